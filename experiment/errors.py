@@ -1,0 +1,99 @@
+"""Every error that abmesh raises on purpose.
+
+    AbmeshError
+    ├── DocumentError        the experiments document is refused; carries every Problem found
+    ├── UnknownName          an experiment, variant or cluster that the document does not have
+    ├── WeightsError         weights that cannot be applied (wrong sum, wrong variant, out of range)
+    ├── StoreError           the document cannot be read or written
+    │   └── Conflict         the document changed since it was read; read again and retry
+    ├── StateError           the controller's state or journal cannot be read or written
+    ├── RefusedError         a command that the experiment's present state does not allow
+    ├── SourceError          statistics could not be had from an Envoy
+    └── SettingsError        a command-line flag or environment variable that makes no sense
+
+Whatever else escapes is a bug. The command line turns every AbmeshError into one clear line and exit code 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class AbmeshError(Exception):
+    """Base of everything that is raised on purpose; ``str(error)`` is what a person reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a document.
+
+    Attributes:
+        path: where, as a person writes it: ``experiments[0].variants[1].weight``; empty for the whole document.
+        line: 1-based line in the source, or 0 where there is none (an unreadable file).
+        message: what is wrong, as a sentence without a full stop.
+        found: the offending value as it was written, shortened; empty if there is none (a missing field).
+        allowed: what would be accepted; empty if the message already says so.
+    """
+
+    path: str
+    line: int
+    message: str
+    found: str = ""
+    allowed: str = ""
+
+    def describe(self, source: str) -> str:
+        """One line: ``file:line: path: message; found X; allowed: Y``."""
+        where = f"{source}:{self.line}" if self.line else source
+        parts = [f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"]
+        if self.found:
+            parts.append(f"found {self.found}")
+        if self.allowed:
+            parts.append(f"allowed: {self.allowed}")
+        return "; ".join(parts)
+
+
+class DocumentError(AbmeshError):
+    """The experiments document is refused as a whole; nothing of it takes effect."""
+
+    def __init__(self, source: str, problems: tuple[Problem, ...]) -> None:
+        self.source = source
+        self.problems = problems
+        super().__init__("\n".join(problem.describe(source) for problem in problems))
+
+
+class UnknownName(AbmeshError):
+    """A name that the document does not have; the message lists those that it has."""
+
+    def __init__(self, kind: str, found: str, known: tuple[str, ...]) -> None:
+        self.kind = kind
+        self.found = found
+        self.known = known
+        super().__init__(f"no {kind} named {found!r}; there is: {', '.join(known) or 'none'}")
+
+
+class WeightsError(AbmeshError):
+    """Weights that cannot be applied."""
+
+
+class StoreError(AbmeshError):
+    """The document cannot be read or written."""
+
+
+class Conflict(StoreError):
+    """The document is no longer the one that the write was based on."""
+
+
+class StateError(AbmeshError):
+    """The controller's state or journal cannot be read or written."""
+
+
+class RefusedError(AbmeshError):
+    """A command that the experiment's present state does not allow."""
+
+
+class SourceError(AbmeshError):
+    """Statistics could not be had from an Envoy."""
+
+
+class SettingsError(AbmeshError):
+    """A flag or environment variable that makes no sense."""

@@ -1,0 +1,229 @@
+"""The parts that an experiment is made of: matches, identities, variants, overrides, segments, clusters.
+
+:mod:`experiment.model` puts them together. Cross-field rules raise :func:`refuse`, whose ``path`` is relative to the
+model that raises, so that the codec can name the exact field and line. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from experiment.names import MODEL_VERSION, OTHER_SEGMENT, TRUSTED_PREFIX
+from experiment.quantities import Duration, Weight
+
+DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")]
+EventName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+SegmentValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,62})$")]
+HeaderValue = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,1022}[\x21-\x7e])?$")]
+Salt = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+ClusterName = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,253}$")]
+
+
+class Frozen(BaseModel):
+    """Base of every model of the document: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def refuse(message: str, *path: str | int, found: object = "", allowed: str = "") -> PydanticCustomError:
+    """An invariant that does not hold, to be raised in a validator; ``path`` leads from there to the field."""
+    context: dict[str, Any] = {"path": path, "found": str(found), "allowed": allowed}
+    return PydanticCustomError("invariant", "{message}", {**context, "message": message})
+
+
+def _header_name(value: object) -> object:
+    """Lower-case a header name; pseudo-headers and those that only abmesh may set are refused."""
+    if not isinstance(value, str):
+        return value
+    name = value.lower()
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]{1,128}", name):
+        raise refuse("not a header name", found=value, allowed="letters, digits and -, such as x-user-id")
+    if name == MODEL_VERSION or name.startswith(TRUSTED_PREFIX):
+        allowed = f"any header but {MODEL_VERSION} and {TRUSTED_PREFIX}*, which abmesh sets and strips from clients"
+        raise refuse("a header that clients cannot send", found=value, allowed=allowed)
+    return name
+
+
+def _header_map(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    lowered = {_header_name(name): content for name, content in value.items()}
+    if len(lowered) < len(value):
+        raise refuse("the same header twice", found=", ".join(map(str, value)), allowed="each header once, in any case")
+    return lowered
+
+
+def require_unique(names: Iterable[str], what: str, *path: str | int, field: str | None = None) -> None:
+    """Refuse the second of two equal names; ``path`` leads to the list, ``field`` to the name in an item of it."""
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if name in seen:
+            where = (*path, index) if field is None else (*path, index, field)
+            raise refuse(f"{what} {name!r} appears twice", *where, found=name, allowed="each name once")
+        seen.add(name)
+
+
+class Tls(Frozen):
+    """How Envoy speaks TLS to a cluster.
+
+    Attributes:
+        sni: server name to ask for and to verify; default: the cluster's host.
+        ca_file: the certificates to trust, as Envoy sees the path.
+    """
+
+    sni: str | None = None
+    ca_file: str = "/etc/ssl/certs/ca-certificates.crt"
+
+
+class Cluster(Frozen):
+    """Where an upstream is; only rendering needs it."""
+
+    host: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,253}$")]
+    port: Annotated[int, Field(ge=1, le=65535)]
+    tls: Tls | None = None
+
+    @field_validator("tls", mode="before")
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        return (Tls() if value else None) if isinstance(value, bool) else value
+
+
+class Match(Frozen):
+    """Which requests an experiment is about; all that are given must hold.
+
+    Attributes:
+        path_prefix: start of the path, compared as Envoy's ``prefix`` does.
+        host: the request's host without its port, in any case.
+        headers: exact values.
+    """
+
+    path_prefix: Annotated[str, StringConstraints(pattern=r"^/[\x21-\x7e]{0,1023}$")] = "/"
+    host: Annotated[str, StringConstraints(to_lower=True, pattern=r"^[A-Za-z0-9._-]{1,253}$")] | None = None
+    headers: dict[str, HeaderValue] = {}
+
+    _lower_headers = field_validator("headers", mode="before")(_header_map)
+
+
+class UnitSource(Frozen):
+    """One place where a unit's identity may be found; exactly one of the three."""
+
+    header: str | None = None
+    cookie: Token | None = None
+    query: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~-]{1,128}$")] | None = None
+
+    _lower_header = field_validator("header", mode="before")(_header_name)
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = sorted(self.model_fields_set)
+        if len(given) != 1 or getattr(self, given[0]) is None:
+            raise refuse(
+                "exactly one source is needed", found=", ".join(given) or "none", allowed="header, cookie or query"
+            )
+        return self
+
+
+class IssueCookie(Frozen):
+    """The cookie that carries a new identity to a client that has none. It is always HttpOnly.
+
+    Attributes:
+        max_age: how long the client keeps it.
+        secure: whether it may travel over HTTPS only; ``auto`` says yes where the client used HTTPS.
+        same_site: lax, strict or none; none needs ``secure: true``.
+    """
+
+    name: Token
+    max_age: Duration
+    path: Annotated[str, StringConstraints(pattern=r"^/[\x21-\x3a\x3c-\x7e]{0,255}$")] = "/"
+    domain: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,253}$")] | None = None
+    secure: Literal["auto"] | bool = "auto"
+    same_site: Literal["lax", "strict", "none"] = "lax"
+
+    @field_validator("same_site", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _browsers_accept_it(self) -> Self:
+        if self.same_site == "none" and self.secure is not True:
+            raise refuse("browsers drop SameSite=None cookies that are not Secure", "secure", allowed="true")
+        if self.max_age < timedelta(seconds=1):
+            raise refuse("a cookie that ends at once keeps nobody on a variant", "max_age", allowed="at least 1s")
+        return self
+
+
+class Price(Frozen):
+    """US dollars per million tokens."""
+
+    input: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    output: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Variant(Frozen):
+    """One version of the model.
+
+    Attributes:
+        cluster: the upstream that serves it, as Envoy names it.
+        weight: share of the users, in basis points.
+        control: whether it is what the others are compared with, and what unassigned traffic gets.
+        timeout: total time limit of a request; none means that Envoy sets no limit.
+    """
+
+    name: DnsLabel
+    cluster: ClusterName
+    weight: Weight
+    control: bool = False
+    timeout: Duration | None = None
+    price: Price | None = None
+
+    @field_validator("timeout")
+    @classmethod
+    def _positive(cls, value: timedelta | None) -> timedelta | None:
+        if value is not None and value < timedelta(milliseconds=1):
+            raise refuse("a time limit of nothing", allowed="at least 1ms; leave it out for no limit")
+        return value
+
+
+class Override(Frozen):
+    """Requests that get a variant whatever their unit; never counted as evidence. All headers must match."""
+
+    header: dict[str, HeaderValue]
+    variant: str
+
+    _lower_header = field_validator("header", mode="before")(_header_map)
+
+    @model_validator(mode="after")
+    def _has_a_header(self) -> Self:
+        if not self.header:
+            raise refuse("at least one header is needed", "header", allowed="{x-user-group: beta-testers}")
+        return self
+
+
+class Segments(Frozen):
+    """Groups of users to report apart; any value that is not declared counts as ``other``."""
+
+    header: str
+    values: Annotated[tuple[SegmentValue, ...], Field(min_length=1, max_length=20)]
+
+    _lower_header = field_validator("header", mode="before")(_header_name)
+
+    @model_validator(mode="after")
+    def _values(self) -> Self:
+        require_unique(self.values, "segment", "values")
+        if OTHER_SEGMENT in self.values:
+            raise refuse(
+                f"{OTHER_SEGMENT!r} is what undeclared values count as",
+                "values",
+                self.values.index(OTHER_SEGMENT),
+                found=OTHER_SEGMENT,
+                allowed="any other name",
+            )
+        return self
