@@ -159,7 +159,9 @@ class Experiment(Frozen):
             position = stop
         if self.ranges is not None and position != BUCKETS:
             allowed = f"an end at {BUCKETS}"
-            raise refuse("ranges must cover every bucket once", "ranges", found=f"an end at {position}", allowed=allowed)
+            raise refuse(
+                "ranges must cover every bucket once", "ranges", found=f"an end at {position}", allowed=allowed
+            )
         return self
 
 

@@ -1,8 +1,8 @@
 """Quantities as people write them in the document: weights, shares and durations.
 
-    weight    90, 12.5 or 0.25      percent, at most two decimals     -> basis points (int)
-    share     5%, 0.5% or 0.05      a percentage or a plain fraction  -> fraction (float)
-    duration  500ms, 30s, 1h30m     numbers with units                -> timedelta
+weight    90, 12.5 or 0.25      percent, at most two decimals     -> basis points (int)
+share     5%, 0.5% or 0.05      a percentage or a plain fraction  -> fraction (float)
+duration  500ms, 30s, 1h30m     numbers with units                -> timedelta
 """
 
 from __future__ import annotations
