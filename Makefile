@@ -1,0 +1,51 @@
+# Every target sets up what it needs in .venv on a machine with Python 3.11 or newer, make and git.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test lint format bench lock image clean
+
+help:  ## Show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "abmesh needs Python 3.11 or newer; found $$($(PYTHON) --version 2>&1). Set it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+SCENARIO ?= good
+demo: $(READY)  ## Watch a rollout through a real Envoy; SCENARIO=good, errors or slow
+	@$(BIN)/abmesh demo $(SCENARIO) $(ARGS)
+
+test: lint  ## Check everything: format, lint, types, imports, and all tests with a real Envoy
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## Format, lint, types and import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## Rewrite the code in the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## Measure, side by side in one run; writes bench/results.json
+	$(BIN)/python -m bench $(ARGS)
+
+lock: $(READY)  ## Resolve the newest versions anew into requirements.lock (run the tests before you commit it)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url \
+	  --custom-compile-command "make lock" --extra demo --group dev pyproject.toml --output-file requirements.lock
+
+image:  ## Build the container image (needs Docker)
+	docker build --tag abmesh .
+
+clean:  ## Remove everything that was made here
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
