@@ -9,6 +9,7 @@
     ├── StateError           the controller's state or journal cannot be read or written
     ├── RefusedError         a command that the experiment's present state does not allow
     ├── SourceError          statistics could not be had from an Envoy
+    ├── RenderError          the document lacks what a rendered configuration needs to know
     └── SettingsError        a command-line flag or environment variable that makes no sense
 
 Whatever else escapes is a bug. The command line turns every AbmeshError into one clear line and exit code 1.
@@ -93,6 +94,10 @@ class RefusedError(AbmeshError):
 
 class SourceError(AbmeshError):
     """Statistics could not be had from an Envoy."""
+
+
+class RenderError(AbmeshError):
+    """The document lacks what a rendered configuration needs to know."""
 
 
 class SettingsError(AbmeshError):

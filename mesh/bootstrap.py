@@ -1,0 +1,64 @@
+"""The whole of an Envoy for a document. Pure; called by ``abmesh render envoy``, the demo, tests and benchmarks."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from betterproto2 import Casing
+from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap, BootstrapStaticResources
+from envoy_data_plane.envoy.config.core.v3 import Node
+from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceMonitor
+from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import DownstreamConnectionsConfig
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.google.protobuf import Any as PackedAny
+
+from experiment.model import Document
+from mesh.addresses import address_of
+from mesh.clusters import ext_proc_cluster, model_clusters
+from mesh.listener import listener
+from mesh.options import RenderOptions
+
+READABLE_ADMIN_PATHS: Final = ("/stats", "/ready", "/server_info", "/clusters", "/listeners", "/config_dump", "/certs")
+"""Start of every path that the admin endpoint answers. None of them changes anything."""
+
+MAX_CONNECTIONS: Final = 50_000
+"""Clients' connections after which Envoy refuses new ones rather than running out of memory."""
+
+
+def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, Any]:
+    """Envoy's bootstrap for a document, as the JSON form of Envoy's messages.
+
+    Args:
+        document: what to render; it needs ``clusters``.
+        options: addresses and time limits.
+
+    Returns:
+        Plain dictionaries, lists, strings, numbers and booleans, in the order of Envoy's own message fields.
+
+    Raises:
+        RenderError: the document lacks what Envoy needs to know.
+        UnknownName: a cluster that is used is not described.
+    """
+    clusters = [*model_clusters(document), ext_proc_cluster(options.ext_proc_targets)]
+    bootstrap = Bootstrap(
+        node=Node(id=options.node_id, cluster=options.node_cluster),
+        static_resources=BootstrapStaticResources(listeners=[listener(document, options)], clusters=clusters),
+        stats_flush_interval=options.stats_flush_interval,
+        admin=Admin(
+            address=address_of(options.admin_endpoint),
+            # Whoever reads statistics must be able to when clients have taken every connection.
+            ignore_global_conn_limit=True,
+            allow_paths=[StringMatcher(prefix=path) for path in READABLE_ADMIN_PATHS],
+        ),
+        overload_manager=OverloadManager(
+            resource_monitors=[
+                ResourceMonitor(
+                    name="envoy.resource_monitors.global_downstream_max_connections",
+                    typed_config=PackedAny.pack(
+                        DownstreamConnectionsConfig(max_active_downstream_connections=MAX_CONNECTIONS)
+                    ),
+                )
+            ]
+        ),
+    )
+    return bootstrap.to_dict(casing=Casing.SNAKE)

@@ -1,0 +1,76 @@
+"""The listener that serves clients, with its connection manager and filters. Pure; called by :mod:`mesh.bootstrap`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRemoveOnMatch
+from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpFilter,
+)
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
+    HeaderMutation as EarlyHeaderMutation,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.google.protobuf import Any
+
+from experiment import names
+from experiment.model import Document
+from experiment.needs import needed_headers
+from mesh.addresses import address_of
+from mesh.ext_proc_filter import ext_proc_filter
+from mesh.options import RenderOptions
+from mesh.routes import STREAM_IDLE, route_configuration
+from mesh.statistics import evidence_logger, unassigned_logger
+
+NAME: Final = "abmesh"
+
+ENVOY_PREFIX: Final = "x-envoy-"
+"""Headers that instruct Envoy: time limits, retries, names of statistics. They are not for clients to send."""
+
+_REQUEST_HEADERS: Final = timedelta(seconds=10)
+"""How long a client may take to send its headers."""
+
+
+def listener(document: Document, options: RenderOptions) -> Listener:
+    """Envoy's listener for the document's experiments."""
+    manager = HttpConnectionManager(
+        stat_prefix=NAME,
+        use_remote_address=True,
+        xff_num_trusted_hops=options.trusted_hops,
+        early_header_mutation_extensions=[_strip_forged_headers()],
+        # Matches are on paths, here and in the server: both must see /v1/x for /v1/../v1//x.
+        normalize_path=True,
+        merge_slashes=True,
+        stream_idle_timeout=STREAM_IDLE,
+        request_headers_timeout=_REQUEST_HEADERS,
+        access_log=[evidence_logger(), unassigned_logger()],
+        route_config=route_configuration(document),
+        http_filters=[
+            ext_proc_filter(needed_headers(document), options.message_timeout),
+            HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router())),
+        ],
+    )
+    network = Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
+    return Listener(
+        name=NAME, address=address_of(options.listen_endpoint), filter_chains=[FilterChain(filters=[network])]
+    )
+
+
+def _strip_forged_headers() -> TypedExtensionConfig:
+    """Removes from what clients send all that only Envoy and our server may say, before anything reads it."""
+    prefixes = (names.TRUSTED_PREFIX, ENVOY_PREFIX)
+    mutations = [HeaderMutation(remove=names.MODEL_VERSION)]
+    mutations += [
+        HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=StringMatcher(prefix=prefix)))
+        for prefix in prefixes
+    ]
+    return TypedExtensionConfig(
+        name="envoy.http.early_header_mutation.header_mutation",
+        typed_config=Any.pack(EarlyHeaderMutation(mutations=mutations)),
+    )

@@ -1,0 +1,90 @@
+"""What rendering needs to know besides the document. Built by the command line and the demo; pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from datetime import timedelta
+
+from experiment.errors import SettingsError
+from mesh.addresses import Endpoint, UnixSocket, parse_ip_endpoint, parse_target
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOptions:
+    """How the rendered Envoy is reached, and how it reaches the external-processing server.
+
+    Attributes:
+        listen: IP address and port that serve clients. Port 0 lets the system choose one.
+        admin: IP address and port of Envoy's admin endpoint. Loopback only: it has no authentication.
+        ext_proc: where the server listens, ``host:port`` or ``unix:/path``; several share the load.
+        message_timeout: longest wait for the server's answer to one request; then the request goes to the control.
+        stats_flush_interval: how often Envoy merges its histograms, and so how old they may be when they are read.
+        trusted_hops: how many proxies in front of Envoy may be believed what they say in ``x-forwarded-for`` and
+            ``x-forwarded-proto``. With none, Envoy sets both from the connection.
+        node_id: what Envoy calls itself.
+        node_cluster: what Envoy calls the group that it belongs to.
+
+    Raises:
+        SettingsError: a value makes no sense.
+    """
+
+    listen: str = "0.0.0.0:10000"
+    admin: str = "127.0.0.1:9901"
+    ext_proc: tuple[str, ...] = ("127.0.0.1:50051",)
+    message_timeout: timedelta = timedelta(milliseconds=500)
+    stats_flush_interval: timedelta = timedelta(seconds=1)
+    trusted_hops: int = 0
+    node_id: str = "abmesh"
+    node_cluster: str = "abmesh"
+
+    def __post_init__(self) -> None:
+        parse_ip_endpoint(self.listen, "listen")
+        if not ipaddress.ip_address(self.admin_endpoint.host).is_loopback:
+            raise SettingsError(
+                f"admin: found {self.admin!r}, which other machines can reach; Envoy's admin endpoint has no "
+                "authentication; allowed: a loopback address such as 127.0.0.1:9901"
+            )
+        self._check_targets()
+        _between("message_timeout", self.message_timeout, timedelta(milliseconds=1), timedelta(minutes=1))
+        _between("stats_flush_interval", self.stats_flush_interval, timedelta(milliseconds=1), timedelta(minutes=5))
+        if not 0 <= self.trusted_hops <= 100:
+            raise SettingsError(f"trusted_hops: found {self.trusted_hops}; allowed: 0 to 100")
+        for name, value in (("node_id", self.node_id), ("node_cluster", self.node_cluster)):
+            if not value or not value.isprintable():
+                raise SettingsError(f"{name}: found {value!r}; allowed: any printable text that is not empty")
+
+    @property
+    def listen_endpoint(self) -> Endpoint:
+        """Where clients are served."""
+        return parse_ip_endpoint(self.listen, "listen")
+
+    @property
+    def admin_endpoint(self) -> Endpoint:
+        """Where the admin endpoint listens."""
+        return parse_ip_endpoint(self.admin, "admin")
+
+    @property
+    def ext_proc_targets(self) -> tuple[Endpoint | UnixSocket, ...]:
+        """Where the server listens."""
+        return tuple(parse_target(text, "ext_proc") for text in self.ext_proc)
+
+    def _check_targets(self) -> None:
+        targets = self.ext_proc_targets
+        if not targets:
+            raise SettingsError("ext_proc: found none; allowed: at least one HOST:PORT or unix:/path")
+        if len(set(targets)) < len(targets):
+            raise SettingsError(f"ext_proc: found {', '.join(self.ext_proc)}; allowed: each address once")
+        sockets = any(isinstance(target, UnixSocket) for target in targets)
+        if sockets and any(isinstance(target, Endpoint) and target.is_name for target in targets):
+            raise SettingsError(
+                f"ext_proc: found {', '.join(self.ext_proc)}; Envoy cannot mix Unix sockets with names that it has "
+                "to resolve; allowed: Unix sockets and IP addresses, or names and IP addresses"
+            )
+
+
+def _between(name: str, value: timedelta, lowest: timedelta, highest: timedelta) -> None:
+    if not lowest <= value <= highest:
+        found = f"{value.total_seconds():g}s"
+        allowed = f"{lowest.total_seconds():g}s to {highest.total_seconds():g}s"
+        raise SettingsError(f"{name}: found {found}; allowed: {allowed}")

@@ -1,0 +1,145 @@
+"""The route table: first what the server assigned, then where everything else goes. Pure.
+
+Called by :mod:`mesh.listener`.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Final
+
+from envoy_data_plane.envoy.config.core.v3 import HeaderValue, HeaderValueOption, HeaderValueOptionHeaderAppendAction
+from envoy_data_plane.envoy.config.route.v3 import (
+    DirectResponseAction,
+    HeaderMatcher,
+    Route,
+    RouteAction,
+    RouteConfiguration,
+    RouteMatch,
+    VirtualHost,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+
+from experiment import names
+from experiment.model import Document, Experiment
+from experiment.parts import Match, Variant
+from mesh.clusters import server_name
+
+NAME: Final = "abmesh"
+UNMATCHED: Final = "unmatched"
+"""Name of the route of requests that match no experiment."""
+
+STREAM_IDLE: Final = timedelta(minutes=5)
+"""How long a request may stand still before Envoy ends it; a variant with a longer time limit gets that."""
+
+_ASSIGNMENT: Final = [names.MODEL_VERSION, names.EXPERIMENT, names.SLICE, names.GROUP, names.SEGMENT]
+
+
+def route_configuration(document: Document) -> RouteConfiguration:
+    """One virtual host that serves every domain."""
+    assigned = [
+        _assigned(document, experiment, variant)
+        for experiment in document.experiments
+        for variant in experiment.variants
+    ]
+    unassigned = [_unassigned(document, experiment) for experiment in document.experiments]
+    stamps = {
+        names.MODEL_VERSION: (
+            f"%REQ({names.MODEL_VERSION})%",
+            HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+        ),
+        "set-cookie": (
+            f"%DYNAMIC_METADATA({names.METADATA_NAMESPACE}:{names.METADATA_SET_COOKIE})%",
+            HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD,
+        ),
+    }
+    host = VirtualHost(
+        name=NAME,
+        domains=["*"],
+        routes=[*assigned, *unassigned, _unmatched(document)],
+        # What an upstream says of its version is removed even where we have nothing to say ourselves.
+        response_headers_to_remove=[names.MODEL_VERSION],
+        response_headers_to_add=[
+            HeaderValueOption(header=HeaderValue(key=key, value=value), append_action=action)
+            for key, (value, action) in stamps.items()
+        ],
+    )
+    return RouteConfiguration(name=NAME, virtual_hosts=[host])
+
+
+def variant_route_name(experiment: str, variant: str) -> str:
+    """Name of the route of requests that were assigned a variant."""
+    return f"{experiment}/{variant}"
+
+
+def unassigned_route_name(experiment: str) -> str:
+    """Name of the route of requests that match an experiment, but that nobody assigned."""
+    return f"{experiment}/unassigned"
+
+
+def _assigned(document: Document, experiment: Experiment, variant: Variant) -> Route:
+    """Where the server's word leads.
+
+    The experiment's match is not asked again: clients cannot send these headers, and a server that has already read
+    an edit of the match must not be contradicted by an Envoy that has not.
+    """
+    said = [_equals(names.EXPERIMENT, experiment.name), _equals(names.MODEL_VERSION, variant.name)]
+    return Route(
+        name=variant_route_name(experiment.name, variant.name),
+        match=RouteMatch(prefix="/", headers=said),
+        route=_to_variant(document, variant),
+    )
+
+
+def _unassigned(document: Document, experiment: Experiment) -> Route:
+    """The control, for requests whose assignment is missing or names a variant that this Envoy does not know.
+
+    The latter lose their assignment here, so that they are neither stamped nor counted as a variant's.
+    """
+    return Route(
+        name=unassigned_route_name(experiment.name),
+        match=_match(experiment.match),
+        route=_to_variant(document, experiment.control),
+        request_headers_to_remove=_ASSIGNMENT,
+    )
+
+
+def _unmatched(document: Document) -> Route:
+    match = RouteMatch(prefix="/")
+    if document.default_cluster is None:
+        return Route(name=UNMATCHED, match=match, direct_response=DirectResponseAction(status=404))
+    action = _to_cluster(document, document.default_cluster)
+    action.timeout = timedelta()
+    return Route(name=UNMATCHED, match=match, route=action, request_headers_to_remove=_ASSIGNMENT)
+
+
+def _to_variant(document: Document, variant: Variant) -> RouteAction:
+    action = _to_cluster(document, variant.cluster)
+    # Envoy's own default is 15 s, which ends most answers of a language model; 0 means no limit.
+    action.timeout = variant.timeout or timedelta()
+    if action.timeout > STREAM_IDLE:
+        action.idle_timeout = action.timeout
+    return action
+
+
+def _to_cluster(document: Document, name: str) -> RouteAction:
+    action = RouteAction(cluster=name)
+    cluster = (document.clusters or {}).get(name)
+    if cluster is not None and (server := server_name(cluster)) is not None:
+        action.host_rewrite_literal = server  # a server asked for one name over TLS and for another in Host refuses
+    return action
+
+
+def _match(match: Match) -> RouteMatch:
+    headers = [_equals(name, value) for name, value in match.headers.items()]
+    if match.host is not None:
+        pattern = rf"(?i){re.escape(match.host)}(:[0-9]+)?"
+        headers.insert(
+            0, HeaderMatcher(name=":authority", string_match=StringMatcher(safe_regex=RegexMatcher(regex=pattern)))
+        )
+    return RouteMatch(prefix=match.path_prefix, headers=headers)
+
+
+def _equals(name: str, value: str) -> HeaderMatcher:
+    return HeaderMatcher(name=name, string_match=StringMatcher(exact=value))
