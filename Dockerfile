@@ -1,0 +1,23 @@
+# One image that runs any subcommand: docker run abmesh ext-proc --listen 0.0.0.0:50051
+# tests/test_container.py runs the RUN and CMD lines below as they stand, without Docker, so that they stay true.
+FROM python:3.12-slim AS build
+WORKDIR /src
+COPY pyproject.toml requirements.lock README.md LICENSE ./
+COPY experiment experiment
+COPY ext_proc ext_proc
+COPY controller controller
+COPY mesh mesh
+COPY cli cli
+# The lock as constraints: exactly the tested versions, without the development tools.
+RUN python -m venv /opt/abmesh
+RUN /opt/abmesh/bin/pip install --no-cache-dir --disable-pip-version-check --constraint requirements.lock ".[demo]"
+
+FROM python:3.12-slim
+RUN useradd --system --uid 65532 --home-dir /var/lib/abmesh --create-home --shell /usr/sbin/nologin abmesh
+COPY --from=build /opt/abmesh /opt/abmesh
+COPY --chown=65532:65532 experiments.yaml /var/lib/abmesh/experiments.yaml
+ENV PATH=/opt/abmesh/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER 65532:65532
+WORKDIR /var/lib/abmesh
+ENTRYPOINT ["abmesh"]
+CMD ["--help"]

@@ -1,0 +1,147 @@
+"""Child processes that never outlive their parent, whatever happens to it.
+
+Each child leads no session of its own but asks the kernel to be ended when the demo ends (``PR_SET_PDEATHSIG``), so
+that even a SIGKILL of the demo leaves nothing behind. Output goes to a file, whose end is shown if the child fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiment.errors import AbmeshError
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+class ProcessError(AbmeshError):
+    """A program of the demo could not be started, or ended when it should not have."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody listens on at this moment, all different."""
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
+    try:
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    def in_child() -> None:
+        # Ctrl-C at a terminal reaches the whole foreground group; the demo alone decides in which order things end.
+        os.setpgid(0, 0)
+        if _LIBC is not None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return in_child
+
+
+@dataclass
+class Child:
+    """One running program.
+
+    Attributes:
+        name: as people read it.
+        command: program and arguments.
+        log: file that its output goes to.
+        process: the running process, or None before the start.
+    """
+
+    name: str
+    command: Sequence[str]
+    log: Path
+    process: asyncio.subprocess.Process | None = field(default=None, repr=False)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running program."""
+        if self.process is None:
+            raise ProcessError(f"{self.name} is not running")
+        return self.process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self.process is not None and self.process.returncode is None
+
+    async def start(self) -> None:
+        """Start the program.
+
+        Raises:
+            ProcessError: it cannot be started.
+        """
+        with self.log.open("ab") as output:
+            try:
+                self.process = await asyncio.create_subprocess_exec(
+                    *self.command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    preexec_fn=_die_with(os.getpid()),
+                )
+            except OSError as error:
+                raise ProcessError(f"cannot start {self.name}: {error}") from error
+
+    async def wait_until(self, ready: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
+        """Wait until the program is ready.
+
+        Raises:
+            ProcessError: it ended, or was not ready in time; the message holds the end of its output.
+        """
+        deadline = time.monotonic() + seconds
+        while not await ready():
+            if not self.running:
+                raise ProcessError(f"{self.name} ended at once:\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise ProcessError(f"{self.name} was not ready after {seconds:.0f} s:\n{self.tail()}")
+            await asyncio.sleep(0.05)
+
+    async def stop(self, seconds: float = 10.0) -> int | None:
+        """End the program: SIGTERM, and SIGKILL if it has not ended in time. Its exit code, None if never started."""
+        if self.process is None:
+            return None
+        if self.process.returncode is None:
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+            try:
+                await asyncio.wait_for(self.process.wait(), seconds)
+            except TimeoutError:
+                await self.kill()
+        return self.process.returncode
+
+    async def kill(self) -> None:
+        """End the program at once."""
+        self.signal(signal.SIGKILL)
+        if self.process is not None:
+            await self.process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; nothing happens where the program has ended."""
+        if self.process is not None and self.process.returncode is None:
+            try:
+                self.process.send_signal(number)
+            except ProcessLookupError:
+                return
+
+    def tail(self, lines: int = 20) -> str:
+        """The last lines of its output."""
+        try:
+            text = self.log.read_text(errors="replace")
+        except OSError:
+            return "(no output)"
+        return "\n".join(text.splitlines()[-lines:]) or "(no output)"

@@ -1,0 +1,193 @@
+"""Runs one scenario of the demo: starts everything, sends users, watches the rollout, and tells how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cli.demo.scenarios import CANDIDATE, CONTROL, DOCUMENT, Outcome, Scenario
+from cli.demo.stack import Stack, StackOptions
+from cli.demo.users import Population
+from cli.demo.view import Picture, View, print_summary
+from cli.records import journal_json, status_json
+from controller import journal, status
+from controller.settings import Settings
+from experiment.errors import StateError
+
+EXPERIMENT = "chat-model"
+LONGEST_SECONDS = 110.0
+_RECENT_SECONDS = 5.0
+_ENDED = ("promoted", "rolled_back", "manual")
+
+
+async def run_demo(scenario: Scenario, console: Console, *, keep: bool, json_file: Path | None) -> Outcome:
+    """Run a scenario until it ends, is interrupted, or takes longer than ``LONGEST_SECONDS``.
+
+    Raises:
+        ProcessError: a program could not be started.
+        asyncio.CancelledError: SIGINT or SIGTERM; everything is ended before it is raised.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="abmesh-demo-"))
+    models = {CONTROL: scenario.control, CANDIDATE: scenario.candidate}
+    stack = Stack(DOCUMENT, StackOptions(models), folder)
+    passed = False
+    try:
+        with _signals_cancel(asyncio.current_task()):
+            console.print("starting Envoy, two models, the server and the controller ...")
+            async with stack:
+                _print_addresses(console, stack)
+                outcome = await _watch(scenario, stack, console)
+                print_summary(console, outcome)
+                if json_file is not None:
+                    json_file.write_text(json.dumps(asdict(outcome), indent=2) + "\n")
+                passed = outcome.passed
+                if keep:
+                    _print_invitation(console, stack)
+                    await asyncio.Event().wait()
+        return outcome
+    finally:
+        if passed or keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            console.print(f"documents, journal and logs are kept in {folder}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _signals_cancel(task: asyncio.Task[Any] | None) -> Iterator[None]:
+    """While the block runs, SIGINT and SIGTERM cancel the task, so that everything is ended in order."""
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+async def _watch(scenario: Scenario, stack: Stack, console: Console) -> Outcome:
+    started = time.monotonic()
+    population = Population(stack.url)
+    settings = Settings(config=stack.config, state_dir=stack.state, envoys=(stack.admin,))
+    changed = False
+    problem = ""
+    users = asyncio.create_task(population.run())
+    try:
+        with View(console, scenario) as view:
+            while True:
+                now = time.monotonic()
+                found = status_json(status.read_status(settings)[0])
+                view.show(
+                    Picture(
+                        seconds=now - started,
+                        stage=found["stage"],
+                        weights=found["weights"],
+                        seen=population.summary(now - _RECENT_SECONDS),
+                        decision=found["last_decision"] or "",
+                        reason=found["reason"] or "",
+                        requests=population.requests,
+                    )
+                )
+                change = scenario.change
+                if change is not None and not changed and found["weights"][CANDIDATE] * 100 >= change.at_weight:
+                    changed = True
+                    await stack.behave(CANDIDATE, **change.behaviour)
+                    view.note(f"{now - started:5.1f} s  now {CANDIDATE} changes: {dict(change.behaviour)}")
+                if found["state"] in _ENDED:
+                    break
+                problem = _problem(stack, users, now - started)
+                if problem:
+                    break
+                await asyncio.sleep(0.2)
+    finally:
+        users.cancel()
+        await asyncio.gather(users, return_exceptions=True)
+    return _outcome(scenario, settings, population, time.monotonic() - started, problem)
+
+
+def _problem(stack: Stack, users: asyncio.Task[None], seconds: float) -> str:
+    """Why the run cannot end well any more; empty while it can."""
+    for child in stack.children.values():
+        if not child.running:
+            return f"{child.name} ended:\n{child.tail()}"
+    if users.done():
+        return f"the users stopped: {users.exception()!r}"
+    if seconds > LONGEST_SECONDS:
+        return f"the rollout did not end within {LONGEST_SECONDS:.0f} s"
+    return ""
+
+
+def _outcome(
+    scenario: Scenario, settings: Settings, population: Population, seconds: float, problem: str
+) -> Outcome:
+    found = status_json(status.read_status(settings)[0])
+    try:
+        records = [journal_json(record) for record in journal.read(settings.journal_path)]
+    except StateError as error:
+        records, problem = [], problem or str(error)
+    decisions = [
+        record
+        for record in records
+        if record["weights_before"] != record["weights_after"] or record["decision"] in ("rollback", "complete")
+    ]
+    explained = scenario.because_of is None or any(
+        scenario.because_of in record["reason"] for record in decisions if record["decision"] == "rollback"
+    )
+    outcome = found["state"]
+    passed = outcome == scenario.ending and explained and not problem
+    if outcome != scenario.ending and not problem:
+        problem = f"expected {scenario.ending}, found {outcome}: {found['reason']}"
+    return Outcome(
+        scenario=scenario.name,
+        expected=scenario.ending,
+        outcome=outcome,
+        passed=passed,
+        final_weights=found["weights"],
+        requests=population.requests,
+        errors=population.errors,
+        seconds=round(seconds, 1),
+        decisions=decisions,
+        variants={
+            name: {"requests": count, "errors": population.errors_by_variant[name]}
+            for name, count in sorted(population.by_variant.items())
+        },
+        problem=problem,
+    )
+
+
+def _print_addresses(console: Console, stack: Stack) -> None:
+    addresses = {
+        "traffic": f"{stack.url}/v1/chat/completions",
+        "Envoy's statistics": f"{stack.admin}/stats?filter=^abmesh",
+        "server metrics": stack.server_metrics,
+        "controller": f"{stack.controller_url}/metrics",
+        "document": str(stack.config),
+    }
+    for name, address in addresses.items():
+        console.print(f"  {name:<19} {address}", soft_wrap=True, highlight=False)
+
+
+def _print_invitation(console: Console, stack: Stack) -> None:
+    body = '{"messages": [{"role": "user", "content": "Hello"}]}'
+    state = f"--config {stack.config} --state {stack.state}"
+    lines = (
+        "Still running; end it with Ctrl-C. Try:",
+        f"  curl -i {stack.url}/v1/chat/completions -H 'content-type: application/json' -H 'x-user-id: ada' -d '{body}'",
+        f"  abmesh status {state}",
+        f"  abmesh weights {EXPERIMENT} {CANDIDATE}=25 --config {stack.config}",
+    )
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)

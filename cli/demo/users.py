@@ -1,0 +1,180 @@
+"""A population of users who talk to the models through Envoy, as people do: each at their own pace, some streaming.
+
+Some carry an id in a header, some in the query, some only the cookie that the mesh gave them; a few are beta testers.
+What they see (variant, status, time) is what the demo shows, measured at the client and independent of Envoy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import aiohttp
+
+UNASSIGNED = "unassigned"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One answer as a user saw it.
+
+    Attributes:
+        at: when it ended, on the monotonic clock, in seconds.
+        variant: the ``X-Model-Version`` of the answer, or ``unassigned``.
+        override: whether the user is a beta tester, who gets the candidate whatever the weights are.
+        status: HTTP status; 0 if the connection broke.
+        seconds: time from sending to the last byte.
+    """
+
+    at: float
+    variant: str
+    override: bool
+    status: int
+    seconds: float
+
+    @property
+    def failed(self) -> bool:
+        """Whether the user got no good answer."""
+        return self.status == 0 or self.status >= 500
+
+
+@dataclass(slots=True)
+class User:
+    """One person."""
+
+    number: int
+    carries: str
+    tester: bool
+    power: bool
+    cookie: str | None = None
+
+    def request(self) -> tuple[str, dict[str, str]]:
+        """Path and headers of the user's next request."""
+        headers = {"x-user-segment": "power" if self.power else "casual"}
+        path = "/v1/chat/completions"
+        if self.carries == "header":
+            headers["x-user-id"] = f"user-{self.number}"
+        elif self.carries == "query":
+            path += f"?user_id=user-{self.number}"
+        elif self.cookie is not None:
+            headers["cookie"] = self.cookie
+        if self.tester:
+            headers["x-user-group"] = "beta-testers"
+        return path, headers
+
+
+@dataclass
+class Summary:
+    """What users saw of one variant over some time."""
+
+    requests: int
+    errors: int
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass
+class Population:
+    """Users and what they saw.
+
+    Attributes:
+        url: where Envoy serves clients.
+        size: number of users.
+        rate: requests per second of all users together, on average.
+        seed: of everything that is random here.
+    """
+
+    url: str
+    size: int = 800
+    rate: float = 120.0
+    seed: int = 1
+    requests: int = 0
+    errors: int = 0
+    recent: deque[Seen] = field(default_factory=lambda: deque(maxlen=20_000))
+    by_variant: Counter[str] = field(default_factory=Counter)
+    errors_by_variant: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        """Invent the users."""
+        chance = random.Random(self.seed)
+        carried = ("header", "header", "cookie", "query")
+        self.users = [
+            User(number, chance.choice(carried), tester=chance.random() < 0.01, power=chance.random() < 0.3)
+            for number in range(self.size)
+        ]
+        self._chance = chance
+
+    async def run(self) -> None:
+        """Send requests until cancelled: a Poisson stream of arrivals, power users four times as often."""
+        weights = [4.0 if user.power else 1.0 for user in self.users]
+        connector = aiohttp.TCPConnector(limit=0)
+        timeout = aiohttp.ClientTimeout(total=30)
+        # A jar would share one user's cookie with all the others; each user keeps their own.
+        jar = aiohttp.DummyCookieJar()
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=jar) as session,
+            asyncio.TaskGroup() as tasks,
+        ):
+            due = time.monotonic()
+            while True:
+                due += self._chance.expovariate(self.rate)
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                user = self._chance.choices(self.users, weights)[0]
+                tasks.create_task(self._ask(session, user))
+
+    async def _ask(self, session: aiohttp.ClientSession, user: User) -> None:
+        path, headers = user.request()
+        body = {
+            "model": "chat",
+            "messages": [{"role": "user", "content": "What should we roll out next?"}],
+            "stream": self._chance.random() < 0.5,
+        }
+        started = time.monotonic()
+        variant, status = UNASSIGNED, 0
+        try:
+            async with session.post(self.url + path, json=body, headers=headers) as response:
+                await response.read()
+                status = response.status
+                variant = response.headers.get("x-model-version", UNASSIGNED)
+                if user.carries == "cookie" and "set-cookie" in response.headers:
+                    user.cookie = response.headers["set-cookie"].partition(";")[0]
+        except (aiohttp.ClientError, TimeoutError):
+            status = 0
+        now = time.monotonic()
+        self._note(Seen(now, variant, user.tester, status, now - started))
+
+    def _note(self, seen: Seen) -> None:
+        self.requests += 1
+        self.by_variant[seen.variant] += 1
+        if seen.failed:
+            self.errors += 1
+            self.errors_by_variant[seen.variant] += 1
+        self.recent.append(seen)
+
+    def summary(self, since: float) -> Mapping[str, Summary]:
+        """What users saw of each variant since a moment of the monotonic clock; beta testers left out."""
+        grouped: dict[str, list[Seen]] = {}
+        for seen in self.recent:
+            if seen.at >= since and not seen.override:
+                grouped.setdefault(seen.variant, []).append(seen)
+        return {variant: _summarise(answers) for variant, answers in sorted(grouped.items())}
+
+
+def _summarise(answers: list[Seen]) -> Summary:
+    times = sorted(seen.seconds * 1000 for seen in answers if not seen.failed)
+    return Summary(
+        requests=len(answers),
+        errors=sum(seen.failed for seen in answers),
+        p50_ms=_quantile(times, 0.50),
+        p95_ms=_quantile(times, 0.95),
+    )
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    """The nearest-rank quantile of sorted values; NaN of none."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan

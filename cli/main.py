@@ -1,0 +1,59 @@
+"""The ``abmesh`` command: puts the command groups together and turns errors into one clear line.
+
+Exit codes: 0 done, 1 refused or failed, 2 usage. Command modules import the packages that they need inside their
+functions, so that ``abmesh --help`` and shell completion stay fast.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from cli import assign, demo_command, document, render, rollout, servers, status
+from experiment.errors import AbmeshError
+
+app = typer.Typer(
+    name="abmesh",
+    help="A/B testing and progressive delivery of model versions, inside Envoy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"abmesh {version('abmesh')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A/B testing and progressive delivery of model versions, inside Envoy."""
+
+
+for group in (demo_command, servers, document, render, status, assign, rollout):
+    group.register(app)
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except AbmeshError as error:
+        typer.echo(f"abmesh: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of our output (such as `head`) has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,48 @@
+"""``render``: the document as configuration of a mesh."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.options import CONFIG, ConfigOption, duration
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    group = typer.Typer(name="render", help="Print the document as configuration of a mesh.", no_args_is_help=True)
+    group.command("envoy")(envoy)
+    group.callback()(_group)
+    app.add_typer(group)
+
+
+def _group() -> None:
+    """Print the document as configuration of a mesh."""
+
+
+def envoy(
+    config: ConfigOption = CONFIG,
+    listen: Annotated[str, typer.Option(help="Where Envoy serves clients.")] = "0.0.0.0:10000",
+    admin: Annotated[str, typer.Option(help="Where Envoy's admin endpoint listens; loopback only.")] = "127.0.0.1:9901",
+    ext_proc: Annotated[
+        list[str] | None,
+        typer.Option("--ext-proc", help="HOST:PORT or unix:PATH of the server; may be repeated. [127.0.0.1:50051]"),
+    ] = None,
+    message_timeout: Annotated[str, typer.Option(help="Longest wait for the server, per request.")] = "500ms",
+) -> None:
+    """Print Envoy's bootstrap for the document."""
+    from experiment.store import FileStore
+
+    from mesh.bootstrap import render_bootstrap
+    from mesh.options import RenderOptions
+    from mesh.yaml_text import to_yaml
+
+    options = RenderOptions(
+        listen=listen,
+        admin=admin,
+        ext_proc=tuple(ext_proc or ("127.0.0.1:50051",)),
+        message_timeout=duration(message_timeout),
+    )
+    document = FileStore(config).read().document
+    typer.echo(to_yaml(render_bootstrap(document, options)), nl=False)

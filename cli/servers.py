@@ -1,0 +1,72 @@
+"""``ext-proc`` and ``controller``: the two servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import CONFIG, ConfigOption, StateOption, duration
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("ext-proc")(ext_proc)
+    app.command()(controller)
+
+
+def ext_proc(
+    config: ConfigOption = CONFIG,
+    listen: Annotated[
+        list[str] | None, typer.Option(help="HOST:PORT or unix:PATH; may be repeated. [127.0.0.1:50051]")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="HOST:PORT of Prometheus metrics; none where left out.", show_default=False)
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
+    drain: Annotated[str, typer.Option(help="Longest wait for running requests at shutdown.")] = "10s",
+) -> None:
+    """Run the external-processing server that Envoy asks for assignments."""
+    from ext_proc.server import run
+    from ext_proc.settings import Settings
+
+    settings = Settings(
+        config=config,
+        listen=tuple(listen or ("127.0.0.1:50051",)),
+        metrics=metrics,
+        workers=workers,
+        drain_seconds=duration(drain).total_seconds(),
+    )
+    raise typer.Exit(run(settings))
+
+
+def controller(
+    config: ConfigOption = CONFIG,
+    envoy: Annotated[
+        list[str] | None, typer.Option(help="Admin endpoint of an Envoy; may be repeated. [http://127.0.0.1:9901]")
+    ] = None,
+    state: StateOption = None,
+    interval: Annotated[str, typer.Option(help="Time between two looks.")] = "5s",
+    settle: Annotated[
+        str, typer.Option(help="Time for new weights to reach every server and Envoy, not counted as evidence.")
+    ] = "5s",
+    timeout: Annotated[str, typer.Option(help="Longest wait for one Envoy's answer.")] = "5s",
+    http: Annotated[
+        str | None, typer.Option(help="HOST:PORT of /metrics and /healthz; none where left out.", show_default=False)
+    ] = None,
+) -> None:
+    """Run the controller that moves weights on evidence from Envoy."""
+    from controller.app import run
+    from controller.settings import Settings
+
+    settings = Settings(
+        config=config,
+        state_dir=Path(state) if state else None,
+        envoys=tuple(envoy or ("http://127.0.0.1:9901",)),
+        interval=duration(interval),
+        settle=duration(settle),
+        timeout=duration(timeout),
+        http_listen=http,
+    )
+    raise typer.Exit(run(settings))

@@ -1,0 +1,96 @@
+"""``abmesh demo`` as a newcomer runs it: every scenario ends as it should, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.support import eventually
+
+pytestmark = [pytest.mark.envoy, pytest.mark.timeout(240)]
+
+
+async def _demo(*arguments: str, folder: Path) -> tuple[int, str]:
+    command = [sys.executable, "-m", "cli", "demo", *arguments]
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environment
+    )
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
+
+
+def _left_behind(folder: Path) -> list[str]:
+    """Processes that have to do with this folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or ())
+        if str(folder) in command:
+            found.append(command)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("scenario", "weights", "steps", "because"),
+    [
+        ("good", {"model-a": 0, "model-b": 100}, [5, 10, 25, 50, 75, 100], ""),
+        ("errors", {"model-a": 100, "model-b": 0}, [5, 10, 25, 0], "error_rate"),
+        ("slow", {"model-a": 100, "model-b": 0}, [5, 0], "latency_p95"),
+    ],
+)
+async def test_every_scenario_ends_as_it_should(
+    tmp_path: Path, scenario: str, weights: dict[str, float], steps: list[float], because: str
+) -> None:
+    result = tmp_path / "outcome.json"
+    code, output = await _demo(scenario, "--json", str(result), folder=tmp_path)
+    assert code == 0, output
+    outcome: dict[str, Any] = json.loads(result.read_text())
+    assert outcome["passed"] is True
+    assert outcome["scenario"] == scenario
+    assert outcome["final_weights"] == weights
+    moves = [record for record in outcome["decisions"] if record["weights_before"] != record["weights_after"]]
+    assert [record["weights_after"]["model-b"] for record in moves] == steps
+    assert because in moves[-1]["reason"]
+    assert all(record["reason"] for record in outcome["decisions"])
+    assert outcome["requests"] > 500
+    # Only the scenario that is about errors has any.
+    assert (outcome["errors"] > 0) == (scenario == "errors")
+    assert outcome["seconds"] < 120
+    assert not _left_behind(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+async def test_a_demo_that_is_interrupted_leaves_no_process_behind(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "cli", "demo", "good", "--keep"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+
+    async def everything_runs() -> bool:
+        return len(_left_behind(tmp_path)) >= 3
+
+    async def nothing_runs() -> bool:
+        return not _left_behind(tmp_path)
+
+    try:
+        await eventually(everything_runs, seconds=60)
+        process.send_signal(number)
+        async with asyncio.timeout(60):
+            code = await process.wait()
+        assert code != 0
+        await eventually(nothing_runs, seconds=60)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,164 @@
+"""The container's files stay true although no Docker engine runs here.
+
+The commands of the Dockerfile and of compose.yaml are taken from the files and run as they stand; only folders and
+ports are replaced, so that several runs can go side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from ruamel.yaml import YAML
+
+from cli.demo.processes import Child, free_ports
+from cli.demo.stack import fetch
+
+ROOT = Path(__file__).parent.parent
+BUILD_VENV = "/opt/abmesh"
+
+
+def _instructions(name: str) -> list[str]:
+    """The arguments of every instruction of this name, continuation lines joined."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    return [line.partition(" ")[2].strip() for line in text.splitlines() if line.startswith(f"{name} ")]
+
+
+async def _run(command: str, folder: Path, path: str = "") -> str:
+    environment = {**os.environ, "PATH": f"{path}{os.pathsep}{os.environ['PATH']}"}
+    process = await asyncio.create_subprocess_shell(
+        command, cwd=folder, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, f"{command}\n{output.decode()}"
+    return output.decode()
+
+
+def _copy_build_context(target: Path) -> None:
+    """What the COPY instructions of the build stage copy; each must be let through by .dockerignore."""
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for instruction in _instructions("COPY"):
+        if "--from" in instruction:
+            continue
+        *sources, destination = [word for word in instruction.split() if not word.startswith("--")]
+        for source in sources:
+            assert source in allowed, f".dockerignore keeps {source} out"
+            if destination.startswith("/"):
+                continue
+            found, copied = ROOT / source, target / destination
+            if found.is_dir():
+                shutil.copytree(found, copied, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(found, copied if destination != "./" else target)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The environment that the Dockerfile builds, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("image")
+    context, venv = folder / "src", folder / "venv"
+    context.mkdir()
+    _copy_build_context(context)
+    for command in _instructions("RUN"):
+        if BUILD_VENV in command:
+            asyncio.run(_run(command.replace(BUILD_VENV, str(venv)), context))
+    return venv
+
+
+@pytest.mark.timeout(600)
+async def test_the_image_runs_as_a_user_that_its_commands_create_and_who_is_not_root(tmp_path: Path) -> None:
+    user = _instructions("USER")[-1]
+    creates = next(command for command in _instructions("RUN") if command.startswith("useradd"))
+    uid = user.partition(":")[0]
+    assert uid not in ("0", "root")
+    assert f"--uid {uid}" in creates
+    if os.geteuid() != 0:
+        pytest.skip("useradd --prefix needs root")
+    (tmp_path / "etc").mkdir()
+    for name in ("passwd", "group", "shadow", "gshadow", "login.defs"):
+        (tmp_path / "etc" / name).touch()
+    await _run(creates.replace("useradd", f"useradd --prefix {tmp_path}", 1), tmp_path)
+    assert f":{uid}:" in (tmp_path / "etc" / "passwd").read_text()
+
+
+@pytest.mark.timeout(600)
+async def test_the_image_runs_every_subcommand_outside_of_the_source_folder(image: Path, tmp_path: Path) -> None:
+    entry = re.findall(r'"([^"]+)"', _instructions("ENTRYPOINT")[0])
+    default = re.findall(r'"([^"]+)"', _instructions("CMD")[0])
+    output = await _run(" ".join([*entry, *default]), tmp_path, str(image / "bin"))
+    commands = re.findall(r"│ ([a-z][a-z-]+) ", output)
+    assert {"ext-proc", "controller", "demo", "render", "status"} <= set(commands), output
+    for command in commands:
+        await _run(f"{entry[0]} {command} --help", tmp_path, str(image / "bin"))
+    shutil.copy(ROOT / "experiments.yaml", tmp_path)
+    await _run(f"{entry[0]} validate", tmp_path, str(image / "bin"))
+
+
+def _services() -> dict[str, list[str]]:
+    """Every service's full command line."""
+    compose: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "compose.yaml").read_text())
+    entry = re.findall(r'"([^"]+)"', _instructions("ENTRYPOINT")[0])
+    return {
+        name: [*(service.get("entrypoint") or entry), *service["command"]]
+        for name, service in compose["services"].items()
+    }
+
+
+def _moved(text: str, replacements: Mapping[str, str]) -> str:
+    for old, new in replacements.items():
+        text = re.sub(rf"(?<![0-9a-z]){re.escape(old)}(?![0-9])", new, text)
+    return text
+
+
+@pytest.mark.envoy
+@pytest.mark.timeout(600)
+async def test_the_services_of_the_compose_file_serve_a_rollout_together(image: Path, tmp_path: Path) -> None:
+    names = ("10000", "9901", "50051", "9102", "9103", "8001", "8002")
+    ports = dict(zip(names, map(str, free_ports(len(names))), strict=True))
+    replacements = {
+        **ports,
+        "/tmp/envoy.yaml": str(tmp_path / "envoy.yaml"),
+        "exec envoy": "exec envoy --use-dynamic-base-id",
+    }
+    # `abmesh render envoy` names the admin and server ports by default only; here they have to be given.
+    render = f"render envoy --admin 127.0.0.1:{ports['9901']} --ext-proc 127.0.0.1:{ports['50051']}"
+    (tmp_path / "experiments.yaml").write_text(_moved((ROOT / "experiments.yaml").read_text(), ports))
+    search = f"{image / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    children = []
+    for name, command in _services().items():
+        words = [_moved(word, replacements).replace("render envoy", render) for word in command]
+        # The kernel starts the child in the test's folder, as WORKDIR has it, through a shell.
+        start = ["sh", "-c", 'cd "$0" && export PATH="$1" && shift && exec "$@"', str(tmp_path), search, *words]
+        children.append(Child(name, start, tmp_path / f"{name}.log"))
+    url = f"http://127.0.0.1:{ports['10000']}/v1/models"
+    try:
+        for child in children:
+            await child.start()
+
+        async def assigned() -> bool:
+            try:
+                async with aiohttp.ClientSession() as session, session.get(url, headers={"x-user-id": "ada"}) as answer:
+                    return answer.status == 200 and answer.headers.get("x-model-version") in ("model-a", "model-b")
+            except aiohttp.ClientError:
+                return False
+
+        envoy = next(child for child in children if child.name == "envoy")
+        await envoy.wait_until(assigned, 60)
+        controller = next(child for child in children if child.name == "controller")
+
+        async def healthy() -> bool:
+            return await fetch(f"http://127.0.0.1:{ports['9103']}/healthz") is not None
+
+        await controller.wait_until(healthy)
+        metrics = await fetch(f"http://127.0.0.1:{ports['9102']}/metrics")
+        assert metrics is not None
+        assert "abmesh_config_generation" in metrics
+    finally:
+        await asyncio.gather(*(child.stop() for child in children))
