@@ -39,10 +39,12 @@ def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, An
         RenderError: the document lacks what Envoy needs to know.
         UnknownName: a cluster that is used is not described.
     """
-    clusters = [*model_clusters(document), ext_proc_cluster(options.ext_proc_targets)]
+    server = ext_proc_cluster(options.ext_proc_targets, options.streams_per_connection)
     bootstrap = Bootstrap(
         node=Node(id=options.node_id, cluster=options.node_cluster),
-        static_resources=BootstrapStaticResources(listeners=[listener(document, options)], clusters=clusters),
+        static_resources=BootstrapStaticResources(
+            listeners=[listener(document, options)], clusters=[*model_clusters(document), server]
+        ),
         stats_flush_interval=options.stats_flush_interval,
         admin=Admin(
             address=address_of(options.admin_endpoint),

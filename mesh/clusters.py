@@ -56,14 +56,8 @@ so the end that knows when the next request comes must be the first to close.
 _NO_LIMIT: Final = 1_000_000
 """Envoy's circuit breakers open at 1,024, which a streaming service reaches; limits belong to the model servers."""
 
-_STREAMS_PER_CONNECTION: Final = 4
-"""Concurrent streams after which Envoy opens another connection to the server.
-
-A server's worker processes share one port, and the kernel gives each *connection* to one of them: a single
-connection would keep a single worker busy.
-"""
-
-_HEALTH_INTERVAL: Final = timedelta(milliseconds=500)
+_HEALTH_INTERVAL: Final = timedelta(milliseconds=250)
+_HEALTH_TIMEOUT: Final = timedelta(milliseconds=500)
 
 
 def model_clusters(document: Document) -> list[EnvoyCluster]:
@@ -123,10 +117,15 @@ def _model_cluster(name: str, cluster: Cluster) -> EnvoyCluster:
     )
 
 
-def ext_proc_cluster(targets: Sequence[TcpEndpoint | UnixSocket]) -> EnvoyCluster:
+def ext_proc_cluster(targets: Sequence[TcpEndpoint | UnixSocket], streams_per_connection: int) -> EnvoyCluster:
     """Our server: HTTP/2, health-checked, so that Envoy stops asking one that hangs.
 
-    Panic is off: with every endpoint unhealthy Envoy must not ask any, but let requests go on at once.
+    Panic is off: with every endpoint unhealthy Envoy must not ask any, but let requests go on at once. Connections of
+    an unhealthy endpoint are closed, since those to a machine that vanished would never answer again.
+
+    Args:
+        targets: where it listens.
+        streams_per_connection: concurrent streams after which Envoy opens another connection.
     """
     endpoints = [target for target in targets if isinstance(target, TcpEndpoint)]
     return EnvoyCluster(
@@ -138,7 +137,7 @@ def ext_proc_cluster(targets: Sequence[TcpEndpoint | UnixSocket]) -> EnvoyCluste
         circuit_breakers=_breakers(),
         health_checks=[
             core.HealthCheck(
-                timeout=_HEALTH_INTERVAL,
+                timeout=_HEALTH_TIMEOUT,
                 interval=_HEALTH_INTERVAL,
                 # Envoy's default for a cluster without traffic is 60 s, which a cluster that recovers would wait for.
                 no_traffic_interval=_HEALTH_INTERVAL,
@@ -147,12 +146,13 @@ def ext_proc_cluster(targets: Sequence[TcpEndpoint | UnixSocket]) -> EnvoyCluste
                 grpc_health_check=core.HealthCheckGrpcHealthCheck(),
             )
         ],
+        close_connections_on_host_health_failure=True,
         common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0)),
         typed_extension_protocol_options={
             _PROTOCOL_OPTIONS: Any.pack(
                 HttpProtocolOptions(
                     explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
-                        http2_protocol_options=core.Http2ProtocolOptions(max_concurrent_streams=_STREAMS_PER_CONNECTION)
+                        http2_protocol_options=core.Http2ProtocolOptions(max_concurrent_streams=streams_per_connection)
                     )
                 )
             )

@@ -18,6 +18,10 @@ class RenderOptions:
         listen: IP address and port that serve clients. Port 0 lets the system choose one.
         admin: IP address and port of Envoy's admin endpoint. Loopback only: it has no authentication.
         ext_proc: where the server listens, ``host:port`` or ``unix:/path``; several share the load.
+        streams_per_connection: how many requests Envoy asks about at the same time on one connection to the server
+            before it opens another. A server's worker processes share one port, and the system gives each
+            *connection* to one of them: with few connections, few workers work. Where there is only one worker, 100
+            saves some CPU.
         message_timeout: longest wait for the server's answer to one request; then the request goes to the control.
         stats_flush_interval: how often Envoy merges its histograms, and so how old they may be when they are read.
         trusted_hops: how many proxies in front of Envoy may be believed what they say in ``x-forwarded-for`` and
@@ -32,6 +36,7 @@ class RenderOptions:
     listen: str = "0.0.0.0:10000"
     admin: str = "127.0.0.1:9901"
     ext_proc: tuple[str, ...] = ("127.0.0.1:50051",)
+    streams_per_connection: int = 2
     message_timeout: timedelta = timedelta(milliseconds=500)
     stats_flush_interval: timedelta = timedelta(seconds=1)
     trusted_hops: int = 0
@@ -48,8 +53,8 @@ class RenderOptions:
         self._check_targets()
         _between("message_timeout", self.message_timeout, timedelta(milliseconds=1), timedelta(minutes=1))
         _between("stats_flush_interval", self.stats_flush_interval, timedelta(milliseconds=1), timedelta(minutes=5))
-        if not 0 <= self.trusted_hops <= 100:
-            raise SettingsError(f"trusted_hops: found {self.trusted_hops}; allowed: 0 to 100")
+        _whole("streams_per_connection", self.streams_per_connection, 1, 10_000)
+        _whole("trusted_hops", self.trusted_hops, 0, 100)
         for name, value in (("node_id", self.node_id), ("node_cluster", self.node_cluster)):
             if not value or not value.isprintable():
                 raise SettingsError(f"{name}: found {value!r}; allowed: any printable text that is not empty")
@@ -88,3 +93,8 @@ def _between(name: str, value: timedelta, lowest: timedelta, highest: timedelta)
         found = f"{value.total_seconds():g}s"
         allowed = f"{lowest.total_seconds():g}s to {highest.total_seconds():g}s"
         raise SettingsError(f"{name}: found {found}; allowed: {allowed}")
+
+
+def _whole(name: str, value: int, lowest: int, highest: int) -> None:
+    if not lowest <= value <= highest:
+        raise SettingsError(f"{name}: found {value}; allowed: {lowest} to {highest}")
