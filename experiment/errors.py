@@ -62,7 +62,7 @@ class DocumentError(AbmeshError):
         super().__init__("\n".join(problem.describe(source) for problem in problems))
 
 
-class UnknownName(AbmeshError):
+class UnknownName(AbmeshError):  # noqa: N818 - reads as a sentence where it is raised
     """A name that the document does not have; the message lists those that it has."""
 
     def __init__(self, kind: str, found: str, known: tuple[str, ...]) -> None:
@@ -80,7 +80,7 @@ class StoreError(AbmeshError):
     """The document cannot be read or written."""
 
 
-class Conflict(StoreError):
+class Conflict(StoreError):  # noqa: N818 - the field's name for a failed compare-and-swap
     """The document is no longer the one that the write was based on."""
 
 

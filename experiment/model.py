@@ -6,10 +6,12 @@ A document that these models accept can be served: no other module checks it aga
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictInt, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from experiment import bucketing, metrics
 from experiment.errors import UnknownName
@@ -27,8 +29,9 @@ from experiment.parts import (
     Segments,
     UnitSource,
     Variant,
+    raise_all,
     refuse,
-    require_unique,
+    repeated,
 )
 from experiment.quantities import format_weight
 from experiment.rollout import Rollout
@@ -59,8 +62,8 @@ class Experiment(Frozen):
     segments: Segments | None = None
     events: Annotated[tuple[EventName, ...], Field(max_length=20)] = ()
     rollout: Rollout | None = None
-    slices: Annotated[int, Field(ge=GROUPS, le=100)] = 50
-    ranges: dict[str, tuple[tuple[int, int], ...]] | None = None
+    slices: Annotated[int, Field(ge=GROUPS, le=100, strict=True)] = 50
+    ranges: dict[str, tuple[tuple[StrictInt, StrictInt], ...]] | None = None
 
     @cached_property
     def hash_salt(self) -> str:
@@ -101,68 +104,61 @@ class Experiment(Frozen):
         raise UnknownName("variant", name, tuple(self.weights))
 
     @model_validator(mode="after")
-    def _variants(self) -> Self:
-        require_unique((variant.name for variant in self.variants), "variant", "variants", field="name")
+    def _fits_together(self) -> Self:
+        raise_all([*self._variants(), *self._identity(), *self._references(), *self._ranges_cover()])
+        return self
+
+    def _variants(self) -> Iterator[PydanticCustomError]:
+        yield from repeated((variant.name for variant in self.variants), "variant", "variants", field="name")
         controls = [variant.name for variant in self.variants if variant.control]
         if len(controls) != 1:
             found = ", ".join(controls) or "none"
-            raise refuse("exactly one variant is the control", "variants", found=found, allowed="control: true on one")
+            yield refuse("exactly one variant is the control", "variants", found=found, allowed="control: true on one")
         total = sum(variant.weight for variant in self.variants)
         if total != BUCKETS:
             found = " + ".join(format_weight(v.weight) for v in self.variants) + f" = {format_weight(total)}"
-            raise refuse("weights must sum to exactly 100", "variants", found=found, allowed="100")
-        return self
+            yield refuse("weights must sum to exactly 100", "variants", found=found, allowed="100")
 
-    @model_validator(mode="after")
-    def _identity(self) -> Self:
-        require_unique((str(unit.model_dump(exclude_none=True)) for unit in self.unit), "unit", "unit")
+    def _identity(self) -> Iterator[PydanticCustomError]:
+        yield from repeated((unit.label for unit in self.unit), "unit", "unit")
         cookies = [unit.cookie for unit in self.unit if unit.cookie]
         if self.issue_cookie and self.issue_cookie.name not in cookies:
+            message = "the issued cookie must be one of the units, or its holder would not be recognised"
             found, allowed = self.issue_cookie.name, ", ".join(cookies) or "a cookie listed under unit"
-            raise refuse(
-                "the issued cookie must be one of the units, or its holder would not be recognised",
-                "issue_cookie",
-                "name",
-                found=found,
-                allowed=allowed,
-            )
-        require_unique(self.events, "event", "events")
-        return self
+            yield refuse(message, "issue_cookie", "name", found=found, allowed=allowed)
+        yield from repeated(self.events, "event", "events")
 
-    @model_validator(mode="after")
-    def _references(self) -> Self:
+    def _references(self) -> Iterator[PydanticCustomError]:
         names = tuple(variant.name for variant in self.variants)
         for index, override in enumerate(self.overrides):
             if override.variant not in names:
-                path = ("overrides", index, "variant")
-                raise refuse("unknown variant", *path, found=override.variant, allowed=", ".join(names))
+                place = ("overrides", index, "variant")
+                yield refuse("unknown variant", *place, found=override.variant, allowed=", ".join(names))
         if self.rollout is None:
-            return self
+            return
         others = tuple(variant.name for variant in self.variants if not variant.control)
         if self.rollout.candidate not in others:
-            path = ("rollout", "candidate")
             message = "the candidate must be a variant that is not the control"
-            raise refuse(message, *path, found=self.rollout.candidate, allowed=", ".join(others))
+            found, allowed = self.rollout.candidate, ", ".join(others)
+            yield refuse(message, "rollout", "candidate", found=found, allowed=allowed)
         goal = self.rollout.goal
         if goal is not None and goal.metric not in metrics.goal_names(self.events):
             allowed = ", ".join(metrics.goal_names(self.events))
-            raise refuse("not a metric", "rollout", "goal", "metric", found=goal.metric, allowed=allowed)
-        return self
+            yield refuse("not a metric", "rollout", "goal", "metric", found=goal.metric, allowed=allowed)
 
-    @model_validator(mode="after")
-    def _ranges_cover(self) -> Self:
+    def _ranges_cover(self) -> Iterator[PydanticCustomError]:
+        if self.ranges is None:
+            return
+        message = "ranges must cover every bucket once"
         position = 0
-        for start, stop in sorted(part for parts in (self.ranges or {}).values() for part in parts):
+        for start, stop in sorted(part for parts in self.ranges.values() for part in parts):
             if start != position or stop <= start:
                 found, allowed = f"[{start}, {stop}]", f"ranges that continue at {position} and end at {BUCKETS}"
-                raise refuse("ranges must cover every bucket once", "ranges", found=found, allowed=allowed)
+                yield refuse(message, "ranges", found=found, allowed=allowed)
+                return
             position = stop
-        if self.ranges is not None and position != BUCKETS:
-            allowed = f"an end at {BUCKETS}"
-            raise refuse(
-                "ranges must cover every bucket once", "ranges", found=f"an end at {position}", allowed=allowed
-            )
-        return self
+        if position != BUCKETS:
+            yield refuse(message, "ranges", found=f"an end at {position}", allowed=f"an end at {BUCKETS}")
 
 
 class Document(Frozen):
@@ -191,17 +187,29 @@ class Document(Frozen):
                 return experiment
         raise UnknownName("experiment", name, tuple(experiment.name for experiment in self.experiments))
 
+    @field_validator("version", mode="before")
+    @classmethod
+    def _known_version(cls, value: object) -> object:
+        if type(value) is not int or value != 1:
+            raise refuse("a version of the document that this abmesh does not read", allowed="1")
+        return value
+
     @model_validator(mode="after")
-    def _experiments(self) -> Self:
-        require_unique((item.name for item in self.experiments), "experiment", "experiments", field="name")
+    def _fits_together(self) -> Self:
+        raise_all([*self._names(), *self._clusters_known()])
+        return self
+
+    def _names(self) -> Iterator[PydanticCustomError]:
+        yield from repeated((item.name for item in self.experiments), "experiment", "experiments", field="name")
+
+    def _clusters_known(self) -> Iterator[PydanticCustomError]:
         if self.clusters is None:
-            return self
-        known = ", ".join(self.clusters)
+            return
+        known = ", ".join(self.clusters) or "none"
         for index, item in enumerate(self.experiments):
             for place, variant in enumerate(item.variants):
                 if variant.cluster not in self.clusters:
                     path = ("experiments", index, "variants", place, "cluster")
-                    raise refuse("unknown cluster", *path, found=variant.cluster, allowed=known)
+                    yield refuse("unknown cluster", *path, found=variant.cluster, allowed=known)
         if self.default_cluster is not None and self.default_cluster not in self.clusters:
-            raise refuse("unknown cluster", "default_cluster", found=self.default_cluster, allowed=known)
-        return self
+            yield refuse("unknown cluster", "default_cluster", found=self.default_cluster, allowed=known)

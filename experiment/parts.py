@@ -7,23 +7,72 @@ model that raises, so that the codec can name the exact field and line. Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from experiment.names import MODEL_VERSION, OTHER_SEGMENT, TRUSTED_PREFIX
 from experiment.quantities import Duration, Weight
 
-DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
-Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")]
-EventName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-SegmentValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,62})$")]
-HeaderValue = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,1022}[\x21-\x7e])?$")]
-Salt = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
-ClusterName = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,253}$")]
+FORMS: dict[str, str] = {}
+"""What each pattern below allows, in words, for the messages of :mod:`experiment.codec`."""
+
+
+def _text(pattern: str, form: str) -> StringConstraints:
+    """A text that matches a pattern, whose meaning in words is kept in :data:`FORMS`."""
+    FORMS[pattern] = form
+    return StringConstraints(pattern=pattern)
+
+
+DnsLabel = Annotated[
+    str,
+    _text(
+        r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+        "a DNS label: 1 to 63 lower-case letters, digits and -, such as model-b; no - at either end",
+    ),
+]
+Token = Annotated[
+    str,
+    _text(
+        r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$",
+        "a cookie's name: 1 to 128 letters, digits and any of !#$%&'*+.^_`|~-",
+    ),
+]
+EventName = Annotated[
+    str, _text(r"^[a-z][a-z0-9_]{0,62}$", "1 to 63 lower-case letters, digits and _, starting with a letter")
+]
+SegmentValue = Annotated[
+    str,
+    _text(r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,62})$", "1 to 63 letters, digits, _ and -, starting with a letter or a digit"),
+]
+HeaderValue = Annotated[
+    str,
+    _text(
+        r"^[\x21-\x7e]([\x20-\x7e]{0,1022}[\x21-\x7e])?$",
+        "1 to 1024 printable ASCII characters, with no space at either end",
+    ),
+]
+Salt = Annotated[str, _text(r"^[A-Za-z0-9._-]{1,128}$", "1 to 128 letters, digits, ., _ and -")]
+ClusterName = Annotated[str, _text(r"^[\x21-\x7e]{1,253}$", "1 to 253 printable ASCII characters without spaces")]
+Host = Annotated[str, _text(r"^[A-Za-z0-9._:-]{1,253}$", "a host name or an IP address")]
+HostName = Annotated[
+    str,
+    StringConstraints(to_lower=True),
+    _text(r"^[A-Za-z0-9._-]{1,253}$", "a host name without a port"),
+]
+PathPrefix = Annotated[
+    str, _text(r"^/[\x21-\x7e]{0,1023}$", "1 to 1024 printable ASCII characters without spaces, starting with /")
+]
+CookiePath = Annotated[
+    str, _text(r"^/[\x21-\x3a\x3c-\x7e]{0,255}$", "1 to 256 printable ASCII characters without ; starting with /")
+]
+CookieDomain = Annotated[str, _text(r"^[A-Za-z0-9.-]{1,253}$", "a domain name")]
+QueryName = Annotated[str, _text(r"^[A-Za-z0-9._~-]{1,128}$", "1 to 128 letters, digits, ., _, ~ and -")]
+Flag = Annotated[bool, Strict()]
+Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 
 
 class Frozen(BaseModel):
@@ -38,35 +87,55 @@ def refuse(message: str, *path: str | int, found: object = "", allowed: str = ""
     return PydanticCustomError("invariant", "{message}", {**context, "message": message})
 
 
+def raise_all(problems: Iterable[PydanticCustomError]) -> None:
+    """Raise what :func:`refuse` made: nothing if there is nothing, and several as one error that carries them all."""
+    found = list(problems)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise PydanticCustomError(
+            "invariants",
+            "{message}",
+            {
+                "message": "; ".join(problem.message() for problem in found),
+                "problems": tuple(problem.context for problem in found),
+            },
+        )
+
+
 def _header_name(value: object) -> object:
+    return _lowered(value) if isinstance(value, str) else value
+
+
+def _lowered(value: str, *path: str) -> str:
     """Lower-case a header name; pseudo-headers and those that only abmesh may set are refused."""
-    if not isinstance(value, str):
-        return value
     name = value.lower()
     if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]{1,128}", name):
-        raise refuse("not a header name", found=value, allowed="letters, digits and -, such as x-user-id")
+        raise refuse("not a header name", *path, found=value, allowed="letters, digits and -, such as x-user-id")
     if name == MODEL_VERSION or name.startswith(TRUSTED_PREFIX):
         allowed = f"any header but {MODEL_VERSION} and {TRUSTED_PREFIX}*, which abmesh sets and strips from clients"
-        raise refuse("a header that clients cannot send", found=value, allowed=allowed)
+        raise refuse("a header that clients cannot send", *path, found=value, allowed=allowed)
     return name
 
 
 def _header_map(value: object) -> object:
     if not isinstance(value, Mapping):
         return value
-    lowered = {_header_name(name): content for name, content in value.items()}
+    lowered = {_lowered(name, name) if isinstance(name, str) else name: content for name, content in value.items()}
     if len(lowered) < len(value):
         raise refuse("the same header twice", found=", ".join(map(str, value)), allowed="each header once, in any case")
     return lowered
 
 
-def require_unique(names: Iterable[str], what: str, *path: str | int, field: str | None = None) -> None:
-    """Refuse the second of two equal names; ``path`` leads to the list, ``field`` to the name in an item of it."""
+def repeated(
+    names: Iterable[str], what: str, *path: str | int, field: str | None = None
+) -> Iterator[PydanticCustomError]:
+    """Refuse every name that came before; ``path`` leads to the list, ``field`` to the name in an item of it."""
     seen: set[str] = set()
     for index, name in enumerate(names):
         if name in seen:
             where = (*path, index) if field is None else (*path, index, field)
-            raise refuse(f"{what} {name!r} appears twice", *where, found=name, allowed="each name once")
+            yield refuse(f"{what} {name!r} appears twice", *where, found=name, allowed="each name once")
         seen.add(name)
 
 
@@ -85,11 +154,11 @@ class Tls(Frozen):
 class Cluster(Frozen):
     """Where an upstream is; only rendering needs it."""
 
-    host: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,253}$")]
-    port: Annotated[int, Field(ge=1, le=65535)]
+    host: Host
+    port: Annotated[int, Field(ge=1, le=65535, strict=True)]
     tls: Tls | None = None
 
-    @field_validator("tls", mode="before")
+    @field_validator("tls", mode="before", json_schema_input_type=Tls | bool | None)
     @classmethod
     def _switch(cls, value: object) -> object:
         return (Tls() if value else None) if isinstance(value, bool) else value
@@ -104,8 +173,8 @@ class Match(Frozen):
         headers: exact values.
     """
 
-    path_prefix: Annotated[str, StringConstraints(pattern=r"^/[\x21-\x7e]{0,1023}$")] = "/"
-    host: Annotated[str, StringConstraints(to_lower=True, pattern=r"^[A-Za-z0-9._-]{1,253}$")] | None = None
+    path_prefix: PathPrefix = "/"
+    host: HostName | None = None
     headers: dict[str, HeaderValue] = {}
 
     _lower_headers = field_validator("headers", mode="before")(_header_map)
@@ -116,9 +185,14 @@ class UnitSource(Frozen):
 
     header: str | None = None
     cookie: Token | None = None
-    query: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~-]{1,128}$")] | None = None
+    query: QueryName | None = None
 
     _lower_header = field_validator("header", mode="before")(_header_name)
+
+    @property
+    def label(self) -> str:
+        """The source as a person names it: ``header x-user-id``."""
+        return " ".join(f"{kind} {name}" for kind, name in self.model_dump(exclude_none=True).items())
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -141,10 +215,17 @@ class IssueCookie(Frozen):
 
     name: Token
     max_age: Duration
-    path: Annotated[str, StringConstraints(pattern=r"^/[\x21-\x3a\x3c-\x7e]{0,255}$")] = "/"
-    domain: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,253}$")] | None = None
+    path: CookiePath = "/"
+    domain: CookieDomain | None = None
     secure: Literal["auto"] | bool = "auto"
     same_site: Literal["lax", "strict", "none"] = "lax"
+
+    @field_validator("secure", mode="before", json_schema_input_type=Literal["auto", True, False])
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        if value != "auto" and not isinstance(value, bool):
+            raise refuse("not a switch", allowed="auto, true or false")
+        return value
 
     @field_validator("same_site", mode="before")
     @classmethod
@@ -163,8 +244,8 @@ class IssueCookie(Frozen):
 class Price(Frozen):
     """US dollars per million tokens."""
 
-    input: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    output: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    input: Dollars
+    output: Dollars
 
 
 class Variant(Frozen):
@@ -180,7 +261,7 @@ class Variant(Frozen):
     name: DnsLabel
     cluster: ClusterName
     weight: Weight
-    control: bool = False
+    control: Flag = False
     timeout: Duration | None = None
     price: Price | None = None
 
@@ -217,7 +298,7 @@ class Segments(Frozen):
 
     @model_validator(mode="after")
     def _values(self) -> Self:
-        require_unique(self.values, "segment", "values")
+        raise_all(repeated(self.values, "segment", "values"))
         if OTHER_SEGMENT in self.values:
             raise refuse(
                 f"{OTHER_SEGMENT!r} is what undeclared values count as",

@@ -25,8 +25,10 @@ _UNITS = {
     "h": timedelta(hours=1),
     "d": timedelta(days=1),
 }
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+_DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?) *%")
 _LONGEST = timedelta(days=3650)
 
 DURATION_FORM = "a number with a unit (ms, s, m, h or d), such as 500ms, 30s or 1h30m, at most 3650d"
@@ -63,6 +65,8 @@ def parse_weight(value: object) -> int | None:
     """Basis points of a weight in percent, or None if the value is no weight."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         return None
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
+        return None
     try:
         percent = Decimal(str(value))
     except InvalidOperation:
@@ -81,17 +85,14 @@ def format_weight(points: int) -> str:
 
 def parse_share(value: object) -> float | None:
     """The fraction from 0 to 1 that a percentage or fraction means, or None."""
-    if isinstance(value, str) and value.endswith("%"):
-        number, scale = value[:-1].strip(), 100.0
+    if isinstance(value, str):
+        percent = _PERCENT.fullmatch(value)
+        share = float(percent[1]) / 100 if percent else math.nan
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        number, scale = str(value), 1.0
+        share = float(value) if abs(value) <= 1 else math.nan
     else:
         return None
-    try:
-        share = float(number) / scale
-    except ValueError:
-        return None
-    return share if math.isfinite(share) and 0 <= share <= 1 else None
+    return share if 0 <= share <= 1 else None
 
 
 def format_share(share: float) -> str:
@@ -132,7 +133,7 @@ _DURATION_SCHEMA = {"type": "string", "pattern": f"^{_DURATION.pattern}$", "desc
 _SHARE_SCHEMA = {
     "anyOf": [
         {"type": "number", "minimum": 0, "maximum": 1},
-        {"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$"},
+        {"type": "string", "pattern": f"^{_PERCENT.pattern}$"},
     ],
     "description": SHARE_FORM,
 }
@@ -141,7 +142,7 @@ Weight = Annotated[
     int,
     BeforeValidator(_weight),
     PlainSerializer(lambda points: float(format_weight(points))),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100, "multipleOf": 0.01, "description": WEIGHT_FORM}),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100, "description": WEIGHT_FORM}),
 ]
 """Written in percent, kept in basis points (0 to 10,000)."""
 

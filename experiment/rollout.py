@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from experiment import metrics
-from experiment.parts import Frozen, refuse
+from experiment.parts import Flag, Frozen, refuse
 from experiment.quantities import Duration, Limit, Weight, format_weight
 
 
@@ -22,7 +22,7 @@ class Stage(Frozen):
     """
 
     min_duration: Duration = timedelta(hours=1)
-    min_requests: Annotated[int, Field(ge=0, le=10**12)] = 1000
+    min_requests: Annotated[int, Field(ge=0, le=10**12, strict=True)] = 1000
     max_duration: Duration | None = None
 
     @model_validator(mode="after")
@@ -48,7 +48,7 @@ class Guardrail(Frozen):
     metric: str
     max: Limit | None = None
     max_increase: Limit | None = None
-    relative: bool = False
+    relative: Flag = False
 
     @property
     def measured(self) -> metrics.Metric:
@@ -81,7 +81,7 @@ class Goal(Frozen):
     """What the candidate should improve; recorded with the experiment."""
 
     metric: str
-    increase: bool = True
+    increase: Flag = True
 
 
 class Rollout(Frozen):
