@@ -28,7 +28,7 @@ from ruamel.yaml.events import (
 from experiment.errors import DocumentError, Problem
 
 LONGEST: Final = 1 << 20
-"""Most bytes of a document (and so most characters)."""
+"""Most bytes of a document."""
 
 _DEEPEST = 32
 _MOST_NODES = 200_000
@@ -112,9 +112,10 @@ def compose(text: str, source: str) -> Node:
     Raises:
         DocumentError: the text is no YAML, too long, too deep, empty, or more than one document.
     """
-    if len(text) > LONGEST:
-        message = "the document is too long"
-        raise DocumentError(source, (Problem("", 0, message, f"{len(text)} characters", f"at most {LONGEST} bytes"),))
+    size = len(text) if len(text) > LONGEST else len(text.encode(errors="surrogatepass"))
+    if size > LONGEST:
+        problem = Problem("", 0, "the document is too large", f"{size} bytes", f"at most {LONGEST} bytes")
+        raise DocumentError(source, (problem,))
     unprintable = _UNPRINTABLE.search(text, 1 if text.startswith("\ufeff") else 0)
     if unprintable:
         line = len(_NEWLINE.findall(text, 0, unprintable.start())) + 1

@@ -1,0 +1,193 @@
+"""A small file that several processes read and write: whole reads, a lock, atomic replacement.
+
+Called by :mod:`experiment.store` only. Nothing here knows what the file holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import random
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from experiment.errors import StoreError
+
+LOCK_SECONDS: Final = 10.0
+"""How long a writer waits for the others."""
+
+Signature = tuple[int, int, int, int, int]
+"""Device, inode, size, and times of modification and change in nanoseconds."""
+
+
+def signature(path: Path) -> Signature | None:
+    """What changes when a file's content does, through symbolic links; None if there is no file to be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def read(path: Path, most: int) -> bytes:
+    """The content of a regular file, of which more than ``most`` bytes are not read: one byte more shows that.
+
+    Raises:
+        StoreError: the file is missing, cannot be read or is no regular file.
+    """
+    try:
+        # Not blocking: a pipe with no writer must not stop a server.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _failure(path, "read", error) from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise StoreError(f"{path}: not a regular file; the experiments document must be one")
+        parts: list[bytes] = []
+        left = most + 1
+        while left and (part := os.read(descriptor, left)):
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
+    except OSError as error:
+        raise _failure(path, "read", error) from error
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(target: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the lock that every writer of a file takes; it ends with the process that holds it, however that ends.
+
+    The lock is a file of its own beside the target, since the target is replaced by every write. It stays there: to
+    remove it could give two writers two locks.
+
+    Args:
+        target: the real file, not a link to it.
+        seconds: how long to wait for other writers.
+
+    Raises:
+        StoreError: the folder cannot be written to, or the lock was not to be had in time.
+    """
+    path = target.with_name(f".{target.name}.lock")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise _failure(target, "write", error) from error
+    try:
+        _wait_for_lock(descriptor, target, path, seconds)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for_lock(descriptor: int, target: Path, path: Path, seconds: float) -> None:
+    limit = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= limit:
+                raise StoreError(
+                    f"{target}: another writer has held the lock for {seconds:g} s; see who has {path} open"
+                ) from None
+            time.sleep(random.uniform(0.001, 0.01))
+        except OSError as error:
+            raise _failure(target, "lock", error) from error
+        else:
+            return
+
+
+@contextlib.contextmanager
+def prepared(target: Path, content: bytes) -> Iterator[Path]:
+    """A complete copy of new content beside the target, on disk, with the target's mode and owner.
+
+    It is for :func:`replace`; what is left of it afterwards is removed. To be used under the lock: copies that killed
+    writers left behind are removed first.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    copy = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        for path in target.parent.iterdir():
+            if path.name.startswith(f".{target.name}.") and path.suffix == ".tmp":
+                path.unlink(missing_ok=True)
+        present = target.stat()
+        descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _keep_owner(descriptor, present)
+            os.fchmod(descriptor, stat.S_IMODE(present.st_mode))
+            _write_all(descriptor, content)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        copy.unlink(missing_ok=True)
+        raise _failure(target, "write", error) from error
+    try:
+        yield copy
+    finally:
+        with contextlib.suppress(OSError):
+            copy.unlink(missing_ok=True)
+
+
+def replace(copy: Path, target: Path) -> None:
+    """Put a prepared copy in the target's place, at once for every reader, and for good.
+
+    Raises:
+        StoreError: the target cannot be replaced, or is replaced but perhaps not for good; the message says which.
+    """
+    try:
+        copy.replace(target)
+    except OSError as error:
+        raise _failure(target, "write", error) from error
+    try:
+        descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        message = f"{target}: written, but its folder could not be flushed to disk: a power failure may undo the write"
+        raise StoreError(message) from error
+
+
+def _keep_owner(descriptor: int, present: os.stat_result) -> None:
+    """Only root may give a file away; others keep the group if they may, and own what they write."""
+    for owner in (present.st_uid, -1):
+        try:
+            os.fchown(descriptor, owner, present.st_gid)
+        except PermissionError:
+            continue
+        return
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+_CAUSES = {
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file",
+    errno.EISDIR: "a folder, not a file",
+    errno.EROFS: "the file system is read-only, as a mounted ConfigMap is; change the document where it comes from",
+    errno.EACCES: "permission denied for the file or its folder",
+    errno.EPERM: "permission denied for the file or its folder",
+    errno.EBUSY: "a mount point of its own, which cannot be replaced; mount its folder instead",
+    errno.ENOSPC: "no space left on the device",
+    errno.ELOOP: "a symbolic link that leads back to itself",
+}
+
+
+def _failure(path: Path, verb: str, error: OSError) -> StoreError:
+    cause = _CAUSES.get(error.errno or 0) or error.strerror or type(error).__name__
+    return StoreError(f"{path}: cannot {verb} the experiments document: {cause}")
