@@ -1,0 +1,63 @@
+"""``python -m ext_proc``: the server alone, as a container or a supervisor runs it. See docs/operations/ext-proc.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiment.errors import AbmeshError, SettingsError
+from experiment.names import DEFAULT_CONFIG, ENV_CONFIG
+from ext_proc.settings import DEFAULT_LISTEN, DEFAULT_METRICS, Settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m ext_proc", description="Envoy's external-processing server.")
+    config = os.environ.get(ENV_CONFIG) or DEFAULT_CONFIG
+    parser.add_argument("--config", type=Path, default=Path(config), metavar="FILE", help=f"default: {config}")
+    listen = f"HOST:PORT or unix:PATH, may be repeated; default: {DEFAULT_LISTEN}"
+    parser.add_argument("--listen", action="append", metavar="ADDR", help=listen)
+    parser.add_argument(
+        "--metrics", default=DEFAULT_METRICS, metavar="ADDR", help=f"HOST:PORT, or off; default: {DEFAULT_METRICS}"
+    )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the port; default: 1")
+    parser.add_argument("--drain", type=float, default=10.0, metavar="SECONDS", help="longest drain; default: 10")
+    parser.add_argument(
+        "--poll", type=float, default=0.1, metavar="SECONDS", help="between looks at FILE; default: 0.1"
+    )
+    parser.add_argument("--worker", type=int, metavar="INDEX", help=argparse.SUPPRESS)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server; returns the exit code: 0 drained, 1 failed; exits with 2 for flags that make no sense."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        settings = Settings(
+            config=given.config,
+            listen=tuple(given.listen or (DEFAULT_LISTEN,)),
+            metrics=None if given.metrics == "off" else given.metrics,
+            workers=given.workers,
+            drain_seconds=given.drain,
+            poll_interval=given.poll,
+        )
+    except SettingsError as error:
+        parser.error(str(error))
+    try:
+        if given.worker is not None:
+            from ext_proc.worker import run_worker
+
+            return run_worker(settings, given.worker)
+        from ext_proc.server import run
+
+        return run(settings)
+    except AbmeshError as error:
+        sys.stderr.write(f"ext_proc: {error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Which unit a request belongs to, and the cookie that gives one to a client that has none. Pure.
+
+:mod:`ext_proc.assignment` calls this. Header values are bytes that anybody may have written: nothing here raises,
+whatever they hold, and every scan is linear in their length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from experiment.names import FORWARDED_PROTO
+from experiment.needs import COOKIE, PATH
+from experiment.parts import IssueCookie, UnitSource
+
+Headers = Mapping[str, Sequence[bytes]]
+"""A request's headers: lower-case name to the values that it came with, in order; never an empty sequence."""
+
+SourceKind = Literal["header", "cookie", "query"]
+
+SCHEME = ":scheme"
+_BLANKS = b" \t"
+_NOTHING: tuple[bytes, ...] = ()
+
+
+class Found(NamedTuple):
+    """A unit, and what kind of source it came from."""
+
+    kind: SourceKind
+    unit: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place to look for a unit, compiled.
+
+    Attributes:
+        header: the header to look in.
+        pattern: what finds the values in that header, in group 1; None where the whole header is the value.
+    """
+
+    kind: SourceKind
+    header: str
+    pattern: re.Pattern[bytes] | None
+
+
+def compile_sources(sources: Sequence[UnitSource]) -> tuple[Source, ...]:
+    """The places to look in, in order."""
+    return tuple(map(_compile, sources))
+
+
+def _compile(source: UnitSource) -> Source:
+    # Possessive quantifiers (*+) keep the scan linear: a run of blanks is never tried twice.
+    if source.cookie is not None:
+        name = re.escape(source.cookie.encode())
+        return Source("cookie", COOKIE, re.compile(rb"(?:^|;)[ \t]*+" + name + rb"[ \t]*+=([^;]*+)"))
+    if source.query is not None:
+        name = re.escape(source.query.encode())
+        return Source("query", PATH, re.compile(rb"(?:^|&)" + name + rb"=([^&]++)"))
+    assert source.header is not None  # a UnitSource has exactly one of the three
+    return Source("header", source.header, None)
+
+
+def find_unit(sources: Sequence[Source], headers: Headers) -> Found | None:
+    """The first source's unit that is present and not empty, or None.
+
+    Of repeated headers, cookies and parameters, the first that is not empty counts. Blanks around a header's or a
+    cookie's value are no part of it; double quotes are. A query parameter is percent-decoded, and its plus signs
+    are spaces.
+    """
+    for source in sources:
+        values = headers.get(source.header)
+        if values is None:
+            continue
+        unit = _first(source, values)
+        if unit:
+            return Found(source.kind, unit)
+    return None
+
+
+def _first(source: Source, values: Sequence[bytes]) -> bytes:
+    pattern = source.pattern
+    for value in values:
+        if pattern is None:
+            unit = value.strip(_BLANKS)
+            if unit:
+                return unit
+        elif source.kind == "cookie":
+            for match in pattern.finditer(value):
+                unit = match[1].strip(_BLANKS)
+                if unit:
+                    return unit
+        else:
+            found = pattern.search(query_of(value))
+            if found:
+                return unquote_to_bytes(found[1].replace(b"+", b" "))
+    return b""
+
+
+def path_of(target: bytes) -> bytes:
+    """A request target's path, without query and fragment: what Envoy matches a route's prefix on."""
+    return target.partition(b"?")[0].partition(b"#")[0]
+
+
+def query_of(target: bytes) -> bytes:
+    """A request target's query, without its question mark and without the fragment."""
+    return target.partition(b"#")[0].partition(b"?")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class CookieForm:
+    """How an issued identity is written down as a Set-Cookie value: ``name=`` + identity + attributes."""
+
+    name: str
+    attributes: str
+    secure: Literal["auto"] | bool
+
+    def write(self, identity: str, headers: Headers) -> str:
+        """The value of the Set-Cookie header that gives an identity to the client that sent these headers."""
+        secure = is_https(headers) if self.secure == "auto" else self.secure
+        return f"{self.name}={identity}{self.attributes}{'; Secure' if secure else ''}"
+
+
+def compile_cookie(cookie: IssueCookie) -> CookieForm:
+    """The form of an experiment's cookie."""
+    attributes = [
+        "",
+        f"Path={cookie.path}",
+        f"Max-Age={int(cookie.max_age.total_seconds())}",
+        "HttpOnly",
+        f"SameSite={cookie.same_site.capitalize()}",
+    ]
+    if cookie.domain is not None:
+        attributes.append(f"Domain={cookie.domain}")
+    return CookieForm(cookie.name, "; ".join(attributes), cookie.secure)
+
+
+def is_https(headers: Headers) -> bool:
+    """Whether the client spoke HTTPS, as far as Envoy tells."""
+    for name in (FORWARDED_PROTO, SCHEME):
+        value = headers.get(name, _NOTHING)
+        if value:
+            return value[0].strip(_BLANKS).lower() == b"https"
+    return False

@@ -1,0 +1,138 @@
+"""One answer to every message of a stream, whatever the transport.
+
+A transport (:mod:`ext_proc.transport`) hands every message it receives to :meth:`Service.answer` and does what the
+result says. Nothing here raises, waits or touches the network: whatever happens, the answer lets traffic flow on.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from experiment.model import Document
+from ext_proc import wire
+from ext_proc.assignment import NO_CONFIG, Assignment, Table, compile_document
+from ext_proc.telemetry import Counts
+
+log = logging.getLogger("ext_proc")
+
+
+class Stream(Enum):
+    """What to do with a stream instead of answering."""
+
+    END = "end"
+    """Close it without an error: Envoy goes on without us."""
+
+
+END: Final = Stream.END
+
+_QUIET_SECONDS = 10.0
+_NOTHING_WANTED: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """A document in force: who gets what, and the answers that say so."""
+
+    table: Table
+    answers: wire.Answers
+
+
+def compile_rules(document: Document) -> Rules:
+    """A document, ready for requests. Pure; takes about a millisecond per experiment."""
+    return Rules(compile_document(document), wire.Answers(document))
+
+
+def new_identity() -> str:
+    """A random identity of 128 bits, in 32 hex digits."""
+    return secrets.token_hex(16)
+
+
+class Service:
+    """Answers messages under the rules in force.
+
+    Attributes:
+        rules: replaced as a whole when the document changes; None until there has been a valid one.
+        counts: what has been counted.
+    """
+
+    def __init__(
+        self,
+        counts: Counts,
+        identities: Callable[[], str] = new_identity,
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self.rules: Rules | None = None
+        self.counts = counts
+        self._identities = identities
+        self._clock_ns = clock_ns
+        self._logged: dict[str, tuple[int, int]] = {}
+
+    def answer(self, message: bytes) -> bytes | Stream | None:
+        """The answer to one message: bytes to send, ``None`` to send nothing, or :data:`END` to close the stream."""
+        started = self._clock_ns()
+        kind: wire.Kind = "undecodable"
+        try:
+            rules = self.rules
+            read = wire.read(message, _NOTHING_WANTED if rules is None else rules.table.needed)
+            kind = read.kind
+            answer = self._answer(read, rules)
+        except Exception as error:  # noqa: BLE001  whatever we got wrong, the stream and its request must survive
+            self._report("internal", _where(error))
+            answer = wire.UNTOUCHED.get(kind, END)
+        counts = self.counts
+        counts.message(kind)
+        counts.duration(self._clock_ns() - started)
+        return answer
+
+    def _answer(self, message: wire.Message, rules: Rules | None) -> bytes | Stream | None:
+        if not message.expects_answer:
+            return None
+        kind = message.kind
+        if kind != wire.REQUEST_HEADERS:
+            if kind in wire.ENDS_STREAM:
+                self._report(kind, _ADVICE.get(kind, ""))
+                return END
+            return wire.UNTOUCHED[kind]
+        if rules is None:
+            assignment: Assignment = NO_CONFIG
+            answer = wire.UNTOUCHED[kind]
+        else:
+            assignment = rules.table.assign(message.headers, self._identities)
+            answer = rules.answers.write(assignment)
+        self.counts.request(assignment.experiment, assignment.variant, assignment.reason)
+        return answer
+
+    def _report(self, kind: str, detail: str) -> None:
+        """Count an error, and log it unless one of its kind was logged a moment ago."""
+        self.counts.error(kind)
+        now = self._clock_ns()
+        logged = self._logged.get(kind)
+        if logged is not None and now - logged[0] < _QUIET_SECONDS * 1e9:
+            self._logged[kind] = (logged[0], logged[1] + 1)
+            return
+        silent = logged[1] if logged is not None else 0
+        self._logged[kind] = (now, 0)
+        log.warning("message not answered as meant: %s%s (%d more since the last such line)", kind, detail, silent)
+
+
+_ADVICE: Final = {
+    "undecodable": ": not a ProcessingRequest; is something other than Envoy calling?",
+    "unknown": ": of a kind that this version does not know; the stream was closed and Envoy goes on without us",
+    "unsupported": ": set the filter's body modes to NONE; the stream was closed and Envoy goes on without us",
+}
+
+
+def _where(error: Exception) -> str:
+    """An error's type and place, without its message, which may hold what a client sent."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else ""
+    return f": {type(error).__name__}{place}"

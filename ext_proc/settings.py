@@ -1,0 +1,123 @@
+"""How one server is run: validated before anything starts.
+
+``abmesh ext-proc`` and ``python -m ext_proc`` build :class:`Settings` and hand them to :func:`ext_proc.server.run`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from experiment.errors import SettingsError
+
+DEFAULT_LISTEN: Final = "127.0.0.1:50051"
+DEFAULT_METRICS: Final = "127.0.0.1:9102"
+
+_LONGEST_PATH: Final = 90
+"""Bytes of a Unix socket's path: the kernel takes 107, and the socket is made under a longer name first."""
+
+_MOST_WORKERS: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Tcp:
+    """A TCP address; port 0 means any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Unix:
+    """A Unix socket."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = Tcp | Unix
+
+
+def parse_tcp(text: str, flag: str) -> Tcp:
+    """The address that ``HOST:PORT`` means.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if bracketed else host
+    known = colon and bare and bare.isprintable() and " " not in bare and (bracketed or ":" not in bare)
+    if not known or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        allowed = "HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051; port 0 means any free one"
+        raise SettingsError(f"{flag}: not an address; found {text!r}; allowed: {allowed}")
+    return Tcp(bare, int(port))
+
+
+def parse_address(text: str, flag: str = "--listen") -> Address:
+    """The address that ``HOST:PORT`` or ``unix:PATH`` means.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    if not text.startswith("unix:"):
+        return parse_tcp(text, flag)
+    path = text.removeprefix("unix:")
+    if not path or "\0" in path or path.endswith("/") or len(os.fsencode(path)) > _LONGEST_PATH:
+        allowed = f"unix:PATH, such as unix:/run/abmesh/ext_proc.sock, at most {_LONGEST_PATH} bytes"
+        raise SettingsError(f"{flag}: not a socket's path; found {text!r}; allowed: {allowed}")
+    return Unix(Path(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one server is run.
+
+    Attributes:
+        config: the experiments document; it need not exist yet.
+        listen: addresses for Envoy, ``HOST:PORT`` or ``unix:PATH``.
+        metrics: ``HOST:PORT`` of the Prometheus endpoint, or None for none.
+        workers: processes that share the TCP ports.
+        drain_seconds: longest time that a stopping server goes on serving.
+        poll_interval: seconds between two looks at the document.
+
+    Raises:
+        SettingsError: one of them makes no sense.
+    """
+
+    config: Path
+    listen: tuple[str, ...] = (DEFAULT_LISTEN,)
+    metrics: str | None = DEFAULT_METRICS
+    workers: int = 1
+    drain_seconds: float = 10.0
+    poll_interval: float = 0.1
+
+    def __post_init__(self) -> None:
+        addresses = self.addresses
+        if not addresses:
+            raise SettingsError("--listen: no address is given; write --listen 127.0.0.1:50051")
+        fixed = [address for address in addresses if not (isinstance(address, Tcp) and address.port == 0)]
+        for index, address in enumerate(fixed):
+            if address in fixed[:index]:
+                raise SettingsError(f"--listen: the same address twice; found {address}; allowed: each address once")
+        if self.metrics is not None:
+            parse_tcp(self.metrics, "--metrics")
+        if not 1 <= self.workers <= _MOST_WORKERS:
+            raise SettingsError(f"--workers: out of range; found {self.workers}; allowed: 1 to {_MOST_WORKERS}")
+        if not (math.isfinite(self.drain_seconds) and 0 <= self.drain_seconds <= 3600):
+            raise SettingsError(f"--drain: out of range; found {self.drain_seconds}; allowed: 0 to 3600 seconds")
+        if not (math.isfinite(self.poll_interval) and 0.01 <= self.poll_interval <= 60):
+            raise SettingsError(f"--poll: out of range; found {self.poll_interval}; allowed: 0.01 to 60 seconds")
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The listening addresses, parsed."""
+        return tuple(parse_address(text) for text in self.listen)

@@ -1,0 +1,107 @@
+"""Keeps the service on the newest valid document.
+
+:mod:`ext_proc.server` runs one :class:`Follower` per process. A document is compiled in a thread, so that requests are
+answered meanwhile, and takes effect by replacing one reference. A refused edit changes nothing but the metrics and the
+log; the last good document stays in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from experiment.store import Rejected, Snapshot, format_generation
+from ext_proc.service import Service, compile_rules
+
+log = logging.getLogger("ext_proc")
+
+Watch = Callable[[], AsyncIterator[Snapshot | Rejected]]
+"""Starts to watch a store: yields its present state at once, and every change."""
+
+_RETRY_SECONDS = 1.0
+
+
+class Follower:
+    """Follows a store for as long as :meth:`run` runs.
+
+    Attributes:
+        seen: set once the first state, valid or not, has been dealt with.
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        service: Service,
+        on_valid: Callable[[], Awaitable[None]],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Put what ``watch`` yields into force in ``service``.
+
+        Args:
+            watch: starts to watch the store.
+            service: what to keep up to date.
+            on_valid: called once, when the first valid document has taken effect.
+            now: seconds since the epoch.
+        """
+        self._watch = watch
+        self._service = service
+        self._on_valid = on_valid
+        self._now = now
+        self._config = service.counts.config
+        self.seen = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow the store until cancelled."""
+        while True:
+            try:
+                async for state in self._watch():
+                    await self._take(state)
+                    self.seen.set()
+            except Exception as error:  # noqa: BLE001  serving goes on with the last good document
+                self._service.counts.error("watch")
+                log.error(  # noqa: TRY400  one line per event
+                    "the document cannot be watched, trying again: %s: %s", type(error).__name__, _one_line(str(error))
+                )
+                self.seen.set()
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _take(self, state: Snapshot | Rejected) -> None:
+        if isinstance(state, Rejected):
+            self._refuse(state)
+        else:
+            await self._accept(state)
+
+    def _refuse(self, refused: Rejected) -> None:
+        config = self._config
+        config.rejected += 1
+        config.error = _one_line(str(refused.error))
+        if config.generation is None:
+            stays = "no valid document yet, so requests pass untouched and health is NOT_SERVING"
+        else:
+            stays = f"generation {format_generation(config.generation)} stays in force"
+        log.error("document refused, %s: %s", stays, config.error)
+
+    async def _accept(self, snapshot: Snapshot) -> None:
+        config = self._config
+        was_refused, config.error = bool(config.error), ""
+        if config.generation == snapshot.generation:
+            if was_refused:
+                log.info("document is valid again: generation %s", format_generation(snapshot.generation))
+            return
+        rules = await asyncio.to_thread(compile_rules, snapshot.document)
+        first = self._service.rules is None
+        self._service.rules = rules
+        config.generation, config.loaded_at = snapshot.generation, self._now()
+        log.info(
+            "document in force: generation %s, %d experiments",
+            format_generation(snapshot.generation),
+            len(snapshot.document.experiments),
+        )
+        if first:
+            await self._on_valid()
+
+
+def _one_line(text: str) -> str:
+    return " | ".join(text.splitlines())

@@ -1,0 +1,179 @@
+"""The server on grpc.aio: raw bytes in, raw bytes out, on TCP and Unix sockets, with the standard health service.
+
+:mod:`ext_proc.server` starts and stops it. Messages stay bytes here; :class:`ext_proc.service.Service` says what to do
+with each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from experiment.errors import SettingsError
+from ext_proc import wire
+from ext_proc.service import END, Service
+from ext_proc.settings import Address, Unix
+from ext_proc.transport.sockets import UnixSocket
+
+log = logging.getLogger("ext_proc")
+
+_OPTIONS: Final = (
+    ("grpc.so_reuseport", 1),
+    # Request headers are small; what is larger is a body of which we need nothing, or not from Envoy.
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.max_concurrent_streams", 10_000),
+    # Envoy may ping as often as its operator likes, also on an idle connection.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+_QUIET_SECONDS: Final = 0.25
+_LOOK_SECONDS: Final = 0.05
+_CLOSING_SHARE: Final = 0.2
+"""Share of the drain time that is kept for finishing what is under way once no more is taken on."""
+
+_SERVICES: Final = ("", wire.SERVICE)
+
+
+class GrpcServer:
+    """One listening server."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._health = _Health()
+        self._sockets: list[UnixSocket] = []
+        self._idle: set[asyncio.Task[None]] = set()
+        self._streams = 0
+        self._closing = False
+        handler = grpc.stream_stream_rpc_method_handler(self._process)
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(wire.SERVICE, {wire.METHOD: handler}),)
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    async def start(self, addresses: Sequence[Address]) -> tuple[str, ...]:
+        """Listen; returns the addresses with their real ports.
+
+        Raises:
+            SettingsError: an address cannot be listened on.
+        """
+        bound = tuple(self._bind(address) for address in addresses)
+        await self._server.start()
+        for socket in self._sockets:
+            socket.publish()
+        return bound
+
+    def _bind(self, address: Address) -> str:
+        target = str(address)
+        if isinstance(address, Unix):
+            socket = UnixSocket(address.path)
+            self._sockets.append(socket)
+            target = f"unix:{socket.hidden}"
+        try:
+            port = self._server.add_insecure_port(target)
+        except RuntimeError as error:
+            message = f"cannot listen on {address}: is it in use, and is the host one of this machine's?"
+            raise SettingsError(message) from error
+        return str(address) if isinstance(address, Unix) else str(type(address)(address.host, port))
+
+    async def set_serving(self) -> None:
+        """Say by the health service that Envoy should send requests here; it says that it should not before."""
+        for name in _SERVICES:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self, seconds: float) -> None:
+        """Stop without failing what is under way.
+
+        Health turns NOT_SERVING at once, while requests are answered on until none has come for a moment or most
+        of the time is over. Then the server closes: streams that wait for nothing end cleanly, and those being
+        answered are finished.
+        """
+        await self._health.enter_graceful_shutdown()
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        quiet_since, streams = begun, self._streams
+        while (now := loop.time()) - begun < seconds * (1 - _CLOSING_SHARE) and now - quiet_since < _QUIET_SECONDS:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if streams != self._streams:
+                quiet_since, streams = loop.time(), self._streams
+        self._closing = True
+        self._health.end_watches()
+        for task in list(self._idle):
+            task.cancel()
+        await self._stop(max(0.0, begun + seconds - loop.time()))
+
+    async def abort(self) -> None:
+        """Stop at once, whatever is under way."""
+        self._closing = True
+        await self._stop(None)
+
+    async def _stop(self, grace: float | None) -> None:
+        await self._server.stop(grace)
+        for socket in self._sockets:
+            socket.remove()
+
+    async def _process(self, _: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        """One stream: an answer to each message until Envoy, or an answer, ends it."""
+        self._streams += 1
+        answer_to = self._service.answer
+        message = await context.read()
+        while isinstance(message, bytes):
+            answer = answer_to(message)
+            if answer is END:
+                return
+            if isinstance(answer, bytes):
+                await context.write(answer)
+            if self._closing:
+                return
+            message = await self._read_on(context)
+
+    async def _read_on(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> Any:
+        """The next message of a stream that is owed no answer; None if the server closes meanwhile."""
+        task = asyncio.current_task()
+        assert task is not None  # a coroutine of a running loop
+        self._idle.add(task)
+        try:
+            return await context.read()
+        except asyncio.CancelledError:
+            if self._closing:
+                return None
+            raise
+        finally:
+            self._idle.discard(task)
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  # grpc-stubs does not know health.aio
+    """The standard health service, whose watches end when the server closes instead of holding it up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._server_status = dict.fromkeys(_SERVICES, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._watches: set[asyncio.Task[None]] = set()
+        self._ended = False
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802  the protocol's name
+        """Stream a service's state; see grpc.health.v1."""
+        task = asyncio.current_task()
+        assert task is not None  # a coroutine of a running loop
+        self._watches.add(task)
+        try:
+            await super().Watch(request, context)
+        except asyncio.CancelledError:
+            if not self._ended:
+                raise
+        finally:
+            self._watches.discard(task)
+
+    def end_watches(self) -> None:
+        """End every watch cleanly."""
+        self._ended = True
+        for task in self._watches:
+            task.cancel()

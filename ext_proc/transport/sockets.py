@@ -1,0 +1,80 @@
+"""Unix sockets that are replaced atomically, and TCP ports that are held for several processes.
+
+:mod:`ext_proc.transport.grpc_aio` uses the first, :mod:`ext_proc.supervisor` the second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from pathlib import Path
+
+from experiment.errors import SettingsError
+from ext_proc.settings import Tcp
+
+_MODE = 0o660
+"""Owner and group may connect: put Envoy into the server's group."""
+
+
+class UnixSocket:
+    """A socket's path, which changes hands without a moment in which nobody answers there.
+
+    The transport binds :attr:`hidden`; :meth:`publish` moves it into place, over whatever an earlier server left.
+    A server that stops later than its successor started removes nothing of the successor's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Check that the path can be used.
+
+        Raises:
+            SettingsError: it is something else than a socket, or its folder cannot be used.
+        """
+        self._path = path
+        self.hidden = path.with_name(f".{path.name}.{os.getpid()}")
+        self._inode: tuple[int, int] | None = None
+        if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+            raise SettingsError(f"cannot listen on unix:{path}: there is a file that is no socket; move it away")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise SettingsError(f"cannot listen on unix:{path}: make {path.parent} a folder that the server may write")
+        self.hidden.unlink(missing_ok=True)
+
+    def publish(self) -> None:
+        """Let clients connect."""
+        self.hidden.chmod(_MODE)
+        found = self.hidden.stat()
+        self._inode = (found.st_dev, found.st_ino)
+        self.hidden.replace(self._path)
+
+    def remove(self) -> None:
+        """Remove the socket, unless another server has put its own there."""
+        with contextlib.suppress(FileNotFoundError):
+            found = self._path.stat()
+            if (found.st_dev, found.st_ino) == self._inode:
+                self._path.unlink()
+
+
+def reserve(address: Tcp) -> tuple[socket.socket, Tcp]:
+    """Hold a TCP port for processes that will listen on it with SO_REUSEPORT.
+
+    The socket never listens, so no connection goes astray; it keeps the port ours while workers come and go.
+
+    Returns:
+        The socket, to be closed by the caller, and the address with its real port.
+
+    Raises:
+        SettingsError: the port cannot be had.
+    """
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        held = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {address}: {error}") from error
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(target)
+    except OSError as error:
+        held.close()
+        raise SettingsError(f"cannot listen on {address}: {error.strerror or error}") from error
+    return held, Tcp(address.host, held.getsockname()[1])

@@ -1,0 +1,187 @@
+"""Envoy's external-processing protocol: bytes to what a message is about, an assignment to the bytes of its answer.
+
+The only module that knows protobuf; :mod:`ext_proc.service` calls it. Messages are parsed and built with xds-protos on
+protobuf's C core (docs/decisions/0002-wire-library.md says why).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Final, Literal, NamedTuple, get_args
+
+from envoy.config.core.v3.base_pb2 import HeaderValueOption
+from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
+from envoy.service.ext_proc.v3.external_processor_pb2 import (
+    BodyResponse,
+    CommonResponse,
+    HeaderMutation,
+    HeadersResponse,
+    ProcessingRequest,
+    ProcessingResponse,
+    TrailersResponse,
+)
+from google.protobuf.message import DecodeError
+
+from experiment.model import Document
+from experiment.names import (
+    EXPERIMENT,
+    GROUP,
+    METADATA_NAMESPACE,
+    METADATA_SET_COOKIE,
+    MODEL_VERSION,
+    SEGMENT,
+    SLICE,
+    UPSTREAM_TIMEOUT,
+)
+from ext_proc.assignment import Assignment
+
+SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
+METHOD: Final = "Process"
+
+Kind = Literal[
+    "request_headers",
+    "response_headers",
+    "request_body",
+    "response_body",
+    "request_trailers",
+    "response_trailers",
+    "unknown",
+    "undecodable",
+    "unsupported",
+]
+"""What a message is about.
+
+The first six are Envoy's own names. ``unknown`` is a message of a kind that a later Envoy may have, ``undecodable``
+are bytes that are no message, and ``unsupported`` opens a stream in a body mode whose answers would have to carry the
+body itself (full duplex, gRPC).
+"""
+
+REQUEST_HEADERS: Final = "request_headers"
+ENDS_STREAM: Final[frozenset[Kind]] = frozenset({"unknown", "undecodable", "unsupported"})
+"""Kinds that have no answer: closing the stream makes Envoy go on without us."""
+
+_COMMON = CommonResponse()
+UNTOUCHED: Final[Mapping[str, bytes]] = {
+    REQUEST_HEADERS: ProcessingResponse(request_headers=HeadersResponse(response=_COMMON)).SerializeToString(),
+    "response_headers": ProcessingResponse(response_headers=HeadersResponse(response=_COMMON)).SerializeToString(),
+    "request_body": ProcessingResponse(request_body=BodyResponse(response=_COMMON)).SerializeToString(),
+    "response_body": ProcessingResponse(response_body=BodyResponse(response=_COMMON)).SerializeToString(),
+    "request_trailers": ProcessingResponse(
+        request_trailers=TrailersResponse(header_mutation=HeaderMutation())
+    ).SerializeToString(),
+    "response_trailers": ProcessingResponse(
+        response_trailers=TrailersResponse(header_mutation=HeaderMutation())
+    ).SerializeToString(),
+}
+"""For every kind that has an answer, the one that changes nothing."""
+
+_MOST_ANSWERS: Final = 50_000
+"""Answers kept ready, at some 300 bytes each. A document needs variants x slices x segments of them per experiment."""
+
+_CARRIES_BODIES: Final = frozenset({ProcessingMode.FULL_DUPLEX_STREAMED, ProcessingMode.GRPC})
+_KINDS: Final[Mapping[str | None, Kind]] = {kind: kind for kind in get_args(Kind)}
+_parse = ProcessingRequest.FromString
+
+
+class Message(NamedTuple):
+    """One message of Envoy's.
+
+    Attributes:
+        headers: of a request, those that are wanted; empty for every other kind.
+        expects_answer: false in observability mode, where Envoy only tells us.
+    """
+
+    kind: Kind
+    headers: Mapping[str, list[bytes]]
+    expects_answer: bool = True
+
+
+_NO_HEADERS: Mapping[str, list[bytes]] = {}
+
+
+def read(message: bytes, wanted: Container[str]) -> Message:
+    """What a message is about.
+
+    Args:
+        message: any bytes.
+        wanted: lower-case names of the headers to read; the others are skipped unread.
+    """
+    try:
+        parsed = _parse(message)
+    except DecodeError:
+        return Message("undecodable", _NO_HEADERS)
+    kind = _KINDS.get(parsed.WhichOneof("request"), "unknown")
+    if parsed.HasField("protocol_config"):
+        modes = parsed.protocol_config
+        if modes.request_body_mode in _CARRIES_BODIES or modes.response_body_mode in _CARRIES_BODIES:
+            kind = "unsupported"
+    expects_answer = not parsed.observability_mode
+    if kind != REQUEST_HEADERS:
+        return Message(kind, _NO_HEADERS, expects_answer)
+    headers: dict[str, list[bytes]] = {}
+    for header in parsed.request_headers.headers.headers:
+        name = header.key
+        if name in wanted:
+            # Envoy fills raw_value; very old ones, or with a runtime switch, the text field instead.
+            value = header.raw_value or header.value.encode()
+            if name in headers:
+                headers[name].append(value)
+            else:
+                headers[name] = [value]
+    return Message(REQUEST_HEADERS, headers, expects_answer)
+
+
+class Answers:
+    """The answers to requests under one document, each built once, when it is first needed."""
+
+    def __init__(self, document: Document) -> None:
+        self._timeouts = {
+            (experiment.name, variant.name): round(variant.timeout.total_seconds() * 1000)
+            for experiment in document.experiments
+            for variant in experiment.variants
+            if variant.timeout is not None
+        }
+        self._built: dict[tuple[str, str, int | None, str | None], bytes] = {}
+
+    def write(self, assignment: Assignment) -> bytes:
+        """The answer to the request headers that an assignment is for."""
+        if not assignment.variant:
+            return UNTOUCHED[REQUEST_HEADERS]
+        key = (assignment.experiment, assignment.variant, assignment.slice, assignment.segment)
+        answer = self._built.get(key)
+        if answer is None:
+            if len(self._built) >= _MOST_ANSWERS:
+                self._built.clear()
+            answer = self._built[key] = self._build(assignment)
+        if assignment.set_cookie is None:
+            return answer
+        # Concatenated messages are one message with the fields of both.
+        return answer + _cookie_metadata(assignment.set_cookie)
+
+    def _build(self, assignment: Assignment) -> bytes:
+        values: dict[str, object] = {MODEL_VERSION: assignment.variant, EXPERIMENT: assignment.experiment}
+        if assignment.slice is not None:
+            values[SLICE] = assignment.slice
+            values[GROUP] = assignment.group
+        if assignment.segment is not None:
+            values[SEGMENT] = assignment.segment
+        timeout = self._timeouts.get((assignment.experiment, assignment.variant))
+        if timeout is not None:
+            values[UPSTREAM_TIMEOUT] = timeout
+        common = CommonResponse(clear_route_cache=True)
+        for name, value in values.items():
+            option = common.header_mutation.set_headers.add(
+                append_action=HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+            )
+            option.header.key = name
+            option.header.raw_value = str(value).encode()
+        answer: bytes = ProcessingResponse(request_headers=HeadersResponse(response=common)).SerializeToString()
+        return answer
+
+
+def _cookie_metadata(set_cookie: str) -> bytes:
+    response = ProcessingResponse()
+    values = response.dynamic_metadata.fields[METADATA_NAMESPACE].struct_value
+    values.fields[METADATA_SET_COOKIE].string_value = set_cookie
+    metadata: bytes = response.SerializeToString()
+    return metadata

@@ -1,0 +1,180 @@
+import logging
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
+from envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, ProcessingRequest, ProtocolConfiguration
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ext_proc import wire
+from ext_proc.service import END, Service, Stream, compile_rules, new_identity
+from ext_proc.telemetry import Counts
+from tests.ext_proc.samples import document, headers_set, request_headers, response
+from tests.ext_proc.test_wire import EVERY_KIND
+
+SECOND = 10**9
+
+
+class Clock:
+    """Nanoseconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.ns = 0
+
+    def __call__(self) -> int:
+        return self.ns
+
+
+def service(*experiments: dict[str, object], clock: Clock | None = None) -> Service:
+    made = Service(Counts(), identities=lambda: "feed", clock_ns=clock or Clock())
+    made.rules = compile_rules(document(*experiments))
+    return made
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Service:
+    """A service whose assignment fails on every request."""
+    made = service()
+
+    def fail(*_: object) -> Iterator[None]:
+        raise RuntimeError("holds a client's secret")
+
+    monkeypatch.setattr(wire.Answers, "write", fail)
+    return made
+
+
+def test_a_request_is_assigned_and_counted() -> None:
+    made = service()
+    answer = made.answer(request_headers([("x-user-id", b"u-1"), ("x-user-segment", b"power")]))
+    set_ = headers_set(answer)
+    assert set_["x-ab-experiment"] == "chat-model"
+    assert set_["x-ab-segment"] == "power"
+    assert made.counts.requests == {("chat-model", set_["x-model-version"], "header"): 1}
+    assert made.counts.messages == {"request_headers": 1}
+    assert sum(made.counts.durations) == 1
+
+
+def test_an_issued_identity_keeps_its_holder_where_it_was() -> None:
+    made = service()
+    first = made.answer(request_headers())
+    set_cookie = dict(response(first).dynamic_metadata["abmesh"])["set_cookie"]
+    again = made.answer(request_headers([("cookie", set_cookie.split(";")[0].encode())]))
+    assert headers_set(first) == headers_set(again)
+    assert "dynamic_metadata" not in [field.name for field, _ in response(again).ListFields()]
+
+
+def test_identities_are_128_random_bits() -> None:
+    made = {new_identity() for _ in range(100)}
+    assert len(made) == 100
+    assert all(len(bytes.fromhex(one)) == 16 for one in made)
+
+
+def test_unmatched_requests_pass_untouched() -> None:
+    made = service()
+    assert made.answer(request_headers(target=b"/other")) == wire.UNTOUCHED["request_headers"]
+    assert made.counts.requests == {("", "", "unmatched"): 1}
+
+
+def test_before_there_is_a_document_requests_pass_untouched() -> None:
+    made = Service(Counts())
+    assert made.answer(request_headers([("x-user-id", b"u")])) == wire.UNTOUCHED["request_headers"]
+    assert made.counts.requests == {("", "", "no_config"): 1}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EVERY_KIND if kind != "request_headers"])
+def test_every_other_kind_gets_the_answer_that_changes_nothing(kind: str) -> None:
+    made = service()
+    assert made.answer(EVERY_KIND[kind].SerializeToString()) == wire.UNTOUCHED[kind]
+    assert made.counts.messages == {kind: 1}
+    assert not made.counts.requests
+    assert not made.counts.errors
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_in_observability_mode_nothing_is_answered(kind: str) -> None:
+    made = service()
+    message = ProcessingRequest()
+    message.CopyFrom(EVERY_KIND[kind])
+    message.observability_mode = True
+    assert made.answer(message.SerializeToString()) is None
+    assert made.counts.messages == {kind: 1}
+    assert not made.counts.requests
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        (b"\xff", "undecodable"),
+        (b"", "unknown"),
+        (
+            request_headers(
+                protocol_config=ProtocolConfiguration(request_body_mode=ProcessingMode.FULL_DUPLEX_STREAMED)
+            ),
+            "unsupported",
+        ),
+    ],
+)
+def test_what_cannot_be_answered_ends_the_stream_and_is_counted(message: bytes, kind: str) -> None:
+    made = service()
+    assert made.answer(message) is END
+    assert made.counts.messages == made.counts.errors == {kind: 1}
+
+
+def test_a_failure_of_ours_lets_the_request_flow_on(broken: Service, caplog: pytest.LogCaptureFixture) -> None:
+    assert broken.answer(request_headers([("x-user-id", b"u")])) == wire.UNTOUCHED["request_headers"]
+    assert broken.counts.errors == {"internal": 1}
+    assert "RuntimeError at test_service.py" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_errors_of_a_kind_are_logged_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    made = service(clock=clock)
+    for _ in range(50):
+        made.answer(b"\xff")
+    assert len(caplog.records) == 1
+    made.answer(b"")
+    assert len(caplog.records) == 2  # another kind
+    clock.ns = 11 * SECOND
+    made.answer(b"\xff")
+    assert len(caplog.records) == 3
+    assert "49 more" in caplog.records[2].getMessage()
+    assert made.counts.errors["undecodable"] == 51
+
+
+def test_nothing_is_logged_for_a_request(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    service().answer(request_headers([("cookie", b"a=b")]))
+    assert not caplog.records
+
+
+def test_processing_time_is_measured_from_message_to_answer() -> None:
+    ticks = count(step=20_000)
+    made = Service(Counts(), clock_ns=lambda: next(ticks))
+    made.answer(request_headers())
+    assert made.counts.duration_ns == 20_000
+
+
+headers = st.lists(
+    st.tuples(
+        st.sampled_from([":path", ":authority", "x-user-id", "cookie", "x-user-group", "x-user-segment", "other"]),
+        st.binary(max_size=100),
+    ),
+    max_size=10,
+)
+
+
+@given(
+    st.binary()
+    | st.builds(request_headers, headers, target=st.binary(max_size=50) | st.just(b"/v1/?user_id="))
+    | st.binary().map(lambda body: ProcessingRequest(request_body=HttpBody(body=body)).SerializeToString())
+)
+def test_any_message_gets_an_answer_or_the_end_of_its_stream(message: bytes) -> None:
+    made = service({"issue_cookie": {"name": "llm-session", "max_age": "1h"}})
+    answer = made.answer(message)
+    assert isinstance(answer, bytes | Stream) or answer is None
+    if isinstance(answer, bytes):
+        assert response(answer).WhichOneof("response") == wire.read(message, ()).kind
+    assert "internal" not in made.counts.errors

@@ -1,0 +1,163 @@
+import pytest
+from envoy.config.core.v3.base_pb2 import HeaderValueOption
+from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
+from envoy.service.ext_proc.v3.external_processor_pb2 import (
+    HttpBody,
+    HttpHeaders,
+    HttpTrailers,
+    ProcessingRequest,
+    ProtocolConfiguration,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ext_proc import wire
+from ext_proc.assignment import Assignment
+from tests.ext_proc.samples import document, headers_set, request_headers, response
+
+PLACED = Assignment("header", "chat-model", "model-a", 7, 1, "power")
+
+EVERY_KIND = {
+    "request_headers": ProcessingRequest(request_headers=HttpHeaders()),
+    "response_headers": ProcessingRequest(response_headers=HttpHeaders()),
+    "request_body": ProcessingRequest(request_body=HttpBody(body=b"x")),
+    "response_body": ProcessingRequest(response_body=HttpBody(body=b"x")),
+    "request_trailers": ProcessingRequest(request_trailers=HttpTrailers()),
+    "response_trailers": ProcessingRequest(response_trailers=HttpTrailers()),
+}
+
+
+def test_only_wanted_headers_are_read_and_repeated_ones_keep_their_order() -> None:
+    message = request_headers([("x-user-id", b"\xff"), ("cookie", b"a"), ("x-secret", b"s"), ("cookie", b"b")])
+    read = wire.read(message, {"x-user-id", "cookie", "x-absent"})
+    assert read == ("request_headers", {"x-user-id": [b"\xff"], "cookie": [b"a", b"b"]}, True)
+
+
+def test_values_in_the_text_field_are_read_too() -> None:
+    message = ProcessingRequest()
+    message.request_headers.headers.headers.add(key="x-user-id", value="ü")
+    assert wire.read(message.SerializeToString(), {"x-user-id"}).headers == {"x-user-id": ["ü".encode()]}
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_every_kind_is_told_apart_and_has_an_answer_of_its_own_kind(kind: str) -> None:
+    assert wire.read(EVERY_KIND[kind].SerializeToString(), ()).kind == kind
+    assert response(wire.UNTOUCHED[kind]).WhichOneof("response") == kind
+
+
+def test_the_answer_that_changes_nothing_changes_nothing() -> None:
+    for kind, answer in wire.UNTOUCHED.items():
+        part = getattr(response(answer), kind)
+        mutation = part.header_mutation if kind.endswith("trailers") else part.response.header_mutation
+        assert not mutation.set_headers
+        assert not mutation.remove_headers
+
+
+def test_an_empty_message_and_a_kind_of_the_future_are_unknown() -> None:
+    assert wire.read(b"", ()).kind == "unknown"
+    assert wire.read(b"\xa2\x06\x02\x0a\x00", ()).kind == "unknown"  # field 100, a message
+
+
+@pytest.mark.parametrize("message", [b"\xff", b"\x12\x05", b"\x12\x04\x0a\x02\x0a\x05", b"not protobuf"])
+def test_bytes_that_are_no_message_are_undecodable(message: bytes) -> None:
+    assert wire.read(message, ()).kind == "undecodable"
+
+
+def test_a_header_name_that_is_no_text_makes_a_message_undecodable() -> None:
+    message = request_headers([("x-user-id", b"u")]).replace(b"x-user-id", b"x-user-i\xff")
+    assert wire.read(message, ()).kind == "undecodable"
+
+
+@pytest.mark.parametrize("mode", [ProcessingMode.FULL_DUPLEX_STREAMED, ProcessingMode.GRPC])
+@pytest.mark.parametrize("field", ["request_body_mode", "response_body_mode"])
+def test_body_modes_whose_answers_carry_the_body_are_unsupported(mode: int, field: str) -> None:
+    message = request_headers(protocol_config=ProtocolConfiguration(**{field: mode}))
+    assert wire.read(message, ()).kind == "unsupported"
+
+
+@pytest.mark.parametrize("mode", [ProcessingMode.NONE, ProcessingMode.STREAMED, ProcessingMode.BUFFERED])
+def test_other_body_modes_are_served(mode: int) -> None:
+    message = request_headers(protocol_config=ProtocolConfiguration(request_body_mode=mode))
+    assert wire.read(message, ()).kind == "request_headers"
+
+
+def test_observability_mode_expects_no_answer() -> None:
+    assert not wire.read(request_headers(observability_mode=True), ()).expects_answer
+    assert wire.read(request_headers(), ()).expects_answer
+
+
+def test_an_answer_sets_every_header_that_applies() -> None:
+    assert headers_set(wire.Answers(document()).write(PLACED)) == {
+        "x-model-version": "model-a",
+        "x-ab-experiment": "chat-model",
+        "x-ab-slice": "7",
+        "x-ab-group": "1",
+        "x-ab-segment": "power",
+        "x-envoy-upstream-rq-timeout-ms": "30000",
+    }
+
+
+def test_an_answer_sets_no_header_that_does_not_apply() -> None:
+    forced = Assignment("override", "chat-model", "model-b")
+    expected = {"x-model-version": "model-b", "x-ab-experiment": "chat-model"}
+    assert headers_set(wire.Answers(document()).write(forced)) == expected
+
+
+def test_slice_0_is_a_slice() -> None:
+    first = PLACED._replace(slice=0, group=0)
+    assert headers_set(wire.Answers(document()).write(first))["x-ab-slice"] == "0"
+
+
+def test_headers_overwrite_what_is_there_and_the_route_is_chosen_again() -> None:
+    common = response(wire.Answers(document()).write(PLACED)).request_headers.response
+    overwrite = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+    assert {option.append_action for option in common.header_mutation.set_headers} == {overwrite}
+    assert not any(option.header.value for option in common.header_mutation.set_headers)
+    assert common.clear_route_cache
+
+
+def test_an_issued_cookie_travels_as_dynamic_metadata_beside_the_headers() -> None:
+    answers = wire.Answers(document())
+    issued = response(answers.write(PLACED._replace(reason="issued", set_cookie="sid=1; Path=/")))
+    assert dict(issued.dynamic_metadata["abmesh"]) == {"set_cookie": "sid=1; Path=/"}
+    issued.ClearField("dynamic_metadata")
+    assert issued == response(answers.write(PLACED))
+
+
+def test_answers_are_built_once() -> None:
+    answers = wire.Answers(document())
+    assert answers.write(PLACED) is answers.write(PLACED._replace(reason="cookie"))
+    assert answers.write(PLACED) != answers.write(PLACED._replace(segment="casual"))
+
+
+def test_answers_kept_ready_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_MOST_ANSWERS", 3)
+    answers = wire.Answers(document())
+    written = [headers_set(answers.write(PLACED._replace(slice=index)))["x-ab-slice"] for index in range(10)]
+    assert written == [str(index) for index in range(10)]
+    assert len(answers._built) <= 3
+
+
+@pytest.mark.parametrize("reason", ["unmatched", "no_unit"])
+def test_a_request_without_a_variant_is_not_touched(reason: str) -> None:
+    untouched = Assignment(reason, "chat-model")  # type: ignore[arg-type]  # the two literals
+    assert wire.Answers(document()).write(untouched) == wire.UNTOUCHED["request_headers"]
+
+
+@given(st.binary() | st.builds(lambda head, tail: head + tail, st.just(request_headers()), st.binary(max_size=40)))
+def test_any_bytes_are_of_some_kind(message: bytes) -> None:
+    read = wire.read(message, {":path"})
+    assert read.kind in wire.UNTOUCHED or read.kind in wire.ENDS_STREAM
+
+
+@given(st.lists(st.tuples(st.sampled_from(["x-user-id", "cookie", ":path"]), st.binary(max_size=100)), max_size=8))
+def test_any_header_values_come_through(pairs: list[tuple[str, bytes]]) -> None:
+    message = ProcessingRequest()
+    for name, value in pairs:
+        message.request_headers.headers.headers.add(key=name, raw_value=value)
+    read = wire.read(message.SerializeToString(), {"x-user-id", "cookie", ":path"})
+    if pairs:
+        expected: dict[str, list[bytes]] = {}
+        for name, value in pairs:
+            expected.setdefault(name, []).append(value)
+        assert read.headers == expected
