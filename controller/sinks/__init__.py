@@ -1,0 +1,1 @@
+"""Where weights go, behind one Protocol."""

@@ -1,0 +1,1 @@
+"""Where statistics come from, behind one Protocol."""

@@ -1,0 +1,49 @@
+"""``python -m controller``: the controller without the rest of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from controller.app import run
+from controller.settings import Settings, duration
+from experiment.errors import AbmeshError
+from experiment.names import DEFAULT_CONFIG
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse flags and run; the exit code: 0 done, 1 refused or failed. Wrong usage exits with 2."""
+    parser = argparse.ArgumentParser(prog="python -m controller", description="Roll out models on evidence from Envoy.")
+    parser.add_argument("--config", type=Path, default=Path(DEFAULT_CONFIG), help="the experiments document")
+    parser.add_argument(
+        "--envoy", action="append", default=[], metavar="URL", help="admin address of an Envoy; may be repeated"
+    )
+    parser.add_argument("--interval", default="5s", help="time between ticks (5s)")
+    parser.add_argument("--settle", default="5s", help="time that new weights need to be in force everywhere (5s)")
+    parser.add_argument("--timeout", default="2s", help="time limit for one Envoy's answer (2s)")
+    parser.add_argument("--http", metavar="HOST:PORT", help="serve /metrics and /healthz there")
+    parser.add_argument("--state", type=Path, metavar="DIR", help="folder for state and journal")
+    flags = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        return run(
+            Settings(
+                config=flags.config,
+                state_dir=flags.state,
+                envoys=tuple(flags.envoy),
+                interval=duration(flags.interval),
+                settle=duration(flags.settle),
+                timeout=duration(flags.timeout),
+                http_listen=flags.http,
+            )
+        )
+    except AbmeshError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

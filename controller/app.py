@@ -1,0 +1,76 @@
+"""The controller as a process: put together, started, stopped by a signal. Called by the command line and ``__main__``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+from controller.http import HttpServer
+from controller.inference.thresholds import judge
+from controller.journal import Journal
+from controller.lease import Lease
+from controller.live import LiveStore
+from controller.locks import make_folder
+from controller.loop import Controller
+from controller.settings import Settings
+from controller.sinks.file import FileSink
+from controller.sources.envoy_admin import EnvoyAdminSource
+from controller.state import StateStore
+from controller.steering import Steering
+from controller.telemetry import Telemetry
+from experiment.errors import SettingsError
+
+
+def run(settings: Settings) -> int:
+    """Run a controller until SIGTERM or SIGINT, which let the tick under way finish.
+
+    Args:
+        settings: with at least one Envoy.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        SettingsError: there is no Envoy, or the HTTP address cannot be listened on.
+        StateError: the state folder cannot be made.
+    """
+    if not settings.envoys:
+        raise SettingsError("no Envoy to read statistics from; name one with --envoy http://127.0.0.1:9901")
+    make_folder(settings.state_folder)
+    asyncio.run(_serve(settings))
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    folder = settings.state_folder
+    telemetry = Telemetry()
+    source = EnvoyAdminSource(settings.envoys, timeout=settings.timeout.total_seconds())
+    steering = Steering(
+        states=StateStore(folder),
+        journal=Journal(folder),
+        live=LiveStore(folder),
+        sink=FileSink(settings.config),
+        judge=judge,
+        settle=settings.settle,
+    )
+    lease = Lease(folder)
+    controller = Controller(settings, source=source, steering=steering, lease=lease, telemetry=telemetry)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    http = HttpServer(settings.http_listen, controller, telemetry) if settings.http_listen else None
+    try:
+        address = await http.start() if http else "none"
+        sys.stderr.write(
+            f"abmesh controller ready: config={settings.config} envoys={len(settings.envoys)} http={address} "
+            f"state={folder}\n"
+        )
+        sys.stderr.flush()
+        await controller.run(stop)
+    finally:
+        if http is not None:
+            await http.stop()
+        await source.close()
+        lease.release()

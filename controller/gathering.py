@@ -1,0 +1,89 @@
+"""The evidence of every experiment's stage: collected from readings, kept between ticks and between processes.
+
+Called by :mod:`controller.steering`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from controller.evidence.counts import add
+from controller.evidence.summary import VariantEvidence, summarize
+from controller.evidence.window import Reading, extend, open_window
+from controller.live import Live, LiveStore, begin
+from controller.model import ExperimentState, Phase
+from controller.sources.base import Observation
+from experiment.model import Experiment
+
+
+class Gathering:
+    """Collects evidence.
+
+    Args:
+        store: where it is kept between processes.
+        settle: how long after a stage's start its evidence begins.
+    """
+
+    def __init__(self, store: LiveStore, settle: timedelta) -> None:
+        self._store = store
+        self._settle = settle
+        self._live: dict[str, Live] = {}
+
+    def forget(self) -> None:
+        """Drop what is kept in memory, because another controller may have led in between."""
+        self._live.clear()
+
+    def collect(self, state: ExperimentState, name: str, observations: Sequence[Observation], at: datetime) -> Live:
+        """What is known of an experiment's stage, with what the Envoys said at a time.
+
+        Nothing is collected for a candidate without users, nor for a rollout that is finished or in a person's hands.
+        """
+        live = self._of_stage(name, state)
+        if state.phase is Phase.MANUAL or state.phase.finished or state.stage.weight == 0:
+            return live
+        readings = {
+            item.envoy: Reading(at, item.sample.uptime, item.sample.counts(name))
+            for item in observations
+            if item.sample is not None
+        }
+        window = live.window
+        if window is not None:
+            window = extend(window, readings)
+        elif readings and at >= state.stage.started_at + self._settle:
+            window = open_window(readings, at)
+        else:
+            return live
+        requests = summarize(window.totals, (state.candidate,))[state.candidate].requests
+        return replace(live, window=window, requests=requests)
+
+    def keep(self, name: str, state: ExperimentState, live: Live) -> None:
+        """Keep what is known; if the state has gone on to another stage, that one begins.
+
+        Raises:
+            StateError: it cannot be kept between processes. It is kept in memory.
+        """
+        if live.stage != state.stage.id:
+            live = replace(begin(state.stage, state.control, live), decision=live.decision)
+        known = self._live.get(name)
+        self._live[name] = live
+        if known != live:
+            self._store.write(name, live)
+
+    def _of_stage(self, name: str, state: ExperimentState) -> Live:
+        live = self._live.get(name) or self._store.read(name)
+        if live is None or live.stage != state.stage.id:
+            return begin(state.stage, state.control, live)
+        return live
+
+
+def evidence_of(experiment: Experiment, state: ExperimentState, live: Live) -> dict[str, VariantEvidence]:
+    """Evidence of every variant in a stage; empty before its evidence has begun."""
+    if live.window is None:
+        return {}
+    counts = live.window.totals
+    if experiment.weights.get(state.control) == 0:
+        # Nobody is on the control any more: the candidate is compared with the control as it was in the stage before.
+        counts = add([counts, live.reference])
+    return summarize(counts, experiment.weights)

@@ -1,0 +1,158 @@
+"""Plain thresholds with a guard against small samples: is the candidate's value above its limit, and not by chance?
+
+Error rates and latency quantiles reduce to the same question, *x of n above a share p*: an error rate above ``p``; or,
+because a quantile ``q`` exceeds a limit ``L`` exactly if more than ``1 - q`` of the requests are slower than ``L``, a
+share of slow requests above ``1 - q``. The verdict is
+
+    HARMFUL       x/n > p, and P(X >= x) < 0.001 for X ~ Binomial(n, p)
+    HEALTHY       x/n <= p
+    INCONCLUSIVE  otherwise
+
+with the exact tail P(X >= x) = I_p(x, n - x + 1), the regularized incomplete beta function (NIST Digital Library of
+Mathematical Functions, 8.17.5, https://dlmf.nist.gov/8.17.E5).
+
+What this does not do: it takes requests as independent, the control's value as exact, and every tick as the only look.
+Decision record 0007 says why that is the right first step. Pure; called by the steering.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+from scipy.special import betainc
+
+from controller.evidence.histogram import exceeding, quantile, size
+from controller.evidence.summary import VariantEvidence
+from controller.inference.judgement import Judgement, Verdict
+from experiment.metrics import Metric
+from experiment.quantities import format_share
+from experiment.rollout import Guardrail
+
+SIGNIFICANCE = 0.001
+"""How improbable a value must be at the limit to count as harm."""
+
+MIN_SAMPLE = 50
+"""Fewest requests that a mean, or a control's value, is taken from."""
+
+
+def judge(guardrail: Guardrail, candidate: VariantEvidence, control: VariantEvidence) -> Judgement:
+    """Judge one guardrail on the evidence of a stage.
+
+    Args:
+        guardrail: a share or quantile with ``max``, or with ``max_increase`` over the control.
+        candidate: evidence of the candidate.
+        control: evidence of the control; only needed for ``max_increase``.
+    """
+    metric = guardrail.measured
+    kind = "max" if guardrail.max is not None else "max_increase"
+    value, n = _value(metric, candidate), _sample_size(metric, candidate)
+    if value is None:
+        return Judgement(metric.name, kind, Verdict.ERROR, f"{metric.name} of the candidate has no data yet")
+    reference: float | None = None
+    if guardrail.max_increase is not None:
+        reference, control_n = _value(metric, control), _sample_size(metric, control)
+        if reference is None:
+            text = f"{metric.name} of the control has no data to compare with"
+            return Judgement(metric.name, kind, Verdict.ERROR, text, value, None, None, n)
+        if control_n < MIN_SAMPLE:
+            text = f"{metric.name} of the control comes from {control_n} requests; a comparison needs {MIN_SAMPLE}"
+            return Judgement(metric.name, kind, Verdict.INCONCLUSIVE, text, value, None, reference, n)
+    limit = _limit(guardrail, control, reference)
+    verdict = _verdict(metric, candidate, limit, value, n)
+    text = _sentence(metric, guardrail, verdict, value, limit, reference, n)
+    return Judgement(metric.name, kind, verdict, text, value, limit, reference, n)
+
+
+def tail(x: int, n: int, p: float) -> float:
+    """P(X >= x) for X ~ Binomial(n, p), exactly, for any size of n.
+
+    Args:
+        x: 0 or more; above n it is impossible.
+        n: 0 or more.
+        p: 0..1.
+    """
+    if x <= 0:
+        return 1.0
+    if x > n:
+        return 0.0
+    return float(betainc(float(x), float(n - x + 1), p))
+
+
+def _value(metric: Metric, evidence: VariantEvidence) -> float | None:
+    if metric.quantile is not None:
+        return quantile(evidence.bins, metric.quantile)
+    return evidence.error_rate if metric.unit == "share" else evidence.mean_ms
+
+
+def _sample_size(metric: Metric, evidence: VariantEvidence) -> int:
+    if metric.quantile is not None:
+        return size(evidence.bins)
+    return evidence.requests if metric.unit == "share" else evidence.requests + evidence.aborted
+
+
+def _limit(guardrail: Guardrail, control: VariantEvidence, reference: float | None) -> float:
+    """The highest value allowed: a share in 0..1, or milliseconds."""
+    if reference is None:
+        assert guardrail.max is not None
+        return _plain(guardrail.max)
+    assert guardrail.max_increase is not None
+    if not guardrail.relative:
+        return reference + _plain(guardrail.max_increase)
+    if guardrail.measured.unit == "share" and control.errors == 0:
+        # A multiple of nothing would forbid the candidate's first error. A control without an error among its
+        # requests counts as if it had had one.
+        reference = 1 / control.requests
+    return reference * (1 + _plain(guardrail.max_increase))
+
+
+def _plain(limit: float | timedelta) -> float:
+    return limit / timedelta(milliseconds=1) if isinstance(limit, timedelta) else limit
+
+
+def _verdict(metric: Metric, candidate: VariantEvidence, limit: float, value: float, n: int) -> Verdict:
+    if metric.quantile is not None:
+        return _above(exceeding(candidate.bins, limit), n, 1 - metric.quantile)
+    if metric.unit == "share":
+        return _above(candidate.errors, n, min(limit, 1.0))
+    if n < MIN_SAMPLE:
+        return Verdict.INCONCLUSIVE
+    return Verdict.HARMFUL if value > limit else Verdict.HEALTHY
+
+
+def _above(x: float, n: int, p: float) -> Verdict:
+    """Whether x of n is above a share p, and surely so."""
+    # Shares such as 1 - 0.95 are not exact in binary; a millionth of a millionth is not worth a verdict.
+    if x <= n * p * (1 + 1e-12):
+        return Verdict.HEALTHY
+    # Interpolation inside a bin may give a fraction of a request; rounding down never invents harm.
+    return Verdict.HARMFUL if tail(math.floor(x), n, p) < SIGNIFICANCE else Verdict.INCONCLUSIVE
+
+
+def _sentence(
+    metric: Metric,
+    guardrail: Guardrail,
+    verdict: Verdict,
+    value: float,
+    limit: float,
+    reference: float | None,
+    n: int,
+) -> str:
+    show = format_share if metric.unit == "share" else format_milliseconds
+    relation = {
+        Verdict.HEALTHY: "is within",
+        Verdict.HARMFUL: "is above",
+        Verdict.INCONCLUSIVE: "is, on too few requests to tell, near or above",
+        Verdict.ERROR: "cannot be compared with",
+    }[verdict]
+    text = f"{metric.name} {show(value)} over {n:,} requests {relation} its limit of {show(limit)}"
+    if reference is None or guardrail.max_increase is None:
+        return text
+    increase = _plain(guardrail.max_increase)
+    allowed = f"times {1 + increase:.4g}" if guardrail.relative else f"plus {show(increase)}"
+    return f"{text} (control {show(reference)} {allowed})"
+
+
+def format_milliseconds(value: float) -> str:
+    """A duration as a person reads it: ``87.5 ms``, ``1,240 ms``."""
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"

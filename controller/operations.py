@@ -1,0 +1,209 @@
+"""What a person may do to a rollout: pause, resume, promote, rollback.
+
+They work on the same state, document and journal as the controller, by the same intent and commit, under the same lock;
+so they work with a controller running, and without one. Called by the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from controller.journal import Journal
+from controller.model import Cause, ExperimentState, JournalEntry, Kind, Phase, Stage, Weights, adopt
+from controller.policy import next_step
+from controller.settings import Settings
+from controller.sinks.file import FileSink
+from controller.state import StateStore
+from controller.transitions import Change, Transitions
+from experiment.errors import RefusedError, StateError
+from experiment.model import Experiment
+from experiment.names import BUCKETS
+from experiment.quantities import format_weight
+from experiment.store import Snapshot, format_generation
+from experiment.weights import move_candidate
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What an operator's command comes to, given where the rollout stands."""
+
+    kind: Kind
+    reason: str
+    phase: Phase
+    target: int | None = None
+    afresh: bool = False
+
+
+_Decide = Callable[[Experiment, ExperimentState], _Wish]
+
+
+def pause(settings: Settings, experiment: str, *, by: str = "") -> JournalEntry:
+    """Keep the candidate at its weight until ``resume``. Guardrails stay in force: harm still rolls back.
+
+    Args:
+        settings: which document and state folder.
+        experiment: its name.
+        by: who, for the journal.
+
+    Returns:
+        The journal's entry, whose reason says what was done.
+
+    Raises:
+        RefusedError: the rollout is not progressing, or there is none.
+        AbmeshError: the document, the state or the journal cannot be used.
+    """
+
+    def wish(_: Experiment, state: ExperimentState) -> _Wish:
+        if state.phase is not Phase.PROGRESSING:
+            raise RefusedError(f"{experiment} cannot be paused: it is {_standing(state)}")
+        return _Wish(Kind.HOLD, f"paused at {_percent(state.stage.weight)} by {_who(by)}", Phase.PAUSED)
+
+    return _operate(settings, experiment, by, wish)
+
+
+def resume(settings: Settings, experiment: str, *, by: str = "") -> JournalEntry:
+    """Go on from the weights and the plan as the document has them; the stage starts afresh.
+
+    From ``paused``, from ``manual``, and from a finished rollout, which it starts again. Arguments, result and errors are
+    those of :func:`pause`.
+    """
+
+    def wish(present: Experiment, state: ExperimentState) -> _Wish:
+        edited = present.weights != state.weights
+        if state.phase is Phase.PROGRESSING and not edited and _same_plan(present, state):
+            raise RefusedError(f"{experiment} needs no resume: it is {_standing(state)}")
+        weight = _percent(present.weights[_candidate(present)])
+        return _Wish(Kind.HOLD, f"resumed by {_who(by)} with a new stage at {weight}", Phase.PROGRESSING, afresh=True)
+
+    return _operate(settings, experiment, by, wish)
+
+
+def promote(settings: Settings, experiment: str, *, full: bool = True, by: str = "") -> JournalEntry:
+    """Give the candidate all users, which finishes the rollout; or, without ``full``, the next step's weight now.
+
+    Neither time nor requests nor guardrails are asked. Arguments, result and errors are those of :func:`pause`.
+    """
+
+    def wish(present: Experiment, state: ExperimentState) -> _Wish:
+        weight = present.weights[_candidate(present)]
+        if full:
+            if state.phase is Phase.PROMOTED and weight == BUCKETS:
+                raise RefusedError(f"{experiment} cannot be promoted: it is {_standing(state)}")
+            reason = f"promoted from {_percent(weight)} to 100% by {_who(by)}"
+            return _Wish(Kind.COMPLETE, reason, Phase.PROMOTED, BUCKETS)
+        assert present.rollout is not None
+        target = next_step(present.rollout.steps, weight)
+        if target is None or state.phase is Phase.PROMOTED:
+            raise RefusedError(
+                f"{experiment} has no step after {_percent(weight)}: it is {_standing(state)}; a full promotion gives "
+                f"the candidate all users"
+            )
+        reason = f"promoted from {_percent(weight)} to {_percent(target)} by {_who(by)}"
+        return _Wish(Kind.ADVANCE, reason, Phase.PROGRESSING, target)
+
+    return _operate(settings, experiment, by, wish)
+
+
+def rollback(settings: Settings, experiment: str, *, by: str = "") -> JournalEntry:
+    """Give all of the candidate's users to the control, which finishes the rollout.
+
+    Arguments, result and errors are those of :func:`pause`.
+    """
+
+    def wish(present: Experiment, state: ExperimentState) -> _Wish:
+        weight = present.weights[_candidate(present)]
+        if state.phase is Phase.ROLLED_BACK and weight == 0:
+            raise RefusedError(f"{experiment} cannot be rolled back: it is {_standing(state)}")
+        return _Wish(Kind.ROLLBACK, f"rolled back from {_percent(weight)} by {_who(by)}", Phase.ROLLED_BACK, 0)
+
+    return _operate(settings, experiment, by, wish)
+
+
+def _operate(settings: Settings, name: str, by: str, decide: _Decide) -> JournalEntry:
+    folder = settings.state_folder
+    transitions = Transitions(StateStore(folder), Journal(folder), FileSink(settings.config))
+    made: list[JournalEntry] = []
+
+    def plan(snapshot: Snapshot, state: ExperimentState | None) -> Change:
+        experiment, now = snapshot.document.experiment(name), datetime.now(UTC)
+        if experiment.rollout is None:
+            raise RefusedError(
+                f"{name} has no rollout; give it one in the document, or set weights with abmesh weights"
+            )
+        before = state or adopt(experiment, Phase.PROGRESSING, uuid4().hex, now)
+        change = _change(snapshot, experiment, before, decide(experiment, before), by, now)
+        made.append(change.entry)
+        return change
+
+    state = transitions.change(name, plan)
+    if state.decision is None or state.decision.id != made[0].id:
+        raise StateError(
+            f"{name}: the weights were edited in the same instant, so nothing was done; look and try again"
+        )
+    return made[0]
+
+
+def _change(
+    snapshot: Snapshot, experiment: Experiment, before: ExperimentState, wish: _Wish, by: str, now: datetime
+) -> Change:
+    candidate, entry_id = _candidate(experiment), uuid4().hex
+    weights: Weights = dict(experiment.weights)
+    if wish.target is not None:
+        weights = move_candidate(weights, experiment.control.name, candidate, wish.target)
+    entry = JournalEntry(
+        id=entry_id,
+        at=now,
+        experiment=experiment.name,
+        actor="operator",
+        by=by,
+        kind=wish.kind,
+        cause=Cause.OPERATOR,
+        reason=wish.reason,
+        phase_before=before.phase,
+        phase=wish.phase,
+        weights_before=experiment.weights,
+        weights_after=weights,
+        stage=before.stage,
+        generation=format_generation(snapshot.generation),
+    )
+    unedited = _same_plan(experiment, before) and experiment.weights == before.weights
+    stage = before.stage
+    if wish.afresh or weights[candidate] != stage.weight:
+        follows = stage.id if unedited and wish.kind is Kind.ADVANCE else None
+        stage = Stage(id=entry_id, weight=weights[candidate], started_at=now, follows=follows)
+    after = adopt(experiment, wish.phase, entry_id, now).model_copy(
+        update={"weights": weights, "stage": stage, "decision": entry.decision}
+    )
+    if wish.phase is Phase.PAUSED and not unedited:
+        # Pausing accepts nothing that a person has changed; resuming does.
+        after = before.model_copy(update={"phase": wish.phase, "decision": entry.decision})
+    return Change(before, after, entry)
+
+
+def _candidate(experiment: Experiment) -> str:
+    assert experiment.rollout is not None
+    return experiment.rollout.candidate
+
+
+def _same_plan(experiment: Experiment, state: ExperimentState) -> bool:
+    assert experiment.rollout is not None
+    return (experiment.rollout.candidate, experiment.control.name, experiment.rollout.steps) == (
+        state.candidate,
+        state.control,
+        state.steps,
+    )
+
+
+def _standing(state: ExperimentState) -> str:
+    return f"{state.phase.replace('_', ' ')} at {_percent(state.stage.weight)}"
+
+
+def _who(by: str) -> str:
+    return by or "an operator"
+
+
+def _percent(points: int) -> str:
+    return f"{format_weight(points)}%"

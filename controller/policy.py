@@ -1,0 +1,249 @@
+"""The rollout policy: what to do with a candidate, and why, in one sentence. Pure.
+
+It knows stages, verdicts and missing data; it does not know how a verdict is reached, where data comes from, or how
+weights are written. The order of the rules is the order of :func:`decide`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from controller.inference.judgement import Judgement, Verdict
+from controller.model import Cause, ExperimentState, Kind, Phase
+from experiment.model import Experiment
+from experiment.quantities import format_duration, format_weight
+from experiment.rollout import Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Which Envoys answered this time.
+
+    Attributes:
+        total: how many there are.
+        absent: address and reason of each that did not answer.
+    """
+
+    total: int
+    absent: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def answered(self) -> int:
+        """How many answered."""
+        return self.total - len(self.absent)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are any and all answered."""
+        return self.total > 0 and not self.absent
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Everything that a decision is made of, but for the time.
+
+    Attributes:
+        experiment: as the document has it now; it has a rollout.
+        state: what is remembered; it has no pending intent.
+        judgements: one for each guardrail, on the evidence of this stage; empty before there is any.
+        requests: the candidate's answered requests in this stage's evidence.
+        collecting: whether the settle time is over and this stage's evidence has begun.
+        coverage: which Envoys answered.
+    """
+
+    experiment: Experiment
+    state: ExperimentState
+    judgements: Sequence[Judgement]
+    requests: int
+    collecting: bool
+    coverage: Coverage
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do.
+
+    Attributes:
+        reason: one sentence that a person understands, with the numbers.
+        target: the candidate's new weight in basis points; None leaves all weights as they are.
+        phase: of the rollout from now on.
+    """
+
+    kind: Kind
+    cause: Cause
+    reason: str
+    phase: Phase
+    target: int | None = None
+
+
+def decide(situation: Situation, now: datetime) -> Decision:
+    """What to do with the candidate now.
+
+    1. A rollout that a person has taken over, or that is finished, stays as it is.
+    2. Weights that nobody of us wrote, or another plan, are a person's doing: hand over to them.
+    3. Harm rolls back, at once, also while paused and while other Envoys are missing.
+    4. Everything else needs all Envoys, time, requests and healthy guardrails, in this order, or holds.
+    5. A stage that holds for longer than its ``max_duration`` does what ``on_timeout`` says.
+    """
+    state = situation.state
+    handed_over = _handed_over(situation)
+    if handed_over is not None:
+        return handed_over
+    if state.phase.finished:
+        return Decision(Kind.HOLD, Cause.FINISHED, _finished(state), state.phase)
+    harm = _harm(situation)
+    if harm is not None:
+        return harm
+    if state.phase is Phase.PAUSED:
+        reason = f"paused at {_percent(state.stage.weight)}; abmesh resume goes on"
+        return Decision(Kind.HOLD, Cause.PAUSED, reason, state.phase)
+    obstacle = _obstacle(situation, now)
+    if obstacle is None:
+        return _forward(situation, now)
+    return _timed_out(situation, now, obstacle) or obstacle
+
+
+def next_step(steps: Sequence[int], weight: int) -> int | None:
+    """The smallest step above a weight, in basis points; None at or above the last one."""
+    return min((step for step in steps if step > weight), default=None)
+
+
+def _rollout(situation: Situation) -> Rollout:
+    assert situation.experiment.rollout is not None
+    return situation.experiment.rollout
+
+
+def _handed_over(situation: Situation) -> Decision | None:
+    """The rules about what a person has done to the document."""
+    experiment, state, rollout = situation.experiment, situation.state, _rollout(situation)
+    if state.phase is Phase.MANUAL:
+        reason = f"in a person's hands at {_percent(state.stage.weight)}; abmesh resume goes on"
+        if state.decision is not None:
+            reason = f"in a person's hands: {state.decision.reason}"
+        return Decision(Kind.HOLD, Cause.MANUAL, reason, Phase.MANUAL)
+    if (rollout.candidate, experiment.control.name) != (state.candidate, state.control):
+        reason = (
+            f"the plan changed from {state.candidate} against {state.control} to {rollout.candidate} against "
+            f"{experiment.control.name}; abmesh resume starts it"
+        )
+        return Decision(Kind.HOLD, Cause.PLAN_CHANGED, reason, Phase.MANUAL)
+    if experiment.weights != state.weights:
+        reason = (
+            f"the weights are {_weights(experiment.weights)}, but {_weights(state.weights)} was written last: a person "
+            f"edited them; abmesh resume goes on from there"
+        )
+        return Decision(Kind.HOLD, Cause.WEIGHTS_EDITED, reason, Phase.MANUAL)
+    if rollout.steps != state.steps and state.phase is Phase.PROGRESSING:
+        reason = (
+            f"the steps changed from {_steps(state.steps)} to {_steps(rollout.steps)} during the rollout; "
+            f"abmesh resume goes on with the new ones"
+        )
+        return Decision(Kind.HOLD, Cause.PLAN_CHANGED, reason, Phase.MANUAL)
+    return None
+
+
+def _finished(state: ExperimentState) -> str:
+    what = "promoted" if state.phase is Phase.PROMOTED else "rolled back"
+    return f"{state.candidate} was {what}; abmesh resume starts it again"
+
+
+def _harm(situation: Situation) -> Decision | None:
+    state = situation.state
+    harmful = [judgement for judgement in situation.judgements if judgement.verdict is Verdict.HARMFUL]
+    if not harmful or state.stage.weight == 0:
+        return None
+    texts = "; ".join(judgement.text for judgement in harmful)
+    reason = f"{state.candidate} at {_percent(state.stage.weight)} does harm: {texts}; all its users go to the control"
+    return Decision(Kind.ROLLBACK, Cause.HARMFUL, reason, Phase.ROLLED_BACK, target=0)
+
+
+def _obstacle(situation: Situation, now: datetime) -> Decision | None:
+    """The first thing that keeps the candidate where it is, as a hold; None if nothing does."""
+    state, stage = situation.state, _rollout(situation).stage
+    here = f"{state.candidate} at {_percent(state.stage.weight)}"
+
+    def hold(cause: Cause, why: str) -> Decision:
+        return Decision(Kind.HOLD, cause, f"{here} {why}", state.phase)
+
+    if not situation.coverage.complete:
+        return hold(Cause.MISSING_DATA, f"holds for missing data: {_missing(situation.coverage)}")
+    if state.stage.weight == 0:
+        return None
+    if not situation.collecting:
+        return hold(Cause.SETTLING, "waits until every server and Envoy serves its weights")
+    age = state.stage.age(now)
+    if age < stage.min_duration:
+        lasts = f"{_age(age)} of at least {format_duration(stage.min_duration)}"
+        return hold(Cause.MIN_DURATION, f"has lasted {lasts}, with {situation.requests:,} requests")
+    if situation.requests < stage.min_requests:
+        needed = f"{situation.requests:,} of at least {stage.min_requests:,} requests"
+        return hold(Cause.MIN_REQUESTS, f"has had {needed} in {_age(age)}")
+    for verdict, cause in ((Verdict.ERROR, Cause.UNJUDGED), (Verdict.INCONCLUSIVE, Cause.INCONCLUSIVE)):
+        texts = [judgement.text for judgement in situation.judgements if judgement.verdict is verdict]
+        if texts:
+            return hold(cause, "holds: " + "; ".join(texts))
+    return None
+
+
+def _timed_out(situation: Situation, now: datetime, obstacle: Decision) -> Decision | None:
+    rollout, state = _rollout(situation), situation.state
+    longest = rollout.stage.max_duration
+    if longest is None or state.stage.weight == 0 or state.stage.age(now) <= longest:
+        return None
+    reason = (
+        f"{state.candidate} at {_percent(state.stage.weight)} exceeded its max_duration of {format_duration(longest)}"
+    )
+    if rollout.on_timeout == "rollback":
+        reason = f"{reason}; it is rolled back, as on_timeout says. What kept it: {obstacle.reason}"
+        return Decision(Kind.ROLLBACK, Cause.TIMEOUT, reason, Phase.ROLLED_BACK, target=0)
+    reason = f"{reason}; it holds on, as on_timeout says. What keeps it: {obstacle.reason}"
+    return Decision(Kind.HOLD, Cause.TIMEOUT, reason, state.phase)
+
+
+def _forward(situation: Situation, now: datetime) -> Decision:
+    state = situation.state
+    target = next_step(_rollout(situation).steps, state.stage.weight)
+    if state.stage.weight == 0 and target is not None:
+        reason = f"the rollout of {state.candidate} starts at {_percent(target)}"
+        return Decision(Kind.ADVANCE, Cause.STARTING, reason, Phase.PROGRESSING, target)
+    passed = (
+        f"{state.candidate} passed {_percent(state.stage.weight)} with {situation.requests:,} requests in "
+        f"{_age(state.stage.age(now))}{_kept(situation.judgements)}"
+    )
+    if target is None:
+        reason = f"{passed}; that was the last step, so it is promoted"
+        return Decision(Kind.COMPLETE, Cause.LAST_STEP_PASSED, reason, Phase.PROMOTED)
+    return Decision(Kind.ADVANCE, Cause.PASSED, f"{passed}; on to {_percent(target)}", Phase.PROGRESSING, target)
+
+
+def _kept(judgements: Sequence[Judgement]) -> str:
+    texts = "; ".join(judgement.text for judgement in judgements)
+    return f" ({texts})" if texts else ""
+
+
+def _missing(coverage: Coverage) -> str:
+    if coverage.total == 0:
+        return "there is no Envoy to ask"
+    shown = ", ".join(f"{envoy} ({why})" for envoy, why in coverage.absent[:3])
+    more = f" and {len(coverage.absent) - 3} more" if len(coverage.absent) > 3 else ""
+    return f"{coverage.answered} of {coverage.total} Envoys answered; not {shown}{more}"
+
+
+def _percent(points: int) -> str:
+    return f"{format_weight(points)}%"
+
+
+def _weights(weights: dict[str, int]) -> str:
+    return ", ".join(f"{name} {_percent(points)}" for name, points in weights.items())
+
+
+def _steps(steps: Sequence[int]) -> str:
+    return "[" + ", ".join(format_weight(step) for step in steps) + "]"
+
+
+def _age(age: timedelta) -> str:
+    """An age in whole seconds; tenths only below ten seconds, where they matter."""
+    step = timedelta(seconds=1) if age >= timedelta(seconds=10) else timedelta(milliseconds=100)
+    return format_duration(age // step * step)

@@ -1,0 +1,97 @@
+"""How a controller is set up: which document, which Envoys, how often. Checked once, before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from experiment.errors import SettingsError
+from experiment.quantities import DURATION_FORM, format_duration, parse_duration
+
+STATE_PARENT = ".abmesh"
+
+MIN_INTERVAL = timedelta(milliseconds=100)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of the controller, of the operator's commands and of the status.
+
+    Attributes:
+        config: the experiments document.
+        state_dir: where state, journal and locks are; none means ``.abmesh/<name of the config file>/`` beside it.
+        envoys: base addresses of Envoys' admin endpoints; only a running controller needs them.
+        interval: time between the starts of two ticks.
+        settle: how long new weights need until every server and Envoy serves them.
+        timeout: time limit for one Envoy's answer.
+        http_listen: ``HOST:PORT`` of ``/metrics`` and ``/healthz``; none serves neither. Port 0 takes a free one.
+    """
+
+    config: Path
+    state_dir: Path | None = None
+    envoys: tuple[str, ...] = ()
+    interval: timedelta = timedelta(seconds=5)
+    settle: timedelta = timedelta(seconds=5)
+    timeout: timedelta = timedelta(seconds=2)
+    http_listen: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError for a value that makes no sense."""
+        if self.interval < MIN_INTERVAL:
+            raise SettingsError(f"interval {format_duration(self.interval)} is too short; at least 100ms")
+        if self.settle < timedelta():
+            raise SettingsError("the settle time cannot be negative")
+        if self.timeout < timedelta(milliseconds=1):
+            raise SettingsError(f"timeout {format_duration(self.timeout)} is too short; at least 1ms")
+        object.__setattr__(self, "envoys", tuple(_admin_address(envoy) for envoy in self.envoys))
+        twice = sorted({envoy for envoy in self.envoys if self.envoys.count(envoy) > 1})
+        if twice:
+            raise SettingsError(f"the Envoy {twice[0]} is named twice; its requests would count twice")
+        if self.http_listen is not None:
+            listen_address(self.http_listen)
+
+    @property
+    def state_folder(self) -> Path:
+        """The folder of state, journal and locks."""
+        return self.state_dir or self.config.absolute().parent / STATE_PARENT / self.config.stem
+
+
+def listen_address(text: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``; an IPv6 address stands in brackets.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not bare or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and bare == host):
+        raise SettingsError(f"{text!r} is not an address to listen on; write HOST:PORT, such as 127.0.0.1:9103")
+    return bare, int(port)
+
+
+def duration(text: str) -> timedelta:
+    """The duration that a flag's text means.
+
+    Raises:
+        SettingsError: it means none.
+    """
+    value = parse_duration(text)
+    if value is None:
+        raise SettingsError(f"{text!r} is not a duration; write {DURATION_FORM}")
+    return value
+
+
+def _admin_address(text: str) -> str:
+    allowed = "write http://HOST:PORT, such as http://127.0.0.1:9901"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise SettingsError(f"{text!r} is not an Envoy's admin address: {error}; {allowed}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == 0:
+        raise SettingsError(f"{text!r} is not an Envoy's admin address; {allowed}")
+    if parts.username or parts.password:
+        raise SettingsError("an Envoy's admin address cannot hold a user name or a password")
+    return text.rstrip("/")

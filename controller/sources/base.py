@@ -1,0 +1,33 @@
+"""What a source of statistics must be able to do for the controller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from controller.evidence.parse import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one Envoy said, or why it said nothing.
+
+    Attributes:
+        envoy: its address, by which it is known over time.
+        sample: its cumulative values, or None.
+        error: why there is no sample; empty if there is one.
+    """
+
+    envoy: str
+    sample: Sample | None
+    error: str = ""
+
+
+class Source(Protocol):
+    """Asks every Envoy for its statistics."""
+
+    async def observe(self) -> list[Observation]:
+        """One observation of each Envoy, always; an Envoy that fails is an observation with an error."""
+
+    async def close(self) -> None:
+        """Give back connections."""

@@ -1,0 +1,327 @@
+"""One tick's work on every experiment: evidence, verdicts, decision, and carrying it out.
+
+Called by :mod:`controller.loop` in a worker thread, with what the Envoys said and the time. What goes wrong with one
+experiment is reported and leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+from controller.evidence.summary import VariantEvidence
+from controller.gathering import Gathering, evidence_of
+from controller.inference.judgement import Judge, Judgement
+from controller.journal import Journal, Pace
+from controller.live import LiveStore
+from controller.model import (
+    Cause,
+    DecisionRecord,
+    ExperimentState,
+    JournalEntry,
+    Kind,
+    Phase,
+    Stage,
+    adopt,
+)
+from controller.policy import Coverage, Decision, Situation, decide
+from controller.sinks.base import Sink
+from controller.sources.base import Observation
+from controller.state import StateStore
+from controller.transitions import Change, Superseded, Transitions
+from experiment.errors import AbmeshError, DocumentError, StateError, StoreError
+from experiment.model import Experiment
+from experiment.store import Snapshot, format_generation
+from experiment.weights import move_candidate
+
+log = logging.getLogger("abmesh.controller")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a tick did about one experiment."""
+
+    experiment: str
+    state: ExperimentState
+    weights: Mapping[str, int]
+    decision: DecisionRecord
+    judgements: Sequence[Judgement] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a tick did.
+
+    Attributes:
+        generation: of the document, or None if it is refused or unreadable.
+        document_error: why it is, or empty.
+        outcomes: one for each experiment with a rollout that could be dealt with.
+        failures: why the others could not, by name.
+    """
+
+    generation: int | None
+    document_error: str = ""
+    outcomes: tuple[Outcome, ...] = ()
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tick:
+    """What all experiments share in one tick."""
+
+    observations: Sequence[Observation]
+    coverage: Coverage
+    at: datetime
+    now: datetime
+
+
+class Steering:
+    """Judges, decides and applies.
+
+    Args:
+        states: where rollouts stand.
+        journal: where decisions go.
+        live: where evidence is kept between processes.
+        sink: where the document is.
+        judge: how a verdict is reached.
+        settle: how long new weights need until every server and Envoy serves them.
+        new_id: makes the ids of decisions.
+    """
+
+    def __init__(
+        self,
+        *,
+        states: StateStore,
+        journal: Journal,
+        live: LiveStore,
+        sink: Sink,
+        judge: Judge,
+        settle: timedelta,
+        new_id: Callable[[], str] = lambda: uuid4().hex,
+    ) -> None:
+        self._states = states
+        self._journal = journal
+        self._gathering = Gathering(live, settle)
+        self._sink = sink
+        self._judge = judge
+        self._new_id = new_id
+        self._transitions = Transitions(states, journal, sink)
+        self._pace = Pace()
+
+    def forget(self) -> None:
+        """Drop what is kept in memory, because another controller may have led in between."""
+        self._gathering.forget()
+        self._pace = Pace()
+
+    def steer(self, observations: Sequence[Observation], at: datetime, now: datetime) -> Report:
+        """Deal with every experiment that has a rollout.
+
+        Args:
+            observations: one of each Envoy.
+            at: when they were asked.
+            now: when they had answered.
+
+        Raises:
+            StateError: the state cannot be read; nothing was done.
+        """
+        states = self._states.read().experiments
+        absent = tuple((item.envoy, item.error) for item in observations if item.sample is None)
+        tick = _Tick(observations, Coverage(len(observations), absent), at, now)
+        try:
+            snapshot = self._sink.read()
+        except (DocumentError, StoreError) as error:
+            return self._refused(states, str(error), tick)
+        outcomes: list[Outcome] = []
+        failures: dict[str, str] = {}
+        for experiment in snapshot.document.experiments:
+            if experiment.rollout is None:
+                continue
+            try:
+                outcomes.append(self._steer_one(snapshot, experiment, states.get(experiment.name), tick))
+            except Superseded as error:
+                log.info("%s: %s; deciding again at the next tick", experiment.name, error)
+            except AbmeshError as error:
+                log.error("%s: %s", experiment.name, error)
+                failures[experiment.name] = str(error)
+            except Exception as error:
+                log.exception("%s: this is a bug in abmesh", experiment.name)
+                failures[experiment.name] = repr(error)
+        return Report(snapshot.generation, "", tuple(outcomes), failures)
+
+    def _steer_one(
+        self, snapshot: Snapshot, experiment: Experiment, state: ExperimentState | None, tick: _Tick
+    ) -> Outcome:
+        name = experiment.name
+        if state is None:
+            state = self._first_state(experiment, tick.now)
+        elif state.intent is not None:
+            log.warning("%s: finishing %s, which was cut short", name, state.intent.entry.kind)
+            recovered = self._transitions.recover(name)
+            assert recovered is not None
+            state, snapshot = recovered, self._sink.read()
+            experiment = snapshot.document.experiment(name)
+            if experiment.rollout is None:
+                raise Superseded("the rollout was taken out of the document")
+        state = self._mind_the_clock(name, state, tick.now)
+        live = self._gathering.collect(state, experiment.name, tick.observations, tick.at)
+        evidence = evidence_of(experiment, state, live)
+        judgements = self._judgements(experiment, state, evidence)
+        situation = Situation(experiment, state, judgements, live.requests, live.window is not None, tick.coverage)
+        decision = decide(situation, tick.now)
+        entry = self._entry(snapshot, situation, decision, evidence, tick)
+        if decision.kind is Kind.HOLD and decision.phase is state.phase:
+            if self._pace.due(name, decision.kind, decision.cause, decision.phase, tick.now):
+                self._journal.append(entry, durable=False)
+                self._pace.written(name, decision.kind, decision.cause, decision.phase, tick.now)
+                log.info("%s: hold: %s", name, decision.reason)
+            made = entry.decision
+        else:
+            state = self._apply(situation, decision, entry, tick.now)
+            made = state.decision or entry.decision
+        self._gathering.keep(name, state, replace(live, decision=made))
+        return Outcome(name, state, state.weights, made, judgements)
+
+    def _judgements(
+        self, experiment: Experiment, state: ExperimentState, evidence: Mapping[str, VariantEvidence]
+    ) -> list[Judgement]:
+        rollout = experiment.rollout
+        assert rollout is not None
+        if state.candidate not in evidence or state.control not in evidence:
+            return []
+        candidate, control = evidence[state.candidate], evidence[state.control]
+        return [self._judge(guardrail, candidate, control) for guardrail in rollout.guardrails]
+
+    def _first_state(self, experiment: Experiment, now: datetime) -> ExperimentState:
+        """The state of a rollout that is new, or whose state was lost."""
+        name, stage_id = experiment.name, self._new_id()
+        state = adopt(experiment, Phase.PROGRESSING, stage_id, now)
+        if self._journal.knows(name):
+            reason = (
+                f"the journal knows {name}, but its state is gone from {self._states.path}; nothing moves until "
+                f"abmesh resume starts a stage at the weights as they stand"
+            )
+            lost = DecisionRecord(id=stage_id, kind=Kind.HOLD, cause=Cause.STATE_LOST, reason=reason, at=now)
+            state = state.model_copy(update={"phase": Phase.MANUAL, "decision": lost})
+            log.warning("%s: %s", name, reason)
+        self._transitions.put(name, None, state)
+        return state
+
+    def _mind_the_clock(self, name: str, state: ExperimentState, now: datetime) -> ExperimentState:
+        """A stage that began in the future would never end: the clock was set back, so it begins now."""
+        if state.stage.started_at <= now:
+            return state
+        log.warning("%s: the clock was set back behind the stage's start; the stage's age counts from now", name)
+        corrected = state.model_copy(update={"stage": state.stage.model_copy(update={"started_at": now})})
+        self._transitions.put(name, state, corrected)
+        return corrected
+
+    def _entry(
+        self,
+        snapshot: Snapshot,
+        situation: Situation,
+        decision: Decision,
+        evidence: Mapping[str, VariantEvidence],
+        tick: _Tick,
+    ) -> JournalEntry:
+        experiment, state = situation.experiment, situation.state
+        weights = experiment.weights
+        after = weights
+        if decision.target is not None:
+            after = move_candidate(weights, state.control, state.candidate, decision.target)
+        return JournalEntry(
+            id=self._new_id(),
+            at=tick.now,
+            experiment=experiment.name,
+            actor="controller",
+            kind=decision.kind,
+            cause=decision.cause,
+            reason=decision.reason,
+            phase_before=state.phase,
+            phase=decision.phase,
+            weights_before=weights,
+            weights_after=after,
+            stage=state.stage,
+            generation=format_generation(snapshot.generation),
+            evidence={name: item.outline() for name, item in evidence.items()},
+            judgements=[judgement.outline() for judgement in situation.judgements],
+            sources=_sources(tick.coverage),
+        )
+
+    def _apply(self, situation: Situation, decision: Decision, entry: JournalEntry, now: datetime) -> ExperimentState:
+        """Carry out a decision that changes something."""
+        experiment, state = situation.experiment, situation.state
+        stage = state.stage
+        weight = entry.weights_after.get(state.candidate, 0)
+        if weight != stage.weight:
+            follows = stage.id if decision.kind is Kind.ADVANCE else None
+            stage = Stage(id=entry.id, weight=weight, started_at=now, follows=follows)
+        after = state.model_copy(
+            update={
+                "phase": decision.phase,
+                "weights": entry.weights_after,
+                "stage": stage,
+                "decision": entry.decision,
+            }
+        )
+
+        def plan(present: Snapshot, known: ExperimentState | None) -> Change:
+            if known != state:
+                raise Superseded("the state changed while deciding")
+            if present.document.experiment(experiment.name) != experiment:
+                raise Superseded("the document changed while deciding")
+            return Change(state, after, entry)
+
+        try:
+            changed = self._transitions.change(experiment.name, plan)
+        except Superseded:
+            raise
+        except StateError as error:
+            if decision.kind is Kind.ROLLBACK:
+                self._roll_back_regardless(experiment, entry, error)
+            raise
+        log.info("%s: %s: %s", experiment.name, changed.phase, entry.reason)
+        self._pace.written(experiment.name, entry.kind, entry.cause, changed.phase, now)
+        return changed
+
+    def _roll_back_regardless(self, experiment: Experiment, entry: JournalEntry, error: StateError) -> None:
+        """Protect users although the state cannot be kept (a full disk): a rollback needs nothing but the document."""
+        log.error("%s: rolling back although the state cannot be kept: %s", experiment.name, error)
+        present = self._sink.read()
+        if present.document.experiment(experiment.name).weights == entry.weights_before:
+            self._sink.write_weights(experiment.name, entry.weights_after, based_on=present.generation)
+
+    def _refused(self, states: Mapping[str, ExperimentState], error: str, tick: _Tick) -> Report:
+        """Hold everything that is under way, because weights can only be written into a document that is valid."""
+        outcomes = []
+        for name, state in states.items():
+            if state.phase.finished:
+                continue
+            reason = f"holds, because the document is refused: {error}"
+            entry = JournalEntry(
+                id=self._new_id(),
+                at=tick.now,
+                experiment=name,
+                actor="controller",
+                kind=Kind.HOLD,
+                cause=Cause.DOCUMENT_REFUSED,
+                reason=reason,
+                phase_before=state.phase,
+                phase=state.phase,
+                weights_before=state.weights,
+                weights_after=state.weights,
+                stage=state.stage,
+                generation="",
+                sources=_sources(tick.coverage),
+            )
+            if self._pace.due(name, entry.kind, entry.cause, entry.phase, tick.now):
+                self._journal.append(entry, durable=False)
+                self._pace.written(name, entry.kind, entry.cause, entry.phase, tick.now)
+            outcomes.append(Outcome(name, state, state.weights, entry.decision))
+        return Report(None, error, tuple(outcomes))
+
+
+def _sources(coverage: Coverage) -> dict[str, object]:
+    return {"total": coverage.total, "answered": coverage.answered, "absent": dict(coverage.absent)}

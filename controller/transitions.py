@@ -1,0 +1,171 @@
+"""Changes of a rollout that no crash can tear: intent, weights, journal, commit.
+
+A change is carried out in four steps, each durable before the next:
+
+1. The *intent* goes into the state: the weights it starts from, the state it leads to, its journal entry.
+2. The document gets its weights, by compare-and-swap.
+3. The journal gets its entry, unless it has it.
+4. *Commit*: the state it leads to replaces the intent.
+
+Whoever finds an intent, after a crash, carries on: the document has the new weights (go on with 3), or still the old
+ones (2), or others: then a person edited it in between, the change is abandoned and the rollout is theirs.
+
+The lock on the state is held throughout, so that the controller and an operator's command never interleave. Called by
+:mod:`controller.steering` and :mod:`controller.operations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from controller.journal import Journal
+from controller.model import Cause, ExperimentState, Intent, JournalEntry, Kind, Phase, Stage
+from controller.sinks.base import Sink
+from controller.state import StateStore
+from experiment.errors import Conflict, StateError, StoreError
+from experiment.store import Snapshot
+
+_ATTEMPTS = 100
+"""How often a write is tried while others write to the same document; each failure means that another succeeded."""
+
+
+class Superseded(StateError):
+    """The state or the document changed while a decision was made; nothing was done, and it is to be made again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be done.
+
+    Attributes:
+        before: the state that it starts from, without an intent.
+        after: the state that it leads to, without an intent; its weights are those to write.
+        entry: for the journal; ``weights_before`` are the document's present ones.
+    """
+
+    before: ExperimentState
+    after: ExperimentState
+    entry: JournalEntry
+
+
+Plan = Callable[[Snapshot, ExperimentState | None], Change]
+"""Makes a change from the document and the state as they are under the lock, or raises."""
+
+
+class Transitions:
+    """Carries out changes on one state folder and one document."""
+
+    def __init__(self, states: StateStore, journal: Journal, sink: Sink) -> None:
+        self._states = states
+        self._journal = journal
+        self._sink = sink
+
+    def recover(self, name: str) -> ExperimentState | None:
+        """Finish what a crash left undone; the state after that, or None if there is none.
+
+        Raises:
+            AbmeshError: it cannot be finished now; the intent stays.
+        """
+        with self._states.locked():
+            return self._finished(name)
+
+    def change(self, name: str, plan: Plan) -> ExperimentState:
+        """Make and carry out a change.
+
+        Args:
+            name: the experiment's.
+            plan: called with the document and the state, which has no intent.
+
+        Returns:
+            The state after it, which is ``manual`` if a person edited the weights in the same instant.
+
+        Raises:
+            AbmeshError: it was not begun; or it was, and could not be finished now, so that its intent stays.
+        """
+        with self._states.locked():
+            state = self._finished(name)
+            change = plan(self._sink.read(), state)
+            intent = Intent(before=change.entry.weights_before, after=change.after, entry=change.entry)
+            begun = change.before.model_copy(update={"intent": intent})
+            self._states.write(name, begun)
+            return self._carry_out(name, begun, intent, fresh=True)
+
+    def put(self, name: str, expected: ExperimentState | None, state: ExperimentState) -> None:
+        """Keep a state that is no decision: a first one, or a corrected clock.
+
+        Raises:
+            Superseded: the present state is not the expected one.
+            StateError: it cannot be kept.
+        """
+        with self._states.locked():
+            if self._states.read().experiments.get(name) != expected:
+                raise Superseded(f"the state of {name} changed in between")
+            self._states.write(name, state)
+
+    def _finished(self, name: str) -> ExperimentState | None:
+        state = self._states.read().experiments.get(name)
+        if state is None or state.intent is None:
+            return state
+        return self._carry_out(name, state, state.intent, fresh=False)
+
+    def _carry_out(self, name: str, state: ExperimentState, intent: Intent, *, fresh: bool) -> ExperimentState:
+        """Steps 2 to 4. An intent that is not fresh may be at any of them."""
+        if not self._write_weights(name, intent):
+            return self._abandon(name, state, intent)
+        if fresh or not self._journal.holds(intent.entry.id):
+            self._journal.append(intent.entry, durable=True)
+        self._states.write(name, intent.after)
+        return intent.after
+
+    def _write_weights(self, name: str, intent: Intent) -> bool:
+        """Give the document the intended weights; False if it has neither these nor those before."""
+        for _ in range(_ATTEMPTS):
+            snapshot = self._sink.read()
+            present = snapshot.document.experiment(name).weights
+            if present == intent.after.weights:
+                return True
+            if present != intent.before:
+                return False
+            try:
+                self._sink.write_weights(name, intent.after.weights, based_on=snapshot.generation)
+            except Conflict:
+                continue
+            return True
+        raise StoreError(
+            f"the weights of {name} could not be written: the document changed {_ATTEMPTS} times meanwhile"
+        )
+
+    def _abandon(self, name: str, state: ExperimentState, intent: Intent) -> ExperimentState:
+        weights = self._sink.read().document.experiment(name).weights
+        reason = (
+            f"a person edited the weights while {intent.entry.kind} was being carried out; it was abandoned, and "
+            f"abmesh resume goes on from there"
+        )
+        entry = intent.entry.model_copy(
+            update={
+                "id": f"{intent.entry.id}-abandoned",
+                "actor": "controller",
+                "by": "",
+                "kind": Kind.HOLD,
+                "cause": Cause.WEIGHTS_EDITED,
+                "reason": reason,
+                "phase": Phase.MANUAL,
+                "weights_before": weights,
+                "weights_after": weights,
+            }
+        )
+        stage = Stage(id=entry.id, weight=weights.get(state.candidate, 0), started_at=entry.at)
+        manual = state.model_copy(
+            update={
+                "phase": Phase.MANUAL,
+                "weights": weights,
+                "stage": stage,
+                "decision": entry.decision,
+                "intent": None,
+            }
+        )
+        if not self._journal.holds(entry.id):
+            self._journal.append(entry, durable=True)
+        self._states.write(name, manual)
+        return manual
