@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from experiment import yaml_edit, yaml_nodes
+from experiment import yaml_edit, yaml_nodes, yaml_plain
 from experiment.bucketing import reallocate
 from experiment.errors import DocumentError, Problem, UnknownName, WeightsError
 from experiment.explain import explain
@@ -44,7 +44,7 @@ def parse(text: str, source: str = DEFAULT_CONFIG) -> Document:
 
 def _load(text: str, source: str) -> tuple[Document, Node]:
     root = yaml_nodes.compose(text, source)
-    data = yaml_nodes.plain(root, text, source)
+    data = yaml_plain.plain(root, text, source)
     if not isinstance(data, dict):
         found, allowed = yaml_nodes.quote(root, text), "a mapping that starts with version: 1"
         raise DocumentError(source, (Problem("", root.line, "the document is no mapping", found, allowed),))

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from experiment import yaml_nodes
 from experiment.errors import Problem
-from experiment.parts import FORMS
+from experiment.texts import FORMS
 from experiment.yaml_nodes import Collection, Node
 
 _OWN = ("weight", "duration", "limit")

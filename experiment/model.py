@@ -18,14 +18,10 @@ from experiment.errors import UnknownName
 from experiment.names import BUCKETS, GROUPS
 from experiment.parts import (
     Cluster,
-    ClusterName,
-    DnsLabel,
-    EventName,
     Frozen,
     IssueCookie,
     Match,
     Override,
-    Salt,
     Segments,
     UnitSource,
     Variant,
@@ -35,6 +31,7 @@ from experiment.parts import (
 )
 from experiment.quantities import format_weight
 from experiment.rollout import Rollout
+from experiment.texts import ClusterName, DnsLabel, EventName, Salt
 
 
 class Experiment(Frozen):

@@ -11,68 +11,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from experiment.names import MODEL_VERSION, OTHER_SEGMENT, TRUSTED_PREFIX
 from experiment.quantities import Duration, Weight
-
-FORMS: dict[str, str] = {}
-"""What each pattern below allows, in words, for the messages of :mod:`experiment.codec`."""
-
-
-def _text(pattern: str, form: str) -> StringConstraints:
-    """A text that matches a pattern, whose meaning in words is kept in :data:`FORMS`."""
-    FORMS[pattern] = form
-    return StringConstraints(pattern=pattern)
-
-
-DnsLabel = Annotated[
-    str,
-    _text(
-        r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
-        "a DNS label: 1 to 63 lower-case letters, digits and -, such as model-b; no - at either end",
-    ),
-]
-Token = Annotated[
-    str,
-    _text(
-        r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$",
-        "a cookie's name: 1 to 128 letters, digits and any of !#$%&'*+.^_`|~-",
-    ),
-]
-EventName = Annotated[
-    str, _text(r"^[a-z][a-z0-9_]{0,62}$", "1 to 63 lower-case letters, digits and _, starting with a letter")
-]
-SegmentValue = Annotated[
-    str,
-    _text(r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,62})$", "1 to 63 letters, digits, _ and -, starting with a letter or a digit"),
-]
-HeaderValue = Annotated[
-    str,
-    _text(
-        r"^[\x21-\x7e]([\x20-\x7e]{0,1022}[\x21-\x7e])?$",
-        "1 to 1024 printable ASCII characters, with no space at either end",
-    ),
-]
-Salt = Annotated[str, _text(r"^[A-Za-z0-9._-]{1,128}$", "1 to 128 letters, digits, ., _ and -")]
-ClusterName = Annotated[str, _text(r"^[\x21-\x7e]{1,253}$", "1 to 253 printable ASCII characters without spaces")]
-Host = Annotated[str, _text(r"^[A-Za-z0-9._:-]{1,253}$", "a host name or an IP address")]
-HostName = Annotated[
-    str,
-    StringConstraints(to_lower=True),
-    _text(r"^[A-Za-z0-9._-]{1,253}$", "a host name without a port"),
-]
-PathPrefix = Annotated[
-    str, _text(r"^/[\x21-\x7e]{0,1023}$", "1 to 1024 printable ASCII characters without spaces, starting with /")
-]
-CookiePath = Annotated[
-    str, _text(r"^/[\x21-\x3a\x3c-\x7e]{0,255}$", "1 to 256 printable ASCII characters without ; starting with /")
-]
-CookieDomain = Annotated[str, _text(r"^[A-Za-z0-9.-]{1,253}$", "a domain name")]
-QueryName = Annotated[str, _text(r"^[A-Za-z0-9._~-]{1,128}$", "1 to 128 letters, digits, ., _, ~ and -")]
-Flag = Annotated[bool, Strict()]
-Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+from experiment.texts import (
+    ClusterName,
+    CookieDomain,
+    CookiePath,
+    DnsLabel,
+    Dollars,
+    Flag,
+    HeaderValue,
+    Host,
+    HostName,
+    PathPrefix,
+    QueryName,
+    SegmentValue,
+    Token,
+)
 
 
 class Frozen(BaseModel):

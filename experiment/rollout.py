@@ -8,8 +8,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from experiment import metrics
-from experiment.parts import Flag, Frozen, refuse
+from experiment.parts import Frozen, refuse
 from experiment.quantities import Duration, Limit, Weight, format_weight
+from experiment.texts import Flag
 
 
 class Stage(Frozen):

@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from experiment.yaml_nodes import Collection, Node, Scalar, resolve
+from experiment.yaml_nodes import Collection, Node, Scalar
+from experiment.yaml_plain import resolve
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _COLON = re.compile(r"[ \t]*:")
