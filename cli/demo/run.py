@@ -23,7 +23,7 @@ from cli.demo.view import Picture, View, print_summary
 from cli.records import journal_json, status_json
 from controller import journal, status
 from controller.settings import Settings
-from experiment.errors import StateError
+from experiment.errors import SettingsError, StateError
 
 EXPERIMENT = "chat-model"
 LONGEST_SECONDS = 110.0
@@ -50,7 +50,7 @@ async def run_demo(scenario: Scenario, console: Console, *, keep: bool, json_fil
                 outcome = await _watch(scenario, stack, console)
                 print_summary(console, outcome)
                 if json_file is not None:
-                    json_file.write_text(json.dumps(asdict(outcome), indent=2) + "\n")
+                    _write(outcome, json_file)
                 passed = outcome.passed
                 if keep:
                     _print_invitation(console, stack)
@@ -130,12 +130,10 @@ def _problem(stack: Stack, users: asyncio.Task[None], seconds: float) -> str:
     return ""
 
 
-def _outcome(
-    scenario: Scenario, settings: Settings, population: Population, seconds: float, problem: str
-) -> Outcome:
+def _outcome(scenario: Scenario, settings: Settings, population: Population, seconds: float, problem: str) -> Outcome:
     found = status_json(status.read_status(settings)[0])
     try:
-        records = [journal_json(record) for record in journal.read(settings.journal_path)]
+        records = [journal_json(record) for record in journal.read(settings.state_folder / journal.JOURNAL_FILE)]
     except StateError as error:
         records, problem = [], problem or str(error)
     decisions = [
@@ -168,6 +166,13 @@ def _outcome(
     )
 
 
+def _write(outcome: Outcome, file: Path) -> None:
+    try:
+        file.write_text(json.dumps(asdict(outcome), indent=2) + "\n")
+    except OSError as error:
+        raise SettingsError(f"cannot write the outcome to {file}: {error.strerror}") from error
+
+
 def _print_addresses(console: Console, stack: Stack) -> None:
     addresses = {
         "traffic": f"{stack.url}/v1/chat/completions",
@@ -185,7 +190,7 @@ def _print_invitation(console: Console, stack: Stack) -> None:
     state = f"--config {stack.config} --state {stack.state}"
     lines = (
         "Still running; end it with Ctrl-C. Try:",
-        f"  curl -i {stack.url}/v1/chat/completions -H 'content-type: application/json' -H 'x-user-id: ada' -d '{body}'",
+        f"  curl -i {stack.url}/v1/chat/completions -H 'x-user-id: ada' --json '{body}'",
         f"  abmesh status {state}",
         f"  abmesh weights {EXPERIMENT} {CANDIDATE}=25 --config {stack.config}",
     )

@@ -1,0 +1,95 @@
+"""``pause``, ``resume``, ``promote``, ``rollback`` and ``journal``: what a person does to a rollout, and its record."""
+
+from __future__ import annotations
+
+import getpass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOption, StateOption, print_json
+from experiment.quantities import format_weight
+
+if TYPE_CHECKING:
+    from controller.model import JournalEntry
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    for command in (pause, resume, promote, rollback, journal):
+        app.command()(command)
+
+
+def pause(experiment: ExperimentArgument, config: ConfigOption = CONFIG, state: StateOption = None) -> None:
+    """Keep the candidate at its weight until `abmesh resume`; harm still rolls back."""
+    from controller import operations
+    from controller.settings import Settings
+
+    _tell(operations.pause(Settings(config=config, state_dir=state), experiment, by=_user()))
+
+
+def resume(experiment: ExperimentArgument, config: ConfigOption = CONFIG, state: StateOption = None) -> None:
+    """Go on from the present weights after a pause, an edit by hand, or the end of a rollout."""
+    from controller import operations
+    from controller.settings import Settings
+
+    _tell(operations.resume(Settings(config=config, state_dir=state), experiment, by=_user()))
+
+
+def promote(
+    experiment: ExperimentArgument,
+    step: Annotated[bool, typer.Option("--step", help="Only to the next step, and go on from there.")] = False,
+    config: ConfigOption = CONFIG,
+    state: StateOption = None,
+) -> None:
+    """Give the candidate all users now; neither guardrails nor time are asked."""
+    from controller import operations
+    from controller.settings import Settings
+
+    _tell(operations.promote(Settings(config=config, state_dir=state), experiment, full=not step, by=_user()))
+
+
+def rollback(experiment: ExperimentArgument, config: ConfigOption = CONFIG, state: StateOption = None) -> None:
+    """Give all of the candidate's users back to the control now."""
+    from controller import operations
+    from controller.settings import Settings
+
+    _tell(operations.rollback(Settings(config=config, state_dir=state), experiment, by=_user()))
+
+
+def journal(
+    experiment: Annotated[str | None, typer.Argument(help="Only this experiment.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Only the last N entries.")] = None,
+    config: ConfigOption = CONFIG,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print every recorded decision, the oldest first, with its reason."""
+    from cli.records import journal_json
+    from controller.journal import JOURNAL_FILE, read
+    from controller.settings import Settings
+
+    settings = Settings(config=config, state_dir=state)
+    for entry in read(settings.state_folder / JOURNAL_FILE, experiment, limit):
+        if as_json:
+            print_json(journal_json(entry))
+        else:
+            _tell(entry, f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.experiment}  {entry.kind:<8}  ")
+
+
+def _tell(entry: JournalEntry, start: str = "") -> None:
+    moves = [
+        f"{name} {format_weight(entry.weights_before.get(name, 0))} -> {format_weight(points)}"
+        for name, points in entry.weights_after.items()
+        if points != entry.weights_before.get(name)
+    ]
+    end = f" ({', '.join(moves)})" if moves else ""
+    typer.echo(f"{start or entry.experiment + ': '}{entry.reason}{end}")
+
+
+def _user() -> str:
+    """Who gives the command, for the journal; a process in a container may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
