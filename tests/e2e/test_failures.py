@@ -78,7 +78,7 @@ async def test_no_request_fails_while_the_server_hangs_and_the_wait_is_bounded(t
         assert slowest[len(slowest) // 2] < 2 * TIMEOUT.total_seconds()
 
 
-async def test_no_request_fails_and_none_is_unassigned_while_the_server_drains_under_load(tmp_path: Path) -> None:
+async def test_no_request_fails_while_the_server_drains_under_load(tmp_path: Path) -> None:
     async with stack(tmp_path, ALL_TO_B) as running:
         server = running.children["ext-proc"]
         async with under_load(running.url, USERS) as load:
