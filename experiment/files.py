@@ -62,7 +62,7 @@ def read(path: Path, most: int) -> bytes:
 
 
 @contextlib.contextmanager
-def locked(target: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+def locked(target: Path, seconds: float) -> Iterator[None]:
     """Hold the lock that every writer of a file takes; it ends with the process that holds it, however that ends.
 
     The lock is a file of its own beside the target, since the target is replaced by every write. It stays there: to

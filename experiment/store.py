@@ -74,10 +74,16 @@ def format_generation(generation: int) -> str:
 
 
 class FileStore:
-    """The experiments document in a file, which may be a symbolic link."""
+    """The experiments document in a file.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file, which may be a symbolic link; writes leave the link as it is.
+        lock_seconds: how long a write waits for other writers.
+    """
+
+    def __init__(self, path: Path, *, lock_seconds: float = files.LOCK_SECONDS) -> None:
         self._path = path
+        self._lock_seconds = lock_seconds
         self._last: tuple[bytes, Snapshot | DocumentError] | None = None
 
     @property
@@ -204,7 +210,7 @@ class FileStore:
         """The real file, with every other writer kept out. Where no file can be read, no lock is left behind."""
         files.read(self._path, LONGEST)
         target = Path(os.path.realpath(self._path))  # Path.resolve raises RuntimeError for a loop of links
-        with files.locked(target):
+        with files.locked(target, self._lock_seconds):
             yield target
 
     def _write(self, target: Path, snapshot: Snapshot, experiment: str, weights: Mapping[str, int]) -> Snapshot:
