@@ -61,9 +61,8 @@ class Follower:
                     self.seen.set()
             except Exception as error:  # noqa: BLE001  serving goes on with the last good document
                 self._service.counts.error("watch")
-                log.error(  # noqa: TRY400  one line per event
-                    "the document cannot be watched, trying again: %s: %s", type(error).__name__, _one_line(str(error))
-                )
+                self._config.error = f"{type(error).__name__}: {_one_line(str(error))}"
+                log.error("the document cannot be watched, trying again: %s", self._config.error)  # noqa: TRY400  one line
                 self.seen.set()
             await asyncio.sleep(_RETRY_SECONDS)
 

@@ -1,0 +1,84 @@
+import asyncio
+import socket
+import urllib.error
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from experiment.errors import SettingsError
+from ext_proc.exposition import Exposition, serve_metrics
+from ext_proc.telemetry import Config, Counts
+from tests.ext_proc.clients import scrape
+
+
+def shown(counts: Counts, now: float = 100.0) -> list[str]:
+    registry = CollectorRegistry()
+    registry.register(Exposition(lambda: counts, lambda: now))
+    return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
+
+
+def test_requests_are_shown_by_experiment_variant_and_reason() -> None:
+    counts = Counts({("chat", "model-a", "header"): 2, ("", "", "unmatched"): 1})
+    lines = shown(counts)
+    assert 'abmesh_ext_proc_requests_total{experiment="chat",reason="header",variant="model-a"} 2.0' in lines
+    assert 'abmesh_ext_proc_requests_total{experiment="",reason="unmatched",variant=""} 1.0' in lines
+
+
+def test_the_histogram_is_cumulative_and_in_seconds() -> None:
+    counts = Counts()
+    for nanoseconds in (9_000, 12_000, 60_000_000):
+        counts.duration(nanoseconds)
+    lines = shown(counts)
+    assert 'abmesh_ext_proc_processing_seconds_bucket{le="1e-05"} 1.0' in lines
+    assert 'abmesh_ext_proc_processing_seconds_bucket{le="1.5e-05"} 2.0' in lines
+    assert 'abmesh_ext_proc_processing_seconds_bucket{le="0.05"} 2.0' in lines
+    assert 'abmesh_ext_proc_processing_seconds_bucket{le="+Inf"} 3.0' in lines
+    assert "abmesh_ext_proc_processing_seconds_count 3.0" in lines
+    assert "abmesh_ext_proc_processing_seconds_sum 0.060021" in lines
+
+
+def test_messages_and_errors_are_shown_by_kind() -> None:
+    lines = shown(Counts(messages={"request_headers": 3}, errors={"internal": 1}))
+    assert 'abmesh_ext_proc_messages_total{kind="request_headers"} 3.0' in lines
+    assert 'abmesh_ext_proc_errors_total{kind="internal"} 1.0' in lines
+
+
+def test_the_configuration_in_force_is_shown_exactly() -> None:
+    generation = 2**52 - 1
+    lines = shown(Counts(config=Config(generation, 90.0, 2)))
+    generations = [line for line in lines if line.startswith("abmesh_config_generation ")]
+    assert int(float(generations[0].split()[1])) == generation
+    assert "abmesh_config_loaded_timestamp_seconds 90.0" in lines
+    assert "abmesh_config_age_seconds 10.0" in lines
+    assert "abmesh_config_rejected_total 2.0" in lines
+    assert "abmesh_config_valid 1.0" in lines
+
+
+def test_a_refused_edit_shows_and_without_any_document_there_is_no_generation() -> None:
+    assert "abmesh_config_valid 0.0" in shown(Counts(config=Config(1, 0.0, 1, "refused")))
+    lines = shown(Counts())
+    assert "abmesh_config_valid 0.0" in lines
+    assert not [line for line in lines if line.startswith(("abmesh_config_generation", "abmesh_config_age"))]
+
+
+async def test_metrics_are_served_while_the_context_lasts() -> None:
+    async with serve_metrics("127.0.0.1:0", [Exposition(Counts, lambda: 0.0)]) as url:
+        assert url is not None
+        assert (await asyncio.to_thread(scrape, url))["abmesh_config_valid"] == 0
+    with pytest.raises(urllib.error.URLError):
+        await asyncio.to_thread(scrape, url)
+
+
+async def test_no_address_serves_nothing() -> None:
+    async with serve_metrics(None, []) as url:
+        assert url is None
+
+
+async def test_a_metrics_port_that_is_taken_is_refused() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(SettingsError, match=f"--metrics: cannot listen on {address}"):
+            async with serve_metrics(address, []):
+                pass

@@ -1,0 +1,67 @@
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiment.errors import SettingsError
+from ext_proc.settings import Settings, Tcp, Unix, parse_address
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:50051", Tcp("127.0.0.1", 50051)),
+        ("localhost:0", Tcp("localhost", 0)),
+        ("[::1]:1", Tcp("::1", 1)),
+        ("unix:/run/x.sock", Unix(Path("/run/x.sock"))),
+        ("unix:x.sock", Unix(Path("x.sock"))),
+    ],
+)
+def test_an_address_is_read_and_written_the_same(text: str, address: Tcp | Unix) -> None:
+    assert parse_address(text) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ":", "50051", ":50051", "host:", "host:65536", "host:-1", "host:x", "host:²", "::1:50051", "a b:1"),
+        *("unix:", "unix:/run/", "unix:" + "x" * 91, "unix:a\0b", "[]:1", "http://host:1"),
+    ],
+)
+def test_what_is_no_address_is_refused_with_what_is_allowed(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"^--listen: not .*found .*allowed: "):
+        Settings(Path("x.yaml"), listen=(text,))
+
+
+@given(st.text())
+def test_any_text_is_an_address_or_refused(text: str) -> None:
+    with contextlib.suppress(SettingsError):
+        parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"listen": ()}, "--listen"),
+        ({"listen": ("a:1", "a:1")}, "--listen"),
+        ({"metrics": "unix:/x"}, "--metrics"),
+        ({"workers": 0}, "--workers"),
+        ({"workers": 257}, "--workers"),
+        ({"drain_seconds": -1.0}, "--drain"),
+        ({"drain_seconds": float("nan")}, "--drain"),
+        ({"poll_interval": 0.0}, "--poll"),
+        ({"poll_interval": float("inf")}, "--poll"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_the_flags_name(changes: dict[str, Any], flag: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{flag}: "):
+        Settings(Path("x.yaml"), **changes)
+
+
+def test_usual_settings_are_accepted() -> None:
+    settings = Settings(Path("x.yaml"), ("127.0.0.1:0", "127.0.0.1:0", "unix:/x"), metrics=None, workers=4)
+    assert settings.addresses == (Tcp("127.0.0.1", 0), Tcp("127.0.0.1", 0), Unix(Path("/x")))
