@@ -1,0 +1,45 @@
+from datetime import timedelta
+from typing import Any
+
+from betterproto2 import Casing
+
+from experiment.needs import needed_headers
+from mesh.listener import listener
+from mesh.options import RenderOptions
+from tests.mesh.documents import document
+
+
+def manager(options: RenderOptions) -> dict[str, Any]:
+    rendered = listener(document(), options).to_dict(casing=Casing.SNAKE)
+    typed: dict[str, Any] = rendered["filter_chains"][0]["filters"][0]["typed_config"]
+    return typed
+
+
+def test_forged_headers_are_removed_before_anything_reads_them() -> None:
+    mutations = manager(RenderOptions())["early_header_mutation_extensions"][0]["typed_config"]["mutations"]
+    assert mutations == [
+        {"remove": "x-model-version"},
+        {"remove_on_match": {"key_matcher": {"prefix": "x-ab-"}}},
+        {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
+    ]
+
+
+def test_the_server_is_asked_just_before_the_router() -> None:
+    options = RenderOptions(message_timeout=timedelta(seconds=1))
+    filters = manager(options)["http_filters"]
+    assert [item["name"] for item in filters] == ["envoy.filters.http.ext_proc", "envoy.filters.http.router"]
+    asked = filters[0]["typed_config"]
+    assert asked["message_timeout"] == "1s"
+    sent = [pattern["exact"] for pattern in asked["forward_rules"]["allowed_headers"]["patterns"]]
+    assert sent == list(needed_headers(document()))
+
+
+def test_clients_are_believed_only_through_proxies_that_were_named() -> None:
+    assert "xff_num_trusted_hops" not in manager(RenderOptions())
+    assert manager(RenderOptions())["use_remote_address"] is True
+    assert manager(RenderOptions(trusted_hops=2))["xff_num_trusted_hops"] == 2
+
+
+def test_the_listener_is_where_the_options_say() -> None:
+    rendered = listener(document(), RenderOptions(listen="[::]:8080")).to_dict(casing=Casing.SNAKE)
+    assert rendered["address"] == {"socket_address": {"address": "::", "port_value": 8080}}

@@ -1,0 +1,51 @@
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from experiment.errors import SettingsError
+from mesh.options import RenderOptions
+
+
+def test_defaults_are_valid() -> None:
+    options = RenderOptions()
+    assert options.admin_endpoint.host == "127.0.0.1"
+    assert options.message_timeout == timedelta(milliseconds=500)
+
+
+@pytest.mark.parametrize("admin", ["0.0.0.0:9901", "10.0.0.1:9901", "[::]:9901", "[::ffff:10.0.0.1]:1"])
+def test_an_admin_endpoint_that_others_can_reach_is_refused(admin: str) -> None:
+    with pytest.raises(SettingsError, match="no authentication; allowed: a loopback address"):
+        RenderOptions(admin=admin)
+
+
+@pytest.mark.parametrize("admin", ["127.0.0.1:0", "127.9.9.9:9901", "[::1]:9901"])
+def test_any_loopback_address_may_be_the_admin_endpoint(admin: str) -> None:
+    assert RenderOptions(admin=admin).admin_endpoint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"listen": "everywhere"}, "listen: found 'everywhere'"),
+        ({"listen": "localhost:80"}, "listen: found 'localhost:80'"),
+        ({"ext_proc": ()}, "ext_proc: found none"),
+        ({"ext_proc": ("a:1", "a:1")}, "each address once"),
+        ({"ext_proc": ("unix:/s", "unix:///s")}, "each address once"),
+        ({"ext_proc": ("unix:/s", "name:1")}, "cannot mix"),
+        ({"message_timeout": timedelta()}, "message_timeout: found 0s; allowed: 0.001s to 60s"),
+        ({"message_timeout": timedelta(hours=1)}, "message_timeout: found 3600s"),
+        ({"stats_flush_interval": timedelta(microseconds=1)}, "stats_flush_interval: found 1e-06s"),
+        ({"trusted_hops": -1}, "trusted_hops: found -1; allowed: 0 to 100"),
+        ({"streams_per_connection": 0}, "streams_per_connection: found 0; allowed: 1 to 10000"),
+        ({"node_id": ""}, "node_id: found ''"),
+        ({"node_cluster": "a\nb"}, "node_cluster: found"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_what_was_found(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message.replace("'", ".")):
+        RenderOptions(**changes)
+
+
+def test_unix_sockets_and_addresses_may_be_mixed() -> None:
+    assert len(RenderOptions(ext_proc=("unix:/s", "127.0.0.1:1", "[::1]:1")).ext_proc_targets) == 3
