@@ -1,4 +1,4 @@
-"""The controller as a process: put together, started, stopped by a signal. Called by the command line and ``__main__``."""
+"""The controller as a process: put together, started, and stopped by a signal. Called by the command line."""
 
 from __future__ import annotations
 

@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from controller.lease import Lease
+from controller.report import Report
 from controller.settings import Settings
 from controller.sources.base import Source
-from controller.steering import Report, Steering
+from controller.steering import Steering
 from controller.telemetry import Telemetry
 from experiment.errors import AbmeshError
 

@@ -67,8 +67,8 @@ def pause(settings: Settings, experiment: str, *, by: str = "") -> JournalEntry:
 def resume(settings: Settings, experiment: str, *, by: str = "") -> JournalEntry:
     """Go on from the weights and the plan as the document has them; the stage starts afresh.
 
-    From ``paused``, from ``manual``, and from a finished rollout, which it starts again. Arguments, result and errors are
-    those of :func:`pause`.
+    From ``paused``, from ``manual``, and from a finished rollout, which it starts again. Arguments, result and errors
+    are those of :func:`pause`.
     """
 
     def wish(present: Experiment, state: ExperimentState) -> _Wish:
@@ -126,9 +126,10 @@ def _operate(settings: Settings, name: str, by: str, decide: _Decide) -> Journal
     folder = settings.state_folder
     transitions = Transitions(StateStore(folder), Journal(folder), FileSink(settings.config))
     made: list[JournalEntry] = []
+    now = datetime.now(UTC)
 
     def plan(snapshot: Snapshot, state: ExperimentState | None) -> Change:
-        experiment, now = snapshot.document.experiment(name), datetime.now(UTC)
+        experiment = snapshot.document.experiment(name)
         if experiment.rollout is None:
             raise RefusedError(
                 f"{name} has no rollout; give it one in the document, or set weights with abmesh weights"
@@ -138,7 +139,7 @@ def _operate(settings: Settings, name: str, by: str, decide: _Decide) -> Journal
         made.append(change.entry)
         return change
 
-    state = transitions.change(name, plan)
+    state = transitions.change(name, plan, now)
     if state.decision is None or state.decision.id != made[0].id:
         raise StateError(
             f"{name}: the weights were edited in the same instant, so nothing was done; look and try again"

@@ -176,9 +176,9 @@ def _obstacle(situation: Situation, now: datetime) -> Decision | None:
     age = state.stage.age(now)
     if age < stage.min_duration:
         lasts = f"{_age(age)} of at least {format_duration(stage.min_duration)}"
-        return hold(Cause.MIN_DURATION, f"has lasted {lasts}, with {situation.requests:,} requests")
+        return hold(Cause.MIN_DURATION, f"has lasted {lasts}, with {situation.requests} requests")
     if situation.requests < stage.min_requests:
-        needed = f"{situation.requests:,} of at least {stage.min_requests:,} requests"
+        needed = f"{situation.requests} of at least {stage.min_requests} requests"
         return hold(Cause.MIN_REQUESTS, f"has had {needed} in {_age(age)}")
     for verdict, cause in ((Verdict.ERROR, Cause.UNJUDGED), (Verdict.INCONCLUSIVE, Cause.INCONCLUSIVE)):
         texts = [judgement.text for judgement in situation.judgements if judgement.verdict is verdict]
@@ -209,7 +209,7 @@ def _forward(situation: Situation, now: datetime) -> Decision:
         reason = f"the rollout of {state.candidate} starts at {_percent(target)}"
         return Decision(Kind.ADVANCE, Cause.STARTING, reason, Phase.PROGRESSING, target)
     passed = (
-        f"{state.candidate} passed {_percent(state.stage.weight)} with {situation.requests:,} requests in "
+        f"{state.candidate} passed {_percent(state.stage.weight)} with {situation.requests} requests in "
         f"{_age(state.stage.age(now))}{_kept(situation.judgements)}"
     )
     if target is None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from controller.journal import JOURNAL_FILE
 from experiment.errors import SettingsError
 from experiment.quantities import DURATION_FORM, format_duration, parse_duration
 
@@ -56,6 +57,11 @@ class Settings:
     def state_folder(self) -> Path:
         """The folder of state, journal and locks."""
         return self.state_dir or self.config.absolute().parent / STATE_PARENT / self.config.stem
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal's file."""
+        return self.state_folder / JOURNAL_FILE
 
 
 def listen_address(text: str) -> tuple[str, int]:

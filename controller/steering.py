@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import uuid4
 
@@ -27,55 +27,17 @@ from controller.model import (
     Stage,
     adopt,
 )
-from controller.policy import Coverage, Decision, Situation, decide
+from controller.policy import Decision, Situation, decide
+from controller.report import Outcome, Report, Tick, decision_entry, refused_entry
 from controller.sinks.base import Sink
 from controller.sources.base import Observation
 from controller.state import StateStore
-from controller.transitions import Change, Superseded, Transitions
+from controller.transitions import Change, SupersededError, Transitions
 from experiment.errors import AbmeshError, DocumentError, StateError, StoreError
 from experiment.model import Experiment
 from experiment.store import Snapshot, format_generation
-from experiment.weights import move_candidate
 
 log = logging.getLogger("abmesh.controller")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a tick did about one experiment."""
-
-    experiment: str
-    state: ExperimentState
-    weights: Mapping[str, int]
-    decision: DecisionRecord
-    judgements: Sequence[Judgement] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a tick did.
-
-    Attributes:
-        generation: of the document, or None if it is refused or unreadable.
-        document_error: why it is, or empty.
-        outcomes: one for each experiment with a rollout that could be dealt with.
-        failures: why the others could not, by name.
-    """
-
-    generation: int | None
-    document_error: str = ""
-    outcomes: tuple[Outcome, ...] = ()
-    failures: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tick:
-    """What all experiments share in one tick."""
-
-    observations: Sequence[Observation]
-    coverage: Coverage
-    at: datetime
-    now: datetime
 
 
 class Steering:
@@ -110,6 +72,7 @@ class Steering:
         self._new_id = new_id
         self._transitions = Transitions(states, journal, sink)
         self._pace = Pace()
+        self._failures: dict[str, str] = {}
 
     def forget(self) -> None:
         """Drop what is kept in memory, because another controller may have led in between."""
@@ -128,50 +91,56 @@ class Steering:
             StateError: the state cannot be read; nothing was done.
         """
         states = self._states.read().experiments
-        absent = tuple((item.envoy, item.error) for item in observations if item.sample is None)
-        tick = _Tick(observations, Coverage(len(observations), absent), at, now)
+        tick = Tick(observations, at, now)
         try:
             snapshot = self._sink.read()
         except (DocumentError, StoreError) as error:
             return self._refused(states, str(error), tick)
         outcomes: list[Outcome] = []
         failures: dict[str, str] = {}
+        superseded: list[str] = []
         for experiment in snapshot.document.experiments:
             if experiment.rollout is None:
                 continue
             try:
                 outcomes.append(self._steer_one(snapshot, experiment, states.get(experiment.name), tick))
-            except Superseded as error:
+            except SupersededError as error:
                 log.info("%s: %s; deciding again at the next tick", experiment.name, error)
+                superseded.append(experiment.name)
             except AbmeshError as error:
-                log.error("%s: %s", experiment.name, error)
                 failures[experiment.name] = str(error)
             except Exception as error:
                 log.exception("%s: this is a bug in abmesh", experiment.name)
                 failures[experiment.name] = repr(error)
-        return Report(snapshot.generation, "", tuple(outcomes), failures)
+        for name, reason in failures.items():
+            if self._failures.get(name) != reason:
+                log.error("%s: %s", name, reason)
+        self._failures = failures
+        return Report(snapshot.generation, "", tuple(outcomes), failures, tuple(superseded))
 
     def _steer_one(
-        self, snapshot: Snapshot, experiment: Experiment, state: ExperimentState | None, tick: _Tick
+        self, snapshot: Snapshot, experiment: Experiment, state: ExperimentState | None, tick: Tick
     ) -> Outcome:
         name = experiment.name
         if state is None:
             state = self._first_state(experiment, tick.now)
         elif state.intent is not None:
             log.warning("%s: finishing %s, which was cut short", name, state.intent.entry.kind)
-            recovered = self._transitions.recover(name)
+            recovered = self._transitions.recover(name, tick.now)
             assert recovered is not None
             state, snapshot = recovered, self._sink.read()
             experiment = snapshot.document.experiment(name)
             if experiment.rollout is None:
-                raise Superseded("the rollout was taken out of the document")
+                raise SupersededError("the rollout was taken out of the document")
         state = self._mind_the_clock(name, state, tick.now)
         live = self._gathering.collect(state, experiment.name, tick.observations, tick.at)
         evidence = evidence_of(experiment, state, live)
         judgements = self._judgements(experiment, state, evidence)
         situation = Situation(experiment, state, judgements, live.requests, live.window is not None, tick.coverage)
         decision = decide(situation, tick.now)
-        entry = self._entry(snapshot, situation, decision, evidence, tick)
+        entry = decision_entry(
+            self._new_id(), format_generation(snapshot.generation), situation, decision, evidence, tick.now
+        )
         if decision.kind is Kind.HOLD and decision.phase is state.phase:
             if self._pace.due(name, decision.kind, decision.cause, decision.phase, tick.now):
                 self._journal.append(entry, durable=False)
@@ -218,38 +187,6 @@ class Steering:
         self._transitions.put(name, state, corrected)
         return corrected
 
-    def _entry(
-        self,
-        snapshot: Snapshot,
-        situation: Situation,
-        decision: Decision,
-        evidence: Mapping[str, VariantEvidence],
-        tick: _Tick,
-    ) -> JournalEntry:
-        experiment, state = situation.experiment, situation.state
-        weights = experiment.weights
-        after = weights
-        if decision.target is not None:
-            after = move_candidate(weights, state.control, state.candidate, decision.target)
-        return JournalEntry(
-            id=self._new_id(),
-            at=tick.now,
-            experiment=experiment.name,
-            actor="controller",
-            kind=decision.kind,
-            cause=decision.cause,
-            reason=decision.reason,
-            phase_before=state.phase,
-            phase=decision.phase,
-            weights_before=weights,
-            weights_after=after,
-            stage=state.stage,
-            generation=format_generation(snapshot.generation),
-            evidence={name: item.outline() for name, item in evidence.items()},
-            judgements=[judgement.outline() for judgement in situation.judgements],
-            sources=_sources(tick.coverage),
-        )
-
     def _apply(self, situation: Situation, decision: Decision, entry: JournalEntry, now: datetime) -> ExperimentState:
         """Carry out a decision that changes something."""
         experiment, state = situation.experiment, situation.state
@@ -269,14 +206,14 @@ class Steering:
 
         def plan(present: Snapshot, known: ExperimentState | None) -> Change:
             if known != state:
-                raise Superseded("the state changed while deciding")
+                raise SupersededError("the state changed while deciding")
             if present.document.experiment(experiment.name) != experiment:
-                raise Superseded("the document changed while deciding")
+                raise SupersededError("the document changed while deciding")
             return Change(state, after, entry)
 
         try:
-            changed = self._transitions.change(experiment.name, plan)
-        except Superseded:
+            changed = self._transitions.change(experiment.name, plan, now)
+        except SupersededError:
             raise
         except StateError as error:
             if decision.kind is Kind.ROLLBACK:
@@ -293,35 +230,15 @@ class Steering:
         if present.document.experiment(experiment.name).weights == entry.weights_before:
             self._sink.write_weights(experiment.name, entry.weights_after, based_on=present.generation)
 
-    def _refused(self, states: Mapping[str, ExperimentState], error: str, tick: _Tick) -> Report:
+    def _refused(self, states: Mapping[str, ExperimentState], error: str, tick: Tick) -> Report:
         """Hold everything that is under way, because weights can only be written into a document that is valid."""
         outcomes = []
         for name, state in states.items():
             if state.phase.finished:
                 continue
-            reason = f"holds, because the document is refused: {error}"
-            entry = JournalEntry(
-                id=self._new_id(),
-                at=tick.now,
-                experiment=name,
-                actor="controller",
-                kind=Kind.HOLD,
-                cause=Cause.DOCUMENT_REFUSED,
-                reason=reason,
-                phase_before=state.phase,
-                phase=state.phase,
-                weights_before=state.weights,
-                weights_after=state.weights,
-                stage=state.stage,
-                generation="",
-                sources=_sources(tick.coverage),
-            )
+            entry = refused_entry(self._new_id(), name, state, error, tick)
             if self._pace.due(name, entry.kind, entry.cause, entry.phase, tick.now):
                 self._journal.append(entry, durable=False)
                 self._pace.written(name, entry.kind, entry.cause, entry.phase, tick.now)
             outcomes.append(Outcome(name, state, state.weights, entry.decision))
         return Report(None, error, tuple(outcomes))
-
-
-def _sources(coverage: Coverage) -> dict[str, object]:
-    return {"total": coverage.total, "answered": coverage.answered, "absent": dict(coverage.absent)}

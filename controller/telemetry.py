@@ -7,8 +7,8 @@ from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from controller.report import Outcome, Report
 from controller.sources.base import Observation
-from controller.steering import Outcome, Report
 from experiment.names import BUCKETS
 
 
@@ -85,7 +85,7 @@ class Telemetry:
         shown: set[tuple[str, ...]] = set()
         for outcome in report.outcomes:
             shown |= self._outcome(outcome)
-        if not report.document_error and not report.failures:
+        if not (report.document_error or report.failures or report.superseded):
             for gone in self._shown - shown:
                 (self._weight if len(gone) == 2 else self._guardrail).remove(*gone)
             self._shown = shown

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
 
 from controller.journal import Journal
 from controller.model import Cause, ExperimentState, Intent, JournalEntry, Kind, Phase, Stage
@@ -30,7 +32,7 @@ _ATTEMPTS = 100
 """How often a write is tried while others write to the same document; each failure means that another succeeded."""
 
 
-class Superseded(StateError):
+class SupersededError(StateError):
     """The state or the document changed while a decision was made; nothing was done, and it is to be made again."""
 
 
@@ -49,6 +51,14 @@ class Change:
     entry: JournalEntry
 
 
+class _Weights(Enum):
+    """What became of the document's weights."""
+
+    THERE = "they were there already"
+    WRITTEN = "they were written"
+    EDITED = "a person had written others"
+
+
 Plan = Callable[[Snapshot, ExperimentState | None], Change]
 """Makes a change from the document and the state as they are under the lock, or raises."""
 
@@ -61,21 +71,22 @@ class Transitions:
         self._journal = journal
         self._sink = sink
 
-    def recover(self, name: str) -> ExperimentState | None:
+    def recover(self, name: str, now: datetime) -> ExperimentState | None:
         """Finish what a crash left undone; the state after that, or None if there is none.
 
         Raises:
             AbmeshError: it cannot be finished now; the intent stays.
         """
         with self._states.locked():
-            return self._finished(name)
+            return self._finished(name, now)
 
-    def change(self, name: str, plan: Plan) -> ExperimentState:
+    def change(self, name: str, plan: Plan, now: datetime) -> ExperimentState:
         """Make and carry out a change.
 
         Args:
             name: the experiment's.
             plan: called with the document and the state, which has no intent.
+            now: the time.
 
         Returns:
             The state after it, which is ``manual`` if a person edited the weights in the same instant.
@@ -84,54 +95,61 @@ class Transitions:
             AbmeshError: it was not begun; or it was, and could not be finished now, so that its intent stays.
         """
         with self._states.locked():
-            state = self._finished(name)
+            state = self._finished(name, now)
             change = plan(self._sink.read(), state)
             intent = Intent(before=change.entry.weights_before, after=change.after, entry=change.entry)
             begun = change.before.model_copy(update={"intent": intent})
             self._states.write(name, begun)
-            return self._carry_out(name, begun, intent, fresh=True)
+            return self._carry_out(name, begun, intent, None)
 
     def put(self, name: str, expected: ExperimentState | None, state: ExperimentState) -> None:
         """Keep a state that is no decision: a first one, or a corrected clock.
 
         Raises:
-            Superseded: the present state is not the expected one.
+            SupersededError: the present state is not the expected one.
             StateError: it cannot be kept.
         """
         with self._states.locked():
             if self._states.read().experiments.get(name) != expected:
-                raise Superseded(f"the state of {name} changed in between")
+                raise SupersededError(f"the state of {name} changed in between")
             self._states.write(name, state)
 
-    def _finished(self, name: str) -> ExperimentState | None:
+    def _finished(self, name: str, now: datetime) -> ExperimentState | None:
         state = self._states.read().experiments.get(name)
         if state is None or state.intent is None:
             return state
-        return self._carry_out(name, state, state.intent, fresh=False)
+        return self._carry_out(name, state, state.intent, now)
 
-    def _carry_out(self, name: str, state: ExperimentState, intent: Intent, *, fresh: bool) -> ExperimentState:
-        """Steps 2 to 4. An intent that is not fresh may be at any of them."""
-        if not self._write_weights(name, intent):
+    def _carry_out(
+        self, name: str, state: ExperimentState, intent: Intent, recovered_at: datetime | None
+    ) -> ExperimentState:
+        """Steps 2 to 4; an intent that is being recovered may be at any of them."""
+        present = self._write_weights(name, intent)
+        if present is _Weights.EDITED:
             return self._abandon(name, state, intent)
-        if fresh or not self._journal.holds(intent.entry.id):
+        if recovered_at is None or not self._journal.holds(intent.entry.id):
             self._journal.append(intent.entry, durable=True)
-        self._states.write(name, intent.after)
-        return intent.after
+        after = intent.after
+        if recovered_at is not None and present is _Weights.WRITTEN and after.stage.id == intent.entry.id:
+            # The stage's weights are in force only now, however long ago they were decided on.
+            after = after.model_copy(update={"stage": after.stage.model_copy(update={"started_at": recovered_at})})
+        self._states.write(name, after)
+        return after
 
-    def _write_weights(self, name: str, intent: Intent) -> bool:
-        """Give the document the intended weights; False if it has neither these nor those before."""
+    def _write_weights(self, name: str, intent: Intent) -> _Weights:
+        """Give the document the intended weights, unless it has neither these nor those before."""
         for _ in range(_ATTEMPTS):
             snapshot = self._sink.read()
             present = snapshot.document.experiment(name).weights
             if present == intent.after.weights:
-                return True
+                return _Weights.THERE
             if present != intent.before:
-                return False
+                return _Weights.EDITED
             try:
                 self._sink.write_weights(name, intent.after.weights, based_on=snapshot.generation)
             except Conflict:
                 continue
-            return True
+            return _Weights.WRITTEN
         raise StoreError(
             f"the weights of {name} could not be written: the document changed {_ATTEMPTS} times meanwhile"
         )

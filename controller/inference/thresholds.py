@@ -145,7 +145,7 @@ def _sentence(
         Verdict.INCONCLUSIVE: "is, on too few requests to tell, near or above",
         Verdict.ERROR: "cannot be compared with",
     }[verdict]
-    text = f"{metric.name} {show(value)} over {n:,} requests {relation} its limit of {show(limit)}"
+    text = f"{metric.name} {show(value)} over {n} requests {relation} its limit of {show(limit)}"
     if reference is None or guardrail.max_increase is None:
         return text
     increase = _plain(guardrail.max_increase)
@@ -154,5 +154,5 @@ def _sentence(
 
 
 def format_milliseconds(value: float) -> str:
-    """A duration as a person reads it: ``87.5 ms``, ``1,240 ms``."""
-    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+    """A duration as a person reads it: ``87.5 ms``, ``1240 ms``."""
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"

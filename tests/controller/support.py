@@ -1,0 +1,179 @@
+"""What the tests of the controller share: a document, statistics as Envoy prints them, a clock and a source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from controller.evidence.parse import parse
+from controller.inference.thresholds import judge
+from controller.journal import Journal, read
+from controller.live import LiveStore
+from controller.model import JournalEntry
+from controller.report import Report
+from controller.sinks.base import Sink
+from controller.sinks.file import FileSink
+from controller.sources.base import Observation
+from controller.state import StateStore
+from controller.steering import Steering
+from experiment.model import Document, Experiment
+
+START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+NAME = "chat"
+ENVOY = "http://127.0.0.1:9901"
+
+DOCUMENT = """\
+version: 1
+experiments:
+  - name: chat
+    unit: [{header: x-user-id}]
+    variants:
+      - {name: model-a, cluster: a, weight: 100, control: true}   # the old one
+      - {name: model-b, cluster: b, weight: 0}
+    rollout:
+      candidate: model-b
+      steps: [10, 50, 100]
+      stage: {min_duration: 60s, max_duration: 1h, min_requests: 100}
+      guardrails:
+        - {metric: error_rate, max: 5%}
+        - {metric: latency_p95, max: 500ms}
+"""
+
+
+def experiment(**changes: Any) -> Experiment:
+    """An experiment of two variants; ``weight`` is the candidate's in percent, ``rollout`` changes its plan."""
+    rollout = {
+        "candidate": "model-b",
+        "steps": [10, 50, 100],
+        "stage": {"min_duration": "60s", "max_duration": "1h", "min_requests": 100},
+        "guardrails": [{"metric": "error_rate", "max": "5%"}],
+        **changes.pop("rollout", {}),
+    }
+    weight = changes.pop("weight", 10)
+    fields = {
+        "name": NAME,
+        "unit": [{"header": "x-user-id"}],
+        "variants": [
+            {"name": "model-a", "cluster": "a", "weight": 100 - weight, "control": True},
+            {"name": "model-b", "cluster": "b", "weight": weight},
+        ],
+        "rollout": rollout,
+        **changes,
+    }
+    return Document.model_validate({"version": 1, "experiments": [fields]}).experiments[0]
+
+
+@dataclass
+class Traffic:
+    """One Envoy's cumulative statistics, as its admin endpoint prints them."""
+
+    started: datetime = START - timedelta(hours=1)
+    counters: dict[str, int] = field(default_factory=dict)
+    bins: dict[str, dict[tuple[float, float], int]] = field(default_factory=dict)
+
+    def serve(self, variant: str, requests: int, *, code: int = 200, ms: int = 100, slice_: int = 3) -> None:
+        """Requests that all ended alike."""
+        who = f"experiment.{NAME}.variant.{variant}"
+        self._count(f"abmesh.requests.{who}.slice.{slice_}.code.{code}", requests)
+        self._count(f"abmesh.duration_ms.{who}.slice.{slice_}", requests * ms)
+        bins = self.bins.setdefault(f"abmesh.duration.{who}.group.{slice_ // 5}", {})
+        bins[ms, 10] = bins.get((ms, 10), 0) + requests
+
+    def restart(self, now: datetime) -> None:
+        """The process starts again and has counted nothing."""
+        self.started = now
+        self.counters.clear()
+        self.bins.clear()
+
+    def answer(self, now: datetime) -> str:
+        """What the admin endpoint would say."""
+        stats: list[Mapping[str, Any]] = [{"name": name, "value": value} for name, value in self.counters.items()]
+        stats.append({"name": "server.uptime", "value": int((now - self.started).total_seconds())})
+        details = [
+            {
+                "name": name,
+                "totals": [
+                    {"lower_bound": lower, "width": width, "count": count} for (lower, width), count in it.items()
+                ],
+            }
+            for name, it in self.bins.items()
+        ]
+        stats.append({"histograms": {"supported_percentiles": [50], "details": details}})
+        return json.dumps({"stats": stats})
+
+    def _count(self, name: str, value: int) -> None:
+        self.counters[name] = self.counters.get(name, 0) + value
+
+
+@dataclass
+class World:
+    """A document, a state folder, Envoys and a clock, with a steering on them that can be restarted."""
+
+    folder: Path
+    sink: Sink
+    now: datetime = START
+    envoys: dict[str, Traffic] = field(default_factory=lambda: {ENVOY: Traffic()})
+    absent: set[str] = field(default_factory=set)
+    settle: timedelta = timedelta(seconds=5)
+    steering: Steering = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    @property
+    def states(self) -> StateStore:
+        return StateStore(self.folder)
+
+    @property
+    def traffic(self) -> Traffic:
+        return self.envoys[ENVOY]
+
+    def restart(self) -> None:
+        """A new controller process on what is on disk."""
+        self.steering = Steering(
+            states=StateStore(self.folder),
+            journal=Journal(self.folder),
+            live=LiveStore(self.folder),
+            sink=self.sink,
+            judge=judge,
+            settle=self.settle,
+        )
+
+    def observe(self) -> list[Observation]:
+        return [
+            Observation(name, None, "no answer within 2 s")
+            if name in self.absent
+            else Observation(name, parse(traffic.answer(self.now)))
+            for name, traffic in self.envoys.items()
+        ]
+
+    def tick(self, seconds: float = 5.0) -> Report:
+        """Time passes, then one tick."""
+        self.now += timedelta(seconds=seconds)
+        return self.steering.steer(self.observe(), self.now, self.now)
+
+    def weight(self) -> int:
+        """The candidate's weight in the document, in basis points."""
+        return self.sink.read().document.experiment(NAME).weights["model-b"]
+
+    def journal(self) -> list[JournalEntry]:
+        return read(self.folder / "journal.jsonl")
+
+    def moves(self) -> list[tuple[str, int, int]]:
+        """Every journalled decision that moved the candidate: kind, weight before, weight after."""
+        return [
+            (entry.kind.value, entry.weights_before["model-b"], entry.weights_after["model-b"])
+            for entry in self.journal()
+            if entry.weights_before != entry.weights_after
+        ]
+
+
+def world(folder: Path, text: str = DOCUMENT) -> World:
+    """A world with a document in a folder."""
+    path = folder / "experiments.yaml"
+    path.write_text(text)
+    return World(folder / "state", FileSink(path))
