@@ -28,6 +28,7 @@ from experiment.errors import SettingsError, StateError
 EXPERIMENT = "chat-model"
 LONGEST_SECONDS = 110.0
 _RECENT_SECONDS = 5.0
+_BASELINE_SECONDS = 3.0
 _ENDED = ("promoted", "rolled_back", "manual")
 
 
@@ -40,7 +41,7 @@ async def run_demo(scenario: Scenario, console: Console, *, keep: bool, json_fil
     """
     folder = Path(tempfile.mkdtemp(prefix="abmesh-demo-"))
     models = {CONTROL: scenario.control, CANDIDATE: scenario.candidate}
-    stack = Stack(DOCUMENT, StackOptions(models), folder)
+    stack = Stack(DOCUMENT, StackOptions(models, controller_later=True), folder)
     passed = False
     try:
         with _signals_cancel(asyncio.current_task()):
@@ -82,13 +83,16 @@ async def _watch(scenario: Scenario, stack: Stack, console: Console) -> Outcome:
     started = time.monotonic()
     population = Population(stack.url)
     settings = Settings(config=stack.config, state_dir=stack.state, envoys=(stack.admin,))
-    changed = False
+    rolling_out = changed = False
     problem = ""
     users = asyncio.create_task(population.run())
     try:
         with View(console, scenario) as view:
             while True:
                 now = time.monotonic()
+                if not rolling_out and now - started >= _BASELINE_SECONDS:
+                    rolling_out = True
+                    await stack.start_controller()
                 found = status_json(status.read_status(settings)[0])
                 view.show(
                     Picture(
@@ -105,10 +109,11 @@ async def _watch(scenario: Scenario, stack: Stack, console: Console) -> Outcome:
                 if change is not None and not changed and found["weights"][CANDIDATE] * 100 >= change.at_weight:
                     changed = True
                     await stack.behave(CANDIDATE, **change.behaviour)
-                    view.note(f"{now - started:5.1f} s  now {CANDIDATE} changes: {dict(change.behaviour)}")
+                    what = ", ".join(f"{name} {value}" for name, value in change.behaviour.items())
+                    view.note(f"{now - started:5.1f} s  now {CANDIDATE} behaves differently: {what}")
                 if found["state"] in _ENDED:
                     break
-                problem = _problem(stack, users, now - started)
+                problem = _problem(stack, users, now - started) if rolling_out else ""
                 if problem:
                     break
                 await asyncio.sleep(0.2)

@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
-from experiment.codec import parse
 
 from cli.demo.model_server import Behaviour
 from cli.demo.processes import Child, ProcessError, free_ports
+from experiment.codec import parse
 from experiment.quantities import format_duration
 from mesh.bootstrap import render_bootstrap
 from mesh.options import RenderOptions
@@ -50,6 +50,7 @@ class StackOptions:
         workers: processes of the external-processing server.
         tcp: whether Envoy reaches the server over TCP instead of a Unix socket; several workers need it.
         interval: the controller's time between looks; None leaves the controller out.
+        controller_later: whether the controller waits for :meth:`Stack.start_controller`.
         settle: the controller's settle time.
         message_timeout: Envoy's longest wait for the server.
         envoy_concurrency: Envoy's worker threads.
@@ -59,6 +60,7 @@ class StackOptions:
     workers: int = 1
     tcp: bool = True
     interval: timedelta | None = timedelta(milliseconds=500)
+    controller_later: bool = False
     settle: timedelta = timedelta(seconds=1)
     message_timeout: timedelta = timedelta(seconds=1)
     envoy_concurrency: int = 1
@@ -145,9 +147,13 @@ class Stack:
         await self.children["ext-proc"].wait_until(lambda: answers(self.server_metrics))
         await self.children["envoy"].wait_until(lambda: answers(f"{self.admin}/ready"))
         await self.children["envoy"].wait_until(self._assigns)
-        if "controller" in self.children:
-            await self.children["controller"].start()
-            await self.children["controller"].wait_until(lambda: answers(f"{self.controller_url}/healthz"))
+        if "controller" in self.children and not self.options.controller_later:
+            await self.start_controller()
+
+    async def start_controller(self) -> None:
+        """Start the controller, and with it the rollout."""
+        await self.children["controller"].start()
+        await self.children["controller"].wait_until(lambda: answers(f"{self.controller_url}/healthz"))
 
     async def stop(self) -> None:
         """End everything, those first that depend on others."""

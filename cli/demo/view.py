@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -51,7 +50,6 @@ class View:
 
     console: Console
     scenario: Scenario
-    addresses: Mapping[str, str] = field(default_factory=dict)
     _live: Live | None = None
     _last: tuple[str, str] = ("", "")
 
@@ -74,11 +72,11 @@ class View:
         self.console.print(escape(text), soft_wrap=True)
 
     def show(self, picture: Picture) -> None:
-        """Show the present picture; where there is no terminal, a line for every new decision."""
+        """Show the present picture, and leave a line behind for every decision that did more than hold."""
         if self._live is not None:
             self._live.update(_panel(self.scenario, picture))
         change = (picture.stage, picture.decision)
-        if change != self._last and picture.decision:
+        if picture.decision not in ("", "hold") and change != self._last:
             self._last = change
             weights = ", ".join(f"{name} {weight:g}%" for name, weight in picture.weights.items())
             self.note(f"{picture.seconds:5.1f} s  {picture.decision:<9} {weights}: {picture.reason}")
@@ -135,8 +133,3 @@ def print_summary(console: Console, outcome: Outcome) -> None:
         console.print(Text(f"because: {outcome.decisions[-1]['reason']}"))
     if outcome.problem:
         console.print(Text(outcome.problem, "red"))
-
-
-def elapsed(started: float) -> float:
-    """Seconds since a moment of the monotonic clock."""
-    return time.monotonic() - started
