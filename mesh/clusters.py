@@ -147,7 +147,10 @@ def ext_proc_cluster(targets: Sequence[TcpEndpoint | UnixSocket], streams_per_co
             )
         ],
         close_connections_on_host_health_failure=True,
-        common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0)),
+        common_lb_config=ClusterCommonLbConfig(
+            healthy_panic_threshold=Percent(value=0),
+            update_merge_window=timedelta(),  # by default a change that follows another waits for up to a second
+        ),
         typed_extension_protocol_options={
             _PROTOCOL_OPTIONS: Any.pack(
                 HttpProtocolOptions(

@@ -7,6 +7,7 @@ body later, ``?drop`` closes the connection without an answer.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -16,8 +17,8 @@ CLAIMED_VERSION = "what-the-upstream-says"
 
 
 @asynccontextmanager
-async def echo_upstream(name: str) -> AsyncIterator[int]:
-    """Run an upstream of that name; its port."""
+async def echo_upstream(name: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Run an upstream of that name, with TLS if there is a context; its port."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         query = request.query
@@ -41,7 +42,7 @@ async def echo_upstream(name: str) -> AsyncIterator[int]:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         yield runner.addresses[0][1]
     finally:

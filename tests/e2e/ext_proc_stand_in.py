@@ -1,7 +1,7 @@
 """A minimal external-processing server that does as the request's ``x-user-id`` says, so that Envoy is tested alone.
 
-Run as a program: ``python ext_proc_stand_in.py ADDRESS`` (``host:port`` or ``unix:/path``); it prints its port. The
-user id is a JSON object:
+Run as a program: ``python ext_proc_stand_in.py ADDRESS`` (``host:port`` or ``unix:/path``); it prints its port.
+SIGUSR1 makes it say that it is not serving, SIGUSR2 that it is. The user id is a JSON object:
 
     set          request headers to set
     set_cookie   value of our dynamic metadata
@@ -75,7 +75,15 @@ async def serve(address: str) -> None:
     await server.start()
     print(port, flush=True)
     stopping = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    saying: set[asyncio.Task[None]] = set()  # the loop itself keeps no strong reference
+
+    def say(status: Any) -> None:
+        saying.add(loop.create_task(checks.set("", status)))
+
+    loop.add_signal_handler(signal.SIGUSR1, say, health_pb2.HealthCheckResponse.NOT_SERVING)
+    loop.add_signal_handler(signal.SIGUSR2, say, health_pb2.HealthCheckResponse.SERVING)
     await stopping.wait()
     await checks.enter_graceful_shutdown()
     await server.stop(5)

@@ -91,6 +91,19 @@ async def test_a_server_that_ends_in_good_order_fails_nothing(tmp_path: Path) ->
         assert_served(await load)
 
 
+async def test_a_server_that_says_it_is_not_serving_is_left_alone_until_it_serves(tmp_path: Path) -> None:
+    async with rendered_mesh(tmp_path) as mesh:
+        over = asyncio.Event()
+        load = asyncio.create_task(mesh.load(over))
+        await mesh.until_assigned()
+        mesh.server.send(signal.SIGUSR1)
+        await mesh.until_open()
+        mesh.server.send(signal.SIGUSR2)
+        await mesh.until_assigned()
+        over.set()
+        assert_served(await load)
+
+
 async def test_a_slow_answer_is_not_waited_for_longer_than_the_message_timeout(tmp_path: Path) -> None:
     async with rendered_mesh(tmp_path, message_timeout=MESSAGE_TIMEOUT) as mesh:
         await mesh.until_assigned()

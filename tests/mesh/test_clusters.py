@@ -77,7 +77,7 @@ def test_our_server_is_health_checked_over_http2_and_never_asked_in_panic() -> N
     check = cluster["health_checks"][0]
     assert check["grpc_health_check"] == {}
     assert check["no_traffic_interval"] == check["interval"]
-    assert cluster["common_lb_config"] == {"healthy_panic_threshold": {}}
+    assert cluster["common_lb_config"] == {"healthy_panic_threshold": {}, "update_merge_window": "0s"}
     http = cluster["typed_extension_protocol_options"][OPTIONS]["explicit_http_config"]
     assert http == {"http2_protocol_options": {"max_concurrent_streams": 3}}
     endpoints = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]

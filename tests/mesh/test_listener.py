@@ -43,3 +43,8 @@ def test_clients_are_believed_only_through_proxies_that_were_named() -> None:
 def test_the_listener_is_where_the_options_say() -> None:
     rendered = listener(document(), RenderOptions(listen="[::]:8080")).to_dict(casing=Casing.SNAKE)
     assert rendered["address"] == {"socket_address": {"address": "::", "port_value": 8080}}
+
+
+def test_paths_are_normalised_whatever_envoy_was_built_to_do() -> None:
+    rendered = manager(RenderOptions())
+    assert (rendered["normalize_path"], rendered["merge_slashes"]) == (True, True)
