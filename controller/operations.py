@@ -40,13 +40,14 @@ class _Wish:
 _Decide = Callable[[Experiment, ExperimentState], _Wish]
 
 
-def pause(settings: Settings, experiment: str, *, by: str = "") -> JournalEntry:
+def pause(settings: Settings, experiment: str, *, by: str = "", now: datetime | None = None) -> JournalEntry:
     """Keep the candidate at its weight until ``resume``. Guardrails stay in force: harm still rolls back.
 
     Args:
         settings: which document and state folder.
         experiment: its name.
         by: who, for the journal.
+        now: the time; the wall clock's unless given.
 
     Returns:
         The journal's entry, whose reason says what was done.
@@ -56,15 +57,19 @@ def pause(settings: Settings, experiment: str, *, by: str = "") -> JournalEntry:
         AbmeshError: the document, the state or the journal cannot be used.
     """
 
-    def wish(_: Experiment, state: ExperimentState) -> _Wish:
+    def wish(present: Experiment, state: ExperimentState) -> _Wish:
         if state.phase is not Phase.PROGRESSING:
             raise RefusedError(f"{experiment} cannot be paused: it is {_standing(state)}")
+        if present.weights != state.weights:
+            raise RefusedError(
+                f"{experiment} needs no pause: a person edited its weights, so nothing moves until resume"
+            )
         return _Wish(Kind.HOLD, f"paused at {_percent(state.stage.weight)} by {_who(by)}", Phase.PAUSED)
 
-    return _operate(settings, experiment, by, wish)
+    return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
 
 
-def resume(settings: Settings, experiment: str, *, by: str = "") -> JournalEntry:
+def resume(settings: Settings, experiment: str, *, by: str = "", now: datetime | None = None) -> JournalEntry:
     """Go on from the weights and the plan as the document has them; the stage starts afresh.
 
     From ``paused``, from ``manual``, and from a finished rollout, which it starts again. Arguments, result and errors
@@ -78,10 +83,12 @@ def resume(settings: Settings, experiment: str, *, by: str = "") -> JournalEntry
         weight = _percent(present.weights[_candidate(present)])
         return _Wish(Kind.HOLD, f"resumed by {_who(by)} with a new stage at {weight}", Phase.PROGRESSING, afresh=True)
 
-    return _operate(settings, experiment, by, wish)
+    return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
 
 
-def promote(settings: Settings, experiment: str, *, full: bool = True, by: str = "") -> JournalEntry:
+def promote(
+    settings: Settings, experiment: str, *, full: bool = True, by: str = "", now: datetime | None = None
+) -> JournalEntry:
     """Give the candidate all users, which finishes the rollout; or, without ``full``, the next step's weight now.
 
     Neither time nor requests nor guardrails are asked. Arguments, result and errors are those of :func:`pause`.
@@ -104,10 +111,10 @@ def promote(settings: Settings, experiment: str, *, full: bool = True, by: str =
         reason = f"promoted from {_percent(weight)} to {_percent(target)} by {_who(by)}"
         return _Wish(Kind.ADVANCE, reason, Phase.PROGRESSING, target)
 
-    return _operate(settings, experiment, by, wish)
+    return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
 
 
-def rollback(settings: Settings, experiment: str, *, by: str = "") -> JournalEntry:
+def rollback(settings: Settings, experiment: str, *, by: str = "", now: datetime | None = None) -> JournalEntry:
     """Give all of the candidate's users to the control, which finishes the rollout.
 
     Arguments, result and errors are those of :func:`pause`.
@@ -119,14 +126,13 @@ def rollback(settings: Settings, experiment: str, *, by: str = "") -> JournalEnt
             raise RefusedError(f"{experiment} cannot be rolled back: it is {_standing(state)}")
         return _Wish(Kind.ROLLBACK, f"rolled back from {_percent(weight)} by {_who(by)}", Phase.ROLLED_BACK, 0)
 
-    return _operate(settings, experiment, by, wish)
+    return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
 
 
-def _operate(settings: Settings, name: str, by: str, decide: _Decide) -> JournalEntry:
+def _operate(settings: Settings, name: str, by: str, decide: _Decide, now: datetime) -> JournalEntry:
     folder = settings.state_folder
     transitions = Transitions(StateStore(folder), Journal(folder), FileSink(settings.config))
     made: list[JournalEntry] = []
-    now = datetime.now(UTC)
 
     def plan(snapshot: Snapshot, state: ExperimentState | None) -> Change:
         experiment = snapshot.document.experiment(name)
@@ -175,12 +181,13 @@ def _change(
     if wish.afresh or weights[candidate] != stage.weight:
         follows = stage.id if unedited and wish.kind is Kind.ADVANCE else None
         stage = Stage(id=entry_id, weight=weights[candidate], started_at=now, follows=follows)
-    after = adopt(experiment, wish.phase, entry_id, now).model_copy(
-        update={"weights": weights, "stage": stage, "decision": entry.decision}
-    )
-    if wish.phase is Phase.PAUSED and not unedited:
-        # Pausing accepts nothing that a person has changed; resuming does.
+    if wish.phase is Phase.PAUSED:
+        # Pausing accepts no other plan that a person may have written meanwhile; everything else does.
         after = before.model_copy(update={"phase": wish.phase, "decision": entry.decision})
+    else:
+        after = adopt(experiment, wish.phase, entry_id, now).model_copy(
+            update={"weights": weights, "stage": stage, "decision": entry.decision}
+        )
     return Change(before, after, entry)
 
 

@@ -97,6 +97,7 @@ class Transitions:
         with self._states.locked():
             state = self._finished(name, now)
             change = plan(self._sink.read(), state)
+            assert change.after.weights == change.entry.weights_after, "a change writes what it says"
             intent = Intent(before=change.entry.weights_before, after=change.after, entry=change.entry)
             begun = change.before.model_copy(update={"intent": intent})
             self._states.write(name, begun)

@@ -89,7 +89,8 @@ def _gain(window: Window, envoy: str, reading: Reading) -> Counts:
 
 def _started_after(reading: Reading, moment: datetime) -> bool:
     """Whether a reading's process surely started after a moment: its uptime may be too low, so more is asked."""
-    return reading.uptime is not None and reading.at - timedelta(seconds=reading.uptime) - SLACK > moment
+    # In seconds, because an uptime may be any number: an Envoy whose clock was set back behind its start says 2^64 - x.
+    return reading.uptime is not None and _seconds(reading.at - moment) > reading.uptime + _seconds(SLACK)
 
 
 def difference(previous: Reading, current: Reading) -> Counts:
@@ -119,14 +120,17 @@ def _compare(previous: Reading, current: Reading) -> _Process:
     if current.uptime is None:
         # It had flushed its statistics before and has not yet: it is another process.
         return _Process.NEW
-    apart = current.at - previous.at
-    alive = timedelta(seconds=current.uptime)
+    apart, slack = _seconds(current.at - previous.at), _seconds(SLACK)
     if current.uptime < previous.uptime:
         # A new process cannot be older than the time between the readings. An uptime that went back but is longer
         # than that means that the Envoy's clock was set back.
-        return _Process.NEW if alive <= apart + SLACK else _Process.SAME
+        return _Process.NEW if current.uptime <= apart + slack else _Process.SAME
     # It says that it started after the last reading: it restarted long ago, or our clock was set forward.
-    return _Process.UNSURE if alive + SLACK < apart else _Process.SAME
+    return _Process.UNSURE if current.uptime + slack < apart else _Process.SAME
+
+
+def _seconds(span: timedelta) -> float:
+    return span.total_seconds()
 
 
 def _went_back(old: Mapping[_Key, int], new: Mapping[_Key, int]) -> bool:

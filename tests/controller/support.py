@@ -92,7 +92,7 @@ class Traffic:
     def answer(self, now: datetime) -> str:
         """What the admin endpoint would say."""
         stats: list[Mapping[str, Any]] = [{"name": name, "value": value} for name, value in self.counters.items()]
-        stats.append({"name": "server.uptime", "value": int((now - self.started).total_seconds())})
+        stats.append({"name": "server.uptime", "value": int((now - self.started).total_seconds()) % 2**64})
         details = [
             {
                 "name": name,

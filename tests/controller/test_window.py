@@ -119,7 +119,9 @@ def test_our_clock_standing_still_or_going_back_is_no_restart(gap: float) -> Non
 
 
 COUNTS = st.builds(Counts, st.dictionaries(st.sampled_from(KEYS), st.integers(0, 2**63)))
-READINGS = st.builds(Reading, st.integers(-1000, 10_000).map(_at), st.none() | st.floats(0, 10_000), COUNTS)
+READINGS = st.builds(
+    Reading, st.integers(-1000, 10_000).map(_at), st.none() | st.floats(0, 10_000) | st.just(2.0**64), COUNTS
+)
 
 
 @given(st.dictionaries(st.sampled_from("efg"), READINGS), st.lists(st.dictionaries(st.sampled_from("efg"), READINGS)))

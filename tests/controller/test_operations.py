@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from controller import operations
+from controller.model import Cause, Kind, Phase
+from controller.policy import Decision, Situation, decide
+from controller.settings import Settings
+from experiment.errors import DocumentError, RefusedError, StateError, UnknownName
+from tests.controller.support import DOCUMENT, NAME, World, world
+
+
+def _setup(folder: Path, text: str = DOCUMENT) -> tuple[World, Settings]:
+    subject = world(folder, text)
+    return subject, Settings(folder / "experiments.yaml", state_dir=subject.folder)
+
+
+def _phase(subject: World) -> Phase:
+    return subject.states.read().experiments[NAME].phase
+
+
+def _edit(subject: World, candidate: int) -> None:
+    weights = {"model-a": 10_000 - candidate, "model-b": candidate}
+    subject.sink.write_weights(NAME, weights, based_on=subject.sink.read().generation)
+
+
+def test_pause_holds_and_resume_starts_the_stage_afresh(tmp_path: Path) -> None:
+    subject, settings = _setup(tmp_path)
+    subject.tick(0)
+    entry = operations.pause(settings, NAME, now=subject.now, by="ann")
+    assert (entry.kind, entry.cause, entry.actor, entry.by) == (Kind.HOLD, Cause.OPERATOR, "operator", "ann")
+    assert entry.reason == "paused at 10% by ann"
+    subject.traffic.serve("model-b", 500)
+    for _ in range(30):
+        subject.traffic.serve("model-b", 50)
+        subject.tick()
+    assert (subject.weight(), _phase(subject)) == (1000, Phase.PAUSED)
+    stage = subject.states.read().experiments[NAME].stage
+    operations.resume(settings, NAME, now=subject.now)
+    assert subject.states.read().experiments[NAME].stage.id != stage.id
+    subject.tick()
+    assert subject.weight() == 1000
+    for _ in range(20):
+        subject.traffic.serve("model-b", 50)
+        subject.tick()
+    assert subject.weight() == 5000
+
+
+def test_a_paused_rollout_still_rolls_back_on_harm(tmp_path: Path) -> None:
+    subject, settings = _setup(tmp_path)
+    subject.tick(0)
+    subject.tick(6)
+    operations.pause(settings, NAME, now=subject.now)
+    subject.traffic.serve("model-b", 500, code=503)
+    subject.tick()
+    assert (subject.weight(), _phase(subject)) == (0, Phase.ROLLED_BACK)
+
+
+def test_the_commands_work_before_any_controller_has_run(tmp_path: Path) -> None:
+    for name, command, weight, phase in (
+        ("pause", operations.pause, 0, Phase.PAUSED),
+        ("promote", operations.promote, 10_000, Phase.PROMOTED),
+        ("rollback", operations.rollback, 0, Phase.ROLLED_BACK),
+    ):
+        (tmp_path / name).mkdir()
+        subject, settings = _setup(tmp_path / name)
+        command(settings, NAME, now=subject.now)
+        assert (subject.weight(), _phase(subject)) == (weight, phase)
+        assert subject.tick().failures == {}
+        assert _phase(subject) is phase
+
+
+def test_promote_gives_the_candidate_everybody_and_finishes(tmp_path: Path) -> None:
+    subject, settings = _setup(tmp_path)
+    subject.tick()
+    entry = operations.promote(settings, NAME, now=subject.now, by="ann")
+    assert (entry.kind, entry.weights_before["model-b"], entry.weights_after["model-b"]) == ("complete", 1000, 10_000)
+    assert (subject.weight(), _phase(subject)) == (10_000, Phase.PROMOTED)
+    subject.tick()
+    assert _phase(subject) is Phase.PROMOTED
+
+
+def test_promote_by_one_step(tmp_path: Path) -> None:
+    subject, settings = _setup(tmp_path)
+    for weight in (1000, 5000, 10_000):
+        assert operations.promote(settings, NAME, now=subject.now, full=False).kind is Kind.ADVANCE
+        assert (subject.weight(), _phase(subject)) == (weight, Phase.PROGRESSING)
+    with pytest.raises(RefusedError, match="no step after 100%"):
+        operations.promote(settings, NAME, now=subject.now, full=False)
+    assert subject.moves() == [("advance", 0, 1000), ("advance", 1000, 5000), ("advance", 5000, 10_000)]
+
+
+def test_rollback_gives_everybody_to_the_control_and_resume_starts_again(tmp_path: Path) -> None:
+    subject, settings = _setup(tmp_path)
+    subject.tick()
+    operations.rollback(settings, NAME, now=subject.now)
+    assert (subject.weight(), _phase(subject)) == (0, Phase.ROLLED_BACK)
+    subject.tick()
+    assert subject.weight() == 0
+    operations.resume(settings, NAME, now=subject.now)
+    subject.tick()
+    assert subject.weight() == 1000
+
+
+def test_resume_from_manual_goes_on_from_the_persons_weights_and_plan(tmp_path: Path) -> None:
+    subject, settings = _setup(tmp_path)
+    subject.tick()
+    _edit(subject, 3500)
+    subject.tick()
+    assert _phase(subject) is Phase.MANUAL
+    path = settings.config
+    path.write_text(path.read_text().replace("[10, 50, 100]", "[10, 40, 100]"))
+    operations.resume(settings, NAME, now=subject.now)
+    state = subject.states.read().experiments[NAME]
+    assert (state.phase, state.stage.weight, state.steps) == (Phase.PROGRESSING, 3500, (1000, 4000, 10_000))
+    for _ in range(20):
+        subject.traffic.serve("model-b", 50)
+        subject.tick()
+    assert subject.weight() == 4000
+
+
+def test_resume_of_an_edit_that_no_controller_has_seen_yet(tmp_path: Path) -> None:
+    subject, settings = _setup(tmp_path)
+    subject.tick()
+    _edit(subject, 3500)
+    operations.resume(settings, NAME, now=subject.now)
+    subject.tick()
+    assert (subject.weight(), _phase(subject)) == (3500, Phase.PROGRESSING)
+
+
+def test_pausing_does_not_accept_an_edit_that_no_controller_has_seen_yet(tmp_path: Path) -> None:
+    subject, settings = _setup(tmp_path)
+    subject.tick()
+    _edit(subject, 3500)
+    with pytest.raises(RefusedError, match="nothing moves until resume"):
+        operations.pause(settings, NAME, now=subject.now)
+    subject.tick()
+    assert (subject.weight(), _phase(subject)) == (3500, Phase.MANUAL)
+
+
+def test_what_makes_no_sense_is_refused_in_a_sentence_and_changes_nothing(tmp_path: Path) -> None:
+    subject, settings = _setup(tmp_path)
+    with pytest.raises(RefusedError, match="needs no resume: it is progressing at 0%"):
+        operations.resume(settings, NAME, now=subject.now)
+    operations.pause(settings, NAME, now=subject.now)
+    with pytest.raises(RefusedError, match="cannot be paused: it is paused at 0%"):
+        operations.pause(settings, NAME, now=subject.now)
+    operations.rollback(settings, NAME, now=subject.now)
+    with pytest.raises(RefusedError, match="cannot be rolled back: it is rolled back at 0%"):
+        operations.rollback(settings, NAME, now=subject.now)
+    operations.promote(settings, NAME, now=subject.now)
+    before = subject.journal()
+    with pytest.raises(RefusedError, match="cannot be promoted: it is promoted at 100%"):
+        operations.promote(settings, NAME, now=subject.now)
+    with pytest.raises(RefusedError, match="a full promotion"):
+        operations.promote(settings, NAME, now=subject.now, full=False)
+    assert subject.journal() == before
+
+
+def test_without_a_rollout_there_is_nothing_to_operate(tmp_path: Path) -> None:
+    subject, settings = _setup(tmp_path, DOCUMENT.split("    rollout:")[0])
+    with pytest.raises(RefusedError, match="chat has no rollout"):
+        operations.pause(settings, NAME, now=subject.now)
+
+
+def test_an_unknown_experiment_is_named(tmp_path: Path) -> None:
+    subject, settings = _setup(tmp_path)
+    with pytest.raises(UnknownName, match="chat"):
+        operations.pause(settings, "chta", now=subject.now)
+
+
+def test_a_refused_document_and_damaged_state_are_errors(tmp_path: Path) -> None:
+    subject, settings = _setup(tmp_path)
+    subject.tick()
+    subject.states.path.write_text("{")
+    with pytest.raises(StateError, match="damaged"):
+        operations.rollback(settings, NAME, now=subject.now)
+    subject.states.path.unlink()
+    settings.config.write_text("nonsense")
+    with pytest.raises(DocumentError):
+        operations.rollback(settings, NAME, now=subject.now)
+
+
+def test_a_command_finishes_what_a_killed_controller_left_undone(tmp_path: Path) -> None:
+    subject, settings = _setup(tmp_path)
+
+    class KilledError(BaseException):
+        pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("controller.journal.Journal.append", lambda *a, **k: (_ for _ in ()).throw(KilledError()))
+        with pytest.raises(KilledError):
+            subject.tick()
+    assert subject.states.read().experiments[NAME].intent is not None
+    operations.pause(settings, NAME, now=subject.now)
+    assert [(entry.kind, entry.actor) for entry in subject.journal()] == [
+        (Kind.ADVANCE, "controller"),
+        (Kind.HOLD, "operator"),
+    ]
+    assert (subject.weight(), _phase(subject)) == (1000, Phase.PAUSED)
+
+
+def test_a_controller_respects_a_command_given_while_it_was_deciding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, settings = _setup(tmp_path)
+    subject.tick()
+    subject.tick(6)
+    subject.traffic.serve("model-b", 500)
+
+    def deciding(situation: Situation, now: datetime) -> Decision:
+        decision = decide(situation, now)
+        assert decision.kind is Kind.ADVANCE
+        operations.pause(settings, NAME, now=subject.now)
+        return decision
+
+    with monkeypatch.context() as patch:
+        patch.setattr("controller.steering.decide", deciding)
+        report = subject.tick(60)
+    assert report.superseded == (NAME,)
+    assert report.failures == {}
+    subject.tick(60)
+    assert (subject.weight(), _phase(subject)) == (1000, Phase.PAUSED)

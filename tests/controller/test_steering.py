@@ -1,0 +1,295 @@
+"""Whole rollouts with a clock of their own: what is decided, what is written, and what goes wrong alone."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from controller.model import Cause, Kind, Phase
+from controller.steering import Steering
+from tests.controller.support import DOCUMENT, ENVOY, NAME, Traffic, World, world
+
+
+def _phase(subject: World) -> Phase:
+    return subject.states.read().experiments[NAME].phase
+
+
+def _run(subject: World, ticks: int, *, good: int = 50, bad: int = 0, ms: int = 100) -> None:
+    """Ticks of five seconds, with the same traffic to both variants before each."""
+    for _ in range(ticks):
+        for traffic in subject.envoys.values():
+            if subject.weight() < 10_000:
+                traffic.serve("model-a", 50)
+            if subject.weight():
+                traffic.serve("model-b", good, ms=ms)
+                traffic.serve("model-b", bad, code=503, ms=ms)
+        subject.tick()
+
+
+def test_a_good_candidate_takes_every_step_once_and_is_promoted(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    _run(subject, 60)
+    assert subject.moves() == [("advance", 0, 1000), ("advance", 1000, 5000), ("advance", 5000, 10_000)]
+    assert _phase(subject) is Phase.PROMOTED
+    assert subject.journal()[-1].cause in (Cause.FINISHED, Cause.LAST_STEP_PASSED)
+    assert [entry.kind for entry in subject.journal()].count(Kind.COMPLETE) == 1
+    assert "# the old one" in (tmp_path / "experiments.yaml").read_text()
+
+
+def test_every_stage_lasts_its_time_and_is_judged_on_its_own_evidence(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    _run(subject, 60)
+    advances = [entry for entry in subject.journal() if entry.kind in (Kind.ADVANCE, Kind.COMPLETE)]
+    for previous, entry in pairwise(advances):
+        assert entry.at - previous.at >= timedelta(seconds=60)
+        # 12 ticks of 50 requests at most, less the settle time.
+        assert 100 <= entry.evidence["model-b"]["requests"] <= 12 * 50
+
+
+def test_errors_roll_back_at_once(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    _run(subject, 16)
+    assert subject.weight() == 5000
+    _run(subject, 5, good=25, bad=25)
+    assert subject.moves() == [("advance", 0, 1000), ("advance", 1000, 5000), ("rollback", 5000, 0)]
+    rollback = next(entry for entry in subject.journal() if entry.kind is Kind.ROLLBACK)
+    assert rollback.at - subject.journal()[0].at < timedelta(seconds=100)
+    assert "error_rate 16.7% over 150 requests is above its limit of 5%" in rollback.reason
+    assert _phase(subject) is Phase.ROLLED_BACK
+    _run(subject, 30)
+    assert subject.weight() == 0
+
+
+def test_slowness_rolls_back(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    _run(subject, 20, ms=800)
+    assert subject.moves() == [("advance", 0, 1000), ("rollback", 1000, 0)]
+    assert "latency_p95" in subject.journal()[-1].reason or "rolled back" in subject.journal()[-1].reason
+
+
+def test_errors_before_the_stage_and_during_the_settle_time_are_no_evidence(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    subject.traffic.serve("model-b", 1000, code=503)
+    subject.tick()
+    subject.traffic.serve("model-b", 1000, code=503)
+    subject.tick(4)
+    subject.traffic.serve("model-b", 1000, code=503)
+    subject.tick(4)
+    _run(subject, 20)
+    assert ("advance", 1000, 5000) in subject.moves()
+
+
+def test_low_traffic_holds_and_then_times_out_with_a_word_about_it(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    subject.tick()
+    for _ in range(10):
+        subject.traffic.serve("model-b", 1)
+        subject.tick(60)
+    assert subject.weight() == 1000
+    assert subject.journal()[-1].cause is Cause.MIN_REQUESTS
+    subject.tick(4000)
+    assert (subject.weight(), subject.journal()[-1].cause) == (1000, Cause.TIMEOUT)
+
+
+def test_a_document_that_says_so_rolls_back_on_timeout(tmp_path: Path) -> None:
+    subject = world(tmp_path, DOCUMENT.replace("      guardrails:", "      on_timeout: rollback\n      guardrails:"))
+    subject.tick()
+    subject.tick(4000)
+    assert subject.moves() == [("advance", 0, 1000), ("rollback", 1000, 0)]
+
+
+def test_missing_envoys_hold_and_come_back_without_a_false_decision(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    subject.envoys["http://other:9901"] = Traffic()
+    _run(subject, 5)
+    subject.absent = {ENVOY}
+    _run(subject, 40)
+    assert subject.weight() == 1000
+    last = subject.journal()[-1]
+    assert last.cause is Cause.MISSING_DATA
+    assert f"1 of 2 Envoys answered; not {ENVOY} (no answer within 2 s)" in last.reason
+    assert last.sources["absent"] == {ENVOY: "no answer within 2 s"}
+    subject.absent = set()
+    subject.tick()
+    assert subject.moves() == [("advance", 0, 1000), ("advance", 1000, 5000)]
+    # Both Envoys' requests, also those of the one that was away.
+    advance = [entry for entry in subject.journal() if entry.kind is Kind.ADVANCE][-1]
+    assert advance.evidence["model-b"]["requests"] >= 40 * 100
+
+
+def test_harm_seen_by_the_envoys_that_answer_rolls_back(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    subject.envoys["http://other:9901"] = Traffic()
+    _run(subject, 5)
+    subject.absent = {ENVOY}
+    _run(subject, 2, bad=50)
+    assert subject.moves()[-1] == ("rollback", 1000, 0)
+
+
+def test_a_restarted_envoy_makes_no_false_decision(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    for _ in range(10):
+        _run(subject, 3)
+        subject.traffic.restart(subject.now)
+    _run(subject, 30)
+    assert [kind for kind, *_ in subject.moves()] == ["advance"] * 3
+    for entry in subject.journal():
+        for outline in entry.evidence.values():
+            assert all(value is None or value >= 0 for value in outline.values())
+
+
+def test_a_restarted_controller_goes_on_in_the_same_stage_with_the_same_evidence(tmp_path: Path) -> None:
+    def run(subject: World, *, restarting: bool) -> list[object]:
+        for _ in range(60):
+            _run(subject, 1)
+            if restarting:
+                subject.restart()
+        return [(entry.at, entry.kind, entry.evidence) for entry in subject.journal() if entry.kind is not Kind.HOLD]
+
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    assert run(world(tmp_path / "one"), restarting=False) == run(world(tmp_path / "two"), restarting=True)
+
+
+def test_evidence_that_was_lost_is_collected_afresh(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    _run(subject, 10)
+    (subject.folder / "evidence" / f"{NAME}.json").write_text("{")
+    subject.restart()
+    subject.tick()
+    assert subject.weight() == 1000
+    assert subject.journal()[-1].evidence["model-b"]["requests"] == 0
+    _run(subject, 5)
+    assert subject.weight() == 5000
+
+
+def test_a_comparison_with_the_control_outlives_the_controls_last_user(tmp_path: Path) -> None:
+    text = DOCUMENT.replace("max: 500ms}", "max_increase: 20%, relative: true}")
+    subject = world(tmp_path, text)
+    _run(subject, 60)
+    assert _phase(subject) is Phase.PROMOTED
+    (tmp_path / "slow").mkdir()
+    subject = world(tmp_path / "slow", text)
+    while subject.weight() < 10_000:
+        _run(subject, 1)
+    _run(subject, 5, ms=200)
+    assert subject.moves()[-1] == ("rollback", 10_000, 0)
+
+
+def test_a_persons_edit_turns_it_manual_for_good(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    _run(subject, 3)
+    path = tmp_path / "experiments.yaml"
+    path.write_text(path.read_text().replace("weight: 90", "weight: 65").replace("weight: 10", "weight: 35"))
+    _run(subject, 40, bad=50)
+    assert subject.weight() == 3500
+    assert _phase(subject) is Phase.MANUAL
+    entries = [entry for entry in subject.journal() if entry.phase is Phase.MANUAL]
+    assert entries[0].cause is Cause.WEIGHTS_EDITED
+    assert entries[0].phase_before is Phase.PROGRESSING
+    assert entries[-1].cause is Cause.MANUAL
+
+
+def test_a_refused_document_holds_says_so_and_loses_no_evidence(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    _run(subject, 8)
+    path = tmp_path / "experiments.yaml"
+    good = path.read_text()
+    path.write_text(good.replace("weight: 10", "weight: 11"))
+    for _ in range(30):
+        subject.traffic.serve("model-b", 50)
+        report = subject.tick()
+    assert report.generation is None
+    assert "sum to exactly 100" in report.document_error
+    last = subject.journal()[-1]
+    assert last.cause is Cause.DOCUMENT_REFUSED
+    assert "experiments.yaml" in last.reason
+    path.write_text(good)
+    subject.tick()
+    assert subject.moves()[-1] == ("advance", 1000, 5000)
+
+
+def test_a_missing_document_holds_until_it_is_back(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    _run(subject, 3)
+    path = tmp_path / "experiments.yaml"
+    good = path.read_text()
+    path.unlink()
+    assert subject.tick().document_error
+    path.write_text(good)
+    _run(subject, 20)
+    assert subject.weight() == 5000
+
+
+def test_lost_state_is_no_new_rollout(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    _run(subject, 20, bad=50)
+    assert _phase(subject) is Phase.ROLLED_BACK
+    subject.states.path.unlink()
+    subject.restart()
+    _run(subject, 20)
+    assert subject.weight() == 0
+    assert _phase(subject) is Phase.MANUAL
+    assert "its state is gone" in subject.journal()[-1].reason
+
+
+def test_a_clock_that_was_set_back_does_not_freeze_the_stage(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    _run(subject, 3)
+    subject.tick(-86_400)
+    assert subject.states.read().experiments[NAME].stage.started_at == subject.now
+    _run(subject, 15)
+    assert subject.weight() == 5000
+
+
+def test_an_experiment_without_a_rollout_is_left_alone(tmp_path: Path) -> None:
+    subject = world(tmp_path, DOCUMENT.split("    rollout:")[0])
+    report = subject.tick()
+    assert report.outcomes == ()
+    assert subject.states.read().experiments == {}
+
+
+TWO = DOCUMENT + DOCUMENT.split("experiments:\n")[1].replace("name: chat", "name: other\n    match: {path_prefix: /o/}")
+
+
+def test_one_experiments_failure_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = world(tmp_path, TWO)
+    steer_one = Steering._steer_one
+
+    def fail(self: Steering, snapshot: object, experiment: object, *rest: object) -> object:
+        if getattr(experiment, "name", "") == NAME:
+            raise RuntimeError("a bug")
+        return steer_one(self, snapshot, experiment, *rest)  # type: ignore[arg-type]  # the arguments pass through
+
+    monkeypatch.setattr(Steering, "_steer_one", fail)
+    report = subject.tick()
+    assert report.failures == {NAME: "RuntimeError('a bug')"}
+    assert [outcome.experiment for outcome in report.outcomes] == ["other"]
+    assert subject.sink.read().document.experiment("other").weights["model-b"] == 1000
+
+
+def test_an_experiment_that_leaves_the_document_and_comes_back_goes_on_where_it_was(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    _run(subject, 20)
+    assert subject.weight() == 5000
+    path = tmp_path / "experiments.yaml"
+    good = path.read_text()
+    path.write_text("version: 1\nexperiments: []\n")
+    subject.tick()
+    path.write_text(good)
+    moves = subject.moves()
+    subject.restart()
+    subject.tick()
+    assert _phase(subject) is Phase.PROGRESSING
+    assert subject.moves() == moves
+
+
+def test_holds_do_not_fill_the_journal(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    subject.tick()
+    for _ in range(1200):
+        subject.tick(1)
+    assert 18 <= len(subject.journal()) <= 25
