@@ -121,7 +121,7 @@ def _status(
         requests=live.requests if live else 0,
         min_requests=rollout.stage.min_requests if rollout else 0,
         generation=context.generation,
-        decision=_latest(state.decision if state else None, live.decision if live else None),
+        decision=_latest(state, live.decision if live else None),
         pending=state is not None and state.intent is not None,
         config_error=context.config_error,
         state_error=context.state_error,
@@ -129,7 +129,11 @@ def _status(
     )
 
 
-def _latest(changed: DecisionRecord | None, last: DecisionRecord | None) -> DecisionRecord | None:
+def _latest(state: ExperimentState | None, last: DecisionRecord | None) -> DecisionRecord | None:
+    """The last decision; of a finished rollout the one that finished it, since all later ones only say so."""
+    changed = state.decision if state else None
+    if state is not None and state.phase.finished and changed is not None:
+        return changed
     if changed is None or last is None:
         return last or changed
     return last if last.at >= changed.at else changed

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer, unused_port
+
+from controller.sources.envoy_admin import EnvoyAdminSource
+
+REAL = Path(__file__).with_name("envoy_stats.json").read_bytes()
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def _admin(handler: Handler) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_get("/stats", handler)
+    async with TestServer(app) as server:
+        yield str(server.make_url("")).rstrip("/")
+
+
+@asynccontextmanager
+async def _source(*envoys: str, seconds: float = 5.0) -> AsyncIterator[EnvoyAdminSource]:
+    source = EnvoyAdminSource(envoys, timeout=seconds, max_bytes=10**6)
+    try:
+        yield source
+    finally:
+        await source.close()
+
+
+async def _good(_: web.Request) -> web.Response:
+    return web.Response(body=REAL)
+
+
+async def test_it_asks_for_our_statistics_and_the_processes_age_only() -> None:
+    asked: list[dict[str, str]] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append(dict(request.query))
+        return web.Response(body=REAL)
+
+    async with _admin(handler) as envoy, _source(envoy) as source:
+        (found,) = await source.observe()
+    assert found.envoy == envoy
+    assert found.error == ""
+    assert found.sample is not None
+    assert found.sample.uptime == 26
+    assert asked == [
+        {
+            "format": "json",
+            "usedonly": "",
+            "filter": "^(abmesh\\.|server\\.uptime$)",
+            "histogram_buckets": "detailed",
+        }
+    ]
+
+
+async def _not_found(_: web.Request) -> web.Response:
+    raise web.HTTPNotFound
+
+
+async def _redirect(_: web.Request) -> web.Response:
+    raise web.HTTPFound("http://127.0.0.1:1/")
+
+
+async def _page(_: web.Request) -> web.Response:
+    return web.Response(text="<html>")
+
+
+async def _hang(_: web.Request) -> web.Response:
+    await asyncio.sleep(60)
+    raise web.HTTPOk
+
+
+async def _trickle(request: web.Request) -> web.StreamResponse:
+    """A byte at a time, for ever: each read succeeds, the whole never does."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" ")
+        await asyncio.sleep(0.01)
+
+
+async def _endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" " * 65536)
+
+
+async def _cut_off(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-length": "1000"})
+    await response.prepare(request)
+    await response.write(b"{")
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+@pytest.mark.parametrize(
+    ("handler", "says"),
+    [
+        (_not_found, "404"),
+        (_redirect, "302"),
+        (_page, "not JSON"),
+        (_hang, "no answer within 0.3 s"),
+        (_trickle, "no answer within 0.3 s"),
+        (_endless, "longer than 1,000,000 bytes"),
+        (_cut_off, "connection broke"),
+    ],
+)
+async def test_an_envoy_that_does_not_answer_as_it_should_is_an_error_of_its_own(handler: Handler, says: str) -> None:
+    seconds = 0.3 if says.startswith("no answer") else 10.0
+    async with _admin(handler) as bad, _admin(_good) as good, _source(bad, good, seconds=seconds) as source:
+        first, second = await source.observe()
+    assert first.sample is None
+    assert says in first.error
+    assert second.sample is not None
+
+
+async def test_an_envoy_that_is_not_there_says_so_and_is_found_when_it_is() -> None:
+    envoy = f"http://127.0.0.1:{unused_port()}"
+    async with _source(envoy) as source:
+        (found,) = await source.observe()
+        assert found.sample is None
+        assert "no connection" in found.error
+        app = web.Application()
+        app.router.add_get("/stats", _good)
+        async with TestServer(app, port=int(envoy.rpartition(":")[2])):
+            (found,) = await source.observe()
+        assert found.sample is not None
+
+
+async def test_all_envoys_are_asked_at_once() -> None:
+    waiting = 0
+    everybody = asyncio.Event()
+
+    async def handler(_: web.Request) -> web.Response:
+        nonlocal waiting
+        waiting += 1
+        if waiting == 3:
+            everybody.set()
+        await everybody.wait()
+        return web.Response(text=json.dumps({"stats": []}))
+
+    async with _admin(handler) as a, _admin(handler) as b, _admin(handler) as c, _source(a, b, c) as source:
+        assert [item.error for item in await source.observe()] == ["", "", ""]

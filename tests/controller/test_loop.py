@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from controller.http import HttpServer
+from controller.lease import Lease
+from controller.loop import Controller, Role
+from controller.settings import Settings
+from controller.sources.base import Observation
+from controller.telemetry import Telemetry
+from tests.controller.support import DOCUMENT, World, world
+
+
+class Source:
+    """The world's Envoys; or a fault."""
+
+    def __init__(self, subject: World) -> None:
+        self.subject = subject
+        self.fault: Exception | None = None
+        self.asked = 0
+        self.was_asked = asyncio.Event()
+
+    async def observe(self) -> list[Observation]:
+        self.asked += 1
+        self.was_asked.set()
+        if self.fault is not None:
+            raise self.fault
+        return self.subject.observe()
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+
+class Setup:
+    """A controller on a world, whose clocks are the world's."""
+
+    def __init__(self, subject: World) -> None:
+        self.subject = subject
+        self.source = Source(subject)
+        self.telemetry = Telemetry()
+        self.lease = Lease(subject.folder)
+        self.seconds = 1000.0
+        self.controller = Controller(
+            Settings(Path("e.yaml")),
+            source=self.source,
+            steering=subject.steering,
+            lease=self.lease,
+            telemetry=self.telemetry,
+            clock=lambda: subject.now,
+            monotonic=lambda: self.seconds,
+        )
+
+    def metric(self, name: str) -> float | None:
+        for line in self.telemetry.render().decode().splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.rpartition(" ")[2])
+        return None
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return Setup(world(tmp_path))
+
+
+async def test_a_tick_observes_decides_and_applies(setup: Setup) -> None:
+    await setup.controller.tick()
+    assert setup.controller.role is Role.LEADING
+    assert setup.subject.weight() == 1000
+    assert setup.metric('abmesh_controller_weight{experiment="chat",variant="model-b"}') == 0.1
+    assert setup.metric('abmesh_controller_decisions_total{decision="advance",experiment="chat"}') == 1
+    assert setup.metric("abmesh_controller_ticks_total") == 1
+    assert setup.metric("abmesh_controller_tick_seconds_count") == 1
+    assert setup.metric("abmesh_controller_leader") == 1
+    assert setup.metric('abmesh_controller_sources{state="answering"}') == 1
+    assert setup.metric("abmesh_controller_last_tick_timestamp_seconds") == setup.subject.now.timestamp()
+    setup.lease.release()
+
+
+async def test_the_generation_is_shown_exactly(setup: Setup) -> None:
+    for _ in range(2):
+        await setup.controller.tick()
+    assert setup.metric("abmesh_config_generation") == setup.subject.sink.read().generation
+    setup.lease.release()
+
+
+async def test_guardrails_values_are_shown_and_vanish_with_their_experiment(setup: Setup, tmp_path: Path) -> None:
+    await setup.controller.tick()
+    for seconds in (6, 5):
+        setup.subject.now = setup.subject.now.replace(second=setup.subject.now.second + seconds)
+        setup.subject.traffic.serve("model-b", 8)
+        setup.subject.traffic.serve("model-b", 2, code=500)
+        await setup.controller.tick()
+    name = 'abmesh_controller_guardrail{experiment="chat",limit="max",metric="error_rate"}'
+    assert setup.metric(name) == 0.2
+    (tmp_path / "experiments.yaml").write_text("version: 1\nexperiments: []\n")
+    await setup.controller.tick()
+    assert setup.metric(name) is None
+    assert setup.metric('abmesh_controller_weight{experiment="chat",variant="model-b"}') is None
+    setup.lease.release()
+
+
+async def test_absent_envoys_are_counted(setup: Setup) -> None:
+    setup.subject.absent = set(setup.subject.envoys)
+    await setup.controller.tick()
+    await setup.controller.tick()
+    assert setup.metric("abmesh_controller_source_errors_total") == 2
+    assert setup.metric('abmesh_controller_sources{state="absent"}') == 1
+    setup.lease.release()
+
+
+async def test_each_refused_document_is_counted_once(setup: Setup, tmp_path: Path) -> None:
+    await setup.controller.tick()
+    path = tmp_path / "experiments.yaml"
+    for text, count in (("nonsense", 1), ("nonsense", 1), ("version: 3", 2), (DOCUMENT, 2), ("nonsense", 3)):
+        path.write_text(text)
+        await setup.controller.tick()
+        assert setup.metric("abmesh_config_rejected_total") == count
+    setup.lease.release()
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("a bug"), OSError("no more files")])
+async def test_nothing_ends_the_loop(setup: Setup, fault: Exception) -> None:
+    setup.source.fault = fault
+    await setup.controller.tick()
+    await setup.controller.tick()
+    assert str(fault) in setup.controller.error
+    assert setup.metric('abmesh_controller_failures_total{experiment=""}') == 2
+    setup.source.fault = None
+    await setup.controller.tick()
+    assert setup.controller.error == ""
+    assert setup.subject.weight() == 1000
+    setup.lease.release()
+
+
+async def test_damaged_state_stops_every_move_and_is_shown(setup: Setup) -> None:
+    await setup.controller.tick()
+    good = setup.subject.states.path.read_text()
+    setup.subject.states.path.write_text("{")
+    await setup.controller.tick()
+    assert "damaged" in setup.controller.error
+    setup.subject.states.path.write_text(good)
+    await setup.controller.tick()
+    assert setup.controller.error == ""
+    setup.lease.release()
+
+
+async def test_a_second_controller_stands_by_and_takes_over(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    first, second = Setup(subject), Setup(subject)
+    await first.controller.tick()
+    await second.controller.tick()
+    assert (first.controller.role, second.controller.role) == (Role.LEADING, Role.STANDBY)
+    assert second.source.asked == 0
+    assert second.metric("abmesh_controller_leader") == 0
+    first.lease.release()
+    await second.controller.tick()
+    assert second.controller.role is Role.LEADING
+    assert subject.moves() == [("advance", 0, 1000)]
+    second.lease.release()
+
+
+async def test_it_ticks_until_told_to_stop_and_finishes_the_tick(tmp_path: Path) -> None:
+    setup = Setup(world(tmp_path))
+    controller = Controller(
+        Settings(Path("e.yaml")),
+        source=setup.source,
+        steering=setup.subject.steering,
+        lease=setup.lease,
+        telemetry=setup.telemetry,
+    )
+    stop = asyncio.Event()
+    running = asyncio.create_task(controller.run(stop))
+    async with asyncio.timeout(30):
+        await setup.source.was_asked.wait()
+        stop.set()
+        await running
+    assert setup.subject.weight() == 1000
+    assert setup.source.asked == 1
+    setup.lease.release()
+
+
+async def _get(address: str, path: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{address}{path}") as response:
+        return response.status, await response.text()
+
+
+async def test_health_and_metrics_over_http(setup: Setup) -> None:
+    server = HttpServer("127.0.0.1:0", setup.controller, setup.telemetry)
+    address = await server.start()
+    try:
+        assert await _health(address) == (200, "starting")
+        await setup.controller.tick()
+        assert await _health(address) == (200, "leading")
+        setup.seconds += 14
+        assert await _health(address) == (200, "leading")
+        setup.seconds += 10
+        assert await _health(address) == (503, "stalled")
+        status, text = await _get(address, "/metrics")
+        assert status == 200
+        assert "abmesh_controller_ticks_total 1.0" in text
+    finally:
+        await server.stop()
+        setup.lease.release()
+
+
+async def _health(address: str) -> tuple[int, str]:
+    status, text = await _get(address, "/healthz")
+    return status, str(json.loads(text)["status"])

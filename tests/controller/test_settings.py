@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.__main__ import main
+from controller.settings import Settings, duration, listen_address
+from experiment.errors import SettingsError
+
+
+def test_state_is_beside_the_document_unless_said_otherwise() -> None:
+    assert Settings(Path("/etc/ab/experiments.yaml")).state_folder == Path("/etc/ab/.abmesh/experiments")
+    assert Settings(Path("experiments.yaml")).state_folder == Path.cwd() / ".abmesh" / "experiments"
+    settings = Settings(Path("e.yaml"), state_dir=Path("/var/lib/abmesh"))
+    assert settings.state_folder == Path("/var/lib/abmesh")
+    assert settings.journal_path == Path("/var/lib/abmesh/journal.jsonl")
+
+
+def test_an_envoys_address_loses_its_last_slash() -> None:
+    assert Settings(Path("e"), envoys=("http://127.0.0.1:9901/",)).envoys == ("http://127.0.0.1:9901",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"interval": timedelta(milliseconds=99)}, "at least 100ms"),
+        ({"settle": timedelta(seconds=-1)}, "settle"),
+        ({"timeout": timedelta()}, "timeout 0s"),
+        ({"envoys": ("127.0.0.1:9901",)}, "http://HOST:PORT"),
+        ({"envoys": ("ftp://127.0.0.1",)}, "http://HOST:PORT"),
+        ({"envoys": ("http://",)}, "http://HOST:PORT"),
+        ({"envoys": ("http://h:99999",)}, "Port out of range"),
+        ({"envoys": ("http://h:9901/?x=1",)}, "http://HOST:PORT"),
+        ({"envoys": ("http://me:secret@h:9901",)}, "password"),
+        ({"envoys": ("http://h:1", "http://h:1/")}, "twice"),
+        ({"http_listen": "9103"}, "HOST:PORT"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_what_does(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(SettingsError, match=says) as caught:
+        Settings(Path("e.yaml"), **changes)
+    assert "secret" not in str(caught.value)
+
+
+def test_addresses_to_listen_on() -> None:
+    assert listen_address("127.0.0.1:9103") == ("127.0.0.1", 9103)
+    assert listen_address("[::1]:0") == ("::1", 0)
+
+
+@pytest.mark.parametrize("text", ["", ":9103", "h", "h:", "h:x", "h:65536", "::1:80", "h:-1"])
+def test_what_is_no_address_to_listen_on(text: str) -> None:
+    with pytest.raises(SettingsError, match="HOST:PORT"):
+        listen_address(text)
+
+
+def test_durations() -> None:
+    assert duration("1m30s") == timedelta(seconds=90)
+    with pytest.raises(SettingsError, match="500ms"):
+        duration("5")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ([], "--envoy"),
+        (["--envoy", "nonsense"], "http://HOST:PORT"),
+        (["--envoy", "http://h:1", "--interval", "x"], "not a duration"),
+        (["--envoy", "http://h:1", "--state", "/dev/null/x"], "--state"),
+    ],
+)
+def test_the_command_fails_in_one_line(flags: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert says in lines[0]
