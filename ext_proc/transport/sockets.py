@@ -49,6 +49,7 @@ class UnixSocket:
 
     def remove(self) -> None:
         """Remove the socket, unless another server has put its own there."""
+        self.hidden.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             found = self._path.stat()
             if (found.st_dev, found.st_ino) == self._inode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import sys
@@ -69,6 +70,11 @@ class Program:
         self.process.send_signal(number)
         return await asyncio.wait_for(self.process.wait(), LIMIT)
 
+    async def interrupt(self) -> int:
+        """Signal its whole process group, as a terminal does on Ctrl-C, and wait; returns its exit code."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return await asyncio.wait_for(self.process.wait(), LIMIT)
+
 
 @contextlib.asynccontextmanager
 async def program(folder: Path, *arguments: str) -> AsyncIterator[Program]:
@@ -77,7 +83,7 @@ async def program(folder: Path, *arguments: str) -> AsyncIterator[Program]:
     command = [sys.executable, "-m", "ext_proc", "--config", str(folder / "experiments.yaml"), "--poll", "0.02"]
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
-            *command, "--metrics", "127.0.0.1:0", *arguments, stderr=stderr, cwd=_ROOT
+            *command, "--metrics", "127.0.0.1:0", *arguments, stderr=stderr, cwd=_ROOT, process_group=0
         )
     family: list[psutil.Process] = []
     try:

@@ -43,6 +43,14 @@ def test_a_socket_that_another_server_put_there_is_not_removed(tmp_path: Path) -
             assert not path.exists()
 
 
+def test_a_socket_that_was_never_published_leaves_nothing_behind(tmp_path: Path) -> None:
+    unix = UnixSocket(tmp_path / "x.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(unix.hidden))
+        unix.remove()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")

@@ -101,12 +101,18 @@ async def test_each_worker_has_a_unix_socket_of_its_own(folder: Path) -> None:
             async with connected(address) as channel:
                 assert headers_set(await ask(channel))
         await eventually(lambda: requests(server) == 2, "the requests")
-        assert await server.stop(signal.SIGINT) == 0
+        assert await server.stop() == 0
         assert not sockets(folder)
 
 
 def sockets(folder: Path) -> list[Path]:
     return list(folder.glob("*.sock*"))
+
+
+async def test_ctrl_c_is_one_signal_to_every_worker(folder: Path) -> None:
+    async with program(folder, "--listen", "127.0.0.1:0", "--workers", "2") as server:
+        await server.ready()
+        assert await server.interrupt() == 0
 
 
 async def test_workers_that_cannot_start_end_the_server(folder: Path) -> None:
