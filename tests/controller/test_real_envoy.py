@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -101,17 +101,22 @@ async def _leave(envoy: EnvoyProcess) -> None:
 class _Watch:
     """The window of one Envoy, extended at every look."""
 
-    def __init__(self, envoy: EnvoyProcess, source: EnvoyAdminSource) -> None:
-        self.envoy, self.source = envoy, source
+    def __init__(self) -> None:
         self.window: Window | None = None
         self.sample = Sample()
+        self.source = EnvoyAdminSource((), timeout=10)
+
+    async def point_at(self, envoy: EnvoyProcess) -> None:
+        """Look at another process, as the same Envoy: a restarted one, on ports that are surely free."""
+        await self.source.close()
+        self.source = EnvoyAdminSource((envoy.admin_url,), timeout=10)
 
     async def look(self) -> VariantEvidence:
         at = datetime.now(UTC)
         (found,) = await self.source.observe()
         assert found.sample is not None, found.error
         self.sample = found.sample
-        readings = {found.envoy: Reading(at, found.sample.uptime, found.sample.counts("chat"))}
+        readings = {"envoy": Reading(at, found.sample.uptime, found.sample.counts("chat"))}
         self.window = open_window(readings, at) if self.window is None else extend(self.window, readings)
         return summarize(self.window.totals, ("model-b",))["model-b"]
 
@@ -122,37 +127,43 @@ class _Watch:
         return evidence
 
 
-async def test_a_real_envoys_statistics_become_evidence_and_its_restart_is_no_harm(tmp_path: Path) -> None:
-    with EnvoyProcess(_bootstrap(), tmp_path) as envoy:
-        source = EnvoyAdminSource((envoy.admin_url,), timeout=10)
-        try:
-            watch = _Watch(envoy, source)
-            await _serve(envoy, 5, code=503)
-            # Histograms show only after a flush; a window that opens before it would count them late.
-            await watch.until(lambda _: bool(watch.sample.counts("chat").bins) and (watch.sample.uptime or 0) >= 3)
-            watch.window = None
-            assert (await watch.look()).codes == {}
+@pytest.fixture
+async def watch() -> AsyncIterator[_Watch]:
+    watch = _Watch()
+    yield watch
+    await watch.source.close()
 
-            await _serve(envoy, 20)
-            await _serve(envoy, 2, code=503)
-            await _leave(envoy)
-            evidence = await watch.until(lambda found: sum(found.bins.values()) == 23)
-            assert evidence.codes == {200: 20, 503: 2, 0: 1}
-            assert (evidence.requests, evidence.errors, evidence.aborted) == (22, 2, 1)
-            assert evidence.mean_ms is not None
-            assert evidence.mean_ms >= 30
-            p50 = evidence.outline()["p50_ms"]
-            assert p50 is not None
-            assert 30 <= p50 < 200
-            assert evidence.slices[7].requests == 22
-            assert list(evidence.groups) == [1]
 
-            envoy.stop()
-            (absent,) = await source.observe()
-            assert absent.sample is None
-            envoy.start()
-            await _serve(envoy, 40)
-            evidence = await watch.until(lambda found: sum(found.bins.values()) == 63)
-            assert evidence.codes == {200: 60, 503: 2, 0: 1}
-        finally:
-            await source.close()
+async def test_a_real_envoys_statistics_become_evidence_and_its_restart_is_no_harm(
+    tmp_path: Path, watch: _Watch
+) -> None:
+    with EnvoyProcess(_bootstrap(), tmp_path / "first") as envoy:
+        await watch.point_at(envoy)
+        await _serve(envoy, 5, code=503)
+        # Histograms show only after a flush; a window that opens before it would count them late.
+        await watch.until(lambda _: bool(watch.sample.counts("chat").bins) and (watch.sample.uptime or 0) >= 3)
+        watch.window = None
+        assert (await watch.look()).codes == {}
+
+        await _serve(envoy, 20)
+        await _serve(envoy, 2, code=503)
+        await _leave(envoy)
+        evidence = await watch.until(lambda found: sum(found.bins.values()) == 23)
+        assert evidence.codes == {200: 20, 503: 2, 0: 1}
+        assert (evidence.requests, evidence.errors, evidence.aborted) == (22, 2, 1)
+        assert evidence.mean_ms is not None
+        assert evidence.mean_ms >= 30
+        p50 = evidence.outline()["p50_ms"]
+        assert p50 is not None
+        assert 30 <= p50 < 200
+        assert evidence.slices[7].requests == 22
+        assert list(evidence.groups) == [1]
+    (absent,) = await watch.source.observe()
+    assert absent.sample is None
+
+    with EnvoyProcess(_bootstrap(), tmp_path / "second") as envoy:
+        await watch.point_at(envoy)
+        # More than the first had counted, so that no counter went back: the uptime tells.
+        await _serve(envoy, 40)
+        evidence = await watch.until(lambda found: sum(found.bins.values()) == 63)
+        assert evidence.codes == {200: 60, 503: 2, 0: 1}
