@@ -202,7 +202,9 @@ class Stack:
         self._child("ext-proc", [*python, *serve, "--metrics", metrics, "--workers", str(self.options.workers)])
         concurrency = str(self.options.envoy_concurrency)
         envoy = [find_envoy(), "-c", str(self.folder / "envoy.yaml"), "--use-dynamic-base-id", "-l", "warning"]
-        self._child("envoy", [*envoy, "--concurrency", concurrency])
+        # While the server is down Envoy would warn once a request; its statistics count them anyway.
+        quiet = ["--component-log-level", "ext_proc:error"]
+        self._child("envoy", [*envoy, "--concurrency", concurrency, *quiet])
         if self.options.interval is not None:
             control = ["cli", "controller", "--config", str(self.config), "--state", str(self.state)]
             control += ["--envoy", self.admin, "--http", f"127.0.0.1:{self.ports['controller']}"]

@@ -16,6 +16,9 @@ import aiohttp
 
 from cli.demo.model_server import Behaviour
 from cli.demo.stack import Stack, StackOptions, fetch
+from cli.records import status_json
+from controller.settings import Settings
+from controller.status import read_status
 
 INSTANT = Behaviour(latency_ms=1, spread=0, output_tokens=2)
 PATH = "/v1/models"
@@ -144,11 +147,9 @@ async def predicted(config: Path, users: Iterable[str]) -> dict[str, str]:
 
 
 async def status(running: Stack) -> dict[str, Any]:
-    """What ``abmesh status --json`` says of the one experiment."""
-    code, output, errors = await abmesh("status", "--json", "--state", str(running.state), config=running.config)
-    assert code == 0, errors
-    record: dict[str, Any] = json.loads(output)
-    return record
+    """What ``abmesh status --json`` says of the one experiment, without the time that a new process takes."""
+    settings = Settings(config=running.config, state_dir=running.state)
+    return status_json(read_status(settings)[0])
 
 
 async def eventually(condition: Callable[[], Awaitable[Any]], seconds: float = 30.0, pause: float = 0.05) -> float:
