@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--interval", default="5s", help="time between ticks (5s)")
     parser.add_argument("--settle", default="5s", help="time that new weights need to be in force everywhere (5s)")
-    parser.add_argument("--timeout", default="2s", help="time limit for one Envoy's answer (2s)")
+    parser.add_argument("--timeout", default="5s", help="time limit for one Envoy's answer (5s)")
     parser.add_argument("--http", metavar="HOST:PORT", help="serve /metrics and /healthz there")
     parser.add_argument("--state", type=Path, metavar="DIR", help="folder for state and journal")
     flags = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         return run(
             Settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 
@@ -37,6 +38,8 @@ def run(settings: Settings) -> int:
     """
     if not settings.envoys:
         raise SettingsError("no Envoy to read statistics from; name one with --envoy http://127.0.0.1:9901")
+    # Does nothing where logging is set up already.
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     make_folder(settings.state_folder)
     asyncio.run(_serve(settings))
     return 0

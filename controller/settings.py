@@ -35,7 +35,7 @@ class Settings:
     envoys: tuple[str, ...] = ()
     interval: timedelta = timedelta(seconds=5)
     settle: timedelta = timedelta(seconds=5)
-    timeout: timedelta = timedelta(seconds=2)
+    timeout: timedelta = timedelta(seconds=5)
     http_listen: str | None = None
 
     def __post_init__(self) -> None:
