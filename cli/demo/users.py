@@ -13,6 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import aiohttp
 
@@ -111,7 +112,7 @@ class Population:
 
     async def run(self) -> None:
         """Send requests until cancelled: a Poisson stream of arrivals, power users four times as often."""
-        weights = [4.0 if user.power else 1.0 for user in self.users]
+        weights = list(accumulate(4.0 if user.power else 1.0 for user in self.users))
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=30)
         # A jar would share one user's cookie with all the others; each user keeps their own.
@@ -124,10 +125,11 @@ class Population:
             while True:
                 due += self._chance.expovariate(self.rate)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-                user = self._chance.choices(self.users, weights)[0]
-                tasks.create_task(self._ask(session, user))
+                user = self._chance.choices(self.users, cum_weights=weights)[0]
+                tasks.create_task(self.ask(session, user))
 
-    async def _ask(self, session: aiohttp.ClientSession, user: User) -> None:
+    async def ask(self, session: aiohttp.ClientSession, user: User) -> None:
+        """One request of a user; what came of it is noted, whatever it was."""
         path, headers = user.request()
         body = {
             "model": "chat",
@@ -146,9 +148,10 @@ class Population:
         except (aiohttp.ClientError, TimeoutError):
             status = 0
         now = time.monotonic()
-        self._note(Seen(now, variant, user.tester, status, now - started))
+        self.note(Seen(now, variant, user.tester, status, now - started))
 
-    def _note(self, seen: Seen) -> None:
+    def note(self, seen: Seen) -> None:
+        """Count one answer."""
         self.requests += 1
         self.by_variant[seen.variant] += 1
         if seen.failed:
