@@ -158,6 +158,15 @@ class TestReallocate:
             "c": ((4000, 5000), (8000, 10_000)),
         }
 
+    def test_what_is_free_is_taken_from_the_lowest_bucket_on(self) -> None:
+        ranges = {"c": ((0, 5000),), "a": ((5000, 10_000),)}
+        assert reallocate(ranges, {"a": 4000, "b": 1000, "d": 1000, "c": 4000}) == {
+            "a": ((5000, 9000),),
+            "b": ((0, 1000),),
+            "d": ((9000, 10_000),),
+            "c": ((1000, 5000),),
+        }
+
 
 class TestSlices:
     @given(st.integers(1, BUCKETS), st.integers(10, 100))

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from experiment import yaml_edit
 from experiment.bucketing import reallocate, width
 from experiment.codec import edit_weights, json_schema, parse
 from experiment.errors import DocumentError, Problem, UnknownName, WeightsError
@@ -393,7 +394,21 @@ class TestEditWeights:
         with pytest.raises(WeightsError, match="cannot be changed without changing anything else"):
             edit_weights(text, "chat", {"model-a": 4000, "model-c": 3000})
 
-    @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+    def test_ranges_stand_right_behind_a_variant_that_ends_with_an_absent_value(self) -> None:
+        old = "      - {name: model-c, cluster: c, weight: 20}   # the newest\n"
+        new = "      - name: model-c\n        cluster: c\n        weight: 20\n        timeout:   # none\n"
+        new += "\n    # feedback\n"
+        edited = edit_weights(with_line(THREE, old, new), "chat", {"model-a": 4000, "model-c": 3000})
+        assert "        timeout:   # none\n    ranges: {model-a: " in edited
+        assert "\n\n    # feedback\n    events: [click]\n" in edited
+
+    def test_an_edit_that_would_mean_something_else_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # No text is known on which the editor goes wrong; should there be one, it must not be written.
+        monkeypatch.setattr(yaml_edit, "apply", lambda _text, _edits: SMALL.replace("x-user-id", "x-other"))
+        with pytest.raises(WeightsError, match="cannot be changed without changing anything else"):
+            edit_weights(SMALL, "chat", {"model-a": 8000, "model-b": 2000})
+
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
     @given(written(), st.data())
     def test_every_style_of_yaml_survives_an_edit(self, doc: Written, data: st.DataObject) -> None:
         names = list(doc.weights)
