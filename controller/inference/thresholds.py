@@ -4,7 +4,7 @@ Error rates and latency quantiles reduce to the same question, *x of n above a s
 because a quantile ``q`` exceeds a limit ``L`` exactly if more than ``1 - q`` of the requests are slower than ``L``, a
 share of slow requests above ``1 - q``. The verdict is
 
-    HARMFUL       x/n > p, and P(X >= x) < 0.001 for X ~ Binomial(n, p)
+    HARMFUL       x/n > p, n >= 30, and P(X >= x) < 0.001 for X ~ Binomial(n, p)
     HEALTHY       x/n <= p
     INCONCLUSIVE  otherwise
 
@@ -31,6 +31,10 @@ from experiment.rollout import Guardrail
 
 SIGNIFICANCE = 0.001
 """How improbable a value must be at the limit to count as harm."""
+
+HARM_SAMPLE = 30
+"""Fewest requests that harm is found in. Requests that arrive together fail or wait together, in a pause of a garbage
+collector or on a cold connection, so that a handful of them say less than their number suggests."""
 
 MIN_SAMPLE = 50
 """Fewest requests that a mean, or a control's value, is taken from."""
@@ -126,7 +130,8 @@ def _above(x: float, n: int, p: float) -> Verdict:
     if x <= n * p * (1 + 1e-12):
         return Verdict.HEALTHY
     # Interpolation inside a bin may give a fraction of a request; rounding down never invents harm.
-    return Verdict.HARMFUL if tail(math.floor(x), n, p) < SIGNIFICANCE else Verdict.INCONCLUSIVE
+    harmful = n >= HARM_SAMPLE and tail(math.floor(x), n, p) < SIGNIFICANCE
+    return Verdict.HARMFUL if harmful else Verdict.INCONCLUSIVE
 
 
 def _sentence(

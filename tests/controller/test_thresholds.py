@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from controller.evidence.summary import VariantEvidence
 from controller.inference.judgement import Verdict
-from controller.inference.thresholds import MIN_SAMPLE, SIGNIFICANCE, judge, tail
+from controller.inference.thresholds import HARM_SAMPLE, MIN_SAMPLE, SIGNIFICANCE, judge, tail
 from experiment.rollout import Guardrail
 
 NOTHING = VariantEvidence()
@@ -44,7 +44,8 @@ AT_MOST_5 = _guardrail("error_rate", max="5%")
         (5, 100, Verdict.HEALTHY),
         (6, 100, Verdict.INCONCLUSIVE),
         (1, 2, Verdict.INCONCLUSIVE),
-        (3, 3, Verdict.HARMFUL),
+        (HARM_SAMPLE - 1, HARM_SAMPLE - 1, Verdict.INCONCLUSIVE),
+        (HARM_SAMPLE, HARM_SAMPLE, Verdict.HARMFUL),
         (15, 100, Verdict.HARMFUL),
         (600, 10_000, Verdict.HARMFUL),
         (500, 10_000, Verdict.HEALTHY),
@@ -122,7 +123,8 @@ P95 = _guardrail("latency_p95", max="200ms")
         (95, 5, Verdict.HEALTHY),
         (94, 6, Verdict.INCONCLUSIVE),
         (80, 20, Verdict.HARMFUL),
-        (0, 3, Verdict.HARMFUL),
+        (0, HARM_SAMPLE - 1, Verdict.INCONCLUSIVE),
+        (0, HARM_SAMPLE, Verdict.HARMFUL),
         (0, 1, Verdict.INCONCLUSIVE),
         (9_400_000, 600_000, Verdict.HARMFUL),
     ],
