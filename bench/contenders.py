@@ -106,7 +106,7 @@ async def start(contender: Contender, upstream: int, folder: Path, stack: AsyncE
     if contender.kind == "ext_proc":
         serve = ["--config", str(config), "--listen", address, "--metrics", f"127.0.0.1:{metrics}"]
         serve += ["--workers", str(contender.workers)]
-        command = [sys.executable, "-m", "ext_proc", *serve]
+        command = [sys.executable, "-m", "cli", "ext-proc", *serve]
         server = Child(f"{contender.name}'s server", command, folder / f"{contender.name}-server.log")
         stack.push_async_callback(server.stop)
         await server.start()

@@ -1,0 +1,134 @@
+"""Memory: what a server worker and the controller keep does not depend on how many requests there have been.
+
+The worker's 100,000 requests go through a real Envoy, whose upstream is an Envoy that answers by itself. No two of them
+are alike: whatever the server kept of a request or a user would add up.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from bench import contenders
+from bench.contenders import Contender
+from bench.load import LoadResult, request_of, requests_of, run_load
+from bench.usage import resident_mb
+from cli.demo.stack import fetch
+from tests.e2e.support import CHAT, document, envoy_stats, eventually, metric, stack
+
+pytestmark = [pytest.mark.envoy, pytest.mark.timeout(900)]
+
+HALF = 50_000
+BATCH = 5_000
+WORKER_LIMIT_MB = 80
+CONTROLLER_LIMIT_MB = 200
+
+# Allocators keep free pages for later, more or less of them from one moment to the next. A server that kept no more
+# than 40 bytes of every request would exceed this.
+TOLERANCE_MB = 2.0
+# The journal of an hour-long stage is written to disk, not kept.
+CONTROLLER_TOLERANCE_MB = 5.0
+
+ONE_WORKER = Contender("one_worker", "as `abmesh ext-proc` runs it", "ext_proc", workers=1)
+
+
+def hostile(chance: random.Random) -> bytes:
+    """A request that may have any identity, or several, or none, and whatever else clients send."""
+    token = f"{chance.getrandbits(128):x}"
+    name = (
+        f"user-{token}" if chance.random() < 0.9 else bytes(chance.choices(range(0x80, 0x100), k=60)).decode("latin-1")
+    )
+    known = [
+        [f"x-user-id: {name}"],
+        [f"x-user-id: {name}", f"cookie: llm-session={token}"],
+        [f"cookie: theme=dark; llm-session={token}; _ga=GA1.{chance.random()}"],
+        [f"cookie: llm-session=; ;;=; llm-session = {token} ;", "cookie: a", "cookie: llm-session"],
+        [f"cookie: {token}={'x' * chance.choice((10, 100, 8000))}"],
+        ["x-user-id:   ", f"cookie: other={token}"],
+        [],
+    ]
+    lines = chance.choices(known, weights=(40, 10, 15, 10, 5, 5, 15))[0]
+    if chance.random() < 0.3:
+        lines = [*lines, f"x-user-segment: {chance.choice(('power', 'casual', 'other', token))}"]
+    if chance.random() < 0.05:
+        lines = [*lines, f"x-user-group: {chance.choice(('beta-testers', token))}"]
+    if chance.random() < 0.05:
+        lines = [*lines, f"x-model-version: {token}", f"x-ab-slice: {token}", f"x-ab-experiment: {token}"]
+    query = chance.choice(("", "", f"?user_id={token}", f"?a=%zz&user_id={token}%", f"?{token}&&=&user_id"))
+    return request_of(f"/v1/{chance.choice(('models', token))}{query}", lines)
+
+
+async def send(port: int, chance: random.Random, count: int) -> None:
+    """Requests of which no two are alike."""
+    for _ in range(count // BATCH):
+        result = await run_load(port, [hostile(chance) for _ in range(BATCH)], count=BATCH)
+        assert answered(result) == BATCH
+
+
+def answered(result: LoadResult) -> int:
+    """Requests that ended well and were assigned."""
+    assert not result.failed, result.statuses
+    return sum(count for version, count in result.versions.items() if version)
+
+
+async def test_a_worker_stays_small_and_does_not_grow(tmp_path: Path) -> None:
+    async with AsyncExitStack() as ending:
+        upstream = await contenders.start_upstream(tmp_path, ending)
+        running = await contenders.start(ONE_WORKER, upstream, tmp_path, ending)
+        assert running.server is not None
+        chance = random.Random(2)
+        await send(running.port, chance, HALF)
+        first = resident_mb(running.server.pid)
+        assert first < WORKER_LIMIT_MB
+        await send(running.port, chance, HALF)
+        second = resident_mb(running.server.pid)
+        assert second < WORKER_LIMIT_MB
+        assert second - first < TOLERANCE_MB, f"{first:.1f} MB after {HALF} requests, {second:.1f} MB after {2 * HALF}"
+
+
+async def test_a_controller_that_reads_every_statistic_there_is_stays_small(tmp_path: Path) -> None:
+    rollout = """\
+    rollout:
+      candidate: model-b
+      steps: [60, 100]
+      stage: {min_duration: 1h}
+      guardrails:
+        - {metric: error_rate, max: 90%}
+        - {metric: latency_p99, max: 60s}
+        - {metric: latency_p95, max_increase: 60s}
+"""
+    text = document({"model-a": 50.0, "model-b": 50.0}, rollout=rollout)
+    users = [f"user-{number}" for number in range(1000)]
+    async with stack(tmp_path, text, interval=timedelta(milliseconds=100)) as running:
+        pid, port = running.children["controller"].pid, running.ports["envoy"]
+
+        async def ticks() -> float:
+            return metric(await fetch(f"{running.controller_url}/metrics") or "", "abmesh_controller_ticks_total")
+
+        async def more_ticks(count: int) -> None:
+            before = await ticks()
+
+            async def enough() -> bool:
+                return await ticks() >= before + count
+
+            await eventually(enough, seconds=120)
+
+        # Every slice of both variants, with three codes each.
+        await run_load(port, requests_of(users, "/v1/models"), count=len(users))
+        await run_load(port, requests_of(users, "/v1/nothing"), count=len(users))
+        for model in running.options.models:
+            await running.behave(model, error_rate=0.5)
+        chats = [request_of(CHAT, (f"x-user-id: {user}",), b'{"messages": []}') for user in users]
+        await run_load(port, chats, count=len(chats))
+        assert len(await envoy_stats(running, "^abmesh.requests")) >= 3 * 90
+        await more_ticks(20)
+        first = resident_mb(pid)
+        await more_ticks(60)
+        second = resident_mb(pid)
+    assert first < CONTROLLER_LIMIT_MB
+    assert second < CONTROLLER_LIMIT_MB
+    assert second - first < CONTROLLER_TOLERANCE_MB, f"{first:.1f} MB after 20 ticks, {second:.1f} MB after 80"
