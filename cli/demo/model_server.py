@@ -105,9 +105,9 @@ class ModelServer:
         first = seconds * self.behaviour.first_token_share
         pause = (seconds - first) / max(1, len(words) - 1)
         response = web.StreamResponse(headers={"content-type": "text/event-stream", "cache-control": "no-cache"})
+        common = {**envelope, "object": "chat.completion.chunk"}
         await asyncio.sleep(first)
         await response.prepare(request)
-        common = {**envelope, "object": "chat.completion.chunk"}
         started = time.monotonic()
         for index, word in enumerate(words):
             # Against the clock, not after each other: many short sleeps would add up to a slower answer.
@@ -162,6 +162,8 @@ def main() -> None:
         host=options.host,
         port=options.port,
         access_log=None,
+        # A client that goes away needs no answer any more; as with a real model, the work for it ends.
+        handler_cancellation=True,
         print=lambda text: print(text, file=sys.stderr),  # noqa: T201 - a program's ready line
     )
 

@@ -108,7 +108,7 @@ experiments:
       on_timeout: rollback
       guardrails:
         - {metric: error_rate, max: 5%}
-        - {metric: latency_p95, max_increase: 20%, relative: true}
+        - {metric: latency_p95, max_increase: 30%, relative: true}
       goal: {metric: click_rate, increase: true}
 """
 

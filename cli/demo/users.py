@@ -87,12 +87,14 @@ class Population:
         url: where Envoy serves clients.
         size: number of users.
         rate: requests per second of all users together, on average.
+        most: requests under way at once; on a machine that cannot keep up, users wait instead of piling up.
         seed: of everything that is random here.
     """
 
     url: str
     size: int = 800
     rate: float = 120.0
+    most: int = 64
     seed: int = 1
     requests: int = 0
     errors: int = 0
@@ -112,6 +114,7 @@ class Population:
 
     async def run(self) -> None:
         """Send requests until cancelled: a Poisson stream of arrivals, power users four times as often."""
+        places = asyncio.Semaphore(self.most)
         weights = list(accumulate(4.0 if user.power else 1.0 for user in self.users))
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=30)
@@ -125,8 +128,10 @@ class Population:
             while True:
                 due += self._chance.expovariate(self.rate)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
+                await places.acquire()
+                due = max(due, time.monotonic() - 1.0)
                 user = self._chance.choices(self.users, cum_weights=weights)[0]
-                tasks.create_task(self.ask(session, user))
+                tasks.create_task(self.ask(session, user)).add_done_callback(lambda _: places.release())
 
     async def ask(self, session: aiohttp.ClientSession, user: User) -> None:
         """One request of a user; what came of it is noted, whatever it was."""
