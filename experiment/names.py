@@ -13,6 +13,9 @@ MODEL_VERSION: Final = "x-model-version"
 TRUSTED_PREFIX: Final = "x-ab-"
 """Envoy strips every header of this prefix that a client sent, before anything else."""
 
+ENVOY_PREFIX: Final = "x-envoy-"
+"""Envoy's own headers, which it strips from clients as well."""
+
 EXPERIMENT: Final = "x-ab-experiment"
 SLICE: Final = "x-ab-slice"
 GROUP: Final = "x-ab-group"

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from experiment.names import MODEL_VERSION, OTHER_SEGMENT, TRUSTED_PREFIX
+from experiment.names import ENVOY_PREFIX, MODEL_VERSION, OTHER_SEGMENT, TRUSTED_PREFIX
 from experiment.quantities import Duration, Weight
 from experiment.texts import (
     ClusterName,
@@ -70,8 +70,10 @@ def _lowered(value: str, *path: str) -> str:
     name = value.lower()
     if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]{1,128}", name):
         raise refuse("not a header name", *path, found=value, allowed="letters, digits and -, such as x-user-id")
-    if name == MODEL_VERSION or name.startswith(TRUSTED_PREFIX):
-        allowed = f"any header but {MODEL_VERSION} and {TRUSTED_PREFIX}*, which abmesh sets and strips from clients"
+    if name == MODEL_VERSION or name.startswith((TRUSTED_PREFIX, ENVOY_PREFIX)):
+        allowed = (
+            f"any header but {MODEL_VERSION}, {TRUSTED_PREFIX}* and {ENVOY_PREFIX}*, which are stripped from clients"
+        )
         raise refuse("a header that clients cannot send", *path, found=value, allowed=allowed)
     return name
 

@@ -56,7 +56,11 @@ HostName = Annotated[
     _text(r"^[A-Za-z0-9._-]{1,253}$", "a host name without a port"),
 ]
 PathPrefix = Annotated[
-    str, _text(r"^/[\x21-\x7e]{0,1023}$", "1 to 1024 printable ASCII characters without spaces, starting with /")
+    str,
+    _text(
+        r"^/[\x21\x22\x24-\x3e\x40-\x7e]{0,1023}$",
+        "1 to 1024 printable ASCII characters without spaces, ? and #, starting with /",
+    ),
 ]
 CookiePath = Annotated[
     str, _text(r"^/[\x21-\x3a\x3c-\x7e]{0,255}$", "1 to 256 printable ASCII characters without ; starting with /")

@@ -122,6 +122,11 @@ class TestExperiment:
                 {"match": {"headers": {"x-ab-slice": "1"}}},
                 "match.headers.x-ab-slice: a header that clients cannot send",
             ),
+            (
+                {"match": {"headers": {"x-envoy-user": "1"}}},
+                "match.headers.x-envoy-user: a header that clients cannot send",
+            ),
+            ({"match": {"path_prefix": "/v1?x"}}, "match.path_prefix: "),
             ({"segments": {"header": "h", "values": ["a", "a"]}}, "segments.values.1: segment 'a' appears twice"),
             (
                 {"segments": {"header": "h", "values": ["a", "other"]}},

@@ -47,6 +47,7 @@ def values_of(tree: Any, key: str) -> Iterator[Any]:
             yield from values_of(item, key)
 
 
+_NOT_IN_PATHS = str.maketrans("", "", "?#")
 _LABEL = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?", fullmatch=True)
 _CLUSTER_NAME = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20)
 _HEADER = st.from_regex(r"[a-z][a-z0-9-]{0,10}", fullmatch=True).filter(lambda name: not name.startswith("x-"))
@@ -72,7 +73,7 @@ def documents(draw: st.DrawFn) -> Document:
         ]
         draw(st.sampled_from(variants)).update(weight=100, control=True)
         match: dict[str, Any] = {
-            "path_prefix": "/" + draw(_VALUE),
+            "path_prefix": "/" + draw(_VALUE).translate(_NOT_IN_PATHS),
             "headers": draw(st.dictionaries(_HEADER, _VALUE, max_size=2)),
         }
         if draw(st.booleans()):
