@@ -147,7 +147,8 @@ class _Run:
     def closed(self) -> None:
         self._open -= 1
         if self._open == 0:
-            self.result.statuses[NO_ANSWER] += self._left
+            if self._left:
+                self.result.statuses[NO_ANSWER] += self._left
             self.done.set()
 
 

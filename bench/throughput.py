@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from bench import contenders
-from bench.contenders import CONTENDERS, REFERENCE, Running
+from bench.contenders import CONTENDERS, REFERENCE
 from bench.load import requests_of
 from bench.summary import Sample, row
 
 USERS: Final = 5000
+
+T = TypeVar("T")
 
 
 async def measure(folder: Path, rounds: int, count: int, tell: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -44,7 +46,7 @@ async def measure(folder: Path, rounds: int, count: int, tell: Callable[[str], N
     return [row(name, found, samples[REFERENCE]) for name, found in samples.items()]
 
 
-def turned(running: Sequence[Running], number: int) -> list[Running]:
+def turned(items: Sequence[T], number: int) -> list[T]:
     """A sequence that begins with its member of a number, and goes round."""
-    start = number % len(running)
-    return [*running[start:], *running[:start]]
+    start = number % len(items)
+    return [*items[start:], *items[:start]]

@@ -1,0 +1,97 @@
+"""Tables, the results file and the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench import __main__ as program
+from bench import report
+from bench.probe import ProbeError
+from bench.summary import Reaction, Sample, reaction, row
+
+ALONE = Sample(8000, 1.234, 3.0, 80)
+SERVER = Sample(2000, 5.0, 9.0, 300, server_cpu_us=500, rss_mb=61.5, shares=(0.6, 0.4))
+BROKEN = Sample(2000, 5.0, 9.0, 300, failures={"streams_failed": 2})
+ROWS = [row("envoy_alone", [ALONE], [ALONE]), row("ext_proc_2_workers", [SERVER], [ALONE])]
+REACTIONS = [reaction(Reaction("edit", "an edit -> it shows", (0.1, 0.25)))]
+
+
+def test_the_tables_show_every_row_and_figure() -> None:
+    text = io.StringIO()
+    report.show(Console(file=text, width=132), ROWS, REACTIONS)
+    lines = text.getvalue().splitlines()
+    (server,) = (line for line in lines if "ext_proc_2_workers" in line)
+    cells = [cell.strip() for cell in server.split("│")[1:-1]]
+    assert cells == ["ext_proc_2_workers", "2000", "0.25", "5", "4.052", "9", "500", "300", "0", "61.5", "60% 40%"]
+    (alone,) = (line for line in lines if "envoy_alone" in line)
+    assert [cell.strip() for cell in alone.split("│")[7:-1]] == ["-", "80", "0", "-", "-"]
+    (edit,) = (line for line in lines if "an edit -> it shows" in line)
+    assert [cell.strip() for cell in edit.split("│")[1:4]] == ["edit", "0.175", "0.250"]
+
+
+def test_the_results_file_holds_rows_reactions_machine_and_command(tmp_path: Path) -> None:
+    machine = report.machine()
+    report.write(tmp_path / "results.json", ROWS, REACTIONS, machine, "python -m bench")
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content == {"rows": ROWS, "reactions": REACTIONS, "machine": machine, "command": "python -m bench"}
+    needed = {"name", "requests_per_second", "p50_ms", "p99_ms", "server_cpu_us", "envoy_cpu_us", "failed_streams"}
+    assert all(needed <= set(found) for found in content["rows"])
+
+
+def test_the_machine_has_neither_name_nor_path() -> None:
+    machine = report.machine()
+    assert machine["cpus"] >= 1
+    assert machine["envoy"].count(".") == 2
+    text = json.dumps(machine)
+    assert "/" not in text
+    assert socket.gethostname() not in text.split('"')
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, path: Path, sample: Sample | Exception, *arguments: str) -> int:
+    """The program, with measurements that were made up."""
+
+    async def measured(*_: object) -> object:
+        if isinstance(sample, Exception):
+            raise sample
+        return [row("ext_proc_1_worker", [sample], [ALONE])], []
+
+    monkeypatch.setattr(program, "_measure", measured)
+    return program.main(["--output", str(path), *arguments])
+
+
+def test_failed_streams_end_with_exit_code_1_and_a_line_that_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(monkeypatch, tmp_path / "results.json", BROKEN) == 1
+    assert "bench: ext_proc_1_worker: 2 failed streams (2 streams_failed); allowed: none" in capsys.readouterr().err
+    assert _run(monkeypatch, tmp_path / "results.json", SERVER) == 0
+
+
+def test_what_did_not_happen_is_one_line_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(monkeypatch, tmp_path / "results.json", ProbeError("waited 30 s in vain")) == 1
+    assert capsys.readouterr().err == "bench: waited 30 s in vain\n"
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_the_command_that_is_written_repeats_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    _run(monkeypatch, results, SERVER, "--quick", "--requests", "77", "--only", "throughput")
+    command = json.loads(results.read_text())["command"]
+    assert command == "python -m bench --quick --rounds 2 --requests 77 --only throughput"
+    _run(monkeypatch, results, SERVER, *command.split()[3:])
+    assert json.loads(results.read_text())["command"] == command
+
+
+@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--requests", "1000000"], ["--rounds", "many"], ["--fast"]])
+def test_arguments_that_make_no_sense_are_usage_errors(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program.main(arguments)
+    assert ended.value.code == 2
