@@ -20,10 +20,12 @@ async def test_it_sees_status_variant_and_time() -> None:
 
 
 async def test_it_asks_until_the_variant_shows_and_no_longer() -> None:
-    async with serving(lambda number: ok("model-b" if number >= 5 else "model-a")) as server:
-        async with Probe(server.port, "user-1") as probe:
-            assert (await probe.until_on("model-b")).variant == "model-b"
-    assert len(server.seen) == 6
+    def sixth_differs(number: int) -> bytes:
+        return ok("model-b" if number >= 5 else "model-a")
+
+    async with serving(sixth_differs) as server, Probe(server.port, "user-1") as probe:
+        assert (await probe.until_on("model-b")).variant == "model-b"
+        assert len(server.seen) == 6
 
 
 async def test_an_answer_without_a_variant_is_an_unassigned_one() -> None:
@@ -34,7 +36,7 @@ async def test_an_answer_without_a_variant_is_an_unassigned_one() -> None:
 
 async def test_waiting_in_vain_ends_and_says_for_what() -> None:
     async with serving(lambda _: ok("model-a")) as server, Probe(server.port, "user-1") as probe:
-        with pytest.raises(ProbeError, match="waited 0.1 s in vain for a request on model-b.*model-a"):
+        with pytest.raises(ProbeError, match=r"waited 0\.1 s in vain for a request on model-b.*model-a"):
             await probe.until_on("model-b", seconds=0.1)
 
 
