@@ -37,7 +37,7 @@ async def run_demo(scenario: Scenario, console: Console, *, keep: bool, json_fil
 
     Raises:
         ProcessError: a program could not be started.
-        asyncio.CancelledError: SIGINT or SIGTERM; everything is ended before it is raised.
+        asyncio.CancelledError: it was told to stop by a signal; everything is ended before it is raised.
     """
     folder = Path(tempfile.mkdtemp(prefix="abmesh-demo-"))
     models = {CONTROL: scenario.control, CANDIDATE: scenario.candidate}
@@ -66,10 +66,10 @@ async def run_demo(scenario: Scenario, console: Console, *, keep: bool, json_fil
 
 @contextlib.contextmanager
 def _signals_cancel(task: asyncio.Task[Any] | None) -> Iterator[None]:
-    """While the block runs, SIGINT and SIGTERM cancel the task, so that everything is ended in order."""
+    """While the block runs, SIGINT, SIGTERM and SIGHUP cancel the task, so that everything is ended in order."""
     assert task is not None
     loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in numbers:
         loop.add_signal_handler(number, task.cancel)
     try:

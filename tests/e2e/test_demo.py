@@ -67,7 +67,7 @@ async def test_every_scenario_ends_as_it_should(
     assert not _left_behind(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 async def test_a_demo_that_is_interrupted_leaves_no_process_behind(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "cli", "demo", "good", "--keep"]
     process = await asyncio.create_subprocess_exec(
