@@ -31,10 +31,6 @@ class Gathering:
         self._settle = settle
         self._live: dict[str, Live] = {}
 
-    def forget(self) -> None:
-        """Drop what is kept in memory, because another controller may have led in between."""
-        self._live.clear()
-
     def collect(self, state: ExperimentState, name: str, observations: Sequence[Observation], at: datetime) -> Live:
         """What is known of an experiment's stage, with what the Envoys said at a time.
 

@@ -122,8 +122,6 @@ class Controller:
         role = Role.LEADING if held else Role.STANDBY
         if role is not self.role:
             log.info("leading" if held else "standing by: another controller leads on this state folder")
-        if held:
-            self._steering.forget()
         self.role = role
         self._telemetry.leading(held)
         return held

@@ -74,11 +74,6 @@ class Steering:
         self._pace = Pace()
         self._failures: dict[str, str] = {}
 
-    def forget(self) -> None:
-        """Drop what is kept in memory, because another controller may have led in between."""
-        self._gathering.forget()
-        self._pace = Pace()
-
     def steer(self, observations: Sequence[Observation], at: datetime, now: datetime) -> Report:
         """Deal with every experiment that has a rollout.
 

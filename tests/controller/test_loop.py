@@ -196,9 +196,9 @@ async def test_health_and_metrics_over_http(setup: Setup) -> None:
         assert await _health(address) == (200, "starting")
         await setup.controller.tick()
         assert await _health(address) == (200, "leading")
-        setup.seconds += 14
+        setup.seconds += 29
         assert await _health(address) == (200, "leading")
-        setup.seconds += 10
+        setup.seconds += 2
         assert await _health(address) == (503, "stalled")
         status, text = await _get(address, "/metrics")
         assert status == 200
