@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from controller.evidence.counts import add
 from controller.evidence.summary import VariantEvidence, summarize
 from controller.evidence.window import Reading, extend, open_window
-from controller.live import Live, LiveStore, begin
+from controller.live import Live, LiveStore
 from controller.model import ExperimentState, Phase
 from controller.sources.base import Observation
 from experiment.model import Experiment
@@ -61,7 +60,7 @@ class Gathering:
             StateError: it cannot be kept between processes. It is kept in memory.
         """
         if live.stage != state.stage.id:
-            live = replace(begin(state.stage, state.control, live), decision=live.decision)
+            live = Live(state.stage.id, decision=live.decision)
         known = self._live.get(name)
         self._live[name] = live
         if known != live:
@@ -70,16 +69,12 @@ class Gathering:
     def _of_stage(self, name: str, state: ExperimentState) -> Live:
         live = self._live.get(name) or self._store.read(name)
         if live is None or live.stage != state.stage.id:
-            return begin(state.stage, state.control, live)
+            return Live(state.stage.id)
         return live
 
 
-def evidence_of(experiment: Experiment, state: ExperimentState, live: Live) -> dict[str, VariantEvidence]:
+def evidence_of(experiment: Experiment, live: Live) -> dict[str, VariantEvidence]:
     """Evidence of every variant in a stage; empty before its evidence has begun."""
     if live.window is None:
         return {}
-    counts = live.window.totals
-    if experiment.weights.get(state.control) == 0:
-        # Nobody is on the control any more: the candidate is compared with the control as it was in the stage before.
-        counts = add([counts, live.reference])
-    return summarize(counts, experiment.weights)
+    return summarize(live.window.totals, experiment.weights)

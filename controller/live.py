@@ -8,15 +8,15 @@ The form is compact, because it holds the last cumulative values of every Envoy:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import AwareDatetime, ValidationError
 
-from controller.evidence.counts import NOTHING, Counts
+from controller.evidence.counts import Counts
 from controller.evidence.window import Reading, Window
 from controller.locks import make_folder, replace_file
-from controller.model import DecisionRecord, Record, Stage
+from controller.model import DecisionRecord, Record
 
 FOLDER = "evidence"
 
@@ -28,34 +28,14 @@ class Live:
     Attributes:
         stage: the id of the stage that this belongs to.
         window: what was counted since its evidence began; None before that.
-        reference: counts of the control from the stages before, for a stage in which the control gets no traffic.
         decision: the last decision of any kind.
         requests: the candidate's answered requests in the window.
     """
 
     stage: str
     window: Window | None = None
-    reference: Counts = field(default_factory=Counts)
     decision: DecisionRecord | None = None
     requests: int = 0
-
-
-def begin(stage: Stage, control: str, previous: Live | None) -> Live:
-    """The beginning of a stage, with what the stage before knew of the control."""
-    if previous is None or stage.follows is None or previous.stage != stage.follows:
-        return Live(stage.id)
-    totals = previous.window.totals if previous.window else NOTHING
-    of_control = only(totals, control)
-    return Live(stage.id, reference=of_control if of_control.requests else previous.reference)
-
-
-def only(counts: Counts, variant: str) -> Counts:
-    """The counts of one variant."""
-    return Counts(
-        {key: count for key, count in counts.requests.items() if key[0] == variant},
-        {key: count for key, count in counts.duration_ms.items() if key[0] == variant},
-        {key: count for key, count in counts.bins.items() if key[0] == variant},
-    )
 
 
 class _Counts(Record):
@@ -81,7 +61,6 @@ class _Live(Record):
     requests: int
     decision: DecisionRecord | None
     window: _Window | None
-    reference: _Counts
 
 
 class LiveStore:
@@ -102,7 +81,7 @@ class LiveStore:
                 envoy: Reading(item.at, item.uptime, _load(item.counts)) for envoy, item in kept.window.seen.items()
             }
             window = Window(kept.window.since, _load(kept.window.totals), seen)
-        return Live(kept.stage, window, _load(kept.reference), kept.decision, kept.requests)
+        return Live(kept.stage, window, kept.decision, kept.requests)
 
     def write(self, experiment: str, live: Live) -> None:
         """Keep what is known of an experiment.
@@ -122,7 +101,6 @@ class LiveStore:
             requests=live.requests,
             decision=live.decision,
             window=window,
-            reference=_dump(live.reference),
         )
         make_folder(self._folder)
         replace_file(self._path(experiment), kept.model_dump_json().encode(), durable=False)

@@ -78,14 +78,11 @@ class Stage(Record):
         id: the decision that began it.
         weight: of the candidate, in basis points.
         started_at: when its weights were written, by the wall clock, so that its age survives restarts.
-        follows: the stage that it directly came after, whose evidence of the control may still be compared with; none
-            after a start or a resume.
     """
 
     id: str
     weight: Annotated[int, Field(ge=0, le=10_000)]
     started_at: AwareDatetime
-    follows: str | None = None
 
     def age(self, now: datetime) -> timedelta:
         """How old the stage is; never negative, also if the clock was set back."""

@@ -176,11 +176,9 @@ def _change(
         stage=before.stage,
         generation=format_generation(snapshot.generation),
     )
-    unedited = _same_plan(experiment, before) and experiment.weights == before.weights
     stage = before.stage
     if wish.afresh or weights[candidate] != stage.weight:
-        follows = stage.id if unedited and wish.kind is Kind.ADVANCE else None
-        stage = Stage(id=entry_id, weight=weights[candidate], started_at=now, follows=follows)
+        stage = Stage(id=entry_id, weight=weights[candidate], started_at=now)
     if wish.phase is Phase.PAUSED:
         # Pausing accepts no other plan that a person may have written meanwhile; everything else does.
         after = before.model_copy(update={"phase": wish.phase, "decision": entry.decision})

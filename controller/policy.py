@@ -14,7 +14,7 @@ from controller.inference.judgement import Judgement, Verdict
 from controller.model import Cause, ExperimentState, Kind, Phase
 from experiment.model import Experiment
 from experiment.quantities import format_duration, format_weight
-from experiment.rollout import Rollout
+from experiment.rollout import Guardrail, Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,19 @@ def decide(situation: Situation, now: datetime) -> Decision:
     if obstacle is None:
         return _forward(situation, now)
     return _timed_out(situation, now, obstacle) or obstacle
+
+
+def guardrails_in_force(experiment: Experiment) -> tuple[Guardrail, ...]:
+    """The guardrails that can be judged at the present weights.
+
+    Where the control has no users, there is nothing to compare the candidate with at the same time, and values from
+    another time would tell the time of day as well: only absolute limits stay in force.
+    """
+    rollout = experiment.rollout
+    assert rollout is not None
+    if experiment.control.weight > 0:
+        return rollout.guardrails
+    return tuple(guardrail for guardrail in rollout.guardrails if guardrail.max_increase is None)
 
 
 def next_step(steps: Sequence[int], weight: int) -> int | None:
@@ -210,7 +223,7 @@ def _forward(situation: Situation, now: datetime) -> Decision:
         return Decision(Kind.ADVANCE, Cause.STARTING, reason, Phase.PROGRESSING, target)
     passed = (
         f"{state.candidate} passed {_percent(state.stage.weight)} with {situation.requests} requests in "
-        f"{_age(state.stage.age(now))}{_kept(situation.judgements)}"
+        f"{_age(state.stage.age(now))}{_kept(situation)}"
     )
     if target is None:
         reason = f"{passed}; that was the last step, so it is promoted"
@@ -218,9 +231,13 @@ def _forward(situation: Situation, now: datetime) -> Decision:
     return Decision(Kind.ADVANCE, Cause.PASSED, f"{passed}; on to {_percent(target)}", Phase.PROGRESSING, target)
 
 
-def _kept(judgements: Sequence[Judgement]) -> str:
-    texts = "; ".join(judgement.text for judgement in judgements)
-    return f" ({texts})" if texts else ""
+def _kept(situation: Situation) -> str:
+    texts = [judgement.text for judgement in situation.judgements]
+    in_force = guardrails_in_force(situation.experiment)
+    without = [rail.metric for rail in _rollout(situation).guardrails if rail not in in_force]
+    if without:
+        texts.append(f"{', '.join(without)} cannot be compared: {situation.state.control} has no users any more")
+    return f" ({'; '.join(texts)})" if texts else ""
 
 
 def _missing(coverage: Coverage) -> str:

@@ -27,7 +27,7 @@ from controller.model import (
     Stage,
     adopt,
 )
-from controller.policy import Decision, Situation, decide
+from controller.policy import Decision, Situation, decide, guardrails_in_force
 from controller.report import Outcome, Report, Tick, decision_entry, refused_entry
 from controller.sinks.base import Sink
 from controller.sources.base import Observation
@@ -129,7 +129,7 @@ class Steering:
                 raise SupersededError("the rollout was taken out of the document")
         state = self._mind_the_clock(name, state, tick.now)
         live = self._gathering.collect(state, experiment.name, tick.observations, tick.at)
-        evidence = evidence_of(experiment, state, live)
+        evidence = evidence_of(experiment, live)
         judgements = self._judgements(experiment, state, evidence)
         situation = Situation(experiment, state, judgements, live.requests, live.window is not None, tick.coverage)
         decision = decide(situation, tick.now)
@@ -151,12 +151,10 @@ class Steering:
     def _judgements(
         self, experiment: Experiment, state: ExperimentState, evidence: Mapping[str, VariantEvidence]
     ) -> list[Judgement]:
-        rollout = experiment.rollout
-        assert rollout is not None
         if state.candidate not in evidence or state.control not in evidence:
             return []
         candidate, control = evidence[state.candidate], evidence[state.control]
-        return [self._judge(guardrail, candidate, control) for guardrail in rollout.guardrails]
+        return [self._judge(guardrail, candidate, control) for guardrail in guardrails_in_force(experiment)]
 
     def _first_state(self, experiment: Experiment, now: datetime) -> ExperimentState:
         """The state of a rollout that is new, or whose state was lost."""
@@ -188,8 +186,7 @@ class Steering:
         stage = state.stage
         weight = entry.weights_after.get(state.candidate, 0)
         if weight != stage.weight:
-            follows = stage.id if decision.kind is Kind.ADVANCE else None
-            stage = Stage(id=entry.id, weight=weight, started_at=now, follows=follows)
+            stage = Stage(id=entry.id, weight=weight, started_at=now)
         after = state.model_copy(
             update={
                 "phase": decision.phase,

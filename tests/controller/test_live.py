@@ -7,8 +7,8 @@ import pytest
 
 from controller.evidence.counts import NOTHING, Counts
 from controller.evidence.window import Reading, Window
-from controller.live import Live, LiveStore, begin
-from controller.model import Cause, DecisionRecord, Kind, Stage
+from controller.live import Live, LiveStore
+from controller.model import Cause, DecisionRecord, Kind
 from tests.controller.support import ENVOY, START
 
 CONTROL = Counts({("model-a", 1, 200): 900}, {("model-a", 1): 9000}, {("model-a", 0, 10.0, 1.0): 900})
@@ -22,7 +22,6 @@ LIVE = Live(
     Window(
         START, BOTH, {ENVOY: Reading(START + timedelta(seconds=5), 3600.0, BOTH), "b": Reading(START, None, NOTHING)}
     ),
-    CONTROL,
     DecisionRecord(id="d", kind=Kind.HOLD, cause=Cause.MIN_REQUESTS, reason="so", at=START),
     100,
 )
@@ -41,21 +40,3 @@ def test_a_damaged_file_is_nothing(tmp_path: Path, text: str) -> None:
     store.write("chat", LIVE)
     (tmp_path / "evidence" / "chat.json").write_text(text)
     assert store.read("chat") is None
-
-
-def _stage(follows: str | None) -> Stage:
-    return Stage(id="next", weight=10_000, started_at=START, follows=follows)
-
-
-def test_a_stage_keeps_what_the_one_before_knew_of_the_control() -> None:
-    assert begin(_stage("stage"), "model-a", LIVE) == Live("next", reference=CONTROL)
-
-
-def test_a_control_without_traffic_stays_as_it_was_known() -> None:
-    without = Live("stage", Window(START), CONTROL)
-    assert begin(_stage("stage"), "model-a", without).reference == CONTROL
-
-
-@pytest.mark.parametrize("follows", [None, "another"])
-def test_a_stage_that_does_not_follow_directly_knows_nothing(follows: str | None) -> None:
-    assert begin(_stage(follows), "model-a", LIVE) == Live("next")

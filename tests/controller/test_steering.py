@@ -166,16 +166,21 @@ def test_evidence_that_was_lost_is_collected_afresh(tmp_path: Path) -> None:
     assert subject.weight() == 5000
 
 
-def test_a_comparison_with_the_control_outlives_the_controls_last_user(tmp_path: Path) -> None:
-    text = DOCUMENT.replace("max: 500ms}", "max_increase: 20%, relative: true}")
-    subject = world(tmp_path, text)
-    _run(subject, 60)
-    assert _phase(subject) is Phase.PROMOTED
-    (tmp_path / "slow").mkdir()
-    subject = world(tmp_path / "slow", text)
+def test_without_users_on_the_control_only_absolute_limits_stay_in_force(tmp_path: Path) -> None:
+    relative = DOCUMENT.replace("max: 500ms}", "max_increase: 20%, relative: true}")
+    for name in ("relative", "absolute"):
+        (tmp_path / name).mkdir()
+    subject = world(tmp_path / "relative", relative)
     while subject.weight() < 10_000:
         _run(subject, 1)
-    _run(subject, 5, ms=200)
+    _run(subject, 60, ms=2000)
+    assert _phase(subject) is Phase.PROMOTED
+    reasons = " ".join(entry.reason for entry in subject.journal())
+    assert "latency_p95 cannot be compared: model-a has no users any more" in reasons
+    subject = world(tmp_path / "absolute", DOCUMENT)
+    while subject.weight() < 10_000:
+        _run(subject, 1)
+    _run(subject, 5, ms=2000)
     assert subject.moves()[-1] == ("rollback", 10_000, 0)
 
 
