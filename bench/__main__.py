@@ -26,7 +26,7 @@ from experiment.errors import AbmeshError
 RESULTS: Final = Path(__file__).with_name("results.json")
 _MOST_REQUESTS: Final = 100_000
 _MOST_ROUNDS: Final = 50
-_WIDTH: Final = 132
+_WIDTH: Final = 144
 
 
 @dataclass(frozen=True, slots=True)
