@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import random
 import signal
 import socket
 import sys
@@ -20,6 +21,8 @@ from pathlib import Path
 from experiment.errors import AbmeshError
 
 _PR_SET_PDEATHSIG = 1
+_LOWEST_PORT = 10240
+_EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -28,15 +31,34 @@ class ProcessError(AbmeshError):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens on at this moment, all different."""
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
+    """Ports of the loopback interface that nobody listens on at this moment, all different.
+
+    They lie below the range from which the kernel takes the local ports of outgoing connections: a port of that range
+    that is free now may be some connection's a second later.
+
+    Raises:
+        ProcessError: there are not so many.
+    """
+    candidates = range(_LOWEST_PORT, _first_ephemeral_port())
+    found: list[int] = []
+    for port in random.SystemRandom().sample(candidates, len(candidates)):
+        if len(found) == count:
+            return found
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+    raise ProcessError(f"fewer than {count} ports are free between {candidates.start} and {candidates.stop}")
+
+
+def _first_ephemeral_port() -> int:
     try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
+        first = int(_EPHEMERAL_RANGE.read_text().split()[0])
+    except (OSError, ValueError):
+        first = 0
+    return first if first > _LOWEST_PORT + 1000 else 32768
 
 
 def _die_with(parent: int) -> Callable[[], None]:

@@ -87,6 +87,8 @@ asyncio.run(main())
         time.sleep(0.02)
 
 
-def test_free_ports_are_all_different() -> None:
+def test_free_ports_are_all_different_and_none_can_become_an_outgoing_connections() -> None:
     ports = free_ports(20)
     assert len(set(ports)) == 20
+    first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert max(ports) < first_ephemeral
