@@ -1,8 +1,8 @@
 """Memory: what a server worker and the controller keep does not depend on how many requests there have been.
 
 The worker's 100,000 requests go through a real Envoy, whose upstream is an Envoy that answers by itself. No two of them
-are alike: whatever the server kept of a request or a user would add up. They take about two minutes on two CPUs; a client
-of our own would be no faster, and would not end its streams as Envoy does, on which it depends what grpc.aio frees.
+are alike: whatever the server kept of a request or a user would add up. It takes about two minutes on two CPUs; a
+client of our own would be no faster, and would not end its streams as Envoy does, which decides what grpc.aio frees.
 """
 
 from __future__ import annotations
