@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from experiment.model import Document
 from ext_proc import wire
@@ -31,6 +31,17 @@ class Stream(Enum):
 
 
 END: Final = Stream.END
+
+
+class Last(NamedTuple):
+    """An answer after which the stream is to be closed, because nothing that may still come needs another one.
+
+    Envoy would close it itself a moment later. That grpc.aio is waiting for a message by then costs it memory that it
+    never gives back (https://github.com/grpc/grpc/issues/43360).
+    """
+
+    answer: bytes
+
 
 _QUIET_SECONDS = 10.0
 _NOTHING_WANTED: frozenset[str] = frozenset()
@@ -74,8 +85,13 @@ class Service:
         self._clock_ns = clock_ns
         self._logged: dict[str, tuple[int, int]] = {}
 
-    def answer(self, message: bytes) -> bytes | Stream | None:
-        """The answer to one message: bytes to send, ``None`` to send nothing, or :data:`END` to close the stream."""
+    def answer(self, message: bytes) -> bytes | Last | Stream | None:
+        """The answer to one message.
+
+        Returns:
+            Bytes to send; :class:`Last`, to send its bytes and close the stream; ``None`` to send nothing; or
+            :data:`END` to close the stream.
+        """
         started = self._clock_ns()
         kind: wire.Kind = "undecodable"
         try:
@@ -91,7 +107,7 @@ class Service:
         counts.duration(self._clock_ns() - started)
         return answer
 
-    def _answer(self, message: wire.Message, rules: Rules | None) -> bytes | Stream | None:
+    def _answer(self, message: wire.Message, rules: Rules | None) -> bytes | Last | Stream | None:
         if not message.expects_answer:
             return None
         kind = message.kind
@@ -107,7 +123,7 @@ class Service:
             assignment = rules.table.assign(message.headers, self._identities)
             answer = rules.answers.write(assignment)
         self.counts.request(assignment.experiment, assignment.variant, assignment.reason)
-        return answer
+        return Last(answer) if message.decides else answer
 
     def _report(self, kind: str, detail: str) -> None:
         """Count an error, and log it unless one of its kind was logged a moment ago."""

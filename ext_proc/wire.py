@@ -79,6 +79,7 @@ _MOST_ANSWERS: Final = 50_000
 """Answers kept ready, at some 300 bytes each. A document needs variants x slices x segments of them per experiment."""
 
 _CARRIES_BODIES: Final = frozenset({ProcessingMode.FULL_DUPLEX_STREAMED, ProcessingMode.GRPC})
+_NO_BODIES: Final = {ProcessingMode.NONE}
 _KINDS: Final[Mapping[str | None, Kind]] = {kind: kind for kind in get_args(Kind)}
 _parse = ProcessingRequest.FromString
 
@@ -89,11 +90,15 @@ class Message(NamedTuple):
     Attributes:
         headers: of a request, those that are wanted; empty for every other kind.
         expects_answer: false in observability mode, where Envoy only tells us.
+        decides: whether it is all that we have a say in: a request's headers, from an Envoy that says that it sends no
+            bodies. Headers of the response and trailers may still come, but all that we answer to them is that they
+            stay as they are, and that is what Envoy takes the end of a stream for.
     """
 
     kind: Kind
     headers: Mapping[str, list[bytes]]
     expects_answer: bool = True
+    decides: bool = False
 
 
 _NO_HEADERS: Mapping[str, list[bytes]] = {}
@@ -111,10 +116,12 @@ def read(message: bytes, wanted: Container[str]) -> Message:
     except DecodeError:
         return Message("undecodable", _NO_HEADERS)
     kind = _KINDS.get(parsed.WhichOneof("request"), "unknown")
+    decides = False
     if parsed.HasField("protocol_config"):
-        modes = parsed.protocol_config
-        if modes.request_body_mode in _CARRIES_BODIES or modes.response_body_mode in _CARRIES_BODIES:
+        modes = {parsed.protocol_config.request_body_mode, parsed.protocol_config.response_body_mode}
+        if modes & _CARRIES_BODIES:
             kind = "unsupported"
+        decides = modes == _NO_BODIES
     expects_answer = not parsed.observability_mode
     if kind != REQUEST_HEADERS:
         return Message(kind, _NO_HEADERS, expects_answer)
@@ -128,7 +135,7 @@ def read(message: bytes, wanted: Container[str]) -> Message:
                 headers[name].append(value)
             else:
                 headers[name] = [value]
-    return Message(REQUEST_HEADERS, headers, expects_answer)
+    return Message(REQUEST_HEADERS, headers, expects_answer, decides)
 
 
 class Answers:

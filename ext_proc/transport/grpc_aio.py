@@ -17,7 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from experiment.errors import SettingsError
 from ext_proc import wire
-from ext_proc.service import END, Service
+from ext_proc.service import END, Last, Service
 from ext_proc.settings import Address, Unix
 from ext_proc.transport.sockets import UnixSocket
 
@@ -128,6 +128,9 @@ class GrpcServer:
         while isinstance(message, bytes):
             answer = answer_to(message)
             if answer is END:
+                return
+            if isinstance(answer, Last):
+                await context.write(answer.answer)
                 return
             if isinstance(answer, bytes):
                 await context.write(answer)

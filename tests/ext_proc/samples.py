@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
+from envoy.service.ext_proc.v3.external_processor_pb2 import (
+    HttpBody,
+    HttpHeaders,
+    HttpTrailers,
+    ProcessingRequest,
+    ProcessingResponse,
+)
 
 from experiment.model import Document
 
@@ -24,6 +30,17 @@ EXPERIMENT: dict[str, Any] = {
     "overrides": [{"header": {"x-user-group": "beta-testers"}, "variant": "model-b"}],
     "segments": {"header": "x-user-segment", "values": ["power", "casual"]},
 }
+
+
+EVERY_KIND = {
+    "request_headers": ProcessingRequest(request_headers=HttpHeaders()),
+    "response_headers": ProcessingRequest(response_headers=HttpHeaders()),
+    "request_body": ProcessingRequest(request_body=HttpBody(body=b"x")),
+    "response_body": ProcessingRequest(response_body=HttpBody(body=b"x")),
+    "request_trailers": ProcessingRequest(request_trailers=HttpTrailers()),
+    "response_trailers": ProcessingRequest(response_trailers=HttpTrailers()),
+}
+"""One message of every kind."""
 
 DOCUMENT_TEXT = """\
 version: 1

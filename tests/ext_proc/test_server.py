@@ -7,12 +7,13 @@ from pathlib import Path
 
 import grpc
 import pytest
+from envoy.service.ext_proc.v3.external_processor_pb2 import ProtocolConfiguration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ext_proc import wire
 from tests.ext_proc.clients import NOT_SERVING, SERVING, USER, ask, connected, health, opened, scrape, total
 from tests.ext_proc.programs import Program, eventually, program
-from tests.ext_proc.samples import DOCUMENT_TEXT, headers_set
+from tests.ext_proc.samples import DOCUMENT_TEXT, EVERY_KIND, headers_set, request_headers
 
 
 @pytest.fixture
@@ -189,3 +190,21 @@ async def test_a_socket_left_by_a_killed_server_is_replaced(folder: Path) -> Non
         await server.ready()
         async with connected(f"unix:{path}") as channel:
             assert headers_set(await ask(channel))
+
+
+async def test_a_stream_is_closed_after_the_answer_that_decides_and_only_then(folder: Path) -> None:
+    several = [EVERY_KIND[kind].SerializeToString() for kind in ("request_headers", "request_body", "response_headers")]
+    only = request_headers([("x-user-id", b"u")], protocol_config=ProtocolConfiguration())
+    async with program(folder, "--listen", "127.0.0.1:0") as server:
+        await server.ready()
+        async with connected(server.addresses[0]) as channel:
+            stream = opened(channel)
+            for message in several:
+                await stream.write(message)
+                assert isinstance(await stream.read(), bytes)
+            stream.cancel()
+            stream = opened(channel)
+            await stream.write(only)
+            assert "x-model-version" in headers_set(await stream.read())
+            assert not isinstance(await stream.read(), bytes)
+            assert await stream.code() == grpc.StatusCode.OK

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ext_proc import wire
-from ext_proc.service import END, Service, Stream, compile_rules, new_identity
+from ext_proc.service import END, Last, Service, Stream, compile_rules, new_identity
 from ext_proc.telemetry import Counts
-from tests.ext_proc.samples import document, headers_set, request_headers, response
-from tests.ext_proc.test_wire import EVERY_KIND
+from tests.ext_proc.samples import EVERY_KIND, document, headers_set, request_headers, response
 
 SECOND = 10**9
 
@@ -120,6 +119,15 @@ def test_what_cannot_be_answered_ends_the_stream_and_is_counted(message: bytes, 
     made = service()
     assert made.answer(message) is END
     assert made.counts.messages == made.counts.errors == {kind: 1}
+
+
+def test_the_answer_to_an_envoy_that_sends_no_bodies_is_the_last_one() -> None:
+    pair = [("x-user-id", b"u")]
+    usual = service().answer(request_headers(pair))
+    assert isinstance(usual, bytes)
+    assert service().answer(request_headers(pair, protocol_config=ProtocolConfiguration())) == Last(usual)
+    elsewhere = request_headers(target=b"/elsewhere", protocol_config=ProtocolConfiguration())
+    assert service().answer(elsewhere) == Last(wire.UNTOUCHED["request_headers"])
 
 
 def test_a_failure_of_ours_lets_the_request_flow_on(broken: Service, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,9 +2,6 @@ import pytest
 from envoy.config.core.v3.base_pb2 import HeaderValueOption
 from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3.external_processor_pb2 import (
-    HttpBody,
-    HttpHeaders,
-    HttpTrailers,
     ProcessingRequest,
     ProtocolConfiguration,
 )
@@ -13,24 +10,15 @@ from hypothesis import strategies as st
 
 from ext_proc import wire
 from ext_proc.assignment import Assignment
-from tests.ext_proc.samples import document, headers_set, request_headers, response
+from tests.ext_proc.samples import EVERY_KIND, document, headers_set, request_headers, response
 
 PLACED = Assignment("header", "chat-model", "model-a", 7, 1, "power")
-
-EVERY_KIND = {
-    "request_headers": ProcessingRequest(request_headers=HttpHeaders()),
-    "response_headers": ProcessingRequest(response_headers=HttpHeaders()),
-    "request_body": ProcessingRequest(request_body=HttpBody(body=b"x")),
-    "response_body": ProcessingRequest(response_body=HttpBody(body=b"x")),
-    "request_trailers": ProcessingRequest(request_trailers=HttpTrailers()),
-    "response_trailers": ProcessingRequest(response_trailers=HttpTrailers()),
-}
 
 
 def test_only_wanted_headers_are_read_and_repeated_ones_keep_their_order() -> None:
     message = request_headers([("x-user-id", b"\xff"), ("cookie", b"a"), ("x-secret", b"s"), ("cookie", b"b")])
     read = wire.read(message, {"x-user-id", "cookie", "x-absent"})
-    assert read == ("request_headers", {"x-user-id": [b"\xff"], "cookie": [b"a", b"b"]}, True)
+    assert (read.kind, read.headers) == ("request_headers", {"x-user-id": [b"\xff"], "cookie": [b"a", b"b"]})
 
 
 def test_values_in_the_text_field_are_read_too() -> None:
@@ -79,6 +67,17 @@ def test_body_modes_whose_answers_carry_the_body_are_unsupported(mode: int, fiel
 def test_other_body_modes_are_served(mode: int) -> None:
     message = request_headers(protocol_config=ProtocolConfiguration(request_body_mode=mode))
     assert wire.read(message, ()).kind == "request_headers"
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_only_request_headers_of_an_envoy_that_sends_no_bodies_decide(kind: str) -> None:
+    message = ProcessingRequest()
+    message.CopyFrom(EVERY_KIND[kind])
+    assert not wire.read(message.SerializeToString(), ()).decides
+    message.protocol_config.SetInParent()
+    assert wire.read(message.SerializeToString(), ()).decides is (kind == "request_headers")
+    message.protocol_config.response_body_mode = ProcessingMode.STREAMED
+    assert not wire.read(message.SerializeToString(), ()).decides
 
 
 def test_observability_mode_expects_no_answer() -> None:
