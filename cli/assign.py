@@ -27,10 +27,9 @@ def assign(
     as_json: JsonOption = False,
 ) -> None:
     """Say which variant units get, and why; overrides by header are not considered."""
-    from experiment.store import FileStore
-
     from experiment.bucketing import bucket_of
     from experiment.quantities import format_weight
+    from experiment.store import FileStore
 
     if bool(unit) == (units_from is not None):
         raise typer.BadParameter("give either --unit or --units-from")

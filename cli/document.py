@@ -56,9 +56,8 @@ def weights(
     One variant that is not named takes the rest; of several, the control does. A rollout whose weights a person set
     turns manual and waits for `abmesh resume`.
     """
-    from experiment.store import FileStore, Snapshot, format_generation
-
     from experiment.quantities import WEIGHT_FORM, format_weight, parse_weight
+    from experiment.store import FileStore, Snapshot, format_generation
     from experiment.weights import complete
 
     named: dict[str, int] = {}

@@ -33,7 +33,6 @@ def envoy(
 ) -> None:
     """Print Envoy's bootstrap for the document."""
     from experiment.store import FileStore
-
     from mesh.bootstrap import render_bootstrap
     from mesh.options import RenderOptions
     from mesh.yaml_text import to_yaml
