@@ -12,9 +12,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import uuid4
 
+from controller.evidence import recent
 from controller.evidence.summary import VariantEvidence
 from controller.gathering import Gathering, evidence_of
-from controller.inference.judgement import Judge, Judgement
+from controller.inference.judgement import Judge, Judgement, Verdict
 from controller.journal import Journal, Pace
 from controller.live import LiveStore
 from controller.model import (
@@ -73,6 +74,7 @@ class Steering:
         self._transitions = Transitions(states, journal, sink)
         self._pace = Pace()
         self._failures: dict[str, str] = {}
+        self._marks: dict[str, tuple[str, tuple[recent.Mark, ...]]] = {}
 
     def steer(self, observations: Sequence[Observation], at: datetime, now: datetime) -> Report:
         """Deal with every experiment that has a rollout.
@@ -130,7 +132,7 @@ class Steering:
         state = self._mind_the_clock(name, state, tick.now)
         live = self._gathering.collect(state, experiment.name, tick.observations, tick.at)
         evidence = evidence_of(experiment, live)
-        judgements = self._judgements(experiment, state, evidence)
+        judgements = self._judgements(experiment, state, evidence, tick.at)
         situation = Situation(experiment, state, judgements, live.requests, live.window is not None, tick.coverage)
         decision = decide(situation, tick.now)
         entry = decision_entry(
@@ -149,12 +151,24 @@ class Steering:
         return Outcome(name, state, state.weights, made, judgements)
 
     def _judgements(
-        self, experiment: Experiment, state: ExperimentState, evidence: Mapping[str, VariantEvidence]
+        self, experiment: Experiment, state: ExperimentState, evidence: Mapping[str, VariantEvidence], at: datetime
     ) -> list[Judgement]:
+        """A verdict on every guardrail, on the whole stage; harm that shows only in its last minutes comes first."""
         if state.candidate not in evidence or state.control not in evidence:
             return []
-        candidate, control = evidence[state.candidate], evidence[state.control]
-        return [self._judge(guardrail, candidate, control) for guardrail in guardrails_in_force(experiment)]
+        stage, marks = self._marks.get(experiment.name, ("", ()))
+        marks = marks if stage == state.stage.id else ()
+        spans = recent.lately(marks, at, evidence)
+        self._marks[experiment.name] = (state.stage.id, recent.mark(marks, at, evidence))
+        judgements = []
+        for guardrail in guardrails_in_force(experiment):
+            found = self._judge(guardrail, evidence[state.candidate], evidence[state.control])
+            for length, counted in spans:
+                latest = self._judge(guardrail, counted[state.candidate], counted[state.control])
+                if latest.verdict is Verdict.HARMFUL and found.verdict is not Verdict.HARMFUL:
+                    found = replace(latest, text=f"{latest.text}, in the last {length.total_seconds():.0f} s")
+            judgements.append(found)
+        return judgements
 
     def _first_state(self, experiment: Experiment, now: datetime) -> ExperimentState:
         """The state of a rollout that is new, or whose state was lost."""
