@@ -10,9 +10,11 @@
     ├── RefusedError         a command that the experiment's present state does not allow
     ├── SourceError          statistics could not be had from an Envoy
     ├── RenderError          the document lacks what a rendered configuration needs to know
+    ├── StartError           a command cannot do its work here: an address in use, a file that cannot be read or written
     └── SettingsError        a command-line flag or environment variable that makes no sense
 
-Whatever else escapes is a bug. The command line turns every AbmeshError into one clear line and exit code 1.
+Whatever else escapes is a bug. The command line turns every AbmeshError into one clear line, and exit code 2 for a
+SettingsError, 1 for every other.
 """
 
 from __future__ import annotations
@@ -98,6 +100,10 @@ class SourceError(AbmeshError):
 
 class RenderError(AbmeshError):
     """The document lacks what a rendered configuration needs to know."""
+
+
+class StartError(AbmeshError):
+    """The flags make sense, but the machine does not let the command do its work: an address in use, a file unread."""
 
 
 class SettingsError(AbmeshError):
