@@ -16,7 +16,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
     HeaderMutation as EarlyHeaderMutation,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from experiment import names
@@ -29,9 +29,6 @@ from mesh.routes import STREAM_IDLE, route_configuration
 from mesh.statistics import evidence_logger, unassigned_logger
 
 NAME: Final = "abmesh"
-
-ENVOY_PREFIX: Final = "x-envoy-"
-"""Headers that instruct Envoy: time limits, retries, names of statistics. They are not for clients to send."""
 
 _REQUEST_HEADERS: Final = timedelta(seconds=10)
 """How long a client may take to send its headers."""
@@ -63,14 +60,19 @@ def listener(document: Document, options: RenderOptions) -> Listener:
 
 
 def _strip_forged_headers() -> TypedExtensionConfig:
-    """Removes from what clients send all that only Envoy and our server may say, before anything reads it."""
-    prefixes = (names.TRUSTED_PREFIX, ENVOY_PREFIX)
-    mutations = [HeaderMutation(remove=names.MODEL_VERSION)]
-    mutations += [
-        HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=StringMatcher(prefix=prefix)))
-        for prefix in prefixes
-    ]
+    """Removes from what clients send all that only Envoy and our server may say, before anything reads it.
+
+    With underscores as well: a CGI or WSGI server makes one variable of ``x-ab-slice``, ``x_ab_slice`` and
+    ``x_ab-slice``. Envoy matches names in lower case.
+    """
+    prefixes = "|".join(_either_dash(prefix) for prefix in (names.TRUSTED_PREFIX, names.ENVOY_PREFIX))
+    forged = StringMatcher(safe_regex=RegexMatcher(regex=f"{_either_dash(names.MODEL_VERSION)}|(?:{prefixes}).*"))
+    mutation = HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=forged))
     return TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation",
-        typed_config=Any.pack(EarlyHeaderMutation(mutations=mutations)),
+        typed_config=Any.pack(EarlyHeaderMutation(mutations=[mutation])),
     )
+
+
+def _either_dash(name: str) -> str:
+    return name.replace("-", "[-_]")

@@ -9,7 +9,12 @@ import re
 from datetime import timedelta
 from typing import Final
 
-from envoy_data_plane.envoy.config.core.v3 import HeaderValue, HeaderValueOption, HeaderValueOptionHeaderAppendAction
+from envoy_data_plane.envoy.config.core.v3 import (
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
+    Metadata,
+)
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
     HeaderMatcher,
@@ -20,6 +25,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     VirtualHost,
 )
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+from envoy_data_plane.google.protobuf import Struct
 
 from experiment import names
 from experiment.model import Document, Experiment
@@ -44,25 +50,16 @@ def route_configuration(document: Document) -> RouteConfiguration:
         for variant in experiment.variants
     ]
     unassigned = [_unassigned(document, experiment) for experiment in document.experiments]
-    stamps = {
-        names.MODEL_VERSION: (
-            f"%REQ({names.MODEL_VERSION})%",
-            HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
-        ),
-        "set-cookie": (
-            f"%DYNAMIC_METADATA({names.METADATA_NAMESPACE}:{names.METADATA_SET_COOKIE})%",
-            HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD,
-        ),
-    }
     host = VirtualHost(
         name=NAME,
         domains=["*"],
         routes=[*assigned, *unassigned, _unmatched(document)],
-        # What an upstream says of its version is removed even where we have nothing to say ourselves.
-        response_headers_to_remove=[names.MODEL_VERSION],
         response_headers_to_add=[
-            HeaderValueOption(header=HeaderValue(key=key, value=value), append_action=action)
-            for key, (value, action) in stamps.items()
+            _added(
+                "set-cookie",
+                f"%DYNAMIC_METADATA({names.METADATA_NAMESPACE}:{names.METADATA_SET_COOKIE})%",
+                HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD,
+            )
         ],
     )
     return RouteConfiguration(name=NAME, virtual_hosts=[host])
@@ -82,26 +79,34 @@ def _assigned(document: Document, experiment: Experiment, variant: Variant) -> R
     """Where the server's word leads.
 
     The experiment's match is not asked again: clients cannot send these headers, and a server that has already read
-    an edit of the match must not be contradicted by an Envoy that has not.
+    an edit of the match must not be contradicted by an Envoy that has not. The route's metadata is what requests are
+    counted by, and the route stamps its own variant: only here has that variant answered.
     """
+    counted_as = {names.TAG_EXPERIMENT: experiment.name, names.TAG_VARIANT: variant.name}
     said = [_equals(names.EXPERIMENT, experiment.name), _equals(names.MODEL_VERSION, variant.name)]
     return Route(
         name=variant_route_name(experiment.name, variant.name),
         match=RouteMatch(prefix="/", headers=said),
         route=_to_variant(document, variant),
+        metadata=Metadata(filter_metadata={names.METADATA_NAMESPACE: Struct.from_dict(counted_as)}),
+        response_headers_to_add=[
+            _added(names.MODEL_VERSION, variant.name, HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD)
+        ],
     )
 
 
 def _unassigned(document: Document, experiment: Experiment) -> Route:
     """The control, for requests whose assignment is missing or names a variant that this Envoy does not know.
 
-    The latter lose their assignment here, so that they are neither stamped nor counted as a variant's.
+    The latter lose their assignment here, so that the control is not told that it is another variant. What an
+    upstream says of its version is removed.
     """
     return Route(
         name=unassigned_route_name(experiment.name),
         match=_match(experiment.match),
         route=_to_variant(document, experiment.control),
         request_headers_to_remove=_ASSIGNMENT,
+        response_headers_to_remove=[names.MODEL_VERSION],
     )
 
 
@@ -111,7 +116,13 @@ def _unmatched(document: Document) -> Route:
         return Route(name=UNMATCHED, match=match, direct_response=DirectResponseAction(status=404))
     action = _to_cluster(document, document.default_cluster)
     action.timeout = timedelta()
-    return Route(name=UNMATCHED, match=match, route=action, request_headers_to_remove=_ASSIGNMENT)
+    return Route(
+        name=UNMATCHED,
+        match=match,
+        route=action,
+        request_headers_to_remove=_ASSIGNMENT,
+        response_headers_to_remove=[names.MODEL_VERSION],
+    )
 
 
 def _to_variant(document: Document, variant: Variant) -> RouteAction:
@@ -139,6 +150,10 @@ def _match(match: Match) -> RouteMatch:
             0, HeaderMatcher(name=":authority", string_match=StringMatcher(safe_regex=RegexMatcher(regex=pattern)))
         )
     return RouteMatch(prefix=match.path_prefix, headers=headers)
+
+
+def _added(name: str, value: str, how: HeaderValueOptionHeaderAppendAction) -> HeaderValueOption:
+    return HeaderValueOption(header=HeaderValue(key=name, value=value), append_action=how)
 
 
 def _equals(name: str, value: str) -> HeaderMatcher:

@@ -32,8 +32,19 @@ FORGED = {
 }
 
 
+UNDERSCORED = {
+    "x_model_version": "model-b",
+    "X-Model_Version": "model-b",
+    "X_AB_SLICE": "3",
+    "x_ab-group": "0",
+    "x_envoy_retry_on": "5xx",
+}
+
+
 def trusted(seen: Any) -> dict[str, str]:
-    return {name: value for name, value in seen.items() if name == "x-model-version" or name.startswith("x-ab-")}
+    """Headers that a server might take for ours; a CGI or WSGI server does not tell dashes from underscores."""
+    spelled = {name: name.replace("_", "-") for name in seen}
+    return {name: seen[name] for name, same in spelled.items() if same == "x-model-version" or same.startswith("x-ab-")}
 
 
 async def test_an_assigned_request_reaches_its_variant_and_the_answer_says_so(tmp_path: Path) -> None:
@@ -56,6 +67,15 @@ async def test_forged_headers_change_nothing(tmp_path: Path, up: bool) -> None:
             assigned = await mesh.get(headers=FORGED | user("model-a", 9))
             assert (assigned.upstream, assigned.versions, assigned.seen["x-ab-slice"]) == ("model-a", ("model-a",), "9")
             assert "x-ab-anything" not in assigned.seen
+
+
+async def test_forged_headers_spelled_with_underscores_reach_no_upstream_and_others_do(tmp_path: Path) -> None:
+    async with rendered_mesh(tmp_path, server=False, default_cluster="other") as mesh:
+        for path in ("/v1/x", "/elsewhere"):
+            reply = await mesh.get(path, UNDERSCORED | {"x_user_id": "ada", "x_abc": "1"})
+            assert trusted(reply.seen) == {}
+            assert "x_envoy_retry_on" not in reply.seen
+            assert (reply.seen["x_user_id"], reply.seen["x_abc"]) == ("ada", "1")
 
 
 async def test_what_the_upstream_says_of_its_version_never_reaches_the_client(tmp_path: Path) -> None:
@@ -98,6 +118,50 @@ async def test_a_variant_that_this_envoy_does_not_know_is_served_and_counted_as_
         assert (reply.status, reply.upstream, reply.versions) == (200, "model-a", ())
         assert trusted(reply.seen) == {}
         assert await mesh.counted(UNASSIGNED, 1) == {UNASSIGNED: 1}
+        # An answer that Envoy gives itself, before the control could be told anything, is the variant's as little.
+        lost = await mesh.get("/v1/x?drop", user("model-c"))
+        assert (lost.status, lost.versions) == (503, ())
+        failed = UNASSIGNED.replace("200", "503")
+        assert await mesh.counted(failed, 1) == {UNASSIGNED: 1, failed: 1}
+
+
+@pytest.mark.parametrize("default", [None, "other"], ids=["404", "default cluster"])
+async def test_an_experiment_that_this_envoy_does_not_know_gets_neither_stamp_nor_evidence(
+    tmp_path: Path, default: str | None
+) -> None:
+    """404 is no error: a new experiment would advance on requests that nobody served."""
+    status = 404 if default is None else 200
+    async with rendered_mesh(tmp_path, default_cluster=default) as mesh:
+        for slice_ in (7, None):
+            reply = await mesh.get("/elsewhere", user("model-b", slice_, experiment="newexp"))
+            assert (reply.status, reply.upstream, reply.versions) == (status, default or "", ())
+            assert trusted(reply.seen) == {}
+        inside = await mesh.get("/v1/x", user("model-b", experiment="newexp"))
+        assert (inside.status, inside.upstream, inside.versions) == (200, "model-a", ())
+        unmatched = f"abmesh.unassigned.route.unmatched.code.{status}"
+        await mesh.counted(unmatched, 2)
+        assert await mesh.counted(UNASSIGNED, 1) == {UNASSIGNED: 1, unmatched: 2}
+        assert mesh.envoy.histograms("^abmesh") == {}
+        assert (await mesh.get("/elsewhere", user("model-b"))).versions == ("model-b",), "its word still leads anywhere"
+        assert mesh.envoy.log_lines("error") == []
+
+
+async def test_overrides_are_neither_evidence_nor_unassigned(tmp_path: Path) -> None:
+    async with rendered_mesh(tmp_path) as mesh:
+        assert (await mesh.get(headers=user("model-b", None))).versions == ("model-b",)
+        await mesh.get()
+        assert await mesh.counted(UNASSIGNED, 1) == {UNASSIGNED: 1}
+
+
+async def test_requests_too_broken_to_have_a_route_are_counted_as_unassigned(tmp_path: Path) -> None:
+    async with rendered_mesh(tmp_path) as mesh:
+        reader, writer = await asyncio.open_connection("127.0.0.1", mesh.envoy.port)
+        writer.write(b"GET /v1/x HTTP/1.1\r\n\r\n")  # without a host
+        assert b" 400 " in await asyncio.wait_for(reader.readline(), 20)
+        writer.close()
+        await writer.wait_closed()
+        broken = "abmesh.unassigned.route..code.400"
+        assert await mesh.counted(broken, 1) == {broken: 1}
 
 
 async def test_statistics_equal_what_was_sent(tmp_path: Path) -> None:

@@ -17,10 +17,6 @@ def test_the_readable_copy_is_what_is_rendered_for_the_default_document() -> Non
     )
 
 
-def test_no_python_file_is_in_the_folder_of_data() -> None:
-    assert not list((ROOT / "envoy").rglob("*.py"))
-
-
 @settings(max_examples=15, deadline=None)
 @given(documents())
 def test_whatever_is_rendered_is_complete_and_reads_back_as_the_same_messages(of: Document) -> None:

@@ -95,14 +95,24 @@ def test_a_tls_server_is_asked_for_by_the_name_that_its_certificate_has() -> Non
     assert rewritten == ["api.example.com", "models.internal", None]
 
 
-def test_answers_are_stamped_by_envoy_alone() -> None:
+def test_only_a_variants_own_route_stamps_answers_and_says_what_they_count_as() -> None:
+    """Whatever the server said of a request that took another route."""
+    found = {route["name"]: route for route in routes(document(default_cluster="c"))}
+    for name in ("v0", "v1"):
+        route = found[f"chat/{name}"]
+        assert route["metadata"] == {"filter_metadata": {"abmesh": {"experiment": "chat", "variant": name}}}
+        (stamp,) = route["response_headers_to_add"]
+        assert stamp["header"] == {"key": "x-model-version", "value": name}
+        assert stamp["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
+    for name in ("chat/unassigned", "unmatched"):
+        assert not {"metadata", "response_headers_to_add"} & set(found[name])
+        assert found[name]["response_headers_to_remove"] == ["x-model-version"]
+
+
+def test_every_answer_gets_the_cookie_of_a_new_identity() -> None:
     host = route_configuration(document()).virtual_hosts[0]
-    assert host.response_headers_to_remove == ["x-model-version"]
     added = {option.header.key: option.header.value for option in host.response_headers_to_add if option.header}
-    assert added == {
-        "x-model-version": "%REQ(x-model-version)%",
-        "set-cookie": "%DYNAMIC_METADATA(abmesh:set_cookie)%",
-    }
+    assert added == {"set-cookie": "%DYNAMIC_METADATA(abmesh:set_cookie)%"}
 
 
 def test_the_longest_time_limit_fits_into_envoys_milliseconds() -> None:
