@@ -2,8 +2,8 @@
 
 A stage's whole evidence tells best whether a candidate may go on, but dilutes harm that begins late: after an hour of
 good answers, a candidate that fails altogether would stay within 5% for minutes. So harm, and only harm, is looked for
-in the last spans as well. Called by :mod:`controller.steering`, which keeps the marks in memory: a controller that
-restarts has none, and looks at the whole stage until they have grown again.
+in the last spans as well. Called by :mod:`controller.steering`, which keeps the marks in memory: a
+controller that restarts has none, and looks at the whole stage until they have grown again.
 """
 
 from __future__ import annotations

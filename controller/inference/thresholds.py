@@ -4,14 +4,19 @@ Error rates and latency quantiles reduce to the same question, *x of n above a s
 because a quantile ``q`` exceeds a limit ``L`` exactly if more than ``1 - q`` of the requests are slower than ``L``, a
 share of slow requests above ``1 - q``. The verdict is
 
-    HARMFUL       x/n > p, n >= 30, and P(X >= x) < 0.001 for X ~ Binomial(n, p)
     HEALTHY       x/n <= p
+    HARMFUL       x/n > p, n >= 30, and P(X >= x) < 0.001 for X ~ Binomial(n, p)
     INCONCLUSIVE  otherwise
 
 with the exact tail P(X >= x) = I_p(x, n - x + 1), the regularized incomplete beta function (NIST Digital Library of
 Mathematical Functions, 8.17.5, https://dlmf.nist.gov/8.17.E5).
 
-What this does not do: it takes requests as independent, the control's value as exact, and every tick as the only look.
+A limit that hangs on the control is uncertain itself. HEALTHY compares with the control's estimate; HARMFUL with its
+upper confidence limit, at the same 0.001: Clopper and Pearson's for a rate (Biometrika 26, 1934), the order statistic
+whose rank a Binomial(n, q) exceeds as rarely for a quantile, and mean + z * standard error for a mean, whose variance
+comes from the histogram's bins.
+
+What this does not do: it takes requests as independent, and every tick as the only look.
 Decision record 0007 says why that is the right first step. Pure; called by the steering.
 """
 
@@ -20,7 +25,7 @@ from __future__ import annotations
 import math
 from datetime import timedelta
 
-from scipy.special import betainc
+from scipy.special import betainc, betaincinv, ndtri
 
 from controller.evidence.histogram import exceeding, quantile, size
 from controller.evidence.summary import VariantEvidence
@@ -31,6 +36,9 @@ from experiment.rollout import Guardrail
 
 SIGNIFICANCE = 0.001
 """How improbable a value must be at the limit to count as harm."""
+
+_Z = float(ndtri(1 - SIGNIFICANCE))
+"""The standard normal quantile that goes with it, 3.09."""
 
 HARM_SAMPLE = 30
 """Fewest requests that harm is found in. Requests that arrive together fail or wait together, in a pause of a garbage
@@ -63,7 +71,11 @@ def judge(guardrail: Guardrail, candidate: VariantEvidence, control: VariantEvid
             text = f"{metric.name} of the control comes from {control_n} requests; a comparison needs {MIN_SAMPLE}"
             return Judgement(metric.name, kind, Verdict.INCONCLUSIVE, text, value, None, reference, n)
     limit = _limit(guardrail, control, reference)
-    verdict = _verdict(metric, candidate, limit, value, n)
+    highest: float | None = limit
+    if reference is not None:
+        bound = _upper(metric, control)
+        highest = None if bound is None else _limit(guardrail, control, bound)
+    verdict = _verdict(metric, candidate, limit, highest, value, n)
     text = _sentence(metric, guardrail, verdict, value, limit, reference, n)
     return Judgement(metric.name, kind, verdict, text, value, limit, reference, n)
 
@@ -114,24 +126,70 @@ def _plain(limit: float | timedelta) -> float:
     return limit / timedelta(milliseconds=1) if isinstance(limit, timedelta) else limit
 
 
-def _verdict(metric: Metric, candidate: VariantEvidence, limit: float, value: float, n: int) -> Verdict:
-    if metric.quantile is not None:
-        return _above(exceeding(candidate.bins, limit), n, 1 - metric.quantile)
-    if metric.unit == "share":
-        return _above(candidate.errors, n, min(limit, 1.0))
-    if n < MIN_SAMPLE:
-        return Verdict.INCONCLUSIVE
-    return Verdict.HARMFUL if value > limit else Verdict.HEALTHY
-
-
-def _above(x: float, n: int, p: float) -> Verdict:
-    """Whether x of n is above a share p, and surely so."""
-    # Shares such as 1 - 0.95 are not exact in binary; a millionth of a millionth is not worth a verdict.
-    if x <= n * p * (1 + 1e-12):
+def _verdict(
+    metric: Metric, candidate: VariantEvidence, limit: float, highest: float | None, value: float, n: int
+) -> Verdict:
+    """The verdict on a value, given its limit and the highest that the limit may really be; None if that is unknown."""
+    if _within(metric, candidate, limit, value, n):
         return Verdict.HEALTHY
-    # Interpolation inside a bin may give a fraction of a request; rounding down never invents harm.
-    harmful = n >= HARM_SAMPLE and tail(math.floor(x), n, p) < SIGNIFICANCE
+    harmful = highest is not None and n >= HARM_SAMPLE and _surely_above(metric, candidate, highest, value, n)
     return Verdict.HARMFUL if harmful else Verdict.INCONCLUSIVE
+
+
+def _within(metric: Metric, candidate: VariantEvidence, limit: float, value: float, n: int) -> bool:
+    if metric.quantile is not None:
+        # Shares such as 1 - 0.95 are not exact in binary; a millionth of a millionth is not worth a verdict.
+        return exceeding(candidate.bins, limit) <= n * (1 - metric.quantile) * (1 + 1e-12)
+    if metric.unit == "share":
+        return candidate.errors <= n * limit * (1 + 1e-12)
+    return n >= MIN_SAMPLE and value <= limit
+
+
+def _surely_above(metric: Metric, candidate: VariantEvidence, limit: float, value: float, n: int) -> bool:
+    if metric.quantile is not None:
+        # Interpolation inside a bin may give a fraction of a request; rounding down never invents harm.
+        return tail(math.floor(exceeding(candidate.bins, limit)), n, 1 - metric.quantile) < SIGNIFICANCE
+    if metric.unit == "share":
+        return candidate.errors > n * limit and tail(candidate.errors, n, min(limit, 1.0)) < SIGNIFICANCE
+    return n >= MIN_SAMPLE and value - _Z * _standard_error(candidate) > limit
+
+
+def _upper(metric: Metric, control: VariantEvidence) -> float | None:
+    """The highest that the control's value plausibly is; None if too few requests tell."""
+    n = _sample_size(metric, control)
+    if metric.quantile is not None:
+        rank = _upper_rank(n, metric.quantile)
+        return None if rank is None else quantile(control.bins, rank / n)
+    if metric.unit == "share":
+        errors = control.errors
+        return 1.0 if errors == n else float(betaincinv(errors + 1.0, float(n - errors), 1 - SIGNIFICANCE))
+    mean = control.mean_ms
+    return None if mean is None else mean + _Z * _standard_error(control)
+
+
+def _upper_rank(n: int, q: float) -> int | None:
+    """The smallest rank of n ordered values that is at or above the quantile q but for once in a thousand times."""
+    if tail(n, n, q) >= SIGNIFICANCE:
+        return None
+    low, high = 1, n
+    while low < high:
+        middle = (low + high) // 2
+        if tail(middle, n, q) < SIGNIFICANCE:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _standard_error(evidence: VariantEvidence) -> float:
+    """Standard error of the mean duration in milliseconds, from the middles of the histogram's bins."""
+    bins = evidence.bins
+    n = size(bins)
+    if n < 2:
+        return math.inf
+    middles = [(lower + width / 2, count) for (lower, width), count in bins.items()]
+    mean = sum(middle * count for middle, count in middles) / n
+    return math.sqrt(sum((middle - mean) ** 2 * count for middle, count in middles) / (n - 1) / n)
 
 
 def _sentence(

@@ -85,9 +85,10 @@ def test_a_comparison_with_too_little_of_the_control_is_inconclusive() -> None:
     [
         ({"max_increase": "1%"}, 290, Verdict.HEALTHY),  # 2% + 1%
         ({"max_increase": "1%"}, 310, Verdict.INCONCLUSIVE),
-        ({"max_increase": "1%"}, 400, Verdict.HARMFUL),
+        ({"max_increase": "1%"}, 400, Verdict.INCONCLUSIVE),  # the control may well be at 2.4%
+        ({"max_increase": "1%"}, 450, Verdict.HARMFUL),
         ({"max_increase": "50%", "relative": True}, 300, Verdict.HEALTHY),  # 2% times 1.5
-        ({"max_increase": "50%", "relative": True}, 400, Verdict.HARMFUL),
+        ({"max_increase": "50%", "relative": True}, 450, Verdict.HARMFUL),
     ],
 )
 def test_an_increase_is_measured_from_the_control(limits: dict[str, Any], errors: int, verdict: Verdict) -> None:
@@ -208,3 +209,32 @@ def test_harm_is_never_found_within_the_limit(n: int, share: float, limit: str) 
         assert tail(candidate.errors, n, judgement.limit) < SIGNIFICANCE
     if judgement.value < judgement.limit:
         assert judgement.verdict is Verdict.HEALTHY
+
+
+def test_a_controls_rate_is_as_high_as_clopper_and_pearson_say() -> None:
+    # Without an error among n, the upper limit is 1 - alpha^(1/n): 6.67% of 100 requests.
+    bound = 1 - SIGNIFICANCE ** (1 / 100)
+    guardrail = _guardrail("error_rate", max_increase="0%")
+    just, n = math.ceil(bound * 1000), 1000
+    assert _verdict(guardrail, _rate(just, n), _rate(0, 100)) is Verdict.INCONCLUSIVE
+    while tail(just, n, bound) >= SIGNIFICANCE:
+        just += 1
+    assert _verdict(guardrail, _rate(just - 1, n), _rate(0, 100)) is Verdict.INCONCLUSIVE
+    assert _verdict(guardrail, _rate(just, n), _rate(0, 100)) is Verdict.HARMFUL
+
+
+def test_a_controls_quantile_needs_enough_requests_to_have_an_upper_limit() -> None:
+    # 0.95^n falls below one in a thousand at n = 135.
+    guardrail = _guardrail("latency_p95", max_increase="0%", relative=True)
+    slow = _latency(ms300=1000)
+    assert _verdict(guardrail, slow, _latency(ms100=134)) is Verdict.INCONCLUSIVE
+    assert _verdict(guardrail, slow, _latency(ms100=135)) is Verdict.HARMFUL
+    # Six of 135 at 300 ms leave the 95th percentile at 100 ms, but it may well be at 300 ms.
+    assert _verdict(guardrail, slow, _latency(ms100=129, ms300=6)) is Verdict.INCONCLUSIVE
+
+
+def test_a_mean_is_harmful_only_beyond_its_standard_error() -> None:
+    guardrail = _guardrail("latency_mean", max="200ms")
+    # Mean 210 ms, standard error 10 ms of 100 requests, and 1 ms of 10,000.
+    assert _verdict(guardrail, _latency(ms100=45, ms300=55)) is Verdict.INCONCLUSIVE
+    assert _verdict(guardrail, _latency(ms100=4500, ms300=5500)) is Verdict.HARMFUL
