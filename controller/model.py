@@ -174,11 +174,13 @@ class Intent(Record):
         before: the document's weights that the change starts from.
         after: the state once it is complete; its ``weights`` are those to write.
         entry: the line that the journal will hold exactly once.
+        unrecorded: lines of changes that were carried out but for their record, and that this one has replaced.
     """
 
     before: Weights
     after: ExperimentState
     entry: JournalEntry
+    unrecorded: tuple[JournalEntry, ...] = ()
 
 
 ExperimentState.model_rebuild()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import uuid4
@@ -22,6 +23,7 @@ from controller.model import (
     Cause,
     DecisionRecord,
     ExperimentState,
+    Intent,
     JournalEntry,
     Kind,
     Phase,
@@ -123,7 +125,11 @@ class Steering:
             state = self._first_state(experiment, tick.now)
         elif state.intent is not None:
             log.warning("%s: finishing %s, which was cut short", name, state.intent.entry.kind)
-            recovered = self._transitions.recover(name, tick.now)
+            try:
+                recovered = self._transitions.recover(name, tick.now)
+            except StateError:
+                self._guard_while_pending(name, state, state.intent, tick)
+                raise
             assert recovered is not None
             state, snapshot = recovered, self._sink.read()
             experiment = snapshot.document.experiment(name)
@@ -197,18 +203,7 @@ class Steering:
     def _apply(self, situation: Situation, decision: Decision, entry: JournalEntry, now: datetime) -> ExperimentState:
         """Carry out a decision that changes something."""
         experiment, state = situation.experiment, situation.state
-        stage = state.stage
-        weight = entry.weights_after.get(state.candidate, 0)
-        if weight != stage.weight:
-            stage = Stage(id=entry.id, weight=weight, started_at=now)
-        after = state.model_copy(
-            update={
-                "phase": decision.phase,
-                "weights": entry.weights_after,
-                "stage": stage,
-                "decision": entry.decision,
-            }
-        )
+        after = _after(state, decision, entry, now)
 
         def plan(present: Snapshot, known: ExperimentState | None) -> Change:
             if known != state:
@@ -229,6 +224,28 @@ class Steering:
         self._pace.written(experiment.name, entry.kind, entry.cause, changed.phase, now)
         return changed
 
+    def _guard_while_pending(self, name: str, state: ExperimentState, pending: Intent, tick: Tick) -> None:
+        """Roll back for harm although an earlier change cannot be finished, because its record cannot be kept."""
+        snapshot = self._sink.read()
+        experiment = snapshot.document.experiment(name)
+        standing = _standing(state, pending, experiment)
+        if experiment.rollout is None or standing is None:
+            return
+        live = self._gathering.collect(standing, name, tick.observations, tick.at)
+        with suppress(StateError):  # It is in memory all the same, and the disk's failure is about to be told.
+            self._gathering.keep(name, standing, live)
+        evidence = evidence_of(experiment, live)
+        judgements = self._judgements(experiment, standing, evidence, tick.at)
+        situation = Situation(experiment, standing, judgements, live.requests, live.window is not None, tick.coverage)
+        decision = decide(situation, tick.now)
+        if decision.cause is Cause.HARMFUL:
+            entry = decision_entry(
+                self._new_id(), format_generation(snapshot.generation), situation, decision, evidence, tick.now
+            )
+            log.error("%s: rolling back although %s cannot be finished", name, pending.entry.kind)
+            change = Change(standing, _after(standing, decision, entry, tick.now), entry)
+            self._transitions.roll_back_instead(name, pending, change, tick.now)
+
     def _roll_back_regardless(self, experiment: Experiment, entry: JournalEntry, error: StateError) -> None:
         """Protect users although the state cannot be kept (a full disk): a rollback needs nothing but the document."""
         log.error("%s: rolling back although the state cannot be kept: %s", experiment.name, error)
@@ -248,3 +265,23 @@ class Steering:
                 self._pace.written(name, entry.kind, entry.cause, entry.phase, tick.now)
             outcomes.append(Outcome(name, state, state.weights, entry.decision))
         return Report(None, error, tuple(outcomes))
+
+
+def _after(state: ExperimentState, decision: Decision, entry: JournalEntry, now: datetime) -> ExperimentState:
+    """The state that a decision leads to; other weights begin another stage."""
+    stage = state.stage
+    weight = entry.weights_after.get(state.candidate, 0)
+    if weight != stage.weight:
+        stage = Stage(id=entry.id, weight=weight, started_at=now)
+    return state.model_copy(
+        update={"phase": decision.phase, "weights": entry.weights_after, "stage": stage, "decision": entry.decision}
+    )
+
+
+def _standing(state: ExperimentState, pending: Intent, experiment: Experiment) -> ExperimentState | None:
+    """The state that the document's weights belong to, on either side of a pending change; None if on neither."""
+    if experiment.weights == pending.after.weights:
+        return pending.after
+    if experiment.weights == pending.before:
+        return state.model_copy(update={"intent": None})
+    return None

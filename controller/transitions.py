@@ -10,6 +10,9 @@ A change is carried out in four steps, each durable before the next:
 Whoever finds an intent, after a crash, carries on: the document has the new weights (go on with 3), or still the old
 ones (2), or others: then a person edited it in between, the change is abandoned and the rollout is theirs.
 
+A rollback for harm does not wait for the disk: if a change before it cannot be finished, the rollback replaces it, the
+document first and the records when they can be written.
+
 The lock on the state is held throughout, so that the controller and an operator's command never interleave. Called by
 :mod:`controller.steering` and :mod:`controller.operations`.
 """
@@ -70,6 +73,8 @@ class Transitions:
         self._states = states
         self._journal = journal
         self._sink = sink
+        self._instead: dict[str, tuple[str, ExperimentState]] = {}
+        """By experiment: the entry's id of a change that cannot be finished, and the rollback begun in its place."""
 
     def recover(self, name: str, now: datetime) -> ExperimentState | None:
         """Finish what a crash left undone; the state after that, or None if there is none.
@@ -103,6 +108,36 @@ class Transitions:
             self._states.write(name, begun)
             return self._carry_out(name, begun, intent, None)
 
+    def roll_back_instead(self, name: str, pending: Intent, rollback: Change, now: datetime) -> ExperimentState:
+        """Carry out a rollback in place of a change that cannot be finished now.
+
+        The document comes first and needs no record. If the records cannot be kept now, the rollback is remembered
+        here and recorded by the next :meth:`recover` or :meth:`change`, so that the change before it is not taken up
+        again.
+
+        Args:
+            name: the experiment's.
+            pending: the change that cannot be finished.
+            rollback: from the state that the document's present weights belong to.
+            now: the time.
+
+        Raises:
+            AbmeshError: the document could not be written, or the records could not.
+        """
+        carried_out = rollback.before == pending.after
+        intent = Intent(
+            before=rollback.entry.weights_before,
+            after=rollback.after,
+            entry=rollback.entry,
+            unrecorded=(*pending.unrecorded, pending.entry) if carried_out else pending.unrecorded,
+        )
+        self._write_weights(name, intent)
+        self._instead[name] = (pending.entry.id, rollback.before.model_copy(update={"intent": intent}))
+        with self._states.locked():
+            state = self._finished(name, now)
+        assert state is not None
+        return state
+
     def put(self, name: str, expected: ExperimentState | None, state: ExperimentState) -> None:
         """Keep a state that is no decision: a first one, or a corrected clock.
 
@@ -117,6 +152,12 @@ class Transitions:
 
     def _finished(self, name: str, now: datetime) -> ExperimentState | None:
         state = self._states.read().experiments.get(name)
+        replaced, begun = self._instead.get(name, ("", None))
+        if begun is not None:
+            if state is not None and state.intent is not None and state.intent.entry.id == replaced:
+                self._states.write(name, begun)
+                state = begun
+            del self._instead[name]
         if state is None or state.intent is None:
             return state
         return self._carry_out(name, state, state.intent, now)
@@ -128,8 +169,8 @@ class Transitions:
         present = self._write_weights(name, intent)
         if present is _Weights.EDITED:
             return self._abandon(name, state, intent)
-        if recovered_at is None or not self._journal.holds(intent.entry.id):
-            self._journal.append(intent.entry, durable=True)
+        for entry in (*intent.unrecorded, intent.entry):
+            self._record(entry, perhaps_there=recovered_at is not None)
         after = intent.after
         if recovered_at is not None and present is _Weights.WRITTEN and after.stage.id == intent.entry.id:
             # The stage's weights are in force only now, however long ago they were decided on.
@@ -184,7 +225,11 @@ class Transitions:
                 "intent": None,
             }
         )
-        if not self._journal.holds(entry.id):
-            self._journal.append(entry, durable=True)
+        for line in (*intent.unrecorded, entry):
+            self._record(line, perhaps_there=True)
         self._states.write(name, manual)
         return manual
+
+    def _record(self, entry: JournalEntry, *, perhaps_there: bool) -> None:
+        if not perhaps_there or not self._journal.holds(entry.id):
+            self._journal.append(entry, durable=True)

@@ -13,7 +13,7 @@ from controller.evidence.parse import parse
 from controller.inference.thresholds import judge
 from controller.journal import Journal, read
 from controller.live import LiveStore
-from controller.model import JournalEntry
+from controller.model import JournalEntry, Phase
 from controller.report import Report
 from controller.sinks.base import Sink
 from controller.sinks.file import FileSink
@@ -160,6 +160,10 @@ class World:
         """The candidate's weight in the document, in basis points."""
         return self.sink.read().document.experiment(NAME).weights["model-b"]
 
+    def phase(self) -> Phase:
+        """The rollout's phase in the state."""
+        return self.states.read().experiments[NAME].phase
+
     def journal(self) -> list[JournalEntry]:
         return read(self.folder / "journal.jsonl")
 
@@ -177,3 +181,15 @@ def world(folder: Path, text: str = DOCUMENT) -> World:
     path = folder / "experiments.yaml"
     path.write_text(text)
     return World(folder / "state", FileSink(path))
+
+
+def serve_and_tick(subject: World, ticks: int, *, good: int = 50, bad: int = 0, ms: int = 100) -> None:
+    """Ticks of five seconds, with the same traffic to both variants before each."""
+    for _ in range(ticks):
+        for traffic in subject.envoys.values():
+            if subject.weight() < 10_000:
+                traffic.serve("model-a", 50)
+            if subject.weight():
+                traffic.serve("model-b", good, ms=ms)
+                traffic.serve("model-b", bad, code=503, ms=ms)
+        subject.tick()
