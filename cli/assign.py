@@ -9,7 +9,10 @@ from typing import Annotated
 import typer
 
 from cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOption, print_json
-from experiment.errors import SettingsError
+from experiment.errors import StartError
+
+_BLANKS = b" \t\r\n"
+"""Dropped around an identity, as the server and Envoy drop them around a header's value."""
 
 
 def register(app: typer.Typer) -> None:
@@ -33,8 +36,11 @@ def assign(
 
     if bool(unit) == (units_from is not None):
         raise typer.BadParameter("give either --unit or --units-from")
+    given = [text.encode(errors="surrogateescape").strip(_BLANKS) for text in unit or ()]
+    if not all(given):
+        raise typer.BadParameter("--unit is empty; a request without an identity is assigned to nothing")
     found = FileStore(config).read().document.experiment(experiment)
-    units = [text.encode(errors="surrogateescape") for text in unit or ()] or _lines(units_from or "-")
+    units = given or _lines(units_from or "-")
     for identity in units:
         bucket = bucket_of(found.hash_salt, identity)
         place = found.places[bucket]
@@ -52,12 +58,14 @@ def assign(
 
 
 def _lines(source: str) -> Iterator[bytes]:
-    """Identities of a file; white space around them is dropped, as Envoy drops it around a header's value."""
+    """Identities of a file; empty lines are none."""
+    if source == "-" and sys.stdin is None:
+        raise StartError("cannot read units from -: standard input is closed")
     try:
         with sys.stdin.buffer if source == "-" else open(source, "rb") as file:  # noqa: PTH123 - one form for both
             for line in file:
-                identity = line.strip(b" \t\r\n")
+                identity = line.strip(_BLANKS)
                 if identity:
                     yield identity
     except OSError as error:
-        raise SettingsError(f"cannot read units from {source}: {error.strerror}") from error
+        raise StartError(f"cannot read units from {source}: {error.strerror}") from error

@@ -1,11 +1,12 @@
 """The ``abmesh`` command: puts the command groups together and turns errors into one clear line.
 
-Exit codes: 0 done, 1 refused or failed, 2 usage. Command modules import the packages that they need inside their
-functions, so that ``abmesh --help`` and shell completion stay fast.
+Exit codes: 0 done, 1 refused or failed, 2 usage (flags that make no sense). Command modules import the packages that
+they need inside their functions, so that ``abmesh --help`` and shell completion stay fast.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from typing import Annotated
 import typer
 
 from cli import assign, demo_command, document, render, rollout, servers, status
-from experiment.errors import AbmeshError
+from experiment.errors import AbmeshError, SettingsError
 
 app = typer.Typer(
     name="abmesh",
@@ -50,10 +51,22 @@ def run() -> None:
         app()
     except AbmeshError as error:
         typer.echo(f"abmesh: {error}", err=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, SettingsError) else 1)
     except BrokenPipeError:
         # The reader of our output (such as `head`) has gone; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        sys.exit(1)
+    except OSError as error:
+        # Files and sockets have their own errors, so it is our output that cannot be written: the disk is full.
+        _drop_output()
+        with contextlib.suppress(OSError):
+            typer.echo(f"abmesh: {error.filename or 'output'}: {error.strerror or error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _drop_output() -> None:
+    """Let the interpreter's end, which writes what is left of the output, not fail once more."""
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: closed from the start
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,10 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from experiment.names import DEFAULT_CONFIG, ENV_CONFIG
+from experiment.names import DEFAULT_CONFIG, ENV_CONFIG, ENV_STATE
 from experiment.quantities import DURATION_FORM, parse_duration
-
-ENV_STATE = "ABMESH_STATE"
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", envvar=ENV_CONFIG, help="The experiments document.", show_default=True)

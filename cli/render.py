@@ -30,6 +30,16 @@ def envoy(
         typer.Option("--ext-proc", help="HOST:PORT or unix:PATH of the server; may be repeated. [127.0.0.1:50051]"),
     ] = None,
     message_timeout: Annotated[str, typer.Option(help="Longest wait for the server, per request.")] = "500ms",
+    trusted_hops: Annotated[
+        int, typer.Option(help="Proxies in front of Envoy whose x-forwarded-for and x-forwarded-proto are believed.")
+    ] = 0,
+    streams_per_connection: Annotated[
+        int,
+        typer.Option(
+            help="Requests asked about at once on one connection to the server; with a low number all of the "
+            "server's workers get some, 100 saves CPU where there is one worker."
+        ),
+    ] = 2,
 ) -> None:
     """Print Envoy's bootstrap for the document."""
     from experiment.store import FileStore
@@ -42,6 +52,8 @@ def envoy(
         admin=admin,
         ext_proc=tuple(ext_proc or ("127.0.0.1:50051",)),
         message_timeout=duration(message_timeout),
+        trusted_hops=trusted_hops,
+        streams_per_connection=streams_per_connection,
     )
     document = FileStore(config).read().document
     typer.echo(to_yaml(render_bootstrap(document, options)), nl=False)

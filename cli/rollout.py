@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOption, StateOption, print_json
+from experiment.errors import StateError
 from experiment.quantities import format_weight
+from experiment.store import FileStore
 
 if TYPE_CHECKING:
     from controller.model import JournalEntry
@@ -59,22 +61,31 @@ def rollback(experiment: ExperimentArgument, config: ConfigOption = CONFIG, stat
 
 def journal(
     experiment: Annotated[str | None, typer.Argument(help="Only this experiment.", show_default=False)] = None,
-    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Only the last N entries.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, max=1_000_000, help="Only the last N entries.")
+    ] = None,
     config: ConfigOption = CONFIG,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print every recorded decision, the oldest first, with its reason."""
     from cli.records import journal_json
-    from controller.journal import JOURNAL_FILE, read
+    from controller.journal import salvage
     from controller.settings import Settings
 
-    settings = Settings(config=config, state_dir=state)
-    for entry in read(settings.state_folder / JOURNAL_FILE, experiment, limit):
+    path = Settings(config=config, state_dir=state).journal_path
+    reading = salvage(path, experiment, limit)
+    if experiment is not None and not reading.entries and not reading.damaged:
+        FileStore(config).read().document.experiment(experiment)  # raises UnknownName: nothing knows it
+    for entry in reading.entries:
         if as_json:
             print_json(journal_json(entry))
         else:
             _tell(entry, f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.experiment}  {entry.kind:<8}  ")
+    if reading.damaged:
+        numbers = ", ".join(str(number) for number in reading.damaged[:20])
+        more = f" and {len(reading.damaged) - 20} more" if len(reading.damaged) > 20 else ""
+        raise StateError(f"{path}: these lines are damaged and were left out: {numbers}{more}")
 
 
 def _tell(entry: JournalEntry, start: str = "") -> None:

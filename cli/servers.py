@@ -22,19 +22,19 @@ def ext_proc(
         list[str] | None, typer.Option(help="HOST:PORT or unix:PATH; may be repeated. [127.0.0.1:50051]")
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="HOST:PORT of Prometheus metrics; none where left out.", show_default=False)
+        str | None, typer.Option(help="HOST:PORT of Prometheus metrics, or off. [off]", show_default=False)
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that share the port, at most 64.")] = 1,
     drain: Annotated[str, typer.Option(help="Longest wait for running requests at shutdown.")] = "10s",
 ) -> None:
     """Run the external-processing server that Envoy asks for assignments."""
     from ext_proc.server import run
-    from ext_proc.settings import Settings
+    from ext_proc.settings import DEFAULT_LISTEN, Settings, parse_metrics
 
     settings = Settings(
         config=config,
-        listen=tuple(listen or ("127.0.0.1:50051",)),
-        metrics=metrics,
+        listen=tuple(listen or (DEFAULT_LISTEN,)),
+        metrics=parse_metrics(metrics),
         workers=workers,
         drain_seconds=duration(drain).total_seconds(),
     )

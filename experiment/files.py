@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import random
+import re
 import secrets
 import stat
 import time
@@ -115,9 +116,10 @@ def prepared(target: Path, content: bytes) -> Iterator[Path]:
         StoreError: it cannot be written.
     """
     copy = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    copies = re.compile(rf"{re.escape(f'.{target.name}.')}[0-9a-f]{{16}}\.tmp")
     try:
         for path in target.parent.iterdir():
-            if path.name.startswith(f".{target.name}.") and path.suffix == ".tmp":
+            if copies.fullmatch(path.name):
                 path.unlink(missing_ok=True)
         present = target.stat()
         descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -69,12 +69,16 @@ def parse_weight(value: object) -> int | None:
         return None
     try:
         percent = Decimal(str(value))
-    except InvalidOperation:
+    except (InvalidOperation, ValueError):  # ValueError: a whole number of more digits than Python writes
         return None
     if not percent.is_finite() or not 0 <= percent <= 100:
         return None
-    points = percent * (BUCKETS // 100)
-    return int(points) if points == points.to_integral_value() else None
+    _, digits, exponent = percent.as_tuple()
+    # Before multiplying, which rounds to 28 digits.
+    surplus = -int(exponent) - 2
+    if surplus > 0 and any(digits[-surplus:]):
+        return None
+    return int(percent * (BUCKETS // 100))
 
 
 def format_weight(points: int) -> str:

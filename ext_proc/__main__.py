@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiment.errors import AbmeshError, SettingsError
 from experiment.names import DEFAULT_CONFIG, ENV_CONFIG
-from ext_proc.settings import DEFAULT_LISTEN, DEFAULT_METRICS, Settings
+from ext_proc.settings import DEFAULT_LISTEN, OFF, Settings, parse_metrics
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -19,9 +19,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, default=Path(config), metavar="FILE", help=f"default: {config}")
     listen = f"HOST:PORT or unix:PATH, may be repeated; default: {DEFAULT_LISTEN}"
     parser.add_argument("--listen", action="append", metavar="ADDR", help=listen)
-    parser.add_argument(
-        "--metrics", default=DEFAULT_METRICS, metavar="ADDR", help=f"HOST:PORT, or off; default: {DEFAULT_METRICS}"
-    )
+    parser.add_argument("--metrics", default=OFF, metavar="ADDR", help=f"HOST:PORT, or off; default: {OFF}")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the port; default: 1")
     parser.add_argument("--drain", type=float, default=10.0, metavar="SECONDS", help="longest drain; default: 10")
     parser.add_argument(
@@ -39,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings(
             config=given.config,
             listen=tuple(given.listen or (DEFAULT_LISTEN,)),
-            metrics=None if given.metrics == "off" else given.metrics,
+            metrics=parse_metrics(given.metrics),
             workers=given.workers,
             drain_seconds=given.drain,
             poll_interval=given.poll,

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from experiment.errors import SettingsError
+from experiment.errors import StartError
 from ext_proc.settings import Tcp, parse_tcp
 from ext_proc.telemetry import BUCKETS_US, Config, Counts
 
@@ -31,7 +31,7 @@ async def serve_metrics(address: str | None, collectors: Iterable[Collector]) ->
         The endpoint's URL with its real port, or None.
 
     Raises:
-        SettingsError: the address cannot be listened on.
+        StartError: the address cannot be listened on.
     """
     if address is None:
         yield None
@@ -43,7 +43,7 @@ async def serve_metrics(address: str | None, collectors: Iterable[Collector]) ->
     try:
         server, thread = start_http_server(wanted.port, wanted.host, registry)
     except OSError as error:
-        raise SettingsError(f"--metrics: cannot listen on {wanted}: {error.strerror or error}") from error
+        raise StartError(f"--metrics: cannot listen on {wanted}: {error.strerror or error}") from error
     try:
         yield f"http://{Tcp(wanted.host, server.server_port)}/metrics"
     finally:

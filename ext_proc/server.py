@@ -35,7 +35,7 @@ def run(settings: Settings) -> int:
         The exit code: 0 after a drain, 1 after a second signal or if workers cannot be kept running.
 
     Raises:
-        SettingsError: an address cannot be listened on.
+        StartError: an address cannot be listened on.
     """
     log_to_stderr("ext_proc")
     if settings.workers > 1:
@@ -70,7 +70,7 @@ async def serve(settings: Settings, signals: Signals, counts: Counts, ready: Rea
         0 after a drain, 1 if told to stop at once.
 
     Raises:
-        SettingsError: an address cannot be listened on.
+        StartError: an address cannot be listened on.
     """
     # Late: a supervisor, which imports this module, should not spend 30 MB on grpc.
     from experiment.store import FileStore

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,12 +15,16 @@ from typing import Final
 from experiment.errors import SettingsError
 
 DEFAULT_LISTEN: Final = "127.0.0.1:50051"
-DEFAULT_METRICS: Final = "127.0.0.1:9102"
+OFF: Final = "off"
+"""What ``--metrics`` says for no endpoint, as does leaving it out."""
 
 _LONGEST_PATH: Final = 90
 """Bytes of a Unix socket's path: the kernel takes 107, and the socket is made under a longer name first."""
 
-_MOST_WORKERS: Final = 256
+MOST_WORKERS: Final = 64
+
+_LONGEST_SHOWN: Final = 100
+_PORT: Final = re.compile(r"[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +61,28 @@ def parse_tcp(text: str, flag: str) -> Tcp:
     bracketed = host.startswith("[") and host.endswith("]")
     bare = host[1:-1] if bracketed else host
     known = colon and bare and bare.isprintable() and " " not in bare and (bracketed or ":" not in bare)
-    if not known or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+    if not known or not _is_host(bare) or not _PORT.fullmatch(port) or int(port) > 65535:
         allowed = "HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051; port 0 means any free one"
-        raise SettingsError(f"{flag}: not an address; found {text!r}; allowed: {allowed}")
+        raise SettingsError(f"{flag}: not an address; found {_shown(text)}; allowed: {allowed}")
     return Tcp(bare, int(port))
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
+
+
+def _is_host(host: str) -> bool:
+    """Whether the name can be looked up at all: no label is empty or longer than 63 bytes."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
+def parse_metrics(text: str | None) -> str | None:
+    """What ``--metrics`` means: the address, or None where it is left out or ``off``."""
+    return None if text == OFF else text
 
 
 def parse_address(text: str, flag: str = "--listen") -> Address:
@@ -73,7 +96,7 @@ def parse_address(text: str, flag: str = "--listen") -> Address:
     path = text.removeprefix("unix:")
     if not path or "\0" in path or path.endswith("/") or len(os.fsencode(path)) > _LONGEST_PATH:
         allowed = f"unix:PATH, such as unix:/run/abmesh/ext_proc.sock, at most {_LONGEST_PATH} bytes"
-        raise SettingsError(f"{flag}: not a socket's path; found {text!r}; allowed: {allowed}")
+        raise SettingsError(f"{flag}: not a socket's path; found {_shown(text)}; allowed: {allowed}")
     return Unix(Path(path))
 
 
@@ -95,7 +118,7 @@ class Settings:
 
     config: Path
     listen: tuple[str, ...] = (DEFAULT_LISTEN,)
-    metrics: str | None = DEFAULT_METRICS
+    metrics: str | None = None
     workers: int = 1
     drain_seconds: float = 10.0
     poll_interval: float = 0.1
@@ -110,8 +133,8 @@ class Settings:
                 raise SettingsError(f"--listen: the same address twice; found {address}; allowed: each address once")
         if self.metrics is not None:
             parse_tcp(self.metrics, "--metrics")
-        if not 1 <= self.workers <= _MOST_WORKERS:
-            raise SettingsError(f"--workers: out of range; found {self.workers}; allowed: 1 to {_MOST_WORKERS}")
+        if not 1 <= self.workers <= MOST_WORKERS:
+            raise SettingsError(f"--workers: out of range; found {self.workers}; allowed: 1 to {MOST_WORKERS}")
         if not (math.isfinite(self.drain_seconds) and 0 <= self.drain_seconds <= 3600):
             raise SettingsError(f"--drain: out of range; found {self.drain_seconds}; allowed: 0 to 3600 seconds")
         if not (math.isfinite(self.poll_interval) and 0.01 <= self.poll_interval <= 60):

@@ -45,7 +45,7 @@ async def supervise(settings: Settings) -> int:
         The exit code: 0 once every worker has drained, 1 otherwise.
 
     Raises:
-        SettingsError: an address cannot be listened on.
+        StartError: an address cannot be listened on.
     """
     signals = Signals()
     with contextlib.ExitStack() as stack:

@@ -59,7 +59,7 @@ def run_worker(settings: Settings, index: int) -> int:
     """Serve as a supervisor's worker; returns the exit code.
 
     Raises:
-        SettingsError: an address cannot be listened on.
+        StartError: an address cannot be listened on.
     """
     log_to_stderr(f"ext_proc[{index}]")
     return asyncio.run(_work(settings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import signal
 import tempfile
@@ -23,7 +24,7 @@ from cli.demo.view import Picture, View, print_summary
 from cli.records import journal_json, status_json
 from controller import journal, status
 from controller.settings import Settings
-from experiment.errors import SettingsError, StateError
+from experiment.errors import StartError, StateError
 
 EXPERIMENT = "chat-model"
 LONGEST_SECONDS = 110.0
@@ -35,10 +36,15 @@ _ENDED = ("promoted", "rolled_back", "manual")
 async def run_demo(scenario: Scenario, console: Console, *, keep: bool, json_file: Path | None) -> Outcome:
     """Run a scenario until it ends, is interrupted, or takes longer than ``LONGEST_SECONDS``.
 
+    With ``keep``, everything runs on after the outcome is known, until a signal, which changes nothing of the outcome.
+
     Raises:
+        StartError: the outcome's file cannot be written; looked at before anything is started.
         ProcessError: a program could not be started.
         asyncio.CancelledError: it was told to stop by a signal; everything is ended before it is raised.
     """
+    if json_file is not None:
+        _check_writable(json_file)
     folder = Path(tempfile.mkdtemp(prefix="abmesh-demo-"))
     models = {CONTROL: scenario.control, CANDIDATE: scenario.candidate}
     stack = Stack(DOCUMENT, StackOptions(models, controller_later=True), folder)
@@ -55,7 +61,7 @@ async def run_demo(scenario: Scenario, console: Console, *, keep: bool, json_fil
                 passed = outcome.passed
                 if keep:
                     _print_invitation(console, stack)
-                    await asyncio.Event().wait()
+                    await _interrupted()
         return outcome
     finally:
         if passed or keep:
@@ -138,7 +144,7 @@ def _problem(stack: Stack, users: asyncio.Task[None], seconds: float) -> str:
 def _outcome(scenario: Scenario, settings: Settings, population: Population, seconds: float, problem: str) -> Outcome:
     found = status_json(status.read_status(settings)[0])
     try:
-        records = [journal_json(record) for record in journal.read(settings.state_folder / journal.JOURNAL_FILE)]
+        records = [journal_json(record) for record in journal.read(settings.journal_path)]
     except StateError as error:
         records, problem = [], problem or str(error)
     decisions = [
@@ -171,11 +177,32 @@ def _outcome(scenario: Scenario, settings: Settings, population: Population, sec
     )
 
 
+async def _interrupted() -> None:
+    """Wait for a signal, which is how a kept demo is meant to end."""
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        assert task is not None  # a coroutine of a running loop
+        task.uncancel()
+
+
+def _check_writable(file: Path) -> None:
+    try:
+        present = os.path.lexists(file)
+        with file.open("a"):
+            pass
+        if not present:
+            file.unlink()
+    except OSError as error:
+        raise StartError(f"cannot write the outcome to {file}: {error.strerror}") from error
+
+
 def _write(outcome: Outcome, file: Path) -> None:
     try:
         file.write_text(json.dumps(asdict(outcome), indent=2) + "\n")
     except OSError as error:
-        raise SettingsError(f"cannot write the outcome to {file}: {error.strerror}") from error
+        raise StartError(f"cannot write the outcome to {file}: {error.strerror}") from error
 
 
 def _print_addresses(console: Console, stack: Stack) -> None:

@@ -81,11 +81,6 @@ class View:
             weights = ", ".join(f"{name} {weight:g}%" for name, weight in picture.weights.items())
             self.note(f"{picture.seconds:5.1f} s  {picture.decision:<9} {weights}: {picture.reason}")
 
-    def refresh(self) -> None:
-        """Draw the panel now instead of at its next turn."""
-        if self._live is not None:
-            self._live.refresh()
-
 
 def _panel(scenario: Scenario, picture: Picture) -> Panel:
     table = Table(box=None, pad_edge=False, expand=True)

@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from experiment.errors import SettingsError
+from experiment.errors import StartError
 from ext_proc import wire
 from ext_proc.service import END, Last, Service
 from ext_proc.settings import Address, Unix
@@ -63,7 +63,7 @@ class GrpcServer:
         """Listen; returns the addresses with their real ports.
 
         Raises:
-            SettingsError: an address cannot be listened on.
+            StartError: an address cannot be listened on.
         """
         bound = tuple(self._bind(address) for address in addresses)
         await self._server.start()
@@ -81,7 +81,7 @@ class GrpcServer:
             port = self._server.add_insecure_port(target)
         except RuntimeError as error:
             message = f"cannot listen on {address}: is it in use, and is the host one of this machine's?"
-            raise SettingsError(message) from error
+            raise StartError(message) from error
         return str(address) if isinstance(address, Unix) else str(type(address)(address.host, port))
 
     async def set_serving(self) -> None:

@@ -11,7 +11,7 @@ import socket
 import stat
 from pathlib import Path
 
-from experiment.errors import SettingsError
+from experiment.errors import StartError
 from ext_proc.settings import Tcp
 
 _MODE = 0o660
@@ -29,15 +29,15 @@ class UnixSocket:
         """Check that the path can be used.
 
         Raises:
-            SettingsError: it is something else than a socket, or its folder cannot be used.
+            StartError: it is something else than a socket, or its folder cannot be used.
         """
         self._path = path
         self.hidden = path.with_name(f".{path.name}.{os.getpid()}")
         self._inode: tuple[int, int] | None = None
-        if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-            raise SettingsError(f"cannot listen on unix:{path}: there is a file that is no socket; move it away")
         if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise SettingsError(f"cannot listen on unix:{path}: make {path.parent} a folder that the server may write")
+            raise StartError(f"cannot listen on unix:{path}: make {path.parent} a folder that the server may write")
+        if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+            raise StartError(f"cannot listen on unix:{path}: there is a file that is no socket; move it away")
         self.hidden.unlink(missing_ok=True)
 
     def publish(self) -> None:
@@ -65,17 +65,17 @@ def reserve(address: Tcp) -> tuple[socket.socket, Tcp]:
         The socket, to be closed by the caller, and the address with its real port.
 
     Raises:
-        SettingsError: the port cannot be had.
+        StartError: the port cannot be had.
     """
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
         held = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise SettingsError(f"cannot listen on {address}: {error}") from error
+        raise StartError(f"cannot listen on {address}: {error}") from error
     try:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(target)
     except OSError as error:
         held.close()
-        raise SettingsError(f"cannot listen on {address}: {error.strerror or error}") from error
+        raise StartError(f"cannot listen on {address}: {error.strerror or error}") from error
     return held, Tcp(address.host, held.getsockname()[1])

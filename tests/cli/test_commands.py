@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,6 +127,28 @@ def test_assign_hashes_units_that_are_not_utf8_as_the_server_does(abmesh: Invoke
     assert json.loads(result.out)["bucket"] == bucket_of(salt, b"\xff\xfe")
 
 
+def test_assign_drops_blanks_around_a_unit_as_the_server_does(abmesh: Invoke) -> None:
+    assert abmesh("assign", NAME, "--unit", " user-1\t").out == abmesh("assign", NAME, "--unit", "user-1").out
+
+
+def test_units_from_a_closed_standard_input_are_one_clear_line(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["abmesh", "assign", NAME, "--units-from", "-"])
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SystemExit, match="1"):
+        run()
+    assert capsys.readouterr().err == "abmesh: cannot read units from -: standard input is closed\n"
+
+
+def test_output_to_a_full_disk_is_one_clear_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "cli", "schema"], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    assert (ended.returncode, ended.stderr) == (1, "abmesh: output: No space left on device\n")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -144,6 +167,15 @@ def test_assign_hashes_units_that_are_not_utf8_as_the_server_does(abmesh: Invoke
         ["controller", "--interval", "5"],
         ["render", "envoy", "--message-timeout", "none"],
         ["journal", "--limit", "0"],
+        ["journal", "--limit", "999999999999999999999"],
+        ["assign", NAME, "--unit", "x", "--unit", " \t"],
+        ["ext-proc", "--workers", "65"],
+        ["ext-proc", "--listen", "host:" + "9" * 5000],
+        ["ext-proc", "--metrics", "x" * 64 + ":1"],
+        ["render", "envoy", "--admin", "0.0.0.0:9901"],
+        ["render", "envoy", "--trusted-hops", "101"],
+        ["render", "envoy", "--streams-per-connection", "0"],
+        ["controller", "--envoy", "ftp://x"],
     ],
 )
 def test_wrong_usage_exits_with_2(abmesh: Invoke, arguments: list[str]) -> None:
@@ -162,8 +194,8 @@ def test_wrong_usage_exits_with_2(abmesh: Invoke, arguments: list[str]) -> None:
         (["weights", NAME, "model-x=5"], "model-a, model-b"),
         (["weights", NAME, "model-a=50", "model-b=60"], "110"),
         (["weights", NAME, "model-b=5", "--based-on", "0000000000000"], "read"),
-        (["render", "envoy", "--admin", "0.0.0.0:9901"], "loopback"),
-        (["controller", "--envoy", "ftp://x"], "ftp://x"),
+        (["ext-proc", "--listen", "unix:no-such-folder/socket"], "no-such-folder"),
+        (["demo", "good", "--json", "no-such-folder/outcome.json"], "no-such-folder/outcome.json"),
         (["resume", NAME], "no resume"),
         (["pause", "no-such"], "chat-model"),
     ],
@@ -228,3 +260,9 @@ def test_render_envoy_prints_what_is_kept_for_reference(abmesh: Invoke) -> None:
     assert result.code == 0
     kept = (ROOT / "envoy" / "bootstrap.yaml").read_text()
     assert kept.endswith(result.out)
+
+
+def test_render_envoy_says_who_is_believed_and_how_many_streams_share_a_connection(abmesh: Invoke) -> None:
+    out = abmesh("render", "envoy", "--trusted-hops", "3", "--streams-per-connection", "77").out
+    assert "xff_num_trusted_hops: 3\n" in out
+    assert "max_concurrent_streams: 77\n" in out

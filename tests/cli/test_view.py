@@ -31,8 +31,7 @@ def test_on_a_terminal_the_panel_shows_weights_shares_errors_latencies_and_the_r
     console, output = _console(terminal=True)
     with View(console, SCENARIOS["good"]) as view:
         view.show(PICTURE)
-        view.refresh()
-        text = output.getvalue()
+    text = output.getvalue()
     for part in ("step 3 of 6", "25%", "75.0%", "20.0%", "150 ms", "171 ms", "model-b passed 10%"):
         assert part in text
 

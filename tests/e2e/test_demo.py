@@ -15,6 +15,9 @@ import pytest
 
 from tests.e2e.support import eventually
 
+PROGRAMS = 5
+"""Envoy, two models, the server and the controller."""
+
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(240)]
 
 
@@ -24,18 +27,37 @@ async def _demo(*arguments: str, folder: Path) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environment
     )
-    output, _ = await process.communicate()
+    children: set[psutil.Process] = set()
+    communication = asyncio.create_task(process.communicate())
+    while not (await asyncio.wait({communication}, timeout=0.2))[0]:
+        children |= _children(process.pid)
+    output, _ = await communication
+    assert len(children) >= PROGRAMS
+    await _are_gone(children)
     return process.returncode or 0, output.decode()
 
 
-def _left_behind(folder: Path) -> list[str]:
-    """Processes that have to do with this folder."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or ())
-        if str(folder) in command:
-            found.append(command)
-    return found
+def _children(pid: int) -> set[psutil.Process]:
+    """What a process has started, directly or not; a model server's command line says nothing of its demo."""
+    try:
+        return set(psutil.Process(pid).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return set()
+
+
+async def _are_gone(processes: set[psutil.Process]) -> None:
+    async def gone() -> bool:
+        return not any(map(_runs, processes))
+
+    await eventually(gone, seconds=60)
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it has not ended; where nobody reaps orphans, one that has stays a zombie. Its id may be another's."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize(
@@ -64,7 +86,6 @@ async def test_every_scenario_ends_as_it_should(
     # Only the scenario that is about errors has any.
     assert (outcome["errors"] > 0) == (scenario == "errors")
     assert outcome["seconds"] < 120
-    assert not _left_behind(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
@@ -78,18 +99,16 @@ async def test_a_demo_that_is_interrupted_leaves_no_process_behind(tmp_path: Pat
     )
 
     async def everything_runs() -> bool:
-        return len(_left_behind(tmp_path)) >= 3
-
-    async def nothing_runs() -> bool:
-        return not _left_behind(tmp_path)
+        return len(_children(process.pid)) >= PROGRAMS
 
     try:
         await eventually(everything_runs, seconds=60)
+        children = _children(process.pid)
         process.send_signal(number)
         async with asyncio.timeout(60):
             code = await process.wait()
         assert code != 0
-        await eventually(nothing_runs, seconds=60)
+        await _are_gone(children)
     finally:
         if process.returncode is None:
             process.kill()

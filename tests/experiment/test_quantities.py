@@ -22,7 +22,17 @@ from experiment.quantities import (
 class TestWeight:
     @pytest.mark.parametrize(
         ("written", "points"),
-        [(90, 9000), (12.5, 1250), (0.25, 25), ("12.50", 1250), (33.33, 3333), (0, 0), (100, 10_000), (1e1, 1000)],
+        [
+            (90, 9000),
+            (12.5, 1250),
+            (0.25, 25),
+            ("12.50", 1250),
+            (33.33, 3333),
+            (0, 0),
+            (100, 10_000),
+            (1e1, 1000),
+            ("12." + "0" * 99, 1200),
+        ],
     )
     def test_is_percent_with_two_decimals(self, written: object, points: int) -> None:
         assert parse_weight(written) == points
@@ -31,6 +41,10 @@ class TestWeight:
         "written",
         [
             0.001,
+            "99." + "9" * 31,
+            "0." + "0" * 99 + "1",
+            "100." + "0" * 40 + "1",
+            pytest.param(10**5000, id="huge"),
             100.01,
             -1,
             -0.01,

@@ -221,10 +221,12 @@ class TestWriteWeights:
         assert only_the_document_and_its_lock(path)
 
     def test_copies_of_killed_writers_are_removed(self, store: FileStore, path: Path) -> None:
-        path.with_name(f".{path.name}.0123.tmp").write_text("half")
+        path.with_name(f".{path.name}.0123456789abcdef.tmp").write_text("half")
+        path.with_name(f".{path.name}.draft.tmp").write_text("not ours")
         path.with_name("another.tmp").write_text("not ours")
         store.update_weights("chat", lambda _: {"model-a": 5000, "model-b": 5000})
         assert sorted(item.name for item in path.parent.iterdir()) == [
+            f".{path.name}.draft.tmp",
             f".{path.name}.lock",
             "another.tmp",
             path.name,

@@ -5,7 +5,7 @@ import urllib.error
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from experiment.errors import SettingsError
+from experiment.errors import StartError
 from ext_proc.exposition import Exposition, serve_metrics
 from ext_proc.telemetry import Config, Counts
 from tests.ext_proc.clients import scrape
@@ -79,6 +79,6 @@ async def test_a_metrics_port_that_is_taken_is_refused() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(SettingsError, match=f"--metrics: cannot listen on {address}"):
+        with pytest.raises(StartError, match=f"--metrics: cannot listen on {address}"):
             async with serve_metrics(address, []):
                 pass

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiment.errors import SettingsError
+from experiment.errors import StartError
 from ext_proc.settings import Tcp
 from ext_proc.transport.sockets import UnixSocket, reserve
 
@@ -54,13 +54,13 @@ def test_a_socket_that_was_never_published_leaves_nothing_behind(tmp_path: Path)
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
-    with pytest.raises(SettingsError, match="no socket; move it away"):
+    with pytest.raises(StartError, match="no socket; move it away"):
         UnixSocket(path)
     assert path.read_text() == "data"
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="a folder that the server may write"):
+    with pytest.raises(StartError, match="a folder that the server may write"):
         UnixSocket(tmp_path / "missing" / "x.sock")
 
 
@@ -83,7 +83,7 @@ def test_a_port_that_cannot_be_had_is_refused() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = Tcp("127.0.0.1", taken.getsockname()[1])
-        with pytest.raises(SettingsError, match=f"cannot listen on {address}"):
+        with pytest.raises(StartError, match=f"cannot listen on {address}"):
             reserve(address)
-    with pytest.raises(SettingsError, match="cannot listen on"):
+    with pytest.raises(StartError, match="cannot listen on"):
         reserve(Tcp("no-such-host.invalid", 0))

@@ -1,0 +1,82 @@
+"""How the demo ends, with a stack that starts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from cli.demo import run as demo_run
+from cli.demo.scenarios import Outcome
+from cli.main import run
+
+
+class _Stack:
+    """Is told to stop as soon as the demo waits for anything."""
+
+    url = admin = server_metrics = controller_url = "http://x"
+    config = state = Path("x")
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    async def __aenter__(self) -> Self:
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGINT)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.sleep(0)
+
+
+def _outcome(passed: bool) -> Outcome:
+    return Outcome(
+        scenario="good",
+        expected="promoted",
+        outcome="promoted",
+        passed=passed,
+        final_weights={},
+        requests=1,
+        errors=0,
+        seconds=1.0,
+        decisions=[],
+        variants={},
+    )
+
+
+def _demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, watch: Any) -> int:
+    monkeypatch.setattr(demo_run, "Stack", _Stack)
+    monkeypatch.setattr(demo_run, "_watch", watch)
+    monkeypatch.setattr(sys, "argv", ["abmesh", "demo", "good", "--keep"])
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    try:
+        run()
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
+def test_interrupting_a_kept_demo_ends_it_with_the_code_of_its_outcome(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, passed: bool, code: int
+) -> None:
+    async def watch(*_: object) -> Outcome:
+        return _outcome(passed)
+
+    assert _demo(monkeypatch, tmp_path, watch) == code
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupting_a_demo_before_its_outcome_is_known_ends_it_with_130(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def watch(*_: object) -> Outcome:
+        await asyncio.Event().wait()
+        return _outcome(passed=True)
+
+    assert _demo(monkeypatch, tmp_path, watch) == 130
