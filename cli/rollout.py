@@ -10,7 +10,6 @@ import typer
 from cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOption, StateOption, print_json
 from experiment.errors import StateError
 from experiment.quantities import format_weight
-from experiment.store import FileStore
 
 if TYPE_CHECKING:
     from controller.model import JournalEntry
@@ -72,6 +71,7 @@ def journal(
     from cli.records import journal_json
     from controller.journal import salvage
     from controller.settings import Settings
+    from experiment.store import FileStore
 
     path = Settings(config=config, state_dir=state).journal_path
     reading = salvage(path, experiment, limit)

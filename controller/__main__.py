@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +11,14 @@ from pathlib import Path
 from controller.app import run
 from controller.settings import Settings, duration
 from experiment.errors import AbmeshError
-from experiment.names import DEFAULT_CONFIG
+from experiment.names import DEFAULT_CONFIG, ENV_CONFIG, ENV_STATE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse flags and run; the exit code: 0 done, 1 refused or failed. Wrong usage exits with 2."""
     parser = argparse.ArgumentParser(prog="python -m controller", description="Roll out models on evidence from Envoy.")
-    parser.add_argument("--config", type=Path, default=Path(DEFAULT_CONFIG), help="the experiments document")
+    config, state = os.environ.get(ENV_CONFIG) or DEFAULT_CONFIG, os.environ.get(ENV_STATE) or None
+    parser.add_argument("--config", type=Path, default=Path(config), help=f"the experiments document [{ENV_CONFIG}]")
     parser.add_argument(
         "--envoy", action="append", default=[], metavar="URL", help="admin address of an Envoy; may be repeated"
     )
@@ -24,7 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--settle", default="5s", help="time that new weights need to be in force everywhere (5s)")
     parser.add_argument("--timeout", default="5s", help="time limit for one Envoy's answer (5s)")
     parser.add_argument("--http", metavar="HOST:PORT", help="serve /metrics and /healthz there")
-    parser.add_argument("--state", type=Path, metavar="DIR", help="folder for state and journal")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        default=Path(state) if state else None,
+        metavar="DIR",
+        help=f"folder for state and journal [{ENV_STATE}]",
+    )
     flags = parser.parse_args(arguments)
     try:
         return run(

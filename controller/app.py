@@ -33,7 +33,8 @@ def run(settings: Settings) -> int:
         The exit code, 0.
 
     Raises:
-        SettingsError: there is no Envoy, or the HTTP address cannot be listened on.
+        SettingsError: there is no Envoy, or the HTTP address is none.
+        StartError: the HTTP address cannot be listened on.
         StateError: the state folder cannot be made.
     """
     if not settings.envoys:

@@ -7,7 +7,7 @@ from aiohttp import web
 from controller.loop import Controller
 from controller.settings import listen_address
 from controller.telemetry import Telemetry
-from experiment.errors import SettingsError
+from experiment.errors import SettingsError, StartError
 from experiment.store import format_generation
 
 
@@ -33,15 +33,19 @@ class HttpServer:
         """Listen; the address, as ``HOST:PORT``.
 
         Raises:
-            SettingsError: the address cannot be listened on.
+            SettingsError: it is no address.
+            StartError: it cannot be listened on.
         """
         host, port = listen_address(self._listen)
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port).start()
+        except UnicodeError as error:
+            await self._runner.cleanup()
+            raise SettingsError(f"{host[:200]!r} is not a host to listen on: {error}") from error
         except OSError as error:
             await self._runner.cleanup()
-            raise SettingsError(f"cannot listen on {self._listen}: {error.strerror or error}") from error
+            raise StartError(f"cannot listen on {self._listen}: {error.strerror or error}") from error
         bound = self._runner.addresses[0]
         return f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
 

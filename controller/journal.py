@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -84,6 +85,19 @@ class Journal:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class JournalReading:
+    """What could be read of a journal.
+
+    Attributes:
+        entries: oldest first.
+        damaged: numbers, from 1, of the lines that could not be read.
+    """
+
+    entries: tuple[JournalEntry, ...]
+    damaged: tuple[int, ...]
+
+
 def read(path: Path, experiment: str | None = None, limit: int | None = None) -> list[JournalEntry]:
     """The entries of a journal, oldest first; none if there is no file.
 
@@ -97,15 +111,28 @@ def read(path: Path, experiment: str | None = None, limit: int | None = None) ->
     Raises:
         StateError: it cannot be read, or a line that was finished is damaged.
     """
+    reading = salvage(path, experiment, limit)
+    if reading.damaged:
+        raise StateError(f"{path}:{reading.damaged[0]}: damaged; remove the line to read the rest")
+    return list(reading.entries)
+
+
+def salvage(path: Path, experiment: str | None = None, limit: int | None = None) -> JournalReading:
+    """Whatever can be read of a journal, with the numbers of the lines that cannot; see :func:`read`.
+
+    Raises:
+        StateError: the file cannot be read.
+    """
     entries: deque[JournalEntry] = deque(maxlen=limit)
+    damaged = []
     for number, line in enumerate(_lines(path), start=1):
         entry = _parse(line)
         if entry is not None:
             if experiment is None or entry.experiment == experiment:
                 entries.append(entry)
         elif line.endswith(b"\n"):
-            raise StateError(f"{path}:{number}: damaged; remove the line to read the rest")
-    return list(entries)
+            damaged.append(number)
+    return JournalReading(tuple(entries), tuple(damaged))
 
 
 class Pace:

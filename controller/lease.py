@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from controller.locks import make_folder, try_lock
@@ -38,11 +39,18 @@ class Lease:
             return True
         make_folder(self._path.parent)
         descriptor = _open(self._path)
-        if not try_lock(descriptor):
+        try:
+            locked = try_lock(descriptor)
+        except StateError:
+            os.close(descriptor)
+            raise
+        if not locked:
             os.close(descriptor)
             return False
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        # Who leads is for people to read; a full disk must not keep a controller from leading.
+        with suppress(OSError):
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         self._descriptor = descriptor
         return True
 

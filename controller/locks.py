@@ -45,11 +45,20 @@ def exclusive(path: Path, *, timeout: float = 10.0) -> Iterator[None]:
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Take a lock on an open file if it is free; closing the file gives it back."""
+    """Take a lock on an open file if it is free; closing the file gives it back.
+
+    Raises:
+        StateError: the file system has no locks.
+    """
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise StateError(
+            f"a file in the controller's state folder cannot be locked: {error.strerror}; the folder must be on a file "
+            f"system with locks, such as a local disk; name another with --state"
+        ) from error
     return True
 
 

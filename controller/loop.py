@@ -1,5 +1,7 @@
-"""The controller's loop: observe, then judge, decide and apply; wait; again. The only clock and the only waiting.
+"""The controller's loop: observe, then judge, decide and apply; wait; again.
 
+Everything that a tick decides on is told its time from here. Other clocks are those of operators' commands and of the
+status, which are no part of a tick, and the time limits of locks and of Envoys' answers.
 Nothing that goes wrong in a tick ends the loop: it is counted, logged, and tried again at the next tick.
 """
 

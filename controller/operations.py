@@ -13,15 +13,14 @@ from uuid import uuid4
 
 from controller.journal import Journal
 from controller.model import Cause, ExperimentState, JournalEntry, Kind, Phase, Stage, Weights, adopt
-from controller.policy import next_step
+from controller.policy import next_step, percent
 from controller.settings import Settings
 from controller.sinks.file import FileSink
 from controller.state import StateStore
 from controller.transitions import Change, Transitions
-from experiment.errors import RefusedError, StateError
+from experiment.errors import AbmeshError, RefusedError, StateError
 from experiment.model import Experiment
 from experiment.names import BUCKETS
-from experiment.quantities import format_weight
 from experiment.store import Snapshot, format_generation
 from experiment.weights import move_candidate
 
@@ -64,7 +63,7 @@ def pause(settings: Settings, experiment: str, *, by: str = "", now: datetime | 
             raise RefusedError(
                 f"{experiment} needs no pause: a person edited its weights, so nothing moves until resume"
             )
-        return _Wish(Kind.HOLD, f"paused at {_percent(state.stage.weight)} by {_who(by)}", Phase.PAUSED)
+        return _Wish(Kind.HOLD, f"paused at {percent(state.stage.weight)} by {_who(by)}", Phase.PAUSED)
 
     return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
 
@@ -80,7 +79,7 @@ def resume(settings: Settings, experiment: str, *, by: str = "", now: datetime |
         edited = present.weights != state.weights
         if state.phase is Phase.PROGRESSING and not edited and _same_plan(present, state):
             raise RefusedError(f"{experiment} needs no resume: it is {_standing(state)}")
-        weight = _percent(present.weights[_candidate(present)])
+        weight = percent(present.weights[_candidate(present)])
         return _Wish(Kind.HOLD, f"resumed by {_who(by)} with a new stage at {weight}", Phase.PROGRESSING, afresh=True)
 
     return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
@@ -99,16 +98,16 @@ def promote(
         if full:
             if state.phase is Phase.PROMOTED and weight == BUCKETS:
                 raise RefusedError(f"{experiment} cannot be promoted: it is {_standing(state)}")
-            reason = f"promoted from {_percent(weight)} to 100% by {_who(by)}"
+            reason = f"promoted from {percent(weight)} to 100% by {_who(by)}"
             return _Wish(Kind.COMPLETE, reason, Phase.PROMOTED, BUCKETS)
         assert present.rollout is not None
         target = next_step(present.rollout.steps, weight)
         if target is None or state.phase is Phase.PROMOTED:
             raise RefusedError(
-                f"{experiment} has no step after {_percent(weight)}: it is {_standing(state)}; a full promotion gives "
+                f"{experiment} has no step after {percent(weight)}: it is {_standing(state)}; a full promotion gives "
                 f"the candidate all users"
             )
-        reason = f"promoted from {_percent(weight)} to {_percent(target)} by {_who(by)}"
+        reason = f"promoted from {percent(weight)} to {percent(target)} by {_who(by)}"
         return _Wish(Kind.ADVANCE, reason, Phase.PROGRESSING, target)
 
     return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
@@ -124,7 +123,7 @@ def rollback(settings: Settings, experiment: str, *, by: str = "", now: datetime
         weight = present.weights[_candidate(present)]
         if state.phase is Phase.ROLLED_BACK and weight == 0:
             raise RefusedError(f"{experiment} cannot be rolled back: it is {_standing(state)}")
-        return _Wish(Kind.ROLLBACK, f"rolled back from {_percent(weight)} by {_who(by)}", Phase.ROLLED_BACK, 0)
+        return _Wish(Kind.ROLLBACK, f"rolled back from {percent(weight)} by {_who(by)}", Phase.ROLLED_BACK, 0)
 
     return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
 
@@ -145,12 +144,29 @@ def _operate(settings: Settings, name: str, by: str, decide: _Decide, now: datet
         made.append(change.entry)
         return change
 
-    state = transitions.change(name, plan, now)
+    try:
+        state = transitions.change(name, plan, now)
+    except AbmeshError as error:
+        if made and _pending(settings, name) == made[0].id:
+            raise StateError(
+                f"{error}; {name}: the change ({made[0].reason}) is begun and pending: a controller, or the next "
+                f"command about this experiment, finishes it as soon as it can"
+            ) from error
+        raise
     if state.decision is None or state.decision.id != made[0].id:
         raise StateError(
             f"{name}: the weights were edited in the same instant, so nothing was done; look and try again"
         )
     return made[0]
+
+
+def _pending(settings: Settings, name: str) -> str | None:
+    """The id of the change of an experiment that is begun and not finished, if there is one and it can be read."""
+    try:
+        state = StateStore(settings.state_folder).read().experiments.get(name)
+    except StateError:
+        return None
+    return state.intent.entry.id if state is not None and state.intent is not None else None
 
 
 def _change(
@@ -204,12 +220,8 @@ def _same_plan(experiment: Experiment, state: ExperimentState) -> bool:
 
 
 def _standing(state: ExperimentState) -> str:
-    return f"{state.phase.replace('_', ' ')} at {_percent(state.stage.weight)}"
+    return f"{state.phase.replace('_', ' ')} at {percent(state.stage.weight)}"
 
 
 def _who(by: str) -> str:
     return by or "an operator"
-
-
-def _percent(points: int) -> str:
-    return f"{format_weight(points)}%"

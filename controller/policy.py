@@ -97,7 +97,7 @@ def decide(situation: Situation, now: datetime) -> Decision:
     if harm is not None:
         return harm
     if state.phase is Phase.PAUSED:
-        reason = f"paused at {_percent(state.stage.weight)}; abmesh resume goes on"
+        reason = f"paused at {percent(state.stage.weight)}; abmesh resume goes on"
         return Decision(Kind.HOLD, Cause.PAUSED, reason, state.phase)
     obstacle = _obstacle(situation, now)
     if obstacle is None:
@@ -123,6 +123,11 @@ def next_step(steps: Sequence[int], weight: int) -> int | None:
     return min((step for step in steps if step > weight), default=None)
 
 
+def percent(points: int) -> str:
+    """A weight in basis points as people read it: ``12.5%``."""
+    return f"{format_weight(points)}%"
+
+
 def _rollout(situation: Situation) -> Rollout:
     assert situation.experiment.rollout is not None
     return situation.experiment.rollout
@@ -132,7 +137,7 @@ def _handed_over(situation: Situation) -> Decision | None:
     """The rules about what a person has done to the document."""
     experiment, state, rollout = situation.experiment, situation.state, _rollout(situation)
     if state.phase is Phase.MANUAL:
-        reason = f"in a person's hands at {_percent(state.stage.weight)}; abmesh resume goes on"
+        reason = f"in a person's hands at {percent(state.stage.weight)}; abmesh resume goes on"
         if state.decision is not None:
             reason = f"in a person's hands: {state.decision.reason}"
         return Decision(Kind.HOLD, Cause.MANUAL, reason, Phase.MANUAL)
@@ -168,14 +173,14 @@ def _harm(situation: Situation) -> Decision | None:
     if not harmful or state.stage.weight == 0:
         return None
     texts = "; ".join(judgement.text for judgement in harmful)
-    reason = f"{state.candidate} at {_percent(state.stage.weight)} does harm: {texts}; all its users go to the control"
+    reason = f"{state.candidate} at {percent(state.stage.weight)} does harm: {texts}; all its users go to the control"
     return Decision(Kind.ROLLBACK, Cause.HARMFUL, reason, Phase.ROLLED_BACK, target=0)
 
 
 def _obstacle(situation: Situation, now: datetime) -> Decision | None:
     """The first thing that keeps the candidate where it is, as a hold; None if nothing does."""
     state, stage = situation.state, _rollout(situation).stage
-    here = f"{state.candidate} at {_percent(state.stage.weight)}"
+    here = f"{state.candidate} at {percent(state.stage.weight)}"
 
     def hold(cause: Cause, why: str) -> Decision:
         return Decision(Kind.HOLD, cause, f"{here} {why}", state.phase)
@@ -206,7 +211,7 @@ def _timed_out(situation: Situation, now: datetime, obstacle: Decision) -> Decis
     if longest is None or state.stage.weight == 0 or state.stage.age(now) <= longest:
         return None
     reason = (
-        f"{state.candidate} at {_percent(state.stage.weight)} exceeded its max_duration of {format_duration(longest)}"
+        f"{state.candidate} at {percent(state.stage.weight)} exceeded its max_duration of {format_duration(longest)}"
     )
     if rollout.on_timeout == "rollback":
         reason = f"{reason}; it is rolled back, as on_timeout says. What kept it: {obstacle.reason}"
@@ -219,16 +224,16 @@ def _forward(situation: Situation, now: datetime) -> Decision:
     state = situation.state
     target = next_step(_rollout(situation).steps, state.stage.weight)
     if state.stage.weight == 0 and target is not None:
-        reason = f"the rollout of {state.candidate} starts at {_percent(target)}"
+        reason = f"the rollout of {state.candidate} starts at {percent(target)}"
         return Decision(Kind.ADVANCE, Cause.STARTING, reason, Phase.PROGRESSING, target)
     passed = (
-        f"{state.candidate} passed {_percent(state.stage.weight)} with {situation.requests} requests in "
+        f"{state.candidate} passed {percent(state.stage.weight)} with {situation.requests} requests in "
         f"{_age(state.stage.age(now))}{_kept(situation)}"
     )
     if target is None:
         reason = f"{passed}; that was the last step, so it is promoted"
         return Decision(Kind.COMPLETE, Cause.LAST_STEP_PASSED, reason, Phase.PROMOTED)
-    return Decision(Kind.ADVANCE, Cause.PASSED, f"{passed}; on to {_percent(target)}", Phase.PROGRESSING, target)
+    return Decision(Kind.ADVANCE, Cause.PASSED, f"{passed}; on to {percent(target)}", Phase.PROGRESSING, target)
 
 
 def _kept(situation: Situation) -> str:
@@ -248,12 +253,8 @@ def _missing(coverage: Coverage) -> str:
     return f"{coverage.answered} of {coverage.total} Envoys answered; not {shown}{more}"
 
 
-def _percent(points: int) -> str:
-    return f"{format_weight(points)}%"
-
-
 def _weights(weights: dict[str, int]) -> str:
-    return ", ".join(f"{name} {_percent(points)}" for name, points in weights.items())
+    return ", ".join(f"{name} {percent(points)}" for name, points in weights.items())
 
 
 def _steps(steps: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,9 @@ from experiment.errors import SettingsError
 from experiment.quantities import DURATION_FORM, format_duration, parse_duration
 
 STATE_PARENT = ".abmesh"
+
+_LONGEST_SHOWN = 200
+_PORT = re.compile("[0-9]{1,5}")
 
 MIN_INTERVAL = timedelta(milliseconds=100)
 
@@ -72,8 +76,8 @@ def listen_address(text: str) -> tuple[str, int]:
     """
     host, _, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not bare or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and bare == host):
-        raise SettingsError(f"{text!r} is not an address to listen on; write HOST:PORT, such as 127.0.0.1:9103")
+    if not bare or not _PORT.fullmatch(port) or int(port) > 65535 or (":" in host and bare == host):
+        raise SettingsError(f"{_shown(text)} is not an address to listen on; write HOST:PORT, such as 127.0.0.1:9103")
     return bare, int(port)
 
 
@@ -89,15 +93,20 @@ def duration(text: str) -> timedelta:
     return value
 
 
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]!r}..."
+
+
 def _admin_address(text: str) -> str:
     allowed = "write http://HOST:PORT, such as http://127.0.0.1:9901"
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise SettingsError(f"{text!r} is not an Envoy's admin address: {error}; {allowed}") from None
+        why = str(error) if len(str(error)) < _LONGEST_SHOWN else "its port is no port"
+        raise SettingsError(f"{_shown(text)} is not an Envoy's admin address: {why}; {allowed}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == 0:
-        raise SettingsError(f"{text!r} is not an Envoy's admin address; {allowed}")
+        raise SettingsError(f"{_shown(text)} is not an Envoy's admin address; {allowed}")
     if parts.username or parts.password:
         raise SettingsError("an Envoy's admin address cannot hold a user name or a password")
     return text.rstrip("/")

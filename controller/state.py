@@ -62,7 +62,8 @@ class StateStore:
             where = ".".join(str(part) for part in first["loc"]) or "the whole file"
             raise StateError(
                 f"{self.path}: damaged at {where}: {first['msg']}; no rollout moves until it is restored from a "
-                f"backup, or moved away: then every rollout starts as manual and waits for abmesh resume"
+                f"backup, or moved away: then every rollout starts as manual and waits for abmesh resume. Meanwhile "
+                f"abmesh weights EXPERIMENT CANDIDATE=0 takes all users from a candidate without it"
             ) from error
 
     @contextmanager

@@ -54,4 +54,5 @@ TAG_ROUTE: Final = "route"
 EXT_PROC_CLUSTER: Final = "abmesh-ext-proc"
 
 ENV_CONFIG: Final = "ABMESH_CONFIG"
+ENV_STATE: Final = "ABMESH_STATE"
 DEFAULT_CONFIG: Final = "experiments.yaml"

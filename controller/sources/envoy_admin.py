@@ -73,7 +73,8 @@ class EnvoyAdminSource:
                 body = await self._body(response)
         except TimeoutError:
             raise SourceError(f"no answer within {self._timeout:g} s") from None
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # A host name that cannot be encoded is a ValueError.
             raise SourceError(_reason(error)) from error
         return parse(body)
 
@@ -86,8 +87,10 @@ class EnvoyAdminSource:
         return bytes(body)
 
 
-def _reason(error: aiohttp.ClientError) -> str:
+def _reason(error: Exception) -> str:
     """Why a request failed, in a few words."""
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"no connection: {error.os_error.strerror or error.os_error}"
+    if isinstance(error, ValueError):
+        return f"its address cannot be asked: {error}"
     return f"the connection broke: {type(error).__name__}"

@@ -150,3 +150,11 @@ async def test_all_envoys_are_asked_at_once() -> None:
 
     async with _admin(handler) as a, _admin(handler) as b, _admin(handler) as c, _source(a, b, c) as source:
         assert [item.error for item in await source.observe()] == ["", "", ""]
+
+
+async def test_an_address_that_no_name_server_can_be_asked_for_is_an_error_of_its_own() -> None:
+    async with _admin(_good) as good, _source(f"http://{'x' * 64}.test:9901", good) as source:
+        first, second = await source.observe()
+    assert first.sample is None
+    assert first.error
+    assert second.sample is not None

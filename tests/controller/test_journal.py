@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from controller.journal import HOLD_EVERY, Journal, Pace, read
+from controller.journal import HOLD_EVERY, Journal, Pace, read, salvage
 from controller.model import Cause, JournalEntry, Kind, Phase, Stage
 from experiment.errors import StateError
 from tests.controller.support import START
@@ -135,3 +135,13 @@ def test_holds_are_written_when_their_cause_changes_and_once_a_minute() -> None:
     assert due(10 + HOLD_EVERY.total_seconds(), Cause.MIN_DURATION)
     assert due(-1000, Cause.MIN_DURATION), "a clock that was set back must not silence it"
     assert pace.due("other", Kind.HOLD, Cause.MIN_DURATION, Phase.PROGRESSING, START)
+
+
+def test_what_can_be_read_of_a_damaged_journal_comes_with_the_numbers_of_the_lines_that_cannot(tmp_path: Path) -> None:
+    path = _write(tmp_path, "1", "2")
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + b"nonsense\n" + second + b"\xff\n" + b'{"torn')
+    reading = salvage(path)
+    assert [entry.id for entry in reading.entries] == ["1", "2"]
+    assert reading.damaged == (2, 4)
+    assert [entry.id for entry in salvage(path, "chat", 1).entries] == ["2"]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from controller.lease import Lease, leader
+from controller.locks import exclusive
 from experiment.errors import StateError
 
 
@@ -37,3 +39,31 @@ def test_a_lock_file_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "leader.lock").mkdir()
     with pytest.raises(StateError, match="cannot be opened"):
         Lease(tmp_path).acquire()
+
+
+@pytest.mark.parametrize("call", ["truncate", "pwrite"])
+def test_a_full_disk_keeps_nobody_from_leading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"controller.lease.os.{call}", full)
+        lease = Lease(tmp_path)
+        assert lease.acquire()
+    lease.release()
+    assert Lease(tmp_path).acquire()
+
+
+def test_a_file_system_without_locks_is_an_error_that_leaks_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("controller.locks.fcntl.flock", none)
+    before = set(Path("/proc/self/fd").iterdir())
+    with pytest.raises(StateError, match="file system with locks"):
+        Lease(tmp_path).acquire()
+    with pytest.raises(StateError, match="file system with locks"), exclusive(tmp_path / "lock"):
+        pass
+    assert set(Path("/proc/self/fd").iterdir()) == before

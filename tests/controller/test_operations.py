@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -224,3 +225,40 @@ def test_a_controller_respects_a_command_given_while_it_was_deciding(
     assert report.failures == {}
     subject.tick(60)
     assert (subject.weight(), _phase(subject)) == (1000, Phase.PAUSED)
+
+
+@pytest.mark.parametrize(
+    ("command", "weight", "phase"),
+    [
+        (operations.pause, 1000, Phase.PAUSED),
+        (operations.promote, 10_000, Phase.PROMOTED),
+        (operations.rollback, 0, Phase.ROLLED_BACK),
+    ],
+)
+def test_a_change_that_is_begun_and_cannot_be_recorded_says_that_it_is_pending_and_is_finished_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., object], weight: int, phase: Phase
+) -> None:
+    subject, settings = _setup(tmp_path)
+    subject.tick()
+
+    def full(*_: object, **__: object) -> None:
+        raise StateError("journal.jsonl: cannot be written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("controller.journal.Journal.append", full)
+        with pytest.raises(StateError, match=r"cannot be written; chat: the change .* by ann\) is begun and pending"):
+            command(settings, NAME, now=subject.now, by="ann")
+    subject.tick()
+    assert (subject.weight(), _phase(subject)) == (weight, phase)
+
+
+def test_a_change_that_was_not_begun_is_not_said_to_be_pending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, settings = _setup(tmp_path)
+    subject.tick()
+
+    def full(*_: object, **__: object) -> None:
+        raise StateError("state.json: cannot be written")
+
+    monkeypatch.setattr("controller.state.replace_file", full)
+    with pytest.raises(StateError, match=r"^state\.json: cannot be written$"):
+        operations.rollback(settings, NAME, now=subject.now)

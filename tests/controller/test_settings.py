@@ -76,3 +76,40 @@ def test_the_command_fails_in_one_line(flags: list[str], says: str, capsys: pyte
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert says in lines[0]
+
+
+@pytest.mark.parametrize("port", ["9" * 5000, "000000000080"])
+def test_a_port_of_many_digits_is_refused_in_a_short_line(port: str) -> None:
+    with pytest.raises(SettingsError, match="HOST:PORT") as caught:
+        listen_address(f"127.0.0.1:{port}")
+    assert len(str(caught.value)) < 500
+
+
+def test_an_envoys_port_of_many_digits_is_refused_in_a_short_line() -> None:
+    with pytest.raises(SettingsError, match="http://HOST:PORT") as caught:
+        Settings(Path("e"), envoys=("http://127.0.0.1:" + "9" * 5000,))
+    assert len(str(caught.value)) < 800
+
+
+def test_the_environment_names_document_and_state_and_flags_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Settings] = []
+
+    def note(settings: Settings) -> int:
+        used.append(settings)
+        return 0
+
+    monkeypatch.setattr("controller.__main__.run", note)
+    monkeypatch.setenv("ABMESH_CONFIG", "/etc/one.yaml")
+    monkeypatch.setenv("ABMESH_STATE", "/var/one")
+    assert main([]) == 0
+    assert main(["--config", "/etc/two.yaml", "--state", "/var/two"]) == 0
+    monkeypatch.delenv("ABMESH_CONFIG")
+    monkeypatch.setenv("ABMESH_STATE", "")
+    assert main([]) == 0
+    assert [(str(item.config), item.state_dir and str(item.state_dir)) for item in used] == [
+        ("/etc/one.yaml", "/var/one"),
+        ("/etc/two.yaml", "/var/two"),
+        ("experiments.yaml", None),
+    ]

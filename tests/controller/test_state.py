@@ -82,3 +82,9 @@ def test_a_lock_that_is_not_given_back_is_an_error(tmp_path: Path) -> None:
         pass
     with exclusive(tmp_path / "lock", timeout=0.05):
         pass
+
+
+def test_a_damaged_state_says_how_to_protect_users_meanwhile(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{")
+    with pytest.raises(StateError, match="abmesh weights EXPERIMENT CANDIDATE=0"):
+        StateStore(tmp_path).read()

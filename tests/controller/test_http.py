@@ -1,0 +1,33 @@
+"""What the controller's HTTP endpoint says of an address that it cannot listen on."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from controller.http import HttpServer
+from controller.loop import Controller
+from controller.settings import Settings
+from controller.telemetry import Telemetry
+from experiment.errors import SettingsError, StartError
+
+
+def _server(listen: str) -> HttpServer:
+    Settings(Path("e"), http_listen=listen)
+    return HttpServer(listen, Mock(spec=Controller), Telemetry())
+
+
+async def test_an_address_in_use_is_no_wrong_flag() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(StartError, match=f"cannot listen on {listen}: ") as caught:
+            await _server(listen).start()
+    assert "in use" in str(caught.value)
+
+
+async def test_a_host_that_is_none_is_refused_in_a_line() -> None:
+    with pytest.raises(SettingsError, match="is not a host to listen on"):
+        await _server(f"{'x' * 64}.test:0").start()
