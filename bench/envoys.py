@@ -64,6 +64,7 @@ def _by_slice(experiment: Experiment) -> Iterator[dict[str, Any]]:
                 "name": variant.cluster,
                 "weight": variant.weight,
                 "request_headers_to_add": [{"header": {"key": key, "value": value}} for key, value in said.items()],
+                "response_headers_to_add": [{"header": {"key": names.MODEL_VERSION, "value": variant.name}}],
             }
 
 
@@ -74,13 +75,14 @@ def _without_server(rendered: Mapping[str, Any], weighted: list[dict[str, Any]],
     manager = resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     manager["http_filters"] = [found for found in manager["http_filters"] if found["name"] == _ROUTER["name"]]
     host = manager["route_config"]["virtual_hosts"][0]
-    host["routes"] = [
-        {"match": {"prefix": "/"}, "route": {"weighted_clusters": {"clusters": weighted}, "timeout": "0s"}}
-    ]
-    if not keep_statistics:
+    route = {"match": {"prefix": "/"}, "route": {"weighted_clusters": {"clusters": weighted}, "timeout": "0s"}}
+    if keep_statistics:
+        marked = next(found["metadata"] for found in host["routes"] if "metadata" in found)
+        host["routes"] = [{**route, "metadata": marked}]  # only requests on a marked route are counted as evidence
+    else:
+        host["routes"] = [route]
         del manager["access_log"]
         host.pop("response_headers_to_add")
-        host.pop("response_headers_to_remove")
     return bootstrap
 
 

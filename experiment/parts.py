@@ -70,7 +70,8 @@ def _lowered(value: str, *path: str) -> str:
     name = value.lower()
     if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]{1,128}", name):
         raise refuse("not a header name", *path, found=value, allowed="letters, digits and -, such as x-user-id")
-    if name == MODEL_VERSION or name.startswith((TRUSTED_PREFIX, ENVOY_PREFIX)):
+    spelled = name.replace("_", "-")  # Envoy strips those with underscores, too
+    if spelled == MODEL_VERSION or spelled.startswith((TRUSTED_PREFIX, ENVOY_PREFIX)):
         allowed = (
             f"any header but {MODEL_VERSION}, {TRUSTED_PREFIX}* and {ENVOY_PREFIX}*, which are stripped from clients"
         )

@@ -79,16 +79,16 @@ def _assigned(document: Document, experiment: Experiment, variant: Variant) -> R
     """Where the server's word leads.
 
     The experiment's match is not asked again: clients cannot send these headers, and a server that has already read
-    an edit of the match must not be contradicted by an Envoy that has not. The route's metadata is what requests are
-    counted by, and the route stamps its own variant: only here has that variant answered.
+    an edit of the match must not be contradicted by an Envoy that has not. Only requests on a route with our metadata
+    are evidence, and only the variant's own route stamps answers with it.
     """
-    counted_as = {names.TAG_EXPERIMENT: experiment.name, names.TAG_VARIANT: variant.name}
+    evidence_of = Struct.from_dict({names.TAG_EXPERIMENT: experiment.name})
     said = [_equals(names.EXPERIMENT, experiment.name), _equals(names.MODEL_VERSION, variant.name)]
     return Route(
         name=variant_route_name(experiment.name, variant.name),
         match=RouteMatch(prefix="/", headers=said),
         route=_to_variant(document, variant),
-        metadata=Metadata(filter_metadata={names.METADATA_NAMESPACE: Struct.from_dict(counted_as)}),
+        metadata=Metadata(filter_metadata={names.METADATA_NAMESPACE: evidence_of}),
         response_headers_to_add=[
             _added(names.MODEL_VERSION, variant.name, HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD)
         ],

@@ -1,8 +1,9 @@
-"""Envoy's statistics access loggers, which turn routes and trusted headers into counters and histograms. Pure.
+"""Envoy's statistics access loggers, which turn trusted headers into tagged counters and histograms. Pure.
 
-Called by :mod:`mesh.listener`. No tag takes a value that a client can choose, or anyone could grow Envoy's memory:
-experiments, variants and route names are the rendered routes' own, whatever the server says; slices and groups come
-from headers that are stripped from what clients send; codes are numbers.
+Called by :mod:`mesh.listener`. No tag takes a value that a client can choose, or anyone could grow Envoy's memory: the
+headers read here are stripped from what clients send, route names are ours, and codes are numbers. Nor does the server
+choose names of experiments and variants: only requests on a variant's route are counted under them, and such a route
+takes only requests that say exactly its names.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ VARIANT_ROUTE: Final = f"'{names.METADATA_NAMESPACE}' in xds.route_metadata.filt
 
 _DURATION = "%DURATION%"
 _TAGS = {
-    names.TAG_EXPERIMENT: f"%METADATA(ROUTE:{names.METADATA_NAMESPACE}:{names.TAG_EXPERIMENT})%",
-    names.TAG_VARIANT: f"%METADATA(ROUTE:{names.METADATA_NAMESPACE}:{names.TAG_VARIANT})%",
+    names.TAG_EXPERIMENT: f"%REQ({names.EXPERIMENT})%",
+    names.TAG_VARIANT: f"%REQ({names.MODEL_VERSION})%",
     names.TAG_SLICE: f"%REQ({names.SLICE})%",
     names.TAG_GROUP: f"%REQ({names.GROUP})%",
     names.TAG_CODE: "%RESPONSE_CODE%",

@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from cli.demo.stack import fetch
 
 ROOT = Path(__file__).parent.parent
 BUILD_VENV = "/opt/abmesh"
+PYTHON = Path(sys.executable).parent
 
 
 def _instructions(name: str) -> list[str]:
@@ -31,8 +33,11 @@ def _instructions(name: str) -> list[str]:
     return [line.partition(" ")[2].strip() for line in text.splitlines() if line.startswith(f"{name} ")]
 
 
-async def _run(command: str, folder: Path, path: str = "") -> str:
-    environment = {**os.environ, "PATH": f"{path}{os.pathsep}{os.environ['PATH']}"}
+async def _run(command: str, folder: Path, path: Path = PYTHON) -> str:
+    """Run a command of the image with ``path`` first on PATH, by default this Python, since many systems call theirs
+    ``python3`` alone.
+    """
+    environment = {**os.environ, "PATH": os.pathsep.join([str(path), os.environ["PATH"]])}
     process = await asyncio.create_subprocess_shell(
         command, cwd=folder, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
@@ -92,13 +97,13 @@ async def test_the_image_runs_as_a_user_that_its_commands_create_and_who_is_not_
 async def test_the_image_runs_every_subcommand_outside_of_the_source_folder(image: Path, tmp_path: Path) -> None:
     entry = re.findall(r'"([^"]+)"', _instructions("ENTRYPOINT")[0])
     default = re.findall(r'"([^"]+)"', _instructions("CMD")[0])
-    output = await _run(" ".join([*entry, *default]), tmp_path, str(image / "bin"))
+    output = await _run(" ".join([*entry, *default]), tmp_path, image / "bin")
     commands = re.findall(r"│ ([a-z][a-z-]+) ", output)
     assert {"ext-proc", "controller", "demo", "render", "status"} <= set(commands), output
     for command in commands:
-        await _run(f"{entry[0]} {command} --help", tmp_path, str(image / "bin"))
+        await _run(f"{entry[0]} {command} --help", tmp_path, image / "bin")
     shutil.copy(ROOT / "experiments.yaml", tmp_path)
-    await _run(f"{entry[0]} validate", tmp_path, str(image / "bin"))
+    await _run(f"{entry[0]} validate", tmp_path, image / "bin")
 
 
 def _services() -> dict[str, list[str]]:

@@ -64,6 +64,10 @@ def test_envoy_alone_differs_only_in_filters_routes_and_statistics() -> None:
 def test_statistics_alone_keeps_the_loggers_and_says_every_slice_of_every_variant() -> None:
     with_statistics = envoys.with_statistics(RENDERED, EXPERIMENT)
     assert manager(with_statistics)["access_log"] == manager(RENDERED)["access_log"]
+    ours, its = (
+        manager(found)["route_config"]["virtual_hosts"][0]["routes"][0] for found in (RENDERED, with_statistics)
+    )
+    assert its["metadata"] == ours["metadata"], "or nothing would be counted"
     clusters = weighted(with_statistics)
     said = [
         {option["header"]["key"]: option["header"]["value"] for option in cluster["request_headers_to_add"]}

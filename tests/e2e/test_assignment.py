@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cli.demo.stack import Stack
@@ -26,6 +27,15 @@ async def _variants(running: Stack, users: list[str]) -> dict[str, str | None]:
     return {user: answer.variant for user, answer in answers.items()}
 
 
+def _worker_seconds(running: Stack) -> dict[int, float]:
+    """CPU seconds that each process below the server's supervisor has used."""
+    used = {}
+    for worker in psutil.Process(running.children["ext-proc"].pid).children(recursive=True):
+        times = worker.cpu_times()
+        used[worker.pid] = times.user + times.system
+    return used
+
+
 async def test_5000_users_get_what_assign_predicts_also_after_a_restart_and_with_4_workers(tmp_path: Path) -> None:
     weights = {"model-a": 70.0, "model-b": 30.0}
     async with stack(tmp_path / "one", document(weights)) as running:
@@ -35,7 +45,10 @@ async def test_5000_users_get_what_assign_predicts_also_after_a_restart_and_with
         mean, deviation = len(EVERYBODY) * share / 100, math.sqrt(len(EVERYBODY) * 0.7 * 0.3)
         assert abs(Counter(expected.values())[name] - mean) < 3 * deviation
     async with stack(tmp_path / "again", document(weights), workers=4) as running:
+        before = _worker_seconds(running)
         assert await _variants(running, EVERYBODY) == expected
+        worked = [seconds - before.get(pid, 0.0) for pid, seconds in _worker_seconds(running).items()]
+        assert sum(seconds > max(worked) / 20 for seconds in worked) >= 2, f"CPU seconds of the workers: {worked}"
     async with stack(tmp_path / "socket", document(weights), tcp=False) as running:
         assert await _variants(running, EVERYBODY[-500:]) == {user: expected[user] for user in EVERYBODY[-500:]}
 

@@ -28,10 +28,10 @@ def assert_served(replies: list[Reply]) -> None:
 
 
 async def test_a_server_that_appears_later_is_found(tmp_path: Path) -> None:
-    async with rendered_mesh(tmp_path, server=False) as mesh:
+    async with rendered_mesh(tmp_path, server=False, message_timeout=timedelta(seconds=30)) as mesh:
         reply = await mesh.get(headers=user())
         assert (reply.status, reply.upstream, reply.versions) == (200, "model-a", ())
-        assert reply.seconds < 0.5, "an absent server must not cost the message timeout"
+        assert reply.seconds < 15, "an absent server must not cost the message timeout"
         await asyncio.to_thread(mesh.server.start)
         await mesh.until_assigned()
 

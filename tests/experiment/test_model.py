@@ -123,6 +123,10 @@ class TestExperiment:
                 "match.headers.x-ab-slice: a header that clients cannot send",
             ),
             (
+                {"match": {"headers": {"X_AB-slice": "1"}}},
+                "match.headers.X_AB-slice: a header that clients cannot send",
+            ),
+            (
                 {"match": {"headers": {"x-envoy-user": "1"}}},
                 "match.headers.x-envoy-user: a header that clients cannot send",
             ),

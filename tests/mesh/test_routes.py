@@ -95,12 +95,12 @@ def test_a_tls_server_is_asked_for_by_the_name_that_its_certificate_has() -> Non
     assert rewritten == ["api.example.com", "models.internal", None]
 
 
-def test_only_a_variants_own_route_stamps_answers_and_says_what_they_count_as() -> None:
+def test_only_a_variants_own_route_stamps_answers_and_is_marked_as_evidence() -> None:
     """Whatever the server said of a request that took another route."""
     found = {route["name"]: route for route in routes(document(default_cluster="c"))}
     for name in ("v0", "v1"):
         route = found[f"chat/{name}"]
-        assert route["metadata"] == {"filter_metadata": {"abmesh": {"experiment": "chat", "variant": name}}}
+        assert route["metadata"] == {"filter_metadata": {"abmesh": {"experiment": "chat"}}}
         (stamp,) = route["response_headers_to_add"]
         assert stamp["header"] == {"key": "x-model-version", "value": name}
         assert stamp["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"

@@ -38,9 +38,8 @@ def test_evidence_is_what_took_a_variants_route_with_a_slice_and_unassigned_is_w
     assert filters_of(unassigned_logger(), "or_filter") == (unasked, f"!({route})")
 
 
-def test_no_tag_takes_a_value_that_a_client_can_choose_nor_an_experiment_or_variant_that_was_not_rendered() -> None:
-    allowed = {f"%METADATA(ROUTE:abmesh:{name})%" for name in ("experiment", "variant")}
-    allowed |= {f"%REQ({name})%" for name in (names.SLICE, names.GROUP)}
+def test_no_tag_takes_a_value_that_a_client_can_choose() -> None:
+    allowed = {f"%REQ({name})%" for name in (names.EXPERIMENT, names.MODEL_VERSION, names.SLICE, names.GROUP)}
     allowed |= {"%RESPONSE_CODE%", "%ROUTE_NAME%"}
     for logger in (evidence_logger(), unassigned_logger()):
         config = logger.to_dict(casing=Casing.SNAKE)["typed_config"]
