@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -116,7 +117,7 @@ class Child:
                     stderr=output,
                     preexec_fn=_die_with(os.getpid()),
                 )
-            except OSError as error:
+            except (OSError, subprocess.SubprocessError) as error:
                 raise ProcessError(f"cannot start {self.name}: {error}") from error
 
     async def wait_until(self, ready: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:

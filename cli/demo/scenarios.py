@@ -104,7 +104,7 @@ experiments:
     rollout:
       candidate: model-b
       steps: [5, 10, 25, 50, 75, 100]
-      stage: {min_duration: 3s, max_duration: 60s, min_requests: 20}
+      stage: {min_duration: 3s, max_duration: 60s, min_requests: 40}
       on_timeout: rollback
       guardrails:
         - {metric: error_rate, max: 5%}
