@@ -28,7 +28,7 @@ MESSAGE_TIMEOUT: Final = timedelta(milliseconds=500)
 _INSTANT: Final = Behaviour(latency_ms=1, spread=0, output_tokens=2)
 _LIMIT: Final = 30.0
 
-_DOCUMENT: Final = """\
+DOCUMENT: Final = """\
 version: 1
 experiments:
   - name: chat
@@ -74,7 +74,7 @@ async def measure(folder: Path, times: int, tell: Callable[[str], None]) -> list
             found[name].append(value)
             tell(f"{name}: {value:.3f} s")
 
-    async with Stack(_DOCUMENT, options, folder) as stack, Probe(stack.ports["envoy"], "user-1") as probe:
+    async with Stack(DOCUMENT, options, folder) as stack, Probe(stack.ports["envoy"], "user-1") as probe:
         change = _Changes(stack, probe)
         await probe.until_on(A)
         for _ in range(times):

@@ -12,7 +12,7 @@ from typing import Final
 
 from bench.load import LoadResult, request_of, run_load
 from bench.probe import Probe, ProbeError
-from bench.reactions import A, B, at_any_moment
+from bench.reactions import DOCUMENT, A, B, at_any_moment
 from bench.summary import Reaction
 from cli.demo.model_server import Behaviour
 from cli.demo.stack import Stack, StackOptions
@@ -26,21 +26,13 @@ _CONNECTIONS: Final = 4
 _PAUSE: Final = 0.02
 _LIMIT: Final = 30.0
 
-_DOCUMENT: Final = """\
-version: 1
-experiments:
-  - name: chat
-    match: {path_prefix: /v1/}
-    unit: [{header: x-user-id}]
-    variants:
-      - {name: model-a, cluster: model-a, weight: 100, control: true}
-      - {name: model-b, cluster: model-b, weight: 0}
-    rollout:
+_DOCUMENT: Final = f"""\
+{DOCUMENT}    rollout:
       candidate: model-b
       steps: [50, 100]
-      stage: {min_duration: 1h, min_requests: 1000}
+      stage: {{min_duration: 1h, min_requests: 1000}}
       guardrails:
-        - {metric: error_rate, max: 5%}
+        - {{metric: error_rate, max: 5%}}
 """
 
 
