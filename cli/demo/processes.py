@@ -7,12 +7,11 @@ that even a SIGKILL of the demo leaves nothing behind. Output goes to a file, wh
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import random
+import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,9 +21,14 @@ from pathlib import Path
 from experiment.errors import AbmeshError
 
 _PR_SET_PDEATHSIG = 1
+_LAUNCH = (
+    "import ctypes, os, sys; "
+    f"ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGKILL)}); "
+    "os.getppid() == int(sys.argv[1]) or sys.exit('the parent has ended'); "
+    "os.execvp(sys.argv[2], sys.argv[2:])"
+)
 _LOWEST_PORT = 10240
 _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class ProcessError(AbmeshError):
@@ -62,16 +66,15 @@ def _first_ephemeral_port() -> int:
     return first if first > _LOWEST_PORT + 1000 else 32768
 
 
-def _die_with(parent: int) -> Callable[[], None]:
-    def in_child() -> None:
-        # Ctrl-C at a terminal reaches the whole foreground group; the demo alone decides in which order things end.
-        os.setpgid(0, 0)
-        if _LIBC is not None:
-            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+def ending_with_parent(command: Sequence[str]) -> list[str]:
+    """The command that runs a command and has the kernel kill it when its parent ends, however that ends.
 
-    return in_child
+    A small program of its own asks for that and then becomes the command, under the same process id. Code of ours
+    between fork and exec (``preexec_fn``) is unsafe where the parent has threads, as one that uses gRPC has.
+    """
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *command]
 
 
 @dataclass
@@ -108,16 +111,19 @@ class Child:
         Raises:
             ProcessError: it cannot be started.
         """
+        if shutil.which(self.command[0]) is None:
+            raise ProcessError(f"cannot start {self.name}: {self.command[0]} is no program")
         with self.log.open("ab") as output:
             try:
                 self.process = await asyncio.create_subprocess_exec(
-                    *self.command,
+                    *ending_with_parent(self.command),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    preexec_fn=_die_with(os.getpid()),
+                    # Ctrl-C at a terminal reaches the whole foreground group; the demo alone decides how things end.
+                    process_group=0,
                 )
-            except (OSError, subprocess.SubprocessError) as error:
+            except OSError as error:
                 raise ProcessError(f"cannot start {self.name}: {error}") from error
 
     async def wait_until(self, ready: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:

@@ -10,11 +10,8 @@ can meet on one, and keeps them through :meth:`EnvoyProcess.restart`.
 from __future__ import annotations
 
 import copy
-import ctypes
 import dataclasses
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -26,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cli.demo.processes import ending_with_parent
 from mesh.options import RenderOptions
 from mesh.yaml_text import to_yaml
 
@@ -33,21 +31,10 @@ ENVOY = Path(sys.executable).parent / "envoy"
 START_LIMIT = 30.0
 STOP_LIMIT = 10.0
 
-_PR_SET_PDEATHSIG = 1
-# The kernel ends the child with its parent, so that not even a SIGKILL of pytest leaves an Envoy behind. Set between
-# fork and exec by a small program of its own: a `preexec_fn` is unsafe where the parent has threads.
-_LAUNCH = (
-    "import ctypes, os, sys; "
-    f"ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGKILL)}); "
-    "os._exit(1) if os.getppid() != int(sys.argv[1]) else os.execv(sys.argv[2], sys.argv[2:])"
-)
-
 
 def launch(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start a program that ends when this one does, however that ends. Its process id is the program's own."""
-    if not hasattr(ctypes.CDLL(None), "prctl"):
-        return subprocess.Popen(command, **options)
-    return subprocess.Popen([sys.executable, "-c", _LAUNCH, str(os.getpid()), *command], **options)
+    return subprocess.Popen(ending_with_parent(command), **options)
 
 
 def on_free_ports(options: RenderOptions) -> RenderOptions:
