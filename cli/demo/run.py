@@ -222,7 +222,7 @@ def _print_invitation(console: Console, stack: Stack) -> None:
     state = f"--config {stack.config} --state {stack.state}"
     lines = (
         "Still running; end it with Ctrl-C. Try:",
-        f"  curl -i {stack.url}/v1/chat/completions -H 'x-user-id: ada' --json '{body}'",
+        f"  curl -i {stack.url}/v1/chat/completions -H 'x-user-id: ada' -d '{body}'",
         f"  abmesh status {state}",
         f"  abmesh weights {EXPERIMENT} {CANDIDATE}=25 --config {stack.config}",
     )
