@@ -1,0 +1,1 @@
+"""Simulated experiments: how often our rules are wrong, and how often the naive ones are. ``make simulations``."""
