@@ -19,7 +19,7 @@ from experiment.errors import Problem
 from experiment.texts import FORMS
 from experiment.yaml_nodes import Collection, Node
 
-_OWN = ("weight", "duration", "limit")
+_OWN = ("weight", "duration", "limit", "share")
 _LIST = ("must be a list", "a list: one item a line, each after -, or [in, brackets]")
 _MAPPING = ("must be a mapping", "fields, each as name: value")
 _WHOLE = ("must be a whole number", "a whole number without quotes")

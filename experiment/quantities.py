@@ -118,6 +118,13 @@ def _duration(value: object) -> timedelta:
     return duration
 
 
+def _share(value: object) -> float:
+    share = parse_share(value)
+    if share is None:
+        raise PydanticCustomError("share", "not a share", {"allowed": SHARE_FORM})
+    return share
+
+
 def _limit(value: object) -> float | timedelta:
     if isinstance(value, timedelta):
         return value
@@ -134,7 +141,7 @@ def _write_limit(limit: float | timedelta) -> Any:
 
 
 _DURATION_SCHEMA = {"type": "string", "pattern": f"^{_DURATION.pattern}$", "description": DURATION_FORM}
-_SHARE_SCHEMA = {
+_SHARE_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"type": "number", "minimum": 0, "maximum": 1},
         {"type": "string", "pattern": f"^{_PERCENT.pattern}$"},
@@ -153,6 +160,9 @@ Weight = Annotated[
 Duration = Annotated[
     timedelta, BeforeValidator(_duration), PlainSerializer(format_duration), WithJsonSchema(_DURATION_SCHEMA)
 ]
+
+Share = Annotated[float, BeforeValidator(_share), WithJsonSchema(_SHARE_SCHEMA)]
+"""Written as a percentage or a fraction, kept as a fraction from 0 to 1."""
 
 Limit = Annotated[
     float | timedelta,

@@ -40,6 +40,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "A stage": rollout.Stage,
     "A guardrail": rollout.Guardrail,
     "A goal": rollout.Goal,
+    "An analysis": rollout.Analysis,
 }
 
 
@@ -49,6 +50,7 @@ class Words(Enum):
     SALT = "the name"
     MATCH = "every request"
     STAGE = "a stage's defaults"
+    ANALYSIS = "an analysis' defaults"
 
 
 def table(text: str, header: str) -> list[list[str]]:
@@ -140,6 +142,7 @@ def shown(field: FieldInfo) -> str:
         ("", Words.SALT),
         (parts.Match(), Words.MATCH),
         (rollout.Stage(), Words.STAGE),
+        (rollout.Analysis(), Words.ANALYSIS),
     ]
     for value, word in words:
         if default == value:
