@@ -1,0 +1,135 @@
+"""What a rollout remembers beyond its present stage's counts: earlier stages, moments to look back to, looks. Pure.
+
+Kept beside the present stage's evidence by :mod:`controller.live`, extended every tick by :mod:`controller.gathering`,
+and copied into the journal, so that every decision can be recomputed. Evidence is packed into short texts when it is
+made, since most of it never changes again.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import zlib
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, Field
+
+from controller.evidence.summary import SliceEvidence, VariantEvidence
+from controller.model import Record, Weights
+from experiment.errors import StateError
+
+Evidence = Mapping[str, VariantEvidence]
+"""Evidence of each variant, by name."""
+
+Edges = dict[str, tuple[float, ...]]
+"""Latencies in milliseconds, by the metric that they were chosen for; see :mod:`controller.inference.quantiles`."""
+
+
+class PastStage(Record):
+    """A stage that is over.
+
+    Attributes:
+        id: of the decision that ended it, whose journal entry has this evidence as well.
+        weights: while it lasted.
+        evidence: packed, of everything that was counted in it.
+        edges: that it was judged at.
+    """
+
+    id: str
+    weights: Weights
+    evidence: str
+    edges: Edges = Field(default_factory=dict)
+
+
+class Mark(Record):
+    """A moment of the present stage since which harm is looked for by itself.
+
+    Attributes:
+        number: how many moments the rollout has marked, this one included; it says how surprising harm must be.
+        at: when it was.
+        evidence: packed, of everything that the stage had counted by then, without slices.
+    """
+
+    number: Annotated[int, Field(ge=1)]
+    at: AwareDatetime
+    evidence: str
+
+
+class Look(Record):
+    """A planned look at the goal that has been taken.
+
+    Attributes:
+        fraction: of the planned information that was there, in 0..1.
+        z: the goal's standardised difference, positive where the candidate is better.
+    """
+
+    fraction: float
+    z: float
+
+
+class Memory(Record):
+    """What is remembered of a rollout since it was started or resumed.
+
+    Attributes:
+        past: stages that are over, the oldest first.
+        marks: of the present stage, the oldest first.
+        marked: how many moments were ever marked.
+        edges: that the present stage is judged at.
+        looks: at the goal.
+    """
+
+    past: tuple[PastStage, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    marked: int = 0
+    edges: Edges = Field(default_factory=dict)
+    looks: tuple[Look, ...] = ()
+
+
+def pack(evidence: Evidence) -> str:
+    """Evidence as a short ASCII text."""
+    plain = {name: _dump(item) for name, item in evidence.items()}
+    return base64.b85encode(zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 6)).decode()
+
+
+@lru_cache(maxsize=4096)
+def unpack(text: str) -> Evidence:
+    """The evidence of a packed text.
+
+    Raises:
+        StateError: the text is damaged.
+    """
+    try:
+        plain = json.loads(zlib.decompress(base64.b85decode(text)))
+        return {str(name): _load(item) for name, item in plain.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, zlib.error, binascii.Error) as error:
+        raise StateError(f"packed evidence is damaged: {error}") from None
+
+
+def _dump(evidence: VariantEvidence) -> dict[str, Any]:
+    return {
+        "codes": list(evidence.codes.items()),
+        "duration_ms": evidence.duration_ms,
+        "slices": [
+            (number, item.requests, item.errors, item.aborted, item.duration_ms)
+            for number, item in evidence.slices.items()
+        ],
+        "groups": [
+            (group, [(lower, width, count) for (lower, width), count in bins.items()])
+            for group, bins in evidence.groups.items()
+        ],
+    }
+
+
+def _load(plain: Mapping[str, Any]) -> VariantEvidence:
+    return VariantEvidence(
+        codes={int(code): int(count) for code, count in plain["codes"]},
+        duration_ms=int(plain["duration_ms"]),
+        slices={int(number): SliceEvidence(*(int(part) for part in parts)) for number, *parts in plain["slices"]},
+        groups={
+            int(group): {(float(lower), float(width)): int(count) for lower, width, count in bins}
+            for group, bins in plain["groups"]
+        },
+    )
