@@ -1,0 +1,53 @@
+"""A rollout's evidence as strata: one for each stage, because rates drift over time while the weights change. Pure.
+
+Pooled over stages, a candidate that got most of its requests in the evening would be compared with a control that got
+most of its own in the morning. So nothing is ever added over stages; every method combines strata itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from controller.evidence.summary import SliceEvidence, VariantEvidence
+from controller.inference.numbers import Floats, Slices
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """What was counted while the weights stayed the same.
+
+    Attributes:
+        weights: of every variant, in basis points.
+        variants: evidence of each.
+        edges: latencies in milliseconds, by metric, at which its distributions are compared.
+    """
+
+    weights: Mapping[str, int]
+    variants: Mapping[str, VariantEvidence]
+    edges: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+def error_slices(evidence: VariantEvidence, slices: int) -> Slices:
+    """Answered requests and errors in each of the experiment's slices, shape (slices,)."""
+    return _slices(evidence, slices, lambda item: (item.requests, item.errors))
+
+
+def duration_slices(evidence: VariantEvidence, slices: int) -> Slices:
+    """Ended requests, aborted ones included, and the sum of their durations in milliseconds, shape (slices,)."""
+    return _slices(evidence, slices, lambda item: (item.requests + item.aborted, item.duration_ms))
+
+
+def request_counts(evidence: VariantEvidence, slices: int) -> Floats:
+    """Requests of each slice, however they ended, shape (slices,)."""
+    return _slices(evidence, slices, lambda item: (item.requests + item.aborted, 0)).n
+
+
+def _slices(evidence: VariantEvidence, slices: int, of: Callable[[SliceEvidence], tuple[int, int]]) -> Slices:
+    n, y = np.zeros(slices), np.zeros(slices)
+    for number, item in evidence.slices.items():
+        if number < slices:
+            n[number], y[number] = of(item)
+    return Slices(n, y)
