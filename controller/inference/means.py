@@ -60,7 +60,8 @@ def stratified(
 
     ``S = sum h_s N_s d_s`` with ``h_s = rho_s (1 - rho_s)``, the weights that are best when the difference is the same
     in every stratum (Mantel and Haenszel's), and ``V = sum (h_s N_s)^2 V_s``; both divided by ``sum h_s N_s``, so that
-    the result is on the metric's scale. ``rho_s`` is the observed share of requests, ``h_s N_s = n_A n_B / (n_A + n_B)``.
+    the result is on the metric's scale. With the observed share of requests,
+    ``h_s N_s = n_A n_B / (n_A + n_B)``.
     Rates may drift from stratum to stratum, because no two strata are ever compared.
 
     The control is first brought to where the null hypothesis puts the candidate (``Y -> scale Y + offset N``), so that

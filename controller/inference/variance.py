@@ -112,7 +112,7 @@ def _squares(arm: Slices, around: Floats) -> Floats:
 
 
 def _unbiased(arm: Slices) -> float:
-    slices = arm.n.shape[-1]
+    slices: int = arm.n.shape[-1]
     return slices / max(slices - 1, 1)
 
 
