@@ -9,6 +9,7 @@
     ├── StateError           the controller's state or journal cannot be read or written
     ├── RefusedError         a command that the experiment's present state does not allow
     ├── SourceError          statistics could not be had from an Envoy
+    ├── DataError            a file of results that cannot be analysed
     ├── RenderError          the document lacks what a rendered configuration needs to know
     ├── StartError           a command cannot do its work here: an address in use, a file that cannot be read or written
     └── SettingsError        a command-line flag or environment variable that makes no sense
@@ -96,6 +97,10 @@ class RefusedError(AbmeshError):
 
 class SourceError(AbmeshError):
     """Statistics could not be had from an Envoy."""
+
+
+class DataError(AbmeshError):
+    """A file of results that cannot be analysed; the message names file, line, column, what was found and allowed."""
 
 
 class RenderError(AbmeshError):
