@@ -1,0 +1,252 @@
+"""Latency quantiles that may be looked at any number of times, from histograms. Pure.
+
+Called by the guardrails and by the analysis of finished experiments. A candidate's quantile is higher than the
+control's exactly if more of its requests are above the control's. So a quantile is tested by a count: at a few edges
+chosen before the data, requests above each are counted in both variants, and the counts are compared as
+:mod:`controller.inference.counts` compares errors. The e-values of the edges are averaged: an average of e-values is
+one, however they depend on each other (Vovk and Wang, *E-values: Calibration, combination and applications*, Annals of
+Statistics 49, 2021, section 3).
+
+A slow user's requests are slow together. Both counts of an edge are therefore divided by that edge's own design effect,
+measured between groups of slices of users. The design effect of the mean duration would be far larger.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from controller.evidence.histogram import Bins
+from controller.inference.counts import log_e_ratio, log_e_share
+from controller.inference.cumulative import Cumulative
+from controller.inference.mixture import crossing, log_sum_exp
+from controller.inference.numbers import Floats, Interval, Side
+
+AROUND = (1.5, 1.0, 2 / 3)
+"""Shares of slower requests, relative to the quantile's own, at whose values in the control its edges lie."""
+
+SPREAD = (0.5, 0.75, 0.9, 0.95, 0.99)
+"""Quantiles of the control at whose values two whole distributions are compared."""
+
+TAU = 0.35
+"""Size of the log ratios of exceedances that are looked for."""
+
+_FARTHEST = math.log(1e3)
+"""Largest log ratio of two quantiles that an interval is searched for."""
+
+_STEP = 0.02
+"""How far from the estimate the search for a limit looks first, as a log ratio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """One stratum's durations of both variants, by group of slices.
+
+    Attributes:
+        a: the control's groups.
+        b: the candidate's.
+        edges: in milliseconds, chosen from the control before the stratum began, shape (E,); the same number in all
+            strata of a comparison, because edges are combined over strata by their order.
+    """
+
+    a: Cumulative
+    b: Cumulative
+    edges: Floats
+
+
+def edges_around(control: Bins, quantile: float) -> Floats:
+    """Edges to test one quantile at: bounds of the control's bins, where nothing has to be interpolated.
+
+    Around a high quantile few requests lie, so that a change shows better at an edge a little below it, where there are
+    more, or at one above, where the change is larger. Bounds may coincide; there are always three.
+
+    Args:
+        control: the control's histogram before the stage; with values.
+        quantile: 0..1, such as 0.95.
+    """
+    return _bounds(control, [1 - (1 - quantile) * share for share in AROUND])
+
+
+def spread_edges(control: Bins) -> Floats:
+    """Edges from the control's median to its 99th percentile, to test whether two distributions differ anywhere."""
+    return _bounds(control, SPREAD)
+
+
+def _bounds(control: Bins, shares: Sequence[float]) -> Floats:
+    bounds = np.unique(
+        [bound for (lower, width), count in control.items() if count for bound in (lower, lower + width)]
+    )
+    if not bounds.size:
+        raise ValueError("the control's histogram is empty; edges need the durations of some requests")
+    values = Cumulative.of([control])
+    wanted = [values.quantile(share) or 0.0 for share in shares]
+    return np.array([bounds[np.abs(bounds - value).argmin()] for value in wanted])
+
+
+def edge_design_effect(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) -> Floats:
+    """How many requests say as much, at one edge, as one independent request.
+
+    ``phi = max(1, sum_arms G/(G-1) sum_g (Y_g - R N_g)^2 / sum_arms N R (1 - R))`` with each variant's own share R: the
+    ratio of the variance between groups (as in :func:`~controller.inference.variance.request_variance`) to that of as
+    many independent requests. Own shares, so that a difference between variants does not pass for one between users.
+
+    Args:
+        above_a: the control's requests above the edge in each of its groups, shape (..., G).
+        n_a: the control's requests in each group, same.
+        above_b: the candidate's requests above, shape (..., H).
+        n_b: the candidate's requests, same.
+
+    Returns:
+        Shape (...); 1 where no variant has two groups and requests on both sides of the edge.
+    """
+    spread_a, plain_a = _dispersion(above_a, n_a)
+    spread_b, plain_b = _dispersion(above_b, n_b)
+    plain = plain_a + plain_b
+    some = plain > 0
+    return np.asarray(np.where(some, np.maximum(1.0, (spread_a + spread_b) / np.where(some, plain, 1.0)), 1.0))
+
+
+def _dispersion(above: Floats, n: Floats) -> tuple[Floats, Floats]:
+    """Squared deviations between groups, and what independent requests would have; shape (..., G) -> (...)."""
+    groups: int = n.shape[-1]
+    total = n.sum(axis=-1)
+    if groups < 2:
+        return np.zeros_like(total), np.zeros_like(total)
+    share = above.sum(axis=-1) / np.where(total > 0, total, 1.0)
+    spread = ((above - share[..., None] * n) ** 2).sum(axis=-1) * groups / (groups - 1)
+    # An arm whose requests are all on one side must not water down what the other one knows.
+    plain = np.where((share > 0) & (share < 1), total * share * (1 - share), 0.0)
+    return spread, plain
+
+
+def log_e_quantile(
+    strata: Sequence[Latencies],
+    *,
+    side: Side,
+    scale: float = 1.0,
+    offset: float = 0.0,
+    tau: float = TAU,
+) -> float:
+    """E-value against "the candidate's quantile is ``scale`` times the control's plus ``offset``".
+
+    At each edge e, the control's requests above e are compared with the candidate's above ``scale * e + offset``: if
+    durations were stretched and shifted so, both would be the same share.
+
+    Args:
+        strata: one a stage; those without requests of both variants say nothing.
+        side: the null is that the candidate is no slower than that (GREATER), no faster (LESS), or the same.
+        scale: 1 + relative margin, above 0.
+        offset: absolute margin in milliseconds.
+        tau: size of the log ratios of exceedances that are looked for.
+
+    Returns:
+        Logarithm of the e-value; 0 without strata.
+    """
+    return _evidence(strata)(scale, offset, side, tau) if strata else 0.0
+
+
+def _evidence(strata: Sequence[Latencies]) -> Callable[[float, float, Side, float], float]:
+    """The e-value as a function of the null, with what does not depend on it counted once."""
+    above_a = [stratum.a.exceeding(stratum.edges) for stratum in strata]
+    n_a = np.array([stratum.a.sizes.sum() for stratum in strata])
+    n_b = np.array([stratum.b.sizes.sum() for stratum in strata])
+    total = n_a + n_b
+    share = np.where(total > 0, n_b / np.where(total > 0, total, 1.0), 0.0)
+
+    def log_e(scale: float, offset: float, side: Side, tau: float) -> float:
+        s_a, s_b = [], []
+        for stratum, above in zip(strata, above_a, strict=True):
+            candidate = stratum.b.exceeding(scale * stratum.edges + offset)
+            phi = edge_design_effect(above, stratum.a.sizes, candidate, stratum.b.sizes)
+            s_a.append(above.sum(axis=-1) / phi)
+            s_b.append(candidate.sum(axis=-1) / phi)
+        values = log_e_ratio(np.stack(s_a, axis=-1), np.stack(s_b, axis=-1), share, side=side, tau=tau)
+        return float(log_sum_exp(values) - math.log(len(values)))
+
+    return log_e
+
+
+def quantile_ratio_interval(
+    strata: Sequence[Latencies], alpha: float, *, side: Side = Side.TWO_SIDED, tau: float = TAU
+) -> Interval:
+    """Confidence sequence of the candidate's quantile over the control's: the scales that are not rejected.
+
+    Two-sided, each limit is that of a one-sided test at ``alpha / 2``.
+
+    Args:
+        strata: as for :func:`log_e_quantile`, with edges around the quantile.
+        alpha: 0..1.
+        side: GREATER gives a lower limit only, LESS an upper limit only, each at alpha.
+        tau: as for :func:`log_e_quantile`.
+
+    Returns:
+        Ratios, 0..inf.
+    """
+    inside = _estimate(strata)
+    if inside is None:
+        return Interval(0.0, math.inf)
+    evidence = _evidence(strata)
+    each = alpha / 2 if side is Side.TWO_SIDED else alpha
+    lower = upper = None
+    if side is not Side.LESS:
+        lower = crossing(
+            lambda power: evidence(math.exp(power), 0.0, Side.GREATER, tau), inside, _STEP, -_FARTHEST, each
+        )
+    if side is not Side.GREATER:
+        upper = crossing(lambda power: evidence(math.exp(power), 0.0, Side.LESS, tau), inside, _STEP, _FARTHEST, each)
+    return Interval(0.0 if lower is None else math.exp(lower), math.inf if upper is None else math.exp(upper))
+
+
+def _estimate(strata: Sequence[Latencies]) -> float | None:
+    """Logarithm of the ratio of quantiles in the stratum that says most; None if none says anything."""
+    best, most = None, 0.0
+    for stratum in strata:
+        n_a, n_b = float(stratum.a.sizes.sum()), float(stratum.b.sizes.sum())
+        if n_a <= 0 or n_b <= 0 or n_a * n_b / (n_a + n_b) <= most:
+            continue
+        edge = float(stratum.edges[len(stratum.edges) // 2])
+        value = stratum.b.quantile(1 - float(stratum.a.exceeding(np.asarray(edge)).sum()) / n_a)
+        if value is not None:
+            most = n_a * n_b / (n_a + n_b)
+            best = math.log(value / edge) if value > 0 and edge > 0 else 0.0
+    return None if best is None else min(max(best, -_FARTHEST), _FARTHEST)
+
+
+def quantile_band(groups: Cumulative, quantile: float, alpha: float, *, side: Side = Side.TWO_SIDED) -> Interval:
+    """Confidence sequence of one variant's quantile: the limits that a share ``1 - quantile`` of requests may be above.
+
+    Both counts are divided by the design effect at the limit. Two-sided, each end is that of a one-sided test at
+    ``alpha / 2``.
+
+    Args:
+        groups: durations in milliseconds by group of slices.
+        quantile: 0..1, exclusive.
+        alpha: 0..1.
+        side: GREATER gives a lower limit only, LESS an upper limit only, each at alpha.
+
+    Returns:
+        Milliseconds, 0..inf.
+    """
+    value = groups.quantile(quantile)
+    if value is None:
+        return Interval(0.0, math.inf)
+    n = float(groups.sizes.sum())
+    end = float(groups.lower[-1] + groups.width[-1])
+
+    def log_e(limit: float, towards: Side) -> float:
+        above = groups.exceeding(np.asarray(limit))
+        spread, plain = _dispersion(above, groups.sizes)
+        phi = max(1.0, float(spread / plain)) if plain > 0 else 1.0
+        return float(log_e_share(float(above.sum()) / phi, n / phi, 1 - quantile, side=towards))
+
+    each = alpha / 2 if side is Side.TWO_SIDED else alpha
+    step = float(np.median(groups.width)) or end / 100
+    lower = upper = None
+    if side is not Side.LESS and value > 0:
+        lower = crossing(lambda limit: log_e(limit, Side.GREATER), value, step, 0.0, each)
+    if side is not Side.GREATER and value < end:
+        upper = crossing(lambda limit: log_e(limit, Side.LESS), value, step, end, each)
+    return Interval(0.0 if lower is None else lower, math.inf if upper is None else upper)
