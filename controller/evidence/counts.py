@@ -1,13 +1,20 @@
 """Counts of one experiment: what Envoy measures, as integers that can be added. Pure.
 
 Counts from different Envoys, or from different spans of time, add up; the order does not matter.
+
+A tick over hundreds of Envoys deals with millions of counts, so they are kept as arrays: an :class:`Index` gives every
+key a small number, and a :class:`Series` is the numbers that were seen beside their counts. Whoever reads counts sees
+mappings from keys. Arithmetic is exact: whatever comes near the limits of 64 bits is kept as Python's own integers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
 
 RequestKey = tuple[str, int, int]
 """Variant, slice, response code. Code 0: the client went away before there was a response."""
@@ -18,25 +25,224 @@ DurationKey = tuple[str, int]
 BinKey = tuple[str, int, float, float]
 """Variant, group of slices, the bin's lower bound and its width, both in milliseconds."""
 
-_Key = TypeVar("_Key", RequestKey, DurationKey, BinKey)
+CounterKey = RequestKey | DurationKey
+
+Numbers = NDArray[np.int32]
+Values = NDArray[Any]
+"""64-bit integers below ``SMALL``; or, if any is not, Python's integers in an array of objects."""
+
+SMALL = 2**48
+"""Counts below it are kept in 64 bits, so that sums of up to ``MOST_PARTS`` of them fit as well."""
+
+MOST_PARTS = 2**14
+
+_Key = TypeVar("_Key")
 
 
-@dataclass(frozen=True, slots=True)
+class Keys(Generic[_Key]):
+    """Keys of one kind, numbered from 0 in the order in which they were met. It only grows."""
+
+    __slots__ = ("__weakref__", "_numbers", "_translations", "known")
+
+    def __init__(self) -> None:
+        self.known: list[_Key] = []
+        self._numbers: dict[_Key, int] = {}
+        self._translations: WeakKeyDictionary[Keys[_Key], Numbers] = WeakKeyDictionary()
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def number(self, key: _Key) -> int:
+        """The key's number, a new one if it has none."""
+        number = self._numbers.setdefault(key, len(self.known))
+        if number == len(self.known):
+            self.known.append(key)
+        return number
+
+    def translation(self, other: Keys[_Key]) -> Numbers:
+        """This one's number of each of the other's keys, shape (len(other),)."""
+        made = self._translations.get(other)
+        if made is None or len(made) < len(other):
+            made = np.fromiter(map(self.number, other.known), np.int32, len(other))
+            self._translations[other] = made
+        return made
+
+
+class Index:
+    """What the numbers of one experiment's counts mean."""
+
+    __slots__ = ("bins", "counters")
+
+    def __init__(self) -> None:
+        self.counters: Keys[CounterKey] = Keys()
+        self.bins: Keys[BinKey] = Keys()
+
+
+class Series(Generic[_Key]):
+    """Counts of one kind.
+
+    Args:
+        keys: what the numbers mean.
+        numbers: of the keys that were seen, each at most once, in any order; shape (seen,).
+        values: their counts, none negative; shape (seen,).
+    """
+
+    __slots__ = ("keys", "numbers", "values")
+
+    def __init__(self, keys: Keys[_Key], numbers: Numbers, values: Values) -> None:
+        self.keys = keys
+        self.numbers = numbers
+        self.values = values
+
+    @classmethod
+    def of(cls, keys: Keys[_Key], counts: Mapping[_Key, int]) -> Series[_Key]:
+        """The series of a mapping."""
+        numbers = np.fromiter(map(keys.number, counts), np.int32, len(counts))
+        return cls(keys, numbers, values_of(list(counts.values())))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def items(self) -> Iterable[tuple[_Key, int]]:
+        """Every key with its count."""
+        return zip(map(self.keys.known.__getitem__, self.numbers.tolist()), self.values.tolist(), strict=True)
+
+    def under(self, keys: Keys[_Key]) -> Series[_Key]:
+        """The same counts, numbered by other keys."""
+        if keys is self.keys:
+            return self
+        return Series(keys, keys.translation(self.keys)[self.numbers], self.values)
+
+    def same(self, other: Series[_Key]) -> bool:
+        """Whether the same keys have the same counts."""
+        if self.keys is other.keys and np.array_equal(self.numbers, other.numbers):
+            return bool(np.array_equal(self.values, other.values))
+        return len(self) == len(other) and dict(self.items()) == dict(other.items())
+
+    def since(self, earlier: Series[_Key]) -> tuple[Series[_Key], bool]:
+        """What was counted since an earlier reading.
+
+        Returns:
+            What grew, by how much; and whether any count that is in both went back, in which case the former means
+            nothing.
+        """
+        earlier = earlier.under(self.keys)
+        if np.array_equal(self.numbers, earlier.numbers):
+            before = earlier.values
+        else:
+            spread = np.zeros(len(self.keys), earlier.values.dtype)
+            spread[earlier.numbers] = earlier.values
+            before = spread[self.numbers]
+        grown = self.values - before
+        went_back = bool((grown < 0).any())
+        more = grown > 0
+        return Series(self.keys, self.numbers[more], narrowest(grown[more])), went_back
+
+
+def values_of(counts: Sequence[int]) -> Values:
+    """Counts as an array that holds them exactly."""
+    if not counts or max(counts) < SMALL:
+        return np.array(counts, dtype=np.int64)
+    return np.array(counts, dtype=object)
+
+
+def narrowest(values: Values) -> Values:
+    """The same values in the narrowest form that sums of them fit into."""
+    large = bool(len(values)) and bool(values.max() >= SMALL)
+    kind = object if large else np.int64
+    return values if values.dtype == kind else values.astype(kind)
+
+
+def _sum(parts: Sequence[Series[_Key]]) -> Series[_Key]:
+    """The sum of one or more series, in the numbers of the last."""
+    keys = parts[-1].keys
+    aligned = [part.under(keys) for part in parts if len(part)]
+    exact = len(aligned) >= MOST_PARTS or any(part.values.dtype == object for part in aligned)
+    total: Values = np.zeros(len(keys), object if exact else np.int64)
+    seen = np.zeros(len(keys), bool)
+    for part in aligned:
+        total[part.numbers] += part.values
+        seen[part.numbers] = True
+    numbers = np.flatnonzero(seen).astype(np.int32)
+    return Series(keys, numbers, narrowest(total[numbers]))
+
+
 class Counts:
-    """What was counted for one experiment.
+    """What was counted for one experiment. It never changes.
 
-    Attributes:
+    Args:
         requests: finished requests, aborted ones (code 0) included.
         duration_ms: sum of the durations of all of them, in milliseconds.
         bins: how many of them lasted as long as a bin of Envoy's histogram says.
+
+    Attributes:
+        counters: requests and durations as one series.
+        histograms: bins as a series.
     """
 
-    requests: Mapping[RequestKey, int] = field(default_factory=dict)
-    duration_ms: Mapping[DurationKey, int] = field(default_factory=dict)
-    bins: Mapping[BinKey, int] = field(default_factory=dict)
+    __slots__ = ("_views", "counters", "histograms")
+
+    def __init__(
+        self,
+        requests: Mapping[RequestKey, int] | None = None,
+        duration_ms: Mapping[DurationKey, int] | None = None,
+        bins: Mapping[BinKey, int] | None = None,
+    ) -> None:
+        index = Index()
+        counters: dict[CounterKey, int] = {}
+        counters |= dict((requests or {}).items())
+        counters |= dict((duration_ms or {}).items())
+        self.counters: Series[CounterKey] = Series.of(index.counters, counters)
+        self.histograms: Series[BinKey] = Series.of(index.bins, bins or {})
+        self._views: tuple[dict[RequestKey, int], dict[DurationKey, int], dict[BinKey, int]] | None = None
+
+    @classmethod
+    def of(cls, counters: Series[CounterKey], histograms: Series[BinKey]) -> Counts:
+        """Counts of series."""
+        counts = cls.__new__(cls)
+        counts.counters, counts.histograms, counts._views = counters, histograms, None
+        return counts
+
+    @property
+    def requests(self) -> Mapping[RequestKey, int]:
+        """Finished requests by variant, slice and code."""
+        return self._seen()[0]
+
+    @property
+    def duration_ms(self) -> Mapping[DurationKey, int]:
+        """Sums of durations in milliseconds by variant and slice."""
+        return self._seen()[1]
+
+    @property
+    def bins(self) -> Mapping[BinKey, int]:
+        """Finished requests by variant, group and how long they took."""
+        return self._seen()[2]
 
     def __bool__(self) -> bool:
-        return bool(self.requests or self.duration_ms or self.bins)
+        return bool(len(self.counters) or len(self.histograms))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Counts):
+            return NotImplemented
+        return self.counters.same(other.counters) and self.histograms.same(other.histograms)
+
+    def __hash__(self) -> int:
+        return hash((len(self.counters), len(self.histograms)))
+
+    def __repr__(self) -> str:
+        return f"Counts({self.requests!r}, {self.duration_ms!r}, {self.bins!r})"
+
+    def _seen(self) -> tuple[dict[RequestKey, int], dict[DurationKey, int], dict[BinKey, int]]:
+        if self._views is None:
+            requests: dict[RequestKey, int] = {}
+            durations: dict[DurationKey, int] = {}
+            for key, count in self.counters.items():
+                if len(key) == 3:
+                    requests[key] = count
+                else:
+                    durations[key] = count
+            self._views = requests, durations, dict(self.histograms.items())
+        return self._views
 
 
 NOTHING = Counts()
@@ -44,16 +250,7 @@ NOTHING = Counts()
 
 def add(parts: Iterable[Counts]) -> Counts:
     """The sum of counts; of none, nothing."""
-    requests: dict[RequestKey, int] = {}
-    duration_ms: dict[DurationKey, int] = {}
-    bins: dict[BinKey, int] = {}
-    for part in parts:
-        _add_into(requests, part.requests)
-        _add_into(duration_ms, part.duration_ms)
-        _add_into(bins, part.bins)
-    return Counts(requests, duration_ms, bins)
-
-
-def _add_into(total: dict[_Key, int], part: Mapping[_Key, int]) -> None:
-    for key, count in part.items():
-        total[key] = total.get(key, 0) + count
+    present = [part for part in parts if part]
+    if not present:
+        return NOTHING
+    return Counts.of(_sum([part.counters for part in present]), _sum([part.histograms for part in present]))

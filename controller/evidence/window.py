@@ -22,15 +22,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import TypeVar
 
-from controller.evidence.counts import NOTHING, BinKey, Counts, DurationKey, RequestKey, add
+from controller.evidence.counts import NOTHING, Counts, add
 
 SLACK = timedelta(seconds=10)
 """How far apart an Envoy's uptime and our clock may be without meaning anything: Envoy's uptime is as old as its last
 flush of statistics (5 s by default) and is cut to whole seconds."""
-
-_Key = TypeVar("_Key", RequestKey, DurationKey, BinKey)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +96,14 @@ def difference(previous: Reading, current: Reading) -> Counts:
     Counters and histograms are reset apart, because ``POST /reset_counters`` resets only the former.
     """
     process = _compare(previous, current)
-    old, new = previous.counts, current.counts
-    counters_reset = _went_back(old.requests, new.requests) or _went_back(old.duration_ms, new.duration_ms)
-    bins_reset = _went_back(old.bins, new.bins)
+    new = current.counts
+    counters, counters_reset = new.counters.since(previous.counts.counters)
+    histograms, histograms_reset = new.histograms.since(previous.counts.histograms)
     if process is _Process.NEW or (process is _Process.UNSURE and counters_reset):
         return new
     if process is _Process.UNSURE:
         return NOTHING
-    return Counts(
-        new.requests if counters_reset else _subtract(new.requests, old.requests),
-        new.duration_ms if counters_reset else _subtract(new.duration_ms, old.duration_ms),
-        new.bins if bins_reset else _subtract(new.bins, old.bins),
-    )
+    return Counts.of(new.counters if counters_reset else counters, new.histograms if histograms_reset else histograms)
 
 
 def _compare(previous: Reading, current: Reading) -> _Process:
@@ -131,11 +124,3 @@ def _compare(previous: Reading, current: Reading) -> _Process:
 
 def _seconds(span: timedelta) -> float:
     return span.total_seconds()
-
-
-def _went_back(old: Mapping[_Key, int], new: Mapping[_Key, int]) -> bool:
-    return any(new[key] < count for key, count in old.items() if key in new)
-
-
-def _subtract(new: Mapping[_Key, int], old: Mapping[_Key, int]) -> dict[_Key, int]:
-    return {key: count - old.get(key, 0) for key, count in new.items() if count > old.get(key, 0)}

@@ -1,0 +1,351 @@
+"""Reads Envoys' answers a column at a time, because a tick may read two hundred of them.
+
+What an answer means is said by :mod:`controller.evidence.parse`; this comes to the same result, some ten times as fast:
+
+- every statistic's name, and every bin's bounds, are understood once and then known by a number (:class:`Parser` keeps
+  them, up to a limit, and forgets them all beyond it);
+- counts are converted eight digits at a time, thousands of them in each step of numpy's;
+- whatever is not as expected anywhere in an answer (a count of over sixteen digits, a bound of over sixteen characters,
+  a line of another form) is left to ``parse``, for the whole answer, and so are its errors.
+
+Called by :mod:`controller.sources.envoy_admin`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.evidence.counts import Counts, Index, Numbers, Series, Values, narrowest
+from controller.evidence.parse import TOTALS, UPTIME, Sample, bounds, counter_key, histogram_key, parse
+from experiment.errors import SourceError
+
+Words = NDArray[np.uint64]
+Positions = NDArray[np.int64]
+
+MOST_NAMES: Final = 250_000
+"""Names of statistics that are remembered; 60 times those of ten experiments with two variants and three codes."""
+
+MOST_CELLS: Final = 4_000_000
+"""Histograms times different bins that are remembered, four bytes each; Envoy has some 90 bins in each decade."""
+
+_IGNORED: Final = -1
+_UPTIME: Final = -2
+_UNKNOWN: Final = -1
+
+_HEADER: Final = b":\n" + TOTALS.encode()
+_AFTER: Final = b"\n  intervals="
+_LAST: Final = b"\n  summary="
+
+_PAD: Final = b"0" * 16
+_ZEROS: Final = np.uint64(0x3030303030303030)
+_HIGH: Final = np.uint64(0xF0F0F0F0F0F0F0F0)
+_SIX: Final = np.uint64(0x0606060606060606)
+_LAST_BYTES: Final = np.array([0, *(2**64 - 2 ** (8 * (8 - n)) for n in range(1, 9))], dtype=np.uint64)
+"""Masks of a word's last n characters, for n = 0..8; the last character is in the highest byte."""
+
+_NONE: Final[tuple[Numbers, Values]] = (np.zeros(0, np.int32), np.zeros(0, np.int64))
+
+
+class _IrregularError(Exception):
+    """The answer is not as expected; it may have a meaning all the same."""
+
+
+class Parser:
+    """Reads answers, and remembers the names that it has met. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def parse(self, text: bytes) -> Sample:
+        """Read an answer of Envoy's admin endpoint, as :func:`controller.evidence.parse.parse` does.
+
+        Raises:
+            SourceError: the text is not such an answer. Whatever the text, nothing else is raised.
+        """
+        if len(self._owners) > MOST_NAMES or self._cells.size > MOST_CELLS:
+            # Counts that are still in use keep what they need of it.
+            self._forget()
+        try:
+            return self._parse(text)
+        except _IrregularError:
+            return parse(text)
+
+    def _forget(self) -> None:
+        self._experiments: list[str] = []
+        self._indexes: list[Index] = []
+        self._experiment_numbers: dict[str, int] = {}
+        # Names of counters with the colon that follows them, and those of histograms, which may be called the same.
+        self._counters: dict[bytes, int] = {}
+        self._histograms: dict[bytes, int] = {}
+        self._owners: list[int] = []  # experiment of each name, or _IGNORED, or _UPTIME
+        self._numbers: list[int] = []  # each name's number within its experiment's counters; or its row of cells
+        self._rows: list[tuple[str, int]] = []  # variant and group of each row
+        self._bins = _Bins()
+        self._cells: NDArray[np.int32] = np.full((0, 0), _UNKNOWN, np.int32)  # numbers of bins, by row and bin
+        self._table: tuple[Numbers, Numbers] = (np.zeros(0, np.int32), np.zeros(0, np.int32))
+
+    def _parse(self, text: bytes) -> Sample:
+        names, values, histograms, totals = _split(text)
+        owners, numbers = self._look_up(names, self._counters)
+        counted = decimals(values)
+        uptime = counted[owners == _UPTIME]
+        if len(uptime) > 1:
+            raise _IrregularError
+        counters = _by_experiment(owners, numbers, counted)
+        rows_owners, rows = self._look_up(histograms, self._histograms)
+        bins = _by_experiment(*self._read_bins(rows_owners, rows, totals))
+        # An experiment whose histograms are all empty has been seen as well.
+        present = counters.keys() | bins.keys() | set(rows_owners[rows_owners >= 0].tolist())
+        experiments = {
+            self._experiments[owner]: Counts.of(
+                Series(self._indexes[owner].counters, *counters.get(owner, _NONE)),
+                Series(self._indexes[owner].bins, *bins.get(owner, _NONE)),
+            )
+            for owner in present
+        }
+        ignored = int((owners == _IGNORED).sum() + (rows_owners == _IGNORED).sum())
+        return Sample(experiments, float(uptime[0]) if len(uptime) else None, ignored)
+
+    def _look_up(self, names: list[bytes], known: dict[bytes, int]) -> tuple[Numbers, Numbers]:
+        """The owner and the number of each name, both of shape (len(names),)."""
+        try:
+            found = np.fromiter(map(known.__getitem__, names), np.int32, len(names))
+        except KeyError:
+            for name in names:
+                if name not in known:
+                    owner, number = self._learn(name, histogram=known is self._histograms)
+                    known[name] = len(self._owners)
+                    self._owners.append(owner)
+                    self._numbers.append(number)
+            found = np.fromiter(map(known.__getitem__, names), np.int32, len(names))
+        if len(self._table[0]) != len(self._owners):
+            self._table = np.array(self._owners, np.int32), np.array(self._numbers, np.int32)
+        owners, numbers = self._table
+        return owners[found], numbers[found]
+
+    def _learn(self, name: bytes, *, histogram: bool) -> tuple[int, int]:
+        """The owner and the number of a name."""
+        text = name.decode("ascii")
+        if histogram:
+            row = histogram_key(text)
+            if row is None:
+                return _IGNORED, 0
+            self._rows.append(row[1])
+            return self._owner(row[0]), len(self._rows) - 1
+        if not text.endswith(":") or len(text) == 1:
+            raise _IrregularError
+        if text[:-1] == UPTIME:
+            return _UPTIME, 0
+        counter = counter_key(text[:-1])
+        if counter is None:
+            return _IGNORED, 0
+        owner = self._owner(counter[0])
+        return owner, self._indexes[owner].counters.number(counter[1])
+
+    def _owner(self, experiment: str) -> int:
+        owner = self._experiment_numbers.setdefault(experiment, len(self._experiments))
+        if owner == len(self._experiments):
+            self._experiments.append(experiment)
+            self._indexes.append(Index())
+        return owner
+
+    def _read_bins(self, owners: Numbers, rows: Numbers, totals: list[bytes]) -> tuple[Numbers, Numbers, Values]:
+        """The owner, the number and the count of every bin of some histograms.
+
+        Args:
+            owners: experiment of each histogram.
+            rows: of each.
+            totals: list of bins of each, as Envoy prints it.
+        """
+        sizes = [line.count(b":") for line in totals]
+        padded = b", ".join([_PAD, *filter(None, totals), b""])
+        characters = np.frombuffer(padded, np.uint8)
+        colons = np.flatnonzero(characters == ord(":"))
+        # Every bin ends with a comma and a space; so does the padding.
+        ends = np.flatnonzero(characters == ord(" "))[1:] - 1
+        if len(colons) != len(ends) or len(colons) != sum(sizes):
+            raise _IrregularError
+        starts = np.empty_like(ends)
+        starts[:1], starts[1:] = len(_PAD) + 2, ends[:-1] + 2
+        if not ((characters[ends] == ord(",")) & (starts < colons) & (colons < ends)).all():
+            raise _IrregularError
+        counted = _decimals(padded, ends, ends - colons - 1)
+        bins = self._bins.look_up(padded, colons, colons - starts)
+        owners = np.repeat(owners, sizes)
+        return owners, self._cell_numbers(owners, np.repeat(rows, sizes), bins), counted
+
+    def _cell_numbers(self, owners: Numbers, rows: Numbers, bins: Numbers) -> Numbers:
+        """The number that each bin of each row has within its experiment."""
+        height, width = len(self._rows) + 1, len(self._bins) + 1
+        if height * width > MOST_CELLS:
+            raise _IrregularError
+        if height > self._cells.shape[0] or width > self._cells.shape[1]:
+            grown = np.full((height * 5 // 4, width * 5 // 4), _UNKNOWN, np.int32)
+            grown[: self._cells.shape[0], : self._cells.shape[1]] = self._cells
+            self._cells = grown
+        numbers: Numbers = self._cells[rows, bins]
+        for place in np.flatnonzero((numbers == _UNKNOWN) & (owners >= 0)).tolist():
+            row, number = int(rows[place]), int(bins[place])
+            key = (*self._rows[row], *self._bins.known[number])
+            self._cells[row, number] = numbers[place] = self._indexes[owners[place]].bins.number(key)
+        return numbers
+
+
+class _Bins:
+    """Bins by their bounds as Envoy prints them, in at most sixteen characters."""
+
+    def __init__(self) -> None:
+        self.known: list[tuple[float, float]] = []
+        self._numbers: dict[tuple[int, int], int] = {}
+        # Ordered by a mix of both words, to be found; a mix may stand for two bins, so the words are compared as well.
+        self._mixed: Words = np.zeros(0, np.uint64)
+        self._words: tuple[Words, Words] = (self._mixed, self._mixed)
+        self._order: Numbers = np.zeros(0, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def look_up(self, padded: bytes, ends: Positions, lengths: Positions) -> Numbers:
+        """Numbers of bins whose bounds end at some positions of a text, each so many characters long."""
+        if not len(ends):
+            return np.zeros(0, np.int32)
+        longest = lengths.max()
+        if longest > 16:
+            raise _IrregularError
+        words = _words(padded)
+        last = words[ends - 8] & _LAST_BYTES[np.minimum(lengths, 8)]
+        first = np.zeros_like(last)
+        if longest > 8:
+            first = words[ends - 16] & _LAST_BYTES[np.maximum(lengths - 8, 0)]
+        numbers, strange = self._find(last, first)
+        if strange.any():
+            for pair in set(zip(last[strange].tolist(), first[strange].tolist(), strict=True)):
+                self._learn(*pair)
+            self._arrange()
+            numbers, strange = self._find(last, first)
+            if strange.any():
+                raise _IrregularError  # two bins with one mix, which chance does not bring about
+        return numbers
+
+    def _find(self, last: Words, first: Words) -> tuple[Numbers, NDArray[np.bool_]]:
+        if not self.known:
+            return np.zeros(len(last), np.int32), np.ones(len(last), bool)
+        places = np.minimum(np.searchsorted(self._mixed, _mixed(last, first)), len(self._mixed) - 1)
+        strange = (self._words[0][places] != last) | (self._words[1][places] != first)
+        return self._order[places], strange
+
+    def _learn(self, last: int, first: int) -> None:
+        text = (first.to_bytes(8, "little") + last.to_bytes(8, "little")).lstrip(b"\0").decode("latin-1")
+        try:
+            found = bounds(text, "")
+        except SourceError:
+            raise _IrregularError from None
+        if (last, first) not in self._numbers:
+            self._numbers[last, first] = len(self.known)
+            self.known.append(found)
+
+    def _arrange(self) -> None:
+        last, first = (np.array(column, np.uint64) for column in zip(*self._numbers, strict=True))
+        mixed = _mixed(last, first)
+        order = np.argsort(mixed)
+        self._mixed, self._words, self._order = mixed[order], (last[order], first[order]), order.astype(np.int32)
+
+
+def _mixed(last: Words, first: Words) -> Words:
+    mixed: Words = last ^ (first * np.uint64(0x9E3779B97F4A7C15))
+    return mixed
+
+
+def _split(text: bytes) -> tuple[list[bytes], list[bytes], list[bytes], list[bytes]]:
+    """Names, with their colon, and values of counters and gauges; names and lists of bins of histograms."""
+    if not text.isascii() or not text.strip():
+        raise _IrregularError
+    pieces = text.rstrip(b"\n").split(_HEADER)
+    plain: list[bytes] = []
+    histograms: list[bytes] = []
+    totals: list[bytes] = []
+    before = pieces[0]
+    for piece in pieces[1:]:
+        lines, _, name = before.rpartition(b"\n")
+        if lines:
+            plain.append(lines)
+        histograms.append(name)
+        line, _, rest = piece.partition(_AFTER)
+        intervals, _, rest = rest.partition(_LAST)
+        before = rest.partition(b"\n")[2]
+        if b"\n" in line or b"\n" in intervals or name.startswith(b" "):
+            raise _IrregularError
+        totals.append(line)
+    if before:
+        plain.append(before)
+    lines = b"\n".join(plain)
+    words = lines.split()
+    count = len(words) // 2
+    # A name, a colon, a space and a value on each line, and no other space anywhere.
+    regular = lines.count(b": ") == lines.count(b" ") == count and lines.count(b"\n") == max(0, count - 1)
+    if not regular or len(words) != 2 * count or lines.startswith(b" "):
+        raise _IrregularError
+    return words[::2], words[1::2], histograms, totals
+
+
+def _by_experiment(owners: Numbers, numbers: Numbers, values: Values) -> dict[int, tuple[Numbers, Values]]:
+    """Numbers and values of each experiment, by its own number."""
+    if (owners[1:] < owners[:-1]).any():
+        order = np.argsort(owners, kind="stable")
+        owners, numbers, values = owners[order], numbers[order], values[order]
+    starts = np.flatnonzero(np.diff(owners, prepend=np.int32(-3))).tolist()
+    found = {}
+    for start, stop in zip(starts, [*starts[1:], len(owners)], strict=True):
+        owner = int(owners[start])
+        if owner >= 0:
+            part = numbers[start:stop]
+            if np.bincount(part).max() > 1:
+                raise _IrregularError  # a statistic that is there twice
+            found[owner] = part, narrowest(values[start:stop])
+    return found
+
+
+def decimals(numbers: list[bytes]) -> NDArray[np.int64]:
+    """Numbers of at most sixteen digits, shape (len(numbers),)."""
+    padded = b" ".join([_PAD, *numbers, b""])
+    ends = np.flatnonzero(np.frombuffer(padded, np.uint8) == ord(" "))
+    return _decimals(padded, ends[1:], np.diff(ends) - 1)
+
+
+def _decimals(padded: bytes, ends: Positions, lengths: Positions) -> NDArray[np.int64]:
+    """The numbers that end at some positions, each of so many digits."""
+    if not len(ends):
+        return np.zeros(0, np.int64)
+    longest = lengths.max()
+    if longest > 16 or lengths.min() < 1:
+        raise _IrregularError
+    words = _words(padded)
+    value = _eight_digits(words[ends - 8], np.minimum(lengths, 8))
+    if longest > 8:
+        value = value + _eight_digits(words[ends - 16], np.maximum(lengths - 8, 0)) * np.uint64(10**8)
+    return value.astype(np.int64)
+
+
+def _eight_digits(words: Words, lengths: Positions) -> Words:
+    """The numbers that the last so many characters of words say.
+
+    Pairs of digits are joined to numbers below 100, pairs of those to numbers below 10,000, and those once more; every
+    step is one multiplication for all pairs of a word.
+    """
+    keep = _LAST_BYTES[lengths]
+    digits = (words & keep) | (_ZEROS & ~keep)
+    if not (((digits & _HIGH) == _ZEROS) & (((digits + _SIX) & _HIGH) == _ZEROS)).all():
+        raise _IrregularError
+    digits = digits - _ZEROS
+    digits = ((digits * np.uint64(2561)) >> np.uint64(8)) & np.uint64(0x00FF00FF00FF00FF)
+    digits = ((digits * np.uint64(6553601)) >> np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF)
+    value: Words = (digits * np.uint64(42949672960001)) >> np.uint64(32)
+    return value
+
+
+def _words(padded: bytes) -> Words:
+    """Eight characters from every position on, as one number: the first is its lowest byte."""
+    return np.ndarray((len(padded) - 7,), np.dtype("<u8"), buffer=padded, strides=(1,))
