@@ -11,11 +11,14 @@ The rate ratio
 
     where ``rho_s`` is the candidate's share of the requests and ``delta`` the logarithm of the rate ratio. The base
     rate drops out, however it drifts. After Lindon and Malek, *Anytime-Valid Inference for Multinomial Count Data*
-    (NeurIPS 2022, arXiv 2011.03567, section 3); the mixture over shifts of delta instead of a Dirichlet one is ours, and
-    makes strata with different shares share one parameter.
+    (NeurIPS 2022, arXiv 2011.03567, section 3); the mixture over shifts of delta instead of a Dirichlet one is ours,
+    and makes strata with different shares share one parameter.
 
 A share against a limit
     The same mixture over shifts of the log odds, for the binomial likelihood of one variant.
+
+A difference of shares
+    Bets on it, in :mod:`controller.inference.difference`, which this module passes on.
 
 Counts may be fractions: where users repeat, divide them by their design effect first.
 """
@@ -28,8 +31,19 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betaln, expit, log_expit, logit, xlogy
 
+from controller.inference.difference import difference_interval, log_e_difference
 from controller.inference.mixture import crossing, log_sum_exp, shifts
 from controller.inference.numbers import Floats, Interval, Side
+
+__all__ = [
+    "difference_interval",
+    "log_e_difference",
+    "log_e_ratio",
+    "log_e_share",
+    "log_e_split",
+    "ratio_interval",
+    "share_interval",
+]
 
 _FARTHEST = 80.0
 """Largest log rate ratio, or log odds, that an interval is searched for: no two counts are that far apart."""
@@ -66,10 +80,11 @@ def log_e_ratio(
 ) -> Floats:
     """E-value against a log rate ratio of ``delta0``, over strata with different shares.
 
-    ``E = sum_j w_j prod_s [theta_s(delta0+d_j)/theta_s(delta0)]^S_Bs [(1-theta_s(delta0+d_j))/(1-theta_s(delta0))]^S_As``
-    with the shifts ``d_j`` of :func:`~controller.inference.mixture.shifts`. With positive shifts only, each factor has
-    expectation ``1 + (theta - theta_0)(theta_j - theta_0) / (theta_0 (1 - theta_0))``, at most 1 for every ratio at or
-    below ``delta0``, even one that changes with each event: an e-process for the whole one-sided null.
+    ``E = sum_j w_j prod_s (theta_sj / theta_s)^S_Bs ((1 - theta_sj) / (1 - theta_s))^S_As``, with theta_s at ``delta0``,
+    theta_sj at ``delta0 + d_j`` and the shifts ``d_j`` of :func:`~controller.inference.mixture.shifts`. With positive
+    shifts only, each factor has expectation ``1 + (theta - theta_s)(theta_sj - theta_s) / (theta_s (1 - theta_s))``, at
+    most 1 for every ratio at or below ``delta0``, even one that changes with each event: an e-process for the whole
+    one-sided null.
 
     Args:
         s_a: events of the control in each stratum, shape (..., S).
@@ -169,11 +184,13 @@ def _estimate(no: Floats, yes: Floats, offset: Floats) -> float:
     return float(brentq(score, -_FARTHEST, _FARTHEST, xtol=1e-12, rtol=1e-10))
 
 
-def log_e_share(s: Floats | float, n: Floats | float, limit: Floats | float, *, side: Side, tau: float = 0.5) -> Floats:
+def log_e_share(
+    s: Floats | float, n: Floats | float, limit: Floats | float, *, side: Side, tau: float = 0.75
+) -> Floats:
     """E-value against a limit of one variant's share of events.
 
-    ``E = sum_j w_j (theta_j/p)^s ((1-theta_j)/(1-p))^(n-s)`` with ``logit(theta_j) = logit(p) + d_j``, p the limit. By the
-    argument of :func:`log_e_ratio` it holds for every share on the null's side of the limit.
+    ``E = sum_j w_j (theta_j/p)^s ((1-theta_j)/(1-p))^(n-s)`` with ``logit(theta_j) = logit(p) + d_j`` and the limit p.
+    By the argument of :func:`log_e_ratio` it holds for every share on the null's side of the limit.
 
     Args:
         s: events, any shape.
@@ -199,7 +216,7 @@ def log_e_share(s: Floats | float, n: Floats | float, limit: Floats | float, *, 
     return np.asarray(np.where(inner, log_e, np.where(proof, np.inf, 0.0)))
 
 
-def share_interval(s: float, n: float, alpha: float, *, side: Side = Side.TWO_SIDED, tau: float = 0.5) -> Interval:
+def share_interval(s: float, n: float, alpha: float, *, side: Side = Side.TWO_SIDED, tau: float = 0.75) -> Interval:
     """Confidence sequence of one variant's share of events: the shares that :func:`log_e_share` does not reject.
 
     Args:

@@ -65,14 +65,15 @@ def crossing(log_e: Callable[[float], float], inside: float, step: float, end: f
     Args:
         log_e: logarithm of the e-value against a value of the parameter; finite.
         inside: a value that is not rejected, such as the estimate.
-        step: how far to look first, above 0; doubled until the e-value is reached.
+        step: how far to look first, above 0, such as three standard errors; doubled until the e-value is reached. A ten
+            millionth of it is the precision of the result.
         end: where to stop.
         alpha: 0..1.
 
     Returns:
         The value, or None if nothing up to ``end`` is rejected.
     """
-    wanted = -math.log(alpha)
+    wanted, tolerance = -math.log(alpha), 1e-7 * step
     direction = math.copysign(1.0, end - inside)
     near, far = inside, inside
     while (end - far) * direction > 0:
@@ -80,6 +81,6 @@ def crossing(log_e: Callable[[float], float], inside: float, step: float, end: f
         if (far - end) * direction > 0:
             far = end
         if log_e(far) >= wanted:
-            return float(brentq(lambda value: log_e(value) - wanted, near, far, xtol=1e-13, rtol=1e-9))
+            return float(brentq(lambda value: log_e(value) - wanted, near, far, xtol=tolerance, rtol=1e-12))
         step *= 2
     return None
