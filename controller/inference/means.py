@@ -21,7 +21,7 @@ from scipy.special import log_ndtr, stdtr
 from controller.inference.numbers import Floats, Interval, Side, Slices
 from controller.inference.variance import arm_variance as arm_variance
 from controller.inference.variance import design_effect as design_effect
-from controller.inference.variance import pair_variance
+from controller.inference.variance import freedom, pair_variance
 from controller.inference.variance import rate as rate
 from controller.inference.variance import request_variance as request_variance
 
@@ -39,12 +39,14 @@ class Contrast:
         n: the candidate's requests in strata where both variants have any, same shape.
         weight: ``sum n_A n_B / (n_A + n_B)`` over strata, the amount of information; between half of ``n`` and ``n``
             as long as the candidate has at most half of the traffic. ``weight * v`` hardly changes from stage to stage.
+        nu: degrees of freedom of ``v``, same shape, as :func:`log_e_mean` takes them.
     """
 
     d: Floats
     v: Floats
     n: Floats
     weight: Floats
+    nu: Floats
 
 
 def stratified(
@@ -65,7 +67,7 @@ def stratified(
     Rates may drift from stratum to stratum, because no two strata are ever compared.
 
     The control is first brought to where the null hypothesis puts the candidate (``Y -> scale Y + offset N``), so that
-    the pooled variance is the one under the null.
+    the pooled variance is the one under the null. Degrees of freedom add up as Satterthwaite's (1946).
 
     Args:
         a: the control's slices, one entry a stratum, each of shape (..., B).
@@ -84,6 +86,7 @@ def stratified(
     squared: Floats | float = 0.0
     weights: Floats | float = 0.0
     requests: Floats | float = 0.0
+    doubt: Floats | float = 0.0
     for control, candidate in zip(a, b, strict=True):
         moved = Slices(control.n, scale * control.y + offset * control.n)
         n_a, n_b = control.total_n, candidate.total_n
@@ -91,17 +94,21 @@ def stratified(
         weight = np.where(both, n_a * n_b / np.where(both, n_a + n_b, 1.0), 0.0)
         v = pair_variance(moved, candidate, pooled=pooled, share=share)
         top = top + weight * (rate(candidate) - rate(moved))
-        squared = squared + weight**2 * np.where(both, v, 0.0)
+        part = weight**2 * np.where(both, v, 0.0)
+        squared = squared + part
+        doubt = doubt + part**2 / freedom(moved, candidate, pooled=pooled)
         weights = weights + weight
         requests = requests + np.where(both, n_b, 0.0)
     total = np.asarray(weights)
     some = total > 0
     safe = np.where(some, total, 1.0)
+    spread = np.asarray(doubt) > 0
     return Contrast(
         d=np.asarray(np.where(some, top / safe, 0.0)),
         v=np.asarray(np.where(some, squared / safe**2, np.inf)),
         n=np.asarray(requests),
         weight=total,
+        nu=np.asarray(np.where(spread, np.square(squared) / np.where(spread, doubt, 1.0), np.inf)),
     )
 
 

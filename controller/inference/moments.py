@@ -118,7 +118,7 @@ def cuped(a: PairedMoments, b: PairedMoments) -> Contrast:
     v = _residual(a, slope) + _residual(b, slope)
     n_a, n_b = a.y.n, b.y.n
     weight = n_a * n_b / (n_a + n_b) if n_a > 0 and n_b > 0 else 0.0
-    return Contrast(np.asarray(d), np.asarray(v), np.asarray(n_b), np.asarray(weight))
+    return Contrast(np.asarray(d), np.asarray(v), np.asarray(n_b), np.asarray(weight), np.asarray(math.inf))
 
 
 def _slope(a: PairedMoments, b: PairedMoments) -> float:

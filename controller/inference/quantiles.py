@@ -148,25 +148,53 @@ def log_e_quantile(
     return _evidence(strata)(scale, offset, side, tau) if strata else 0.0
 
 
+def log_e_exceedances(
+    above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats, *, side: Side, tau: float = TAU
+) -> Floats:
+    """E-value against "both variants have the same share of requests above each edge", averaged over edges.
+
+    What :func:`log_e_quantile` does, for counts by stratum S, edge E and group G.
+
+    Args:
+        above_a: the control's requests above each edge, shape (..., S, E, G).
+        n_a: the control's requests, shape (..., S, G).
+        above_b: the candidate's above, shape (..., S, E, H).
+        n_b: the candidate's, shape (..., S, H).
+        side: the null is that the candidate's share is no larger (GREATER), no smaller (LESS), or the same.
+        tau: size of the log ratios of exceedances that are looked for.
+
+    Returns:
+        Logarithm of the e-value, shape (...).
+    """
+    phi = edge_design_effect(above_a, n_a[..., None, :], above_b, n_b[..., None, :])
+    total_a, total_b = n_a.sum(axis=-1), n_b.sum(axis=-1)
+    total = total_a + total_b
+    share = np.where(total > 0, total_b / np.where(total > 0, total, 1.0), 0.0)
+    # Edges are alternatives of the same test, strata its parts: strata go last, where the product over them is taken.
+    s_a, s_b = (np.swapaxes(above.sum(axis=-1) / phi, -1, -2) for above in (above_a, above_b))
+    values = log_e_ratio(s_a, s_b, np.broadcast_to(share[..., None, :], s_a.shape), side=side, tau=tau)
+    return np.asarray(log_sum_exp(values) - math.log(values.shape[-1]))
+
+
 def _evidence(strata: Sequence[Latencies]) -> Callable[[float, float, Side, float], float]:
     """The e-value as a function of the null, with what does not depend on it counted once."""
-    above_a = [stratum.a.exceeding(stratum.edges) for stratum in strata]
-    n_a = np.array([stratum.a.sizes.sum() for stratum in strata])
-    n_b = np.array([stratum.b.sizes.sum() for stratum in strata])
-    total = n_a + n_b
-    share = np.where(total > 0, n_b / np.where(total > 0, total, 1.0), 0.0)
+    n_a, n_b = _stacked([item.a.sizes for item in strata]), _stacked([item.b.sizes for item in strata])
+    above_a = _stacked([item.a.exceeding(item.edges) for item in strata])
 
     def log_e(scale: float, offset: float, side: Side, tau: float) -> float:
-        s_a, s_b = [], []
-        for stratum, above in zip(strata, above_a, strict=True):
-            candidate = stratum.b.exceeding(scale * stratum.edges + offset)
-            phi = edge_design_effect(above, stratum.a.sizes, candidate, stratum.b.sizes)
-            s_a.append(above.sum(axis=-1) / phi)
-            s_b.append(candidate.sum(axis=-1) / phi)
-        values = log_e_ratio(np.stack(s_a, axis=-1), np.stack(s_b, axis=-1), share, side=side, tau=tau)
-        return float(log_sum_exp(values) - math.log(len(values)))
+        above_b = _stacked([item.b.exceeding(scale * item.edges + offset) for item in strata])
+        return float(log_e_exceedances(above_a, n_a, above_b, n_b, side=side, tau=tau))
 
     return log_e
+
+
+def _stacked(parts: Sequence[Floats]) -> Floats:
+    """Strata as one array; those with fewer groups get empty ones.
+
+    An empty group adds nothing to the spread. It counts as a group, as a slice without traffic does.
+    """
+    most = max(part.shape[-1] for part in parts)
+    return np.stack([np.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, most - part.shape[-1])]) for part in parts])
 
 
 def quantile_ratio_interval(

@@ -94,6 +94,29 @@ def pair_variance(a: Slices, b: Slices, *, pooled: bool = True, share: bool = Fa
     return np.asarray(np.where(both, s2 * parts, np.inf))
 
 
+def freedom(a: Slices, b: Slices, *, pooled: bool = True) -> Floats:
+    """Degrees of freedom of :func:`pair_variance`, by Satterthwaite's approximation; shape (...), at least 1.
+
+    Each variant's slices have ``B - 1``. A pooled variance weighs them by the variants' shares of requests:
+    ``(B - 1) / (f_A^2 + f_B^2)``, twice as many at 50% as with one variant only; own variances weigh them by themselves.
+
+    Args:
+        a: the control's slices, shape (..., B).
+        b: the candidate's.
+        pooled: as for :func:`pair_variance`.
+    """
+    each = float(max(a.n.shape[-1] - 1, 1))
+    if pooled:
+        parts_a, parts_b = a.total_n, b.total_n
+    else:
+        both = (a.total_n > 0) & (b.total_n > 0)
+        parts_a, parts_b = (np.where(both, arm_variance(arm), 0.0) for arm in (a, b))
+    total = parts_a + parts_b
+    safe = np.where(total > 0, total, 1.0)
+    shares = np.where(total > 0, (parts_a / safe) ** 2 + (parts_b / safe) ** 2, 1.0)
+    return np.asarray(each / shares)
+
+
 def design_effect(s2: Floats | float, share: Floats | float) -> Floats:
     """How many requests say as much as one independent one: ``max(1, s2 / (R (1 - R)))``; arguments broadcast.
 
