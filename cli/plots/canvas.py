@@ -122,7 +122,8 @@ def mark(axes: Axes, marks: Sequence[Mark], *, across: bool, first: int = 0) -> 
 
 def legend(axes: Axes) -> None:
     """Name everything beside the panel, where it hides nothing."""
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def percent_axis(axes: Axes, *, vertical: bool) -> None:
