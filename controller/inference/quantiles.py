@@ -89,9 +89,11 @@ def _bounds(control: Bins, shares: Sequence[float]) -> Floats:
 def edge_design_effect(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) -> Floats:
     """How many requests say as much, at one edge, as one independent request.
 
-    ``phi = max(1, sum_arms G/(G-1) sum_g (Y_g - R N_g)^2 / sum_arms N R (1 - R))`` with each variant's own share R: the
-    ratio of the variance between groups (as in :func:`~controller.inference.variance.request_variance`) to that of as
-    many independent requests. Own shares, so that a difference between variants does not pass for one between users.
+    ``phi = max(1, sum_arms [sum_g (Y_g - R N_g)^2 / (1 - sum_g (N_g / N)^2)] / sum_arms N R (1 - R))`` with each
+    variant's own share R: the variance between groups over that of as many independent requests. Own shares, so that a
+    difference between variants does not pass for one between users. The divisor ``1 - sum (N_g/N)^2`` is what fitting R
+    leaves of the expected squares when every request adds the same variance; for G equal groups it is the usual
+    ``(G - 1) / G``, and empty groups change nothing.
 
     Args:
         above_a: the control's requests above the edge in each of its groups, shape (..., G).
@@ -111,15 +113,15 @@ def edge_design_effect(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Float
 
 def _dispersion(above: Floats, n: Floats) -> tuple[Floats, Floats]:
     """Squared deviations between groups, and what independent requests would have; shape (..., G) -> (...)."""
-    groups: int = n.shape[-1]
     total = n.sum(axis=-1)
-    if groups < 2:
-        return np.zeros_like(total), np.zeros_like(total)
-    share = above.sum(axis=-1) / np.where(total > 0, total, 1.0)
-    spread = ((above - share[..., None] * n) ** 2).sum(axis=-1) * groups / (groups - 1)
-    # An arm whose requests are all on one side must not water down what the other one knows.
-    plain = np.where((share > 0) & (share < 1), total * share * (1 - share), 0.0)
-    return spread, plain
+    safe = np.where(total > 0, total, 1.0)
+    share = above.sum(axis=-1) / safe
+    squares = ((above - share[..., None] * n) ** 2).sum(axis=-1)
+    unequal = ((n / safe[..., None]) ** 2).sum(axis=-1)
+    # An arm whose requests are all on one side, or all in one group, must not water down what the other one knows.
+    known = (share > 0) & (share < 1) & (unequal < 1)
+    spread = np.where(known, squares / np.where(known, 1 - unequal, 1.0), 0.0)
+    return spread, np.where(known, total * share * (1 - share), 0.0)
 
 
 def log_e_quantile(
@@ -189,10 +191,7 @@ def _evidence(strata: Sequence[Latencies]) -> Callable[[float, float, Side, floa
 
 
 def _stacked(parts: Sequence[Floats]) -> Floats:
-    """Strata as one array; those with fewer groups get empty ones.
-
-    An empty group adds nothing to the spread. It counts as a group, as a slice without traffic does.
-    """
+    """Strata as one array; those with fewer groups get empty ones."""
     most = max(part.shape[-1] for part in parts)
     return np.stack([np.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, most - part.shape[-1])]) for part in parts])
 

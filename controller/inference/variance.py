@@ -98,7 +98,8 @@ def freedom(a: Slices, b: Slices, *, pooled: bool = True) -> Floats:
     """Degrees of freedom of :func:`pair_variance`, by Satterthwaite's approximation; shape (...), at least 1.
 
     Each variant's slices have ``B - 1``. A pooled variance weighs them by the variants' shares of requests:
-    ``(B - 1) / (f_A^2 + f_B^2)``, twice as many at 50% as with one variant only; own variances weigh them by themselves.
+    ``(B - 1) / (f_A^2 + f_B^2)``, twice as many at 50% as with one variant only. Own variances weigh them by
+    themselves.
 
     Args:
         a: the control's slices, shape (..., B).
