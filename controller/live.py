@@ -5,13 +5,12 @@ a whole but not forced to disk, and one that is damaged or belongs to another st
 
 A file holds the last cumulative values of every Envoy, which may be millions: it is one of numpy's archives. JSON for
 what is small, keys once for all Envoys, then the counts of the totals and of each Envoy, one behind the other, in as
-few bytes as the largest needs. The archive's checksums tell a damaged one.
+few bytes as the largest needs. A hash in front of the archive tells a damaged file.
 """
 
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AwareDatetime
+from xxhash import xxh3_64_digest
 
 from controller.evidence.counts import Counts, Keys, Series, narrowest, values_of
 from controller.evidence.window import Reading, Window
@@ -28,6 +28,9 @@ from controller.memory import Memory
 from controller.model import DecisionRecord, Record
 
 FOLDER = "evidence"
+
+_DIGEST = 8
+"""Bytes of the hash."""
 
 _Key = TypeVar("_Key")
 
@@ -81,10 +84,12 @@ class LiveStore:
     def read(self, experiment: str) -> Live | None:
         """What was kept of an experiment; None if there is nothing, or nothing that makes sense."""
         try:
-            with np.load(self._path(experiment), allow_pickle=False) as archive:
+            content = memoryview(self._path(experiment).read_bytes())
+            if content[:_DIGEST] != xxh3_64_digest(content[_DIGEST:]):
+                return None
+            with np.load(io.BytesIO(content[_DIGEST:]), allow_pickle=False) as archive:
                 return _load(archive)
-        except (OSError, EOFError, ValueError, KeyError, IndexError, OverflowError, zipfile.BadZipFile):
-            # A ValidationError is a ValueError.
+        except (OSError, ValueError, KeyError):  # Another version of abmesh may have kept something else.
             return None
 
     def write(self, experiment: str, live: Live) -> None:
@@ -95,11 +100,12 @@ class LiveStore:
         """
         file = io.BytesIO()
         np.savez(file, allow_pickle=False, **_dump(live))
+        archive = file.getvalue()
         make_folder(self._folder)
-        replace_file(self._path(experiment), file.getvalue(), durable=False)
+        replace_file(self._path(experiment), xxh3_64_digest(archive) + archive, durable=False)
 
     def _path(self, experiment: str) -> Path:
-        return self._folder / f"{experiment}.npz"
+        return self._folder / f"{experiment}.bin"
 
 
 def _dump(live: Live) -> dict[str, NDArray[Any]]:

@@ -13,6 +13,7 @@ Called by :mod:`controller.sources.envoy_admin`.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -298,7 +299,7 @@ def _by_experiment(owners: Numbers, numbers: Numbers, values: Values) -> dict[in
         owners, numbers, values = owners[order], numbers[order], values[order]
     starts = np.flatnonzero(np.diff(owners, prepend=np.int32(-3))).tolist()
     found = {}
-    for start, stop in zip(starts, [*starts[1:], len(owners)], strict=True):
+    for start, stop in pairwise([*starts, len(owners)]):
         owner = int(owners[start])
         if owner >= 0:
             part = numbers[start:stop]

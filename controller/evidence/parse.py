@@ -104,10 +104,11 @@ def parse(text: str | bytes) -> Sample:
             name, separator, value = line.rpartition(": ")
             if not separator or name.startswith(" "):
                 raise SourceError(f"a line is no statistic of Envoy's: {_short(line)}")
+            counted = count(value, name)
             if name == UPTIME:
-                uptime = float(count(value, name))
+                uptime = float(counted)
             else:
-                ignored += not _add_counter(building, name, value)
+                ignored += not _add_counter(building, name, counted)
     if histogram:
         _no_bins(histogram)
     experiments = {name: Counts(it.requests, it.duration_ms, it.bins) for name, it in building.items()}
@@ -175,7 +176,7 @@ def count(text: str, name: str) -> int:
     return value
 
 
-def _add_counter(building: dict[str, _Building], name: str, value: str) -> bool:
+def _add_counter(building: dict[str, _Building], name: str, counted: int) -> bool:
     """Take a counter in; False if it is not evidence."""
     known = counter_key(name)
     if known is None:
@@ -183,9 +184,9 @@ def _add_counter(building: dict[str, _Building], name: str, value: str) -> bool:
     experiment, key = known
     target = building.setdefault(experiment, _Building())
     if len(key) == 3:
-        target.requests[key] = count(value, name)
+        target.requests[key] = counted
     else:
-        target.duration_ms[key] = count(value, name)
+        target.duration_ms[key] = counted
     return True
 
 

@@ -26,10 +26,10 @@ QUERY = {
 MAX_BYTES = 64 * 1024 * 1024
 """Longest answer that is read: over a hundred experiments of twenty variants."""
 
-_CONNECTIONS = 256
+CONNECTIONS = 256
 """Envoys that are asked at the same time. Each has its time limit from when it is asked."""
 
-_READERS = 32
+READERS = 32
 """Answers that are read at the same time; the others wait in the system's buffers, so that not all are in memory."""
 
 
@@ -59,7 +59,7 @@ class EnvoyAdminSource:
             connector = aiohttp.TCPConnector(force_close=True, limit=0)
             self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
         session = self._session
-        asking, reading = asyncio.Semaphore(_CONNECTIONS), asyncio.Semaphore(_READERS)
+        asking, reading = asyncio.Semaphore(CONNECTIONS), asyncio.Semaphore(READERS)
         return list(
             await asyncio.gather(*(self._observe_one(session, envoy, asking, reading) for envoy in self._envoys))
         )

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,9 +10,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
+from controller.evidence.parse import parse
+from controller.sources import envoy_admin
 from controller.sources.envoy_admin import EnvoyAdminSource
 
-REAL = Path(__file__).with_name("envoy_stats.json").read_bytes()
+REAL = gzip.decompress((Path(__file__).parents[2] / "bench" / "recorded" / "answer.txt.gz").read_bytes())
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -49,10 +51,9 @@ async def test_it_asks_for_our_statistics_and_the_processes_age_only() -> None:
     assert found.envoy == envoy
     assert found.error == ""
     assert found.sample is not None
-    assert found.sample.uptime == 26
+    assert found.sample == parse(REAL)
     assert asked == [
         {
-            "format": "json",
             "usedonly": "",
             "filter": "^(abmesh\\.|server\\.uptime$)",
             "histogram_buckets": "detailed",
@@ -107,7 +108,7 @@ async def _cut_off(request: web.Request) -> web.StreamResponse:
     [
         (_not_found, "404"),
         (_redirect, "302"),
-        (_page, "not JSON"),
+        (_page, "no statistic of Envoy"),
         (_hang, "no answer within 0.3 s"),
         (_trickle, "no answer within 0.3 s"),
         (_endless, "longer than 1,000,000 bytes"),
@@ -146,7 +147,7 @@ async def test_all_envoys_are_asked_at_once() -> None:
         if waiting == 3:
             everybody.set()
         await everybody.wait()
-        return web.Response(text=json.dumps({"stats": []}))
+        return web.Response(text="server.uptime: 0\n")
 
     async with _admin(handler) as a, _admin(handler) as b, _admin(handler) as c, _source(a, b, c) as source:
         assert [item.error for item in await source.observe()] == ["", "", ""]
@@ -158,3 +159,30 @@ async def test_an_address_that_no_name_server_can_be_asked_for_is_an_error_of_it
     assert first.sample is None
     assert first.error
     assert second.sample is not None
+
+
+async def test_an_envoy_whose_answer_waits_for_its_turn_has_not_been_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One answer is read at a time here, and three never end: the last one's turn comes after three time limits."""
+    monkeypatch.setattr(envoy_admin, "READERS", 1)
+    async with _admin(_trickle) as bad, _admin(_good) as good, _source(bad, bad, bad, good, seconds=0.3) as source:
+        *slow, last = await source.observe()
+    assert [item.error for item in slow] == ["no answer within 0.3 s"] * 3
+    assert last.error == ""
+
+
+async def test_more_envoys_than_are_asked_at_once_are_asked_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envoy_admin, "CONNECTIONS", 2)
+    asked, most = 0, 0
+
+    async def handler(request: web.Request) -> web.Response:
+        nonlocal asked, most
+        asked += 1
+        most = max(most, asked)
+        await asyncio.sleep(0.05)
+        asked -= 1
+        return web.Response(body=REAL)
+
+    async with _admin(handler) as envoy, _source(*[envoy] * 7) as source:
+        found = await source.observe()
+    assert [item.error for item in found] == [""] * 7
+    assert most == 2
