@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint format bench lock image clean
+.PHONY: help demo test lint format bench simulations lock image clean
 
 help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -38,6 +38,9 @@ format: $(READY)  ## Rewrite the code in the house's format
 
 bench: $(READY)  ## Measure, side by side in one run; writes bench/results.json
 	$(BIN)/python -m bench $(ARGS)
+
+simulations: $(READY)  ## Simulate experiments by the thousand: how often the statistics are wrong
+	$(BIN)/python -m bench.simulations $(ARGS)
 
 lock: $(READY)  ## Resolve the newest versions anew into requirements.lock (run the tests before you commit it)
 	$(BIN)/python -m pip install --quiet uv

@@ -1,0 +1,130 @@
+"""``python -m bench.simulations``, which ``make simulations`` runs: how often the controller's statistics are wrong.
+
+Prints the table, writes ``bench/simulations.json`` and the table in docs/statistics.md. Exit codes: 0 every rate is
+what was asked for, 1 one is not, 2 usage.
+"""
+
+from __future__ import annotations
+
+import os
+
+# numpy reads it when it is first imported, here and in the processes that are started.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from bench.simulations.outcome import Outcome
+
+FAMILIES: Final = ("counts", "sample_ratio", "means", "quantiles")
+"""Modules of this package with ``outcomes(runs, seed) -> list[Outcome]``, in the order of the table."""
+
+ROOT: Final = Path(__file__).parents[2]
+RESULTS: Final = ROOT / "bench" / "simulations.json"
+DOCUMENT: Final = ROOT / "docs" / "statistics.md"
+BEGIN: Final = "<!-- simulations -->"
+END: Final = "<!-- /simulations -->"
+_PROCESSES: Final = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Simulate; returns the exit code."""
+    given = _parser().parse_args(arguments)
+    names = FAMILIES if given.only is None else (given.only,)
+    found = run(names, given.runs, given.seed)
+    lines = table(found, given.runs)
+    print("\n".join(lines))
+    whole = given.only is None
+    output = given.output or (RESULTS if whole else None)
+    if output is not None:
+        output.write_text(document(found, given.runs, given.seed), encoding="utf-8")
+    if whole and given.output is None and DOCUMENT.exists():
+        old = DOCUMENT.read_text(encoding="utf-8")
+        DOCUMENT.write_text(replaced(old, lines), encoding="utf-8")
+    missed = [outcome for outcome in found if not outcome.kept]
+    for outcome in missed:
+        print(f"not what was asked for: {outcome.check}: {outcome.rule}, {outcome.truth}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m bench.simulations", description="Simulate experiments by the thousand.")
+    parser.add_argument("--runs", type=_runs, default=2_000, help="simulated experiments per row [2000]")
+    parser.add_argument("--seed", type=int, default=2026, help="of all random numbers [2026]")
+    parser.add_argument("--only", choices=FAMILIES, help="one family; writes no file unless --output names one")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="JSON [bench/simulations.json and docs/statistics.md]"
+    )
+    return parser
+
+
+def _runs(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{number} runs; from 1 to 1000000 are possible")
+    return number
+
+
+def run(names: Sequence[str], runs: int, seed: int) -> list[Outcome]:
+    """Every family's outcomes, in the order of the names, from at most two processes; progress goes to stderr."""
+    began = time.monotonic()
+    found: dict[str, list[Outcome]] = {}
+    with ProcessPoolExecutor(min(_PROCESSES, len(names)), multiprocessing.get_context("spawn")) as pool:
+        pending = {pool.submit(_family, name, runs, seed): name for name in names}
+        for future in as_completed(pending):
+            name = pending[future]
+            found[name] = future.result()
+            print(f"{name}: {len(found[name])} rows after {time.monotonic() - began:.0f} s", file=sys.stderr)
+    return [outcome for name in names for outcome in found[name]]
+
+
+def _family(name: str, runs: int, seed: int) -> list[Outcome]:
+    module = importlib.import_module(f"bench.simulations.{name}")
+    outcomes: list[Outcome] = module.outcomes(runs, seed)
+    return outcomes
+
+
+def table(found: Sequence[Outcome], runs: int) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = [
+        f"{runs:,} simulated experiments per row; a rate may miss what is asked for by three Monte-Carlo errors.",
+        "",
+        "| simulated | rule | truth | raised or found | asked for |",
+        "| --- | --- | --- | ---: | --- |",
+    ]
+    for outcome in found:
+        asked = "" if outcome.allowed is None else f"at most {outcome.allowed:.3g}"
+        asked = asked if outcome.wanted is None else f"at least {outcome.wanted:.3g}"
+        mark = "" if outcome.kept else " (missed)"
+        lines.append(f"| {outcome.check} | {outcome.rule} | {outcome.truth} | {outcome.rate:.4f} | {asked}{mark} |")
+    return lines
+
+
+def document(found: Sequence[Outcome], runs: int, seed: int) -> str:
+    """The outcomes as JSON."""
+    rows = [
+        asdict(outcome) | {"rate": outcome.rate, "error": round(outcome.error, 6), "kept": outcome.kept}
+        for outcome in found
+    ]
+    return json.dumps({"runs": runs, "seed": seed, "outcomes": rows}, indent=1) + "\n"
+
+
+def replaced(text: str, lines: Sequence[str]) -> str:
+    """A document with the lines between its two markers; unchanged if it has none."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return "\n".join([before + begin, *lines, end + after]) if begin and end else text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
