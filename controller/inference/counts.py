@@ -80,7 +80,7 @@ def log_e_ratio(
 ) -> Floats:
     """E-value against a log rate ratio of ``delta0``, over strata with different shares.
 
-    ``E = sum_j w_j prod_s (theta_sj / theta_s)^S_Bs ((1 - theta_sj) / (1 - theta_s))^S_As``, with theta_s at ``delta0``,
+    ``E = sum_j w_j prod_s (theta_sj / theta_s)^S_Bs ((1-theta_sj) / (1-theta_s))^S_As``, with theta_s at ``delta0``,
     theta_sj at ``delta0 + d_j`` and the shifts ``d_j`` of :func:`~controller.inference.mixture.shifts`. With positive
     shifts only, each factor has expectation ``1 + (theta - theta_s)(theta_sj - theta_s) / (theta_s (1 - theta_s))``, at
     most 1 for every ratio at or below ``delta0``, even one that changes with each event: an e-process for the whole

@@ -13,7 +13,8 @@ The expected factor is ``1 + l (p_B - p_A - m)``, at most 1 under the null *for 
 request. So the product over requests is an e-process, and so is a mixture over any ``a`` and ``l``. These factors are
 likelihood ratios against the reverse information projection of the alternative on the null: Turner, Ly and Gruenwald,
 *Generic E-variables for exact sequential k-sample tests* (arXiv 2106.02693), and Turner and Gruenwald, *Exact
-anytime-valid confidence intervals for contingency tables and beyond* (arXiv 2203.09785). The growth is largest near ``l = e / v`` for a true excess ``e`` of the difference over m, with the variance
+anytime-valid confidence intervals for contingency tables and beyond* (arXiv 2203.09785). The growth is largest near
+``l = e / v`` for a true excess ``e`` of the difference over m, with the variance
 ``v = a (1-a) / (1-rho) + b (1-b) / rho``; that ties strata of different shares to one excess. ``a`` enters the
 expectation not at all, and the growth only in the second order: being wrong about it by h costs a part
 ``h^2 / (p (1-p))`` of the growth. A few base rates, mixed, are enough for all of 0..1.
