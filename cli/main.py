@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from cli import assign, demo_command, document, render, rollout, servers, status
+from cli import analyze, assign, demo_command, document, plan, render, rollout, servers, status
 from experiment.errors import AbmeshError, SettingsError
 
 app = typer.Typer(
@@ -41,7 +41,7 @@ def _options(
     """A/B testing and progressive delivery of model versions, inside Envoy."""
 
 
-for group in (demo_command, servers, document, render, status, assign, rollout):
+for group in (demo_command, servers, document, render, status, assign, rollout, plan, analyze):
     group.register(app)
 
 

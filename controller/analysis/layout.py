@@ -52,15 +52,16 @@ def number(value: float | None, unit: str, *, sign: bool = False) -> str:
     """A value with its unit, to four significant digits; ``-`` for none.
 
     Args:
-        value: a share in 0..1 where the unit is ``share``.
-        unit: ``share`` gives percent; anything else is put behind the number.
+        value: a share in 0..1 where the unit is ``share`` or ``points``.
+        unit: ``share`` gives percent, ``points`` percentage points; anything else is put behind the number.
         sign: whether to write ``+``.
     """
     if value is None or math.isnan(value):
         return "-"
     if math.isinf(value):
         return "no limit"
-    scaled, behind = (value * 100, "%") if unit == "share" else (value, f" {unit}" if unit else "")
+    behind = {"share": "%", "points": " pp", "": ""}.get(unit, f" {unit}")
+    scaled = value * 100 if unit in ("share", "points") else value
     plain = 0.001 <= abs(scaled) < 1e7 or scaled == 0
     digits = max(0, 3 - math.floor(math.log10(abs(scaled)))) if plain and scaled else 0
     text = f"{scaled:{'+' if sign else ''}.{digits}f}" if plain else f"{scaled:{'+' if sign else ''}.3e}"
@@ -70,17 +71,19 @@ def number(value: float | None, unit: str, *, sign: bool = False) -> str:
 
 
 def span(interval: Interval, unit: str, *, sign: bool = False) -> str:
-    """An interval in words: ``1.9% to 2.4%``, ``above 1.9%``, ``no limit``."""
+    """An interval in words: ``1.9% to 2.4%``, ``+0.1 to +0.3 pp``, ``above 1.9%``, ``no limit``."""
     lower, upper = number(interval.lower, unit, sign=sign), number(interval.upper, unit, sign=sign)
     if math.isfinite(interval.lower) and math.isfinite(interval.upper):
-        return f"{lower} to {upper}"
+        return f"{lower.partition(' ')[0]} to {upper}"
     if math.isfinite(interval.lower):
         return f"above {lower}"
     return f"below {upper}" if math.isfinite(interval.upper) else "no limit"
 
 
 def probability(p: float) -> str:
-    """A p-value: ``0.0312``, ``<0.0001``."""
+    """A p-value: ``0.0312``, ``<0.0001``; ``-`` for none."""
+    if math.isnan(p):
+        return "-"
     return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 

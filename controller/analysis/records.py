@@ -8,12 +8,13 @@ from typing import Literal
 
 from controller.inference.numbers import Interval, Slices
 
-Kind = Literal["rate", "mean", "ratio"]
+Kind = Literal["rate", "mean", "ratio", "quantile"]
 """What a metric is.
 
 rate   events among requests that are independent of each other: exact, from counts alone
 mean   values of requests that are independent of each other: from sums and sums of squares
 ratio  a sum over requests of users who repeat: from sums over groups of users
+quantile  of durations, from histograms by group of users; only a rollout has these
 """
 
 
@@ -84,10 +85,11 @@ class Finding:
         valid: when it may be believed, in words: ``at any look``.
         difference: candidate minus control.
         lift: the same as a share of the control's value; None where the method gives none.
-        p: of "no difference", two-sided.
+        p: of "no difference", two-sided; not a number where the analysis has none.
         adjusted: p, corrected for all comparisons that it was made beside; the same where it is alone.
         significant: whether ``adjusted`` is at most alpha (for planned looks, whether the boundary is crossed).
         method: how it was reached.
+        note: what is particular about this one; empty if nothing is.
     """
 
     valid: str
@@ -97,6 +99,14 @@ class Finding:
     adjusted: float
     significant: bool
     method: str
+    note: str = ""
+
+    @property
+    def result(self) -> str:
+        """``higher``, ``lower`` or ``undecided``."""
+        if not self.significant or not self.difference.value:
+            return "undecided"
+        return "higher" if self.difference.value > 0 else "lower"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +131,11 @@ class Comparison:
     variant: str
     segment: str
     findings: tuple[Finding, ...]
-    notes: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
         """``higher``, ``lower`` or ``undecided``."""
-        first = self.findings[0]
-        if not first.significant or not first.difference.value:
-            return "undecided"
-        return "higher" if first.difference.value > 0 else "lower"
+        return self.findings[0].result
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +147,7 @@ class SplitCheck:
         counts: units, or requests, by variant.
         expected: the counts that the weights promise.
         p: always valid, of "split as the weights say".
+        plain_p: the same, valid for one look only; None where counts are not of independent units.
         alarm: whether p is at most the alarm's alpha.
         unit: what was counted.
     """
@@ -151,6 +158,7 @@ class SplitCheck:
     p: float
     alarm: bool
     unit: str
+    plain_p: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ class Table:
         dated: whether times are dates, in seconds since 1970.
         users: how many different users each variant has by stage; empty without a column ``user``.
         shared_users: how many users are in more than one variant of a stage.
+        ends: the time of each variant's last row; empty without a column ``time``.
     """
 
     source: str
@@ -75,6 +76,7 @@ class Table:
     dated: bool = False
     users: Mapping[tuple[str, str], int] = field(default_factory=dict)
     shared_users: int = 0
+    ends: Mapping[str, float] = field(default_factory=dict)
 
     def part(
         self, stage: str, segment: str | None = None, cells: Mapping[CellKey, Sums] | None = None
@@ -91,6 +93,14 @@ class Table:
             if of_stage == stage and segment in (None, of_segment):
                 found[variant] = found[variant] + sums if variant in found else sums
         return found
+
+    def arms(
+        self, control: str, variant: str, segment: str | None = None, cells: Mapping[CellKey, Sums] | None = None
+    ) -> list[tuple[Sums, Sums]]:
+        """Sums of the control and of a variant in each stage in which both have requests; see :meth:`part`."""
+        parts = [self.part(stage, segment, cells) for stage in self.stages]
+        found = [(part.get(control), part.get(variant)) for part in parts]
+        return [(a, b) for a, b in found if a is not None and b is not None and a.n > 0 and b.n > 0]
 
 
 class _Cells:
@@ -210,7 +220,15 @@ def _aggregates(rows: Iterator[list[str]], names: tuple[str, ...], where: Where)
         cells={key: sums for key, (_, sums, _) in latest.items()},
         history=_cumulative(history) if timed else (),
         dated=bool(dated),
+        ends=_ends(latest) if timed else {},
     )
+
+
+def _ends(latest: Mapping[CellKey, tuple[float, Sums, int]]) -> dict[str, float]:
+    ends: dict[str, float] = {}
+    for (_, _, variant), (at, _, _) in latest.items():
+        ends[variant] = max(at, ends.get(variant, at))
+    return ends
 
 
 def _cumulative(history: Mapping[float, Mapping[CellKey, Sums]]) -> tuple[tuple[float, Mapping[CellKey, Sums]], ...]:

@@ -1,0 +1,278 @@
+"""The report of a rollout: what the guardrails see, for every variant and metric, stage by stage. Pure.
+
+Called by :mod:`cli.analyze`, which reads what the controller keeps. It only reports; verdicts are the guardrails'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from controller.analysis import anytime
+from controller.analysis.records import (
+    Comparison,
+    Estimate,
+    Finding,
+    Metric,
+    MetricReport,
+    Report,
+    SplitCheck,
+    Sums,
+    VariantRow,
+)
+from controller.analysis.report import alarms, corrected, reversal
+from controller.evidence.histogram import quantile
+from controller.evidence.strata import Stratum, duration_slices, error_slices, request_counts
+from controller.evidence.summary import VariantEvidence
+from controller.inference.cumulative import Cumulative
+from controller.inference.mixture import crossing
+from controller.inference.multiple import holm
+from controller.inference.numbers import Interval, Side, Slices
+from controller.inference.quantiles import (
+    Latencies,
+    edges_around,
+    log_e_quantile,
+    quantile_band,
+    quantile_ratio_interval,
+)
+from controller.inference.sample_ratio import sample_ratio
+from experiment import metrics
+from experiment.errors import UnknownName
+from experiment.names import BUCKETS
+
+ALL = tuple(metrics.MEASURED)
+"""Every metric that a rollout measures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What a report of a rollout needs to know beside its evidence.
+
+    Attributes:
+        name: the experiment's.
+        control: its control.
+        slices: how many groups of users each variant is cut into.
+        alpha: 0..1, of each metric's comparisons.
+        split_alpha: 0..1, of the sample-ratio check.
+        tuned_for: the candidate's requests at which intervals are narrowest.
+    """
+
+    name: str
+    control: str
+    slices: int
+    alpha: float
+    split_alpha: float
+    tuned_for: float
+
+
+Pair = tuple[VariantEvidence, VariantEvidence]
+"""Evidence of the control and of a variant in one stage."""
+
+
+def report_of_strata(strata: Sequence[Stratum], rollout: Rollout, names: Sequence[str] = ALL) -> Report:
+    """Compare every variant that had users with the control.
+
+    Args:
+        strata: one a stage, the oldest first.
+        rollout: what it is.
+        names: the metrics to report.
+
+    Raises:
+        UnknownName: a metric is not measured.
+    """
+    for name in names:
+        if name not in metrics.MEASURED:
+            raise UnknownName("metric", name, ALL)
+    others = _others(strata, rollout.control)
+    found = [_metric(metrics.MEASURED[name], strata, rollout, others) for name in names]
+    splits = _splits(strata, rollout)
+    return Report(
+        source=rollout.name,
+        control=rollout.control,
+        alpha=rollout.alpha,
+        stages=len(strata),
+        metrics=found,
+        splits=splits,
+        warnings=[*alarms(splits), *_reversals(strata, rollout, others, names)],
+    )
+
+
+def difference_at(strata: Sequence[Stratum], rollout: Rollout, name: str) -> list[tuple[str, Estimate]]:
+    """Each variant's difference from the control in one metric, for a picture of how it developed.
+
+    Args:
+        strata: as they were at a moment.
+        rollout: what it is.
+        name: of a metric that is measured.
+    """
+    report = report_of_strata(strata, rollout, (name,))
+    return [(item.variant, item.findings[0].difference) for item in report.metrics[0].comparisons]
+
+
+def shown_metric(name: str) -> Metric:
+    """A measured metric, as reports and pictures show it."""
+    measured = metrics.MEASURED[name]
+    unit = "share" if measured.unit == "share" else "ms"
+    return Metric(name, "ratio" if measured.quantile is None else "quantile", unit)
+
+
+def _others(strata: Sequence[Stratum], control: str) -> list[str]:
+    names = dict.fromkeys(name for stratum in strata for name, points in stratum.weights.items() if points > 0)
+    return [name for name in names if name != control]
+
+
+def _pairs(strata: Sequence[Stratum], control: str, variant: str) -> list[Pair]:
+    """Evidence of the stages in which both had users."""
+    nothing = VariantEvidence()
+    return [
+        (stratum.variants.get(control, nothing), stratum.variants.get(variant, nothing))
+        for stratum in strata
+        if stratum.weights.get(control, 0) > 0 and stratum.weights.get(variant, 0) > 0
+    ]
+
+
+def _metric(
+    measured: metrics.Metric, strata: Sequence[Stratum], rollout: Rollout, others: Sequence[str]
+) -> MetricReport:
+    metric = shown_metric(measured.name)
+    if measured.quantile is not None:
+        names = (rollout.control, *others)
+        rows = [_quantile_row(name, strata, measured.quantile, rollout.alpha) for name in names]
+        comparisons = [_quantiles(name, strata, measured, rollout) for name in others]
+        return MetricReport(metric, rows, corrected(comparisons, holm, rollout.alpha))
+    # Tuning counts requests of both; twice the candidate's are as many as there are when weights are equal.
+    tuned_for = 2 * rollout.tuned_for
+    sums = _sums(error_slices if metric.unit == "share" else duration_slices, rollout.slices)
+    rows = []
+    for name in (rollout.control, *others):
+        present = [stratum.variants for stratum in strata if stratum.weights.get(name, 0) > 0]
+        nothing = VariantEvidence()
+        parts = [
+            (
+                sums(variants.get(name, nothing)),
+                None if name == rollout.control else sums(variants.get(rollout.control, nothing)),
+            )
+            for variants in present
+        ]
+        value = anytime.value_of(metric, parts, rollout.alpha, tuned_for)
+        rows.append(VariantRow(name, sum(a.n for a, _ in parts), sum(a.y for a, _ in parts), None, value))
+    comparisons = []
+    for name in others:
+        arms = [(sums(a), sums(b)) for a, b in _pairs(strata, rollout.control, name)]
+        arms = [(a, b) for a, b in arms if a.n > 0 and b.n > 0]
+        comparisons.append(Comparison(name, "", (anytime.compare(metric, arms, rollout.alpha, tuned_for),)))
+    return MetricReport(metric, rows, corrected(comparisons, holm, rollout.alpha))
+
+
+def _sums(of: Callable[[VariantEvidence, int], Slices], slices: int) -> Callable[[VariantEvidence], Sums]:
+    def sums(evidence: VariantEvidence) -> Sums:
+        found = of(evidence, slices)
+        return Sums(float(found.total_n), float(found.total_y), None, found)
+
+    return sums
+
+
+def _quantile_row(name: str, strata: Sequence[Stratum], share: float, alpha: float) -> VariantRow:
+    groups = [
+        bins
+        for stratum in strata
+        if stratum.weights.get(name, 0) > 0 and name in stratum.variants
+        for bins in stratum.variants[name].groups.values()
+    ]
+    if not groups:
+        return VariantRow(name, 0, 0, None, Estimate(None, Interval(0.0, math.inf)))
+    whole = Cumulative.of(groups)
+    estimate = Estimate(whole.quantile(share), quantile_band(whole, share, alpha))
+    return VariantRow(name, float(whole.sizes.sum()), 0, None, estimate)
+
+
+def _quantiles(name: str, strata: Sequence[Stratum], measured: metrics.Metric, rollout: Rollout) -> Comparison:
+    """A quantile of durations, at edges that were chosen before each stage, or in it where none were."""
+    assert measured.quantile is not None
+    parts, late, weighted = [], 0, []
+    for stratum in strata:
+        for control, variant in _pairs([stratum], rollout.control, name):
+            value_a, value_b = quantile(control.bins, measured.quantile), quantile(variant.bins, measured.quantile)
+            if value_a is None or value_b is None:
+                continue
+            edges = stratum.edges.get(measured.name) or ()
+            late += not edges
+            # One edge each, since the edges of stages are combined by their order and may differ in number.
+            edge = edges[0] if edges else float(edges_around(control.bins, measured.quantile)[1])
+            latencies = Latencies(_cumulative(control), _cumulative(variant), anytime.floats([edge]))
+            n_a, n_b = float(latencies.a.sizes.sum()), float(latencies.b.sizes.sum())
+            weighted.append((n_a * n_b / (n_a + n_b), value_a, value_b))
+            parts.append(latencies)
+    if not parts:
+        return Comparison(name, "", (anytime.compare(shown_metric(measured.name), [], rollout.alpha, 1),))
+    total = sum(weight for weight, _, _ in weighted)
+    mean_a = sum(weight * value for weight, value, _ in weighted) / total
+    mean_b = sum(weight * value for weight, _, value in weighted) / total
+    ratio = quantile_ratio_interval(parts, rollout.alpha)
+    log_e = max(log_e_quantile(parts, side=side) for side in (Side.GREATER, Side.LESS))
+    p = min(1.0, 2 * math.exp(-log_e))
+    method = "count of slower requests, divided by their design effect, at the control's quantile"
+    if late:
+        method += f"; in {late} of {len(strata)} stages taken from the stage itself, so that it holds only about"
+    finding = Finding(
+        anytime.VALID,
+        Estimate(mean_b - mean_a, _shift_interval(parts, mean_b - mean_a, rollout.alpha)),
+        Estimate(mean_b / mean_a - 1 if mean_a else None, Interval(ratio.lower - 1, ratio.upper - 1)),
+        p,
+        p,
+        p <= rollout.alpha,
+        method,
+    )
+    return Comparison(name, "", (finding,))
+
+
+def _shift_interval(parts: Sequence[Latencies], estimate: float, alpha: float) -> Interval:
+    """Milliseconds between the quantiles that are not rejected, each limit at half of alpha."""
+    farthest = max(float(side.lower[-1] + side.width[-1]) for part in parts for side in (part.a, part.b))
+    step = max(farthest / 1e3, 0.1)
+
+    def limit(side: Side, end: float) -> float | None:
+        def log_e(offset: float) -> float:
+            return log_e_quantile(parts, side=side, offset=offset)
+
+        if log_e(estimate) >= -math.log(alpha / 2):
+            return estimate
+        return crossing(log_e, estimate, step, end, alpha / 2)
+
+    lower, upper = limit(Side.GREATER, -farthest), limit(Side.LESS, farthest)
+    return Interval(-math.inf if lower is None else lower, math.inf if upper is None else upper)
+
+
+def _cumulative(evidence: VariantEvidence) -> Cumulative:
+    return Cumulative.of(list(evidence.groups.values()))
+
+
+def _splits(strata: Sequence[Stratum], rollout: Rollout) -> list[SplitCheck]:
+    """One check for each stage, and the first that alarms stays an alarm whatever comes after it."""
+    checks = []
+    for number, stratum in enumerate(strata, start=1):
+        total = sum(stratum.weights.values()) or BUCKETS
+        shares = {name: points / total for name, points in stratum.weights.items() if points > 0}
+        if len(shares) < 2:
+            continue
+        parts = {name: request_counts(stratum.variants.get(name, VariantEvidence()), rollout.slices) for name in shares}
+        found = sample_ratio([(list(parts.values()), list(shares.values()))], rollout.split_alpha)
+        counts = {name: float(part.sum()) for name, part in parts.items()}
+        expected = {name: share * sum(counts.values()) for name, share in shares.items()}
+        stage = str(number) if len(strata) > 1 else ""
+        checks.append(SplitCheck(stage, counts, expected, found.p, found.alarm, "requests"))
+    return checks
+
+
+def _reversals(strata: Sequence[Stratum], rollout: Rollout, others: Sequence[str], names: Sequence[str]) -> list[str]:
+    found = []
+    for name in names:
+        metric = shown_metric(name)
+        if metric.kind == "quantile":
+            continue
+        sums = _sums(error_slices if metric.unit == "share" else duration_slices, rollout.slices)
+        for other in others:
+            parts = [(sums(a), sums(b)) for a, b in _pairs(strata, rollout.control, other)]
+            found.append(reversal(metric, rollout.control, other, "stages", parts))
+    return [sentence for sentence in found if sentence]
