@@ -1,4 +1,4 @@
-"""The rules keep their promise in simulated experiments, and the naive ones do not. `make simulations` has more runs."""
+"""Our rules keep their promise in simulated experiments, the naive ones do not. `make simulations` has more runs."""
 
 from __future__ import annotations
 
