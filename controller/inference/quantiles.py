@@ -7,8 +7,9 @@ chosen before the data, requests above each are counted in both variants, and th
 one, however they depend on each other (Vovk and Wang, *E-values: Calibration, combination and applications*, Annals of
 Statistics 49, 2021, section 3).
 
-A slow user's requests are slow together. Both counts of an edge are therefore divided by that edge's own design effect,
-measured between groups of slices of users. The design effect of the mean duration would be far larger.
+A slow user's requests are slow together. Both counts of an edge are therefore divided by what
+:func:`~controller.inference.edges.edge_deflator` makes of that edge's own design effect, measured between groups of
+slices of users. The design effect of the mean duration would be far larger.
 """
 
 from __future__ import annotations
@@ -19,17 +20,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controller.evidence.histogram import Bins
 from controller.inference.counts import log_e_ratio, log_e_share
 from controller.inference.cumulative import Cumulative
+from controller.inference.edges import dispersion, edge_deflator, ratio
+from controller.inference.edges import edge_design_effect as edge_design_effect
+from controller.inference.edges import edges_around as edges_around
+from controller.inference.edges import spread_edges as spread_edges
 from controller.inference.mixture import crossing, log_sum_exp
 from controller.inference.numbers import Floats, Interval, Side
-
-AROUND = (1.5, 1.0, 2 / 3)
-"""Shares of slower requests, relative to the quantile's own, at whose values in the control its edges lie."""
-
-SPREAD = (0.5, 0.75, 0.9, 0.95, 0.99)
-"""Quantiles of the control at whose values two whole distributions are compared."""
 
 TAU = 0.35
 """Size of the log ratios of exceedances that are looked for."""
@@ -55,73 +53,6 @@ class Latencies:
     a: Cumulative
     b: Cumulative
     edges: Floats
-
-
-def edges_around(control: Bins, quantile: float) -> Floats:
-    """Edges to test one quantile at: bounds of the control's bins, where nothing has to be interpolated.
-
-    Around a high quantile few requests lie, so that a change shows better at an edge a little below it, where there are
-    more, or at one above, where the change is larger. Bounds may coincide; there are always three.
-
-    Args:
-        control: the control's histogram before the stage; with values.
-        quantile: 0..1, such as 0.95.
-    """
-    return _bounds(control, [1 - (1 - quantile) * share for share in AROUND])
-
-
-def spread_edges(control: Bins) -> Floats:
-    """Edges from the control's median to its 99th percentile, to test whether two distributions differ anywhere."""
-    return _bounds(control, SPREAD)
-
-
-def _bounds(control: Bins, shares: Sequence[float]) -> Floats:
-    bounds = np.unique(
-        [bound for (lower, width), count in control.items() if count for bound in (lower, lower + width)]
-    )
-    if not bounds.size:
-        raise ValueError("the control's histogram is empty; edges need the durations of some requests")
-    values = Cumulative.of([control])
-    wanted = [values.quantile(share) or 0.0 for share in shares]
-    return np.array([bounds[np.abs(bounds - value).argmin()] for value in wanted])
-
-
-def edge_design_effect(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) -> Floats:
-    """How many requests say as much, at one edge, as one independent request.
-
-    ``phi = max(1, sum_arms [sum_g (Y_g - R N_g)^2 / (1 - sum_g (N_g / N)^2)] / sum_arms N R (1 - R))`` with each
-    variant's own share R: the variance between groups over that of as many independent requests. Own shares, so that a
-    difference between variants does not pass for one between users. The divisor ``1 - sum (N_g/N)^2`` is what fitting R
-    leaves of the expected squares when every request adds the same variance; for G equal groups it is the usual
-    ``(G - 1) / G``, and empty groups change nothing.
-
-    Args:
-        above_a: the control's requests above the edge in each of its groups, shape (..., G).
-        n_a: the control's requests in each group, same.
-        above_b: the candidate's requests above, shape (..., H).
-        n_b: the candidate's requests, same.
-
-    Returns:
-        Shape (...); 1 where no variant has two groups and requests on both sides of the edge.
-    """
-    spread_a, plain_a = _dispersion(above_a, n_a)
-    spread_b, plain_b = _dispersion(above_b, n_b)
-    plain = plain_a + plain_b
-    some = plain > 0
-    return np.asarray(np.where(some, np.maximum(1.0, (spread_a + spread_b) / np.where(some, plain, 1.0)), 1.0))
-
-
-def _dispersion(above: Floats, n: Floats) -> tuple[Floats, Floats]:
-    """Squared deviations between groups, and what independent requests would have; shape (..., G) -> (...)."""
-    total = n.sum(axis=-1)
-    safe = np.where(total > 0, total, 1.0)
-    share = above.sum(axis=-1) / safe
-    squares = ((above - share[..., None] * n) ** 2).sum(axis=-1)
-    unequal = ((n / safe[..., None]) ** 2).sum(axis=-1)
-    # An arm whose requests are all on one side, or all in one group, must not water down what the other one knows.
-    known = (share > 0) & (share < 1) & (unequal < 1)
-    spread = np.where(known, squares / np.where(known, 1 - unequal, 1.0), 0.0)
-    return spread, np.where(known, total * share * (1 - share), 0.0)
 
 
 def log_e_quantile(
@@ -168,12 +99,12 @@ def log_e_exceedances(
     Returns:
         Logarithm of the e-value, shape (...).
     """
-    phi = edge_design_effect(above_a, n_a[..., None, :], above_b, n_b[..., None, :])
+    deflator = edge_deflator(above_a, n_a[..., None, :], above_b, n_b[..., None, :])
     total_a, total_b = n_a.sum(axis=-1), n_b.sum(axis=-1)
     total = total_a + total_b
     share = np.where(total > 0, total_b / np.where(total > 0, total, 1.0), 0.0)
     # Edges are alternatives of the same test, strata its parts: strata go last, where the product over them is taken.
-    s_a, s_b = (np.swapaxes(above.sum(axis=-1) / phi, -1, -2) for above in (above_a, above_b))
+    s_a, s_b = (np.swapaxes(above.sum(axis=-1) / deflator, -1, -2) for above in (above_a, above_b))
     values = log_e_ratio(s_a, s_b, np.broadcast_to(share[..., None, :], s_a.shape), side=side, tau=tau)
     return np.asarray(log_sum_exp(values) - math.log(values.shape[-1]))
 
@@ -265,8 +196,8 @@ def quantile_band(groups: Cumulative, quantile: float, alpha: float, *, side: Si
 
     def log_e(limit: float, towards: Side) -> float:
         above = groups.exceeding(np.asarray(limit))
-        spread, plain = _dispersion(above, groups.sizes)
-        phi = max(1.0, float(spread / plain)) if plain > 0 else 1.0
+        spread, plain, _ = dispersion(above, groups.sizes)
+        phi = float(ratio(spread, plain))
         return float(log_e_share(float(above.sum()) / phi, n / phi, 1 - quantile, side=towards))
 
     each = alpha / 2 if side is Side.TWO_SIDED else alpha
