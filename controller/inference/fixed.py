@@ -52,8 +52,8 @@ class FixedResult:
         interval: its confidence interval.
         p: two-sided p-value of no difference.
         relative: the candidate's mean over the control's, minus 1; None if the control's is 0.
-        relative_interval: its confidence interval, from that of the logarithm; unbounded if one of the means is 0 or they differ
-            in sign.
+        relative_interval: its confidence interval, from that of the logarithm; unbounded if one of the means is 0 or
+            they differ in sign.
     """
 
     estimate: float

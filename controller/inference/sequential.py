@@ -8,9 +8,10 @@ boundaries. Looks need not be planned, nor evenly spaced; only the size at t = 1
 bind: going on after all does not raise the false alarms.
 
 The distribution of the path up to a look is integrated look by look: Armitage, McPherson and Rowe, *Repeated
-Significance Tests on Accumulating Data*, Journal of the Royal Statistical Society A 132 (1969). With B(t) = Z(t) sqrt(t) a Brownian
-motion with drift, the density f_k of Z at look k without having stopped before follows from f_(k-1) by the normal step
-``B(t_k) - B(t_(k-1)) ~ N(drift (t_k - t_(k-1)), t_k - t_(k-1))``.
+Significance Tests on Accumulating Data*, Journal of the Royal Statistical Society A 132 (1969).
+
+With B(t) = Z(t) sqrt(t) a Brownian motion with drift, the density f_k of Z at look k without having stopped before
+follows from f_(k-1) by the normal step ``B(t_k) - B(t_(k-1)) ~ N(drift (t_k - t_(k-1)), t_k - t_(k-1))``.
 """
 
 from __future__ import annotations
