@@ -1,4 +1,4 @@
-"""``abmesh plan``: sizes that other programs agree with, durations, what the document says, and one line for nonsense."""
+"""``abmesh plan``: sizes that other programs agree with, durations, what the document says, nonsense in one line."""
 
 from __future__ import annotations
 
