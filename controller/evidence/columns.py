@@ -37,8 +37,8 @@ _UPTIME: Final = -2
 _UNKNOWN: Final = -1
 
 _HEADER: Final = b":\n" + TOTALS.encode()
-_AFTER: Final = b"\n  intervals="
-_LAST: Final = b"\n  summary="
+_INTERVALS: Final = b"  intervals="
+_SUMMARY: Final = b"  summary="
 
 _PAD: Final = b"0" * 16
 _ZEROS: Final = np.uint64(0x3030303030303030)
@@ -264,30 +264,34 @@ def _split(text: bytes) -> tuple[list[bytes], list[bytes], list[bytes], list[byt
     """Names, with their colon, and values of counters and gauges; names and lists of bins of histograms."""
     if not text.isascii() or not text.strip():
         raise _IrregularError
-    pieces = text.rstrip(b"\n").split(_HEADER)
-    plain: list[bytes] = []
+    # What precedes the bins of a histogram ends with its name; what follows them may hold more counters.
+    first, *pieces = text.rstrip(b"\n").split(_HEADER)
+    before, _, name = first.rpartition(b"\n") if pieces else (first, b"", b"")
+    plain = [before] if before else []
     histograms: list[bytes] = []
     totals: list[bytes] = []
-    before = pieces[0]
-    for piece in pieces[1:]:
-        lines, _, name = before.rpartition(b"\n")
-        if lines:
-            plain.append(lines)
-        histograms.append(name)
-        line, _, rest = piece.partition(_AFTER)
-        intervals, _, rest = rest.partition(_LAST)
-        before = rest.partition(b"\n")[2]
-        if b"\n" in line or b"\n" in intervals or name.startswith(b" "):
+    for number, piece in enumerate(pieces, 1):
+        line, *rest = piece.split(b"\n")
+        if len(rest) < 2 or not rest[0].startswith(_INTERVALS) or not rest[1].startswith(_SUMMARY):
             raise _IrregularError
+        if name.startswith(b" "):
+            raise _IrregularError
+        histograms.append(name)
         totals.append(line)
-    if before:
-        plain.append(before)
+        if number < len(pieces):
+            if len(rest) < 3:
+                raise _IrregularError
+            name = rest.pop()
+        plain += rest[2:]
     lines = b"\n".join(plain)
     words = lines.split()
-    count = len(words) // 2
     # A name, a colon, a space and a value on each line, and no other space anywhere.
-    regular = lines.count(b": ") == lines.count(b" ") == count and lines.count(b"\n") == max(0, count - 1)
-    if not regular or len(words) != 2 * count or lines.startswith(b" "):
+    characters = np.frombuffer(lines, np.uint8)
+    spaces = np.flatnonzero(characters == ord(" "))
+    breaks = int(np.count_nonzero(characters == ord("\n")))
+    blanks = int(np.count_nonzero(characters <= ord(" ")))
+    regular = len(words) == 2 * len(spaces) and breaks == max(0, len(spaces) - 1) == blanks - len(spaces)
+    if not regular or lines.startswith(b" ") or not (characters[spaces - 1] == ord(":")).all():
         raise _IrregularError
     return words[::2], words[1::2], histograms, totals
 

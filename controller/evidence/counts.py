@@ -29,10 +29,10 @@ CounterKey = RequestKey | DurationKey
 
 Numbers = NDArray[np.int32]
 Values = NDArray[Any]
-"""64-bit integers below ``SMALL``; or, if any is not, Python's integers in an array of objects."""
+"""Integers of 32 bits; of 64 bits below ``SMALL``; or, if any is not, Python's integers in an array of objects."""
 
 SMALL = 2**48
-"""Counts below it are kept in 64 bits, so that sums of up to ``MOST_PARTS`` of them fit as well."""
+"""Counts below it are kept in 64 bits at most, so that sums of up to ``MOST_PARTS`` of them fit as well."""
 
 MOST_PARTS = 2**14
 
@@ -141,16 +141,17 @@ class Series(Generic[_Key]):
 
 def values_of(counts: Sequence[int]) -> Values:
     """Counts as an array that holds them exactly."""
-    if not counts or max(counts) < SMALL:
-        return np.array(counts, dtype=np.int64)
-    return np.array(counts, dtype=object)
+    return narrowest(np.array(counts, dtype=_kind(max(counts, default=0))))
 
 
 def narrowest(values: Values) -> Values:
-    """The same values in the narrowest form that sums of them fit into."""
-    large = bool(len(values)) and bool(values.max() >= SMALL)
-    kind = object if large else np.int64
+    """The same values in the fewest bytes that differences and sums of them allow."""
+    kind = _kind(int(values.max())) if len(values) else np.int32
     return values if values.dtype == kind else values.astype(kind)
+
+
+def _kind(largest: int) -> type[Any]:
+    return np.int32 if largest < 2**31 else np.int64 if largest < SMALL else object
 
 
 def _sum(parts: Sequence[Series[_Key]]) -> Series[_Key]:

@@ -40,14 +40,17 @@ class EnvoyAdminSource:
         envoys: base addresses of admin endpoints, such as ``http://127.0.0.1:9901``.
         timeout: seconds for one Envoy's whole answer.
         max_bytes: longest answer that is read.
+        parser: reads answers; none means a new one.
     """
 
-    def __init__(self, envoys: Sequence[str], *, timeout: float, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, envoys: Sequence[str], *, timeout: float, max_bytes: int = MAX_BYTES, parser: Parser | None = None
+    ) -> None:
         self._envoys = tuple(envoys)
         self._timeout = timeout
         self._max_bytes = max_bytes
         self._session: aiohttp.ClientSession | None = None
-        self._parser = Parser()
+        self._parser = parser or Parser()
         # A thread of its own, so that the health endpoint answers meanwhile; one, because there is one parser.
         self._thread = ThreadPoolExecutor(1, "abmesh-parser")
 
