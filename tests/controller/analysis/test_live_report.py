@@ -1,0 +1,145 @@
+"""The report of a rollout's strata: the same methods by stage, every metric, and the split of each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from controller.analysis.live import ALL, Rollout, difference_at, report_of_strata
+from controller.analysis.records import Comparison, Report
+from controller.analysis.render import as_json, as_text
+from controller.evidence.strata import Stratum
+from controller.evidence.summary import SliceEvidence, VariantEvidence
+from experiment.errors import UnknownName
+
+ROLLOUT = Rollout(name="chat", control="a", slices=50, alpha=0.05, split_alpha=0.01, tuned_for=1000)
+
+
+def evidence(random: np.random.Generator, requests: int, *, errors: float, ms: float) -> VariantEvidence:
+    """Requests of users in 50 slices, with exponential durations in bins of a tenth."""
+    slices, groups = {}, {group: dict[tuple[float, float], int]() for group in range(10)}
+    codes, total = {200: 0, 503: 0}, 0
+    for number, n in enumerate(random.multinomial(requests, [0.02] * 50)):
+        failed = int(random.binomial(n, errors))
+        durations = random.exponential(ms, n)
+        codes[503] += failed
+        codes[200] += int(n) - failed
+        for duration in durations:
+            power = max(0, int(np.floor(np.log10(max(duration, 1)))) - 1)
+            width = float(10**power)
+            key = (float(np.floor(duration / width)) * width, width)
+            bins = groups[number // 5]
+            bins[key] = bins.get(key, 0) + 1
+        spent = round(float(durations.sum()))
+        total += spent
+        slices[number] = SliceEvidence(int(n) - 0, failed, 0, spent)
+    return VariantEvidence(codes, total, slices, groups)
+
+
+def stratum(
+    seed: int,
+    share: float,
+    *,
+    n: int = 4000,
+    errors: tuple[float, float] = (0.02, 0.02),
+    ms: tuple[float, float] = (100, 100),
+) -> Stratum:
+    random = np.random.default_rng(seed)
+    points = round(share * 10_000)
+    found = {
+        "a": evidence(random, round(n * (1 - share)), errors=errors[0], ms=ms[0]),
+        "b": evidence(random, round(n * share), errors=errors[1], ms=ms[1]),
+    }
+    # The control's quantiles as they were before the stage.
+    edges = {name: (ms[0] * float(-np.log(1 - q)),) for name, q in QUANTILES.items()}
+    return Stratum({"a": 10_000 - points, "b": points}, found, edges)
+
+
+QUANTILES: Mapping[str, float] = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p95": 0.95, "latency_p99": 0.99}
+
+
+def verdicts(found: Report) -> dict[str, str]:
+    return {part.metric.name: part.comparisons[0].verdict for part in found.metrics}
+
+
+def compared(found: Report, name: str) -> Comparison:
+    return next(part for part in found.metrics if part.metric.name == name).comparisons[0]
+
+
+def test_every_metric_is_reported_and_nothing_differs_where_nothing_does() -> None:
+    found = report_of_strata([stratum(1, 0.05), stratum(2, 0.5)], ROLLOUT)
+    assert verdicts(found) == dict.fromkeys(ALL, "undecided")
+    for part in found.metrics:
+        for row in part.variants:
+            assert row.value.value is not None
+            assert row.value.value in row.value.interval
+        first = part.comparisons[0].findings[0]
+        assert first.difference.value is not None
+        assert first.difference.value in first.difference.interval
+        assert first.lift is not None
+        assert 0 in first.lift.interval
+    assert [split.alarm for split in found.splits] == [False, False]
+    assert [split.stage for split in found.splits] == ["1", "2"]
+    assert found.warnings == []
+
+
+def test_a_slower_and_failing_candidate_is_told_by_every_metric() -> None:
+    found = report_of_strata([stratum(3, 0.5, n=12_000, errors=(0.02, 0.06), ms=(100, 150))], ROLLOUT)
+    assert verdicts(found) == dict.fromkeys(ALL, "higher")
+    for name in QUANTILES:
+        first = compared(found, name).findings[0]
+        assert first.lift is not None
+        assert first.lift.value == pytest.approx(0.5, abs=0.15)
+        assert first.lift.interval.lower > 0
+        assert first.difference.interval.lower > 0
+
+
+def test_stages_whose_rates_drift_are_not_pooled() -> None:
+    """The candidate gets most of its requests while everything fails more; pooled it would look twice as bad."""
+    strata = [stratum(4, 0.05, n=8000, errors=(0.01, 0.01)), stratum(5, 0.5, n=8000, errors=(0.05, 0.05))]
+    found = report_of_strata(strata, ROLLOUT, ("error_rate",))
+    rows = {row.variant: row.value.value or 0 for row in found.metrics[0].variants}
+    assert rows["b"] > 1.7 * rows["a"]
+    assert verdicts(found) == {"error_rate": "undecided"}
+
+
+def test_a_split_that_is_off_alarms_in_its_stage() -> None:
+    good, bad = stratum(6, 0.5), stratum(7, 0.5)
+    bad = Stratum({"a": 8000, "b": 2000}, bad.variants, bad.edges)
+    found = report_of_strata([good, bad], ROLLOUT, ("error_rate",))
+    assert [split.alarm for split in found.splits] == [False, True]
+    assert "in stage 2" in found.warnings[0]
+
+
+def test_a_variant_without_users_or_requests_is_no_error() -> None:
+    nobody = Stratum({"a": 10_000, "b": 0}, {"a": stratum(8, 0.5).variants["a"]})
+    assert report_of_strata([nobody], ROLLOUT).metrics[0].comparisons == []
+    empty = Stratum({"a": 5000, "b": 5000}, {})
+    found = report_of_strata([empty], ROLLOUT)
+    assert verdicts(found) == dict.fromkeys(ALL, "undecided")
+    assert "nothing to compare" in as_text(found, "text")
+    assert as_json(found)["metrics"][0]["variants"][0]["value"] is None
+
+
+def test_edges_that_nobody_chose_before_are_said_to_be_late() -> None:
+    found = stratum(9, 0.5)
+    known = compared(report_of_strata([found], ROLLOUT, ("latency_p95",)), "latency_p95")
+    late = compared(
+        report_of_strata([Stratum(found.weights, found.variants)], ROLLOUT, ("latency_p95",)), "latency_p95"
+    )
+    assert "only about" in late.findings[0].method
+    assert "only about" not in known.findings[0].method
+
+
+def test_a_moment_of_a_course_is_what_the_report_says() -> None:
+    strata = [stratum(10, 0.5)]
+    ((variant, estimate),) = difference_at(strata, ROLLOUT, "latency_mean")
+    assert variant == "b"
+    assert estimate == compared(report_of_strata(strata, ROLLOUT), "latency_mean").findings[0].difference
+
+
+def test_metrics_that_nobody_measures_are_named() -> None:
+    with pytest.raises(UnknownName, match="no metric named 'speed'; there is: error_rate"):
+        report_of_strata([stratum(11, 0.5)], ROLLOUT, ("speed",))
