@@ -42,6 +42,9 @@ _LOG_BASE_WEIGHTS = np.log(np.array([8.0, 4.0, 2.0, 1.0, 1.0, 1.0, 1.0]) / 18.0)
 _USUAL = 0.6
 """Scale of the excesses that are looked for."""
 
+_SMALLEST_SHARE = 1e-13
+"""A stratum with a smaller share on one side says nothing that float64 could hold."""
+
 _LARGEST_BET = 0.95
 """Part of the stake that a single request may lose."""
 
@@ -83,7 +86,7 @@ def log_e_difference(
     if side is Side.LESS:
         s_a, n_a, s_b, n_b, m = s_b, n_b, s_a, n_a, -m
     yes_a, all_a, yes_b, all_b = (np.asarray(x, dtype=np.float64) for x in (s_a, n_a, s_b, n_b))
-    compared = (all_a > 0) & (all_b > 0)
+    compared = np.minimum(all_a, all_b) > _SMALLEST_SHARE * np.maximum(all_a, all_b)
     yes_a, all_a, yes_b, all_b = (np.where(compared, x, 0.0) for x in (yes_a, all_a, yes_b, all_b))
     gap = np.minimum(np.abs(m), 1 - 1e-9)
     low, not_high = (1 - gap)[..., None] * _BASES, (1 - gap)[..., None] * (1 - _BASES)
