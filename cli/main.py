@@ -14,7 +14,20 @@ from typing import Annotated
 
 import typer
 
-from cli import analyze, assign, demo_command, document, plan, render, rollout, servers, status
+from cli import (
+    analyze,
+    assign,
+    demo_command,
+    document,
+    explain,
+    plan,
+    render,
+    replay,
+    rollout,
+    servers,
+    simulate,
+    status,
+)
 from experiment.errors import AbmeshError, SettingsError
 
 app = typer.Typer(
@@ -41,7 +54,20 @@ def _options(
     """A/B testing and progressive delivery of model versions, inside Envoy."""
 
 
-for group in (demo_command, servers, document, render, status, assign, rollout, plan, analyze):
+for group in (
+    demo_command,
+    servers,
+    document,
+    render,
+    status,
+    assign,
+    rollout,
+    explain,
+    plan,
+    analyze,
+    simulate,
+    replay,
+):
     group.register(app)
 
 

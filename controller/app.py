@@ -8,7 +8,6 @@ import signal
 import sys
 
 from controller.http import HttpServer
-from controller.inference.thresholds import judge
 from controller.journal import Journal
 from controller.lease import Lease
 from controller.live import LiveStore
@@ -55,7 +54,6 @@ async def _serve(settings: Settings) -> None:
         journal=Journal(folder),
         live=LiveStore(folder),
         sink=FileSink(settings.config),
-        judge=judge,
         settle=settings.settle,
     )
     lease = Lease(folder)

@@ -54,13 +54,13 @@ class Gathering:
         return replace(live, window=window, requests=requests)
 
     def keep(self, name: str, state: ExperimentState, live: Live) -> None:
-        """Keep what is known; if the state has gone on to another stage, that one begins.
+        """Keep what is known; if the state has gone on to another stage, that one begins with the memory it has.
 
         Raises:
             StateError: it cannot be kept between processes. It is kept in memory.
         """
         if live.stage != state.stage.id:
-            live = Live(state.stage.id, decision=live.decision)
+            live = Live(state.stage.id, decision=live.decision, memory=live.memory)
         known = self._live.get(name)
         self._live[name] = live
         if known != live:

@@ -94,7 +94,7 @@ def pack(evidence: Evidence) -> str:
     return base64.b85encode(zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 6)).decode()
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def unpack(text: str) -> Evidence:
     """The evidence of a packed text.
 

@@ -31,11 +31,12 @@ class Phase(StrEnum):
     MANUAL = "manual"
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
+    CONCLUDED = "concluded"
 
     @property
     def finished(self) -> bool:
         """Whether only ``resume`` starts it again."""
-        return self in (Phase.PROMOTED, Phase.ROLLED_BACK)
+        return self in (Phase.PROMOTED, Phase.ROLLED_BACK, Phase.CONCLUDED)
 
 
 class Kind(StrEnum):
@@ -61,6 +62,12 @@ class Cause(StrEnum):
     MIN_REQUESTS = "min_requests"
     INCONCLUSIVE = "inconclusive"
     UNJUDGED = "unjudged"
+    SAMPLE_RATIO = "sample_ratio"
+    GOAL_OPEN = "goal_open"
+    WINNER = "winner"
+    LOSER = "loser"
+    NO_DIFFERENCE = "no_difference"
+    UNDECIDED = "undecided"
     WEIGHTS_EDITED = "weights_edited"
     PLAN_CHANGED = "plan_changed"
     STATE_LOST = "state_lost"
@@ -108,7 +115,12 @@ class JournalEntry(Record):
         by: who, if an operator decided.
         generation: of the document that it was based on, as 13 hex digits.
         evidence: outline per variant since the stage's evidence began.
-        judgements: outline per guardrail.
+        judgements: outline per guardrail, and of the brake if it acted.
+        goal: outline of the goal's, if it is measured.
+        balance: outline of whether requests are split as the weights say.
+        warnings: what to bear in mind, in sentences.
+        inputs: everything that the decision can be recomputed from, as :mod:`controller.deliberation` has it; none for
+            an operator's command.
         sources: how many Envoys there are, how many answered, and why the others did not.
     """
 
@@ -130,6 +142,10 @@ class JournalEntry(Record):
     generation: str
     evidence: dict[str, Any] = Field(default_factory=dict)
     judgements: list[dict[str, Any]] = Field(default_factory=list)
+    goal: dict[str, Any] | None = None
+    balance: dict[str, Any] = Field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    inputs: dict[str, Any] | None = None
     sources: dict[str, Any] = Field(default_factory=dict)
 
     @property

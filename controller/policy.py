@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from controller.inference.judgement import Judgement, Verdict
+from controller.judging.verdicts import BALANCED, Balance, GoalJudgement, GoalVerdict, Judgement, Verdict
 from controller.model import Cause, ExperimentState, Kind, Phase
 from experiment.model import Experiment
 from experiment.quantities import format_duration, format_weight
@@ -47,10 +47,13 @@ class Situation:
     Attributes:
         experiment: as the document has it now; it has a rollout.
         state: what is remembered; it has no pending intent.
-        judgements: one for each guardrail, on the evidence of this stage; empty before there is any.
+        judgements: the brake's, if it acts, and one for each guardrail in force; empty before there is any evidence.
         requests: the candidate's answered requests in this stage's evidence.
         collecting: whether the settle time is over and this stage's evidence has begun.
         coverage: which Envoys answered.
+        balance: whether requests are split as the weights say.
+        goal: what the evidence says about it; None where there is none that is measured, or no evidence.
+        warnings: what to bear in mind with these judgements, in sentences.
     """
 
     experiment: Experiment
@@ -59,6 +62,9 @@ class Situation:
     requests: int
     collecting: bool
     coverage: Coverage
+    balance: Balance = BALANCED
+    goal: GoalJudgement | None = None
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +90,9 @@ def decide(situation: Situation, now: datetime) -> Decision:
     1. A rollout that a person has taken over, or that is finished, stays as it is.
     2. Weights that nobody of us wrote, or another plan, are a person's doing: hand over to them.
     3. Harm rolls back, at once, also while paused and while other Envoys are missing.
-    4. Everything else needs all Envoys, time, requests and healthy guardrails, in this order, or holds.
-    5. A stage that holds for longer than its ``max_duration`` does what ``on_timeout`` says.
+    4. Everything else needs all Envoys, time, requests and a split as the weights say, in this order, or holds.
+    5. A rollout then needs healthy guardrails; an experiment, a goal that is decided.
+    6. A stage that holds for longer than its ``max_duration`` does what ``on_timeout`` says.
     """
     state = situation.state
     handed_over = _handed_over(situation)
@@ -100,6 +107,13 @@ def decide(situation: Situation, now: datetime) -> Decision:
         reason = f"paused at {percent(state.stage.weight)}; abmesh resume goes on"
         return Decision(Kind.HOLD, Cause.PAUSED, reason, state.phase)
     obstacle = _obstacle(situation, now)
+    if obstacle is None and state.stage.weight > 0 and _rollout(situation).mode == "experiment":
+        concluded = _conclude(situation)
+        if concluded.kind is not Kind.HOLD:
+            return concluded
+        obstacle = concluded
+    if obstacle is None:
+        obstacle = _unhealthy(situation)
     if obstacle is None:
         return _forward(situation, now)
     return _timed_out(situation, now, obstacle) or obstacle
@@ -163,6 +177,8 @@ def _handed_over(situation: Situation) -> Decision | None:
 
 
 def _finished(state: ExperimentState) -> str:
+    if state.phase is Phase.CONCLUDED:
+        return f"the experiment with {state.candidate} is concluded; abmesh promote or rollback acts on it"
     what = "promoted" if state.phase is Phase.PROMOTED else "rolled back"
     return f"{state.candidate} was {what}; abmesh resume starts it again"
 
@@ -198,11 +214,47 @@ def _obstacle(situation: Situation, now: datetime) -> Decision | None:
     if situation.requests < stage.min_requests:
         needed = f"{situation.requests} of at least {stage.min_requests} requests"
         return hold(Cause.MIN_REQUESTS, f"has had {needed} in {_age(age)}")
+    if situation.balance.alarm and _rollout(situation).analysis.on_sample_ratio == "hold":
+        return hold(Cause.SAMPLE_RATIO, f"holds: {situation.balance.text}")
+    return None
+
+
+def _unhealthy(situation: Situation) -> Decision | None:
+    """The guardrails that keep the candidate where it is, as a hold; None if all are healthy."""
+    state = situation.state
     for verdict, cause in ((Verdict.ERROR, Cause.UNJUDGED), (Verdict.INCONCLUSIVE, Cause.INCONCLUSIVE)):
         texts = [judgement.text for judgement in situation.judgements if judgement.verdict is verdict]
         if texts:
-            return hold(cause, "holds: " + "; ".join(texts))
+            reason = f"{state.candidate} at {percent(state.stage.weight)} holds: " + "; ".join(texts)
+            return Decision(Kind.HOLD, cause, reason, state.phase)
     return None
+
+
+def _conclude(situation: Situation) -> Decision:
+    """What an experiment's goal says. A winner keeps its weight: who ships it, and when, is for people to decide."""
+    state, goal = situation.state, situation.goal
+    here = f"{state.candidate} at {percent(state.stage.weight)}"
+    if goal is None:
+        return Decision(Kind.HOLD, Cause.GOAL_OPEN, f"{here} waits for evidence on its goal", state.phase)
+    verdict = goal.verdict
+    if verdict is GoalVerdict.LOSER:
+        reason = f"the experiment is decided: {goal.text}; all its users go to {state.control}"
+        return Decision(Kind.ROLLBACK, Cause.LOSER, reason, Phase.ROLLED_BACK, target=0)
+    unhealthy = _unhealthy(situation)
+    if verdict is GoalVerdict.WINNER and unhealthy is not None:
+        if goal.fraction is None or goal.fraction < 1:
+            return Decision(Kind.HOLD, unhealthy.cause, f"{goal.text}; but {unhealthy.reason}", state.phase)
+        reason = f"the experiment ends undecided: {goal.text}; but {unhealthy.reason}"
+        return Decision(Kind.COMPLETE, Cause.UNDECIDED, reason, Phase.CONCLUDED)
+    ends = {
+        GoalVerdict.WINNER: (Cause.WINNER, "the experiment is decided"),
+        GoalVerdict.NO_DIFFERENCE: (Cause.NO_DIFFERENCE, "the experiment is decided"),
+        GoalVerdict.INCONCLUSIVE: (Cause.UNDECIDED, "the experiment ends undecided"),
+    }
+    if verdict in ends:
+        cause, what = ends[verdict]
+        return Decision(Kind.COMPLETE, cause, f"{what}: {goal.text}", Phase.CONCLUDED)
+    return Decision(Kind.HOLD, Cause.GOAL_OPEN, f"{here} goes on: {goal.text}", state.phase)
 
 
 def _timed_out(situation: Situation, now: datetime, obstacle: Decision) -> Decision | None:
@@ -231,7 +283,8 @@ def _forward(situation: Situation, now: datetime) -> Decision:
         f"{_age(state.stage.age(now))}{_kept(situation)}"
     )
     if target is None:
-        reason = f"{passed}; that was the last step, so it is promoted"
+        goal = f"; goal: {situation.goal.text}" if situation.goal is not None else ""
+        reason = f"{passed}; that was the last step, so it is promoted{goal}"
         return Decision(Kind.COMPLETE, Cause.LAST_STEP_PASSED, reason, Phase.PROMOTED)
     return Decision(Kind.ADVANCE, Cause.PASSED, f"{passed}; on to {percent(target)}", Phase.PROGRESSING, target)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from controller.evidence.summary import VariantEvidence
-from controller.inference.judgement import Judgement
+from controller.judging.verdicts import BALANCED, Balance, Judgement
 from controller.model import Cause, DecisionRecord, ExperimentState, JournalEntry, Kind
 from controller.policy import Coverage, Decision, Situation
 from controller.sources.base import Observation
@@ -26,6 +26,7 @@ class Outcome:
     weights: Mapping[str, int]
     decision: DecisionRecord
     judgements: Sequence[Judgement] = ()
+    balance: Balance = BALANCED
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def decision_entry(
     evidence: Mapping[str, VariantEvidence],
     now: datetime,
 ) -> JournalEntry:
-    """The journal's entry of a decision, with everything that it was made of."""
+    """The journal's entry of a decision, with its numbers."""
     experiment, state = situation.experiment, situation.state
     weights = experiment.weights
     after = weights
@@ -98,6 +99,9 @@ def decision_entry(
         generation=generation,
         evidence={name: item.outline() for name, item in evidence.items()},
         judgements=[judgement.outline() for judgement in situation.judgements],
+        goal=None if situation.goal is None else situation.goal.outline(),
+        balance=situation.balance.outline(),
+        warnings=tuple(situation.warnings),
         sources=_sources(situation.coverage),
     )
 

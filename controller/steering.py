@@ -13,12 +13,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-from controller.evidence import recent
-from controller.evidence.summary import VariantEvidence
+from controller.deliberation import Deliberation, Inputs, after_stage, deliberate, recorded
 from controller.gathering import Gathering, evidence_of
-from controller.inference.judgement import Judge, Judgement, Verdict
 from controller.journal import Journal, Pace
-from controller.live import LiveStore
+from controller.live import Live, LiveStore
+from controller.memory import Evidence, Memory
 from controller.model import (
     Cause,
     DecisionRecord,
@@ -30,7 +29,7 @@ from controller.model import (
     Stage,
     adopt,
 )
-from controller.policy import Decision, Situation, decide, guardrails_in_force
+from controller.policy import Decision, Situation
 from controller.report import Outcome, Report, Tick, decision_entry, refused_entry
 from controller.sinks.base import Sink
 from controller.sources.base import Observation
@@ -51,7 +50,6 @@ class Steering:
         journal: where decisions go.
         live: where evidence is kept between processes.
         sink: where the document is.
-        judge: how a verdict is reached.
         settle: how long new weights need until every server and Envoy serves them.
         new_id: makes the ids of decisions.
     """
@@ -63,7 +61,6 @@ class Steering:
         journal: Journal,
         live: LiveStore,
         sink: Sink,
-        judge: Judge,
         settle: timedelta,
         new_id: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
@@ -71,12 +68,10 @@ class Steering:
         self._journal = journal
         self._gathering = Gathering(live, settle)
         self._sink = sink
-        self._judge = judge
         self._new_id = new_id
         self._transitions = Transitions(states, journal, sink)
         self._pace = Pace()
         self._failures: dict[str, str] = {}
-        self._marks: dict[str, tuple[str, tuple[recent.Mark, ...]]] = {}
 
     def steer(self, observations: Sequence[Observation], at: datetime, now: datetime) -> Report:
         """Deal with every experiment that has a rollout.
@@ -138,43 +133,32 @@ class Steering:
         state = self._mind_the_clock(name, state, tick.now)
         live = self._gathering.collect(state, experiment.name, tick.observations, tick.at)
         evidence = evidence_of(experiment, live)
-        judgements = self._judgements(experiment, state, evidence, tick.at)
-        situation = Situation(experiment, state, judgements, live.requests, live.window is not None, tick.coverage)
-        decision = decide(situation, tick.now)
-        entry = decision_entry(
-            self._new_id(), format_generation(snapshot.generation), situation, decision, evidence, tick.now
-        )
+        inputs = _inputs(experiment, state, live, tick)
+        found = deliberate(inputs, evidence)
+        entry = self._entry(snapshot, found, evidence, tick.now)
+        decision = found.decision
+        memory = found.memory
         if decision.kind is Kind.HOLD and decision.phase is state.phase:
             if self._pace.due(name, decision.kind, decision.cause, decision.phase, tick.now):
-                self._journal.append(entry, durable=False)
+                self._journal.append(_with_inputs(entry, inputs, evidence), durable=False)
                 self._pace.written(name, decision.kind, decision.cause, decision.phase, tick.now)
                 log.info("%s: hold: %s", name, decision.reason)
             made = entry.decision
         else:
-            state = self._apply(situation, decision, entry, tick.now)
+            before = state
+            entry = _with_inputs(entry, inputs, evidence)
+            state = self._apply(found.situation, decision, entry, tick.now)
             made = state.decision or entry.decision
-        self._gathering.keep(name, state, replace(live, decision=made))
-        return Outcome(name, state, state.weights, made, judgements)
+            if state.stage.id == entry.id:
+                memory = after_stage(memory, before, entry.id, evidence)
+            elif state.stage.id != before.stage.id:
+                memory = Memory()
+        self._gathering.keep(name, state, replace(live, decision=made, memory=memory))
+        return Outcome(name, state, state.weights, made, found.situation.judgements, found.situation.balance)
 
-    def _judgements(
-        self, experiment: Experiment, state: ExperimentState, evidence: Mapping[str, VariantEvidence], at: datetime
-    ) -> list[Judgement]:
-        """A verdict on every guardrail, on the whole stage; harm that shows only in its last minutes comes first."""
-        if state.candidate not in evidence or state.control not in evidence:
-            return []
-        stage, marks = self._marks.get(experiment.name, ("", ()))
-        marks = marks if stage == state.stage.id else ()
-        spans = recent.lately(marks, at, evidence)
-        self._marks[experiment.name] = (state.stage.id, recent.mark(marks, at, evidence))
-        judgements = []
-        for guardrail in guardrails_in_force(experiment):
-            found = self._judge(guardrail, evidence[state.candidate], evidence[state.control])
-            for length, counted in spans:
-                latest = self._judge(guardrail, counted[state.candidate], counted[state.control])
-                if latest.verdict is Verdict.HARMFUL and found.verdict is not Verdict.HARMFUL:
-                    found = replace(latest, text=f"{latest.text}, in the last {length.total_seconds():.0f} s")
-            judgements.append(found)
-        return judgements
+    def _entry(self, snapshot: Snapshot, found: Deliberation, evidence: Evidence, now: datetime) -> JournalEntry:
+        generation = format_generation(snapshot.generation)
+        return decision_entry(self._new_id(), generation, found.situation, found.decision, evidence, now)
 
     def _first_state(self, experiment: Experiment, now: datetime) -> ExperimentState:
         """The state of a rollout that is new, or whose state was lost."""
@@ -232,18 +216,15 @@ class Steering:
         if experiment.rollout is None or standing is None:
             return
         live = self._gathering.collect(standing, name, tick.observations, tick.at)
-        with suppress(StateError):  # It is in memory all the same, and the disk's failure is about to be told.
-            self._gathering.keep(name, standing, live)
         evidence = evidence_of(experiment, live)
-        judgements = self._judgements(experiment, standing, evidence, tick.at)
-        situation = Situation(experiment, standing, judgements, live.requests, live.window is not None, tick.coverage)
-        decision = decide(situation, tick.now)
-        if decision.cause is Cause.HARMFUL:
-            entry = decision_entry(
-                self._new_id(), format_generation(snapshot.generation), situation, decision, evidence, tick.now
-            )
+        inputs = _inputs(experiment, standing, live, tick)
+        found = deliberate(inputs, evidence)
+        with suppress(StateError):  # It is in memory all the same, and the disk's failure is about to be told.
+            self._gathering.keep(name, standing, replace(live, memory=found.memory))
+        if found.decision.cause is Cause.HARMFUL:
+            entry = _with_inputs(self._entry(snapshot, found, evidence, tick.now), inputs, evidence)
             log.error("%s: rolling back although %s cannot be finished", name, pending.entry.kind)
-            change = Change(standing, _after(standing, decision, entry, tick.now), entry)
+            change = Change(standing, _after(standing, found.decision, entry, tick.now), entry)
             self._transitions.roll_back_instead(name, pending, change, tick.now)
 
     def _roll_back_regardless(self, experiment: Experiment, entry: JournalEntry, error: StateError) -> None:
@@ -265,6 +246,24 @@ class Steering:
                 self._pace.written(name, entry.kind, entry.cause, entry.phase, tick.now)
             outcomes.append(Outcome(name, state, state.weights, entry.decision))
         return Report(None, error, tuple(outcomes))
+
+
+def _inputs(experiment: Experiment, state: ExperimentState, live: Live, tick: Tick) -> Inputs:
+    """What a decision is made of, but for the present stage's evidence, which is packed only where it is kept."""
+    return Inputs(
+        experiment=experiment,
+        state=state,
+        memory=live.memory,
+        began=None if live.window is None else live.window.since,
+        envoys=tick.coverage.total,
+        absent=tick.coverage.absent,
+        at=tick.at,
+        now=tick.now,
+    )
+
+
+def _with_inputs(entry: JournalEntry, inputs: Inputs, evidence: Evidence) -> JournalEntry:
+    return entry.model_copy(update={"inputs": recorded(inputs, evidence)})
 
 
 def _after(state: ExperimentState, decision: Decision, entry: JournalEntry, now: datetime) -> ExperimentState:

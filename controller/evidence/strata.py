@@ -45,6 +45,11 @@ def request_counts(evidence: VariantEvidence, slices: int) -> Floats:
     return _slices(evidence, slices, lambda item: (item.requests + item.aborted, 0)).n
 
 
+def spread(arm: Slices) -> int:
+    """How many slices have requests: the users are at least so many."""
+    return int(np.count_nonzero(arm.n))
+
+
 def _slices(evidence: VariantEvidence, slices: int, of: Callable[[SliceEvidence], tuple[int, int]]) -> Slices:
     n, y = np.zeros(slices), np.zeros(slices)
     for number, item in evidence.slices.items():

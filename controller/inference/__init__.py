@@ -1,5 +1,6 @@
-"""From evidence to a verdict per guardrail. Pure.
+"""Statistics on sums and histograms: e-values, intervals, boundaries. Pure, with nothing of rollouts in it.
 
-``judgement`` is what a verdict is; ``thresholds`` is one way to reach it. Whoever replaces the way keeps the function
-``judge(guardrail, candidate, control) -> Judgement``: the policy knows nothing else.
+``counts`` and ``difference`` (events, exactly), ``means`` and ``variance`` (users who repeat), ``quantiles`` and
+``cumulative`` (histograms), ``sample_ratio``, ``sequential`` (planned looks), ``fixed`` (one look), ``multiple``
+(several metrics), ``segments``. :mod:`controller.judging` turns them into verdicts.
 """

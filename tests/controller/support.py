@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from controller.evidence.parse import parse
-from controller.inference.thresholds import judge
 from controller.journal import Journal, read
 from controller.live import LiveStore
 from controller.model import JournalEntry, Phase
@@ -74,9 +71,22 @@ class Traffic:
     started: datetime = START - timedelta(hours=1)
     counters: dict[str, int] = field(default_factory=dict)
     bins: dict[str, dict[tuple[float, float], int]] = field(default_factory=dict)
+    served: int = 0
 
-    def serve(self, variant: str, requests: int, *, code: int = 200, ms: int = 100, slice_: int = 3) -> None:
-        """Requests that all ended alike."""
+    def serve(self, variant: str, requests: int, *, code: int = 200, ms: int = 100, slice_: int | None = None) -> None:
+        """Requests that all ended alike, of one slice's users or of everybody's."""
+        if slice_ is None:
+            for each in range(50):
+                # As many in every slice as can be, and the rest in slices that change from call to call.
+                number = (each * 7 + self.served) % 50
+                share = requests // 50 + (each < requests % 50)
+                if share:
+                    self._serve(variant, share, code, ms, number)
+            self.served += requests % 50
+        else:
+            self._serve(variant, requests, code, ms, slice_)
+
+    def _serve(self, variant: str, requests: int, code: int, ms: int, slice_: int) -> None:
         who = f"experiment.{NAME}.variant.{variant}"
         self._count(f"abmesh.requests.{who}.slice.{slice_}.code.{code}", requests)
         self._count(f"abmesh.duration_ms.{who}.slice.{slice_}", requests * ms)
@@ -91,19 +101,12 @@ class Traffic:
 
     def answer(self, now: datetime) -> str:
         """What the admin endpoint would say."""
-        stats: list[Mapping[str, Any]] = [{"name": name, "value": value} for name, value in self.counters.items()]
-        stats.append({"name": "server.uptime", "value": int((now - self.started).total_seconds()) % 2**64})
-        details = [
-            {
-                "name": name,
-                "totals": [
-                    {"lower_bound": lower, "width": width, "count": count} for (lower, width), count in it.items()
-                ],
-            }
-            for name, it in self.bins.items()
-        ]
-        stats.append({"histograms": {"supported_percentiles": [50], "details": details}})
-        return json.dumps({"stats": stats})
+        lines = [f"{name}: {value}" for name, value in self.counters.items()]
+        lines.append(f"server.uptime: {int((now - self.started).total_seconds()) % 2**64}")
+        for name, it in self.bins.items():
+            totals = ", ".join(f"{lower:g},{width:g}:{count}" for (lower, width), count in it.items())
+            lines += [f"{name}:", f"  totals={totals}", "  intervals=", "  summary=P0(nan,1) P100(nan,1)"]
+        return "\n".join([*lines, ""])
 
     def _count(self, name: str, value: int) -> None:
         self.counters[name] = self.counters.get(name, 0) + value
@@ -139,7 +142,6 @@ class World:
             journal=Journal(self.folder),
             live=LiveStore(self.folder),
             sink=self.sink,
-            judge=judge,
             settle=self.settle,
         )
 
@@ -184,12 +186,12 @@ def world(folder: Path, text: str = DOCUMENT) -> World:
 
 
 def serve_and_tick(subject: World, ticks: int, *, good: int = 50, bad: int = 0, ms: int = 100) -> None:
-    """Ticks of five seconds, with the same traffic to both variants before each."""
+    """Ticks of five seconds, with traffic as the weights say before each: so much to the candidate."""
     for _ in range(ticks):
         for traffic in subject.envoys.values():
-            if subject.weight() < 10_000:
-                traffic.serve("model-a", 50)
-            if subject.weight():
+            weight = subject.weight()
+            traffic.serve("model-a", (good + bad) * (10_000 - weight) // weight if weight else 50)
+            if weight:
                 traffic.serve("model-b", good, ms=ms)
                 traffic.serve("model-b", bad, code=503, ms=ms)
         subject.tick()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.inference.judgement import Judgement, Verdict
+from controller.judging.verdicts import Judgement, Verdict
 from controller.model import Cause, DecisionRecord, ExperimentState, Kind, Phase, Stage
 from controller.policy import Coverage, Decision, Situation, decide, next_step
 from experiment.model import Experiment

@@ -1,0 +1,208 @@
+"""From everything that is known of a rollout to a decision, in one pure function.
+
+:func:`deliberate` is what :mod:`controller.steering` decides with, what :mod:`controller.replay` recomputes decisions
+with, and what :mod:`controller.simulation` plays whole rollouts with: what is simulated and replayed is what runs. Its
+inputs are a record that the journal keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from pydantic import AwareDatetime, ConfigDict
+
+from controller.evidence.histogram import quantile, size
+from controller.evidence.strata import Stratum
+from controller.evidence.summary import VariantEvidence
+from controller.judging.balance import judge_balance
+from controller.judging.brake import judge_brake
+from controller.judging.course import Course, marked, past_strata, since_marks
+from controller.judging.goals import judge_goal
+from controller.judging.guardrails import judge
+from controller.judging.reversals import reversals
+from controller.judging.verdicts import BALANCED, GoalJudgement, Judgement
+from controller.memory import Evidence, Memory, PastStage, pack, unpack
+from controller.model import ExperimentState, Phase, Record
+from controller.policy import Coverage, Decision, Situation, decide, guardrails_in_force
+from experiment.model import Experiment
+from experiment.rollout import Rollout
+
+EDGE_SAMPLE = 200
+"""Fewest requests of the control that its quantiles are taken from as limits for the candidate."""
+
+
+class Inputs(Record):
+    """Everything that a decision is made of.
+
+    Attributes:
+        experiment: as the document has it; it has a rollout.
+        state: what is remembered; it has no pending intent.
+        memory: of earlier stages, moments and looks.
+        began: when the present stage's evidence began; None before that.
+        evidence: packed, of the present stage; empty before that.
+        envoys: how many Envoys there are.
+        absent: address and reason of each that did not answer.
+        at: when the Envoys were asked.
+        now: when they had answered.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    experiment: Experiment
+    state: ExperimentState
+    memory: Memory
+    began: AwareDatetime | None = None
+    evidence: str = ""
+    envoys: int = 0
+    absent: tuple[tuple[str, str], ...] = ()
+    at: AwareDatetime
+    now: AwareDatetime
+
+
+@dataclass(frozen=True, slots=True)
+class Deliberation:
+    """What was found and decided.
+
+    Attributes:
+        situation: what the policy saw.
+        decision: what it says.
+        memory: with this moment marked, and the look at the goal if one was due.
+    """
+
+    situation: Situation
+    decision: Decision
+    memory: Memory
+
+
+def deliberate(inputs: Inputs, present: Evidence | None = None) -> Deliberation:
+    """Judge the evidence and decide.
+
+    Args:
+        inputs: everything that is known.
+        present: the present stage's evidence, if it is at hand unpacked; otherwise that of the inputs is unpacked.
+
+    Raises:
+        StateError: the evidence is damaged.
+    """
+    experiment, state, memory = inputs.experiment, inputs.state, inputs.memory
+    coverage = Coverage(inputs.envoys, inputs.absent)
+    if present is None:
+        present = unpack(inputs.evidence) if inputs.evidence else {}
+    requests = present.get(state.candidate, VariantEvidence()).requests
+    judgements: tuple[Judgement, ...] = ()
+    goal: GoalJudgement | None = None
+    balance = BALANCED
+    warnings: tuple[str, ...] = ()
+    if inputs.began is not None and _judged(state, present):
+        memory = _with_edges(experiment, memory, present, state.control)
+        course = course_of(inputs, memory, present)
+        judgements = _judgements(experiment, course)
+        balance = judge_balance(_rollout(experiment), course)
+        warnings = reversals(course)
+        goal, memory = _goal(experiment, course, memory)
+        memory = marked(memory, inputs.began, inputs.at, present, (state.candidate, state.control))
+    situation = Situation(
+        experiment=experiment,
+        state=state,
+        judgements=judgements,
+        requests=requests,
+        collecting=inputs.began is not None,
+        coverage=coverage,
+        balance=balance,
+        goal=goal,
+        warnings=warnings,
+    )
+    return Deliberation(situation, decide(situation, inputs.now), memory)
+
+
+def course_of(inputs: Inputs, memory: Memory, present: Evidence) -> Course:
+    """The evidence as judges see it."""
+    state = inputs.state
+    strata = [*past_strata(memory), Stratum(state.weights, present, memory.edges)]
+    since = since_marks(memory.marks, inputs.at, present, state.candidate, state.control)
+    elapsed = inputs.at - inputs.began if inputs.began is not None else timedelta()
+    return Course(state.candidate, state.control, inputs.experiment.slices, strata, since, elapsed)
+
+
+def recorded(inputs: Inputs, present: Evidence) -> dict[str, Any]:
+    """The inputs as the journal keeps them: evidence of earlier stages stands in the entries that ended them."""
+    past = tuple(stage.model_copy(update={"evidence": ""}) for stage in inputs.memory.past)
+    memory = inputs.memory.model_copy(update={"past": past})
+    evidence = pack(present) if present else ""
+    # An absent salt is kept as the one in force: a document cannot say that it has none.
+    experiment = inputs.experiment.model_copy(update={"salt": inputs.experiment.hash_salt})
+    kept = inputs.model_copy(update={"experiment": experiment, "memory": memory, "evidence": evidence})
+    return kept.model_dump(mode="json", exclude_none=True)
+
+
+def after_stage(memory: Memory, stage: ExperimentState, ended_by: str, present: Evidence) -> Memory:
+    """What the next stage of the same rollout remembers.
+
+    Args:
+        memory: after the deliberation that ended the stage.
+        stage: the state before it.
+        ended_by: id of the decision.
+        present: the stage's evidence.
+    """
+    past = memory.past
+    if present:
+        over = PastStage(id=ended_by, weights=stage.weights, evidence=pack(present), edges=memory.edges)
+        past = (*past, over)
+    return Memory(past=past, marked=memory.marked)
+
+
+def _rollout(experiment: Experiment) -> Rollout:
+    assert experiment.rollout is not None
+    return experiment.rollout
+
+
+def _judged(state: ExperimentState, present: Evidence) -> bool:
+    """Whether there is anything to judge: a candidate with users, in a rollout that is under way."""
+    idle = state.phase is Phase.MANUAL or state.phase.finished or state.stage.weight == 0
+    return not idle and state.candidate in present and state.control in present
+
+
+def _judgements(experiment: Experiment, course: Course) -> tuple[Judgement, ...]:
+    rollout = _rollout(experiment)
+    braked = judge_brake(rollout, course)
+    found = tuple(judge(guardrail, rollout, course) for guardrail in guardrails_in_force(experiment))
+    return found if braked is None else (braked, *found)
+
+
+def _goal(experiment: Experiment, course: Course, memory: Memory) -> tuple[GoalJudgement | None, Memory]:
+    rollout = _rollout(experiment)
+    if rollout.goal is None or rollout.goal.measured is None:
+        return None, memory
+    found, looks = judge_goal(rollout, course, memory.looks)
+    return found, memory.model_copy(update={"looks": looks})
+
+
+def _with_edges(experiment: Experiment, memory: Memory, present: Evidence, control: str) -> Memory:
+    """The memory with the latencies that this stage compares at, as soon as the control tells them.
+
+    They are the control's quantiles in the stage before, or else in the present one, and stay for the stage.
+    """
+    wanted = [
+        guardrail.measured
+        for guardrail in _rollout(experiment).guardrails
+        if guardrail.max_increase is not None and guardrail.measured.quantile is not None
+    ]
+    goal = _rollout(experiment).goal
+    if goal is not None and goal.measured is not None and goal.measured.quantile is not None:
+        wanted.append(goal.measured)
+    missing = [metric for metric in wanted if metric.name not in memory.edges]
+    if not missing:
+        return memory
+    sources = [unpack(stage.evidence) for stage in memory.past[-1:]] + [present]
+    edges = dict(memory.edges)
+    for bins in (source[control].bins for source in sources if control in source):
+        if size(bins) >= EDGE_SAMPLE:
+            for metric in missing:
+                assert metric.quantile is not None
+                value = quantile(bins, metric.quantile)
+                assert value is not None
+                edges.setdefault(metric.name, (value,))
+            break
+    return memory.model_copy(update={"edges": edges})

@@ -1,0 +1,200 @@
+"""Why a decision was made: every guardrail with its numbers, limits and formula. Pure; shown by ``abmesh explain``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from controller.deliberation import Inputs, course_of, deliberate
+from controller.inference.numbers import Interval
+from controller.judging.comparisons import compare
+from controller.judging.course import Course
+from controller.judging.limits import increase_interval, level_interval
+from controller.judging.verdicts import Balance, GoalJudgement, Judgement
+from controller.memory import unpack
+from experiment.metrics import Metric
+from experiment.quantities import format_duration, format_share
+from experiment.rollout import Guardrail, Rollout
+
+_SHARE_MAX = (
+    "E = sum_j w_j (q_j/m)^S ((1-q_j)/(1-m))^(N-S), logit q_j = logit m + d_j: S errors of N requests, both divided by "
+    "the design effect, against a rate of m, the limit"
+)
+_SHARE_RATIO = (
+    "E = sum_j w_j prod_stages (t_j/t_0)^S_B ((1-t_j)/(1-t_0))^S_A: whether an error falls on the candidate more often "
+    "than its share of the requests, times 1 + max_increase, says (Lindon and Malek 2022, by stage)"
+)
+_SHARE_DIFFERENCE = (
+    "E against 'the candidate's rate is at most the control's plus max_increase', exact for two rates, by stage"
+)
+_MEAN = (
+    "E = sqrt(v/(v+t)) exp(d^2 t / (2v(v+t))), one-sided and with Student's tails: d is the difference of the means by "
+    "stage beyond what is allowed, v its squared standard error between slices of users (Waudby-Smith et al. 2021)"
+)
+_QUANTILE_MAX = (
+    "a quantile is above a limit if more than 1 - share of the requests are: E as for a rate, of such requests"
+)
+_QUANTILE_INCREASE = (
+    "requests of the control above its own quantile against those of the candidate above what is allowed: E as for the "
+    "ratio of two rates, by stage, counts divided by their design effect between groups of users"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardrailAccount:
+    """One guardrail of a decision.
+
+    Attributes:
+        guardrail: as the document has it.
+        name: what it is called: ``error_rate max 5%``.
+        judgement: what was found.
+        interval: always-valid limits of the candidate's value (``max``), of its increase (``max_increase``), or of its
+            relative increase, each at the error of a healthy verdict.
+        formula: how its e-values are made, in words.
+    """
+
+    guardrail: Guardrail
+    name: str
+    judgement: Judgement
+    interval: Interval
+    formula: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a decision was made.
+
+    Attributes:
+        reason: the decision's.
+        guardrails: those in force.
+        brake: the brake's judgement, if it acted.
+        balance: whether requests are split as the weights say.
+        goal: what was found about it.
+        warnings: what to bear in mind.
+        choices: every choice of the analysis, in sentences.
+    """
+
+    reason: str
+    guardrails: tuple[GuardrailAccount, ...]
+    brake: Judgement | None
+    balance: Balance
+    goal: GoalJudgement | None
+    warnings: tuple[str, ...]
+    choices: tuple[str, ...]
+
+
+def explain(inputs: Inputs) -> Explanation:
+    """Explain the decision that inputs lead to.
+
+    Raises:
+        StateError: the evidence is damaged.
+    """
+    found = deliberate(inputs)
+    rollout = inputs.experiment.rollout
+    assert rollout is not None
+    situation = found.situation
+    judged = [item for item in situation.judgements if item.kind != "brake"]
+    accounts: tuple[GuardrailAccount, ...] = ()
+    if judged:
+        # The edges are those that the deliberation chose; its marks are of no concern to intervals.
+        course = course_of(inputs, found.memory, unpack(inputs.evidence))
+        accounts = _accounts(rollout, course, judged)
+    return Explanation(
+        reason=found.decision.reason,
+        guardrails=accounts,
+        brake=next((item for item in situation.judgements if item.kind == "brake"), None),
+        balance=situation.balance,
+        goal=situation.goal,
+        warnings=tuple(situation.warnings),
+        choices=choices(rollout),
+    )
+
+
+def choices(rollout: Rollout) -> tuple[str, ...]:
+    """Every choice of a rollout's analysis, in sentences."""
+    analysis = rollout.analysis
+    each = analysis.alpha / max(rollout.alarms, 1)
+    found = [
+        f"alpha {analysis.alpha:g}: a candidate that keeps its limits is rolled back with at most this probability "
+        f"over the whole rollout, however often it is looked at; split over {rollout.alarms} alarms, {each:.3g} each",
+        f"a guardrail is healthy at {analysis.alpha:g}, not split, because all must be healthy before a step is taken",
+    ]
+    if analysis.brake < 1:
+        found.append(
+            f"emergency brake at {format_share(analysis.brake)} errors, if the control has fewer; one of the alarms"
+        )
+    else:
+        found.append("no emergency brake")
+    does = "holds the rollout" if analysis.on_sample_ratio == "hold" else "is only reported"
+    found.append(f"sample-ratio alarm at {analysis.sample_ratio_alpha:g}, which {does}")
+    found.append(f"e-values of means are largest at {rollout.tuned_for} requests of the candidate")
+    found.append("half of every alarm's weight is on the whole rollout, half on harm that began later")
+    if rollout.goal is not None:
+        goal = rollout.goal
+        kind = "at any look" if goal.design == "anytime" else f"at {goal.looks} planned looks (O'Brien-Fleming)"
+        planned = (
+            "" if goal.planned_requests is None else f", at most {goal.planned_requests} requests of the candidate"
+        )
+        found.append(f"goal {goal.metric}, {'more' if goal.increase else 'less'} is better, decided {kind}{planned}")
+    return tuple(found)
+
+
+def _accounts(rollout: Rollout, course: Course, judged: Sequence[Judgement]) -> tuple[GuardrailAccount, ...]:
+    found = []
+    remaining = list(judged)
+    for guardrail in rollout.guardrails:
+        kind = "max" if guardrail.max is not None else "max_increase"
+        match = next((item for item in remaining if (item.metric, item.kind) == (guardrail.metric, kind)), None)
+        if match is None:
+            continue
+        remaining.remove(match)
+        found.append(_account(guardrail, rollout, course, match))
+    return tuple(found)
+
+
+def _account(guardrail: Guardrail, rollout: Rollout, course: Course, judgement: Judgement) -> GuardrailAccount:
+    metric, alpha = guardrail.measured, rollout.analysis.alpha
+    comparison = compare(metric, course, rollout.tuned_for, alpha)
+    share = metric.unit == "share"
+    if guardrail.max is not None:
+        interval = level_interval(comparison, alpha, share=share)
+    else:
+        interval = increase_interval(comparison, alpha, relative=guardrail.relative, share=share)
+    return GuardrailAccount(guardrail, name_of(guardrail), judgement, interval, formula_of(guardrail))
+
+
+def name_of(guardrail: Guardrail) -> str:
+    """What a guardrail is called: ``latency_p95 max_increase 20% of the control``."""
+    limit = guardrail.max if guardrail.max is not None else guardrail.max_increase
+    assert limit is not None
+    amount = format_share(limit) if isinstance(limit, float) else format_duration(limit)
+    if guardrail.max is not None:
+        return f"{guardrail.metric} max {amount}"
+    return f"{guardrail.metric} max_increase {amount}{' of the control' if guardrail.relative else ''}"
+
+
+def show_interval(guardrail: Guardrail, interval: Interval) -> str:
+    """An interval of :class:`GuardrailAccount` as people read it."""
+    return f"{_bound(guardrail, interval.lower)} to {_bound(guardrail, interval.upper)}"
+
+
+def formula_of(guardrail: Guardrail) -> str:
+    """How a guardrail's e-values are made, in words."""
+    metric: Metric = guardrail.measured
+    if metric.quantile is not None:
+        return _QUANTILE_MAX if guardrail.max is not None else _QUANTILE_INCREASE
+    if metric.unit == "duration":
+        return _MEAN
+    if guardrail.max is not None:
+        return _SHARE_MAX
+    return _SHARE_RATIO if guardrail.relative else _SHARE_DIFFERENCE
+
+
+def _bound(guardrail: Guardrail, value: float) -> str:
+    if math.isinf(value):
+        return "no limit"
+    sign = "+" if guardrail.max is None and value > 0 else ""
+    if guardrail.measured.unit == "share" or (guardrail.max is None and guardrail.relative):
+        return f"{sign}{format_share(value)}"
+    return f"{sign}{value:.4g} ms"

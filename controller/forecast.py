@@ -1,0 +1,98 @@
+"""What many simulated rollouts say together: how often the plan errs, and how long it takes. Pure.
+
+Made from :func:`controller.simulation.play`; shown by ``abmesh simulate``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from scipy.special import ndtri
+
+from controller.judging.guardrails import plain
+from controller.simulation import Ending, Played, Truth
+from experiment.metrics import Metric
+from experiment.rollout import Guardrail, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Many plays of one truth.
+
+    Attributes:
+        runs: how many.
+        endings: how many ended in which way.
+        broken: names of the metrics whose guardrails the candidate truly breaks; none if it keeps them all.
+        after: median and 90th percentile of the time to the end, by the way it ended.
+        weights: the candidate's weight in basis points at a rollback, and how often.
+        requests: median of the candidate's requests.
+    """
+
+    runs: int
+    endings: dict[Ending, int]
+    broken: tuple[str, ...]
+    after: dict[Ending, tuple[timedelta, timedelta]]
+    weights: dict[int, int]
+    requests: int
+
+    def share(self, ending: Ending) -> tuple[float, float]:
+        """Share of the runs that ended so, and its Monte-Carlo standard error."""
+        rate = self.endings.get(ending, 0) / self.runs
+        return rate, math.sqrt(rate * (1 - rate) / self.runs)
+
+    @property
+    def false_rollbacks(self) -> float | None:
+        """Share of the runs that were rolled back although the candidate keeps its limits; None if it breaks one."""
+        return None if self.broken else self.share(Ending.ROLLED_BACK)[0]
+
+    @property
+    def missed_harm(self) -> float | None:
+        """Share of the runs that were promoted although the candidate breaks a limit; None if it keeps all."""
+        return self.share(Ending.PROMOTED)[0] if self.broken else None
+
+
+def forecast(plays: Sequence[Played], rollout: Rollout, truth: Truth) -> Forecast:
+    """Sum up plays, of which there is at least one."""
+    by_ending: dict[Ending, list[timedelta]] = {}
+    weights: dict[int, int] = {}
+    for played in plays:
+        by_ending.setdefault(played.ending, []).append(played.after)
+        if played.ending is Ending.ROLLED_BACK:
+            weights[played.weight] = weights.get(played.weight, 0) + 1
+    return Forecast(
+        runs=len(plays),
+        endings={ending: len(times) for ending, times in by_ending.items()},
+        broken=tuple(dict.fromkeys(rail.metric for rail in rollout.guardrails if breaks(rail, truth))),
+        after={ending: (_at(times, 0.5), _at(times, 0.9)) for ending, times in by_ending.items()},
+        weights=dict(sorted(weights.items())),
+        requests=sorted(played.requests for played in plays)[len(plays) // 2],
+    )
+
+
+def breaks(guardrail: Guardrail, truth: Truth) -> bool:
+    """Whether a candidate of this truth is really beyond a guardrail's limit."""
+    metric = guardrail.measured
+    candidate, control = _value(metric, truth, candidate=True), _value(metric, truth, candidate=False)
+    if guardrail.max is not None:
+        return candidate > plain(guardrail.max)
+    assert guardrail.max_increase is not None
+    increase = plain(guardrail.max_increase)
+    limit = control * (1 + increase) if guardrail.relative else control + increase
+    return candidate > limit * (1 + 1e-12)
+
+
+def _value(metric: Metric, truth: Truth, *, candidate: bool) -> float:
+    """A variant's true value: durations are lognormal over all requests, whatever part of it lies between users."""
+    if metric.unit == "share":
+        return min(1.0, truth.error_rate * (truth.error_factor if candidate else 1.0))
+    median = truth.latency_ms * (truth.latency_factor if candidate else 1.0)
+    if metric.quantile is None:
+        return median * math.exp(truth.latency_spread**2 / 2)
+    return median * math.exp(float(ndtri(metric.quantile)) * truth.latency_spread)
+
+
+def _at(times: Sequence[timedelta], share: float) -> timedelta:
+    return sorted(times)[min(len(times) - 1, math.floor(share * len(times)))]

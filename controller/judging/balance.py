@@ -1,0 +1,52 @@
+"""Whether requests are split as the weights say. Pure.
+
+A split that is off means that something decides who is counted: a variant whose requests are lost, a cache in front of
+one of them, users whose cookie does not come back. Then no comparison can be trusted, so an alarm holds the rollout.
+Users who repeat make counts noisier than independent requests, so these are divided by the dispersion of the slices.
+"""
+
+from __future__ import annotations
+
+from controller.evidence.strata import Stratum, request_counts
+from controller.evidence.summary import VariantEvidence
+from controller.inference.sample_ratio import sample_ratio
+from controller.judging.course import Course
+from controller.judging.verdicts import Balance
+from controller.judging.wording import show_amount
+from experiment.names import BUCKETS
+from experiment.quantities import format_share
+from experiment.rollout import Rollout
+
+
+def judge_balance(rollout: Rollout, course: Course) -> Balance:
+    """What the evidence says about the split, over all stages."""
+    alpha = rollout.analysis.sample_ratio_alpha
+    strata = []
+    for stratum in course.strata:
+        shares = {name: points / BUCKETS for name, points in stratum.weights.items() if points > 0}
+        if len(shares) < 2:
+            continue
+        counts = [request_counts(_of(stratum, name), course.slices) for name in shares]
+        strata.append((counts, list(shares.values())))
+    if not strata:
+        return Balance()
+    found = sample_ratio(strata, alpha)
+    if not found.alarm:
+        return Balance(False, "", found.p, found.dispersion)
+    present = course.present
+    requests = {name: sum(_of(present, name).codes.values()) for name, points in present.weights.items() if points > 0}
+    total = max(sum(requests.values()), 1)
+    split = ", ".join(
+        f"{name} {format_share(count / total)} instead of {format_share(present.weights[name] / BUCKETS)}"
+        for name, count in requests.items()
+    )
+    text = (
+        f"requests are not split as the weights say ({split} in this stage): p {show_amount(found.p)}, where "
+        f"{show_amount(alpha)} alarms. Look for a variant whose users send fewer requests because it is slow, requests "
+        f"that are lost or answered before Envoy counts them, and clients that do not return their cookie"
+    )
+    return Balance(True, text, found.p, found.dispersion)
+
+
+def _of(stratum: Stratum, name: str) -> VariantEvidence:
+    return stratum.variants.get(name, VariantEvidence())

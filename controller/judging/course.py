@@ -1,0 +1,178 @@
+"""A rollout's evidence as a judge sees it: by stage, and since each moment at which harm may have begun. Pure.
+
+Evidence of a whole rollout tells best whether a candidate may go on, but dilutes harm that begins late: after an hour
+of good answers, a candidate that fails altogether would look harmless for minutes. So harm is looked for since many
+moments at once. With weights that sum to at most 1, fixed before any of the evidence after the moment,
+
+    E = 1/2 E_0 + 1/2 sum_k w_k E_k,        w_k = 1 / (2.11 (k + 1) ln(k + 1)^2),  k = 1, 2, ...
+
+is an e-process where ``E_0`` is one on all the evidence and each ``E_k`` is one that starts at 1 in the k-th marked
+moment, since a mixture of e-processes is one (Ramdas et al., Game-theoretic statistics and safe anytime-valid
+inference, Statistical Science 38, 2023, section 3). Leaving a moment out later only makes ``E`` smaller. So one error
+probability covers all moments and all looks together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import numpy as np
+from scipy.special import logsumexp
+
+from controller.evidence.strata import Stratum
+from controller.evidence.summary import VariantEvidence
+from controller.inference.numbers import Floats
+from controller.memory import Evidence, Mark, Memory, pack, unpack
+
+_NORMALISER = 2.11
+"""At least the sum of 1 / (m ln(m)^2) over m = 2, 3, ..., which is 2.10974."""
+
+_FINE = 200
+"""A moment is marked when the stage is older by this part of its age than at the last one."""
+
+_KEPT = 24
+"""Most moments that are kept."""
+
+_Key = TypeVar("_Key", int, tuple[float, float])
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """What the present stage has counted since a marked moment.
+
+    Attributes:
+        log_weight: natural logarithm of the moment's weight.
+        age: how long ago it was.
+        candidate, control: the variants' evidence, without slices.
+    """
+
+    log_weight: float
+    age: timedelta
+    candidate: VariantEvidence
+    control: VariantEvidence
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """Everything that a rollout is judged on.
+
+    Attributes:
+        candidate: its name.
+        control: its name.
+        slices: of the experiment.
+        strata: one a stage, the present one last; at least one.
+        since: the present stage's evidence since the marked moments.
+        elapsed: for how long the present stage's evidence has been collected.
+    """
+
+    candidate: str
+    control: str
+    slices: int
+    strata: Sequence[Stratum]
+    since: Sequence[Since] = ()
+    elapsed: timedelta = timedelta()
+
+    @property
+    def present(self) -> Stratum:
+        """The present stage."""
+        return self.strata[-1]
+
+    def arms(self) -> list[tuple[VariantEvidence, VariantEvidence]]:
+        """Control's and candidate's evidence in each stratum."""
+        nothing = VariantEvidence()
+        return [
+            (stratum.variants.get(self.control, nothing), stratum.variants.get(self.candidate, nothing))
+            for stratum in self.strata
+        ]
+
+    def mixed(self, log_e: Floats) -> tuple[float, float | None]:
+        """One e-value from that on all evidence and those since each moment.
+
+        Args:
+            log_e: logarithms, shape (1 + moments,); the first is on all evidence.
+
+        Returns:
+            Its logarithm; and, where a moment contributes more than all evidence, the seconds since the one that
+            contributes most.
+        """
+        if not self.since:
+            return float(log_e[0]), None
+        weights = np.array([0.0, *(item.log_weight for item in self.since)]) - math.log(2)
+        parts = log_e + weights
+        most = int(np.argmax(parts))
+        age = self.since[most - 1].age.total_seconds() if most else None
+        return float(logsumexp(parts)), age
+
+
+def past_strata(memory: Memory) -> list[Stratum]:
+    """The stages that are over."""
+    return [Stratum(stage.weights, unpack(stage.evidence), stage.edges) for stage in memory.past]
+
+
+def since_marks(marks: Sequence[Mark], at: datetime, present: Evidence, candidate: str, control: str) -> list[Since]:
+    """What was counted since each mark; a mark of this very moment tells nothing and is left out."""
+    found = []
+    now = {name: _condensed(present[name]) for name in (candidate, control) if name in present}
+    for mark in marks:
+        if mark.at >= at:
+            continue
+        then = unpack(mark.evidence)
+        weight = -math.log(_NORMALISER * (mark.number + 1) * math.log(mark.number + 1) ** 2)
+        parts = [_difference(now.get(name), then.get(name)) for name in (candidate, control)]
+        found.append(Since(weight, at - mark.at, *parts))
+    return found
+
+
+def marked(memory: Memory, began: datetime, at: datetime, present: Evidence, names: Sequence[str]) -> Memory:
+    """The memory with this moment marked, if the last mark is old enough; those in between are thinned out.
+
+    The first mark of a stage is its beginning, with nothing counted.
+    """
+    marks = memory.marks
+    if marks and at < marks[-1].at:
+        marks = ()  # The clock was set back.
+    number = memory.marked
+    if not marks:
+        number += 1
+        marks = (Mark(number=number, at=began, evidence=pack({})),)
+    if at - marks[-1].at > (at - began) / _FINE and at > marks[-1].at:
+        number += 1
+        evidence = pack({name: _condensed(present[name]) for name in names if name in present})
+        marks = _thinned((*marks, Mark(number=number, at=at, evidence=evidence)), at)
+    return memory.model_copy(update={"marks": marks, "marked": number})
+
+
+def _thinned(marks: tuple[Mark, ...], at: datetime) -> tuple[Mark, ...]:
+    """At most so many marks: without the one whose neighbours are closest together for their age."""
+    while len(marks) > _KEPT:
+        # Neither the stage's beginning nor the newest two go, so the ages below are above nothing.
+        closeness = [
+            (marks[index + 1].at - marks[index - 1].at) / (at - marks[index - 1].at)
+            for index in range(1, len(marks) - 2)
+        ]
+        drop = closeness.index(min(closeness)) + 1
+        marks = marks[:drop] + marks[drop + 1 :]
+    return marks
+
+
+def _condensed(evidence: VariantEvidence) -> VariantEvidence:
+    return VariantEvidence(codes=evidence.codes, duration_ms=evidence.duration_ms, groups={0: evidence.bins})
+
+
+def _difference(now: VariantEvidence | None, then: VariantEvidence | None) -> VariantEvidence:
+    """What was counted in between, of condensed evidence; a stage's only grows, so nothing is negative."""
+    if now is None or then is None:
+        return now or VariantEvidence()
+    return VariantEvidence(
+        codes=_less(now.codes, then.codes),
+        duration_ms=max(now.duration_ms - then.duration_ms, 0),
+        groups={0: _less(now.groups[0], then.groups[0])},
+    )
+
+
+def _less(now: Mapping[_Key, int], then: Mapping[_Key, int]) -> dict[_Key, int]:
+    return {key: count - then.get(key, 0) for key, count in now.items() if count > then.get(key, 0)}

@@ -1,0 +1,192 @@
+"""A verdict on the goal: better, worse, no difference worth having, or not known. Pure.
+
+``anytime`` decides at any look: the candidate is better where the e-value against "it is not better" is at least
+2/alpha, and worse likewise (two sides share alpha). ``group_sequential`` decides at planned looks only, where
+the standardised difference crosses the Lan-DeMets O'Brien-Fleming boundary; see :mod:`controller.inference.sequential`.
+
+A difference worth having is ruled out where the upper limit of the benefit is below ``min_effect``: by its own
+e-value, or by the repeated confidence interval ``d + boundary * se`` at a planned look (Jennison and Turnbull, *Group
+Sequential Methods*, 1999, chapter 9). That ends an experiment early and can only make a false win rarer, so it takes
+none of alpha.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+
+from controller.inference.numbers import Floats, Side
+from controller.inference.sequential import boundaries
+from controller.judging.comparison import Comparison
+from controller.judging.comparisons import compare
+from controller.judging.course import Course
+from controller.judging.guardrails import plain
+from controller.judging.means import MeanComparison
+from controller.judging.shares import ShareComparison
+from controller.judging.verdicts import GoalJudgement, GoalVerdict
+from controller.judging.wording import show_amount, show_value
+from controller.memory import Look
+from experiment.metrics import Metric
+from experiment.rollout import Goal, Rollout
+
+
+def judge_goal(rollout: Rollout, course: Course, looks: tuple[Look, ...]) -> tuple[GoalJudgement, tuple[Look, ...]]:
+    """The verdict on the rollout's goal, which is a metric that is measured.
+
+    Args:
+        rollout: the plan, with a goal.
+        course: the evidence.
+        looks: the planned looks that were taken before.
+
+    Returns:
+        The verdict, and the looks including this one if it was due.
+    """
+    goal = rollout.goal
+    assert goal is not None
+    metric = goal.measured
+    assert metric is not None
+    alpha = rollout.analysis.alpha
+    found = compare(metric, course, goal.planned_requests or rollout.tuned_for, alpha)
+    values = found.values
+    fraction = None if goal.planned_requests is None else values.n / goal.planned_requests
+    if values.candidate is None or values.control is None:
+        nothing = GoalJudgement(metric.name, GoalVerdict.OPEN, f"{metric.name} has no data on both sides yet")
+        return nothing, looks
+    better, worse = (Side.GREATER, Side.LESS) if goal.increase else (Side.LESS, Side.GREATER)
+    log_e_better = float(found.increase(better, 0.0, relative=_scale_free(metric))[0])
+    log_e_worse = float(found.increase(worse, 0.0, relative=_scale_free(metric))[0])
+    z, error = _standardised(found, goal)
+    boundary = None
+    if goal.design == "anytime":
+        threshold = math.log(2 / alpha)
+        verdict = GoalVerdict.OPEN
+        if log_e_better >= threshold:
+            verdict = GoalVerdict.WINNER
+        elif log_e_worse >= threshold:
+            verdict = GoalVerdict.LOSER
+        elif _ruled_out(goal, found, alpha):
+            verdict = GoalVerdict.NO_DIFFERENCE
+    else:
+        verdict, boundary, looks = _planned(goal, found, z, error, alpha, looks)
+    if verdict is GoalVerdict.OPEN and fraction is not None and fraction >= 1:
+        verdict = GoalVerdict.INCONCLUSIVE
+    judged = GoalJudgement(
+        metric=metric.name,
+        verdict=verdict,
+        text="",
+        value=values.candidate,
+        control=values.control,
+        n=round(values.n),
+        log_e_better=log_e_better,
+        log_e_worse=log_e_worse,
+        z=z,
+        boundary=boundary,
+        fraction=fraction,
+    )
+    return _worded(judged, goal, course, metric, alpha, looks), looks
+
+
+def _planned(
+    goal: Goal, found: Comparison, z: float | None, error: float, alpha: float, looks: tuple[Look, ...]
+) -> tuple[GoalVerdict, float | None, tuple[Look, ...]]:
+    """The verdict of a group-sequential design: that of the first look that decided, and open between looks."""
+    assert goal.planned_requests is not None
+    decided = _crossed(looks, alpha)
+    if decided is not None:
+        return *decided, looks
+    fraction = min(1.0, found.values.n / goal.planned_requests)
+    taken = looks[-1].fraction if looks else 0.0
+    due = math.floor(taken * goal.looks + 1e-9) + 1  # the first planned look after the last one that was taken
+    if z is None or fraction < due / goal.looks or taken >= 1:
+        return GoalVerdict.OPEN, None, looks
+    looks = (*looks, Look(fraction=fraction, z=z))
+    decided = _crossed(looks, alpha)
+    if decided is not None:
+        return *decided, looks
+    boundary = _boundaries(tuple(look.fraction for look in looks), alpha)[-1]
+    least = _least(goal, found)
+    if least is not None and (z + boundary) * error < least:
+        return GoalVerdict.NO_DIFFERENCE, boundary, looks
+    return GoalVerdict.OPEN, boundary, looks
+
+
+def _crossed(looks: tuple[Look, ...], alpha: float) -> tuple[GoalVerdict, float] | None:
+    """The verdict of the first look beyond its boundary, and that boundary."""
+    if not looks:
+        return None
+    for look, boundary in zip(looks, _boundaries(tuple(look.fraction for look in looks), alpha), strict=True):
+        if abs(look.z) >= boundary:
+            return GoalVerdict.WINNER if look.z > 0 else GoalVerdict.LOSER, boundary
+    return None
+
+
+@lru_cache(maxsize=256)
+def _boundaries(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
+    return boundaries(fractions, alpha, sides=2)
+
+
+def _standardised(found: Comparison, goal: Goal) -> tuple[float | None, float]:
+    """The benefit divided by its standard error, and that error."""
+    if not isinstance(found, ShareComparison | MeanComparison):
+        return None, 0.0
+    differences, variances = found.contrast()
+    d, v = float(differences[0]), float(variances[0])
+    if not v > 0 or not math.isfinite(v):
+        return None, 0.0
+    error = math.sqrt(v)
+    return (d if goal.increase else -d) / error, error
+
+
+def _ruled_out(goal: Goal, found: Comparison, alpha: float) -> bool:
+    """Whether a benefit of at least ``min_effect`` is rejected."""
+    if goal.min_effect is None:
+        return False
+    effect = plain(goal.min_effect)
+    # Benefit below the effect: where more is better, an increase below +effect; where less is, one above -effect.
+    log_e: Floats
+    if goal.increase:
+        log_e = found.increase(Side.LESS, effect, relative=goal.relative)
+    else:
+        log_e = found.increase(Side.GREATER, -effect, relative=goal.relative)
+    return float(log_e[0]) >= -math.log(alpha)
+
+
+def _least(goal: Goal, found: Comparison) -> float | None:
+    """The smallest benefit worth having, in the metric's unit."""
+    if goal.min_effect is None:
+        return None
+    effect = plain(goal.min_effect)
+    return effect * (found.values.control or 0.0) if goal.relative else effect
+
+
+def _scale_free(metric: Metric) -> bool:
+    """Whether "no difference" is tested as a ratio of one: for rates, whose method is exact for rare events."""
+    return metric.unit == "share"
+
+
+def _worded(
+    judged: GoalJudgement, goal: Goal, course: Course, metric: Metric, alpha: float, looks: tuple[Look, ...]
+) -> GoalJudgement:
+    assert judged.value is not None
+    assert judged.control is not None
+    better = "more" if goal.increase else "less"
+    text = (
+        f"{metric.name} {show_value(metric, judged.value)} on {course.candidate}, "
+        f"{show_value(metric, judged.control)} on {course.control}, {better} is better"
+    )
+    if goal.design == "anytime":
+        p = min(1.0, 2 * math.exp(-max(judged.log_e_better, judged.log_e_worse)))
+        how = f"p {show_amount(p)} at any look, where {show_amount(alpha)} decides"
+    elif judged.boundary is None:
+        how = f"look {len(looks) + 1} of {goal.looks} is still to come"
+    else:
+        how = f"z {judged.z:.3g} at look {len(looks)} of {goal.looks}, where {judged.boundary:.3g} decides"
+    sense = {
+        GoalVerdict.WINNER: "is surely better",
+        GoalVerdict.LOSER: "is surely worse",
+        GoalVerdict.NO_DIFFERENCE: "is surely not better by as much as is worth having",
+        GoalVerdict.INCONCLUSIVE: f"is not surely better or worse after the planned {goal.planned_requests} requests",
+        GoalVerdict.OPEN: "is not surely better or worse yet",
+    }[judged.verdict]
+    return replace(judged, text=f"{course.candidate} {sense}: {text}; {how}")

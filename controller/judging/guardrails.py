@@ -1,0 +1,200 @@
+"""A verdict on each guardrail: non-inferior, harmful, or not known yet. Pure.
+
+Harm is a one-sided question about the candidate's value ``b``, its limit and, with ``max_increase``, the control's
+value ``a``. Two e-values are kept, each valid at any time:
+
+    harm      against "b is at most its limit"; with ``harm: any``, also against "b is at most a"
+    health    against "b is at least its limit"
+
+    HARMFUL       the first is at least 1/alpha_harm
+    HEALTHY       the second is at least 1/alpha, and the present stage's own value is within the limit
+    INCONCLUSIVE  neither
+
+Equivalently, harm is proven where the lower confidence limit of ``b`` (or of ``b - a``, or ``b / a``) is above what is
+allowed, and health where the upper one is below. After Schultzberg et al., *Risk-aware product decisions in A/B tests
+with multiple metrics* (2024, arXiv 2402.11609): alpha is split over the alarms that can roll back, because any of them
+does; it is not split over the guardrails' health, because all of them must be healthy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+from controller.inference.numbers import Floats, Side
+from controller.judging.comparison import Comparison, Values
+from controller.judging.comparisons import compare
+from controller.judging.course import Course
+from controller.judging.verdicts import Judgement, Verdict
+from controller.judging.wording import show_amount, show_increase, show_value
+from experiment.quantities import format_duration
+from experiment.rollout import Guardrail, Rollout
+
+FARTHEST = 1e4
+"""Times the present stage's requests, beyond which no estimate of what is needed is given."""
+
+
+def judge(guardrail: Guardrail, rollout: Rollout, course: Course) -> Judgement:
+    """The verdict on one guardrail.
+
+    Args:
+        guardrail: of the rollout.
+        rollout: the plan, whose analysis says how sure to be.
+        course: the evidence.
+    """
+    metric = guardrail.measured
+    alpha = rollout.analysis.alpha
+    alpha_harm = alpha / max(rollout.alarms, 1)
+    found = compare(metric, course, rollout.tuned_for, alpha)
+    kind = "max" if guardrail.max is not None else "max_increase"
+    values = found.values
+    if values.candidate is None:
+        text = f"{metric.name} of {course.candidate} has no data yet"
+        return Judgement(metric.name, kind, Verdict.ERROR, text)
+    reference = values.control if kind == "max_increase" else None
+    if kind == "max_increase" and reference is None:
+        text = f"{metric.name} of {course.control} has no data to compare with"
+        return Judgement(metric.name, kind, Verdict.ERROR, text, values.candidate, n=round(values.n))
+    limit = _limit(guardrail, reference)
+    log_e_harm, since = course.mixed(_log_e(guardrail, found, Side.GREATER))
+    log_e_healthy = float(_log_e(guardrail, found.grown(1.0), Side.LESS)[0])
+    healthy = log_e_healthy >= -math.log(alpha)
+    within = _latest_within(guardrail, values)
+    if log_e_harm >= -math.log(alpha_harm):
+        verdict = Verdict.HARMFUL
+    elif healthy and within:
+        verdict = Verdict.HEALTHY
+    else:
+        verdict = Verdict.INCONCLUSIVE
+    if guardrail.harm == "any" and verdict is Verdict.INCONCLUSIVE and not healthy:
+        log_e_any, since_any = course.mixed(found.increase(Side.GREATER, 0.0, relative=guardrail.relative))
+        if log_e_any > log_e_harm:
+            log_e_harm, since = log_e_any, since_any
+        if log_e_harm >= -math.log(alpha_harm):
+            verdict = Verdict.HARMFUL
+    needed = None
+    if verdict is Verdict.INCONCLUSIVE and not healthy:
+        needed = requests_needed(
+            found,
+            lambda grown: (
+                _log_e(guardrail, grown, Side.LESS)[0] >= -math.log(alpha)
+                or _log_e(guardrail, grown, Side.GREATER)[0] >= -math.log(alpha_harm / 2)
+            ),
+        )
+    judgement = Judgement(
+        metric=metric.name,
+        kind=kind,
+        verdict=verdict,
+        text="",
+        value=values.candidate,
+        limit=limit,
+        control=reference,
+        n=round(values.n),
+        log_e_harm=log_e_harm,
+        log_e_healthy=log_e_healthy,
+        alpha_harm=alpha_harm,
+        alpha_healthy=alpha,
+        design_effect=values.design_effect,
+        needed=needed,
+        since=since if verdict is Verdict.HARMFUL else None,
+    )
+    return worded(judgement, guardrail, course, within=within)
+
+
+def requests_needed(found: Comparison, decided: Callable[[Comparison], bool]) -> int | None:
+    """About how many more requests of the candidate it takes to decide, if the present stage goes on as it has been.
+
+    Args:
+        found: the comparison now.
+        decided: whether a comparison decides.
+
+    Returns:
+        Requests; None if even 10,000 times as many would not do, as where the value is at its limit.
+    """
+    low, high = 1.0, 1.0
+    while not decided(found.grown(high)):
+        low, high = high, high * 2
+        if high > FARTHEST:
+            return None
+    for _ in range(8):
+        middle = (low + high) / 2
+        low, high = (low, middle) if decided(found.grown(middle)) else (middle, high)
+    return max(1, math.ceil(found.grown(high).values.n - found.values.n))
+
+
+def worded(judgement: Judgement, guardrail: Guardrail, course: Course, *, within: bool) -> Judgement:
+    """The judgement with its sentence."""
+    metric = guardrail.measured
+    assert judgement.value is not None
+    assert judgement.limit is not None
+    text = f"{metric.name} {show_value(metric, judgement.value)} over {judgement.n} requests"
+    limit = f"its limit of {show_value(metric, judgement.limit)}"
+    if guardrail.max_increase is not None and judgement.control is not None:
+        allowed = show_increase(guardrail.max_increase, relative=guardrail.relative)
+        limit = f"{limit} ({course.control}'s {show_value(metric, judgement.control)} {allowed})"
+    if judgement.verdict is Verdict.HARMFUL:
+        what = f"is surely above {limit}"
+        if guardrail.harm == "any" and judgement.value <= judgement.limit:
+            what = f"is surely above {course.control}'s, and not surely within {limit}"
+        text = f"{text} {what}: p {show_amount(judgement.p_harm)}, where {show_amount(judgement.alpha_harm)} rolls back"
+        if judgement.since is not None:
+            text = f"{text}, in the last {judgement.since:.0f} s"
+    elif judgement.verdict is Verdict.HEALTHY:
+        text = f"{text} is surely within {limit}: p {show_amount(judgement.p_healthy)}"
+    elif not within and judgement.p_healthy <= judgement.alpha_healthy:
+        text = f"{text} is surely within {limit}, but its value in this stage alone is not"
+    else:
+        needs = "more requests than can be said" if judgement.needed is None else missing(judgement.needed, course)
+        text = (
+            f"{text} is not yet surely within {limit}: p {show_amount(judgement.p_healthy)}, where "
+            f"{show_amount(judgement.alpha_healthy)} is enough; it takes {needs}"
+        )
+    return replace(judgement, text=text)
+
+
+def missing(needed: int, course: Course) -> str:
+    """So many requests more, and how long they take at the present rate: ``about 1200 more requests (14m)``."""
+    digits = 10 ** max(0, len(str(needed)) - 2)
+    shown = -(-needed // digits) * digits
+    text = f"about {shown} more requests"
+    seen = course.present.variants[course.candidate].requests if course.candidate in course.present.variants else 0
+    if not seen or not course.elapsed:
+        return text
+    lasts = course.elapsed / seen * needed
+    if lasts > timedelta(days=365):
+        return f"{text} (more than a year at this rate)"
+    coarse = timedelta(minutes=1) if lasts >= timedelta(minutes=10) else timedelta(seconds=1)
+    return f"{text} ({format_duration(max(coarse, lasts // coarse * coarse))} at this rate)"
+
+
+def _log_e(guardrail: Guardrail, found: Comparison, side: Side) -> Floats:
+    if guardrail.max is not None:
+        return found.level(side, plain(guardrail.max))
+    assert guardrail.max_increase is not None
+    return found.increase(side, plain(guardrail.max_increase), relative=guardrail.relative)
+
+
+def _latest_within(guardrail: Guardrail, values: Values) -> bool:
+    """Whether the present stage's own values keep the limit; also where it has none yet."""
+    if values.latest is None:
+        return True
+    if guardrail.max is not None:
+        return values.latest <= plain(guardrail.max)
+    return values.latest_control is None or values.latest <= _limit(guardrail, values.latest_control)
+
+
+def _limit(guardrail: Guardrail, reference: float | None) -> float:
+    """The highest value allowed: a share in 0..1, or milliseconds."""
+    if guardrail.max is not None:
+        return plain(guardrail.max)
+    assert guardrail.max_increase is not None
+    assert reference is not None
+    increase = plain(guardrail.max_increase)
+    return reference * (1 + increase) if guardrail.relative else reference + increase
+
+
+def plain(limit: float | timedelta) -> float:
+    """A limit as a number: a share, or milliseconds."""
+    return limit / timedelta(milliseconds=1) if isinstance(limit, timedelta) else limit
