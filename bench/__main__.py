@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from bench import reactions, report, rollback, throughput
+from bench import evidence, reactions, report, rollback, throughput
 from bench.probe import ProbeError
 from bench.summary import problems, reaction
 from experiment.errors import AbmeshError
@@ -38,16 +38,18 @@ class Plan:
         requests: of one round of one data path.
         times: how often each reaction is measured.
         rollbacks: how often the rollback is, each in a rollout of its own.
+        fleets: numbers of Envoys that a controller's tick is measured over.
     """
 
     rounds: int
     requests: int
     times: int
     rollbacks: int
+    fleets: tuple[int, ...] = evidence.SIZES
 
 
 FULL: Final = Plan(rounds=5, requests=6000, times=5, rollbacks=3)
-QUICK: Final = Plan(rounds=2, requests=1000, times=1, rollbacks=1)
+QUICK: Final = Plan(rounds=2, requests=1000, times=1, rollbacks=1, fleets=(1, 50))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=_whole(_MOST_ROUNDS), help=f"rounds of every data path [{FULL.rounds}]")
     parser.add_argument("--requests", type=_whole(_MOST_REQUESTS), help=f"requests in one round [{FULL.requests}]")
     parser.add_argument("--quick", action="store_true", help="a look in under a minute; too short for good figures")
-    parser.add_argument("--only", choices=("throughput", "reactions"), help="leave the other part out")
+    parser.add_argument("--only", choices=("throughput", "reactions", "evidence"), help="leave the other parts out")
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="FILE", help="default: bench/results.json")
     return parser
 
@@ -77,19 +79,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     errors = Console(stderr=True, soft_wrap=True)
     plan = QUICK if given.quick else FULL
-    plan = Plan(given.rounds or plan.rounds, given.requests or plan.requests, plan.times, plan.rollbacks)
+    plan = Plan(given.rounds or plan.rounds, given.requests or plan.requests, plan.times, plan.rollbacks, plan.fleets)
     command = command_of(given, plan)
     machine = report.machine()
     started = time.monotonic()
     try:
-        rows, reacted = asyncio.run(_measure(plan, given.only, console))
+        rows, reacted, ticks = asyncio.run(_measure(plan, given.only, console))
     except (AbmeshError, ProbeError, TimeoutError, OSError) as error:
         errors.print(f"bench: {error or type(error).__name__}", style="red", markup=False)
         return 1
     except KeyboardInterrupt:
         return 1
-    report.show(console, rows, reacted)
-    report.write(given.output, rows, reacted, machine, command)
+    report.show(console, rows, reacted, ticks)
+    report.write(given.output, rows, reacted, ticks, machine, command)
     console.print(f"{time.monotonic() - started:.0f} s; written to {os.path.relpath(given.output)}", markup=False)
     failed = problems(rows)
     for line in failed:
@@ -104,22 +106,28 @@ def command_of(given: argparse.Namespace, plan: Plan) -> str:
     return " ".join(filter(None, words))
 
 
-async def _measure(plan: Plan, only: str | None, console: Console) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+Rows = list[dict[str, Any]]
+
+
+async def _measure(plan: Plan, only: str | None, console: Console) -> tuple[Rows, Rows, Rows]:
     def tell(text: str) -> None:
         console.print(text, style="dim", markup=False, highlight=False)
 
-    rows: list[dict[str, Any]] = []
-    reacted: list[dict[str, Any]] = []
+    rows: Rows = []
+    reacted: Rows = []
+    ticks: Rows = []
     # A short name: the path of a Unix socket has at most some ninety characters.
     with tempfile.TemporaryDirectory(prefix="abmesh-bench-") as name:
         folder = Path(name)
-        if only != "reactions":
+        if only in (None, "throughput"):
             rows = await throughput.measure(folder, plan.rounds, plan.requests, tell)
-        if only != "throughput":
+        if only in (None, "reactions"):
             measured = await reactions.measure(folder / "reactions", plan.times, tell)
             measured += await rollback.measure(folder / "rollback", plan.rollbacks, tell)
             reacted = [reaction(one) for one in measured]
-    return rows, reacted
+        if only in (None, "evidence"):
+            ticks = await asyncio.to_thread(evidence.measure, tell, plan.fleets)
+    return rows, reacted, ticks
 
 
 if __name__ == "__main__":

@@ -31,6 +31,17 @@ _COLUMNS = {
     "worker_shares": "split",
 }
 
+_TICK_COLUMNS = {
+    "cpu_s": "CPU s",
+    "ask_s": "ask",
+    "parse_s": "parse",
+    "collect_s": "decide",
+    "keep_s": "keep",
+    "cpu_ms_per_envoy": "ms/Envoy",
+    "first_cpu_s": "first tick",
+    "peak_mb": "peak MB",
+}
+
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on, without names or paths."""
@@ -47,12 +58,19 @@ def machine() -> dict[str, Any]:
     }
 
 
-def show(console: Console, rows: Sequence[Mapping[str, Any]], reactions: Sequence[Mapping[str, Any]]) -> None:
-    """Print both tables."""
+def show(
+    console: Console,
+    rows: Sequence[Mapping[str, Any]],
+    reactions: Sequence[Mapping[str, Any]],
+    ticks: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Print the tables that have rows."""
     if rows:
         console.print(throughput_table(rows))
     if reactions:
         console.print(reaction_table(reactions))
+    if ticks:
+        console.print(tick_table(ticks))
 
 
 def throughput_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -79,6 +97,17 @@ def reaction_table(reactions: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def tick_table(ticks: Sequence[Mapping[str, Any]]) -> Table:
+    """One line for each number of Envoys."""
+    table = Table(title="A controller's tick over 10 experiments, CPU seconds", title_justify="left")
+    table.add_column("Envoys", justify="right")
+    for title in _TICK_COLUMNS.values():
+        table.add_column(title, justify="right")
+    for tick in ticks:
+        table.add_row(str(tick["envoys"]), *(_cell(tick[column]) for column in _TICK_COLUMNS))
+    return table
+
+
 def _cell(value: Any) -> str:
     if value is None or value == []:
         return "-"
@@ -91,9 +120,10 @@ def write(
     path: Path,
     rows: Sequence[Mapping[str, Any]],
     reactions: Sequence[Mapping[str, Any]],
+    ticks: Sequence[Mapping[str, Any]],
     machine: Mapping[str, Any],
     command: str,
 ) -> None:
     """Write the results file."""
-    content = {"rows": rows, "reactions": reactions, "machine": machine, "command": command}
+    content = {"rows": rows, "reactions": reactions, "evidence": ticks, "machine": machine, "command": command}
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from bench import __main__ as program
-from bench import report
+from bench import evidence, report
 from bench.probe import ProbeError
 from bench.summary import Reaction, Sample, reaction, row
 
@@ -20,11 +20,13 @@ SERVER = Sample(2000, 5.0, 9.0, 300, server_cpu_us=500, rss_mb=61.5, shares=(0.6
 BROKEN = Sample(2000, 5.0, 9.0, 300, failures={"streams_failed": 2})
 ROWS = [row("envoy_alone", [ALONE], [ALONE]), row("ext_proc_2_workers", [SERVER], [ALONE])]
 REACTIONS = [reaction(Reaction("edit", "an edit -> it shows", (0.1, 0.25)))]
+SPENT = {"total": 0.5, "ask": 0.1, "parse": 0.2, "collect": 0.15, "keep": 0.05}
+TICKS = [evidence.row(50, {"ticks": [{**SPENT, "total": 0.75}, SPENT, SPENT], "peak_mb": 150.04, "answer_kb": 387})]
 
 
 def test_the_tables_show_every_row_and_figure() -> None:
     text = io.StringIO()
-    report.show(Console(file=text, width=132), ROWS, REACTIONS)
+    report.show(Console(file=text, width=132), ROWS, REACTIONS, TICKS)
     lines = text.getvalue().splitlines()
     (server,) = (line for line in lines if "ext_proc_2_workers" in line)
     cells = [cell.strip() for cell in server.split("│")[1:-1]]
@@ -33,13 +35,26 @@ def test_the_tables_show_every_row_and_figure() -> None:
     assert [cell.strip() for cell in alone.split("│")[7:-1]] == ["-", "80", "0", "-", "-"]
     (edit,) = (line for line in lines if "an edit -> it shows" in line)
     assert [cell.strip() for cell in edit.split("│")[1:4]] == ["edit", "0.175", "0.250"]
+    (tick,) = (line for line in lines if "150" in line)
+    assert [cell.strip() for cell in tick.split("│")[1:-1]] == [
+        "50",
+        "0.5",
+        "0.1",
+        "0.2",
+        "0.15",
+        "0.05",
+        "10",
+        "0.75",
+        "150",
+    ]
 
 
 def test_the_results_file_holds_rows_reactions_machine_and_command(tmp_path: Path) -> None:
     machine = report.machine()
-    report.write(tmp_path / "results.json", ROWS, REACTIONS, machine, "python -m bench")
+    report.write(tmp_path / "results.json", ROWS, REACTIONS, TICKS, machine, "python -m bench")
     content = json.loads((tmp_path / "results.json").read_text())
-    assert content == {"rows": ROWS, "reactions": REACTIONS, "machine": machine, "command": "python -m bench"}
+    rows = {"rows": ROWS, "reactions": REACTIONS, "evidence": TICKS}
+    assert content == {**rows, "machine": machine, "command": "python -m bench"}
     needed = {"name", "requests_per_second", "p50_ms", "p99_ms", "server_cpu_us", "envoy_cpu_us", "failed_streams"}
     assert all(needed <= set(found) for found in content["rows"])
 
@@ -59,7 +74,7 @@ def _run(monkeypatch: pytest.MonkeyPatch, path: Path, sample: Sample | Exception
     async def measured(*_: object) -> object:
         if isinstance(sample, Exception):
             raise sample
-        return [row("ext_proc_1_worker", [sample], [ALONE])], []
+        return [row("ext_proc_1_worker", [sample], [ALONE])], [], []
 
     monkeypatch.setattr(program, "_measure", measured)
     return program.main(["--output", str(path), *arguments])
