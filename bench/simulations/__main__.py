@@ -13,28 +13,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
-import importlib
 import json
-import multiprocessing
 import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from bench.simulations.families import FAMILIES, run
 from bench.simulations.outcome import Outcome
-
-FAMILIES: Final = ("counts", "sample_ratio", "means", "quantiles")
-"""Modules of this package with ``outcomes(runs, seed) -> list[Outcome]``, in the order of the table."""
 
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "bench" / "simulations.json"
 DOCUMENT: Final = ROOT / "docs" / "statistics.md"
 BEGIN: Final = "<!-- simulations -->"
 END: Final = "<!-- /simulations -->"
-_PROCESSES: Final = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,25 +66,6 @@ def _runs(text: str) -> int:
     if not 1 <= number <= 1_000_000:
         raise argparse.ArgumentTypeError(f"{number} runs; from 1 to 1000000 are possible")
     return number
-
-
-def run(names: Sequence[str], runs: int, seed: int) -> list[Outcome]:
-    """Every family's outcomes, in the order of the names, from at most two processes; progress goes to stderr."""
-    began = time.monotonic()
-    found: dict[str, list[Outcome]] = {}
-    with ProcessPoolExecutor(min(_PROCESSES, len(names)), multiprocessing.get_context("spawn")) as pool:
-        pending = {pool.submit(_family, name, runs, seed): name for name in names}
-        for future in as_completed(pending):
-            name = pending[future]
-            found[name] = future.result()
-            print(f"{name}: {len(found[name])} rows after {time.monotonic() - began:.0f} s", file=sys.stderr)
-    return [outcome for name in names for outcome in found[name]]
-
-
-def _family(name: str, runs: int, seed: int) -> list[Outcome]:
-    module = importlib.import_module(f"bench.simulations.{name}")
-    outcomes: list[Outcome] = module.outcomes(runs, seed)
-    return outcomes
 
 
 def table(found: Sequence[Outcome], runs: int) -> list[str]:
