@@ -26,7 +26,7 @@ QUERY = {
 MAX_BYTES = 64 * 1024 * 1024
 """Longest answer that is read: over a hundred experiments of twenty variants."""
 
-CONNECTIONS = 256
+CONNECTIONS = 100
 """Envoys that are asked at the same time. Each has its time limit from when it is asked."""
 
 READERS = 32
