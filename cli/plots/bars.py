@@ -51,6 +51,7 @@ def _panel(axes: Axes, panel: Bars) -> None:
     axes.set_yticks(places, labels)
     axes.set_ylim(top - 0.5, -0.75)
     axes.set_xlim(low, high)
+    axes.locator_params(axis="x", nbins=6)
     axes.set_title(panel.title, loc="left")
     axes.set_xlabel(panel.quantity)
     if panel.percent:

@@ -37,10 +37,9 @@ def course_of(title: str, metric: Metric, moments: Moments, *, dated: bool, cont
     for at, differences in moments:
         for variant, estimate in differences:
             points.setdefault(variant, []).append(Point(at, estimate))
-    unit = "" if metric.unit in ("", "share") else f" ({metric.unit})"
     return Course(
         title=title,
-        quantity=f"{metric.name}, difference from {control}{unit}",
+        quantity=_difference(metric, control),
         time="time (UTC)" if dated else "time",
         dated=dated,
         lines=tuple(Line(variant, tuple(found)) for variant, found in points.items()),
@@ -80,11 +79,16 @@ def bars_of(report: Report) -> list[Bars]:
         return [Bars(title, f"lift, as a share of {report.control}'s value", bars, percent=True)]
     panels = []
     for part in report.metrics:
-        unit = "" if part.metric.unit in ("", "share") else f" ({part.metric.unit})"
-        quantity = f"{part.metric.name}, difference from {report.control}{unit}"
         bars = _bars(part, lifts=False, named=False)
+        quantity = _difference(part.metric, report.control)
         panels.append(Bars(title, quantity, bars, percent=part.metric.unit == "share"))
     return panels
+
+
+def _difference(metric: Metric, control: str) -> str:
+    """The name of an axis of differences, with its unit."""
+    unit = "percentage points" if metric.unit == "share" else metric.unit
+    return f"{metric.name}, difference from {control}" + (f" ({unit})" if unit else "")
 
 
 def _all(part: MetricReport) -> list[Comparison]:

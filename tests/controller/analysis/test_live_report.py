@@ -123,6 +123,13 @@ def test_a_variant_without_users_or_requests_is_no_error() -> None:
     assert as_json(found)["metrics"][0]["variants"][0]["value"] is None
 
 
+def test_requests_of_a_stage_without_weight_are_stray_and_not_compared() -> None:
+    good, late = stratum(12, 0.5), stratum(13, 0.5, errors=(0.9, 0.02))
+    everybody = Stratum({"a": 0, "b": 10_000}, late.variants, late.edges)
+    found = report_of_strata([good, everybody], ROLLOUT, ("error_rate",))
+    assert found.metrics[0].comparisons == report_of_strata([good], ROLLOUT, ("error_rate",)).metrics[0].comparisons
+
+
 def test_edges_that_nobody_chose_before_are_said_to_be_late() -> None:
     found = stratum(9, 0.5)
     known = compared(report_of_strata([found], ROLLOUT, ("latency_p95",)), "latency_p95")

@@ -60,12 +60,21 @@ def test_a_split_that_is_off_is_an_alarm_and_a_warning() -> None:
     assert not report(HILLSTROM).splits
 
 
+def test_a_split_of_single_units_is_looked_at_closely() -> None:
+    """51 to 49 of 40,000 is four standard deviations off."""
+    assert report("variant,n,sum\na,20400,1\nb,19600,1\n", weights={"a": 5000, "b": 5000}).splits[0].alarm
+    assert not report("variant,n,sum\na,20200,1\nb,19800,1\n", weights={"a": 5000, "b": 5000}).splits[0].alarm
+
+
 KOHAVI = "variant,n,sum,stage\na,990000,20000,fri\nb,10000,230,fri\na,500000,5000,sat\nb,500000,6000,sat\n"
 
 
 def test_kohavis_ramp_is_not_turned_around() -> None:
     found = report(KOHAVI)
     assert comparison(found).verdict == "higher"
+    friday, saturday = 990_000 * 10_000 / 1_000_000, 500_000 * 500_000 / 1_000_000
+    wanted = (friday * (0.023 - 2 / 99) + saturday * (0.012 - 0.01)) / (friday + saturday)
+    assert finding(found).difference.value == pytest.approx(wanted, rel=1e-12)
     pooled = finding(found, "for one look only")
     assert pooled.result == "lower"
     assert "right only if nothing drifted" in pooled.method
@@ -187,13 +196,17 @@ def test_the_unit_of_a_mean_changes_nothing_but_units(scale: float) -> None:
 
 
 def test_planned_looks_have_a_boundary_that_falls_from_look_to_look() -> None:
-    notes = []
+    notes, results = [], []
     for part in (0.2, 0.4, 0.6, 0.8, 1.0):
         n = round(10_000 * part)
         text = f"variant,n,sum\na,{n},{n // 50}\nb,{n},{n // 40}\n"
-        notes.append(finding(report(text, planned=(10_000, 5)), "at planned looks only").note)
+        found = finding(report(text, planned=(10_000, 5)), "at planned looks only")
+        notes.append(found.note)
+        results.append(found.result)
     limits = [float(note.split()[-1]) for note in notes]
     assert limits == [4.88, 3.36, 2.68, 2.29, 2.03]
+    assert [float(note.split()[1]) for note in notes] == pytest.approx([1.07, 1.51, 1.85, 2.14, 2.39], abs=0.02)
+    assert results == ["undecided"] * 4 + ["higher"]
 
 
 def test_the_anytime_interval_is_wider_than_the_one_for_one_look() -> None:
