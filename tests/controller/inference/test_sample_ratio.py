@@ -63,6 +63,10 @@ def test_dispersion_is_one_for_users_of_one_request_and_their_number_otherwise()
     assert dispersion([20 * once, 20 * spread(2_500)]) == pytest.approx(20, rel=0.4)
 
 
+def test_dispersion_is_pearsons_statistic_over_its_degrees_of_freedom() -> None:
+    assert dispersion([np.array([1.0, 3.0]), np.array([10.0, 30.0])]) == pytest.approx((2 / 2 + 200 / 20) / 2)
+
+
 @pytest.mark.parametrize("slices", [[], [np.zeros(50), np.zeros(50)], [np.zeros(0), np.array([7.0])]])
 def test_dispersion_of_too_little_is_one(slices: list[Floats]) -> None:
     assert dispersion(slices) == 1
