@@ -32,12 +32,12 @@ def judge_brake(rollout: Rollout, course: Course) -> Judgement | None:
     values = found.values
     if values.candidate is None:
         return None
-    log_e, since = course.mixed(found.level(Side.GREATER, limit))
+    log_e, row = course.mixed(found.level(Side.GREATER, limit))
     if values.control_n > 0:
         # From 1 to 1, so that the comparison is scale-free and knows no margin.
-        against, since_against = course.mixed(found.increase(Side.GREATER, 0.0, relative=True))
+        against, row_against = course.mixed(found.increase(Side.GREATER, 0.0, relative=True))
         if against < log_e:
-            log_e, since = against, since_against
+            log_e, row = against, row or row_against
     alpha = rollout.analysis.alpha / rollout.alarms
     if log_e < -math.log(alpha):
         return None
@@ -54,12 +54,16 @@ def judge_brake(rollout: Rollout, course: Course) -> Judgement | None:
         alpha_harm=alpha,
         alpha_healthy=rollout.analysis.alpha,
         design_effect=values.design_effect,
-        since=since,
     )
-    span = "" if since is None else f" in the last {since:.0f} s"
+    span = ""
+    if row:
+        value, n = found.moment(row)
+        judgement = replace(judgement, value=value, n=n, since=course.seconds_since(row))
+        span = f" in the last {judgement.since:.0f} s"
     control = "" if values.control is None else f" and above {course.control}'s {format_share(values.control)}"
+    assert judgement.value is not None
     text = (
-        f"emergency brake: error_rate {format_share(values.candidate)} over {judgement.n} requests is surely above "
-        f"{format_share(limit)}{control}{span}: p {show_amount(judgement.p_harm)}, where {show_amount(alpha)} brakes"
+        f"emergency brake: error_rate {format_share(judgement.value)} over {judgement.n} requests{span} is surely "
+        f"above {format_share(limit)}{control}: p {show_amount(judgement.p_harm)}, where {show_amount(alpha)} brakes"
     )
     return replace(judgement, text=text)

@@ -56,6 +56,10 @@ class Comparison(Protocol):
         """What it compares."""
         ...
 
+    def moment(self, row: int) -> tuple[float | None, int]:
+        """The candidate's value since the moment of a row above 0, and the requests that it is taken from."""
+        ...
+
     def level(self, side: Side, limit: float) -> Floats:
         """E-values against "the candidate's value is at most (GREATER), or at least (LESS), the limit".
 
@@ -109,6 +113,10 @@ class Sums:
             control_n=float(self.n_a[0].sum()),
             design_effect=design_effect,
         )
+
+    def moment(self, row: int) -> tuple[float | None, int]:
+        """See :meth:`Comparison.moment`."""
+        return _ratio(self.y_b[row, -1], self.n_b[row, -1]), int(self.n_b[row, -1])
 
     def grown(self, factor: float) -> Sums:
         """All evidence, with the present stratum multiplied; see :meth:`Comparison.grown`."""

@@ -89,23 +89,24 @@ class Course:
             for stratum in self.strata
         ]
 
-    def mixed(self, log_e: Floats) -> tuple[float, float | None]:
+    def mixed(self, log_e: Floats) -> tuple[float, int]:
         """One e-value from that on all evidence and those since each moment.
 
         Args:
             log_e: logarithms, shape (1 + moments,); the first is on all evidence.
 
         Returns:
-            Its logarithm; and, where a moment contributes more than all evidence, the seconds since the one that
-            contributes most.
+            Its logarithm, and the row that contributes most: 0 for all evidence.
         """
         if not self.since:
-            return float(log_e[0]), None
+            return float(log_e[0]), 0
         weights = np.array([0.0, *(item.log_weight for item in self.since)]) - math.log(2)
         parts = log_e + weights
-        most = int(np.argmax(parts))
-        age = self.since[most - 1].age.total_seconds() if most else None
-        return float(logsumexp(parts)), age
+        return float(logsumexp(parts)), int(np.argmax(parts))
+
+    def seconds_since(self, row: int) -> float | None:
+        """How long ago a row's moment was; None for all evidence."""
+        return self.since[row - 1].age.total_seconds() if row else None
 
 
 def past_strata(memory: Memory) -> list[Stratum]:

@@ -58,7 +58,7 @@ def judge(guardrail: Guardrail, rollout: Rollout, course: Course) -> Judgement:
         text = f"{metric.name} of {course.control} has no data to compare with"
         return Judgement(metric.name, kind, Verdict.ERROR, text, values.candidate, n=round(values.n))
     limit = _limit(guardrail, reference)
-    log_e_harm, since = course.mixed(_log_e(guardrail, found, Side.GREATER))
+    log_e_harm, row = course.mixed(_log_e(guardrail, found, Side.GREATER))
     log_e_healthy = float(_log_e(guardrail, found.grown(1.0), Side.LESS)[0])
     healthy = log_e_healthy >= -math.log(alpha)
     within = _latest_within(guardrail, values)
@@ -69,9 +69,9 @@ def judge(guardrail: Guardrail, rollout: Rollout, course: Course) -> Judgement:
     else:
         verdict = Verdict.INCONCLUSIVE
     if guardrail.harm == "any" and verdict is Verdict.INCONCLUSIVE and not healthy:
-        log_e_any, since_any = course.mixed(found.increase(Side.GREATER, 0.0, relative=guardrail.relative))
+        log_e_any, row_any = course.mixed(found.increase(Side.GREATER, 0.0, relative=guardrail.relative))
         if log_e_any > log_e_harm:
-            log_e_harm, since = log_e_any, since_any
+            log_e_harm, row = log_e_any, row_any
         if log_e_harm >= -math.log(alpha_harm):
             verdict = Verdict.HARMFUL
     needed = None
@@ -98,8 +98,10 @@ def judge(guardrail: Guardrail, rollout: Rollout, course: Course) -> Judgement:
         alpha_healthy=alpha,
         design_effect=values.design_effect,
         needed=needed,
-        since=since if verdict is Verdict.HARMFUL else None,
     )
+    if verdict is Verdict.HARMFUL and row:
+        value, n = found.moment(row)
+        judgement = replace(judgement, value=value, n=n, since=course.seconds_since(row))
     return worded(judgement, guardrail, course, within=within)
 
 
@@ -130,6 +132,8 @@ def worded(judgement: Judgement, guardrail: Guardrail, course: Course, *, within
     assert judgement.value is not None
     assert judgement.limit is not None
     text = f"{metric.name} {show_value(metric, judgement.value)} over {judgement.n} requests"
+    if judgement.since is not None:
+        text = f"{text} in the last {judgement.since:.0f} s"
     limit = f"its limit of {show_value(metric, judgement.limit)}"
     if guardrail.max_increase is not None and judgement.control is not None:
         allowed = show_increase(guardrail.max_increase, relative=guardrail.relative)
@@ -139,8 +143,6 @@ def worded(judgement: Judgement, guardrail: Guardrail, course: Course, *, within
         if guardrail.harm == "any" and judgement.value <= judgement.limit:
             what = f"is surely above {course.control}'s, and not surely within {limit}"
         text = f"{text} {what}: p {show_amount(judgement.p_harm)}, where {show_amount(judgement.alpha_harm)} rolls back"
-        if judgement.since is not None:
-            text = f"{text}, in the last {judgement.since:.0f} s"
     elif judgement.verdict is Verdict.HEALTHY:
         text = f"{text} is surely within {limit}: p {show_amount(judgement.p_healthy)}"
     elif not within and judgement.p_healthy <= judgement.alpha_healthy:

@@ -53,6 +53,10 @@ class MeanComparison:
         """See the protocol."""
         return self.sums.values(self.design_effect)
 
+    def moment(self, row: int) -> tuple[float | None, int]:
+        """See the protocol."""
+        return self.sums.moment(row)
+
     def level(self, side: Side, limit: float) -> Floats:
         """See the protocol."""
         n = self.sums.n_b.sum(axis=-1)

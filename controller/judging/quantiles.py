@@ -100,6 +100,12 @@ class QuantileComparison:
             return found
         return replace(found, values=replace(bare, design_effect=found._phi(len(arms) - 1, at, at)))
 
+    def moment(self, row: int) -> tuple[float | None, int]:
+        """See the protocol."""
+        since = self.b.since
+        alone = replace(since, before=since.before[row - 1 : row])
+        return alone.quantile(self.share), int(alone.sizes.sum())
+
     def level(self, side: Side, limit: float) -> Floats:
         """See the protocol."""
         phi = np.array([self._phi(index, limit, limit) for index in range(len(self.edges))])

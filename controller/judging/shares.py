@@ -45,6 +45,10 @@ class ShareComparison:
         """See the protocol."""
         return self.sums.values(float(self.phi[-1]))
 
+    def moment(self, row: int) -> tuple[float | None, int]:
+        """See the protocol."""
+        return self.sums.moment(row)
+
     def level(self, side: Side, limit: float) -> Floats:
         """See the protocol."""
         events, requests = (self.sums.y_b / self.phi).sum(axis=-1), (self.sums.n_b / self.phi).sum(axis=-1)

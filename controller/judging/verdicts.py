@@ -47,8 +47,8 @@ class Judgement:
         kind: which limit it has: ``max``, ``max_increase`` or ``brake``.
         verdict: what the evidence says.
         text: one sentence with the numbers, without a full stop.
-        value: the candidate's value over the rollout: a share in 0..1 or milliseconds, as the metric has it; None if
-            there is none.
+        value: the candidate's value over the rollout, or since ``since``: a share in 0..1 or milliseconds, as the
+            metric has it; None if there is none.
         limit: the highest value allowed, in the same unit.
         control: the control's value, where the limit depends on it.
         n: how many of the candidate's requests the value is taken from.

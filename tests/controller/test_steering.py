@@ -38,7 +38,8 @@ def test_errors_roll_back_at_once(tmp_path: Path) -> None:
     assert subject.moves() == [("advance", 0, 1000), ("advance", 1000, 5000), ("rollback", 5000, 0)]
     rollback = next(entry for entry in subject.journal() if entry.kind is Kind.ROLLBACK)
     assert rollback.at - subject.journal()[0].at < timedelta(seconds=100)
-    assert "error_rate 16.7% over 150 requests is above its limit of 5%" in rollback.reason
+    assert "error_rate 50% over 50 requests in the last 5 s is surely above its limit of 5%" in rollback.reason
+    assert "emergency brake" in rollback.reason
     assert subject.phase() is Phase.ROLLED_BACK
     serve_and_tick(subject, 30)
     assert subject.weight() == 0
@@ -50,7 +51,7 @@ def test_slowness_rolls_back(tmp_path: Path) -> None:
     assert subject.moves() == [("advance", 0, 1000), ("rollback", 1000, 0)]
     rollback = next(entry for entry in subject.journal() if entry.kind is Kind.ROLLBACK)
     assert "latency_p95" in rollback.reason
-    assert "is above its limit of 500 ms" in rollback.reason
+    assert "is surely above its limit of 500 ms" in rollback.reason
 
 
 def test_errors_before_the_stage_and_during_the_settle_time_are_no_evidence(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_a_restarted_controller_goes_on_in_the_same_stage_with_the_same_evidence
 def test_evidence_that_was_lost_is_collected_afresh(tmp_path: Path) -> None:
     subject = world(tmp_path)
     serve_and_tick(subject, 10)
-    (subject.folder / "evidence" / f"{NAME}.json").write_text("{")
+    (subject.folder / "evidence" / f"{NAME}.bin").write_text("{")
     subject.restart()
     subject.tick()
     assert subject.weight() == 1000
@@ -172,7 +173,7 @@ def test_holds_do_not_fill_the_journal(tmp_path: Path) -> None:
     subject.tick()
     for _ in range(1200):
         subject.tick(1)
-    assert 18 <= len(subject.journal()) <= 25
+    assert 4 <= len(subject.journal()) <= 8
 
 
 def test_harm_that_begins_late_in_a_long_stage_is_seen_within_a_minute(tmp_path: Path) -> None:
