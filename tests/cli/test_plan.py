@@ -98,6 +98,13 @@ def test_few_events_are_pointed_out() -> None:
     assert "events are expected in the smaller variant" in text
 
 
+def test_lifts_that_the_count_test_is_slow_to_find_are_pointed_out() -> None:
+    words = "1.6 times the anytime-valid size"
+    assert words in call("plan", "--baseline", "20%", "--effect", "1%").out
+    assert words not in call("plan", *RATE).out
+    assert words not in call("plan", "--baseline", "220ms", "--sd", "90ms", "--effect", "1ms").out
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "experiments.yaml"
