@@ -17,14 +17,11 @@ def combine(
     n_b: Floats,
     y_b: Floats,
     s2: Floats,
-    *,
-    scale: float = 1.0,
-    offset: float = 0.0,
 ) -> tuple[Floats, Floats]:
-    """Estimate of ``R_B - scale R_A - offset`` and its squared standard error.
+    """Estimate of ``R_B - R_A`` and its squared standard error.
 
     ``d = sum w_s d_s / sum w_s`` with ``w_s = n_A n_B / (n_A + n_B)`` (Mantel and Haenszel's weights), and
-    ``v = sum w_s^2 s2_s (1/n_B + scale^2/n_A) / (sum w_s)^2``.
+    ``v = sum w_s^2 s2_s (1/n_A + 1/n_B) / (sum w_s)^2``. For a margin, move the control first.
 
     Args:
         n_a: the control's requests in each stratum, shape (..., S).
@@ -32,8 +29,6 @@ def combine(
         n_b: the candidate's requests.
         y_b: the candidate's sums.
         s2: variance per request in each stratum, shape (S,) or as above.
-        scale: 1 + relative margin.
-        offset: absolute margin, in the metric's unit.
 
     Returns:
         Both of shape (...); 0 and infinity where no stratum has requests of both.
@@ -41,8 +36,8 @@ def combine(
     both = (n_a > 0) & (n_b > 0)
     a, b = np.where(both, n_a, 1.0), np.where(both, n_b, 1.0)
     weight = np.where(both, a * b / (a + b), 0.0)
-    difference = y_b / b - scale * y_a / a - offset
-    squared = s2 * (1 / b + scale**2 / a)
+    difference = y_b / b - y_a / a
+    squared = s2 * (1 / a + 1 / b)
     total = weight.sum(axis=-1)
     some = total > 0
     safe = np.where(some, total, 1.0)

@@ -15,10 +15,10 @@ probability covers all moments and all looks together.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeVar
+from functools import cached_property
 
 import numpy as np
 from scipy.special import logsumexp
@@ -26,6 +26,7 @@ from scipy.special import logsumexp
 from controller.evidence.strata import Stratum
 from controller.evidence.summary import VariantEvidence
 from controller.inference.numbers import Floats
+from controller.judging.durations import Durations
 from controller.memory import Evidence, Mark, Memory, pack, unpack
 
 _NORMALISER = 2.11
@@ -37,8 +38,6 @@ _FINE = 200
 _KEPT = 24
 """Most moments that are kept."""
 
-_Key = TypeVar("_Key", int, tuple[float, float])
-
 
 @dataclass(frozen=True, slots=True)
 class Since:
@@ -47,16 +46,19 @@ class Since:
     Attributes:
         log_weight: natural logarithm of the moment's weight.
         age: how long ago it was.
-        candidate, control: the variants' evidence, without slices.
+        candidate: its codes and durations since then, without slices and histograms.
+        control: the control's.
+        mark: packed, what the stage had counted by then; its histograms are subtracted only where they are wanted.
     """
 
     log_weight: float
     age: timedelta
     candidate: VariantEvidence
     control: VariantEvidence
+    mark: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Course:
     """Everything that a rollout is judged on.
 
@@ -104,6 +106,16 @@ class Course:
         parts = log_e + weights
         return float(logsumexp(parts)), int(np.argmax(parts))
 
+    @cached_property
+    def latencies(self) -> tuple[Durations, Durations]:
+        """Histograms of the control and of the candidate, laid out once for all quantiles."""
+        marks = tuple(item.mark for item in self.since)
+        arms = self.arms()
+        return (
+            Durations.of([a for a, _ in arms], marks, self.control),
+            Durations.of([b for _, b in arms], marks, self.candidate),
+        )
+
     def seconds_since(self, row: int) -> float | None:
         """How long ago a row's moment was; None for all evidence."""
         return self.since[row - 1].age.total_seconds() if row else None
@@ -117,14 +129,13 @@ def past_strata(memory: Memory) -> list[Stratum]:
 def since_marks(marks: Sequence[Mark], at: datetime, present: Evidence, candidate: str, control: str) -> list[Since]:
     """What was counted since each mark; a mark of this very moment tells nothing and is left out."""
     found = []
-    now = {name: _condensed(present[name]) for name in (candidate, control) if name in present}
     for mark in marks:
         if mark.at >= at:
             continue
         then = unpack(mark.evidence)
         weight = -math.log(_NORMALISER * (mark.number + 1) * math.log(mark.number + 1) ** 2)
-        parts = [_difference(now.get(name), then.get(name)) for name in (candidate, control)]
-        found.append(Since(weight, at - mark.at, *parts))
+        b, a = (_difference(present.get(name), then.get(name)) for name in (candidate, control))
+        found.append(Since(weight, at - mark.at, b, a, mark.evidence))
     return found
 
 
@@ -165,15 +176,10 @@ def _condensed(evidence: VariantEvidence) -> VariantEvidence:
 
 
 def _difference(now: VariantEvidence | None, then: VariantEvidence | None) -> VariantEvidence:
-    """What was counted in between, of condensed evidence; a stage's only grows, so nothing is negative."""
-    if now is None or then is None:
-        return now or VariantEvidence()
+    """Codes and durations in between; a stage's evidence only grows, so nothing is negative."""
+    now, then = now or VariantEvidence(), then or VariantEvidence()
+    codes = {code: count - then.codes.get(code, 0) for code, count in now.codes.items()}
     return VariantEvidence(
-        codes=_less(now.codes, then.codes),
+        codes={code: count for code, count in codes.items() if count > 0},
         duration_ms=max(now.duration_ms - then.duration_ms, 0),
-        groups={0: _less(now.groups[0], then.groups[0])},
     )
-
-
-def _less(now: Mapping[_Key, int], then: Mapping[_Key, int]) -> dict[_Key, int]:
-    return {key: count - then.get(key, 0) for key, count in now.items() if count > then.get(key, 0)}

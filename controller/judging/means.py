@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from controller.evidence.histogram import merge, size
+from controller.evidence.histogram import Bins, merge, size
 from controller.evidence.strata import duration_slices, spread
 from controller.inference.combined import combine
-from controller.inference.means import best_rho2, log_e_mean, request_variance
-from controller.inference.numbers import Floats, Side
+from controller.inference.means import best_rho2, log_e_mean
+from controller.inference.numbers import Floats, Side, Slices
+from controller.inference.variance import freedom, request_variance
 from controller.judging.comparison import MIN_SLICES, Sums, Values
 from controller.judging.course import Course
 
@@ -24,14 +26,14 @@ class MeanComparison:
 
     Attributes:
         sums: of the metric and of requests.
-        s2: each stratum's variance per request, shape (strata,).
+        slices: the control's and the candidate's in each stratum, for variances.
         rho2: of the mixture, tuned to the requests at which a decision is wanted.
-        nu: degrees of freedom of the variances.
+        nu: degrees of freedom of the present stratum's variance.
         design_effect: of the present stratum, at least 1.
     """
 
     sums: Sums
-    s2: Floats
+    slices: Sequence[tuple[Slices, Slices]]
     rho2: float
     nu: float
     design_effect: float = 1.0
@@ -39,14 +41,17 @@ class MeanComparison:
     @classmethod
     def of_durations(cls, course: Course, tuned_for: float, alpha: float) -> MeanComparison:
         """Durations of all requests that ended, in milliseconds."""
-        s2 = []
-        for control, candidate in course.arms():
-            a, b = duration_slices(control, course.slices), duration_slices(candidate, course.slices)
-            known = min(spread(a), spread(b)) >= MIN_SLICES
-            s2.append(float(request_variance(a, b)) if known else np.inf)
+        slices = [
+            (duration_slices(control, course.slices), duration_slices(candidate, course.slices))
+            for control, candidate in course.arms()
+        ]
         sums = Sums.of(course, lambda evidence: evidence.duration_ms, lambda evidence: sum(evidence.codes.values()))
+        # A one-sided test at alpha is tuned as a two-sided one at twice that.
         rho2 = best_rho2(min(2 * alpha, 0.5), tuned_for)
-        return cls(sums, np.array(s2), rho2, course.slices - 1, _design_effect(course, s2[-1]))
+        a, b = slices[-1]
+        bins = merge(evidence.bins for evidence in course.arms()[-1])
+        effect = _design_effect(bins, float(request_variance(a, b)))
+        return cls(sums, slices, rho2, float(freedom(a, b)), effect)
 
     @property
     def values(self) -> Values:
@@ -61,8 +66,8 @@ class MeanComparison:
         """See the protocol."""
         n = self.sums.n_b.sum(axis=-1)
         d = self.sums.y_b.sum(axis=-1) / np.maximum(n, 1) - limit
-        v = np.where(self.sums.n_b > 0, self.sums.n_b * self.s2, 0.0).sum(axis=-1) / np.maximum(n, 1) ** 2
-        return self._log_e(d, v, n, side)
+        s2 = np.where(self.sums.n_b > 0, self.sums.n_b * self._s2(compared=False), 0.0)
+        return self._log_e(d, s2.sum(axis=-1) / np.maximum(n, 1) ** 2, n, side)
 
     def increase(self, side: Side, by: float, *, relative: bool) -> Floats:
         """See the protocol."""
@@ -70,14 +75,31 @@ class MeanComparison:
         return self._log_e(d, v, self.sums.n_b.sum(axis=-1), side)
 
     def contrast(self, by: float = 0.0, *, relative: bool = False) -> tuple[Floats, Floats]:
-        """Difference of the means beyond a margin and its squared standard error, each of shape (1 + moments,)."""
+        """Difference of the means beyond a margin and its squared standard error, each of shape (1 + moments,).
+
+        The control is first brought to where the margin puts the candidate, so that the variance that both share is the
+        one under the null hypothesis.
+        """
         scale, offset = (1 + by, 0.0) if relative else (1.0, by)
         sums = self.sums
-        return combine(sums.n_a, sums.y_a, sums.n_b, sums.y_b, self.s2, scale=scale, offset=offset)
+        moved = scale * sums.y_a + offset * sums.n_a
+        return combine(sums.n_a, moved, sums.n_b, sums.y_b, self._s2(scale, offset))
 
     def grown(self, factor: float) -> MeanComparison:
         """See the protocol."""
         return replace(self, sums=self.sums.grown(factor))
+
+    def _s2(self, scale: float = 1.0, offset: float = 0.0, *, compared: bool = True) -> Floats:
+        """Each stratum's variance per request, shape (strata,); infinite where too few slices tell.
+
+        The candidate's slices must do; the control's as well where the two are compared.
+        """
+        found = []
+        for a, b in self.slices:
+            enough = spread(b) >= MIN_SLICES and (not compared or spread(a) >= MIN_SLICES)
+            moved = Slices(a.n, scale * a.y + offset * a.n)
+            found.append(float(request_variance(moved, b)) if enough else np.inf)
+        return np.array(found)
 
     def _log_e(self, d: Floats, v: Floats, n: Floats, side: Side) -> Floats:
         enough = (n >= MIN_MEAN) & (v > 0) & np.isfinite(v)
@@ -86,10 +108,8 @@ class MeanComparison:
         return np.where(enough, log_e, 0.0)
 
 
-def _design_effect(course: Course, s2: float) -> float:
+def _design_effect(bins: Bins, s2: float) -> float:
     """How much larger the variance per request is between slices of users than between requests."""
-    control, candidate = course.arms()[-1]
-    bins = merge((control.bins, candidate.bins))
     n = size(bins)
     if n < 2:
         return 1.0

@@ -9,44 +9,15 @@ import numpy as np
 from controller.evidence.histogram import merge, quantile
 from controller.inference.counts import log_e_ratio, log_e_share
 from controller.inference.cumulative import Cumulative
+from controller.inference.edges import edge_deflator, edge_design_effect
 from controller.inference.numbers import Floats, Side
-from controller.inference.quantiles import edge_design_effect
 from controller.judging.comparison import Values
 from controller.judging.course import Course
+from controller.judging.durations import Durations
 from experiment.metrics import Metric
 
 MIN_GROUPS = 5
 """Fewest groups of slices with requests that variances between users are taken from."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One variant's durations.
-
-    Attributes:
-        groups: by group of slices, one histogram set a stratum.
-        since: those of the present stage since each moment.
-    """
-
-    groups: tuple[Cumulative, ...]
-    since: Cumulative
-
-    def above(self, limits: Floats) -> Floats:
-        """Requests above each stratum's limit, shape (1 + moments, strata); none where a limit is not a number."""
-        known = ~np.isnan(limits)
-        at = np.where(known, limits, 0.0)
-        rows = np.zeros((1 + len(self.since.sizes), len(self.groups)))
-        for index, groups in enumerate(self.groups):
-            rows[0, index] = groups.exceeding(at[index]).sum()
-        rows[1:, -1] = self.since.exceeding(at[-1])
-        return np.where(known, rows, 0.0)
-
-    def sizes(self) -> Floats:
-        """Requests, shape (1 + moments, strata)."""
-        rows = np.zeros((1 + len(self.since.sizes), len(self.groups)))
-        rows[0] = [groups.sizes.sum() for groups in self.groups]
-        rows[1:, -1] = self.since.sizes
-        return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +33,22 @@ class QuantileComparison:
         a, b: the control and the candidate.
         edges: the control's quantile in each stratum, in milliseconds, shape (strata,); nan where it was not known.
         values: what is compared.
-        factor: by which the present stage's counts are multiplied; with one, there are no moments.
+        factor: by which the present stage's counts are multiplied.
     """
 
     share: float
-    a: Arm
-    b: Arm
+    a: Durations
+    b: Durations
     edges: Floats
     values: Values
-    factor: float | None = None
+    factor: float = 1.0
 
     @classmethod
     def of_durations(cls, course: Course, metric: Metric) -> QuantileComparison:
         """Durations of all requests that ended, in milliseconds."""
         assert metric.quantile is not None
         arms = course.arms()
-        control = Arm(
-            tuple(Cumulative.of(list(a.groups.values())) for a, _ in arms),
-            Cumulative.of([item.control.bins for item in course.since]),
-        )
-        candidate = Arm(
-            tuple(Cumulative.of(list(b.groups.values())) for _, b in arms),
-            Cumulative.of([item.candidate.bins for item in course.since]),
-        )
+        control, candidate = course.latencies
         edges = np.array([next(iter(stratum.edges.get(metric.name, ())), np.nan) for stratum in course.strata])
         bare = Values(
             candidate=quantile(merge(b.bins for _, b in arms), metric.quantile),
@@ -102,9 +66,14 @@ class QuantileComparison:
 
     def moment(self, row: int) -> tuple[float | None, int]:
         """See the protocol."""
-        since = self.b.since
-        alone = replace(since, before=since.before[row - 1 : row])
-        return alone.quantile(self.share), int(alone.sizes.sum())
+        now, then = self.b.groups[-1], self.b.then
+        n = float(now.sizes.sum() - then.sizes[row - 1])
+        if n <= 0:
+            return None, 0
+        # The first bound of a bin above which fewer than the quantile's share are left, which is exact to the bin.
+        bounds = np.append(now.lower, now.lower[-1] + now.width[-1])
+        above = now.exceeding(bounds).sum(axis=-1) - then.exceeding(bounds)[:, row - 1]
+        return float(bounds[int(np.argmax(above <= n * (1 - self.share) * (1 + 1e-12)))]), round(n)
 
     def level(self, side: Side, limit: float) -> Floats:
         """See the protocol."""
@@ -118,7 +87,7 @@ class QuantileComparison:
         limits = self.edges * (1 + by) if relative else self.edges + by
         phi = np.array(
             [
-                1.0 if np.isnan(edge) else self._phi(index, edge, limit)
+                1.0 if np.isnan(edge) else self._phi(index, edge, limit, compared=True)
                 for index, (edge, limit) in enumerate(zip(self.edges, limits, strict=True))
             ]
         )
@@ -130,19 +99,25 @@ class QuantileComparison:
         """See the protocol."""
         sizes = self.b.sizes()[0]
         n = float(sizes[:-1].sum() + sizes[-1] * factor)
-        return replace(self, factor=factor, values=replace(self.values, n=n))
+        return replace(self, a=self.a.alone, b=self.b.alone, factor=factor, values=replace(self.values, n=n))
 
     def _grown(self, rows: Floats) -> Floats:
-        if self.factor is None:
+        if self.factor == 1:
             return rows
-        grown = rows[:1].copy()
+        grown = rows.copy()
         grown[:, -1] *= self.factor
         return grown
 
-    def _phi(self, stratum: int, edge: float, limit: float) -> float:
+    def _phi(self, stratum: int, edge: float, limit: float, *, compared: bool = False) -> float:
+        """What counts above the control's edge and the candidate's limit are divided by.
+
+        A share of one variant has the variance of independent requests times the design effect; counts that are
+        compared as if they were rare have less than that.
+        """
         a, b = self.a.groups[stratum], self.b.groups[stratum]
         edges, limits = np.array(edge), np.array(limit)
-        between = float(edge_design_effect(a.exceeding(edges), a.sizes, b.exceeding(limits), b.sizes))
+        deflator = edge_deflator if compared else edge_design_effect
+        between = float(deflator(a.exceeding(edges), a.sizes, b.exceeding(limits), b.sizes))
         return max(between, _crowding(a), _crowding(b))
 
 
