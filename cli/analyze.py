@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import CONFIG, ConfigOption, JsonOption, StateOption, print_json
-from experiment.errors import RefusedError, SettingsError, StartError
+from experiment.errors import SettingsError, StartError
 from experiment.quantities import SHARE_FORM, WEIGHT_FORM, parse_share, parse_weight
 
 if TYPE_CHECKING:
     from controller.analysis.records import Report
     from controller.analysis.report import Question
     from controller.analysis.table import Table
-    from controller.evidence.strata import Stratum
-    from experiment.model import Experiment
 
 _LARGEST = 10**12
 
@@ -92,7 +90,9 @@ def analyze(
             if given:
                 raise SettingsError(f"{option} goes with --from; of an experiment the document says it")
         assert experiment is not None
-        report = _live(experiment, config, state, metric, level, plot)
+        from cli.analyze_live import report_live
+
+        report = report_live(experiment, config, state, metric, level, plot)
     else:
         question = _question(metric, unit, control, level, tuned_for, weights, planned, looks)
         report = _file(source, question, plot)
@@ -201,54 +201,3 @@ def _weights(text: str) -> dict[str, int]:
     if sum(points > 0 for points in found.values()) < 2:
         raise SettingsError("--weights: a split has at least 2 variants with a weight above 0, such as a=95,b=5")
     return found
-
-
-def _live(
-    name: str, config: Path, state: Path | None, metric: str | None, alpha: float | None, plot: Path | None
-) -> Report:
-    """Analyse what the controller has counted."""
-    from controller.analysis.live import ALL, Rollout, report_of_strata
-    from controller.settings import Settings
-    from experiment.store import FileStore
-
-    settings = Settings(config=config, state_dir=state)
-    experiment = FileStore(config).read().document.experiment(name)
-    if experiment.rollout is None:
-        raise RefusedError(f"{name} has no rollout, so that the controller counts nothing; analyze --from reads a CSV")
-    strata = _strata(settings.state_folder, experiment)
-    if not strata:
-        raise RefusedError(f"nothing was counted for {name} yet; `abmesh status` shows whether a controller runs")
-    rollout = experiment.rollout
-    what = Rollout(
-        name=name,
-        control=experiment.control.name,
-        slices=experiment.slices,
-        alpha=rollout.analysis.alpha if alpha is None else alpha,
-        split_alpha=rollout.analysis.sample_ratio_alpha,
-        tuned_for=rollout.tuned_for,
-    )
-    report = report_of_strata(strata, what, ALL if metric is None else (metric,))
-    if plot is not None:
-        from cli.plots.bars import draw_bars
-        from controller.analysis.series import bars_of
-
-        draw_bars(bars_of(report), plot)
-    return report
-
-
-def _strata(folder: Path, experiment: Experiment) -> list[Stratum]:
-    """Everything that was counted since the rollout began, one stratum a stage."""
-    from controller.evidence.strata import Stratum
-    from controller.evidence.summary import summarize
-    from controller.live import LiveStore
-    from controller.memory import unpack
-    from controller.state import StateStore
-
-    known = StateStore(folder).read().experiments.get(experiment.name)
-    live = LiveStore(folder).read(experiment.name)
-    if live is None:
-        return []
-    strata = [Stratum(stage.weights, unpack(stage.evidence), stage.edges) for stage in live.memory.past]
-    if live.window is not None and known is not None and live.stage == known.stage.id:
-        strata.append(Stratum(known.weights, summarize(live.window.totals, experiment.weights), live.memory.edges))
-    return strata

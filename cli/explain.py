@@ -41,7 +41,9 @@ def explain(
     if not entries:
         FileStore(config).read().document.experiment(experiment)  # raises UnknownName: nothing knows it
         raise StateError(f"{path}: no decision about {experiment} is recorded yet; is a controller running?")
-    entry = entries[-1]
+    # A finished or waiting rollout only says so; what is to be explained is what brought it there.
+    judged = [item for item in entries if item.inputs is not None and item.inputs.get("evidence")]
+    entry = next((item for item in reversed(judged) if item.judgements), entries[-1])
     if entry_id is not None:
         found = [item for item in entries if item.id == entry_id]
         if not found:
@@ -56,6 +58,8 @@ def explain(
         print_json(_as_json(entry, explanation))
     else:
         _say(entry, explanation)
+        if entry is not entries[-1] and entry_id is None:
+            typer.echo(f"\nsince then: {entries[-1].kind}: {entries[-1].reason}")
 
 
 def _say_without_inputs(entry: JournalEntry, *, as_json: bool) -> None:

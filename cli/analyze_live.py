@@ -1,0 +1,117 @@
+"""What the controller has counted, as a report: the part of ``abmesh analyze`` that needs no CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiment.errors import RefusedError, StateError
+
+if TYPE_CHECKING:
+    from controller.analysis.live import Rollout
+    from controller.analysis.records import Report
+    from controller.evidence.strata import Stratum
+    from experiment.model import Experiment
+
+_MOST_MOMENTS = 120
+
+
+def report_live(
+    name: str, config: Path, state: Path | None, metric: str | None, alpha: float | None, plot: Path | None
+) -> Report:
+    """Analyse what the controller has counted."""
+    from controller.analysis.live import ALL, Rollout, report_of_strata
+    from controller.settings import Settings
+    from experiment.store import FileStore
+
+    settings = Settings(config=config, state_dir=state)
+    experiment = FileStore(config).read().document.experiment(name)
+    if experiment.rollout is None:
+        raise RefusedError(f"{name} has no rollout, so that the controller counts nothing; analyze --from reads a CSV")
+    strata = _strata(settings.state_folder, experiment)
+    if not strata:
+        raise RefusedError(f"nothing was counted for {name} yet; `abmesh status` shows whether a controller runs")
+    rollout = experiment.rollout
+    what = Rollout(
+        name=name,
+        control=experiment.control.name,
+        slices=experiment.slices,
+        alpha=rollout.analysis.alpha if alpha is None else alpha,
+        split_alpha=rollout.analysis.sample_ratio_alpha,
+        tuned_for=rollout.tuned_for,
+    )
+    report = report_of_strata(strata, what, ALL if metric is None else (metric,))
+    if plot is not None:
+        _draw_live(report, what, _moments(settings.state_folder, name), ALL if metric is None else (metric,), plot)
+    return report
+
+
+def _draw_live(
+    report: Report,
+    what: Rollout,
+    moments: Sequence[tuple[float, Sequence[Stratum]]],
+    metrics: Sequence[str],
+    plot: Path,
+) -> None:
+    """How the differences developed, one panel a metric; bars where there is no course to show yet."""
+    from cli.plots.bars import draw_bars
+    from cli.plots.sequences import draw_courses
+    from controller.analysis.live import difference_at, shown_metric
+    from controller.analysis.series import bars_of, course_of
+
+    if len(moments) < 2:
+        draw_bars(bars_of(report), plot)
+        return
+    courses = []
+    for name in metrics:
+        found = [(at, difference_at(strata, what, name)) for at, strata in moments]
+        courses.append(course_of(f"{what.name}: {name}", shown_metric(name), found, dated=True, control=what.control))
+    draw_courses(courses, plot)
+
+
+def _moments(folder: Path, name: str) -> list[tuple[float, list[Stratum]]]:
+    """Evidence at recorded moments of the present rollout, evenly thinned out to at most 120, by the journal."""
+    from controller.evidence.strata import Stratum
+    from controller.journal import JOURNAL_FILE, salvage
+    from controller.judging.course import past_strata
+    from controller.live import LiveStore
+    from controller.memory import unpack
+    from controller.replay import inputs_of
+
+    live = LiveStore(folder).read(name)
+    if live is None:
+        return []
+    entries = salvage(folder / JOURNAL_FILE, name).entries
+    packed = {entry.id: str((entry.inputs or {}).get("evidence", "")) for entry in entries}
+    ended = {stage.id for stage in live.memory.past}
+    stages = {live.stage, *(entry.stage.id for entry in entries if entry.id in ended)}
+    mine = [entry for entry in entries if entry.stage.id in stages and packed[entry.id]]
+    thin = max(1, -(-len(mine) // _MOST_MOMENTS))
+    found = []
+    for entry in mine[max(len(mine) - 1, 0) % thin :: thin]:
+        try:
+            inputs = inputs_of(entry, packed)
+        except StateError:
+            continue
+        present = Stratum(inputs.state.weights, unpack(inputs.evidence), inputs.memory.edges)
+        found.append((entry.at.timestamp(), [*past_strata(inputs.memory), present]))
+    return found
+
+
+def _strata(folder: Path, experiment: Experiment) -> list[Stratum]:
+    """Everything that was counted since the rollout began, one stratum a stage."""
+    from controller.evidence.strata import Stratum
+    from controller.evidence.summary import summarize
+    from controller.live import LiveStore
+    from controller.memory import unpack
+    from controller.state import StateStore
+
+    known = StateStore(folder).read().experiments.get(experiment.name)
+    live = LiveStore(folder).read(experiment.name)
+    if live is None:
+        return []
+    strata = [Stratum(stage.weights, unpack(stage.evidence), stage.edges) for stage in live.memory.past]
+    if live.window is not None and known is not None and live.stage == known.stage.id:
+        strata.append(Stratum(known.weights, summarize(live.window.totals, experiment.weights), live.memory.edges))
+    return strata
