@@ -87,7 +87,7 @@ def bars_of(report: Report) -> list[Bars]:
 
 def _difference(metric: Metric, control: str) -> str:
     """The name of an axis of differences, with its unit."""
-    unit = "percentage points" if metric.unit == "share" else metric.unit
+    unit = "pp" if metric.unit == "share" else metric.unit
     return f"{metric.name}, difference from {control}" + (f" ({unit})" if unit else "")
 
 
