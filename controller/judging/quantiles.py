@@ -11,6 +11,7 @@ from controller.inference.counts import log_e_ratio, log_e_share
 from controller.inference.cumulative import Cumulative
 from controller.inference.edges import edge_deflator, edge_design_effect
 from controller.inference.numbers import Floats, Side
+from controller.inference.quantiles import TAU
 from controller.judging.comparison import Values
 from controller.judging.course import Course
 from controller.judging.durations import Durations
@@ -93,7 +94,7 @@ class QuantileComparison:
         )
         y_a, y_b = self._grown(self.a.above(self.edges)) / phi, self._grown(self.b.above(limits)) / phi
         n_a, n_b = self._grown(self.a.sizes()), self._grown(self.b.sizes())
-        return log_e_ratio(y_a, y_b, n_b / np.maximum(n_a + n_b, 1e-300), 0.0, side=side)
+        return log_e_ratio(y_a, y_b, n_b / np.maximum(n_a + n_b, 1e-300), 0.0, side=side, tau=TAU)
 
     def grown(self, factor: float) -> QuantileComparison:
         """See the protocol."""
