@@ -30,8 +30,8 @@ from controller.inference.mixture import crossing, log_sum_exp
 from controller.inference.numbers import Floats, Interval, Side
 
 TAU = 0.5
-"""Size of the log ratios of exceedances that are looked for: a tail moves by more than the latency does. A candidate that
-is 30% slower has more than twice as many requests above the control's p95."""
+"""Size of the log ratios of exceedances that are looked for: a tail moves by more than the latency does. A candidate
+that is 30% slower has more than twice as many requests above the control's p95."""
 
 _FARTHEST = math.log(1e3)
 """Largest log ratio of two quantiles that an interval is searched for."""
