@@ -122,7 +122,7 @@ def course_of(inputs: Inputs, memory: Memory, present: Evidence) -> Course:
     state = inputs.state
     strata = [*past_strata(memory), Stratum(state.weights, present, memory.edges)]
     since = since_marks(memory.marks, inputs.at, present, state.candidate, state.control)
-    elapsed = inputs.at - inputs.began if inputs.began is not None else timedelta()
+    elapsed = timedelta() if inputs.began is None else max(inputs.at - inputs.began, timedelta())
     return Course(state.candidate, state.control, inputs.experiment.slices, strata, since, elapsed)
 
 

@@ -1,7 +1,7 @@
 """The journal: every decision with its inputs, one JSON object a line, only ever appended to.
 
 Decisions that change something are written before the change counts as done, and exactly once. Holds are written when
-their cause changes, and otherwise every five minutes; see :class:`Pace`.
+their cause changes, and otherwise every ten minutes; see :class:`Pace`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from experiment.errors import StateError
 JOURNAL_FILE = "journal.jsonl"
 LOCK_FILE = "journal.lock"
 
-HOLD_EVERY = timedelta(minutes=5)
-"""How often a hold whose cause stays the same is written: an entry holds all of its evidence, some 10 kB."""
+HOLD_EVERY = timedelta(minutes=10)
+"""How often a hold whose cause stays the same is written: an entry holds all of its evidence, 10 to 30 kB."""
 
 
 class Journal:
@@ -136,7 +136,7 @@ def salvage(path: Path, experiment: str | None = None, limit: int | None = None)
 
 
 class Pace:
-    """Which holds are worth a line: the first, one with another cause, and one every five minutes."""
+    """Which holds are worth a line: the first, one with another cause, and one every ten minutes."""
 
     def __init__(self, every: timedelta = HOLD_EVERY) -> None:
         self._every = every

@@ -81,6 +81,9 @@ class Guardrail(Frozen):
         if isinstance(limit, timedelta) != wants_duration:
             allowed = "a duration such as 250ms" if wants_duration else "a percentage such as 5%"
             raise refuse(f"{self.metric} has no such limit", field, allowed=allowed)
+        if not limit:
+            allowed = "more than 0: no number of requests can show that a candidate keeps a limit of nothing"
+            raise refuse("a limit of nothing can never be shown to be kept", field, allowed=allowed)
         return self
 
 

@@ -35,7 +35,7 @@ _NORMALISER = 2.11
 _FINE = 200
 """A moment is marked when the stage is older by this part of its age than at the last one."""
 
-_KEPT = 24
+_KEPT = 16
 """Most moments that are kept."""
 
 

@@ -15,6 +15,9 @@ from controller.inference.variance import design_effect, request_variance
 from controller.judging.comparison import Sums, Values, crowding
 from controller.judging.course import Course
 
+_LEAST = -1 + 1e-9
+"""A rate cannot fall by more than all of it, whose logarithm is not finite."""
+
 
 @dataclass(frozen=True, slots=True)
 class ShareComparison:
@@ -57,9 +60,10 @@ class ShareComparison:
     def increase(self, side: Side, by: float, *, relative: bool) -> Floats:
         """See the protocol."""
         y_a, n_a, y_b, n_b = (array / self.phi for array in self._arrays())
-        if relative:
+        if relative or by == 0:
+            # Without a margin both ask the same, and the ratio's test is the stronger one for rare events.
             share = n_b / np.maximum(n_a + n_b, 1e-300)
-            return log_e_ratio(y_a, y_b, share, math.log1p(by), side=side)
+            return log_e_ratio(y_a, y_b, share, math.log1p(max(by, _LEAST)), side=side)
         return log_e_difference(y_a, n_a, y_b, n_b, by, side=side)
 
     def contrast(self) -> tuple[Floats, Floats]:
