@@ -50,8 +50,7 @@ class Gathering:
             window = open_window(readings, at)
         else:
             return live
-        requests = summarize(window.totals, (state.candidate,))[state.candidate].requests
-        return replace(live, window=window, requests=requests)
+        return replace(live, window=window)
 
     def keep(self, name: str, state: ExperimentState, live: Live) -> None:
         """Keep what is known; if the state has gone on to another stage, that one begins with the memory it has.

@@ -135,30 +135,40 @@ class Steering:
         evidence = evidence_of(experiment, live)
         inputs = _inputs(experiment, state, live, tick)
         found = deliberate(inputs, evidence)
-        entry = self._entry(snapshot, found, evidence, tick.now)
-        decision = found.decision
-        memory = found.memory
+        decision, memory = found.decision, found.memory
         if decision.kind is Kind.HOLD and decision.phase is state.phase:
-            if self._pace.due(name, decision.kind, decision.cause, decision.phase, tick.now):
-                self._journal.append(_with_inputs(entry, inputs, evidence), durable=False)
-                self._pace.written(name, decision.kind, decision.cause, decision.phase, tick.now)
-                log.info("%s: hold: %s", name, decision.reason)
-            made = entry.decision
+            made = self._hold(snapshot, found, inputs, evidence)
         else:
             before = state
-            entry = _with_inputs(entry, inputs, evidence)
+            entry = self._entry(snapshot, found, inputs, evidence)
             state = self._apply(found.situation, decision, entry, tick.now)
             made = state.decision or entry.decision
             if state.stage.id == entry.id:
                 memory = after_stage(memory, before, entry.id, evidence)
             elif state.stage.id != before.stage.id:
                 memory = Memory()
-        self._gathering.keep(name, state, replace(live, decision=made, memory=memory))
+        kept = replace(live, decision=made, memory=memory, requests=found.situation.requests)
+        self._gathering.keep(name, state, kept)
         return Outcome(name, state, state.weights, made, found.situation.judgements, found.situation.balance)
 
-    def _entry(self, snapshot: Snapshot, found: Deliberation, evidence: Evidence, now: datetime) -> JournalEntry:
+    def _hold(self, snapshot: Snapshot, found: Deliberation, inputs: Inputs, evidence: Evidence) -> DecisionRecord:
+        """Do nothing, and write that down if it is new or was long ago."""
+        decision, name, now = found.decision, inputs.experiment.name, inputs.now
+        if not self._pace.due(name, decision.kind, decision.cause, decision.phase, now):
+            return DecisionRecord(
+                id=self._new_id(), kind=decision.kind, cause=decision.cause, reason=decision.reason, at=now
+            )
+        entry = self._entry(snapshot, found, inputs, evidence)
+        self._journal.append(entry, durable=False)
+        self._pace.written(name, decision.kind, decision.cause, decision.phase, now)
+        log.info("%s: hold: %s", name, decision.reason)
+        return entry.decision
+
+    def _entry(self, snapshot: Snapshot, found: Deliberation, inputs: Inputs, evidence: Evidence) -> JournalEntry:
+        """The decision with everything that it was made of, for the journal."""
         generation = format_generation(snapshot.generation)
-        return decision_entry(self._new_id(), generation, found.situation, found.decision, evidence, now)
+        entry = decision_entry(self._new_id(), generation, found.situation, found.decision, evidence, inputs.now)
+        return entry.model_copy(update={"inputs": recorded(inputs, evidence)})
 
     def _first_state(self, experiment: Experiment, now: datetime) -> ExperimentState:
         """The state of a rollout that is new, or whose state was lost."""
@@ -222,7 +232,7 @@ class Steering:
         with suppress(StateError):  # It is in memory all the same, and the disk's failure is about to be told.
             self._gathering.keep(name, standing, replace(live, memory=found.memory))
         if found.decision.cause is Cause.HARMFUL:
-            entry = _with_inputs(self._entry(snapshot, found, evidence, tick.now), inputs, evidence)
+            entry = self._entry(snapshot, found, inputs, evidence)
             log.error("%s: rolling back although %s cannot be finished", name, pending.entry.kind)
             change = Change(standing, _after(standing, found.decision, entry, tick.now), entry)
             self._transitions.roll_back_instead(name, pending, change, tick.now)
@@ -260,10 +270,6 @@ def _inputs(experiment: Experiment, state: ExperimentState, live: Live, tick: Ti
         at=tick.at,
         now=tick.now,
     )
-
-
-def _with_inputs(entry: JournalEntry, inputs: Inputs, evidence: Evidence) -> JournalEntry:
-    return entry.model_copy(update={"inputs": recorded(inputs, evidence)})
 
 
 def _after(state: ExperimentState, decision: Decision, entry: JournalEntry, now: datetime) -> ExperimentState:

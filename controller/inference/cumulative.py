@@ -58,6 +58,8 @@ class Cumulative:
         part = np.where(width > 0, np.clip((at - self.lower[held]) / np.where(width > 0, width, 1.0), 0.0, 1.0), 1.0)
         inside = self.before[:, held + 1] - self.before[:, held]
         below = np.where(bin_ >= 0, self.before[:, held] + inside * part, 0.0)
+        if not at.ndim:
+            return np.asarray(self.before[:, -1] - below)
         return np.asarray(np.moveaxis(self.before[:, -1].reshape(-1, *[1] * at.ndim) - below, 0, -1))
 
     def quantile(self, share: float) -> float | None:

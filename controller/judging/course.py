@@ -21,10 +21,10 @@ from datetime import datetime, timedelta
 from functools import cached_property
 
 import numpy as np
-from scipy.special import logsumexp
 
 from controller.evidence.strata import Stratum
 from controller.evidence.summary import VariantEvidence
+from controller.inference.mixture import log_sum_exp
 from controller.inference.numbers import Floats
 from controller.judging.durations import Durations
 from controller.memory import Evidence, Mark, Memory, pack, unpack
@@ -104,7 +104,7 @@ class Course:
             return float(log_e[0]), 0
         weights = np.array([0.0, *(item.log_weight for item in self.since)]) - math.log(2)
         parts = log_e + weights
-        return float(logsumexp(parts)), int(np.argmax(parts))
+        return float(log_sum_exp(parts)), int(np.argmax(parts))
 
     @cached_property
     def latencies(self) -> tuple[Durations, Durations]:

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from controller.evidence.histogram import Bins
+from controller.evidence.histogram import Bins, merge
 from controller.evidence.summary import VariantEvidence
 from controller.inference.cumulative import Cumulative
 from controller.inference.numbers import Floats
@@ -26,17 +26,20 @@ class Durations:
     Attributes:
         groups: by group of slices, one a stratum.
         then: what the present stage had counted, one row for each marked moment.
+        whole: all strata and groups as one.
     """
 
     groups: tuple[Cumulative, ...]
     then: Cumulative
+    whole: Cumulative
 
     @classmethod
     def of(cls, strata: Sequence[VariantEvidence], marks: Sequence[str], name: str) -> Durations:
         """Of a variant's evidence in each stratum, and of packed marks of the last one."""
         past = tuple(_kept(_Same(item)) for item in strata[:-1])
         present = Cumulative.of(list(strata[-1].groups.values()))
-        return cls((*past, present), _marked(tuple(marks), name))
+        whole = Cumulative.of([merge(bins for item in strata for bins in item.groups.values())])
+        return cls((*past, present), _marked(tuple(marks), name), whole)
 
     @property
     def alone(self) -> Durations:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from controller.evidence.histogram import merge, quantile
 from controller.inference.counts import log_e_ratio, log_e_share
 from controller.inference.cumulative import Cumulative
 from controller.inference.edges import edge_deflator, edge_design_effect
@@ -52,8 +51,8 @@ class QuantileComparison:
         control, candidate = course.latencies
         edges = np.array([next(iter(stratum.edges.get(metric.name, ())), np.nan) for stratum in course.strata])
         bare = Values(
-            candidate=quantile(merge(b.bins for _, b in arms), metric.quantile),
-            control=quantile(merge(a.bins for a, _ in arms), metric.quantile),
+            candidate=candidate.whole.quantile(metric.quantile),
+            control=control.whole.quantile(metric.quantile),
             latest=candidate.groups[-1].quantile(metric.quantile),
             latest_control=control.groups[-1].quantile(metric.quantile),
             n=float(candidate.sizes()[0].sum()),
