@@ -170,7 +170,7 @@ def play_one(job: tuple[Experiment, Truth, timedelta, timedelta, list[int]]) -> 
 
 
 def _say(truth: Truth, result: Forecast) -> None:
-    broken = f"breaks its limit of {', '.join(result.broken)}" if result.broken else "keeps all its limits"
+    broken = f"does harm to {', '.join(result.broken)}" if result.broken else "does no harm"
     typer.echo(
         f"truth: errors {format_share(truth.error_rate)} x {truth.error_factor:g}, latency {truth.latency_ms:g} ms x "
         f"{truth.latency_factor:g}, {truth.requests_per_second:g} requests/s of {truth.users} users;"
@@ -182,13 +182,15 @@ def _say(truth: Truth, result: Forecast) -> None:
             f"  {ending.replace('_', ' ')}: {format_share(rate)} +- {format_share(error)} of {result.runs} runs, after "
             f"{format_duration(median)} (median), {format_duration(late)} (90%)"
         )
+    causes = ", ".join(f"{cause.replace('_', ' ')} {count} times" for cause, count in result.causes.items())
+    typer.echo(f"  because: {causes}")
     if result.weights:
         at = ", ".join(f"{format_weight(weight)}% {count} times" for weight, count in result.weights.items())
         typer.echo(f"  rolled back at {at}")
     if result.false_rollbacks is not None:
         typer.echo(f"  false rollbacks: {format_share(result.false_rollbacks)}")
     if result.missed_harm is not None:
-        typer.echo(f"  missed harm (promoted although it breaks a limit): {format_share(result.missed_harm)}")
+        typer.echo(f"  missed harm (promoted or called a win all the same): {format_share(result.missed_harm)}")
     typer.echo(f"  requests of the candidate: {result.requests} (median)")
 
 
@@ -199,6 +201,7 @@ def _as_json(truth: Truth, result: Forecast) -> dict[str, Any]:
         "truth": asdict(truth),
         "runs": result.runs,
         "endings": {ending.value: count for ending, count in result.endings.items()},
+        "causes": {cause.value: count for cause, count in result.causes.items()},
         "broken": list(result.broken),
         "false_rollbacks": result.false_rollbacks,
         "missed_harm": result.missed_harm,

@@ -13,6 +13,7 @@ from datetime import timedelta
 from scipy.special import ndtri
 
 from controller.judging.guardrails import plain
+from controller.model import Cause
 from controller.simulation import Ending, Played, Truth
 from experiment.metrics import Metric
 from experiment.rollout import Guardrail, Rollout
@@ -25,7 +26,9 @@ class Forecast:
     Attributes:
         runs: how many.
         endings: how many ended in which way.
-        broken: names of the metrics whose guardrails the candidate truly breaks; none if it keeps them all.
+        causes: how many ended for which cause.
+        broken: names of the metrics whose guardrails the candidate truly breaks, and of an experiment's goal if it is
+            truly worse on it; none if it does no harm.
         after: median and 90th percentile of the time to the end, by the way it ended.
         weights: the candidate's weight in basis points at a rollback, and how often.
         requests: median of the candidate's requests.
@@ -33,6 +36,7 @@ class Forecast:
 
     runs: int
     endings: dict[Ending, int]
+    causes: dict[Cause, int]
     broken: tuple[str, ...]
     after: dict[Ending, tuple[timedelta, timedelta]]
     weights: dict[int, int]
@@ -50,22 +54,27 @@ class Forecast:
 
     @property
     def missed_harm(self) -> float | None:
-        """Share of the runs that were promoted although the candidate breaks a limit; None if it keeps all."""
-        return self.share(Ending.PROMOTED)[0] if self.broken else None
+        """Share of the runs that were promoted, or called a win, although the candidate does harm; None if none."""
+        if not self.broken:
+            return None
+        return (self.endings.get(Ending.PROMOTED, 0) + self.causes.get(Cause.WINNER, 0)) / self.runs
 
 
 def forecast(plays: Sequence[Played], rollout: Rollout, truth: Truth) -> Forecast:
     """Sum up plays, of which there is at least one."""
     by_ending: dict[Ending, list[timedelta]] = {}
     weights: dict[int, int] = {}
+    causes: dict[Cause, int] = {}
     for played in plays:
         by_ending.setdefault(played.ending, []).append(played.after)
+        causes[played.cause] = causes.get(played.cause, 0) + 1
         if played.ending is Ending.ROLLED_BACK:
             weights[played.weight] = weights.get(played.weight, 0) + 1
     return Forecast(
         runs=len(plays),
         endings={ending: len(times) for ending, times in by_ending.items()},
-        broken=tuple(dict.fromkeys(rail.metric for rail in rollout.guardrails if breaks(rail, truth))),
+        causes=dict(sorted(causes.items())),
+        broken=_broken(rollout, truth),
         after={ending: (_at(times, 0.5), _at(times, 0.9)) for ending, times in by_ending.items()},
         weights=dict(sorted(weights.items())),
         requests=sorted(played.requests for played in plays)[len(plays) // 2],
@@ -82,6 +91,16 @@ def breaks(guardrail: Guardrail, truth: Truth) -> bool:
     increase = plain(guardrail.max_increase)
     limit = control * (1 + increase) if guardrail.relative else control + increase
     return candidate > limit * (1 + 1e-12)
+
+
+def _broken(rollout: Rollout, truth: Truth) -> tuple[str, ...]:
+    found = [rail.metric for rail in rollout.guardrails if breaks(rail, truth)]
+    goal = rollout.goal
+    if rollout.mode == "experiment" and goal is not None and goal.measured is not None:
+        candidate, control = (_value(goal.measured, truth, candidate=which) for which in (True, False))
+        if candidate < control if goal.increase else candidate > control:
+            found.append(goal.metric)
+    return tuple(dict.fromkeys(found))
 
 
 def _value(metric: Metric, truth: Truth, *, candidate: bool) -> float:
