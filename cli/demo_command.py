@@ -20,7 +20,7 @@ def demo(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the outcome to a file.", show_default=False)
     ] = None,
 ) -> None:
-    """Watch a rollout: real Envoy, two models, the server, the controller and some hundred users.
+    """Watch a rollout: real Envoy, two models, the server, the controller and two thousand users.
 
     The exit code is 0 only if the scenario ended as it should.
     """

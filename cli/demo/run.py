@@ -11,7 +11,8 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from rich.console import Console
 from cli.demo.scenarios import CANDIDATE, CONTROL, DOCUMENT, Outcome, Scenario
 from cli.demo.stack import Stack, StackOptions
 from cli.demo.users import Population
-from cli.demo.view import Picture, View, print_summary
-from cli.records import journal_json, status_json
+from cli.demo.view import Picture, Told, View, print_summary
+from cli.records import journal_json, percent, status_json
 from controller import journal, status
+from controller.journal import JOURNAL_FILE
+from controller.model import JournalEntry, Kind
 from controller.settings import Settings
 from experiment.errors import StartError, StateError
 
@@ -30,7 +33,7 @@ EXPERIMENT = "chat-model"
 LONGEST_SECONDS = 110.0
 _RECENT_SECONDS = 5.0
 _BASELINE_SECONDS = 3.0
-_ENDED = ("promoted", "rolled_back", "manual")
+_ENDED = ("promoted", "rolled_back", "concluded", "manual")
 
 
 async def run_demo(scenario: Scenario, console: Console, *, keep: bool, json_file: Path | None) -> Outcome:
@@ -85,10 +88,43 @@ def _signals_cancel(task: asyncio.Task[Any] | None) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
+@dataclass
+class _Decisions:
+    """Reads the journal whenever it has grown.
+
+    Attributes:
+        path: of the journal.
+        started: when the demo began.
+    """
+
+    path: Path
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _size: int = 0
+    _read: list[Told] = field(default_factory=list)
+
+    def read(self) -> list[Told]:
+        """Every decision that did more than hold, oldest first."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size != self._size:
+            self._size = size
+            entries = journal.salvage(self.path).entries
+            self._read = [self._told(entry) for entry in entries if _changed(entry)]
+        return self._read
+
+    def _told(self, entry: JournalEntry) -> Told:
+        seconds = (entry.at - self.started).total_seconds()
+        return Told(entry.id, seconds, entry.kind, percent(entry.weights_after), entry.reason)
+
+
+def _changed(entry: JournalEntry) -> bool:
+    return entry.kind is not Kind.HOLD or entry.phase is not entry.phase_before
+
+
 async def _watch(scenario: Scenario, stack: Stack, console: Console) -> Outcome:
     started = time.monotonic()
     population = Population(stack.url)
     settings = Settings(config=stack.config, state_dir=stack.state, envoys=(stack.admin,))
+    decisions = _Decisions(settings.journal_path)
     rolling_out = changed = False
     problem = ""
     users = asyncio.create_task(population.run())
@@ -99,7 +135,9 @@ async def _watch(scenario: Scenario, stack: Stack, console: Console) -> Outcome:
                 if not rolling_out and now - started >= _BASELINE_SECONDS:
                     rolling_out = True
                     await stack.start_controller()
+                # First where it stands, then the journal: what led there is in it by then.
                 found = status_json(status.read_status(settings)[0])
+                view.tell(decisions.read())
                 view.show(
                     Picture(
                         seconds=now - started,
@@ -224,6 +262,9 @@ def _print_invitation(console: Console, stack: Stack) -> None:
         "Still running; end it with Ctrl-C. Try:",
         f"  curl -i {stack.url}/v1/chat/completions -H 'x-user-id: ada' -d '{body}'",
         f"  abmesh status {state}",
+        f"  abmesh explain {EXPERIMENT} {state}",
+        f"  abmesh analyze {EXPERIMENT} {state}",
+        f"  abmesh replay {stack.state / JOURNAL_FILE}",
         f"  abmesh weights {EXPERIMENT} {CANDIDATE}=25 --config {stack.config}",
     )
     for line in lines:

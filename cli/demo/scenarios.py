@@ -103,7 +103,7 @@ experiments:
     events: [click, thumbs_up, thumbs_down]
     rollout:
       candidate: model-b
-      steps: [5, 10, 25, 50, 75, 100]
+      steps: [10, 25, 50, 100]
       stage: {min_duration: 3s, max_duration: 60s, min_requests: 40}
       on_timeout: rollback
       guardrails:

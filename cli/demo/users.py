@@ -1,5 +1,8 @@
 """A population of users who talk to the models through Envoy, as people do: each at their own pace, some streaming.
 
+Nobody waits for the answer to an earlier request, so that a slow variant gets as many requests as its share of the
+users says; users who waited would make the split look wrong.
+
 Some carry an id in a header, some in the query, some only the cookie that the mesh gave them; a few are beta testers.
 What they see (variant, status, time) is what the demo shows, measured at the client and independent of Envoy.
 """
@@ -92,7 +95,7 @@ class Population:
     """
 
     url: str
-    size: int = 800
+    size: int = 2000
     rate: float = 120.0
     most: int = 64
     seed: int = 1

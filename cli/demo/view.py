@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -30,7 +30,7 @@ class Picture:
         stage: where the rollout stands, in words.
         weights: percent by variant.
         seen: what users saw lately, by variant.
-        decision: kind of the last decision.
+        decision: kind of the last decision, holds included.
         reason: its reason.
         requests: of all users so far.
     """
@@ -44,14 +44,33 @@ class Picture:
     requests: int
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A decision of the journal, as a line tells it.
+
+    Attributes:
+        id: of the journal's entry.
+        seconds: since the demo's start.
+        kind: what was decided.
+        weights: percent by variant after it.
+        reason: why.
+    """
+
+    id: str
+    seconds: float
+    kind: str
+    weights: Mapping[str, float]
+    reason: str
+
+
 @dataclass
 class View:
-    """Shows pictures; enter it with ``with``."""
+    """Shows pictures and tells decisions; enter it with ``with``."""
 
     console: Console
     scenario: Scenario
     _live: Live | None = None
-    _last: tuple[str, str] = ("", "")
+    _told: set[str] = field(default_factory=set)
 
     def __enter__(self) -> Self:
         story = Text.assemble((f"scenario {self.scenario.name}: ", "bold"), self.scenario.story)
@@ -72,14 +91,17 @@ class View:
         self.console.print(escape(text), soft_wrap=True)
 
     def show(self, picture: Picture) -> None:
-        """Show the present picture, and leave a line behind for every decision that did more than hold."""
+        """Show the present picture."""
         if self._live is not None:
             self._live.update(_panel(self.scenario, picture))
-        change = (picture.stage, picture.decision)
-        if picture.decision not in ("", "hold") and change != self._last:
-            self._last = change
-            weights = ", ".join(f"{name} {weight:g}%" for name, weight in picture.weights.items())
-            self.note(f"{picture.seconds:5.1f} s  {picture.decision:<9} {weights}: {picture.reason}")
+
+    def tell(self, decisions: Iterable[Told]) -> None:
+        """Leave a line behind for every decision that has none yet, by its id."""
+        for told in decisions:
+            if told.id not in self._told:
+                self._told.add(told.id)
+                weights = ", ".join(f"{name} {weight:g}%" for name, weight in told.weights.items())
+                self.note(f"{told.seconds:5.1f} s  {told.kind:<9} {weights}: {told.reason}")
 
 
 def _panel(scenario: Scenario, picture: Picture) -> Panel:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import math
 
+import pytest
 from rich.console import Console
 
 from cli.demo.scenarios import SCENARIOS, Outcome
 from cli.demo.users import Summary
-from cli.demo.view import Picture, View, print_summary
+from cli.demo.view import Picture, Told, View, print_summary
 
 PICTURE = Picture(
     seconds=12.0,
@@ -36,14 +37,24 @@ def test_on_a_terminal_the_panel_shows_weights_shares_errors_latencies_and_the_r
         assert part in text
 
 
-def test_without_a_terminal_every_decision_is_one_line_and_holds_are_none() -> None:
-    console, output = _console(terminal=False)
+def _told(number: int, kind: str) -> Told:
+    return Told(f"id-{number}", 10.0 * number, kind, {"model-a": 75.0, "model-b": 25.0}, f"reason {number}")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_every_decision_is_one_line_however_often_it_is_seen_and_pictures_are_none(terminal: bool) -> None:
+    console, output = _console(terminal)
+    decisions = [_told(1, "advance"), _told(2, "advance"), _told(3, "rollback")]
     with View(console, SCENARIOS["good"]) as view:
-        for decision in ("hold", "advance", "advance", "hold", "rollback"):
-            view.show(Picture(**{**{name: getattr(PICTURE, name) for name in PICTURE.__slots__}, "decision": decision}))
-    lines = output.getvalue().splitlines()
-    assert SCENARIOS["good"].story in lines[0]
-    assert [line.split()[2] for line in lines[1:]] == ["advance", "rollback"]
+        for seen in range(4):
+            view.show(PICTURE)
+            view.tell(decisions[:seen])
+    lines = [line for line in output.getvalue().splitlines() if "reason " in line]
+    assert [line.split(" s  ")[1].split()[0] for line in lines] == ["advance", "advance", "rollback"]
+    assert "10.0 s  advance   model-a 75%, model-b 25%: reason 1" in lines[0]
+    if not terminal:
+        assert SCENARIOS["good"].story in output.getvalue().splitlines()[0]
+        assert len(output.getvalue().splitlines()) == 4
 
 
 def test_the_summary_says_how_it_ended_and_why() -> None:

@@ -185,6 +185,15 @@ def world(folder: Path, text: str = DOCUMENT) -> World:
     return World(folder / "state", FileSink(path))
 
 
+def serve(subject: World, requests: int, *, code: int = 200, ms: int = 100) -> None:
+    """Traffic as the weights say: so many of the candidate's requests from every Envoy, and good ones of the control."""
+    weight = subject.weight()
+    for traffic in subject.envoys.values():
+        traffic.serve("model-a", requests * (10_000 - weight) // weight if weight else requests)
+        if weight:
+            traffic.serve("model-b", requests, code=code, ms=ms)
+
+
 def serve_and_tick(subject: World, ticks: int, *, good: int = 50, bad: int = 0, ms: int = 100) -> None:
     """Ticks of five seconds, with traffic as the weights say before each: so much to the candidate."""
     for _ in range(ticks):

@@ -11,7 +11,7 @@ from controller.model import Cause, Kind, Phase
 from controller.policy import Decision, Situation, decide
 from controller.settings import Settings
 from experiment.errors import DocumentError, RefusedError, StateError, UnknownName
-from tests.controller.support import DOCUMENT, NAME, World, world
+from tests.controller.support import DOCUMENT, NAME, World, serve, world
 
 
 def _setup(folder: Path, text: str = DOCUMENT) -> tuple[World, Settings]:
@@ -34,9 +34,9 @@ def test_pause_holds_and_resume_starts_the_stage_afresh(tmp_path: Path) -> None:
     entry = operations.pause(settings, NAME, now=subject.now, by="ann")
     assert (entry.kind, entry.cause, entry.actor, entry.by) == (Kind.HOLD, Cause.OPERATOR, "operator", "ann")
     assert entry.reason == "paused at 10% by ann"
-    subject.traffic.serve("model-b", 500)
+    serve(subject, 500)
     for _ in range(30):
-        subject.traffic.serve("model-b", 50)
+        serve(subject, 50)
         subject.tick()
     assert (subject.weight(), _phase(subject)) == (1000, Phase.PAUSED)
     stage = subject.states.read().experiments[NAME].stage
@@ -45,7 +45,7 @@ def test_pause_holds_and_resume_starts_the_stage_afresh(tmp_path: Path) -> None:
     subject.tick()
     assert subject.weight() == 1000
     for _ in range(20):
-        subject.traffic.serve("model-b", 50)
+        serve(subject, 50)
         subject.tick()
     assert subject.weight() == 5000
 
@@ -55,7 +55,7 @@ def test_a_paused_rollout_still_rolls_back_on_harm(tmp_path: Path) -> None:
     subject.tick(0)
     subject.tick(6)
     operations.pause(settings, NAME, now=subject.now)
-    subject.traffic.serve("model-b", 500, code=503)
+    serve(subject, 500, code=503)
     subject.tick()
     assert (subject.weight(), _phase(subject)) == (0, Phase.ROLLED_BACK)
 
@@ -118,7 +118,7 @@ def test_resume_from_manual_goes_on_from_the_persons_weights_and_plan(tmp_path: 
     state = subject.states.read().experiments[NAME]
     assert (state.phase, state.stage.weight, state.steps) == (Phase.PROGRESSING, 3500, (1000, 4000, 10_000))
     for _ in range(20):
-        subject.traffic.serve("model-b", 50)
+        serve(subject, 50)
         subject.tick()
     assert subject.weight() == 4000
 
@@ -210,7 +210,7 @@ def test_a_controller_respects_a_command_given_while_it_was_deciding(
     subject, settings = _setup(tmp_path)
     subject.tick()
     subject.tick(6)
-    subject.traffic.serve("model-b", 500)
+    serve(subject, 500)
 
     def deciding(situation: Situation, now: datetime) -> Decision:
         decision = decide(situation, now)
@@ -219,7 +219,7 @@ def test_a_controller_respects_a_command_given_while_it_was_deciding(
         return decision
 
     with monkeypatch.context() as patch:
-        patch.setattr("controller.steering.decide", deciding)
+        patch.setattr("controller.deliberation.decide", deciding)
         report = subject.tick(60)
     assert report.superseded == (NAME,)
     assert report.failures == {}

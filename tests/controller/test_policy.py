@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.judging.verdicts import Judgement, Verdict
+from controller.judging.verdicts import BALANCED, Balance, GoalJudgement, GoalVerdict, Judgement, Verdict
 from controller.model import Cause, DecisionRecord, ExperimentState, Kind, Phase, Stage
 from controller.policy import Coverage, Decision, Situation, decide, next_step
 from experiment.model import Experiment
@@ -24,6 +24,18 @@ def _judgement(verdict: Verdict) -> Judgement:
 
 HEALTHY, HARMFUL = _judgement(Verdict.HEALTHY), _judgement(Verdict.HARMFUL)
 INCONCLUSIVE, ERROR = _judgement(Verdict.INCONCLUSIVE), _judgement(Verdict.ERROR)
+BRAKE = Judgement("error_rate", "brake", Verdict.HARMFUL, "emergency brake: error_rate 50%", 0.5, 0.1, 0.0, 40)
+UNEVEN = Balance(True, "requests are not split as the weights say", 1e-5, 1.0)
+
+EXPERIMENT = {
+    "mode": "experiment",
+    "steps": [50],
+    "goal": {"metric": "latency_mean", "increase": False, "planned_requests": 1000},
+}
+
+
+def _goal(verdict: GoalVerdict, fraction: float = 0.5) -> GoalJudgement:
+    return GoalJudgement("latency_mean", verdict, f"the goal is {verdict}", 90.0, 100.0, 500, fraction=fraction)
 
 
 def _state(subject: Experiment, **changes: Any) -> ExperimentState:
@@ -49,10 +61,13 @@ def _decide(
     requests: int = 500,
     collecting: bool = True,
     coverage: Coverage = ALL_ANSWERED,
+    balance: Balance = BALANCED,
+    goal: GoalJudgement | None = None,
     **changes: Any,
 ) -> Decision:
     subject = subject or experiment()
-    situation = Situation(subject, _state(subject, **changes), judgements, requests, collecting, coverage)
+    state = _state(subject, **changes)
+    situation = Situation(subject, state, judgements, requests, collecting, coverage, balance, goal)
     return decide(situation, START + timedelta(seconds=age))
 
 
@@ -127,11 +142,11 @@ def test_harm_rolls_back_at_once_whatever_else_is_missing(coverage: Coverage, ph
     assert "10%" in decision.reason
 
 
-@pytest.mark.parametrize("phase", [Phase.MANUAL, Phase.PROMOTED, Phase.ROLLED_BACK])
+@pytest.mark.parametrize("phase", [Phase.MANUAL, Phase.PROMOTED, Phase.ROLLED_BACK, Phase.CONCLUDED])
 def test_what_a_person_took_over_or_what_is_finished_stays_as_it_is_even_in_harm(phase: Phase) -> None:
     decision = _decide(judgements=(HARMFUL,), phase=phase)
     assert (decision.kind, decision.phase, decision.target) == (Kind.HOLD, phase, None)
-    assert "abmesh resume" in decision.reason
+    assert ("abmesh promote or rollback" if phase is Phase.CONCLUDED else "abmesh resume") in decision.reason
 
 
 def test_paused_holds() -> None:
@@ -197,6 +212,110 @@ def test_a_clock_that_was_set_back_makes_no_stage_older() -> None:
     assert _decide(age=-5000).cause is Cause.MIN_DURATION
 
 
+def test_the_brake_rolls_back_whatever_the_guardrails_say_and_with_none_at_all() -> None:
+    decision = _decide(judgements=(BRAKE, HEALTHY), requests=40, age=3)
+    _is(decision, Kind.ROLLBACK, Cause.HARMFUL, Phase.ROLLED_BACK, 0)
+    assert "emergency brake" in decision.reason
+    assert _decide(experiment(rollout={"guardrails": []}), judgements=(BRAKE,)).kind is Kind.ROLLBACK
+    assert _decide(experiment(weight=0), judgements=(BRAKE,), age=0).kind is Kind.ADVANCE
+
+
+def test_a_split_that_is_off_holds_a_healthy_stage_and_says_so() -> None:
+    decision = _decide(balance=UNEVEN)
+    _is(decision, Kind.HOLD, Cause.SAMPLE_RATIO, Phase.PROGRESSING)
+    assert "not split as the weights say" in decision.reason
+
+
+def test_a_split_that_is_off_holds_an_experiment_that_would_be_decided() -> None:
+    subject = experiment(weight=50, rollout=EXPERIMENT)
+    decision = _decide(subject, balance=UNEVEN, goal=_goal(GoalVerdict.WINNER))
+    _is(decision, Kind.HOLD, Cause.SAMPLE_RATIO, Phase.PROGRESSING)
+
+
+def test_a_split_that_is_off_lets_the_rollout_go_on_where_it_is_only_reported() -> None:
+    subject = experiment(rollout={"analysis": {"on_sample_ratio": "report"}})
+    _is(_decide(subject, balance=UNEVEN), Kind.ADVANCE, Cause.PASSED, Phase.PROGRESSING, 5000)
+
+
+def test_harm_rolls_back_although_the_split_is_off_and_a_long_alarm_times_out() -> None:
+    _is(_decide(balance=UNEVEN, judgements=(HARMFUL,)), Kind.ROLLBACK, Cause.HARMFUL, Phase.ROLLED_BACK, 0)
+    late = _decide(balance=UNEVEN, age=3601)
+    _is(late, Kind.HOLD, Cause.TIMEOUT, Phase.PROGRESSING)
+    assert "not split as the weights say" in late.reason
+
+
+def test_time_and_requests_are_said_to_be_missing_before_the_split_is() -> None:
+    assert _decide(balance=UNEVEN, age=59).cause is Cause.MIN_DURATION
+    assert _decide(balance=UNEVEN, requests=99).cause is Cause.MIN_REQUESTS
+
+
+def test_an_experiment_takes_its_split_at_once() -> None:
+    decision = _decide(experiment(weight=0, rollout=EXPERIMENT), age=0, judgements=(), requests=0, collecting=False)
+    _is(decision, Kind.ADVANCE, Cause.STARTING, Phase.PROGRESSING, 5000)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "kind", "cause", "phase", "target"),
+    [
+        (GoalVerdict.WINNER, Kind.COMPLETE, Cause.WINNER, Phase.CONCLUDED, None),
+        (GoalVerdict.LOSER, Kind.ROLLBACK, Cause.LOSER, Phase.ROLLED_BACK, 0),
+        (GoalVerdict.NO_DIFFERENCE, Kind.COMPLETE, Cause.NO_DIFFERENCE, Phase.CONCLUDED, None),
+        (GoalVerdict.INCONCLUSIVE, Kind.COMPLETE, Cause.UNDECIDED, Phase.CONCLUDED, None),
+        (GoalVerdict.OPEN, Kind.HOLD, Cause.GOAL_OPEN, Phase.PROGRESSING, None),
+    ],
+)
+def test_an_experiment_does_what_its_goal_says(
+    verdict: GoalVerdict, kind: Kind, cause: Cause, phase: Phase, target: int | None
+) -> None:
+    decision = _decide(experiment(weight=50, rollout=EXPERIMENT), goal=_goal(verdict))
+    _is(decision, kind, cause, phase, target)
+    assert f"the goal is {verdict}" in decision.reason
+
+
+def test_an_experiment_without_evidence_on_its_goal_goes_on() -> None:
+    decision = _decide(experiment(weight=50, rollout=EXPERIMENT), goal=None)
+    _is(decision, Kind.HOLD, Cause.GOAL_OPEN, Phase.PROGRESSING)
+
+
+@pytest.mark.parametrize(
+    ("judgement", "cause"), [(INCONCLUSIVE, Cause.INCONCLUSIVE), (ERROR, Cause.UNJUDGED)], ids=["inconclusive", "error"]
+)
+def test_a_winner_whose_guardrails_are_not_healthy_waits_and_at_its_planned_size_is_undecided(
+    judgement: Judgement, cause: Cause
+) -> None:
+    subject = experiment(weight=50, rollout=EXPERIMENT)
+    early = _decide(subject, judgements=(HEALTHY, judgement), goal=_goal(GoalVerdict.WINNER, 0.99))
+    _is(early, Kind.HOLD, cause, Phase.PROGRESSING)
+    assert "the goal is winner" in early.reason
+    over = _decide(subject, judgements=(HEALTHY, judgement), goal=_goal(GoalVerdict.WINNER, 1.0))
+    _is(over, Kind.COMPLETE, Cause.UNDECIDED, Phase.CONCLUDED)
+    assert judgement.text in over.reason
+
+
+def test_a_loser_needs_no_healthy_guardrail() -> None:
+    subject = experiment(weight=50, rollout=EXPERIMENT)
+    assert _decide(subject, judgements=(INCONCLUSIVE,), goal=_goal(GoalVerdict.LOSER)).cause is Cause.LOSER
+
+
+def test_a_winner_that_does_harm_is_rolled_back() -> None:
+    subject = experiment(weight=50, rollout=EXPERIMENT)
+    decision = _decide(subject, judgements=(HARMFUL,), goal=_goal(GoalVerdict.WINNER))
+    _is(decision, Kind.ROLLBACK, Cause.HARMFUL, Phase.ROLLED_BACK, 0)
+
+
+def test_an_experiment_that_takes_too_long_does_what_the_plan_says() -> None:
+    subject = experiment(weight=50, rollout={**EXPERIMENT, "on_timeout": "rollback"})
+    decision = _decide(subject, age=3601, goal=_goal(GoalVerdict.OPEN))
+    _is(decision, Kind.ROLLBACK, Cause.TIMEOUT, Phase.ROLLED_BACK, 0)
+    assert _decide(subject, age=3601, goal=_goal(GoalVerdict.WINNER)).cause is Cause.WINNER
+
+
+def test_a_goal_decides_nothing_in_a_rollout() -> None:
+    subject = experiment(rollout={"goal": {"metric": "latency_mean", "increase": False}})
+    for verdict in GoalVerdict:
+        assert _decide(subject, goal=_goal(verdict)).kind is Kind.ADVANCE
+
+
 @given(st.lists(st.integers(1, 10_000), unique=True, min_size=1).map(sorted), st.integers(0, 10_000))
 def test_the_next_step_is_the_smallest_above(steps: list[int], weight: int) -> None:
     step = next_step(steps, weight)
@@ -217,6 +336,7 @@ COVERAGES = st.sampled_from([ALL_ANSWERED, SOME_ANSWERED, NONE_ANSWERED, Coverag
     st.booleans(),
     COVERAGES,
     st.sampled_from(["hold", "rollback"]),
+    st.sampled_from([BALANCED, UNEVEN]),
 )
 def test_the_rules_hold_in_every_situation(
     phase: Phase,
@@ -227,6 +347,7 @@ def test_the_rules_hold_in_every_situation(
     collecting: bool,
     coverage: Coverage,
     on_timeout: str,
+    balance: Balance,
 ) -> None:
     """Up only on complete, healthy evidence; down only for harm or a timeout; never in a person's hands."""
     subject = experiment(weight=weight, rollout={"on_timeout": on_timeout})
@@ -237,6 +358,7 @@ def test_the_rules_hold_in_every_situation(
         requests=requests,
         collecting=collecting,
         coverage=coverage,
+        balance=balance,
         phase=phase,
     )
     harmful = HARMFUL in judgements
@@ -251,6 +373,7 @@ def test_the_rules_hold_in_every_situation(
             assert age >= 60
             assert requests >= 100
             assert collecting
+            assert not balance.alarm
     if decision.kind is Kind.ADVANCE:
         assert decision.target is not None
         assert decision.target > weight * 100
@@ -260,3 +383,40 @@ def test_the_rules_hold_in_every_situation(
         assert harmful or (on_timeout == "rollback" and age > 3600)
     if harmful and weight and phase in (Phase.PROGRESSING, Phase.PAUSED):
         assert decision.kind is Kind.ROLLBACK
+
+
+@given(
+    st.sampled_from(list(GoalVerdict)),
+    VERDICTS,
+    st.floats(-100, 3600),
+    st.integers(0, 1000),
+    COVERAGES,
+    st.sampled_from([BALANCED, UNEVEN]),
+)
+def test_an_experiment_ends_only_on_complete_evidence_and_wins_only_in_health(
+    verdict: GoalVerdict,
+    judgements: tuple[Judgement, ...],
+    age: float,
+    requests: int,
+    coverage: Coverage,
+    balance: Balance,
+) -> None:
+    decision = _decide(
+        experiment(weight=50, rollout=EXPERIMENT),
+        age=age,
+        judgements=judgements,
+        requests=requests,
+        coverage=coverage,
+        balance=balance,
+        goal=_goal(verdict),
+    )
+    assert decision.kind is not Kind.ADVANCE
+    if decision.kind is Kind.HOLD or decision.cause is Cause.HARMFUL:
+        return
+    assert coverage.complete
+    assert age >= 60
+    assert requests >= 100
+    assert not balance.alarm
+    assert HARMFUL not in judgements
+    if decision.cause is Cause.WINNER:
+        assert set(judgements) <= {HEALTHY}

@@ -32,6 +32,8 @@ def test_a_refused_document_holds_says_so_and_loses_no_evidence(tmp_path: Path) 
     good = path.read_text()
     path.write_text(good.replace("weight: 10", "weight: 11"))
     for _ in range(30):
+        # The document cannot be read, so its weights are those of before: 90 and 10%.
+        subject.traffic.serve("model-a", 450)
         subject.traffic.serve("model-b", 50)
         report = subject.tick()
     assert report.generation is None

@@ -15,7 +15,7 @@ from controller.state import StateStore
 from controller.transitions import Change, SupersededError, Transitions
 from experiment.errors import Conflict, StoreError
 from experiment.store import Snapshot
-from tests.controller.support import NAME, START, World, world
+from tests.controller.support import NAME, START, World, serve, world
 
 
 class Crash(BaseException):
@@ -73,9 +73,9 @@ def _ready_to_advance(folder: Path) -> World:
     subject.tick(0)
     assert subject.weight() == 1000
     subject.tick(6)
-    subject.traffic.serve("model-b", 200)
+    serve(subject, 200)
     subject.tick(10)
-    subject.traffic.serve("model-b", 200)
+    serve(subject, 200)
     subject.now = START.replace(minute=5)
     return subject
 
