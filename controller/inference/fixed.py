@@ -12,8 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.special import ndtri, stdtr, stdtrit
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from controller.inference import means, sequential
 from controller.inference.moments import Moments
@@ -118,8 +117,8 @@ def two_proportions(s_a: float, n_a: float, s_b: float, n_b: float, alpha: float
     p_a, p_b = s_a / n_a, s_b / n_b
     pooled = (s_a + s_b) / (n_a + n_b)
     deviation = math.sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
-    difference, z = p_b - p_a, float(norm.isf(alpha / 2))
-    p = 2 * float(norm.sf(abs(difference) / deviation)) if deviation > 0 else 1.0
+    difference, z = p_b - p_a, -float(ndtri(alpha / 2))
+    p = 2 * float(ndtr(-abs(difference) / deviation)) if deviation > 0 else 1.0
     half = z * math.sqrt(p_a * (1 - p_a) / n_a + p_b * (1 - p_b) / n_b)
     relative = None if p_a == 0 else p_b / p_a - 1
     relative_interval = _UNBOUNDED
@@ -257,4 +256,4 @@ def sequential_sample_size(
 
 
 def _z(alpha: float, sides: int) -> float:
-    return float(norm.isf(alpha / sides))
+    return -float(ndtri(alpha / sides))

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr, ndtri
-from scipy.stats import norm
 
 from controller.inference.numbers import Floats
 
@@ -51,7 +50,7 @@ def spent(t: float, alpha: float, sides: int) -> float:
     if t <= 0:
         return 0.0
     _check_sides(sides)
-    z = float(norm.isf(alpha / sides / 2))
+    z = -float(ndtri(alpha / sides / 2))
     return float(sides * 2 * ndtr(-z / math.sqrt(min(t, 1.0))))
 
 
@@ -118,7 +117,7 @@ def inflation(looks: int, alpha: float, power: float, sides: int) -> float:
     """
     fractions = [look / looks for look in range(1, looks + 1)]
     limits = boundaries(fractions, alpha, sides=sides)
-    single = float(norm.isf(alpha / sides) + ndtri(power))
+    single = float(ndtri(power) - ndtri(alpha / sides))
 
     def missing(drift: float) -> float:
         return sum(stopping(fractions, limits, drift)) - power
@@ -165,7 +164,7 @@ class _Step:
     def boundary(self, probability: float) -> float:
         """Where exactly this probability lies above."""
         if probability < _NEGLIGIBLE:
-            return float(norm.isf(probability)) if probability > 0 else math.inf
+            return -float(ndtri(probability)) if probability > 0 else math.inf
         wanted = math.log(probability)
         # The smallest mass is far below any probability that is asked for, so that no logarithm is of 0.
         logs = np.log(np.maximum(self.path.mass, 1e-300))

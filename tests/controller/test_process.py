@@ -19,7 +19,9 @@ from aiohttp.test_utils import TestServer
 
 from controller.journal import read
 from controller.settings import Settings
+from controller.sinks.file import FileSink
 from controller.status import ExperimentStatus, read_status
+from experiment.names import BUCKETS
 from tests.controller.support import DOCUMENT, NAME, Traffic
 
 FAST = DOCUMENT.replace("steps: [10, 50, 100]", "steps: [10, 25, 50, 100]").replace(
@@ -29,13 +31,14 @@ EVERY_STEP_ONCE = [0, 1000, 2500, 5000, 10_000]
 
 
 @asynccontextmanager
-async def _envoy() -> AsyncIterator[str]:
-    """An admin endpoint whose statistics grow with every look."""
+async def _envoy(folder: Path) -> AsyncIterator[str]:
+    """An admin endpoint whose statistics grow with every look, by 500 requests that are split as the weights say."""
     traffic = Traffic()
+    sink = FileSink(folder / "experiments.yaml")
 
     async def stats(_: web.Request) -> web.Response:
-        traffic.serve("model-a", 50)
-        traffic.serve("model-b", 20)
+        for variant, points in sink.read().document.experiment(NAME).weights.items():
+            traffic.serve(variant, 500 * points // BUCKETS)
         return web.Response(text=traffic.answer(datetime.now(UTC)))
 
     app = web.Application()
@@ -83,7 +86,7 @@ async def test_killed_at_random_moments_it_takes_every_step_exactly_once(tmp_pat
     (tmp_path / "experiments.yaml").write_text(FAST)
     moments = random.Random(3)
     kills = 0
-    async with _envoy() as envoy:
+    async with _envoy(tmp_path) as envoy:
         while _status(tmp_path).phase != "promoted":
             assert kills < 100, "the rollout makes no progress"
             async with _controller(tmp_path, envoy) as process:
@@ -102,7 +105,7 @@ async def test_killed_at_random_moments_it_takes_every_step_exactly_once(tmp_pat
 
 async def test_a_second_one_stands_by_and_takes_over_when_the_first_is_killed(tmp_path: Path) -> None:
     (tmp_path / "experiments.yaml").write_text(DOCUMENT)
-    async with _envoy() as envoy, _controller(tmp_path, envoy) as first:
+    async with _envoy(tmp_path) as envoy, _controller(tmp_path, envoy) as first:
         await _line(first, "leading")
         async with _controller(tmp_path, envoy) as second:
             await _line(second, "standing by")
@@ -115,7 +118,7 @@ async def test_a_second_one_stands_by_and_takes_over_when_the_first_is_killed(tm
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_it_with_exit_code_0(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "experiments.yaml").write_text(DOCUMENT)
-    async with _envoy() as envoy, _controller(tmp_path, envoy, "--http", "127.0.0.1:0") as process:
+    async with _envoy(tmp_path) as envoy, _controller(tmp_path, envoy, "--http", "127.0.0.1:0") as process:
         ready = await _line(process, "abmesh controller ready")
         assert "envoys=1" in ready
         assert "http=127.0.0.1:" in ready
@@ -129,7 +132,7 @@ async def test_a_signal_ends_it_with_exit_code_0(tmp_path: Path, number: signal.
 async def test_it_stays_small(tmp_path: Path) -> None:
     """Under 200 MB; without scipy.stats and envoy-data-plane, which would be half of that."""
     (tmp_path / "experiments.yaml").write_text(DOCUMENT)
-    async with _envoy() as envoy, _controller(tmp_path, envoy) as process:
+    async with _envoy(tmp_path) as envoy, _controller(tmp_path, envoy) as process:
 
         def judged() -> bool:
             found = _status(tmp_path)
@@ -146,7 +149,7 @@ async def test_it_stays_small(tmp_path: Path) -> None:
 
 async def test_an_address_that_is_taken_fails_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "experiments.yaml").write_text(DOCUMENT)
-    async with _envoy() as envoy:
+    async with _envoy(tmp_path) as envoy:
         taken = envoy.removeprefix("http://")
         async with _controller(tmp_path, envoy, "--http", taken) as process:
             await _line(process, f"cannot listen on {taken}")
