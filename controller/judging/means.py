@@ -20,6 +20,10 @@ MIN_MEAN = 50
 """Fewest requests of the candidate that a mean is judged on: its method is right for large numbers."""
 
 
+_ROUNDING = 1e-15
+"""A variance below this part of the squared mean is rounding."""
+
+
 @dataclass(frozen=True, slots=True)
 class MeanComparison:
     """A :class:`~controller.judging.comparison.Comparison` of means.
@@ -98,7 +102,10 @@ class MeanComparison:
         for a, b in self.slices:
             enough = spread(b) >= MIN_SLICES and (not compared or spread(a) >= MIN_SLICES)
             moved = Slices(a.n, scale * a.y + offset * a.n)
-            found.append(float(request_variance(moved, b)) if enough else np.inf)
+            s2 = float(request_variance(moved, b)) if enough else np.inf
+            # Where all durations are alike, rounding leaves a variance that is not quite 0, which would prove anything.
+            mean = (moved.total_y + b.total_y) / np.maximum(moved.total_n + b.total_n, 1)
+            found.append(s2 if s2 > _ROUNDING * mean**2 else 0.0)
         return np.array(found)
 
     def _log_e(self, d: Floats, v: Floats, n: Floats, side: Side) -> Floats:

@@ -186,7 +186,7 @@ def world(folder: Path, text: str = DOCUMENT) -> World:
 
 
 def serve(subject: World, requests: int, *, code: int = 200, ms: int = 100) -> None:
-    """Traffic as the weights say: so many of the candidate's requests from every Envoy, and good ones of the control."""
+    """Traffic as the weights say: so many of the candidate's requests per Envoy, and good ones of the control."""
     weight = subject.weight()
     for traffic in subject.envoys.values():
         traffic.serve("model-a", requests * (10_000 - weight) // weight if weight else requests)
