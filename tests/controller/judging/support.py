@@ -49,14 +49,15 @@ def arm(
         some = left if index == len(mixed) - 1 else min(left, round(requests * weight / whole))
         left -= some
         durations[value] = parts(some, slices, shift=index * 13)
-    failed = parts(errors, slices, shift=7)
+    sizes = {slice_: sum(counts[slice_] for counts in durations.values()) for slice_ in slices}
+    failed = _within(parts(errors, slices, shift=7), sizes)
     found: dict[int, SliceEvidence] = {}
     groups: dict[int, dict[tuple[float, float], int]] = {}
     for slice_ in slices:
-        n = sum(counts[slice_] for counts in durations.values())
+        n = sizes[slice_]
         total = sum(value * counts[slice_] for value, counts in durations.items())
         if n:
-            found[slice_] = SliceEvidence(n * repeat, min(failed[slice_], n) * repeat, 0, total * repeat)
+            found[slice_] = SliceEvidence(n * repeat, failed[slice_] * repeat, 0, total * repeat)
         bins = groups.setdefault(group_of(slice_, SLICES), {})
         for value, counts in durations.items():
             key = (float(value), width(value))
@@ -69,6 +70,18 @@ def arm(
         slices=found,
         groups=groups,
     )
+
+
+def _within(wanted: Mapping[int, int], sizes: Mapping[int, int]) -> dict[int, int]:
+    """The numbers, where those that are too large leave what is too much to the others."""
+    found = {slice_: min(wanted[slice_], size) for slice_, size in sizes.items()}
+    over = sum(wanted.values()) - sum(found.values())
+    for slice_, size in sizes.items():
+        more = min(over, size - found[slice_])
+        found[slice_] += more
+        over -= more
+    assert not over, "more errors than requests"
+    return found
 
 
 def width(ms: float) -> float:
