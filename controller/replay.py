@@ -22,13 +22,17 @@ _COMPARED = (
     "kind",
     "cause",
     "reason",
+    "phase_before",
     "phase",
+    "weights_before",
     "weights_after",
+    "stage",
     "evidence",
     "judgements",
     "goal",
     "balance",
     "warnings",
+    "sources",
 )
 
 
