@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from controller.evidence.summary import VariantEvidence
-from controller.judging.verdicts import BALANCED, Balance, Judgement
+from controller.judging.verdicts import Balance, Judgement
 from controller.model import Cause, DecisionRecord, ExperimentState, JournalEntry, Kind
 from controller.policy import Coverage, Decision, Situation
 from controller.sources.base import Observation
@@ -19,14 +19,18 @@ from experiment.weights import move_candidate
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a tick did about one experiment."""
+    """What a tick did about one experiment.
+
+    Attributes:
+        balance: whether requests are split as the weights say; None if nothing was judged.
+    """
 
     experiment: str
     state: ExperimentState
     weights: Mapping[str, int]
     decision: DecisionRecord
     judgements: Sequence[Judgement] = ()
-    balance: Balance = BALANCED
+    balance: Balance | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ class ExperimentStatus:
         experiment: its name.
         candidate: of its rollout; None without one.
         weights: basis points by variant: the document's, or the last known if it is refused.
-        phase: ``progressing``, ``paused``, ``manual``, ``promoted``, ``rolled_back``; ``new`` if no controller has
-            dealt with it yet; ``none`` without a rollout; ``unknown`` if the state cannot be read.
+        phase: ``progressing``, ``paused``, ``manual``, ``promoted``, ``rolled_back``, ``concluded``; ``new`` if no
+            controller has dealt with it yet; ``none`` without a rollout; ``unknown`` if the state cannot be read.
         weight: the candidate's, in basis points.
         step: how many of the steps its weight has reached.
         steps: how many there are.

@@ -52,6 +52,18 @@ class Telemetry:
             ("experiment", "metric", "limit"),
             registry=registry,
         )
+        self._p_harm = Gauge(
+            "abmesh_controller_guardrail_p_harm",
+            "Always-valid p-value of 'the candidate keeps this limit'; harm is proven where it is small.",
+            ("experiment", "metric", "limit"),
+            registry=registry,
+        )
+        self._sample_ratio = Gauge(
+            "abmesh_controller_sample_ratio_alarm",
+            "1 if requests are surely not split as the weights say, 0 if not.",
+            ("experiment",),
+            registry=registry,
+        )
         self._generation = Gauge("abmesh_config_generation", "Generation of the document.", registry=registry)
         self._rejected = Counter("abmesh_config_rejected", "Documents that were refused, each once.", registry=registry)
         self._last_tick = Gauge(
@@ -60,7 +72,7 @@ class Telemetry:
             registry=registry,
         )
         self._last_rejected = ""
-        self._shown: set[tuple[str, ...]] = set()
+        self._shown: set[tuple[Gauge, tuple[str, ...]]] = set()
 
     def leading(self, held: bool) -> None:
         """Whether this controller acts."""
@@ -82,12 +94,12 @@ class Telemetry:
         self._last_rejected = report.document_error
         for name in report.failures:
             self._failures.labels(name).inc()
-        shown: set[tuple[str, ...]] = set()
+        shown: set[tuple[Gauge, tuple[str, ...]]] = set()
         for outcome in report.outcomes:
             shown |= self._outcome(outcome)
         if not (report.document_error or report.failures or report.superseded):
-            for gone in self._shown - shown:
-                (self._weight if len(gone) == 2 else self._guardrail).remove(*gone)
+            for gauge, labels in self._shown - shown:
+                gauge.remove(*labels)
             self._shown = shown
         else:
             self._shown |= shown
@@ -106,15 +118,21 @@ class Telemetry:
         """All metrics in Prometheus' text form."""
         return generate_latest(self._registry)
 
-    def _outcome(self, outcome: Outcome) -> set[tuple[str, ...]]:
+    def _outcome(self, outcome: Outcome) -> set[tuple[Gauge, tuple[str, ...]]]:
         name = outcome.experiment
         self._decisions.labels(name, outcome.decision.kind).inc()
-        shown: set[tuple[str, ...]] = set()
+        shown: set[tuple[Gauge, tuple[str, ...]]] = set()
+
+        def show(gauge: Gauge, value: float, *labels: str) -> None:
+            gauge.labels(*labels).set(value)
+            shown.add((gauge, labels))
+
         for variant, points in outcome.weights.items():
-            self._weight.labels(name, variant).set(points / BUCKETS)
-            shown.add((name, variant))
+            show(self._weight, points / BUCKETS, name, variant)
         for judgement in outcome.judgements:
             if judgement.value is not None:
-                self._guardrail.labels(name, judgement.metric, judgement.kind).set(judgement.value)
-                shown.add((name, judgement.metric, judgement.kind))
+                show(self._guardrail, judgement.value, name, judgement.metric, judgement.kind)
+                show(self._p_harm, judgement.p_harm, name, judgement.metric, judgement.kind)
+        if outcome.balance is not None:
+            show(self._sample_ratio, outcome.balance.alarm, name)
         return shown

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
@@ -97,10 +98,35 @@ async def test_guardrails_values_are_shown_and_vanish_with_their_experiment(setu
         await setup.controller.tick()
     name = 'abmesh_controller_guardrail{experiment="chat",limit="max",metric="error_rate"}'
     assert setup.metric(name) == 0.2
+    harm = name.replace("guardrail{", "guardrail_p_harm{")
+    p = setup.metric(harm)
+    assert p is not None
+    assert 0 < p <= 1
+    alarm = 'abmesh_controller_sample_ratio_alarm{experiment="chat"}'
+    assert setup.metric(alarm) == 0
     (tmp_path / "experiments.yaml").write_text("version: 1\nexperiments: []\n")
     await setup.controller.tick()
     assert setup.metric(name) is None
+    assert setup.metric(harm) is None
+    assert setup.metric(alarm) is None
     assert setup.metric('abmesh_controller_weight{experiment="chat",variant="model-b"}') is None
+    setup.lease.release()
+
+
+async def test_a_split_that_is_off_is_shown_also_while_the_document_is_refused(setup: Setup, tmp_path: Path) -> None:
+    alarm = 'abmesh_controller_sample_ratio_alarm{experiment="chat"}'
+    await setup.controller.tick()
+    assert setup.metric(alarm) == 0
+    setup.subject.now += timedelta(seconds=6)
+    await setup.controller.tick()
+    setup.subject.now += timedelta(seconds=5)
+    setup.subject.traffic.serve("model-a", 500)
+    setup.subject.traffic.serve("model-b", 500)
+    await setup.controller.tick()
+    assert setup.metric(alarm) == 1
+    (tmp_path / "experiments.yaml").write_text("nonsense")
+    await setup.controller.tick()
+    assert setup.metric(alarm) == 1
     setup.lease.release()
 
 

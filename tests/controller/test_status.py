@@ -10,7 +10,7 @@ from controller.lease import Lease
 from controller.settings import Settings
 from controller.status import read_status
 from experiment.errors import DocumentError, StoreError
-from tests.controller.support import DOCUMENT, NAME, World, world
+from tests.controller.support import DOCUMENT, NAME, World, serve_and_tick, world
 
 
 def _setup(folder: Path, text: str = DOCUMENT) -> tuple[World, Settings]:
@@ -54,6 +54,18 @@ def test_an_operators_command_shows_at_once(tmp_path: Path) -> None:
     operations.rollback(settings, NAME)
     (found,) = read_status(settings)
     assert (found.phase, found.weight, found.requests) == ("rolled_back", 0, 0)
+
+
+def test_an_experiment_that_is_over_shows_what_concluded_it(tmp_path: Path) -> None:
+    goal = "goal: {metric: latency_mean, increase: false, planned_requests: 1000}"
+    text = DOCUMENT.replace("steps: [10, 50, 100]", f"mode: experiment\n      steps: [50]\n      {goal}")
+    subject, settings = _setup(tmp_path, text)
+    serve_and_tick(subject, 40, good=100)
+    (found,) = read_status(settings)
+    assert (found.phase, found.weight, found.step, found.steps) == ("concluded", 5000, 1, 1)
+    assert found.decision is not None
+    assert (found.decision.kind, found.decision.cause) == ("complete", "undecided")
+    assert "is not surely better or worse after the planned 1000 requests" in found.decision.reason
 
 
 def test_who_leads(tmp_path: Path) -> None:
