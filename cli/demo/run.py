@@ -89,7 +89,7 @@ def _signals_cancel(task: asyncio.Task[Any] | None) -> Iterator[None]:
 
 
 @dataclass
-class _Decisions:
+class Decisions:
     """Reads the journal whenever it has grown.
 
     Attributes:
@@ -124,7 +124,7 @@ async def _watch(scenario: Scenario, stack: Stack, console: Console) -> Outcome:
     started = time.monotonic()
     population = Population(stack.url)
     settings = Settings(config=stack.config, state_dir=stack.state, envoys=(stack.admin,))
-    decisions = _Decisions(settings.journal_path)
+    decisions = Decisions(settings.journal_path)
     rolling_out = changed = False
     problem = ""
     users = asyncio.create_task(population.run())

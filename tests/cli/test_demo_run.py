@@ -14,6 +14,7 @@ import pytest
 from cli.demo import run as demo_run
 from cli.demo.scenarios import Outcome
 from cli.main import run
+from tests.controller.support import serve_and_tick, world
 
 
 class _Stack:
@@ -70,6 +71,35 @@ def test_interrupting_a_kept_demo_ends_it_with_the_code_of_its_outcome(
 
     assert _demo(monkeypatch, tmp_path, watch) == code
     assert not list(tmp_path.iterdir())
+
+
+def test_a_kept_demo_says_how_to_look_into_its_decisions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def watch(*_: object) -> Outcome:
+        return _outcome(passed=True)
+
+    assert _demo(monkeypatch, tmp_path, watch) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    for command in ("status", "explain chat-model", "analyze chat-model"):
+        assert f"abmesh {command} --config x --state x" in lines
+    assert f"abmesh replay {Path('x') / 'journal.jsonl'}" in lines
+
+
+def test_every_decision_that_moved_or_ended_the_rollout_is_read_from_the_journal(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    decisions = demo_run.Decisions(subject.folder / "journal.jsonl", subject.now)
+    assert decisions.read() == []
+    # Two decisions between two looks: neither is missed.
+    serve_and_tick(subject, 30)
+    serve_and_tick(subject, 30)
+    told = decisions.read()
+    assert [item.kind for item in told] == ["advance", "advance", "advance", "complete"]
+    assert [item.weights["model-b"] for item in told] == [10, 50, 100, 100]
+    assert [item.seconds for item in told] == sorted(item.seconds for item in told)
+    assert told[0].seconds == 5
+    assert len({item.id for item in told}) == 4
+    assert decisions.read() is told
 
 
 def test_interrupting_a_demo_before_its_outcome_is_known_ends_it_with_130(

@@ -11,7 +11,7 @@ from controller.model import Cause, Kind, Phase
 from controller.policy import Decision, Situation, decide
 from controller.settings import Settings
 from experiment.errors import DocumentError, RefusedError, StateError, UnknownName
-from tests.controller.support import DOCUMENT, NAME, World, serve, world
+from tests.controller.support import DOCUMENT, NAME, World, serve, serve_and_tick, world
 
 
 def _setup(folder: Path, text: str = DOCUMENT) -> tuple[World, Settings]:
@@ -104,6 +104,27 @@ def test_rollback_gives_everybody_to_the_control_and_resume_starts_again(tmp_pat
     operations.resume(settings, NAME, now=subject.now)
     subject.tick()
     assert subject.weight() == 1000
+
+
+@pytest.mark.parametrize(
+    ("command", "weight", "phase"),
+    [
+        (operations.promote, 10_000, Phase.PROMOTED),
+        (operations.rollback, 0, Phase.ROLLED_BACK),
+        (operations.resume, 5000, Phase.PROGRESSING),
+    ],
+)
+def test_a_concluded_experiment_keeps_its_split_until_a_person_acts(
+    tmp_path: Path, command: Callable[..., object], weight: int, phase: Phase
+) -> None:
+    goal = "goal: {metric: latency_mean, increase: false, planned_requests: 1000}"
+    text = DOCUMENT.replace("steps: [10, 50, 100]", f"mode: experiment\n      steps: [50]\n      {goal}")
+    subject, settings = _setup(tmp_path, text)
+    serve_and_tick(subject, 60, good=100)
+    assert (subject.weight(), _phase(subject)) == (5000, Phase.CONCLUDED)
+    command(settings, NAME, now=subject.now)
+    serve_and_tick(subject, 2)
+    assert (subject.weight(), _phase(subject)) == (weight, phase)
 
 
 def test_resume_from_manual_goes_on_from_the_persons_weights_and_plan(tmp_path: Path) -> None:

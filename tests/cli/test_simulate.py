@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.calls import Called, call, refused
+from tests.controller.support import DOCUMENT
+
+QUICK = (
+    "--runs",
+    "4",
+    "--processes",
+    "1",
+    "--users",
+    "1000",
+    "--traffic",
+    "20",
+    "--longest",
+    "30m",
+    "--latency",
+    "100ms",
+)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "experiments.yaml"
+    path.write_text(DOCUMENT)
+    return path
+
+
+def _simulate(config: Path, *arguments: str) -> Called:
+    return call("simulate", "chat", *QUICK, "--config", str(config), *arguments)
+
+
+def test_a_good_candidate_is_promoted_and_nothing_is_false(config: Path) -> None:
+    called = _simulate(config)
+    assert called.code == 0, called
+    assert "the candidate does no harm" in called.out
+    assert "promoted: 100% +- 0% of 4 runs, after " in called.out
+    assert "because: last step passed 4 times" in called.out
+    assert "false rollbacks: 0%" in called.out
+    assert "missed harm" not in called.out
+
+
+def test_harm_is_said_to_be_found_and_where(config: Path) -> None:
+    called = _simulate(config, "--error-factor", "20")
+    assert "the candidate does harm to error_rate" in called.out
+    assert "rolled back: 100% +- 0% of 4 runs" in called.out
+    assert "rolled back at 10% 4 times" in called.out
+    assert "missed harm (promoted or called a win all the same): 0%" in called.out
+
+
+def test_its_json_is_one_line_a_truth_and_the_same_for_the_same_seed(config: Path) -> None:
+    sweep = ("--sweep", "error-factor=1,20", "--json")
+    first, again = _simulate(config, *sweep), _simulate(config, *sweep)
+    assert first.out == again.out
+    harmless, harmful = (json.loads(line) for line in first.out.splitlines())
+    assert (harmless["truth"]["error_factor"], harmless["broken"], harmless["runs"]) == (1.0, [], 4)
+    assert harmless["endings"] == {"promoted": 4}
+    assert harmful["endings"] == {"rolled_back": 4}
+    assert (harmful["broken"], harmful["missed_harm"], harmful["rolled_back_at"]) == (["error_rate"], 0.0, {"10": 4})
+    assert harmless["seconds"]["promoted"]["p90"] >= harmless["seconds"]["promoted"]["median"] >= 180
+    other = _simulate(config, "--seed", "2", "--json")
+    assert json.loads(other.out)["requests"] != harmless["requests"]
+
+
+def test_several_processes_play_the_same(config: Path) -> None:
+    one, two = _simulate(config, "--json"), _simulate(config, "--json", "--processes", "2")
+    assert one.out == two.out
+
+
+def test_curves_are_drawn(config: Path, tmp_path: Path) -> None:
+    target = tmp_path / "power.svg"
+    called = _simulate(config, "--sweep", "latency-factor=1,8", "--plot", str(target))
+    assert called.code == 0, called
+    assert "<svg" in target.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("--error-rate", "lots"), 1, "--error-rate: 'lots' is not a share"),
+        (("--sweep", "users=1,2"), 1, "--sweep: 'users=1,2' is not understood"),
+        (("--sweep", "error-factor=a"), 1, "is not understood; allowed: error-factor or latency-factor"),
+        (("--plot", "x.png"), 1, "--plot draws curves over several truths"),
+        (("--tick", "soon"), 1, "soon"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(
+    config: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    called = _simulate(config, *arguments)
+    assert called.code != 0
+    assert says in called.err
+
+
+def test_without_a_rollout_there_is_nothing_to_simulate(config: Path) -> None:
+    config.write_text(DOCUMENT.split("    rollout:")[0])
+    refused(_simulate(config), 1, "chat has no rollout to simulate")
+    refused(call("simulate", "chta", "--config", str(config)), 1, "no experiment named 'chta'")
