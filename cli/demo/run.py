@@ -25,7 +25,7 @@ from cli.demo.view import Picture, Told, View, print_summary
 from cli.records import journal_json, percent, status_json
 from controller import journal, status
 from controller.journal import JOURNAL_FILE
-from controller.model import JournalEntry, Kind
+from controller.model import Cause, JournalEntry, Kind
 from controller.settings import Settings
 from experiment.errors import StartError, StateError
 
@@ -191,12 +191,14 @@ def _outcome(scenario: Scenario, settings: Settings, population: Population, sec
         if record["weights_before"] != record["weights_after"] or record["decision"] in ("rollback", "complete")
     ]
     explained = scenario.because_of is None or any(
-        scenario.because_of in record["reason"] for record in decisions if record["decision"] == "rollback"
+        scenario.because_of in record["reason"] for record in decisions if record["cause"] == Cause.HARMFUL
     )
     outcome = found["state"]
     passed = outcome == scenario.ending and explained and not problem
     if outcome != scenario.ending and not problem:
         problem = f"expected {scenario.ending}, found {outcome}: {found['reason']}"
+    elif not explained and not problem:
+        problem = f"expected {scenario.because_of} to be found to do harm: {found['reason']}"
     return Outcome(
         scenario=scenario.name,
         expected=scenario.ending,

@@ -12,9 +12,11 @@ from typing import Any, Self
 import pytest
 
 from cli.demo import run as demo_run
-from cli.demo.scenarios import Outcome
+from cli.demo.scenarios import SCENARIOS, Outcome
+from cli.demo.users import Population
 from cli.main import run
-from tests.controller.support import serve_and_tick, world
+from controller.settings import Settings
+from tests.controller.support import DOCUMENT, serve, serve_and_tick, world
 
 
 class _Stack:
@@ -100,6 +102,25 @@ def test_every_decision_that_moved_or_ended_the_rollout_is_read_from_the_journal
     assert told[0].seconds == 5
     assert len({item.id for item in told}) == 4
     assert decisions.read() is told
+
+
+@pytest.mark.parametrize("harm", [True, False])
+def test_a_rollback_that_only_names_the_metric_is_not_the_harm_that_was_expected(tmp_path: Path, harm: bool) -> None:
+    text = DOCUMENT.replace("      guardrails:", "      on_timeout: rollback\n      guardrails:")
+    subject = world(tmp_path, text)
+    subject.tick()
+    for _ in range(10):
+        serve(subject, 95)
+        subject.traffic.serve("model-b", 50 if harm else 5, ms=600)
+        subject.tick()
+    subject.tick(4000)
+    settings = Settings(tmp_path / "experiments.yaml", state_dir=subject.folder)
+    outcome = demo_run._outcome(SCENARIOS["slow"], settings, Population("http://x"), 1.0, "")
+    assert outcome.outcome == "rolled_back"
+    assert "latency_p95" in outcome.decisions[-1]["reason"]
+    assert outcome.passed is harm
+    if not harm:
+        assert "expected latency_p95 to be found to do harm: model-b at 10% exceeded" in outcome.problem
 
 
 def test_interrupting_a_demo_before_its_outcome_is_known_ends_it_with_130(
