@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint format bench simulations lock image clean
+.PHONY: help demo test lint format bench simulations rollouts lock image clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench: $(READY)  ## Measure, side by side in one run; writes bench/results.json
 
 simulations: $(READY)  ## Simulate experiments by the thousand: how often the statistics are wrong
 	$(BIN)/python -m bench.simulations $(ARGS)
+
+rollouts: $(READY)  ## Whole rollouts through a real Envoy, 40 of them with equal versions; about 20 minutes
+	$(BIN)/python -m bench.rollouts $(ARGS)
 
 lock: $(READY)  ## Resolve the newest versions anew into requirements.lock (run the tests before you commit it)
 	$(BIN)/python -m pip install --quiet uv

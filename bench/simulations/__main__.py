@@ -93,11 +93,11 @@ def document(found: Sequence[Outcome], runs: int, seed: int) -> str:
     return json.dumps({"runs": runs, "seed": seed, "outcomes": rows}, indent=1) + "\n"
 
 
-def replaced(text: str, lines: Sequence[str]) -> str:
+def replaced(text: str, lines: Sequence[str], begin: str = BEGIN, end: str = END) -> str:
     """A document with the lines between its two markers; unchanged if it has none."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    return "\n".join([before + begin, *lines, end + after]) if begin and end else text
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    return "\n".join([before + begin, *lines, end + after]) if found and ended else text
 
 
 if __name__ == "__main__":

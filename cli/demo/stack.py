@@ -71,7 +71,7 @@ class Stack:
     """Start it with ``async with``; leaving the block ends every process.
 
     Attributes:
-        document: text of the experiments document, without ``clusters``.
+        document: text of the experiments document; without ``clusters`` unless there are no models to run.
         options: what to run.
         folder: where documents, sockets, state and logs are kept.
         ports: the ports in use, by name.
@@ -178,7 +178,8 @@ class Stack:
     def _write_documents(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         clusters = "".join(f"  {name}: {{host: 127.0.0.1, port: {self.ports[name]}}}\n" for name in self.options.models)
-        text = f"{self.document.rstrip()}\nclusters:\n{clusters}"
+        # Without models of its own, the document says where its clusters are.
+        text = f"{self.document.rstrip()}\nclusters:\n{clusters}" if clusters else self.document
         document = parse(text, str(self.config))
         self.config.write_text(text)
         options = RenderOptions(

@@ -1,0 +1,99 @@
+"""Rollouts through a real Envoy, looked at every second: the verdicts of the running controller are right.
+
+One stack serves all of them at once, each with users of its own who send 1 to 50 requests. What ends a rollout are
+counts, never seconds. ``make rollouts`` does the same with 40 equal versions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.rollouts.batch import Batch, Rollout, run
+from bench.rollouts.plans import AS_FAST, DOUBLED, FEW, OPEN, SAME, SLOWER
+from bench.rollouts.table import held, outcomes, promoted, rolled_back, rolled_back_at_first_step, went_on
+from tests.e2e.support import abmesh
+
+pytestmark = pytest.mark.envoy
+
+SEED = 15
+"""Of the users, whose requests fail or not whatever the machine does; one of those that decide with few requests."""
+
+PLANS = (SAME, SAME, SAME, DOUBLED, SLOWER, AS_FAST, FEW, OPEN)
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
+    return asyncio.run(run(PLANS, tmp_path_factory.mktemp("rollouts"), SEED, at_least=45))
+
+
+def _of(batch: Batch, name: str) -> list[Rollout]:
+    found = [rollout for rollout in batch.rollouts if rollout.plan == name]
+    assert found
+    return found
+
+
+def test_every_request_reached_a_variant_and_every_rollout_was_looked_at(batch: Batch) -> None:
+    assert batch.unassigned == 0
+    assert batch.requests >= sum(rollout.requests for rollout in batch.rollouts) > 5_000
+    assert batch.ticks >= 20
+
+
+def test_equal_versions_are_not_rolled_back_more_often_than_alpha_allows(batch: Batch) -> None:
+    same = _of(batch, SAME.name)
+    found = next(item for item, _ in outcomes(same) if item.allowed is not None)
+    assert (found.runs, found.allowed) == (3, 0.05)
+    assert found.kept, [rollout.reason for rollout in same if rolled_back(rollout)]
+    # Not because nothing is ever decided: equal versions go up.
+    assert any(promoted(rollout) for rollout in same), [rollout.reason for rollout in same]
+
+
+def test_doubled_errors_are_rolled_back_at_5_percent(batch: Batch) -> None:
+    for rollout in _of(batch, DOUBLED.name):
+        assert rolled_back_at_first_step(rollout), rollout
+        assert "error_rate" in rollout.reason
+
+
+def test_a_p95_that_is_10_percent_slower_does_not_pass_a_margin_of_5_percent(batch: Batch) -> None:
+    for rollout in _of(batch, SLOWER.name):
+        assert not went_on(rollout), rollout
+        assert "latency_p95" in rollout.reason
+
+
+def test_an_equal_p95_is_not_rolled_back_for_the_same_margin(batch: Batch) -> None:
+    for rollout in _of(batch, AS_FAST.name):
+        assert not rolled_back(rollout), rollout
+
+
+async def test_ten_requests_a_minute_hold_and_the_reason_says_how_many_are_missing(batch: Batch) -> None:
+    code, table, errors = await abmesh("status", "--state", str(batch.state), config=batch.config)
+    assert code == 0, errors
+    shown = " ".join(table.split())
+    for plan, wanted in ((FEW, "of at least 100 requests"), (OPEN, "more requests (")):
+        for rollout in _of(batch, plan.name):
+            assert held(rollout), rollout
+            assert rollout.requests <= 60
+            assert wanted in rollout.reason
+            assert f"{rollout.name}: hold" in shown
+            assert wanted in shown
+
+
+async def test_explain_says_how_many_requests_an_open_guardrail_needs(batch: Batch) -> None:
+    [rollout] = _of(batch, OPEN.name)
+    arguments = ("explain", rollout.name, "--json", "--state", str(batch.state))
+    code, output, errors = await abmesh(*arguments, config=batch.config)
+    assert code == 0, errors
+    explained = json.loads(output)
+    assert (explained["decision"], explained["cause"]) == ("hold", "inconclusive")
+    assert explained["guardrails"][0]["needed"] > 10
+    assert "more requests (" in explained["reason"]
+
+
+async def test_every_decision_of_the_run_recomputes_from_the_journal(batch: Batch) -> None:
+    journal: Path = batch.state / "journal.jsonl"
+    code, output, errors = await abmesh("replay", str(journal))
+    assert code == 0, errors
+    assert ", 0 differently" in output
