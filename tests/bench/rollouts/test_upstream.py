@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from statistics import pstdev
+
 import pytest
 
 from bench.load import request_of, run_load
@@ -50,3 +53,14 @@ def test_a_slower_model_is_slower_by_its_factor() -> None:
     assert [time / 1.1 for time in slower] == pytest.approx(plain)
     assert plain[1_000] == pytest.approx(0.060, rel=0.02)
     assert plain[1_900] == pytest.approx(0.060 * 1.179, rel=0.03)  # exp(0.1 * 1.645)
+
+
+def test_requests_of_one_user_are_alike_in_their_time() -> None:
+    upstream = Upstream({("one", "model-b"): Model(0.1, spread=0.2)}, seed=3)
+
+    def median(user: int) -> float:
+        head = _head(HEADERS[0], HEADERS[1], f"x-user-id: user-{user}")
+        return math.log(sorted(upstream.answer(head)[0] for _ in range(201))[100] / 0.010)
+
+    # A quarter of the variance lies between users: a standard deviation of 0.1 of 0.2.
+    assert pstdev(median(user) for user in range(200)) == pytest.approx(0.1, rel=0.25)
