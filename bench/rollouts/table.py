@@ -39,6 +39,11 @@ def went_on(rollout: Rollout) -> bool:
     return rollout.highest > SLOWER.steps[0]
 
 
+def got_second_step(rollout: Rollout) -> bool:
+    """Whether a candidate with doubled errors got the weight of the second step."""
+    return rollout.highest > DOUBLED.steps[0]
+
+
 def held(rollout: Rollout) -> bool:
     """Whether it stayed at the first step for want of requests, and said how many are missing."""
     waits = rollout.cause in (Cause.MIN_REQUESTS, Cause.INCONCLUSIVE)
@@ -50,6 +55,7 @@ _QUESTIONS: Final[tuple[tuple[Plan, str, Callable[[Rollout], bool], float | None
     (SAME, f"rolled back by a naive z every {EVERY} requests", lambda rollout: rollout.naive, None, None),
     (SAME, "promoted", promoted, None, None),
     (DOUBLED, "rolled back at 5%", rolled_back_at_first_step, None, 0.9),
+    (DOUBLED, "went on from 5%", got_second_step, 0.05, None),
     (SLOWER, "went on from 50%", went_on, 0.05, None),
     (SLOWER, "rolled back", rolled_back, None, None),
     (AS_FAST, "rolled back", rolled_back, 0.05, None),

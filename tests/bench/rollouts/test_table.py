@@ -27,6 +27,8 @@ def test_doubled_errors_count_as_found_only_where_no_more_users_got_them() -> No
     assert rolled_back_at_first_step(ROLLED_BACK)
     assert not rolled_back_at_first_step(replace(ROLLED_BACK, highest=25.0))
     assert not rolled_back_at_first_step(replace(ROLLED_BACK, phase="progressing", cause="inconclusive"))
+    found = {outcome.rule: outcome.found for outcome, _ in outcomes([ROLLED_BACK, replace(ROLLED_BACK, highest=25.0)])}
+    assert (found["rolled back at 5%"], found["went on from 5%"]) == (1, 1)
 
 
 def test_a_hold_must_say_how_much_is_missing() -> None:
