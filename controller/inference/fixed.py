@@ -95,15 +95,16 @@ def _ratio(arm: RatioMoments) -> tuple[float, float, float]:
     if arm.n < 2:
         return ratio, math.inf, arm.n
     # The deviations y - R m sum to 0, so that their squares need no mean taken off.
-    squares = max(arm.yy - 2 * ratio * arm.ym + ratio**2 * arm.mm, 0.0)
-    return ratio, squares / (arm.n - 1) / (arm.m / arm.n) ** 2, arm.n
+    squares = max(arm.yy - 2 * ratio * arm.ym + ratio * ratio * arm.mm, 0.0)
+    per_user = arm.m / arm.n
+    return ratio, squares / (arm.n - 1) / per_user / per_user, arm.n
 
 
 def two_proportions(s_a: float, n_a: float, s_b: float, n_b: float, alpha: float) -> FixedResult:
     """z-test of two shares: pooled variance for p, each arm's own for the intervals.
 
     ``z = (p_B - p_A) / sqrt(p (1-p) (1/n_A + 1/n_B))``; the interval of the difference is Wald's, the relative one
-    that of the logarithm of the ratio with variance ``1/s_A - 1/n_A + 1/s_B - 1/n_B``.
+    that of the logarithm of the ratio with variance ``(1 - p_A)/s_A + (1 - p_B)/s_B``.
 
     Args:
         s_a: events of the control.
@@ -122,8 +123,9 @@ def two_proportions(s_a: float, n_a: float, s_b: float, n_b: float, alpha: float
     half = z * math.sqrt(p_a * (1 - p_a) / n_a + p_b * (1 - p_b) / n_b)
     relative = None if p_a == 0 else p_b / p_a - 1
     relative_interval = _UNBOUNDED
-    if s_a > 0 and s_b > 0:
-        spread = z * math.sqrt(max(1 / s_a - 1 / n_a + 1 / s_b - 1 / n_b, 0.0))
+    # The share of a part of an event among many requests can be too small for a float while the count is not.
+    if p_a > 0 and p_b > 0:
+        spread = z * math.sqrt((1 - p_a) / s_a + (1 - p_b) / s_b)
         relative_interval = _around(p_b / p_a, spread)
     return FixedResult(difference, Interval(difference - half, difference + half), p, relative, relative_interval)
 
@@ -141,7 +143,8 @@ def _compared(
     p = min(1.0, 2 * float(stdtr(df, -abs(difference) / se))) if se > 0 else certain
     relative_interval = _UNBOUNDED
     if mean_a * mean_b > 0:
-        log_se, log_df = _welch(variance_a / n_a / mean_a**2, n_a, variance_b / n_b / mean_b**2, n_b)
+        # Divided twice: the square of a small mean is 0 as a float.
+        log_se, log_df = _welch(variance_a / n_a / mean_a / mean_a, n_a, variance_b / n_b / mean_b / mean_b, n_b)
         relative_interval = _around(mean_b / mean_a, _quantile(log_df, alpha) * log_se)
     return FixedResult(difference, Interval(difference - half, difference + half), p, relative, relative_interval)
 
@@ -160,8 +163,8 @@ def _quantile(df: float, alpha: float) -> float:
 
 
 def _around(ratio: float, spread: float) -> Interval:
-    # Beyond the largest float a limit says nothing.
-    if spread > 700:
+    # Beyond the largest float a limit says nothing, and a spread that is not a number neither.
+    if not spread <= 700:
         return _UNBOUNDED
     return Interval(ratio * math.exp(-spread) - 1, ratio * math.exp(spread) - 1)
 

@@ -2,11 +2,12 @@
 
 import math
 import warnings
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from controller.inference.fixed import (
@@ -165,8 +166,22 @@ def test_means_that_have_no_ratio() -> None:
     assert ratio_metric(RatioMoments(0, 0, 0, 0, 0, 0), RatioMoments(1, 1, 1, 1, 1, 1), 0.05).p == 1
 
 
+@example(5e-324, 2.0, 1.0, 0.0)
+@example(1e-200, 1e12, 1e-200, 1e12)
 @given(st.floats(0, 1e12), st.floats(0, 1e12), st.floats(0, 1e12), st.floats(0, 1e12))
 def test_no_counts_break_two_proportions(s_a: float, no_a: float, s_b: float, no_b: float) -> None:
     result = two_proportions(s_a, s_a + no_a, s_b, s_b + no_b, 0.05)
     assert 0 <= result.p <= 1
     assert result.interval.lower <= result.estimate <= result.interval.upper
+    assert not any(math.isnan(limit) for limit in (*astuple(result.interval), *astuple(result.relative_interval)))
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-100, 1.0, 1e100])
+def test_no_unit_breaks_means_and_ratios(scale: float) -> None:
+    """A square of a value may be too small or too large for a float while the value is not."""
+    a, b = Moments(3, 6 * scale, 14 * scale * scale), Moments(3, 9 * scale, 29 * scale * scale)
+    users = RatioMoments(4, 8 * scale, 4 * scale, 20 * scale * scale, 5 * scale * scale, 9 * scale * scale)
+    for result in (welch(a, b, 0.05), ratio_metric(users, users, 0.05)):
+        assert 0 <= result.p <= 1
+        limits = (*astuple(result.interval), *astuple(result.relative_interval))
+        assert not any(math.isnan(limit) for limit in limits)
