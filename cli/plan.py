@@ -15,8 +15,8 @@ from experiment.names import BUCKETS
 from experiment.quantities import DURATION_FORM, WEIGHT_FORM, format_weight, parse_duration, parse_weight
 
 if TYPE_CHECKING:
+    from experiment.limits import Goal
     from experiment.model import Experiment
-    from experiment.rollout import Goal
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FORM = "a share such as 2%, a duration such as 220ms, or, with --sd, a plain number"

@@ -13,9 +13,10 @@ from controller.judging.course import Course
 from controller.judging.limits import increase_interval, level_interval
 from controller.judging.verdicts import Balance, GoalJudgement, Judgement
 from controller.memory import unpack
+from experiment.limits import Guardrail
 from experiment.metrics import Metric
 from experiment.quantities import format_duration, format_share
-from experiment.rollout import Guardrail, Rollout
+from experiment.rollout import Rollout
 
 _SHARE_MAX = (
     "E = sum_j w_j (q_j/m)^S ((1-q_j)/(1-m))^(N-S), logit q_j = logit m + d_j: S errors of N requests, both divided by "

@@ -15,8 +15,9 @@ from scipy.special import ndtri
 from controller.judging.guardrails import plain
 from controller.model import Cause
 from controller.simulation import Ending, Played, Truth
+from experiment.limits import Guardrail
 from experiment.metrics import Metric
-from experiment.rollout import Guardrail, Rollout
+from experiment.rollout import Rollout
 
 
 @dataclass(frozen=True, slots=True)

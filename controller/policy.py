@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 
 from controller.judging.verdicts import BALANCED, Balance, GoalJudgement, GoalVerdict, Judgement, Verdict
 from controller.model import Cause, ExperimentState, Kind, Phase
+from experiment.limits import Guardrail
 from experiment.model import Experiment
 from experiment.quantities import format_duration, format_weight
-from experiment.rollout import Guardrail, Rollout
+from experiment.rollout import Rollout
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pydantic import Field, StrictInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from experiment import bucketing, metrics
+from experiment.answers import Answers, Event
 from experiment.errors import UnknownName
 from experiment.names import BUCKETS, GROUPS
 from experiment.parts import (
@@ -31,7 +32,7 @@ from experiment.parts import (
 )
 from experiment.quantities import format_weight
 from experiment.rollout import Rollout
-from experiment.texts import ClusterName, DnsLabel, EventName, Salt
+from experiment.texts import ClusterName, DnsLabel, Origin, Salt
 
 
 class Experiment(Frozen):
@@ -42,6 +43,8 @@ class Experiment(Frozen):
         lane: who assigns: our server (``ext_proc``) or, in a later version, Envoy itself (``native``).
         unit: where identities are looked for; the first that is present wins.
         variants: in an order that, together with the weights, decides who gets what; see ``ranges``.
+        answers: where answers say what they took, and which are refusals or from a cache.
+        events: feedback that users send, or that is counted by itself.
         slices: how many groups of users each variant is cut into for honest variances.
         ranges: which buckets each variant owns, half-open, kept by abmesh where there are more than two variants,
             so that growing one takes users only from those that shrink. Not to be edited by hand. Ranges that do
@@ -57,7 +60,8 @@ class Experiment(Frozen):
     variants: Annotated[tuple[Variant, ...], Field(min_length=2, max_length=20)]
     overrides: tuple[Override, ...] = ()
     segments: Segments | None = None
-    events: Annotated[tuple[EventName, ...], Field(max_length=20)] = ()
+    answers: Answers = Answers()
+    events: Annotated[tuple[Event, ...], Field(max_length=20)] = ()
     rollout: Rollout | None = None
     slices: Annotated[int, Field(ge=GROUPS, le=100, strict=True)] = 50
     ranges: dict[str, tuple[tuple[StrictInt, StrictInt], ...]] | None = None
@@ -88,6 +92,21 @@ class Experiment(Frozen):
     def places(self) -> tuple[bucketing.Place, ...]:
         """Variant, slice and group of every bucket."""
         return bucketing.places(self.effective_ranges, self.slices)
+
+    @cached_property
+    def metrics(self) -> dict[str, metrics.Metric]:
+        """What guardrails and the goal may name."""
+        return metrics.available(
+            (event.name for event in self.events),
+            (event.name for event in self.events if event.value is not None),
+            priced=all(variant.price is not None for variant in self.variants),
+            sessions=self.issue_cookie is not None,
+        )
+
+    @property
+    def counts_continuation(self) -> bool:
+        """Whether the second request of a session is an event."""
+        return any(event.name == metrics.CONTINUATION for event in self.events)
 
     def variant(self, name: str) -> Variant:
         """The variant of a name.
@@ -123,7 +142,11 @@ class Experiment(Frozen):
             message = "the issued cookie must be one of the units, or its holder would not be recognised"
             found, allowed = self.issue_cookie.name, ", ".join(cookies) or "a cookie listed under unit"
             yield refuse(message, "issue_cookie", "name", found=found, allowed=allowed)
-        yield from repeated(self.events, "event", "events")
+        yield from repeated((event.name for event in self.events), "event", "events", field="name")
+        if self.issue_cookie is None and self.counts_continuation:
+            place = [event.name for event in self.events].index(metrics.CONTINUATION)
+            message = f"{metrics.CONTINUATION} is the second request of a session, and a session is an issued cookie"
+            yield refuse(message, "events", place, found=metrics.CONTINUATION, allowed="only with issue_cookie")
 
     def _references(self) -> Iterator[PydanticCustomError]:
         names = tuple(variant.name for variant in self.variants)
@@ -138,10 +161,15 @@ class Experiment(Frozen):
             message = "the candidate must be a variant that is not the control"
             found, allowed = self.rollout.candidate, ", ".join(others)
             yield refuse(message, "rollout", "candidate", found=found, allowed=allowed)
-        goal = self.rollout.goal
-        if goal is not None and goal.metric not in metrics.goal_names(self.events):
-            allowed = ", ".join(metrics.goal_names(self.events))
-            yield refuse("not a metric", "rollout", "goal", "metric", found=goal.metric, allowed=allowed)
+        named = [
+            (("rollout", "guardrails", n, "metric"), rail.metric) for n, rail in enumerate(self.rollout.guardrails)
+        ]
+        if self.rollout.goal is not None:
+            named.append((("rollout", "goal", "metric"), self.rollout.goal.metric))
+        for place, metric in named:
+            if metric not in self.metrics:
+                why = "costs need a price on every variant" if metric in metrics.COSTS else "not measured here"
+                yield refuse(f"{metric}: {why}", *place, found=metric, allowed=", ".join(self.metrics))
 
     def _ranges_cover(self) -> Iterator[PydanticCustomError]:
         if self.ranges is None:
@@ -165,12 +193,14 @@ class Document(Frozen):
         version: of the document's form.
         clusters: where the upstreams are, for ``abmesh render envoy``. Absent under Istio, which knows them.
         default_cluster: where ``abmesh render envoy`` sends requests that match no experiment; none means 404.
+        event_origins: web origins whose pages may send events from another site.
         experiments: the first that matches a request wins.
     """
 
     version: Literal[1]
     clusters: dict[ClusterName, Cluster] | None = None
     default_cluster: ClusterName | None = None
+    event_origins: Annotated[tuple[Origin, ...], Field(max_length=100)] = ()
     experiments: Annotated[tuple[Experiment, ...], Field(max_length=1000)]
 
     def experiment(self, name: str) -> Experiment:
@@ -198,6 +228,7 @@ class Document(Frozen):
 
     def _names(self) -> Iterator[PydanticCustomError]:
         yield from repeated((item.name for item in self.experiments), "experiment", "experiments", field="name")
+        yield from repeated(self.event_origins, "origin", "event_origins")
 
     def _clusters_known(self) -> Iterator[PydanticCustomError]:
         if self.clusters is None:

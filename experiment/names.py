@@ -21,6 +21,27 @@ SLICE: Final = "x-ab-slice"
 GROUP: Final = "x-ab-group"
 SEGMENT: Final = "x-ab-segment"
 
+ISSUED: Final = "x-ab-issued"
+"""On requests that were given a new identity: a session begins."""
+
+CONTINUED: Final = "x-ab-continued"
+"""On the second request of a session, where that is an event."""
+
+EVENT: Final = "x-ab-event"
+"""On a feedback event that may be counted: its name."""
+
+EVENT_VALUE: Final = "x-ab-value"
+"""On a feedback event that carries a value: the value in thousandths."""
+
+EVENTS_PATH: Final = "/_ab/events/"
+"""Start of the path that feedback events are sent to; the event's name follows."""
+
+VALUE_PARAMETER: Final = "value"
+"""Query parameter that carries an event's value."""
+
+EXPERIMENT_PARAMETER: Final = "experiment"
+"""Query parameter that says which experiment an event is about, where several declare it."""
+
 UPSTREAM_TIMEOUT: Final = "x-envoy-upstream-rq-timeout-ms"
 """Envoy's own header for a request's total time limit, in milliseconds."""
 
@@ -29,6 +50,13 @@ FORWARDED_PROTO: Final = "x-forwarded-proto"
 
 METADATA_NAMESPACE: Final = "abmesh"
 METADATA_SET_COOKIE: Final = "set_cookie"
+METADATA_ANSWERED: Final = "answered"
+METADATA_CACHED: Final = "cached"
+METADATA_INPUT: Final = "input_tokens"
+METADATA_OUTPUT: Final = "output_tokens"
+METADATA_STREAMED: Final = "streamed_tokens"
+METADATA_REFUSED: Final = "refused"
+METADATA_EVENT: Final = "event"
 
 OTHER_SEGMENT: Final = "other"
 """The segment of everybody whose segment header has no declared value."""
@@ -43,13 +71,18 @@ STATS_SCOPE: Final = "abmesh"
 STAT_REQUESTS: Final = "requests"
 STAT_DURATION_MS: Final = "duration_ms"
 STAT_DURATION: Final = "duration"
+STAT_TTFT: Final = "ttft"
 STAT_UNASSIGNED: Final = "unassigned"
+BY_SEGMENT: Final = "_by_segment"
+"""Ending of a statistic that has a segment instead of a slice or a group."""
 TAG_EXPERIMENT: Final = "experiment"
 TAG_VARIANT: Final = "variant"
 TAG_SLICE: Final = "slice"
 TAG_GROUP: Final = "group"
 TAG_CODE: Final = "code"
 TAG_ROUTE: Final = "route"
+TAG_EVENT: Final = "event"
+TAG_SEGMENT: Final = "segment"
 
 EXT_PROC_CLUSTER: Final = "abmesh-ext-proc"
 

@@ -61,7 +61,8 @@ def raise_all(problems: Iterable[PydanticCustomError]) -> None:
         )
 
 
-def _header_name(value: object) -> object:
+def header_name(value: object) -> object:
+    """A header's name in lower case; for ``field_validator(..., mode="before")``."""
     return _lowered(value) if isinstance(value, str) else value
 
 
@@ -79,7 +80,8 @@ def _lowered(value: str, *path: str) -> str:
     return name
 
 
-def _header_map(value: object) -> object:
+def header_map(value: object) -> object:
+    """Values by header name, with lower-case names; for ``field_validator(..., mode="before")``."""
     if not isinstance(value, Mapping):
         return value
     lowered = {_lowered(name, name) if isinstance(name, str) else name: content for name, content in value.items()}
@@ -138,7 +140,7 @@ class Match(Frozen):
     host: HostName | None = None
     headers: dict[str, HeaderValue] = {}
 
-    _lower_headers = field_validator("headers", mode="before")(_header_map)
+    _lower_headers = field_validator("headers", mode="before")(header_map)
 
 
 class UnitSource(Frozen):
@@ -148,7 +150,7 @@ class UnitSource(Frozen):
     cookie: Token | None = None
     query: QueryName | None = None
 
-    _lower_header = field_validator("header", mode="before")(_header_name)
+    _lower_header = field_validator("header", mode="before")(header_name)
 
     @property
     def label(self) -> str:
@@ -240,7 +242,7 @@ class Override(Frozen):
     header: dict[str, HeaderValue]
     variant: str
 
-    _lower_header = field_validator("header", mode="before")(_header_map)
+    _lower_header = field_validator("header", mode="before")(header_map)
 
     @model_validator(mode="after")
     def _has_a_header(self) -> Self:
@@ -255,7 +257,7 @@ class Segments(Frozen):
     header: str
     values: Annotated[tuple[SegmentValue, ...], Field(min_length=1, max_length=20)]
 
-    _lower_header = field_validator("header", mode="before")(_header_name)
+    _lower_header = field_validator("header", mode="before")(header_name)
 
     @model_validator(mode="after")
     def _values(self) -> Self:

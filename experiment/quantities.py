@@ -33,6 +33,10 @@ _LONGEST = timedelta(days=3650)
 
 DURATION_FORM = "a number with a unit (ms, s, m, h or d), such as 500ms, 30s or 1h30m, at most 3650d"
 SHARE_FORM = "a percentage such as 5%, or a fraction from 0 to 1"
+LARGEST = 1e12
+"""Largest plain number that a limit may be."""
+
+LIMIT_FORM = f"{SHARE_FORM}; a duration: {DURATION_FORM}; or a plain number from 0 to {LARGEST:.0e}"
 WEIGHT_FORM = "a percentage from 0 to 100 with at most two decimals, such as 12.5"
 
 
@@ -131,8 +135,10 @@ def _limit(value: object) -> float | timedelta:
     limit: float | timedelta | None = parse_share(value)
     if limit is None and isinstance(value, str):
         limit = parse_duration(value)
+    if limit is None and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST:
+        limit = float(value)
     if limit is None:
-        raise PydanticCustomError("limit", "not a limit", {"allowed": f"{SHARE_FORM}, or a duration: {DURATION_FORM}"})
+        raise PydanticCustomError("limit", "not a limit", {"allowed": LIMIT_FORM})
     return limit
 
 
@@ -168,6 +174,8 @@ Limit = Annotated[
     float | timedelta,
     BeforeValidator(_limit),
     PlainSerializer(_write_limit),
-    WithJsonSchema({"anyOf": [_DURATION_SCHEMA, *_SHARE_SCHEMA["anyOf"]]}),
+    WithJsonSchema(
+        {"anyOf": [_DURATION_SCHEMA, _SHARE_SCHEMA["anyOf"][1], {"type": "number", "minimum": 0, "maximum": LARGEST}]}
+    ),
 ]
-"""A share (float) or a duration (timedelta), whichever the metric is measured in."""
+"""A share or a number (float), or a duration (timedelta), whichever the metric is measured in."""

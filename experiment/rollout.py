@@ -1,4 +1,4 @@
-"""How a candidate is rolled out: steps, stages, guardrails and the goal. Pure."""
+"""How a candidate is rolled out: steps, stages, warm-up, and how sure decisions must be. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from experiment import metrics
+from experiment.limits import Goal, Guardrail
 from experiment.names import BUCKETS
-from experiment.parts import Frozen, refuse
-from experiment.quantities import Duration, Limit, Share, Weight, format_weight
-from experiment.texts import Flag
+from experiment.parts import Frozen, header_map, refuse
+from experiment.quantities import Duration, Share, Weight, format_weight
+from experiment.texts import HeaderValue, PathPrefix
 
 
 class Stage(Frozen):
@@ -36,97 +36,43 @@ class Stage(Frozen):
         return self
 
 
-class Guardrail(Frozen):
-    """A limit that the candidate must keep; breaking it rolls the candidate back.
+class Warmup(Frozen):
+    """Requests that the controller sends to a candidate before it gets its first users.
 
-    Exactly one of ``max`` and ``max_increase`` is given. A share for rates, a duration for latencies; with
-    ``relative``, a share of the control's value.
-
-    Attributes:
-        max: highest value allowed.
-        max_increase: how far above the control's value it may be.
-        harm: with ``max_increase``, what counts as proven harm: an increase beyond the ``limit``, or ``any`` increase
-            that is not proven to stay within it.
-    """
-
-    metric: str
-    max: Limit | None = None
-    max_increase: Limit | None = None
-    relative: Flag = False
-    harm: Literal["limit", "any"] = "limit"
-
-    @property
-    def measured(self) -> metrics.Metric:
-        """What the guardrail's metric is."""
-        return metrics.MEASURED[self.metric]
-
-    @field_validator("metric")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in metrics.MEASURED:
-            raise refuse("not a metric that a guardrail can watch", found=value, allowed=", ".join(metrics.MEASURED))
-        return value
-
-    @model_validator(mode="after")
-    def _one_limit(self) -> Self:
-        if (self.max is None) == (self.max_increase is None):
-            found = "neither" if self.max is None else "both"
-            raise refuse("exactly one limit is needed", found=found, allowed="max or max_increase")
-        if self.relative and self.max is not None:
-            raise refuse("only max_increase can be relative", "relative", found="true", allowed="false")
-        if self.harm == "any" and self.max is not None:
-            raise refuse("only an increase can be any increase", "harm", found="any", allowed="limit")
-        field, limit = ("max", self.max) if self.max is not None else ("max_increase", self.max_increase)
-        wants_duration = self.measured.unit == "duration" and not self.relative
-        if isinstance(limit, timedelta) != wants_duration:
-            allowed = "a duration such as 250ms" if wants_duration else "a percentage such as 5%"
-            raise refuse(f"{self.metric} has no such limit", field, allowed=allowed)
-        if not limit:
-            allowed = "more than 0: no number of requests can show that a candidate keeps a limit of nothing"
-            raise refuse("a limit of nothing can never be shown to be kept", field, allowed=allowed)
-        return self
-
-
-class Goal(Frozen):
-    """What the candidate should improve.
-
-    In mode ``rollout`` it is reported: a promotion is called a win only if the goal is better. In mode ``experiment``
-    it decides.
+    They go through Envoy's warm-up listener, which counts no statistics, so that they are no evidence. A candidate is
+    warm when the durations of the last requests no longer fall; or when a limit is reached, which is reported.
 
     Attributes:
-        metric: a rate or a mean.
-        increase: whether more is better.
-        min_effect: the smallest difference worth having; None means any. With it an experiment ends early where
-            nothing worth having is left to find.
-        relative: whether ``min_effect`` is a share of the control's value.
-        design: ``anytime`` decides at any look; ``group_sequential`` at ``looks`` planned ones, with fewer requests.
-        looks: how many looks a group-sequential design plans, the last at ``planned_requests``.
-        planned_requests: of the candidate, after which an undecided experiment is inconclusive.
+        path: of the request.
+        method: of the request.
+        body: of the request.
+        headers: of the request.
+        concurrency: requests at the same time.
+        min_requests: fewest requests.
+        max_requests: requests after which the candidate is taken as warm.
+        max_duration: time after which the candidate is taken as warm.
+        settled: how much the median of the last requests may fall below that of as many before, to be warm.
     """
 
-    metric: str
-    increase: Flag = True
-    min_effect: Limit | None = None
-    relative: Flag = False
-    design: Literal["anytime", "group_sequential"] = "anytime"
-    looks: Annotated[int, Field(ge=1, le=50, strict=True)] = 5
-    planned_requests: Annotated[int, Field(ge=100, le=10**12, strict=True)] | None = None
+    path: PathPrefix
+    method: Literal["GET", "POST"] = "POST"
+    body: Annotated[str, Field(max_length=65536)] = ""
+    headers: dict[str, HeaderValue] = {}
+    concurrency: Annotated[int, Field(ge=1, le=64, strict=True)] = 1
+    min_requests: Annotated[int, Field(ge=2, le=10_000, strict=True)] = 10
+    max_requests: Annotated[int, Field(ge=2, le=100_000, strict=True)] = 100
+    max_duration: Duration = timedelta(minutes=5)
+    settled: Share = 0.1
 
-    @property
-    def measured(self) -> metrics.Metric | None:
-        """What the goal's metric is; None for one that nobody measures."""
-        return metrics.MEASURED.get(self.metric)
+    _lower_headers = field_validator("headers", mode="before")(header_map)
 
     @model_validator(mode="after")
-    def _effect_fits(self) -> Self:
-        if self.min_effect is None:
-            if self.relative:
-                raise refuse("only min_effect can be relative", "relative", found="true", allowed="false")
-            return self
-        wants_duration = self.measured is not None and self.measured.unit == "duration" and not self.relative
-        if isinstance(self.min_effect, timedelta) != wants_duration:
-            allowed = "a duration such as 20ms" if wants_duration else "a percentage such as 5%"
-            raise refuse(f"{self.metric} has no such effect", "min_effect", allowed=allowed)
+    def _ordered(self) -> Self:
+        if self.max_requests < self.min_requests:
+            allowed = f"at least min_requests, {self.min_requests}"
+            raise refuse("fewer than min_requests", "max_requests", found=str(self.max_requests), allowed=allowed)
+        if self.max_duration <= timedelta():
+            raise refuse("a warm-up of no time", "max_duration", allowed="more than 0s")
         return self
 
 
@@ -174,6 +120,7 @@ class Rollout(Frozen):
             goal is decided.
         steps: weights of the candidate in basis points, rising.
         on_timeout: what to do when a stage lasts longer than its ``max_duration``.
+        warmup: what is sent to the candidate before it gets its first users; None sends nothing.
     """
 
     candidate: str
@@ -184,6 +131,7 @@ class Rollout(Frozen):
     guardrails: tuple[Guardrail, ...] = ()
     goal: Goal | None = None
     analysis: Analysis = Analysis()
+    warmup: Warmup | None = None
 
     @property
     def tuned_for(self) -> int:
@@ -219,9 +167,8 @@ class Rollout(Frozen):
             raise refuse("an experiment keeps one split", "steps", allowed=allowed)
         if goal is None:
             raise refuse("an experiment needs a goal that decides it", found="no goal", allowed="goal: {metric: ...}")
-        if goal.measured is None or goal.measured.quantile is not None:
-            decisive = ", ".join(name for name, metric in metrics.MEASURED.items() if metric.quantile is None)
-            raise refuse("not a rate or mean that is measured", "goal", "metric", found=goal.metric, allowed=decisive)
+        if goal.measured.quantile is not None:
+            raise refuse("not a rate or mean", "goal", "metric", found=goal.metric, allowed="any metric but quantiles")
         if goal.planned_requests is None:
             message = "an experiment needs the size at which it ends undecided; abmesh plan computes it"
             raise refuse(message, "goal", found="no planned_requests", allowed="planned_requests: a whole number")

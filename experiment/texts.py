@@ -67,5 +67,27 @@ CookiePath = Annotated[
 ]
 CookieDomain = Annotated[str, _text(r"^[A-Za-z0-9.-]{1,253}$", "a domain name")]
 QueryName = Annotated[str, _text(r"^[A-Za-z0-9._~-]{1,128}$", "1 to 128 letters, digits, ., _, ~ and -")]
+JsonKey = Annotated[str, _text(r"^[A-Za-z0-9_-]{1,64}$", "a key of JSON: 1 to 64 letters, digits, _ and -")]
+FieldPath = Annotated[
+    str,
+    _text(
+        r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,3}$",
+        "1 to 4 keys of JSON with dots between them, such as usage.completion_tokens; each 1 to 64 letters, digits, _ and -",
+    ),
+]
+JsonText = Annotated[
+    str,
+    _text(
+        r"^[\x20\x21\x23-\x5b\x5d-\x7e]{1,256}$",
+        "1 to 256 printable ASCII characters without double quotes and backslashes",
+    ),
+]
+Origin = Annotated[
+    str,
+    _text(
+        r"^https?://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?$",
+        "a web page's origin: https:// or http://, a host in lower case, and a port if it is not the usual one",
+    ),
+]
 Flag = Annotated[bool, Strict()]
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]

@@ -27,8 +27,9 @@ from controller.judging.shares import ShareComparison
 from controller.judging.verdicts import GoalJudgement, GoalVerdict
 from controller.judging.wording import show_amount, show_value
 from controller.memory import Look
+from experiment.limits import Goal
 from experiment.metrics import Metric
-from experiment.rollout import Goal, Rollout
+from experiment.rollout import Rollout
 
 
 def judge_goal(rollout: Rollout, course: Course, looks: tuple[Look, ...]) -> tuple[GoalJudgement, tuple[Look, ...]]:

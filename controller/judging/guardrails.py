@@ -29,8 +29,9 @@ from controller.judging.comparisons import compare
 from controller.judging.course import Course
 from controller.judging.verdicts import Judgement, Verdict
 from controller.judging.wording import show_amount, show_increase, show_value
+from experiment.limits import Guardrail
 from experiment.quantities import format_duration
-from experiment.rollout import Guardrail, Rollout
+from experiment.rollout import Rollout
 
 FARTHEST = 1e4
 """Times the present stage's requests, beyond which no estimate of what is needed is given."""
