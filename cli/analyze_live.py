@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiment.errors import RefusedError, StateError
+from experiment.errors import RefusedError, StateError, UnknownName
 
 if TYPE_CHECKING:
     from controller.analysis.live import Rollout
     from controller.analysis.records import Report
     from controller.evidence.strata import Stratum
+    from experiment.metrics import Metric
     from experiment.model import Experiment
 
 _MOST_MOMENTS = 120
@@ -21,7 +22,7 @@ def report_live(
     name: str, config: Path, state: Path | None, metric: str | None, alpha: float | None, plot: Path | None
 ) -> Report:
     """Analyse what the controller has counted."""
-    from controller.analysis.live import ALL, Rollout, report_of_strata
+    from controller.analysis.live import Rollout, report_of_strata
     from controller.settings import Settings
     from experiment.store import FileStore
 
@@ -41,17 +42,33 @@ def report_live(
         split_alpha=rollout.analysis.sample_ratio_alpha,
         tuned_for=rollout.tuned_for,
     )
-    report = report_of_strata(strata, what, ALL if metric is None else (metric,))
+    if metric is not None and metric not in experiment.metrics:
+        raise UnknownName("metric", metric, tuple(experiment.metrics))
+    measured = _reported(experiment, strata) if metric is None else (experiment.metrics[metric],)
+    report = report_of_strata(strata, what, measured)
     if plot is not None:
-        _draw_live(report, what, _moments(settings.state_folder, name), ALL if metric is None else (metric,), plot)
+        _draw_live(report, what, _moments(settings.state_folder, name), measured, plot)
     return report
+
+
+def _reported(experiment: Experiment, strata: Sequence[Stratum]) -> tuple[Metric, ...]:
+    """What the rollout watches and wants, error rates, and whatever else was counted."""
+    from controller.analysis.live import counted
+    from experiment.metrics import ERROR_RATE
+
+    rollout = experiment.rollout
+    assert rollout is not None
+    wanted = {ERROR_RATE.name, *(guardrail.metric for guardrail in rollout.guardrails)}
+    if rollout.goal is not None:
+        wanted.add(rollout.goal.metric)
+    return tuple(item for item in experiment.metrics.values() if item.name in wanted or counted(strata, item))
 
 
 def _draw_live(
     report: Report,
     what: Rollout,
     moments: Sequence[tuple[float, Sequence[Stratum]]],
-    metrics: Sequence[str],
+    measured: Sequence[Metric],
     plot: Path,
 ) -> None:
     """How the differences developed, one panel a metric; bars where there is no course to show yet."""
@@ -64,9 +81,11 @@ def _draw_live(
         draw_bars(bars_of(report), plot)
         return
     courses = []
-    for name in metrics:
-        found = [(at, difference_at(strata, what, name)) for at, strata in moments]
-        courses.append(course_of(f"{what.name}: {name}", shown_metric(name), found, dated=True, control=what.control))
+    for metric in measured:
+        found = [(at, difference_at(strata, what, metric)) for at, strata in moments]
+        courses.append(
+            course_of(f"{what.name}: {metric.name}", shown_metric(metric), found, dated=True, control=what.control)
+        )
     draw_courses(courses, plot)
 
 
@@ -102,7 +121,7 @@ def _moments(folder: Path, name: str) -> list[tuple[float, list[Stratum]]]:
 def _strata(folder: Path, experiment: Experiment) -> list[Stratum]:
     """Everything that was counted since the rollout began, one stratum a stage."""
     from controller.evidence.strata import Stratum
-    from controller.evidence.summary import summarize
+    from controller.gathering import evidence_of
     from controller.live import LiveStore
     from controller.memory import unpack
     from controller.state import StateStore
@@ -113,5 +132,5 @@ def _strata(folder: Path, experiment: Experiment) -> list[Stratum]:
         return []
     strata = [Stratum(stage.weights, unpack(stage.evidence), stage.edges) for stage in live.memory.past]
     if live.window is not None and known is not None and live.stage == known.stage.id:
-        strata.append(Stratum(known.weights, summarize(live.window.totals, experiment.weights), live.memory.edges))
+        strata.append(Stratum(known.weights, evidence_of(experiment, live), live.memory.edges))
     return strata

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, ConfigDict
 
-from controller.evidence.histogram import quantile, size
+from controller.evidence.histogram import merge, quantile, size
 from controller.evidence.strata import Stratum
 from controller.evidence.summary import VariantEvidence
 from controller.judging.balance import judge_balance
@@ -26,6 +26,7 @@ from controller.judging.verdicts import BALANCED, GoalJudgement, Judgement
 from controller.memory import Evidence, Memory, PastStage, pack, unpack
 from controller.model import ExperimentState, Phase, Record
 from controller.policy import Coverage, Decision, Situation, decide, guardrails_in_force
+from experiment.metrics import Metric
 from experiment.model import Experiment
 from experiment.rollout import Rollout
 
@@ -100,7 +101,7 @@ def deliberate(inputs: Inputs, present: Evidence | None = None) -> Deliberation:
         course = course_of(inputs, memory, present)
         judgements = _judgements(experiment, course)
         balance = judge_balance(_rollout(experiment), course)
-        warnings = reversals(course)
+        warnings = reversals(course, _watched(experiment))
         goal, memory = _goal(experiment, course, memory)
         memory = marked(memory, inputs.began, inputs.at, present, (state.candidate, state.control))
     situation = Situation(
@@ -164,6 +165,13 @@ def _judged(state: ExperimentState, present: Evidence) -> bool:
     return not idle and state.candidate in present and state.control in present
 
 
+def _watched(experiment: Experiment) -> list[Metric]:
+    """The metrics of the rollout's guardrails and goal."""
+    rollout = _rollout(experiment)
+    goal = [] if rollout.goal is None else [rollout.goal.measured]
+    return [*(guardrail.measured for guardrail in rollout.guardrails), *goal]
+
+
 def _judgements(experiment: Experiment, course: Course) -> tuple[Judgement, ...]:
     rollout = _rollout(experiment)
     braked = judge_brake(rollout, course)
@@ -173,7 +181,7 @@ def _judgements(experiment: Experiment, course: Course) -> tuple[Judgement, ...]
 
 def _goal(experiment: Experiment, course: Course, memory: Memory) -> tuple[GoalJudgement | None, Memory]:
     rollout = _rollout(experiment)
-    if rollout.goal is None or rollout.goal.measured is None:
+    if rollout.goal is None:
         return None, memory
     found, looks = judge_goal(rollout, course, memory.looks)
     return found, memory.model_copy(update={"looks": looks})
@@ -187,22 +195,23 @@ def _with_edges(experiment: Experiment, memory: Memory, present: Evidence, contr
     wanted = [
         guardrail.measured
         for guardrail in _rollout(experiment).guardrails
-        if guardrail.max_increase is not None and guardrail.measured.quantile is not None
+        if guardrail.compares and guardrail.measured.quantile is not None
     ]
     goal = _rollout(experiment).goal
-    if goal is not None and goal.measured is not None and goal.measured.quantile is not None:
+    if goal is not None and goal.measured.quantile is not None:
         wanted.append(goal.measured)
     missing = [metric for metric in wanted if metric.name not in memory.edges]
     if not missing:
         return memory
     sources = [unpack(stage.evidence) for stage in memory.past[-1:]] + [present]
     edges = dict(memory.edges)
-    for bins in (source[control].bins for source in sources if control in source):
-        if size(bins) >= EDGE_SAMPLE:
-            for metric in missing:
-                assert metric.quantile is not None
+    for metric in missing:
+        assert metric.quantile is not None
+        for source in sources:
+            bins = merge(source[control].histograms(metric.histogram).values()) if control in source else {}
+            if size(bins) >= EDGE_SAMPLE:
                 value = quantile(bins, metric.quantile)
                 assert value is not None
-                edges.setdefault(metric.name, (value,))
-            break
+                edges[metric.name] = (value,)
+                break
     return memory.model_copy(update={"edges": edges})

@@ -12,10 +12,10 @@ from controller.judging.comparisons import compare
 from controller.judging.course import Course
 from controller.judging.limits import increase_interval, level_interval
 from controller.judging.verdicts import Balance, GoalJudgement, Judgement
+from controller.judging.wording import show_limit, show_value
 from controller.memory import unpack
 from experiment.limits import Guardrail
-from experiment.metrics import Metric
-from experiment.quantities import format_duration, format_share
+from experiment.quantities import format_share
 from experiment.rollout import Rollout
 
 _SHARE_MAX = (
@@ -145,8 +145,8 @@ def _accounts(rollout: Rollout, course: Course, judged: Sequence[Judgement]) -> 
     found = []
     remaining = list(judged)
     for guardrail in rollout.guardrails:
-        kind = "max" if guardrail.max is not None else "max_increase"
-        match = next((item for item in remaining if (item.metric, item.kind) == (guardrail.metric, kind)), None)
+        wanted = (guardrail.metric, guardrail.kind)
+        match = next((item for item in remaining if (item.metric, item.kind) == wanted), None)
         if match is None:
             continue
         remaining.remove(match)
@@ -157,8 +157,8 @@ def _accounts(rollout: Rollout, course: Course, judged: Sequence[Judgement]) -> 
 def _account(guardrail: Guardrail, rollout: Rollout, course: Course, judgement: Judgement) -> GuardrailAccount:
     metric, alpha = guardrail.measured, rollout.analysis.alpha
     comparison = compare(metric, course, rollout.tuned_for, alpha)
-    share = metric.unit == "share"
-    if guardrail.max is not None:
+    share = metric.share
+    if not guardrail.compares:
         interval = level_interval(comparison, alpha, share=share)
     else:
         interval = increase_interval(comparison, alpha, relative=guardrail.relative, share=share)
@@ -167,12 +167,8 @@ def _account(guardrail: Guardrail, rollout: Rollout, course: Course, judgement: 
 
 def name_of(guardrail: Guardrail) -> str:
     """What a guardrail is called: ``latency_p95 max_increase 20% of the control``."""
-    limit = guardrail.max if guardrail.max is not None else guardrail.max_increase
-    assert limit is not None
-    amount = format_share(limit) if isinstance(limit, float) else format_duration(limit)
-    if guardrail.max is not None:
-        return f"{guardrail.metric} max {amount}"
-    return f"{guardrail.metric} max_increase {amount}{' of the control' if guardrail.relative else ''}"
+    amount = show_limit(guardrail.limit, guardrail.measured, relative=guardrail.relative)
+    return f"{guardrail.metric} {guardrail.kind} {amount}{' of the control' if guardrail.relative else ''}"
 
 
 def show_interval(guardrail: Guardrail, interval: Interval) -> str:
@@ -182,12 +178,12 @@ def show_interval(guardrail: Guardrail, interval: Interval) -> str:
 
 def formula_of(guardrail: Guardrail) -> str:
     """How a guardrail's e-values are made, in words."""
-    metric: Metric = guardrail.measured
+    metric = guardrail.measured
     if metric.quantile is not None:
-        return _QUANTILE_MAX if guardrail.max is not None else _QUANTILE_INCREASE
-    if metric.unit == "duration":
+        return _QUANTILE_INCREASE if guardrail.compares else _QUANTILE_MAX
+    if not metric.share:
         return _MEAN
-    if guardrail.max is not None:
+    if not guardrail.compares:
         return _SHARE_MAX
     return _SHARE_RATIO if guardrail.relative else _SHARE_DIFFERENCE
 
@@ -195,7 +191,7 @@ def formula_of(guardrail: Guardrail) -> str:
 def _bound(guardrail: Guardrail, value: float) -> str:
     if math.isinf(value):
         return "no limit"
-    sign = "+" if guardrail.max is None and value > 0 else ""
-    if guardrail.measured.unit == "share" or (guardrail.max is None and guardrail.relative):
+    sign = "+" if guardrail.compares and value > 0 else ""
+    if guardrail.relative:
         return f"{sign}{format_share(value)}"
-    return f"{sign}{value:.4g} ms"
+    return f"{sign}{show_value(guardrail.measured, value)}"

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from scipy.special import ndtri
 
-from controller.judging.guardrails import plain
+from controller.judging.guardrails import keeps, limit_of
 from controller.model import Cause
 from controller.simulation import Ending, Played, Truth
 from experiment.limits import Guardrail
@@ -86,18 +86,14 @@ def breaks(guardrail: Guardrail, truth: Truth) -> bool:
     """Whether a candidate of this truth is really beyond a guardrail's limit."""
     metric = guardrail.measured
     candidate, control = _value(metric, truth, candidate=True), _value(metric, truth, candidate=False)
-    if guardrail.max is not None:
-        return candidate > plain(guardrail.max)
-    assert guardrail.max_increase is not None
-    increase = plain(guardrail.max_increase)
-    limit = control * (1 + increase) if guardrail.relative else control + increase
-    return candidate > limit * (1 + 1e-12)
+    limit = limit_of(guardrail, control)
+    return not keeps(guardrail, candidate, limit) and abs(candidate - limit) > 1e-12 * abs(limit)
 
 
 def _broken(rollout: Rollout, truth: Truth) -> tuple[str, ...]:
     found = [rail.metric for rail in rollout.guardrails if breaks(rail, truth)]
     goal = rollout.goal
-    if rollout.mode == "experiment" and goal is not None and goal.measured is not None:
+    if rollout.mode == "experiment" and goal is not None:
         candidate, control = (_value(goal.measured, truth, candidate=which) for which in (True, False))
         if candidate < control if goal.increase else candidate > control:
             found.append(goal.metric)

@@ -63,8 +63,8 @@ class _Reading(Record):
 class _Window(Record):
     since: AwareDatetime
     seen: tuple[_Reading, ...]
-    counters: tuple[tuple[str, int, int] | tuple[str, int], ...]
-    bins: tuple[tuple[str, int, float, float], ...]
+    counters: tuple[tuple[str, int | str, int | str], ...]
+    bins: tuple[tuple[str, str, int | str, float, float], ...]
 
 
 class _Live(Record):

@@ -17,7 +17,8 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field
 
-from controller.evidence.summary import SliceEvidence, VariantEvidence
+from controller.evidence.histogram import Bins
+from controller.evidence.summary import SegmentEvidence, SliceEvidence, VariantEvidence
 from controller.model import Record, Weights
 from experiment.errors import StateError
 
@@ -112,24 +113,49 @@ def _dump(evidence: VariantEvidence) -> dict[str, Any]:
     return {
         "codes": list(evidence.codes.items()),
         "duration_ms": evidence.duration_ms,
+        "amounts": dict(evidence.amounts),
         "slices": [
-            (number, item.requests, item.errors, item.aborted, item.duration_ms)
+            (number, item.requests, item.errors, item.aborted, item.duration_ms, dict(item.amounts))
             for number, item in evidence.slices.items()
         ],
-        "groups": [
-            (group, [(lower, width, count) for (lower, width), count in bins.items()])
-            for group, bins in evidence.groups.items()
+        "groups": [(group, _dump_bins(bins)) for group, bins in evidence.groups.items()],
+        "ttft": [(group, _dump_bins(bins)) for group, bins in evidence.ttft.items()],
+        "segments": [
+            (name, list(item.codes.items()), dict(item.amounts), _dump_bins(item.durations), _dump_bins(item.ttft))
+            for name, item in evidence.segments.items()
         ],
     }
 
 
+def _dump_bins(bins: Bins) -> list[tuple[float, float, int]]:
+    return [(lower, width, count) for (lower, width), count in bins.items()]
+
+
 def _load(plain: Mapping[str, Any]) -> VariantEvidence:
     return VariantEvidence(
-        codes={int(code): int(count) for code, count in plain["codes"]},
+        codes=_codes(plain["codes"]),
         duration_ms=int(plain["duration_ms"]),
-        slices={int(number): SliceEvidence(*(int(part) for part in parts)) for number, *parts in plain["slices"]},
-        groups={
-            int(group): {(float(lower), float(width)): int(count) for lower, width, count in bins}
-            for group, bins in plain["groups"]
+        amounts=_amounts(plain["amounts"]),
+        slices={
+            int(number): SliceEvidence(int(requests), int(errors), int(aborted), int(duration_ms), _amounts(amounts))
+            for number, requests, errors, aborted, duration_ms, amounts in plain["slices"]
+        },
+        groups={int(group): _bins(bins) for group, bins in plain["groups"]},
+        ttft={int(group): _bins(bins) for group, bins in plain["ttft"]},
+        segments={
+            str(name): SegmentEvidence(_codes(codes), _amounts(amounts), _bins(durations), _bins(ttft))
+            for name, codes, amounts, durations, ttft in plain["segments"]
         },
     )
+
+
+def _codes(plain: Any) -> dict[int, int]:
+    return {int(code): int(count) for code, count in plain}
+
+
+def _amounts(plain: Any) -> dict[str, int]:
+    return {str(name): int(count) for name, count in plain.items()}
+
+
+def _bins(plain: Any) -> dict[tuple[float, float], int]:
+    return {(float(lower), float(width)): int(count) for lower, width, count in plain}

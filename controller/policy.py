@@ -130,7 +130,7 @@ def guardrails_in_force(experiment: Experiment) -> tuple[Guardrail, ...]:
     assert rollout is not None
     if experiment.control.weight > 0:
         return rollout.guardrails
-    return tuple(guardrail for guardrail in rollout.guardrails if guardrail.max_increase is None)
+    return tuple(guardrail for guardrail in rollout.guardrails if not guardrail.compares)
 
 
 def next_step(steps: Sequence[int], weight: int) -> int | None:

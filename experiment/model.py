@@ -161,15 +161,16 @@ class Experiment(Frozen):
             message = "the candidate must be a variant that is not the control"
             found, allowed = self.rollout.candidate, ", ".join(others)
             yield refuse(message, "rollout", "candidate", found=found, allowed=allowed)
-        named = [
-            (("rollout", "guardrails", n, "metric"), rail.metric) for n, rail in enumerate(self.rollout.guardrails)
+        named: list[tuple[tuple[str | int, ...], str]] = [
+            (("rollout", "guardrails", index, "metric"), guardrail.metric)
+            for index, guardrail in enumerate(self.rollout.guardrails)
         ]
         if self.rollout.goal is not None:
             named.append((("rollout", "goal", "metric"), self.rollout.goal.metric))
-        for place, metric in named:
+        for where, metric in named:
             if metric not in self.metrics:
                 why = "costs need a price on every variant" if metric in metrics.COSTS else "not measured here"
-                yield refuse(f"{metric}: {why}", *place, found=metric, allowed=", ".join(self.metrics))
+                yield refuse(f"{metric}: {why}", *where, found=metric, allowed=", ".join(self.metrics))
 
     def _ranges_cover(self) -> Iterator[PydanticCustomError]:
         if self.ranges is None:

@@ -57,7 +57,7 @@ class Warmup(Frozen):
     path: PathPrefix
     method: Literal["GET", "POST"] = "POST"
     body: Annotated[str, Field(max_length=65536)] = ""
-    headers: dict[str, HeaderValue] = {}
+    headers: dict[str, HeaderValue] = Field(default_factory=dict)
     concurrency: Annotated[int, Field(ge=1, le=64, strict=True)] = 1
     min_requests: Annotated[int, Field(ge=2, le=10_000, strict=True)] = 10
     max_requests: Annotated[int, Field(ge=2, le=100_000, strict=True)] = 100

@@ -72,7 +72,7 @@ FieldPath = Annotated[
     str,
     _text(
         r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,3}$",
-        "1 to 4 keys of JSON with dots between them, such as usage.completion_tokens; each 1 to 64 letters, digits, _ and -",
+        "1 to 4 keys of JSON with dots between them, such as usage.completion_tokens; each of letters, digits, _ and -",
     ),
 ]
 JsonText = Annotated[

@@ -50,7 +50,7 @@ def value_of(metric: Metric, parts: Sequence[tuple[Sums, Sums | None]], alpha: f
     if not n:
         return Estimate(None, UNKNOWN)
     v = sum((sums.n / n) ** 2 * _variance(sums, control) for sums, control in known)
-    if metric.unit == "share":
+    if metric.counted:
         phi = _phi(v * n, y / n) if metric.kind == "ratio" else 1.0
         return Estimate(y / n, share_interval(y / phi, n / phi, alpha))
     nu = min(_freedom(sums, control) for sums, control in known)
@@ -69,7 +69,7 @@ def compare(metric: Metric, arms: Arms, alpha: float, tuned_for: float) -> Findi
     if not arms:
         nothing = Estimate(None, UNKNOWN)
         return Finding(VALID, nothing, nothing, 1.0, 1.0, False, "nothing to compare")
-    return _shares(metric, arms, alpha) if metric.unit == "share" else _means(metric, arms, alpha, tuned_for)
+    return _shares(metric, arms, alpha) if metric.counted else _means(metric, arms, alpha, tuned_for)
 
 
 def _shares(metric: Metric, arms: Arms, alpha: float) -> Finding:

@@ -14,6 +14,7 @@ from controller.analysis.records import (
     Comparison,
     Estimate,
     Finding,
+    Kind,
     Metric,
     MetricReport,
     Report,
@@ -22,13 +23,13 @@ from controller.analysis.records import (
     VariantRow,
 )
 from controller.analysis.report import alarms, corrected, reversal
-from controller.evidence.histogram import quantile
-from controller.evidence.strata import Stratum, duration_slices, error_slices, request_counts
+from controller.evidence.histogram import merge, quantile
+from controller.evidence.strata import Stratum, metric_slices, request_counts
 from controller.evidence.summary import VariantEvidence
 from controller.inference.cumulative import Cumulative
 from controller.inference.mixture import crossing
 from controller.inference.multiple import holm
-from controller.inference.numbers import Interval, Side, Slices
+from controller.inference.numbers import Interval, Side
 from controller.inference.quantiles import (
     Latencies,
     edges_around,
@@ -38,11 +39,12 @@ from controller.inference.quantiles import (
 )
 from controller.inference.sample_ratio import sample_ratio
 from experiment import metrics
-from experiment.errors import UnknownName
 from experiment.names import BUCKETS
 
-ALL = tuple(metrics.MEASURED)
-"""Every metric that a rollout measures."""
+ALL = metrics.MEASURED
+"""What every rollout measures."""
+
+_UNITS = {"share": "share", "duration": "ms", "number": "", "dollars": "$"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +72,18 @@ Pair = tuple[VariantEvidence, VariantEvidence]
 """Evidence of the control and of a variant in one stage."""
 
 
-def report_of_strata(strata: Sequence[Stratum], rollout: Rollout, names: Sequence[str] = ALL) -> Report:
+def report_of_strata(
+    strata: Sequence[Stratum], rollout: Rollout, measured: Sequence[metrics.Metric] = tuple(ALL.values())
+) -> Report:
     """Compare every variant that had users with the control.
 
     Args:
         strata: one a stage, the oldest first.
         rollout: what it is.
-        names: the metrics to report.
-
-    Raises:
-        UnknownName: a metric is not measured.
+        measured: the metrics to report.
     """
-    for name in names:
-        if name not in metrics.MEASURED:
-            raise UnknownName("metric", name, ALL)
     others = _others(strata, rollout.control)
-    found = [_metric(metrics.MEASURED[name], strata, rollout, others) for name in names]
+    found = [_metric(metric, strata, rollout, others) for metric in measured]
     splits = _splits(strata, rollout)
     return Report(
         source=rollout.name,
@@ -94,27 +92,34 @@ def report_of_strata(strata: Sequence[Stratum], rollout: Rollout, names: Sequenc
         stages=len(strata),
         metrics=found,
         splits=splits,
-        warnings=[*alarms(splits), *_reversals(strata, rollout, others, names)],
+        warnings=[*alarms(splits), *_reversals(strata, rollout, others, measured)],
     )
 
 
-def difference_at(strata: Sequence[Stratum], rollout: Rollout, name: str) -> list[tuple[str, Estimate]]:
+def counted(strata: Sequence[Stratum], measured: metrics.Metric) -> bool:
+    """Whether anything was counted that a metric is made of, beyond the requests that it is of."""
+    arms = [evidence for stratum in strata for evidence in stratum.variants.values()]
+    if measured.quantile is not None:
+        return any(arm.histograms(measured.histogram) for arm in arms)
+    return any(arm.amount(name) for arm in arms for name, _ in measured.parts)
+
+
+def difference_at(strata: Sequence[Stratum], rollout: Rollout, measured: metrics.Metric) -> list[tuple[str, Estimate]]:
     """Each variant's difference from the control in one metric, for a picture of how it developed.
 
     Args:
         strata: as they were at a moment.
         rollout: what it is.
-        name: of a metric that is measured.
+        measured: the metric.
     """
-    report = report_of_strata(strata, rollout, (name,))
+    report = report_of_strata(strata, rollout, (measured,))
     return [(item.variant, item.findings[0].difference) for item in report.metrics[0].comparisons]
 
 
-def shown_metric(name: str) -> Metric:
+def shown_metric(measured: metrics.Metric) -> Metric:
     """A measured metric, as reports and pictures show it."""
-    measured = metrics.MEASURED[name]
-    unit = "share" if measured.unit == "share" else "ms"
-    return Metric(name, "ratio" if measured.quantile is None else "quantile", unit)
+    kind: Kind = "ratio" if measured.quantile is None else "quantile"
+    return Metric(measured.name, kind, _UNITS[measured.unit], once=measured.share)
 
 
 def _others(strata: Sequence[Stratum], control: str) -> list[str]:
@@ -135,15 +140,15 @@ def _pairs(strata: Sequence[Stratum], control: str, variant: str) -> list[Pair]:
 def _metric(
     measured: metrics.Metric, strata: Sequence[Stratum], rollout: Rollout, others: Sequence[str]
 ) -> MetricReport:
-    metric = shown_metric(measured.name)
+    metric = shown_metric(measured)
     if measured.quantile is not None:
         names = (rollout.control, *others)
-        rows = [_quantile_row(name, strata, measured.quantile, rollout.alpha) for name in names]
+        rows = [_quantile_row(name, strata, measured, rollout.alpha) for name in names]
         comparisons = [_quantiles(name, strata, measured, rollout) for name in others]
         return MetricReport(metric, rows, corrected(comparisons, holm, rollout.alpha))
     # Tuning counts requests of both; twice the candidate's are as many as there are when weights are equal.
     tuned_for = 2 * rollout.tuned_for
-    sums = _sums(error_slices if metric.unit == "share" else duration_slices, rollout.slices)
+    sums = _sums(measured, rollout.slices)
     rows = []
     for name in (rollout.control, *others):
         present = [stratum.variants for stratum in strata if stratum.weights.get(name, 0) > 0]
@@ -165,20 +170,22 @@ def _metric(
     return MetricReport(metric, rows, corrected(comparisons, holm, rollout.alpha))
 
 
-def _sums(of: Callable[[VariantEvidence, int], Slices], slices: int) -> Callable[[VariantEvidence], Sums]:
+def _sums(measured: metrics.Metric, slices: int) -> Callable[[VariantEvidence], Sums]:
     def sums(evidence: VariantEvidence) -> Sums:
-        found = of(evidence, slices)
+        found = metric_slices(evidence, slices, measured)
         return Sums(float(found.total_n), float(found.total_y), None, found)
 
     return sums
 
 
-def _quantile_row(name: str, strata: Sequence[Stratum], share: float, alpha: float) -> VariantRow:
+def _quantile_row(name: str, strata: Sequence[Stratum], measured: metrics.Metric, alpha: float) -> VariantRow:
+    share = measured.quantile
+    assert share is not None
     groups = [
         bins
         for stratum in strata
         if stratum.weights.get(name, 0) > 0 and name in stratum.variants
-        for bins in stratum.variants[name].groups.values()
+        for bins in stratum.variants[name].histograms(measured.histogram).values()
     ]
     if not groups:
         return VariantRow(name, 0, 0, None, Estimate(None, Interval(0.0, math.inf)))
@@ -193,19 +200,22 @@ def _quantiles(name: str, strata: Sequence[Stratum], measured: metrics.Metric, r
     parts, late, weighted = [], 0, []
     for stratum in strata:
         for control, variant in _pairs([stratum], rollout.control, name):
-            value_a, value_b = quantile(control.bins, measured.quantile), quantile(variant.bins, measured.quantile)
+            bins_a, bins_b = (merge(arm.histograms(measured.histogram).values()) for arm in (control, variant))
+            value_a, value_b = quantile(bins_a, measured.quantile), quantile(bins_b, measured.quantile)
             if value_a is None or value_b is None:
                 continue
             edges = stratum.edges.get(measured.name) or ()
             late += not edges
             # One edge each, since the edges of stages are combined by their order and may differ in number.
-            edge = edges[0] if edges else float(edges_around(control.bins, measured.quantile)[1])
-            latencies = Latencies(_cumulative(control), _cumulative(variant), anytime.floats([edge]))
+            edge = edges[0] if edges else float(edges_around(bins_a, measured.quantile)[1])
+            latencies = Latencies(
+                _cumulative(control, measured), _cumulative(variant, measured), anytime.floats([edge])
+            )
             n_a, n_b = float(latencies.a.sizes.sum()), float(latencies.b.sizes.sum())
             weighted.append((n_a * n_b / (n_a + n_b), value_a, value_b))
             parts.append(latencies)
     if not parts:
-        return Comparison(name, "", (anytime.compare(shown_metric(measured.name), [], rollout.alpha, 1),))
+        return Comparison(name, "", (anytime.compare(shown_metric(measured), [], rollout.alpha, 1),))
     total = sum(weight for weight, _, _ in weighted)
     mean_a = sum(weight * value for weight, value, _ in weighted) / total
     mean_b = sum(weight * value for weight, _, value in weighted) / total
@@ -244,8 +254,8 @@ def _shift_interval(parts: Sequence[Latencies], estimate: float, alpha: float) -
     return Interval(-math.inf if lower is None else lower, math.inf if upper is None else upper)
 
 
-def _cumulative(evidence: VariantEvidence) -> Cumulative:
-    return Cumulative.of(list(evidence.groups.values()))
+def _cumulative(evidence: VariantEvidence, measured: metrics.Metric) -> Cumulative:
+    return Cumulative.of(list(evidence.histograms(measured.histogram).values()))
 
 
 def _splits(strata: Sequence[Stratum], rollout: Rollout) -> list[SplitCheck]:
@@ -265,14 +275,15 @@ def _splits(strata: Sequence[Stratum], rollout: Rollout) -> list[SplitCheck]:
     return checks
 
 
-def _reversals(strata: Sequence[Stratum], rollout: Rollout, others: Sequence[str], names: Sequence[str]) -> list[str]:
+def _reversals(
+    strata: Sequence[Stratum], rollout: Rollout, others: Sequence[str], measured: Sequence[metrics.Metric]
+) -> list[str]:
     found = []
-    for name in names:
-        metric = shown_metric(name)
-        if metric.kind == "quantile":
+    for each in measured:
+        if each.quantile is not None:
             continue
-        sums = _sums(error_slices if metric.unit == "share" else duration_slices, rollout.slices)
+        sums = _sums(each, rollout.slices)
         for other in others:
             parts = [(sums(a), sums(b)) for a, b in _pairs(strata, rollout.control, other)]
-            found.append(reversal(metric, rollout.control, other, "stages", parts))
+            found.append(reversal(shown_metric(each), rollout.control, other, "stages", parts))
     return [sentence for sentence in found if sentence]

@@ -62,11 +62,19 @@ class Metric:
         name: as it is shown.
         kind: how it is to be analysed.
         unit: ``share`` is shown in percent; anything else, such as ``ms``, stands behind the number; may be empty.
+        once: whether a share counts each request at most once, so that it can be analysed as counts. One that does not,
+            such as clicks per request, is a mean that is shown in percent.
     """
 
     name: str
     kind: Kind
     unit: str = ""
+    once: bool = True
+
+    @property
+    def counted(self) -> bool:
+        """Whether the analysis is that of counts."""
+        return self.unit == "share" and self.once
 
 
 @dataclass(frozen=True, slots=True)

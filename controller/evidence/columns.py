@@ -83,7 +83,7 @@ class Parser:
         self._histograms: dict[bytes, int] = {}
         self._owners: list[int] = []  # experiment of each name, or _IGNORED, or _UPTIME
         self._numbers: list[int] = []  # each name's number within its experiment's counters; or its row of cells
-        self._rows: list[tuple[str, int]] = []  # variant and group of each row
+        self._rows: list[tuple[str, str, int | str]] = []  # variant, histogram, and group or segment of each row
         self._bins = _Bins()
         self._cells: NDArray[np.int32] = np.full((0, 0), _UNKNOWN, np.int32)  # numbers of bins, by row and bin
         self._table: tuple[Numbers, Numbers] = (np.zeros(0, np.int32), np.zeros(0, np.int32))

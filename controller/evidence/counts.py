@@ -10,6 +10,7 @@ mappings from keys. Arithmetic is exact: whatever comes near the limits of 64 bi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -19,13 +20,17 @@ from numpy.typing import NDArray
 RequestKey = tuple[str, int, int]
 """Variant, slice, response code. Code 0: the client went away before there was a response."""
 
-DurationKey = tuple[str, int]
-"""Variant, slice."""
+AmountKey = tuple[str, int, str]
+"""Variant, slice, amount (see :mod:`experiment.metrics`)."""
 
-BinKey = tuple[str, int, float, float]
-"""Variant, group of slices, the bin's lower bound and its width, both in milliseconds."""
+SegmentKey = tuple[str, str, int | str]
+"""Variant, segment, and a response code or an amount."""
 
-CounterKey = RequestKey | DurationKey
+BinKey = tuple[str, str, int | str, float, float]
+"""Variant, histogram, group of slices or segment, the bin's lower bound and its width, both in milliseconds."""
+
+CounterKey = tuple[str, int | str, int | str]
+"""Any of these three; their types tell which."""
 
 Numbers = NDArray[np.int32]
 Values = NDArray[Any]
@@ -168,16 +173,25 @@ def _sum(parts: Sequence[Series[_Key]]) -> Series[_Key]:
     return Series(keys, numbers, narrowest(total[numbers]))
 
 
+@dataclass(frozen=True, slots=True)
+class _Views:
+    requests: dict[RequestKey, int]
+    amounts: dict[AmountKey, int]
+    segments: dict[SegmentKey, int]
+    bins: dict[BinKey, int]
+
+
 class Counts:
     """What was counted for one experiment. It never changes.
 
     Args:
         requests: finished requests, aborted ones (code 0) included.
-        duration_ms: sum of the durations of all of them, in milliseconds.
-        bins: how many of them lasted as long as a bin of Envoy's histogram says.
+        amounts: sums over them, such as their durations in milliseconds, or the tokens that they took.
+        bins: how many of them lasted as long as a bin of one of Envoy's histograms says.
+        segments: requests and amounts again, by segment.
 
     Attributes:
-        counters: requests and durations as one series.
+        counters: requests, amounts and segments as one series.
         histograms: bins as a series.
     """
 
@@ -186,16 +200,17 @@ class Counts:
     def __init__(
         self,
         requests: Mapping[RequestKey, int] | None = None,
-        duration_ms: Mapping[DurationKey, int] | None = None,
+        amounts: Mapping[AmountKey, int] | None = None,
         bins: Mapping[BinKey, int] | None = None,
+        segments: Mapping[SegmentKey, int] | None = None,
     ) -> None:
         index = Index()
         counters: dict[CounterKey, int] = {}
-        counters |= dict((requests or {}).items())
-        counters |= dict((duration_ms or {}).items())
+        for part in (requests or {}, amounts or {}, segments or {}):
+            counters.update({key: count for key, count in part.items()})  # noqa: C416  a copy under the wider type
         self.counters: Series[CounterKey] = Series.of(index.counters, counters)
         self.histograms: Series[BinKey] = Series.of(index.bins, bins or {})
-        self._views: tuple[dict[RequestKey, int], dict[DurationKey, int], dict[BinKey, int]] | None = None
+        self._views: _Views | None = None
 
     @classmethod
     def of(cls, counters: Series[CounterKey], histograms: Series[BinKey]) -> Counts:
@@ -207,17 +222,22 @@ class Counts:
     @property
     def requests(self) -> Mapping[RequestKey, int]:
         """Finished requests by variant, slice and code."""
-        return self._seen()[0]
+        return self._seen().requests
 
     @property
-    def duration_ms(self) -> Mapping[DurationKey, int]:
-        """Sums of durations in milliseconds by variant and slice."""
-        return self._seen()[1]
+    def amounts(self) -> Mapping[AmountKey, int]:
+        """Sums by variant, slice and amount."""
+        return self._seen().amounts
+
+    @property
+    def segments(self) -> Mapping[SegmentKey, int]:
+        """Finished requests by variant, segment and code; sums by variant, segment and amount."""
+        return self._seen().segments
 
     @property
     def bins(self) -> Mapping[BinKey, int]:
-        """Finished requests by variant, group and how long they took."""
-        return self._seen()[2]
+        """Finished requests by variant, histogram, group or segment, and how long they took."""
+        return self._seen().bins
 
     def __bool__(self) -> bool:
         return bool(len(self.counters) or len(self.histograms))
@@ -231,18 +251,19 @@ class Counts:
         return hash((len(self.counters), len(self.histograms)))
 
     def __repr__(self) -> str:
-        return f"Counts({self.requests!r}, {self.duration_ms!r}, {self.bins!r})"
+        return f"Counts({self.requests!r}, {self.amounts!r}, {self.bins!r}, {self.segments!r})"
 
-    def _seen(self) -> tuple[dict[RequestKey, int], dict[DurationKey, int], dict[BinKey, int]]:
+    def _seen(self) -> _Views:
         if self._views is None:
-            requests: dict[RequestKey, int] = {}
-            durations: dict[DurationKey, int] = {}
-            for key, count in self.counters.items():
-                if len(key) == 3:
-                    requests[key] = count
+            views = _Views({}, {}, {}, dict(self.histograms.items()))
+            for (variant, place, what), count in self.counters.items():
+                if isinstance(place, str):
+                    views.segments[variant, place, what] = count
+                elif isinstance(what, str):
+                    views.amounts[variant, place, what] = count
                 else:
-                    durations[key] = count
-            self._views = requests, durations, dict(self.histograms.items())
+                    views.requests[variant, place, what] = count
+            self._views = views
         return self._views
 
 

@@ -2,6 +2,8 @@
 
     abmesh.requests.experiment.E.variant.V.slice.7.code.200: 12
     abmesh.duration_ms.experiment.E.variant.V.slice.7: 1843
+    abmesh.events.experiment.E.variant.V.slice.7.event.click: 3
+    abmesh.requests_by_segment.experiment.E.variant.V.segment.casual.code.200: 5
     abmesh.duration.experiment.E.variant.V.group.3:
       totals=98,1:2, 100,10:7, 110,10:3
       intervals=100,10:1
@@ -20,27 +22,56 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from controller.evidence.counts import NOTHING, BinKey, CounterKey, Counts, DurationKey, RequestKey
-from experiment import names
+from controller.evidence.counts import NOTHING, BinKey, CounterKey, Counts, Index, Series
+from experiment import metrics, names
 from experiment.errors import SourceError
 
 _LABEL = r"([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)"
 _SMALL = r"(\d{1,4})"
+_EVENT = r"([a-z][a-z0-9_]{0,62})"
+_SEGMENT = r"([A-Za-z0-9][A-Za-z0-9_-]{0,62})"
 _WHO = rf"\.{names.TAG_EXPERIMENT}\.{_LABEL}\.{names.TAG_VARIANT}\.{_LABEL}"
+_SLICE_OR_SEGMENT = rf"(?:\.{names.TAG_SLICE}\.{_SMALL}|\.{names.TAG_SEGMENT}\.{_SEGMENT})"
+
+_PLAIN = (
+    metrics.DURATION_MS,
+    metrics.TTFT_MS,
+    metrics.TTFT_COUNT,
+    metrics.CACHED,
+    metrics.BROKEN,
+    metrics.INPUT_TOKENS,
+    metrics.OUTPUT_TOKENS,
+    metrics.USAGE,
+    metrics.STREAMED_TOKENS,
+    metrics.GENERATION_MS,
+    metrics.REFUSALS,
+    metrics.SESSIONS,
+)
+"""Amounts that are statistics of their own."""
+
+_OF_EVENTS = (metrics.EVENTS, metrics.EVENT_VALUE, metrics.VALUED_EVENTS)
+"""Amounts that are counted for each event."""
 
 
-def _pattern(statistic: str, *tags: str) -> re.Pattern[str]:
-    rest = "".join(rf"\.{tag}\.{_SMALL}" for tag in tags)
-    return re.compile(re.escape(f"{names.STATS_SCOPE}.{statistic}") + _WHO + rest, re.ASCII)
+def _counter(statistics: Iterable[str], rest: str = "") -> re.Pattern[str]:
+    """Name, whether it is by segment, experiment, variant, slice, segment, and what the rest holds."""
+    known = "|".join(map(re.escape, statistics))
+    scope = re.escape(f"{names.STATS_SCOPE}.")
+    return re.compile(rf"{scope}({known})({names.BY_SEGMENT})?{_WHO}{_SLICE_OR_SEGMENT}{rest}", re.ASCII)
 
 
-_REQUESTS = _pattern(names.STAT_REQUESTS, names.TAG_SLICE, names.TAG_CODE)
-_DURATION_MS = _pattern(names.STAT_DURATION_MS, names.TAG_SLICE)
-_DURATION = _pattern(names.STAT_DURATION, names.TAG_GROUP)
+_REQUESTS = _counter((names.STAT_REQUESTS,), rf"\.{names.TAG_CODE}\.{_SMALL}")
+_AMOUNT = _counter(_PLAIN)
+_EVENT_AMOUNT = _counter(_OF_EVENTS, rf"\.{names.TAG_EVENT}\.{_EVENT}")
+_HISTOGRAM = re.compile(
+    rf"{re.escape(names.STATS_SCOPE)}\.({names.STAT_DURATION}|{names.STAT_TTFT})({names.BY_SEGMENT})?{_WHO}"
+    rf"(?:\.{names.TAG_GROUP}\.{_SMALL}|\.{names.TAG_SEGMENT}\.{_SEGMENT})",
+    re.ASCII,
+)
 _BOUND = re.compile(r"\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,3})?", re.ASCII)
 
 UPTIME = "server.uptime"
@@ -72,8 +103,7 @@ class Sample:
 
 @dataclass(slots=True)
 class _Building:
-    requests: dict[RequestKey, int] = field(default_factory=dict)
-    duration_ms: dict[DurationKey, int] = field(default_factory=dict)
+    counters: dict[CounterKey, int] = field(default_factory=dict)
     bins: dict[BinKey, int] = field(default_factory=dict)
 
 
@@ -111,7 +141,7 @@ def parse(text: str | bytes) -> Sample:
                 ignored += not _add_counter(building, name, counted)
     if histogram:
         _no_bins(histogram)
-    experiments = {name: Counts(it.requests, it.duration_ms, it.bins) for name, it in building.items()}
+    experiments = {name: _counts(it) for name, it in building.items()}
     return Sample(experiments, uptime, ignored)
 
 
@@ -133,21 +163,29 @@ def decoded(text: str | bytes) -> str:
 def counter_key(name: str) -> tuple[str, CounterKey] | None:
     """The experiment and the key that a counter's name says; None if it is not evidence."""
     if found := _REQUESTS.fullmatch(name):
-        experiment, variant, slice_, code = found.groups()
-        return experiment, (variant, int(slice_), int(code))
-    if found := _DURATION_MS.fullmatch(name):
-        experiment, variant, slice_ = found.groups()
-        return experiment, (variant, int(slice_))
-    return None
+        _, by_segment, experiment, variant, slice_, segment, code = found.groups()
+        what: int | str = int(code)
+    elif found := _AMOUNT.fullmatch(name):
+        what, by_segment, experiment, variant, slice_, segment = found.groups()
+    elif found := _EVENT_AMOUNT.fullmatch(name):
+        amount, by_segment, experiment, variant, slice_, segment, event = found.groups()
+        what = metrics.of_event(amount, event)
+    else:
+        return None
+    if (by_segment is None) != (segment is None):
+        return None
+    return experiment, (variant, int(slice_) if segment is None else segment, what)
 
 
-def histogram_key(name: str) -> tuple[str, tuple[str, int]] | None:
-    """The experiment, and the variant and group, that a histogram's name says; None if it is not evidence."""
-    found = _DURATION.fullmatch(name)
+def histogram_key(name: str) -> tuple[str, tuple[str, str, int | str]] | None:
+    """The experiment, and the variant, histogram, and group or segment, that a name says; None if not evidence."""
+    found = _HISTOGRAM.fullmatch(name)
     if found is None:
         return None
-    experiment, variant, group = found.groups()
-    return experiment, (variant, int(group))
+    histogram, by_segment, experiment, variant, group, segment = found.groups()
+    if (by_segment is None) != (segment is None):
+        return None
+    return experiment, (variant, histogram, int(group) if segment is None else segment)
 
 
 def bounds(text: str, name: str) -> tuple[float, float]:
@@ -182,12 +220,13 @@ def _add_counter(building: dict[str, _Building], name: str, counted: int) -> boo
     if known is None:
         return False
     experiment, key = known
-    target = building.setdefault(experiment, _Building())
-    if len(key) == 3:
-        target.requests[key] = counted
-    else:
-        target.duration_ms[key] = counted
+    building.setdefault(experiment, _Building()).counters[key] = counted
     return True
+
+
+def _counts(building: _Building) -> Counts:
+    index = Index()
+    return Counts.of(Series.of(index.counters, building.counters), Series.of(index.bins, building.bins))
 
 
 def _add_bins(building: dict[str, _Building], name: str, totals: str) -> bool:
@@ -195,10 +234,10 @@ def _add_bins(building: dict[str, _Building], name: str, totals: str) -> bool:
     known = histogram_key(name)
     if known is None:
         return False
-    experiment, (variant, group) = known
+    experiment, row = known
     bins = building.setdefault(experiment, _Building()).bins
     for lower, width, counted in _bins(totals, name):
-        key = (variant, group, lower, width)
+        key = (*row, lower, width)
         bins[key] = bins.get(key, 0) + counted
     return True
 

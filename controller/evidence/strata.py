@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from controller.evidence.summary import SliceEvidence, VariantEvidence
+from controller.evidence.summary import SegmentEvidence, SliceEvidence, VariantEvidence
 from controller.inference.numbers import Floats, Slices
+from experiment.metrics import Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +31,26 @@ class Stratum:
     edges: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
-def error_slices(evidence: VariantEvidence, slices: int) -> Slices:
-    """Answered requests and errors in each of the experiment's slices, shape (slices,)."""
-    return _slices(evidence, slices, lambda item: (item.requests, item.errors))
+def metric_slices(evidence: VariantEvidence, slices: int, metric: Metric) -> Slices:
+    """A ratio's denominator and numerator in each of the experiment's slices, shape (slices,), in the metric's unit."""
+    return _slices(
+        evidence,
+        slices,
+        lambda item: (
+            sum(item.amount(name) for name in metric.per),
+            sum(weight * item.amount(name) for name, weight in metric.parts),
+        ),
+    )
 
 
-def duration_slices(evidence: VariantEvidence, slices: int) -> Slices:
-    """Ended requests, aborted ones included, and the sum of their durations in milliseconds, shape (slices,)."""
-    return _slices(evidence, slices, lambda item: (item.requests + item.aborted, item.duration_ms))
+def numerator(evidence: VariantEvidence | SegmentEvidence, metric: Metric) -> float:
+    """What a ratio counts, over all slices."""
+    return sum(weight * evidence.amount(name) for name, weight in metric.parts)
+
+
+def denominator(evidence: VariantEvidence | SegmentEvidence, metric: Metric) -> float:
+    """What a ratio is of, over all slices."""
+    return sum(evidence.amount(name) for name in metric.per)
 
 
 def request_counts(evidence: VariantEvidence, slices: int) -> Floats:
@@ -50,7 +63,7 @@ def spread(arm: Slices) -> int:
     return int(np.count_nonzero(arm.n))
 
 
-def _slices(evidence: VariantEvidence, slices: int, of: Callable[[SliceEvidence], tuple[int, int]]) -> Slices:
+def _slices(evidence: VariantEvidence, slices: int, of: Callable[[SliceEvidence], tuple[float, float]]) -> Slices:
     n, y = np.zeros(slices), np.zeros(slices)
     for number, item in evidence.slices.items():
         if number < slices:

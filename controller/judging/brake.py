@@ -28,7 +28,7 @@ def judge_brake(rollout: Rollout, course: Course) -> Judgement | None:
     limit = rollout.analysis.brake
     if limit >= 1:
         return None
-    found = ShareComparison.of_errors(course)
+    found = ShareComparison.of(course, ERROR_RATE)
     values = found.values
     if values.candidate is None:
         return None

@@ -10,16 +10,16 @@ Users repeat, so counts are divided by their design effect, and variances are ta
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
 
-from controller.evidence.strata import spread
+from controller.evidence.strata import denominator, numerator, spread
 from controller.evidence.summary import VariantEvidence
 from controller.inference.numbers import Floats, Side, Slices
 from controller.judging.course import Course
+from experiment.metrics import Metric
 
 MIN_SLICES = 10
 """Fewest slices with requests that variances between users are taken from."""
@@ -30,7 +30,7 @@ class Values:
     """What a person wants to see of a comparison.
 
     Attributes:
-        candidate: its value over all strata, a share in 0..1 or milliseconds; None if it has none.
+        candidate: its value over all strata, in the metric's unit; None if it has none.
         control: the control's.
         latest: the candidate's value in the present stage alone.
         latest_control: the control's.
@@ -87,8 +87,15 @@ class Sums:
     n_b: Floats
 
     @classmethod
-    def of(cls, course: Course, y: Callable[[VariantEvidence], float], n: Callable[[VariantEvidence], float]) -> Sums:
-        """The sums of a course."""
+    def of(cls, course: Course, metric: Metric) -> Sums:
+        """The sums of a course: a ratio's numerator and denominator."""
+
+        def y(evidence: VariantEvidence) -> float:
+            return numerator(evidence, metric)
+
+        def n(evidence: VariantEvidence) -> float:
+            return denominator(evidence, metric)
+
         arms = course.arms()
         shape = (1 + len(course.since), len(arms))
         found = cls(np.zeros(shape), np.zeros(shape), np.zeros(shape), np.zeros(shape))

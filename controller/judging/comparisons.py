@@ -20,7 +20,7 @@ def compare(metric: Metric, course: Course, tuned_for: float, alpha: float) -> C
         alpha: of the decision that is wanted then.
     """
     if metric.quantile is not None:
-        return QuantileComparison.of_durations(course, metric)
-    if metric.unit == "share":
-        return ShareComparison.of_errors(course)
-    return MeanComparison.of_durations(course, tuned_for, alpha)
+        return QuantileComparison.of(course, metric)
+    if metric.share:
+        return ShareComparison.of(course, metric)
+    return MeanComparison.of(course, metric, tuned_for, alpha)

@@ -15,19 +15,24 @@ probability covers all moments and all looks together.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
+from controller.evidence.histogram import merge
 from controller.evidence.strata import Stratum
 from controller.evidence.summary import VariantEvidence
 from controller.inference.mixture import log_sum_exp
 from controller.inference.numbers import Floats
 from controller.judging.durations import Durations
 from controller.memory import Evidence, Mark, Memory, pack, unpack
+from experiment.metrics import Histogram
+
+_Key = TypeVar("_Key")
 
 _NORMALISER = 2.11
 """At least the sum of 1 / (m ln(m)^2) over m = 2, 3, ..., which is 2.10974."""
@@ -46,7 +51,7 @@ class Since:
     Attributes:
         log_weight: natural logarithm of the moment's weight.
         age: how long ago it was.
-        candidate: its codes and durations since then, without slices and histograms.
+        candidate: its codes and amounts since then, without slices and histograms.
         control: the control's.
         mark: packed, what the stage had counted by then; its histograms are subtracted only where they are wanted.
     """
@@ -106,15 +111,20 @@ class Course:
         parts = log_e + weights
         return float(log_sum_exp(parts)), int(np.argmax(parts))
 
+    def latencies(self, histogram: Histogram) -> tuple[Durations, Durations]:
+        """One of the histograms of the control and of the candidate, laid out once for all its quantiles."""
+        if histogram not in self._laid_out:
+            marks = tuple(item.mark for item in self.since)
+            arms = self.arms()
+            self._laid_out[histogram] = (
+                Durations.of([a for a, _ in arms], marks, self.control, histogram),
+                Durations.of([b for _, b in arms], marks, self.candidate, histogram),
+            )
+        return self._laid_out[histogram]
+
     @cached_property
-    def latencies(self) -> tuple[Durations, Durations]:
-        """Histograms of the control and of the candidate, laid out once for all quantiles."""
-        marks = tuple(item.mark for item in self.since)
-        arms = self.arms()
-        return (
-            Durations.of([a for a, _ in arms], marks, self.control),
-            Durations.of([b for _, b in arms], marks, self.candidate),
-        )
+    def _laid_out(self) -> dict[Histogram, tuple[Durations, Durations]]:
+        return {}
 
     def seconds_since(self, row: int) -> float | None:
         """How long ago a row's moment was; None for all evidence."""
@@ -172,14 +182,25 @@ def _thinned(marks: tuple[Mark, ...], at: datetime) -> tuple[Mark, ...]:
 
 
 def _condensed(evidence: VariantEvidence) -> VariantEvidence:
-    return VariantEvidence(codes=evidence.codes, duration_ms=evidence.duration_ms, groups={0: evidence.bins})
+    return VariantEvidence(
+        codes=evidence.codes,
+        duration_ms=evidence.duration_ms,
+        groups={0: evidence.bins},
+        amounts=evidence.amounts,
+        ttft={0: merge(evidence.ttft.values())},
+    )
 
 
 def _difference(now: VariantEvidence | None, then: VariantEvidence | None) -> VariantEvidence:
-    """Codes and durations in between; a stage's evidence only grows, so nothing is negative."""
+    """Codes and amounts in between; a stage's evidence only grows, so nothing is negative."""
     now, then = now or VariantEvidence(), then or VariantEvidence()
-    codes = {code: count - then.codes.get(code, 0) for code, count in now.codes.items()}
     return VariantEvidence(
-        codes={code: count for code, count in codes.items() if count > 0},
+        codes=_grown(now.codes, then.codes),
         duration_ms=max(now.duration_ms - then.duration_ms, 0),
+        amounts=_grown(now.amounts, then.amounts),
     )
+
+
+def _grown(now: Mapping[_Key, int], then: Mapping[_Key, int]) -> dict[_Key, int]:
+    grown = {key: count - then.get(key, 0) for key, count in now.items()}
+    return {key: count for key, count in grown.items() if count > 0}

@@ -1,4 +1,4 @@
-"""One variant's histograms of durations, by stratum and since each marked moment, laid out for many limits. Pure.
+"""One variant's histograms of a latency, by stratum and since each marked moment, laid out for many limits. Pure.
 
 What was counted since a moment is what has been counted now less what had been counted then, so nothing has to be
 subtracted bin by bin. What belongs to earlier stages and marks never changes and is laid out once.
@@ -17,11 +17,12 @@ from controller.evidence.summary import VariantEvidence
 from controller.inference.cumulative import Cumulative
 from controller.inference.numbers import Floats
 from controller.memory import unpack
+from experiment.metrics import Histogram
 
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """One variant's durations.
+    """One variant's durations, or times to the first token.
 
     Attributes:
         groups: by group of slices, one a stratum.
@@ -34,17 +35,19 @@ class Durations:
     whole: Cumulative
 
     @classmethod
-    def of(cls, strata: Sequence[VariantEvidence], marks: Sequence[str], name: str) -> Durations:
+    def of(
+        cls, strata: Sequence[VariantEvidence], marks: Sequence[str], name: str, histogram: Histogram = "duration"
+    ) -> Durations:
         """Of a variant's evidence in each stratum, and of packed marks of the last one."""
-        past = tuple(_kept(_Same(item)) for item in strata[:-1])
-        present = Cumulative.of(list(strata[-1].groups.values()))
-        whole = Cumulative.of([merge(bins for item in strata for bins in item.groups.values())])
-        return cls((*past, present), _marked(tuple(marks), name), whole)
+        past = tuple(_kept(_Same(item), histogram) for item in strata[:-1])
+        present = Cumulative.of(list(strata[-1].histograms(histogram).values()))
+        whole = Cumulative.of([merge(bins for item in strata for bins in item.histograms(histogram).values())])
+        return cls((*past, present), _marked(tuple(marks), name, histogram), whole)
 
     @property
     def alone(self) -> Durations:
         """Without moments."""
-        return replace(self, then=_marked((), ""))
+        return replace(self, then=_marked((), "", "duration"))
 
     def above(self, limits: Floats) -> Floats:
         """Requests above each stratum's limit, shape (1 + moments, strata); none where a limit is not a number."""
@@ -79,14 +82,14 @@ class _Same:
 
 
 @lru_cache(maxsize=256)
-def _kept(same: _Same) -> Cumulative:
-    return Cumulative.of(list(same.evidence.groups.values()))
+def _kept(same: _Same, histogram: Histogram) -> Cumulative:
+    return Cumulative.of(list(same.evidence.histograms(histogram).values()))
 
 
 @lru_cache(maxsize=64)
-def _marked(marks: tuple[str, ...], name: str) -> Cumulative:
-    return Cumulative.of([_whole(unpack(mark).get(name)) for mark in marks])
+def _marked(marks: tuple[str, ...], name: str, histogram: Histogram) -> Cumulative:
+    return Cumulative.of([_whole(unpack(mark).get(name), histogram) for mark in marks])
 
 
-def _whole(evidence: VariantEvidence | None) -> Bins:
-    return {} if evidence is None else evidence.bins
+def _whole(evidence: VariantEvidence | None, histogram: Histogram) -> Bins:
+    return {} if evidence is None else merge(evidence.histograms(histogram).values())

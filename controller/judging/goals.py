@@ -46,7 +46,6 @@ def judge_goal(rollout: Rollout, course: Course, looks: tuple[Look, ...]) -> tup
     goal = rollout.goal
     assert goal is not None
     metric = goal.measured
-    assert metric is not None
     alpha = rollout.analysis.alpha
     found = compare(metric, course, goal.planned_requests or rollout.tuned_for, alpha)
     values = found.values
@@ -163,7 +162,7 @@ def _least(goal: Goal, found: Comparison) -> float | None:
 
 def _scale_free(metric: Metric) -> bool:
     """Whether "no difference" is tested as a ratio of one: for rates, whose method is exact for rare events."""
-    return metric.unit == "share"
+    return metric.share
 
 
 def _worded(

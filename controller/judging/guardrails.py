@@ -10,6 +10,8 @@ value ``a``. Two e-values are kept, each valid at any time:
     HEALTHY       the second is at least 1/alpha, and the present stage's own value is within the limit
     INCONCLUSIVE  neither
 
+Where more is better, the limit is ``min`` or ``max_decrease``, and all of this is the other way round.
+
 Equivalently, harm is proven where the lower confidence limit of ``b`` (or of ``b - a``, or ``b / a``) is above what is
 allowed, and health where the upper one is below. After Schultzberg et al., *Risk-aware product decisions in A/B tests
 with multiple metrics* (2024, arXiv 2402.11609): alpha is split over the alarms that can roll back, because any of them
@@ -28,7 +30,7 @@ from controller.judging.comparison import Comparison, Values
 from controller.judging.comparisons import compare
 from controller.judging.course import Course
 from controller.judging.verdicts import Judgement, Verdict
-from controller.judging.wording import show_amount, show_increase, show_value
+from controller.judging.wording import show_amount, show_change, show_value
 from experiment.limits import Guardrail
 from experiment.quantities import format_duration
 from experiment.rollout import Rollout
@@ -49,18 +51,18 @@ def judge(guardrail: Guardrail, rollout: Rollout, course: Course) -> Judgement:
     alpha = rollout.analysis.alpha
     alpha_harm = alpha / max(rollout.alarms, 1)
     found = compare(metric, course, rollout.tuned_for, alpha)
-    kind = "max" if guardrail.max is not None else "max_increase"
+    kind, harm = guardrail.kind, _harm(guardrail)
     values = found.values
     if values.candidate is None:
         text = f"{metric.name} of {course.candidate} has no data yet"
         return Judgement(metric.name, kind, Verdict.ERROR, text)
-    reference = values.control if kind == "max_increase" else None
-    if kind == "max_increase" and reference is None:
+    reference = values.control if guardrail.compares else None
+    if guardrail.compares and reference is None:
         text = f"{metric.name} of {course.control} has no data to compare with"
         return Judgement(metric.name, kind, Verdict.ERROR, text, values.candidate, n=round(values.n))
-    limit = _limit(guardrail, reference)
-    log_e_harm, row = course.mixed(_log_e(guardrail, found, Side.GREATER))
-    log_e_healthy = float(_log_e(guardrail, found.grown(1.0), Side.LESS)[0])
+    limit = limit_of(guardrail, reference)
+    log_e_harm, row = course.mixed(_log_e(guardrail, found, harm))
+    log_e_healthy = float(_log_e(guardrail, found.grown(1.0), _OPPOSITE[harm])[0])
     healthy = log_e_healthy >= -math.log(alpha)
     within = _latest_within(guardrail, values)
     if log_e_harm >= -math.log(alpha_harm):
@@ -70,7 +72,7 @@ def judge(guardrail: Guardrail, rollout: Rollout, course: Course) -> Judgement:
     else:
         verdict = Verdict.INCONCLUSIVE
     if guardrail.harm == "any" and verdict is Verdict.INCONCLUSIVE and not healthy:
-        log_e_any, row_any = course.mixed(found.increase(Side.GREATER, 0.0, relative=guardrail.relative))
+        log_e_any, row_any = course.mixed(found.increase(harm, 0.0, relative=guardrail.relative))
         if log_e_any > log_e_harm:
             log_e_harm, row = log_e_any, row_any
         if log_e_harm >= -math.log(alpha_harm):
@@ -80,8 +82,8 @@ def judge(guardrail: Guardrail, rollout: Rollout, course: Course) -> Judgement:
         needed = requests_needed(
             found,
             lambda grown: (
-                _log_e(guardrail, grown, Side.LESS)[0] >= -math.log(alpha)
-                or _log_e(guardrail, grown, Side.GREATER)[0] >= -math.log(alpha_harm / 2)
+                _log_e(guardrail, grown, _OPPOSITE[harm])[0] >= -math.log(alpha)
+                or _log_e(guardrail, grown, harm)[0] >= -math.log(alpha_harm / 2)
             ),
         )
     judgement = Judgement(
@@ -136,13 +138,14 @@ def worded(judgement: Judgement, guardrail: Guardrail, course: Course, *, within
     if judgement.since is not None:
         text = f"{text} in the last {judgement.since:.0f} s"
     limit = f"its limit of {show_value(metric, judgement.limit)}"
-    if guardrail.max_increase is not None and judgement.control is not None:
-        allowed = show_increase(guardrail.max_increase, relative=guardrail.relative)
+    if guardrail.compares and judgement.control is not None:
+        allowed = show_change(guardrail.limit, metric, relative=guardrail.relative, upper=guardrail.upper)
         limit = f"{limit} ({course.control}'s {show_value(metric, judgement.control)} {allowed})"
+    beyond = "above" if guardrail.upper else "below"
     if judgement.verdict is Verdict.HARMFUL:
-        what = f"is surely above {limit}"
-        if guardrail.harm == "any" and judgement.value <= judgement.limit:
-            what = f"is surely above {course.control}'s, and not surely within {limit}"
+        what = f"is surely {beyond} {limit}"
+        if guardrail.harm == "any" and keeps(guardrail, judgement.value, judgement.limit):
+            what = f"is surely {beyond} {course.control}'s, and not surely within {limit}"
         text = f"{text} {what}: p {show_amount(judgement.p_harm)}, where {show_amount(judgement.alpha_harm)} rolls back"
     elif judgement.verdict is Verdict.HEALTHY:
         text = f"{text} is surely within {limit}: p {show_amount(judgement.p_healthy)}"
@@ -172,30 +175,48 @@ def missing(needed: int, course: Course) -> str:
     return f"{text} ({format_duration(max(coarse, lasts // coarse * coarse))} at this rate)"
 
 
+_OPPOSITE = {Side.GREATER: Side.LESS, Side.LESS: Side.GREATER}
+
+
+def _harm(guardrail: Guardrail) -> Side:
+    """On which side of the limit harm lies."""
+    return Side.GREATER if guardrail.upper else Side.LESS
+
+
 def _log_e(guardrail: Guardrail, found: Comparison, side: Side) -> Floats:
-    if guardrail.max is not None:
-        return found.level(side, plain(guardrail.max))
-    assert guardrail.max_increase is not None
-    return found.increase(side, plain(guardrail.max_increase), relative=guardrail.relative)
+    limit = plain(guardrail.limit)
+    if not guardrail.compares:
+        return found.level(side, limit)
+    return found.increase(side, limit if guardrail.upper else -limit, relative=guardrail.relative)
 
 
 def _latest_within(guardrail: Guardrail, values: Values) -> bool:
     """Whether the present stage's own values keep the limit; also where it has none yet."""
     if values.latest is None:
         return True
-    if guardrail.max is not None:
-        return values.latest <= plain(guardrail.max)
-    return values.latest_control is None or values.latest <= _limit(guardrail, values.latest_control)
+    if not guardrail.compares:
+        return keeps(guardrail, values.latest, plain(guardrail.limit))
+    return values.latest_control is None or keeps(guardrail, values.latest, limit_of(guardrail, values.latest_control))
 
 
-def _limit(guardrail: Guardrail, reference: float | None) -> float:
-    """The highest value allowed: a share in 0..1, or milliseconds."""
-    if guardrail.max is not None:
-        return plain(guardrail.max)
-    assert guardrail.max_increase is not None
+def keeps(guardrail: Guardrail, value: float, limit: float) -> bool:
+    """Whether a value is on the limit's good side."""
+    return value <= limit if guardrail.upper else value >= limit
+
+
+def limit_of(guardrail: Guardrail, reference: float | None) -> float:
+    """The last value allowed: a share in 0..1, milliseconds, or whatever the metric is measured in.
+
+    Args:
+        guardrail: the limit.
+        reference: the control's value, where the limit is a distance from it.
+    """
+    limit = plain(guardrail.limit)
+    if not guardrail.compares:
+        return limit
     assert reference is not None
-    increase = plain(guardrail.max_increase)
-    return reference * (1 + increase) if guardrail.relative else reference + increase
+    change = limit if guardrail.upper else -limit
+    return reference * (1 + change) if guardrail.relative else reference + change
 
 
 def plain(limit: float | timedelta) -> float:

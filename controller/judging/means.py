@@ -1,4 +1,4 @@
-"""A mean, the candidate's against the control's or a limit: duration. Pure."""
+"""A mean or rate, the candidate's against the control's or a limit: duration, tokens, cost, events. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from controller.evidence.histogram import Bins, merge, size
-from controller.evidence.strata import duration_slices, spread
+from controller.evidence.strata import metric_slices, spread
 from controller.inference.combined import combine
 from controller.inference.means import best_rho2, log_e_mean
 from controller.inference.numbers import Floats, Side, Slices
 from controller.inference.variance import freedom, request_variance
 from controller.judging.comparison import MIN_SLICES, Sums, Values
 from controller.judging.course import Course
+from experiment.metrics import LATENCY_MEAN, Metric
 
 MIN_MEAN = 50
 """Fewest requests of the candidate that a mean is judged on: its method is right for large numbers."""
@@ -43,18 +44,24 @@ class MeanComparison:
     design_effect: float = 1.0
 
     @classmethod
-    def of_durations(cls, course: Course, tuned_for: float, alpha: float) -> MeanComparison:
-        """Durations of all requests that ended, in milliseconds."""
+    def of(cls, course: Course, metric: Metric, tuned_for: float, alpha: float) -> MeanComparison:
+        """A ratio of two amounts, such as the tokens of an answer or the clicks of a request.
+
+        Its denominator takes the place of requests everywhere, also where it is not a number of them: what the
+        method needs is that slices are independent, not what is counted in them.
+        """
         slices = [
-            (duration_slices(control, course.slices), duration_slices(candidate, course.slices))
+            (metric_slices(control, course.slices, metric), metric_slices(candidate, course.slices, metric))
             for control, candidate in course.arms()
         ]
-        sums = Sums.of(course, lambda evidence: evidence.duration_ms, lambda evidence: sum(evidence.codes.values()))
+        sums = Sums.of(course, metric)
         # A one-sided test at alpha is tuned as a two-sided one at twice that.
         rho2 = best_rho2(min(2 * alpha, 0.5), tuned_for)
         a, b = slices[-1]
-        bins = merge(evidence.bins for evidence in course.arms()[-1])
-        effect = _design_effect(bins, float(request_variance(a, b)))
+        effect = 1.0
+        if metric == LATENCY_MEAN:  # Only a histogram of the very amount tells how requests differ.
+            bins = merge(evidence.bins for evidence in course.arms()[-1])
+            effect = _design_effect(bins, float(request_variance(a, b)))
         return cls(sums, slices, rho2, float(freedom(a, b)), effect)
 
     @property

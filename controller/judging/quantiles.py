@@ -44,11 +44,11 @@ class QuantileComparison:
     factor: float = 1.0
 
     @classmethod
-    def of_durations(cls, course: Course, metric: Metric) -> QuantileComparison:
-        """Durations of all requests that ended, in milliseconds."""
+    def of(cls, course: Course, metric: Metric) -> QuantileComparison:
+        """A quantile of durations, or of times to the first token, in milliseconds."""
         assert metric.quantile is not None
         arms = course.arms()
-        control, candidate = course.latencies
+        control, candidate = course.latencies(metric.histogram)
         edges = np.array([next(iter(stratum.edges.get(metric.name, ())), np.nan) for stratum in course.strata])
         bare = Values(
             candidate=candidate.whole.quantile(metric.quantile),

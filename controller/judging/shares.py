@@ -1,4 +1,4 @@
-"""A share of requests, the candidate's against the control's or a limit: errors. Pure."""
+"""A share of requests, the candidate's against the control's or a limit: errors, refusals. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controller.evidence.strata import error_slices
+from controller.evidence.strata import metric_slices
 from controller.inference.combined import combine
 from controller.inference.counts import log_e_difference, log_e_ratio, log_e_share
 from controller.inference.numbers import Floats, Side
 from controller.inference.variance import design_effect, request_variance
 from controller.judging.comparison import Sums, Values, crowding
 from controller.judging.course import Course
+from experiment.metrics import Metric
 
 _LEAST = -1 + 1e-9
 """A rate cannot fall by more than all of it, whose logarithm is not finite."""
@@ -32,16 +33,15 @@ class ShareComparison:
     phi: Floats
 
     @classmethod
-    def of_errors(cls, course: Course) -> ShareComparison:
-        """Errors among the answered requests."""
+    def of(cls, course: Course, metric: Metric) -> ShareComparison:
+        """The requests that a metric counts among those that it is of."""
         phi = []
         for control, candidate in course.arms():
-            a, b = error_slices(control, course.slices), error_slices(candidate, course.slices)
+            a, b = (metric_slices(arm, course.slices, metric) for arm in (control, candidate))
             pooled = (a.total_y + b.total_y) / np.maximum(a.total_n + b.total_n, 1)
             between = float(design_effect(request_variance(a, b, share=True), pooled))
             phi.append(max(between, crowding(a), crowding(b)))
-        sums = Sums.of(course, lambda evidence: evidence.errors, lambda evidence: evidence.requests)
-        return cls(sums, np.array(phi))
+        return cls(Sums.of(course, metric), np.array(phi))
 
     @property
     def values(self) -> Values:

@@ -9,16 +9,27 @@ from experiment.quantities import format_duration, format_share
 
 
 def show_value(metric: Metric, value: float) -> str:
-    """A value of a metric: ``1.2%``, ``87.5 ms``."""
-    return format_share(value) if metric.unit == "share" else format_milliseconds(value)
+    """A value of a metric: ``1.2%``, ``87.5 ms``, ``$0.0012``, ``118``."""
+    if metric.unit == "share":
+        return format_share(value)
+    if metric.unit == "duration":
+        return format_milliseconds(value)
+    return f"${value:.4g}" if metric.unit == "dollars" else f"{value:.4g}"
 
 
-def show_increase(increase: float | timedelta, *, relative: bool) -> str:
-    """What may be added to the control's value: ``plus 1%``, ``plus 20ms``, ``times 1.2``."""
+def show_limit(limit: float | timedelta, metric: Metric, *, relative: bool = False) -> str:
+    """A limit as the document has it: ``5%``, ``20ms``, ``0.002``."""
+    if isinstance(limit, timedelta):
+        return format_duration(limit)
+    return format_share(limit) if relative or metric.unit == "share" else f"{limit:.4g}"
+
+
+def show_change(change: float | timedelta, metric: Metric, *, relative: bool, upper: bool) -> str:
+    """How far from the control's value a candidate may be: ``plus 1%``, ``minus 20ms``, ``times 1.2``."""
     if relative:
-        assert not isinstance(increase, timedelta)
-        return f"times {1 + increase:.4g}"
-    return f"plus {format_duration(increase) if isinstance(increase, timedelta) else format_share(increase)}"
+        assert not isinstance(change, timedelta)
+        return f"times {1 + (change if upper else -change):.4g}"
+    return f"{'plus' if upper else 'minus'} {show_limit(change, metric)}"
 
 
 def show_amount(value: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.evidence.counts import Counts
+from controller.evidence.counts import BinKey, Counts
 from controller.evidence.summary import summarize
 from controller.evidence.window import Window
 from controller.live import Live, LiveStore
@@ -128,11 +128,10 @@ def counts(old: int, new: int, *, errors: int) -> Counts:
         for slice_ in range(50):
             requests[name, slice_, 200] = n
             requests[name, slice_, 503] = errors
-    durations = {
-        (name, slice_): 100 * (n + errors) for name, n in (("model-a", old), ("model-b", new)) for slice_ in range(50)
-    }
-    bins = {
-        (name, group, 100.0, 10.0): 5 * (n + errors)
+    variants = (("model-a", old), ("model-b", new))
+    durations = {(name, slice_, "duration_ms"): 100 * (n + errors) for name, n in variants for slice_ in range(50)}
+    bins: dict[BinKey, int] = {
+        (name, "duration", group, 100.0, 10.0): 5 * (n + errors)
         for name, n in (("model-a", old), ("model-b", new))
         for group in range(10)
     }

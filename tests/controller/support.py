@@ -41,6 +41,9 @@ experiments:
 """
 
 
+PRICE = {"input": 0.5, "output": 2.0}
+
+
 def experiment(**changes: Any) -> Experiment:
     """An experiment of two variants; ``weight`` is the candidate's in percent, ``rollout`` changes its plan."""
     rollout = {
@@ -55,9 +58,10 @@ def experiment(**changes: Any) -> Experiment:
         "name": NAME,
         "unit": [{"header": "x-user-id"}],
         "variants": [
-            {"name": "model-a", "cluster": "a", "weight": 100 - weight, "control": True},
-            {"name": "model-b", "cluster": "b", "weight": weight},
+            {"name": "model-a", "cluster": "a", "weight": 100 - weight, "control": True, "price": PRICE},
+            {"name": "model-b", "cluster": "b", "weight": weight, "price": PRICE},
         ],
+        "events": ["click", "thumbs_up", "thumbs_down"],
         "rollout": rollout,
         **changes,
     }

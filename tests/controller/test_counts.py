@@ -15,22 +15,34 @@ from controller.evidence.counts import NOTHING, Counts, Index, Series, add, valu
 LARGE = st.sampled_from([2**31, 2**32, 2**47, 2**48 - 1, 2**48, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1])
 NUMBERS = st.integers(0, 20) | LARGE
 REQUESTS = st.dictionaries(st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.sampled_from([0, 200])), NUMBERS)
-DURATIONS = st.dictionaries(st.tuples(st.sampled_from("ab"), st.integers(0, 2)), NUMBERS)
-BINS = st.dictionaries(
-    st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.sampled_from([1.0, 2.5]), st.just(0.1)), NUMBERS
+AMOUNTS = st.dictionaries(
+    st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.sampled_from(["duration_ms", "events:click"])), NUMBERS
 )
-PLAIN = st.tuples(REQUESTS, DURATIONS, BINS)
-Plain = tuple[dict[Any, int], dict[Any, int], dict[Any, int]]
+BINS = st.dictionaries(
+    st.tuples(
+        st.sampled_from("ab"),
+        st.sampled_from(["duration", "ttft"]),
+        st.integers(0, 2) | st.sampled_from(["power", "other"]),
+        st.sampled_from([1.0, 2.5]),
+        st.just(0.1),
+    ),
+    NUMBERS,
+)
+SEGMENTS = st.dictionaries(
+    st.tuples(st.sampled_from("ab"), st.sampled_from(["power", "other"]), st.sampled_from([0, 200, "usage"])), NUMBERS
+)
+PLAIN = st.tuples(REQUESTS, AMOUNTS, BINS, SEGMENTS)
+Plain = tuple[dict[Any, int], dict[Any, int], dict[Any, int], dict[Any, int]]
 
 
 def _plain(counts: Counts) -> Plain:
-    return dict(counts.requests), dict(counts.duration_ms), dict(counts.bins)
+    return dict(counts.requests), dict(counts.amounts), dict(counts.bins), dict(counts.segments)
 
 
 def _under(index: Index, plain: Plain) -> Counts:
     """Counts that share the numbers of their keys, as those that one parser reads do."""
     return Counts.of(
-        Series.of(index.counters, {**plain[0], **plain[1]}),
+        Series.of(index.counters, {**plain[0], **plain[1], **plain[3]}),
         Series.of(index.bins, plain[2]),
     )
 
@@ -55,7 +67,7 @@ def test_counts_are_equal_if_all_their_keys_and_counts_are(one: Plain, other: Pl
 
 @given(st.lists(PLAIN, max_size=6), st.booleans())
 def test_sums_are_exact_whatever_the_size_of_the_counts(parts: list[Plain], shared: bool) -> None:
-    expected: Plain = ({}, {}, {})
+    expected: Plain = ({}, {}, {}, {})
     for part in parts:
         for total, found in zip(expected, part, strict=True):
             for key, count in found.items():
@@ -80,12 +92,14 @@ def test_what_grew_is_the_difference_of_each_count(old: Plain, new: Plain, share
 
     counters, counters_back = after.counters.since(before.counters)
     histograms, histograms_back = after.histograms.since(before.histograms)
-    assert dict(counters.items()) == {**grown(new[0], old[0]), **grown(new[1], old[1])}
+    assert dict(counters.items()) == {
+        key: count for part in (0, 1, 3) for key, count in grown(new[part], old[part]).items()
+    }
     assert dict(histograms.items()) == grown(new[2], old[2])
     fell = [
         any(now[key] < count for key, count in was.items() if key in now) for was, now in zip(old, new, strict=True)
     ]
-    assert (counters_back, histograms_back) == (fell[0] or fell[1], fell[2])
+    assert (counters_back, histograms_back) == (fell[0] or fell[1] or fell[3], fell[2])
 
 
 @given(st.lists(NUMBERS))

@@ -14,11 +14,17 @@ from controller.memory import Look, Memory
 from controller.model import Cause, DecisionRecord, Kind
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
-CONTROL = Counts({("model-a", 1, 200): 900}, {("model-a", 1): 9000}, {("model-a", 0, 10.0, 1.0): 900})
+CONTROL = Counts(
+    {("model-a", 1, 200): 900},
+    {("model-a", 1, "duration_ms"): 9000},
+    {("model-a", "duration", 0, 10.0, 1.0): 900},
+    {("model-a", "casual", 200): 5, ("model-a", "casual", "usage"): 4},
+)
 BOTH = Counts(
     {**CONTROL.requests, ("model-b", 1, 200): 100},
-    {**CONTROL.duration_ms, ("model-b", 1): 3},
-    {**CONTROL.bins, ("model-b", 0, 10.5, 0.1): 100},
+    {**CONTROL.amounts, ("model-b", 1, "duration_ms"): 3, ("model-b", 1, "events:click"): 1},
+    {**CONTROL.bins, ("model-b", "duration", 0, 10.5, 0.1): 100, ("model-b", "ttft", "casual", 1.0, 1.0): 2},
+    CONTROL.segments,
 )
 LATER = START + timedelta(seconds=5)
 LIVE = Live(
@@ -43,11 +49,26 @@ COUNTS = st.builds(
         st.integers(0, 300) | st.sampled_from([2**16, 2**32, 2**48, 2**64 - 1, 2**70]),
         max_size=4,
     ),
-    st.dictionaries(st.tuples(st.sampled_from("ab"), st.integers(0, 300)), st.integers(0, 2**40), max_size=2),
     st.dictionaries(
-        st.tuples(st.sampled_from("ab"), st.integers(0, 9), st.floats(0, 1e9), st.floats(0, 1e9)),
+        st.tuples(st.sampled_from("ab"), st.integers(0, 300), st.sampled_from(["duration_ms", "events:7"])),
+        st.integers(0, 2**40),
+        max_size=2,
+    ),
+    st.dictionaries(
+        st.tuples(
+            st.sampled_from("ab"),
+            st.sampled_from(["duration", "ttft"]),
+            st.integers(0, 9) | st.sampled_from(["7", "other"]),
+            st.floats(0, 1e9),
+            st.floats(0, 1e9),
+        ),
         st.integers(0, 70_000),
         max_size=4,
+    ),
+    st.dictionaries(
+        st.tuples(st.sampled_from("ab"), st.sampled_from(["7", "other"]), st.sampled_from([200, "200"])),
+        st.integers(0, 70_000),
+        max_size=3,
     ),
 )
 READINGS = st.builds(Reading, st.just(LATER), st.none() | st.floats(0, 2.0**64), COUNTS)
@@ -70,7 +91,7 @@ def test_a_window_goes_on_after_it_was_kept(tmp_path: Path) -> None:
     assert found is not None
     assert found.window is not None
     assert LIVE.window is not None
-    more = Counts({**BOTH.requests, ("model-b", 2, 503): 7}, BOTH.duration_ms, BOTH.bins)
+    more = Counts({**BOTH.requests, ("model-b", 2, 503): 7}, BOTH.amounts, BOTH.bins, BOTH.segments)
     readings = {"a": Reading(LATER + timedelta(seconds=5), 3605.0, more)}
     assert extend(found.window, readings) == extend(LIVE.window, readings)
     assert extend(found.window, readings).totals.requests["model-b", 2, 503] == 7

@@ -29,10 +29,10 @@ def _as_plain(sample: Sample) -> dict[tuple[object, ...], int]:
     found: dict[tuple[object, ...], int] = {}
     for name, counts in sample.experiments.items():
         found |= {(name, "requests", *key): count for key, count in counts.requests.items()}
-        found |= {(name, "duration_ms", *key): count for key, count in counts.duration_ms.items()}
+        found |= {(name, amount, variant, slice_): count for (variant, slice_, amount), count in counts.amounts.items()}
         found |= {
             (name, variant, group, f"{lower:g}", f"{width:g}"): count
-            for (variant, group, lower, width), count in counts.bins.items()
+            for (variant, _, group, lower, width), count in counts.bins.items()
         }
     return found
 
@@ -72,8 +72,8 @@ def test_names_mean_what_the_contract_says() -> None:
     )
     counts = sample.counts("e-1")
     assert counts.requests == {("v-2", 7, 200): 3, ("v-2", 7, 0): 1}
-    assert counts.duration_ms == {("v-2", 7): 55}
-    assert counts.bins == {("v-2", 9, 3.1, 0.1): 4, ("v-2", 9, 1.2e6, 1e5): 2}
+    assert counts.amounts == {("v-2", 7, "duration_ms"): 55}
+    assert counts.bins == {("v-2", "duration", 9, 3.1, 0.1): 4, ("v-2", "duration", 9, 1.2e6, 1e5): 2}
     assert sample.uptime is None
     assert not sample.counts("other")
 

@@ -5,8 +5,12 @@ from controller.evidence.summary import SliceEvidence, VariantEvidence, summariz
 
 COUNTS = Counts(
     {("b", 1, 200): 90, ("b", 1, 503): 6, ("b", 2, 404): 4, ("b", 2, 0): 10, ("a", 1, 200): 7, ("gone", 1, 200): 9},
-    {("b", 1): 9600, ("b", 2): 400, ("gone", 1): 1},
-    {("b", 0, 100.0, 10.0): 60, ("b", 1, 100.0, 10.0): 50, ("gone", 1, 1.0, 0.1): 2},
+    {("b", 1, "duration_ms"): 9600, ("b", 2, "duration_ms"): 400, ("gone", 1, "duration_ms"): 1},
+    {
+        ("b", "duration", 0, 100.0, 10.0): 60,
+        ("b", "duration", 1, 100.0, 10.0): 50,
+        ("gone", "duration", 1, 1.0, 0.1): 2,
+    },
 )
 
 
@@ -23,7 +27,10 @@ def test_the_mean_is_over_all_requests_whose_durations_are_in_the_sum() -> None:
 
 def test_slices_and_groups_stay_apart_for_variances() -> None:
     evidence = summarize(COUNTS, ("b",))["b"]
-    assert evidence.slices == {1: SliceEvidence(96, 6, 0, 9600), 2: SliceEvidence(4, 0, 10, 400)}
+    assert evidence.slices == {
+        1: SliceEvidence(96, 6, 0, 9600, {"succeeded": 90}),
+        2: SliceEvidence(4, 0, 10, 400),
+    }
     assert evidence.groups == {0: {(100.0, 10.0): 60}, 1: {(100.0, 10.0): 50}}
     assert evidence.bins == {(100.0, 10.0): 110}
 

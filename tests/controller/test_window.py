@@ -62,9 +62,15 @@ def test_without_uptimes_a_counter_that_went_back_is_a_restart() -> None:
 
 
 def test_reset_counters_leaves_the_histograms_alone() -> None:
-    old = Reading(_at(0), 100, Counts({KEYS[0]: 50}, {("a", 1): 5000}, {("a", 0, 100.0, 10.0): 50}))
-    new = Reading(_at(5), 105, Counts({KEYS[0]: 3}, {("a", 1): 300}, {("a", 0, 100.0, 10.0): 53}))
-    assert difference(old, new) == Counts({KEYS[0]: 3}, {("a", 1): 300}, {("a", 0, 100.0, 10.0): 3})
+    old = Reading(
+        _at(0), 100, Counts({KEYS[0]: 50}, {("a", 1, "duration_ms"): 5000}, {("a", "duration", 0, 100.0, 10.0): 50})
+    )
+    new = Reading(
+        _at(5), 105, Counts({KEYS[0]: 3}, {("a", 1, "duration_ms"): 300}, {("a", "duration", 0, 100.0, 10.0): 53})
+    )
+    assert difference(old, new) == Counts(
+        {KEYS[0]: 3}, {("a", 1, "duration_ms"): 300}, {("a", "duration", 0, 100.0, 10.0): 3}
+    )
 
 
 def test_an_envoy_that_stayed_away_is_counted_in_full_when_it_comes_back() -> None:

@@ -44,7 +44,7 @@ def _whole() -> Course:
 
 
 def test_sums_have_a_row_for_everything_and_one_for_each_moment_and_a_column_for_each_stage() -> None:
-    sums = Sums.of(_whole(), lambda evidence: evidence.errors, lambda evidence: evidence.requests)
+    sums = Sums.of(_whole(), metrics.ERROR_RATE)
     assert sums.n_b.tolist() == [[100, 500], [0, 100]]
     assert sums.y_b.tolist() == [[1, 100], [0, 60]]
     assert sums.n_a.tolist() == [[900, 500], [0, 100]]

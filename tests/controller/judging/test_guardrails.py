@@ -250,12 +250,13 @@ def test_it_does_not_matter_which_envoy_counted_what(
 ) -> None:
     def counts(chosen: list[tuple[str, int, int, int, int, int]]) -> Counts:
         by_code: dict[tuple[str, int, int], int] = {}
-        durations: dict[tuple[str, int], int] = {}
-        bins: dict[tuple[str, int, float, float], int] = {}
+        durations: dict[tuple[str, int, str], int] = {}
+        bins: dict[tuple[str, str, int | str, float, float], int] = {}
         for variant, slice_, code, count, ms, _ in chosen:
             by_code[variant, slice_, code] = by_code.get((variant, slice_, code), 0) + count
-            durations[variant, slice_] = durations.get((variant, slice_), 0) + count * ms
-            key = (variant, slice_ // 5, float(ms), 10.0)
+            timed = (variant, slice_, "duration_ms")
+            durations[timed] = durations.get(timed, 0) + count * ms
+            key = (variant, "duration", slice_ // 5, float(ms), 10.0)
             bins[key] = bins.get(key, 0) + count
         return Counts(by_code, durations, bins)
 
