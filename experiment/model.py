@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from experiment import bucketing, metrics
 from experiment.answers import Answers, Event
 from experiment.errors import UnknownName
-from experiment.names import BUCKETS, GROUPS
+from experiment.names import BUCKETS, CONTINUED_ENDING, GROUPS
 from experiment.parts import (
     Cluster,
     Frozen,
@@ -32,7 +32,7 @@ from experiment.parts import (
 )
 from experiment.quantities import format_weight
 from experiment.rollout import Rollout
-from experiment.texts import ClusterName, DnsLabel, Origin, Salt
+from experiment.texts import LONGEST_TOKEN, ClusterName, DnsLabel, Origin, Salt
 
 
 class Experiment(Frozen):
@@ -147,6 +147,12 @@ class Experiment(Frozen):
             place = [event.name for event in self.events].index(metrics.CONTINUATION)
             message = f"{metrics.CONTINUATION} is the second request of a session, and a session is an issued cookie"
             yield refuse(message, "events", place, found=metrics.CONTINUATION, allowed="only with issue_cookie")
+        elif self.issue_cookie and self.counts_continuation and len(self.issue_cookie.marker) > LONGEST_TOKEN:
+            longest = LONGEST_TOKEN - len(CONTINUED_ENDING)
+            message = (
+                f"too long for {metrics.CONTINUATION}, which needs a second cookie of this name and {CONTINUED_ENDING}"
+            )
+            yield refuse(message, "issue_cookie", "name", allowed=f"at most {longest} characters")
 
     def _references(self) -> Iterator[PydanticCustomError]:
         names = tuple(variant.name for variant in self.variants)
@@ -224,12 +230,23 @@ class Document(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        raise_all([*self._names(), *self._clusters_known()])
+        raise_all([*self._names(), *self._markers(), *self._clusters_known()])
         return self
 
     def _names(self) -> Iterator[PydanticCustomError]:
         yield from repeated((item.name for item in self.experiments), "experiment", "experiments", field="name")
         yield from repeated(self.event_origins, "origin", "event_origins")
+
+    def _markers(self) -> Iterator[PydanticCustomError]:
+        """What marks a continued session must be nobody's identity."""
+        counting = [item.issue_cookie for item in self.experiments if item.counts_continuation]
+        markers = {cookie.marker for cookie in counting if cookie is not None}
+        for index, item in enumerate(self.experiments):
+            for place, unit in enumerate(item.unit):
+                if unit.cookie in markers:
+                    path = ("experiments", index, "unit", place, "cookie")
+                    message = f"the cookie that {metrics.CONTINUATION} marks sessions with is no identity"
+                    yield refuse(message, *path, allowed="any other cookie")
 
     def _clusters_known(self) -> Iterator[PydanticCustomError]:
         if self.clusters is None:

@@ -42,6 +42,9 @@ VALUE_PARAMETER: Final = "value"
 EXPERIMENT_PARAMETER: Final = "experiment"
 """Query parameter that says which experiment an event is about, where several declare it."""
 
+CONTINUED_ENDING: Final = "-continued"
+"""What the issued cookie's name is followed by in the name of the cookie that marks a continued session."""
+
 UPSTREAM_TIMEOUT: Final = "x-envoy-upstream-rq-timeout-ms"
 """Envoy's own header for a request's total time limit, in milliseconds."""
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from experiment.names import ENVOY_PREFIX, MODEL_VERSION, OTHER_SEGMENT, TRUSTED_PREFIX
+from experiment.names import CONTINUED_ENDING, ENVOY_PREFIX, MODEL_VERSION, OTHER_SEGMENT, TRUSTED_PREFIX
 from experiment.quantities import Duration, Weight
 from experiment.texts import (
     ClusterName,
@@ -182,6 +182,11 @@ class IssueCookie(Frozen):
     domain: CookieDomain | None = None
     secure: Literal["auto"] | bool = "auto"
     same_site: Literal["lax", "strict", "none"] = "lax"
+
+    @property
+    def marker(self) -> str:
+        """Name of the cookie that marks a session whose second request has been counted."""
+        return self.name + CONTINUED_ENDING
 
     @field_validator("secure", mode="before", json_schema_input_type=Literal["auto", True, False])
     @classmethod

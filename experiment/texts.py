@@ -9,6 +9,9 @@ from typing import Annotated
 
 from pydantic import Field, Strict, StringConstraints
 
+LONGEST_TOKEN = 128
+"""Characters that a cookie's name may have."""
+
 FORMS: dict[str, str] = {}
 """What each pattern below allows, in words, for the messages of :mod:`experiment.codec`."""
 
@@ -29,8 +32,8 @@ DnsLabel = Annotated[
 Token = Annotated[
     str,
     _text(
-        r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$",
-        "a cookie's name: 1 to 128 letters, digits and any of !#$%&'*+.^_`|~-",
+        rf"^[A-Za-z0-9!#$%&'*+.^_`|~-]{{1,{LONGEST_TOKEN}}}$",
+        f"a cookie's name: 1 to {LONGEST_TOKEN} letters, digits and any of !#$%&'*+.^_`|~-",
     ),
 ]
 EventName = Annotated[

@@ -9,24 +9,45 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Final, Literal, NamedTuple
 
 from experiment import bucketing
 from experiment.bucketing import Place
 from experiment.model import Document, Experiment
 from experiment.names import OTHER_SEGMENT
 from experiment.needs import AUTHORITY, PATH, needed_headers
-from ext_proc import identity
+from ext_proc import events, identity
 from ext_proc.identity import Headers
 
-Reason = Literal["override", "header", "cookie", "query", "issued", "no_unit", "unmatched", "no_config"]
+Reason = Literal[
+    "override",
+    "header",
+    "cookie",
+    "query",
+    "issued",
+    "no_unit",
+    "unmatched",
+    "no_config",
+    "event",
+    "event_no_unit",
+    "event_wrong_value",
+    "event_unmatched",
+]
 """Why a request got what it got.
 
 ``header``, ``cookie`` and ``query`` say where its unit was found; ``issued`` that it got a new identity; ``override``
 that headers decided. The rest are passed on untouched: ``no_unit`` and none to be issued, ``unmatched`` by every
 experiment, ``no_config`` because no valid document has been seen yet.
+
+Feedback events have reasons of their own: ``event`` may be counted; the others may not, for want of a unit, for a value
+that is not allowed, or because none of the experiments that declare the event is meant. An event that no experiment
+declares is ``unmatched``.
 """
+
+
+FEEDBACK: Final[frozenset[Reason]] = frozenset({"event", "event_no_unit", "event_wrong_value", "event_unmatched"})
+"""The reasons of feedback events that some experiment declares."""
 
 
 class Assignment(NamedTuple):
@@ -38,7 +59,11 @@ class Assignment(NamedTuple):
         slice: the slice of the variant's users, None for overrides, which are not evidence.
         group: the group of slices, None likewise.
         segment: a declared segment or ``other``; None where no segments are declared.
-        set_cookie: the Set-Cookie value that carries a new identity; None if none is issued.
+        set_cookie: the Set-Cookie value that carries a new identity, or marks a session as continued; None if there
+            is nothing to say.
+        continued: whether this is the second request of a session.
+        event: the name of the feedback event that may be counted; None for all other requests.
+        value: what it carries, in thousandths; None if it carries none.
     """
 
     reason: Reason
@@ -48,6 +73,9 @@ class Assignment(NamedTuple):
     group: int | None = None
     segment: str | None = None
     set_cookie: str | None = None
+    continued: bool = False
+    event: str | None = None
+    value: int | None = None
 
 
 UNMATCHED = Assignment("unmatched")
@@ -78,6 +106,7 @@ class Compiled:
         starts: first buckets of the runs that share a place, ascending from 0.
         places: the place of each run.
         untouched: the assignment of requests that have no unit and get none.
+        continuation: tells the second request of a session; None where that is no event.
     """
 
     name: str
@@ -92,6 +121,7 @@ class Compiled:
     starts: tuple[int, ...]
     places: tuple[Place, ...]
     untouched: Assignment
+    continuation: identity.Continuation | None
 
     def place(self, unit: bytes) -> Place:
         """Variant, slice and group of a unit."""
@@ -105,9 +135,12 @@ class Compiled:
                 return Assignment("override", self.name, variant, segment=segment)
         found = identity.find_unit(self.sources, headers)
         if found is not None:
-            reason, unit = found
+            source, unit = found
             place = self.place(unit)
-            return Assignment(reason, self.name, place.variant, place.slice, place.group, segment)
+            mark = None if self.continuation is None else self.continuation.mark(found, headers)
+            return Assignment(
+                source.kind, self.name, place.variant, place.slice, place.group, segment, mark, mark is not None
+            )
         if self.cookie is None:
             return self.untouched
         fresh = new_identity()
@@ -115,16 +148,29 @@ class Compiled:
         set_cookie = self.cookie.write(fresh, headers)
         return Assignment("issued", self.name, place.variant, place.slice, place.group, segment, set_cookie)
 
+    def is_for(self, headers: Headers) -> bool:
+        """Whether the host and the headers are those of this experiment; the path is not asked."""
+        return (self.host is None or self.host == host_of(headers)) and holds(self.headers, headers)
+
+
+class Declaration(NamedTuple):
+    """An event, and the experiment that declares it, as it is to its events: they get no cookies."""
+
+    experiment: Compiled
+    event: events.Declared
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """All experiments of a document, in its order.
 
     Attributes:
+        declared: by an event's name, the experiments that declare it, in order.
         needed: names of the only headers that :meth:`assign` looks at.
     """
 
     experiments: tuple[Compiled, ...]
+    declared: Mapping[bytes, tuple[Declaration, ...]]
     needed: frozenset[str]
 
     def assign(self, headers: Headers, new_identity: Callable[[], str]) -> Assignment:
@@ -135,20 +181,51 @@ class Table:
             new_identity: makes a random identity; called at most once, and only for a request that gets a cookie.
         """
         path = identity.path_of(headers[PATH][0]) if PATH in headers else b""
+        if path.startswith(events.PREFIX):
+            return self._feedback(path.removeprefix(events.PREFIX), headers, new_identity)
         for experiment in self.experiments:
-            if not path.startswith(experiment.path_prefix):
-                continue
-            if experiment.host is not None and experiment.host != host_of(headers):
-                continue
-            if holds(experiment.headers, headers):
+            if path.startswith(experiment.path_prefix) and experiment.is_for(headers):
                 return experiment.assign(headers, new_identity)
         return UNMATCHED
+
+    def _feedback(self, name: bytes, headers: Headers, new_identity: Callable[[], str]) -> Assignment:
+        """What a feedback event gets, from the experiment that it names or else from the first that it fits.
+
+        An event that is declared, but by none of those, still learns of one that declares it: so that Envoy can tell
+        a wrong request (400) from a server that is down (503).
+        """
+        declarations = self.declared.get(name)
+        if declarations is None:
+            return UNMATCHED
+        value, named = events.asked(headers[PATH][0])
+        for experiment, event in declarations:
+            if experiment.is_for(headers) if named is None else experiment.name.encode() == named:
+                known = experiment.assign(headers, new_identity)
+                return _counted(known, event, value) if known.variant else known
+        return Assignment("event_unmatched", declarations[0].experiment.name)
+
+
+def _counted(known: Assignment, event: events.Declared, value: bytes | None) -> Assignment:
+    """The assignment of an event whose sender is known: with its name if it may be counted."""
+    reading = event.read(value)
+    if not reading.allowed:
+        return known._replace(reason="event_wrong_value")
+    return known._replace(reason="event", event=event.name, value=reading.thousandths)
 
 
 def compile_document(document: Document) -> Table:
     """A document, ready for requests. Takes about a millisecond per experiment."""
     needed = frozenset((*needed_headers(document), identity.SCHEME))
-    return Table(tuple(map(_compile, document.experiments)), needed)
+    experiments = tuple(map(_compile, document.experiments))
+    declared: dict[bytes, tuple[Declaration, ...]] = {}
+    for experiment, compiled in zip(document.experiments, experiments, strict=True):
+        # To its events an experiment gives no cookies.
+        quiet = replace(
+            compiled, cookie=None, continuation=None, untouched=Assignment("event_no_unit", experiment.name)
+        )
+        for name, event in events.compile_events(experiment).items():
+            declared[name] = (*declared.get(name, ()), Declaration(quiet, event))
+    return Table(experiments, declared, needed)
 
 
 def _compile(experiment: Experiment) -> Compiled:
@@ -157,6 +234,7 @@ def _compile(experiment: Experiment) -> Compiled:
     starts = [bucket for bucket, place in enumerate(places) if bucket == 0 or place is not places[bucket - 1]]
     segments = experiment.segments
     host = experiment.match.host
+    cookie = experiment.issue_cookie
     return Compiled(
         name=experiment.name,
         salt=experiment.hash_salt,
@@ -165,13 +243,14 @@ def _compile(experiment: Experiment) -> Compiled:
         headers=_rules(experiment.match.headers),
         overrides=tuple((_rules(override.header), override.variant) for override in experiment.overrides),
         sources=identity.compile_sources(experiment.unit),
-        cookie=None if experiment.issue_cookie is None else identity.compile_cookie(experiment.issue_cookie),
+        cookie=None if cookie is None else identity.compile_cookie(cookie),
         segments=None
         if segments is None
         else Segments(segments.header, {value.encode(): value for value in segments.values}),
         starts=tuple(starts),
         places=tuple(places[start] for start in starts),
         untouched=Assignment("no_unit", experiment.name),
+        continuation=identity.compile_continuation(cookie) if cookie and experiment.counts_continuation else None,
     )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
+
+import xxhash
 
 from experiment.names import FORWARDED_PROTO
 from experiment.needs import COOKIE, PATH
@@ -24,13 +26,6 @@ SourceKind = Literal["header", "cookie", "query"]
 SCHEME = ":scheme"
 _BLANKS = b" \t"
 _NOTHING: tuple[bytes, ...] = ()
-
-
-class Found(NamedTuple):
-    """A unit, and what kind of source it came from."""
-
-    kind: SourceKind
-    unit: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +42,13 @@ class Source:
     pattern: re.Pattern[bytes] | None
 
 
+class Found(NamedTuple):
+    """A unit, and the source that it came from."""
+
+    source: Source
+    unit: bytes
+
+
 def compile_sources(sources: Sequence[UnitSource]) -> tuple[Source, ...]:
     """The places to look in, in order."""
     return tuple(map(_compile, sources))
@@ -55,13 +57,16 @@ def compile_sources(sources: Sequence[UnitSource]) -> tuple[Source, ...]:
 def _compile(source: UnitSource) -> Source:
     # Possessive quantifiers (*+) keep the scan linear: a run of blanks is never tried twice.
     if source.cookie is not None:
-        name = re.escape(source.cookie.encode())
-        return Source("cookie", COOKIE, re.compile(rb"(?:^|;)[ \t]*+" + name + rb"[ \t]*+=([^;]*+)"))
+        return Source("cookie", COOKIE, _cookie_pattern(source.cookie))
     if source.query is not None:
         name = re.escape(source.query.encode())
         return Source("query", PATH, re.compile(rb"(?:^|&)" + name + rb"=([^&]++)"))
     assert source.header is not None  # a UnitSource has exactly one of the three
     return Source("header", source.header, None)
+
+
+def _cookie_pattern(name: str) -> re.Pattern[bytes]:
+    return re.compile(rb"(?:^|;)[ \t]*+" + re.escape(name.encode()) + rb"[ \t]*+=([^;]*+)")
 
 
 def find_unit(sources: Sequence[Source], headers: Headers) -> Found | None:
@@ -77,7 +82,7 @@ def find_unit(sources: Sequence[Source], headers: Headers) -> Found | None:
             continue
         unit = _first(source, values)
         if unit:
-            return Found(source.kind, unit)
+            return Found(source, unit)
     return None
 
 
@@ -96,8 +101,13 @@ def _first(source: Source, values: Sequence[bytes]) -> bytes:
         else:
             found = pattern.search(query_of(value))
             if found:
-                return unquote_to_bytes(found[1].replace(b"+", b" "))
+                return decoded(found[1])
     return b""
+
+
+def decoded(text: bytes) -> bytes:
+    """What a part of a query string means: percent-decoded, and its plus signs are spaces."""
+    return unquote_to_bytes(text.replace(b"+", b" "))
 
 
 def path_of(target: bytes) -> bytes:
@@ -136,6 +146,45 @@ def compile_cookie(cookie: IssueCookie) -> CookieForm:
     if cookie.domain is not None:
         attributes.append(f"Domain={cookie.domain}")
     return CookieForm(cookie.name, "; ".join(attributes), cookie.secure)
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """The second request of a session, told by a cookie that marks sessions whose second one has been.
+
+    Nothing is remembered here, so the mark is the client's to keep. It holds a digest of the session's identity: one
+    that outlives its session, or that an older document set on another path, says nothing about the next session.
+
+    Attributes:
+        issued: the source of the issued cookie, which is what a session is.
+        pattern: finds the marks.
+        form: of the cookie that marks.
+    """
+
+    issued: Source
+    pattern: re.Pattern[bytes]
+    form: CookieForm
+
+    def mark(self, found: Found, headers: Headers) -> str | None:
+        """The Set-Cookie value that marks a session, if the unit found is one's and the request is its second."""
+        if found.source != self.issued:
+            return None
+        digest = xxhash.xxh64_hexdigest(found.unit)
+        mark = digest.encode()
+        for value in headers[COOKIE]:
+            for match in self.pattern.finditer(value):
+                if match[1].strip(_BLANKS) == mark:
+                    return None
+        return self.form.write(digest, headers)
+
+
+def compile_continuation(cookie: IssueCookie) -> Continuation:
+    """What tells the second request of a session that a cookie carries."""
+    return Continuation(
+        issued=_compile(UnitSource(cookie=cookie.name)),
+        pattern=_cookie_pattern(cookie.marker),
+        form=replace(compile_cookie(cookie), name=cookie.marker),
+    )
 
 
 def is_https(headers: Headers) -> bool:

@@ -24,8 +24,12 @@ from google.protobuf.message import DecodeError
 
 from experiment.model import Document
 from experiment.names import (
+    CONTINUED,
+    EVENT,
+    EVENT_VALUE,
     EXPERIMENT,
     GROUP,
+    ISSUED,
     METADATA_NAMESPACE,
     METADATA_SET_COOKIE,
     MODEL_VERSION,
@@ -33,7 +37,7 @@ from experiment.names import (
     SLICE,
     UPSTREAM_TIMEOUT,
 )
-from ext_proc.assignment import Assignment
+from ext_proc.assignment import FEEDBACK, Assignment
 
 SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 METHOD: Final = "Process"
@@ -138,6 +142,23 @@ def read(message: bytes, wanted: Container[str]) -> Message:
     return Message(REQUEST_HEADERS, headers, expects_answer, decides)
 
 
+def _headers_set(values: Mapping[str, object], *, choose_route: bool = False) -> bytes:
+    """An answer that sets request headers; it adds them to those of another answer that it is appended to."""
+    common = CommonResponse(clear_route_cache=choose_route)
+    for name, value in values.items():
+        option = common.header_mutation.set_headers.add(
+            append_action=HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+        )
+        option.header.key = name
+        option.header.raw_value = str(value).encode()
+    answer: bytes = ProcessingResponse(request_headers=HeadersResponse(response=common)).SerializeToString()
+    return answer
+
+
+_ISSUED: Final = _headers_set({ISSUED: 1})
+_CONTINUED: Final = _headers_set({CONTINUED: 1})
+
+
 class Answers:
     """The answers to requests under one document, each built once, when it is first needed."""
 
@@ -153,17 +174,24 @@ class Answers:
     def write(self, assignment: Assignment) -> bytes:
         """The answer to the request headers that an assignment is for."""
         if not assignment.variant:
-            return UNTOUCHED[REQUEST_HEADERS]
+            if assignment.reason not in FEEDBACK:
+                return UNTOUCHED[REQUEST_HEADERS]
+            # Envoy tells by this header alone that the server was asked.
+            return _headers_set({EXPERIMENT: assignment.experiment}, choose_route=True)
         key = (assignment.experiment, assignment.variant, assignment.slice, assignment.segment)
         answer = self._built.get(key)
         if answer is None:
             if len(self._built) >= _MOST_ANSWERS:
                 self._built.clear()
             answer = self._built[key] = self._build(assignment)
-        if assignment.set_cookie is None:
-            return answer
-        # Concatenated messages are one message with the fields of both.
-        return answer + _cookie_metadata(assignment.set_cookie)
+        # Concatenated messages are one message with the fields of both, inner messages and lists included.
+        if assignment.set_cookie is not None:
+            mark = _CONTINUED if assignment.continued else _ISSUED
+            return answer + mark + _cookie_metadata(assignment.set_cookie)
+        if assignment.event is not None:
+            value = {} if assignment.value is None else {EVENT_VALUE: assignment.value}
+            return answer + _headers_set({EVENT: assignment.event, **value})
+        return answer
 
     def _build(self, assignment: Assignment) -> bytes:
         values: dict[str, object] = {MODEL_VERSION: assignment.variant, EXPERIMENT: assignment.experiment}
@@ -175,15 +203,7 @@ class Answers:
         timeout = self._timeouts.get((assignment.experiment, assignment.variant))
         if timeout is not None:
             values[UPSTREAM_TIMEOUT] = timeout
-        common = CommonResponse(clear_route_cache=True)
-        for name, value in values.items():
-            option = common.header_mutation.set_headers.add(
-                append_action=HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
-            )
-            option.header.key = name
-            option.header.raw_value = str(value).encode()
-        answer: bytes = ProcessingResponse(request_headers=HeadersResponse(response=common)).SerializeToString()
-        return answer
+        return _headers_set(values, choose_route=True)
 
 
 def _cookie_metadata(set_cookie: str) -> bytes:

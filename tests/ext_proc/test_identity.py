@@ -99,9 +99,10 @@ def test_any_text_survives_a_query_string(text: str) -> None:
 def test_the_first_source_that_is_present_and_not_empty_wins() -> None:
     sources: list[dict[str, str]] = [{"header": "x-user-id"}, {"cookie": "sid"}, {"query": "user_id"}]
     everything = {"x-user-id": [b"h"], "cookie": [b"sid=c"], ":path": [b"/?user_id=q"]}
-    assert find(everything, *sources) == ("header", b"h")
-    assert find({**everything, "x-user-id": [b" "]}, *sources) == ("cookie", b"c")
-    assert find({**everything, "x-user-id": [b""], "cookie": [b"sid="]}, *sources) == ("query", b"q")
+    header, cookie, query = identity.compile_sources([UnitSource.model_validate(source) for source in sources])
+    assert find(everything, *sources) == (header, b"h")
+    assert find({**everything, "x-user-id": [b" "]}, *sources) == (cookie, b"c")
+    assert find({**everything, "x-user-id": [b""], "cookie": [b"sid="]}, *sources) == (query, b"q")
     assert find({":path": [b"/"]}, *sources) is None
 
 

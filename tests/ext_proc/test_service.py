@@ -60,8 +60,38 @@ def test_an_issued_identity_keeps_its_holder_where_it_was() -> None:
     first = made.answer(request_headers())
     set_cookie = dict(response(first).dynamic_metadata["abmesh"])["set_cookie"]
     again = made.answer(request_headers([("cookie", set_cookie.split(";")[0].encode())]))
-    assert headers_set(first) == headers_set(again)
+    assert headers_set(first) == {**headers_set(again), "x-ab-issued": "1"}
     assert "dynamic_metadata" not in [field.name for field, _ in response(again).ListFields()]
+
+
+def test_events_are_counted_under_reasons_of_their_own() -> None:
+    made = service({"events": ["click", {"name": "purchase", "value": {"max": 10}}]})
+    user = [("x-user-id", b"u-1")]
+    counted = headers_set(made.answer(request_headers(user, target=b"/_ab/events/purchase?value=9.99")))
+    assert (counted["x-ab-event"], counted["x-ab-value"]) == ("purchase", "9990")
+    for target in (b"/_ab/events/purchase?value=11", b"/_ab/events/click?experiment=no", b"/_ab/events/no"):
+        made.answer(request_headers(user, target=target))
+    made.answer(request_headers(target=b"/_ab/events/click"))
+    variant = counted["x-model-version"]
+    assert made.counts.requests == {
+        ("chat-model", variant, "event"): 1,
+        ("chat-model", variant, "event_wrong_value"): 1,
+        ("chat-model", "", "event_unmatched"): 1,
+        ("", "", "unmatched"): 1,
+        ("chat-model", "", "event_no_unit"): 1,
+    }
+
+
+def test_no_event_that_a_client_makes_up_grows_the_metrics() -> None:
+    made = service({"events": ["click", "continuation"]})
+    for number in range(300):
+        odd = b"%d" % number
+        pairs = [("x-user-id", odd), ("x-user-segment", odd), ("cookie", b"llm-session=" + odd)]
+        made.answer(request_headers(pairs, target=b"/_ab/events/" + odd))
+        made.answer(request_headers(pairs, target=b"/_ab/events/click?value=%b&experiment=%b" % (odd, odd)))
+        made.answer(request_headers(pairs, target=b"/_ab/events/click?value=" + odd))
+    assert {key[0] for key in made.counts.requests} == {"", "chat-model"}
+    assert {key[2] for key in made.counts.requests} == {"unmatched", "event_unmatched", "event_wrong_value"}
 
 
 def test_identities_are_128_random_bits() -> None:
@@ -174,13 +204,22 @@ headers = st.lists(
 )
 
 
+targets = (
+    st.binary(max_size=50)
+    | st.just(b"/v1/?user_id=")
+    | st.builds(
+        lambda start, end: start + end, st.sampled_from([b"/_ab/events/", b"/_ab/events/paid?value="]), st.binary()
+    )
+)
+
+
 @given(
     st.binary()
-    | st.builds(request_headers, headers, target=st.binary(max_size=50) | st.just(b"/v1/?user_id="))
+    | st.builds(request_headers, headers, target=targets)
     | st.binary().map(lambda body: ProcessingRequest(request_body=HttpBody(body=body)).SerializeToString())
 )
 def test_any_message_gets_an_answer_or_the_end_of_its_stream(message: bytes) -> None:
-    made = service({"issue_cookie": {"name": "llm-session", "max_age": "1h"}})
+    made = service({"events": ["continuation", {"name": "paid", "value": {"max": 10}}]})
     answer = made.answer(message)
     assert isinstance(answer, bytes | Stream) or answer is None
     if isinstance(answer, bytes):

@@ -119,8 +119,46 @@ def test_an_issued_cookie_travels_as_dynamic_metadata_beside_the_headers() -> No
     answers = wire.Answers(document())
     issued = response(answers.write(PLACED._replace(reason="issued", set_cookie="sid=1; Path=/")))
     assert dict(issued.dynamic_metadata["abmesh"]) == {"set_cookie": "sid=1; Path=/"}
-    issued.ClearField("dynamic_metadata")
-    assert issued == response(answers.write(PLACED))
+
+
+def test_a_request_that_was_issued_an_identity_says_so_beside_its_usual_headers() -> None:
+    answers = wire.Answers(document())
+    usual = headers_set(answers.write(PLACED))
+    issued = PLACED._replace(reason="issued", set_cookie="sid=1")
+    assert headers_set(answers.write(issued)) == {**usual, "x-ab-issued": "1"}
+    assert response(answers.write(issued)).request_headers.response.clear_route_cache
+
+
+def test_a_continued_session_is_marked_by_a_header_and_a_cookie() -> None:
+    answers = wire.Answers(document())
+    continued = answers.write(PLACED._replace(reason="cookie", set_cookie="sid-continued=1", continued=True))
+    assert headers_set(continued) == {**headers_set(answers.write(PLACED)), "x-ab-continued": "1"}
+    assert dict(response(continued).dynamic_metadata["abmesh"]) == {"set_cookie": "sid-continued=1"}
+
+
+@pytest.mark.parametrize(("value", "said"), [(None, {}), (0, {"x-ab-value": "0"}), (12_500, {"x-ab-value": "12500"})])
+def test_an_event_that_may_be_counted_is_named_beside_its_usual_headers(
+    value: int | None, said: dict[str, str]
+) -> None:
+    answers = wire.Answers(document())
+    event = answers.write(PLACED._replace(reason="event", event="click", value=value))
+    assert headers_set(event) == {**headers_set(answers.write(PLACED)), "x-ab-event": "click", **said}
+    common = response(event).request_headers.response
+    overwrite = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+    assert {option.append_action for option in common.header_mutation.set_headers} == {overwrite}
+    assert common.clear_route_cache
+
+
+def test_an_event_with_a_wrong_value_gets_the_usual_headers_and_no_name() -> None:
+    answers = wire.Answers(document())
+    assert answers.write(PLACED._replace(reason="event_wrong_value")) is answers.write(PLACED)
+
+
+@pytest.mark.parametrize("reason", ["event_no_unit", "event_unmatched"])
+def test_an_event_of_nobody_is_told_its_experiment_alone(reason: str) -> None:
+    told = wire.Answers(document()).write(Assignment(reason, "chat-model"))  # type: ignore[arg-type]  # the two literals
+    assert headers_set(told) == {"x-ab-experiment": "chat-model"}
+    assert response(told).request_headers.response.clear_route_cache
 
 
 def test_answers_are_built_once() -> None:
