@@ -173,7 +173,7 @@ def _judgements(experiment: Experiment, course: Course) -> tuple[Judgement, ...]
 
 def _goal(experiment: Experiment, course: Course, memory: Memory) -> tuple[GoalJudgement | None, Memory]:
     rollout = _rollout(experiment)
-    if rollout.goal is None or rollout.goal.measured is None:
+    if rollout.goal is None:
         return None, memory
     found, looks = judge_goal(rollout, course, memory.looks)
     return found, memory.model_copy(update={"looks": looks})
@@ -190,7 +190,7 @@ def _with_edges(experiment: Experiment, memory: Memory, present: Evidence, contr
         if guardrail.max_increase is not None and guardrail.measured.quantile is not None
     ]
     goal = _rollout(experiment).goal
-    if goal is not None and goal.measured is not None and goal.measured.quantile is not None:
+    if goal is not None and goal.measured.quantile is not None:
         wanted.append(goal.measured)
     missing = [metric for metric in wanted if metric.name not in memory.edges]
     if not missing:
