@@ -162,10 +162,12 @@ def _effect(text: str | None, base: Amount, goal: Goal | None, *, relative: bool
                 "--effect is missing: say which difference must be found, such as 0.4%, or 20% --relative"
             )
         least, relative = goal.min_effect, goal.relative
-        amount = (
-            Amount(least / timedelta(milliseconds=1), "ms") if isinstance(least, timedelta) else Amount(least, "share")
-        )
-        amount = amount if goal.increase else Amount(-amount.value, amount.unit)
+        share = relative or goal.measured.unit == "share"
+        if isinstance(least, timedelta):
+            amount = Amount(least / timedelta(milliseconds=1), "ms")
+        else:
+            amount = Amount(least, "share" if share else "")
+        amount = amount if goal.more_is_better else Amount(-amount.value, amount.unit)
     else:
         amount = _amount(text, "--effect", plain=bool(base.unit != "share" and not relative))
     wanted = "share" if relative else base.unit

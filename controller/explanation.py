@@ -137,7 +137,9 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
         planned = (
             "" if goal.planned_requests is None else f", at most {goal.planned_requests} requests of the candidate"
         )
-        found.append(f"goal {goal.metric}, {'more' if goal.increase else 'less'} is better, decided {kind}{planned}")
+        found.append(
+            f"goal {goal.metric}, {'more' if goal.more_is_better else 'less'} is better, decided {kind}{planned}"
+        )
     return tuple(found)
 
 

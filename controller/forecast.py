@@ -95,7 +95,7 @@ def _broken(rollout: Rollout, truth: Truth) -> tuple[str, ...]:
     goal = rollout.goal
     if rollout.mode == "experiment" and goal is not None:
         candidate, control = (_value(goal.measured, truth, candidate=which) for which in (True, False))
-        if candidate < control if goal.increase else candidate > control:
+        if candidate < control if goal.more_is_better else candidate > control:
             found.append(goal.metric)
     return tuple(dict.fromkeys(found))
 

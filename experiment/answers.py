@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from experiment.metrics import CONTINUATION, VALUE_SCALE
-from experiment.parts import Frozen, header_name, refuse
+from experiment.metrics import CONTINUATION, VALUE_SCALE, taken
+from experiment.parts import Frozen, refuse, response_header_name
 from experiment.quantities import LARGEST
 from experiment.texts import EventName, FieldPath, HeaderValue, JsonKey, JsonText
 
@@ -31,13 +32,15 @@ class Signal(Frozen):
     @field_validator("header", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
-        return header_name(value)
+        return response_header_name(value)
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.header is None) == (self.field is None):
             found = "neither" if self.header is None else "both"
             raise refuse("exactly one place is needed", found=found, allowed="header or field")
+        if self.header is not None and self.value is not None and self.value != self.value.strip():
+            raise refuse("a header's value has no space at either end", "value", allowed=f"{self.value.strip()!r}")
         return self
 
 
@@ -50,7 +53,7 @@ class HeaderSignal(Frozen):
     @field_validator("header", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
-        return header_name(value)
+        return response_header_name(value)
 
 
 class Answers(Frozen):
@@ -74,6 +77,13 @@ class Answers(Frozen):
         HeaderSignal(header="x-cache", value="hit"),
     )
 
+    @model_validator(mode="after")
+    def _two_numbers(self) -> Self:
+        if self.input_tokens == self.output_tokens:
+            message = "input and output tokens cannot be the same number"
+            raise refuse(message, "output_tokens", found=self.output_tokens, allowed="another path than input_tokens")
+        return self
+
 
 class EventValueBounds(Frozen):
     """What value an event may carry; one that carries another is refused.
@@ -83,33 +93,55 @@ class EventValueBounds(Frozen):
         max: the largest.
     """
 
-    min: Annotated[float, Field(ge=0, le=LARGEST / VALUE_SCALE, allow_inf_nan=False)] = 0.0
-    max: Annotated[float, Field(gt=0, le=LARGEST / VALUE_SCALE, allow_inf_nan=False)]
+    min: Annotated[float, Field(ge=0, le=LARGEST / VALUE_SCALE, allow_inf_nan=False, strict=True)] = 0.0
+    max: Annotated[
+        float, Field(ge=1 / VALUE_SCALE, le=LARGEST / VALUE_SCALE, allow_inf_nan=False, strict=True)
+    ]  # less than a thousandth could never be counted
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min >= self.max:
-            raise refuse("the smallest value must be below the largest", "min", found=f"{self.min:g}", allowed="less")
+            allowed = f"less than max, {self.max:g}"
+            raise refuse("the smallest value must be below the largest", "min", found=f"{self.min:g}", allowed=allowed)
         return self
 
 
 class Event(Frozen):
-    """A feedback event that is counted. Written as its name where it carries no value.
+    """A feedback event that is counted.
 
     Attributes:
+        name: the last part of the path that it is sent to.
         value: the values that it may carry, to three decimals; None means that it carries none.
     """
 
     name: EventName
     value: EventValueBounds | None = None
 
-    @model_validator(mode="before")
+    @field_validator("name")
     @classmethod
-    def _short(cls, value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value
+    def _free(cls, value: str) -> str:
+        metric = taken(value)
+        if metric is not None:
+            message = f"{metric} is a metric of its own, not the rate of an event"
+            raise refuse(message, found=value, allowed="another name, such as user_" + value)
+        return value
 
     @model_validator(mode="after")
     def _built_in(self) -> Self:
         if self.name == CONTINUATION and self.value is not None:
-            raise refuse(f"{CONTINUATION} is counted by itself and carries no value", "value", allowed="none")
+            message = f"{CONTINUATION} is counted by itself and carries no value"
+            raise refuse(message, "value", allowed=f"nothing: only the name, {CONTINUATION}")
         return self
+
+
+def _short(value: object) -> object:
+    """An event that carries no value may be written as its name."""
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, Mapping | Event):
+        raise refuse("not an event", allowed="a name such as click, or {name: purchase, value: {max: 500}}")
+    return value
+
+
+ShortEvent = Annotated[Event, BeforeValidator(_short, json_schema_input_type=EventName | Event)]
+"""An event as the document lists it."""

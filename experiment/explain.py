@@ -6,18 +6,18 @@ what may stand there. pydantic's own wording ("Input should be ...") never reach
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from experiment import yaml_nodes
 from experiment.errors import Problem
+from experiment.parts import did_you_mean
 from experiment.texts import FORMS
-from experiment.yaml_nodes import Collection, Node
+from experiment.yaml_nodes import Collection, Node, Scalar
 
 _OWN = ("weight", "duration", "limit", "share")
 _LIST = ("must be a list", "a list: one item a line, each after -, or [in, brackets]")
@@ -94,7 +94,8 @@ def _invariant(context: Mapping[str, Any], loc: Sequence[str | int], root: Node,
     if not found and done == len(path):
         found = yaml_nodes.quote(node, text)
     line = key.line if key is not None else node.line
-    shown_path = yaml_nodes.format_path(path)
+    # What is written short, such as an event that is only a name, has no fields that a path could lead to.
+    shown_path = yaml_nodes.format_path(path[:done] if isinstance(node, Scalar) else path)
     return Problem(shown_path, line, context["message"], yaml_nodes.shorten(found), context["allowed"])
 
 
@@ -113,8 +114,7 @@ def _unknown_field(loc: Sequence[str | int], model: type[BaseModel], root: Node,
     node, key, _ = yaml_nodes.find(root, loc)
     name = str(loc[-1])
     known = _field_names(model, loc[:-1])
-    close = difflib.get_close_matches(name, known, n=1)
-    message = f"unknown field; did you mean {close[0]}?" if close else "unknown field"
+    message = did_you_mean("unknown field", name, known)
     key = key or node
     return Problem(yaml_nodes.format_path(loc), key.line, message, yaml_nodes.quote(key, text), ", ".join(known))
 
@@ -129,6 +129,8 @@ def _field_names(model: type[BaseModel], path: Sequence[str | int]) -> tuple[str
             here = get_args(here)[0]
         else:
             here = get_args(here)[1]
+        if get_origin(here) is Annotated:
+            here = get_args(here)[0]
         if get_origin(here) in (Union, UnionType):
             here = next(option for option in get_args(here) if option is not NoneType)
     return tuple(here.model_fields)
@@ -142,7 +144,7 @@ def _wording(kind: str, message: str, context: Mapping[str, Any]) -> tuple[str, 
         return _PLAIN[kind]
     if kind in _BOUNDS:
         wording, allowed, bound = _BOUNDS[kind]
-        return wording, allowed.format(context[bound])
+        return wording, allowed.format(f"{context[bound]:.12g}")
     if kind == "string_pattern_mismatch":
         pattern = str(context["pattern"])
         return "not of the required form", FORMS.get(pattern, f"a text that matches {pattern}")

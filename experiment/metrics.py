@@ -8,9 +8,12 @@ each comes about. Names of events are the document's own, so that some metrics e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
+
+from experiment.texts import EVENT_NAME
 
 Unit = Literal["share", "duration", "number", "dollars"]
 """What a value is written in: a share in 0..1, milliseconds, a plain number, US dollars."""
@@ -29,6 +32,9 @@ NANODOLLARS: Final = 10**9
 """Costs are counted in billionths of a dollar."""
 
 
+_EVENT = re.compile(EVENT_NAME)
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One measurable thing.
@@ -42,7 +48,9 @@ class Metric:
             known. Otherwise a mean.
         quantile: which quantile of a latency it is, in 0..1, or None if it is a ratio.
         histogram: which latency.
-        more_is_better: which way harm lies, where the metric says so by itself.
+        more_is_better: True or False where the metric says by itself which way harm lies; None where that depends on
+            what an operator wants of it, so that both ways may be limited and a goal has to say.
+        signed: whether its values lie between -1 and 1, so that a share of one means nothing.
     """
 
     name: str
@@ -52,7 +60,8 @@ class Metric:
     share: bool = False
     quantile: float | None = None
     histogram: Histogram = "duration"
-    more_is_better: bool = False
+    more_is_better: bool | None = None
+    signed: bool = False
 
 
 ANSWERED: Final = "answered"
@@ -88,8 +97,16 @@ COST: Final = "cost"
 """Amount: what tokens cost, in billionths of a dollar."""
 
 EVENTS: Final = "events"
+"""Amount, with the event's name after it: feedback events, or second requests of sessions."""
+
 EVENT_VALUE: Final = "event_value"
+"""Amount, with the event's name: the sum of the values that events carried, in thousandths."""
+
 VALUED_EVENTS: Final = "valued_events"
+"""Amount, with the event's name: events that carried a value."""
+
+MORE_IS_BETTER: Final[Mapping[str, bool]] = {"click": True, "conversion": True, THUMBS_UP: True, THUMBS_DOWN: False}
+"""Events whose name says whether more of them is better. No other name does: nobody wants more of ``complaint``."""
 
 
 def of_event(amount: str, event: str) -> str:
@@ -97,21 +114,24 @@ def of_event(amount: str, event: str) -> str:
     return f"{amount}:{event}"
 
 
-ERROR_RATE = Metric("error_rate", "share", ((ERRORS, 1),), (ANSWERED,), share=True)
-LATENCY_MEAN = Metric("latency_mean", "duration", ((DURATION_MS, 1),), (TIMED,))
+ERROR_RATE = Metric("error_rate", "share", ((ERRORS, 1),), (ANSWERED,), share=True, more_is_better=False)
+LATENCY_MEAN = Metric("latency_mean", "duration", ((DURATION_MS, 1),), (TIMED,), more_is_better=False)
+_TTFT_MEAN = Metric("ttft_mean", "duration", ((TTFT_MS, 1),), (TTFT_COUNT,), more_is_better=False)
 THUMBS = Metric(
     "thumbs",
     "number",
     ((of_event(EVENTS, THUMBS_UP), 1), (of_event(EVENTS, THUMBS_DOWN), -1)),
     (of_event(EVENTS, THUMBS_UP), of_event(EVENTS, THUMBS_DOWN)),
     more_is_better=True,
+    signed=True,
 )
 
 
 def _latencies(prefix: str, histogram: Histogram, mean: Metric) -> Iterable[Metric]:
     yield mean
     for percent in (50, 90, 95, 99):
-        yield Metric(f"{prefix}_p{percent}", "duration", quantile=percent / 100, histogram=histogram)
+        name = f"{prefix}_p{percent}"
+        yield Metric(name, "duration", quantile=percent / 100, histogram=histogram, more_is_better=False)
 
 
 MEASURED: dict[str, Metric] = {
@@ -119,53 +139,62 @@ MEASURED: dict[str, Metric] = {
     for metric in (
         ERROR_RATE,
         *_latencies("latency", "duration", LATENCY_MEAN),
-        *_latencies("ttft", "ttft", Metric("ttft_mean", "duration", ((TTFT_MS, 1),), (TTFT_COUNT,))),
+        *_latencies("ttft", "ttft", _TTFT_MEAN),
         Metric("input_tokens_mean", "number", ((INPUT_TOKENS, 1),), (USAGE,)),
         Metric("output_tokens_mean", "number", ((OUTPUT_TOKENS, 1),), (USAGE,)),
         Metric("tokens_per_second", "number", ((STREAMED_TOKENS, 1000),), (GENERATION_MS,), more_is_better=True),
         Metric("refusal_rate", "share", ((REFUSALS, 1),), (ANSWERED,), share=True),
-        Metric("cache_rate", "share", ((CACHED, 1),), (ANSWERED,), share=True, more_is_better=True),
+        Metric("cache_rate", "share", ((CACHED, 1),), (ANSWERED,), share=True),
     )
 }
 """What every experiment can measure."""
 
+_IN_DOLLARS = ((COST, 1 / NANODOLLARS),)
+
 COSTS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("cost_per_request", "dollars", ((COST, 1 / NANODOLLARS),), (ANSWERED,)),
-        Metric("cost_per_success", "dollars", ((COST, 1 / NANODOLLARS),), (SUCCEEDED,)),
+        Metric("cost_per_request", "dollars", _IN_DOLLARS, (ANSWERED,), more_is_better=False),
+        Metric("cost_per_success", "dollars", _IN_DOLLARS, (SUCCEEDED,), more_is_better=False),
     )
 }
 """What can be measured where every variant has a price."""
 
 
 def _rate(event: str) -> Metric:
-    counted = ((of_event(EVENTS, event), 1.0),)
-    return Metric(f"{event}_rate", "share", counted, (ANSWERED,), more_is_better=event != THUMBS_DOWN)
+    return _of_requests(f"{event}_rate", event, ANSWERED)
 
 
 def _per_session(event: str) -> Metric:
-    counted = ((of_event(EVENTS, event), 1.0),)
-    return Metric(f"{event}_per_session", "share", counted, (SESSIONS,), more_is_better=event != THUMBS_DOWN)
+    return _of_requests(f"{event}_per_session", event, SESSIONS)
+
+
+def _of_requests(name: str, event: str, per: str) -> Metric:
+    return Metric(name, "share", ((of_event(EVENTS, event), 1),), (per,), more_is_better=MORE_IS_BETTER.get(event))
 
 
 def _value_mean(event: str) -> Metric:
-    value = ((of_event(EVENT_VALUE, event), 1 / VALUE_SCALE),)
-    return Metric(f"{event}_value_mean", "number", value, (of_event(VALUED_EVENTS, event),), more_is_better=True)
+    return _of_values(f"{event}_value_mean", event, of_event(VALUED_EVENTS, event))
 
 
 def _value_per_request(event: str) -> Metric:
+    return _of_values(f"{event}_value_per_request", event, ANSWERED)
+
+
+def _of_values(name: str, event: str, per: str) -> Metric:
     value = ((of_event(EVENT_VALUE, event), 1 / VALUE_SCALE),)
-    return Metric(f"{event}_value_per_request", "number", value, (ANSWERED,), more_is_better=True)
+    return Metric(name, "number", value, (per,), more_is_better=MORE_IS_BETTER.get(event))
 
 
-_OF_EVENTS: Mapping[str, Callable[[str], Metric]] = {
-    "_value_per_request": _value_per_request,
-    "_value_mean": _value_mean,
-    "_per_session": _per_session,
+OF_EVENTS: Mapping[str, Callable[[str], Metric]] = {
     "_rate": _rate,
+    "_per_session": _per_session,
+    "_value_mean": _value_mean,
+    "_value_per_request": _value_per_request,
 }
-"""What can be measured of an event, by what its name is followed by."""
+"""What can be measured of an event, by what its name is followed by. None of them ends with another one."""
+
+_OF_VALUES = ("_value_mean", "_value_per_request")
 
 
 def event_rate(event: str) -> str:
@@ -178,11 +207,28 @@ def find(name: str) -> Metric | None:
     fixed = MEASURED.get(name) or COSTS.get(name) or (THUMBS if name == THUMBS.name else None)
     if fixed is not None:
         return fixed
-    for ending, of in _OF_EVENTS.items():
+    event, ending = _of_an_event(name)
+    return OF_EVENTS[ending](event) if ending else None
+
+
+def event_of(name: str) -> str:
+    """The event that a metric of this name is of; empty if it is of none."""
+    return "" if name in MEASURED or name in COSTS else _of_an_event(name)[0]
+
+
+def _of_an_event(name: str) -> tuple[str, str]:
+    """The event that a metric is of, and what its name is followed by; nothing twice if it can be of none."""
+    for ending in OF_EVENTS:
         event = name.removesuffix(ending)
-        if event and event != name:
-            return of(event)
-    return None
+        if event != name and _EVENT.fullmatch(event):
+            return event, ending
+    return "", ""
+
+
+def taken(event: str) -> str | None:
+    """The metric of another meaning that an event of this name would have to share its rate's name with, if any."""
+    rate = event_rate(event)
+    return rate if rate in MEASURED else None
 
 
 def available(events: Iterable[str], valued: Iterable[str], *, priced: bool, sessions: bool) -> dict[str, Metric]:
@@ -195,10 +241,30 @@ def available(events: Iterable[str], valued: Iterable[str], *, priced: bool, ses
         sessions: whether it issues a cookie, whose every issue is a session.
     """
     events = tuple(events)
-    found = dict(MEASURED) | (COSTS if priced else {})
+    found = MEASURED | (COSTS if priced else {})
     if {THUMBS_UP, THUMBS_DOWN} <= set(events):
         found[THUMBS.name] = THUMBS
     kinds = [_rate, _per_session] if sessions else [_rate]
     made = [of(event) for event in events for of in kinds]
     made += [of(event) for event in valued for of in (_value_mean, _value_per_request)]
-    return found | {metric.name: metric for metric in made if metric.name not in found}
+    return found | {metric.name: metric for metric in made}
+
+
+def lacking(name: str, events: Collection[str], valued: Collection[str]) -> str:
+    """What an experiment must declare to measure a metric that :func:`find` knows and :func:`available` does not.
+
+    Args:
+        name: of the metric.
+        events: that the experiment declares.
+        valued: those of them that carry a value.
+    """
+    if name in COSTS:
+        return "costs need a price on every variant"
+    if name == THUMBS.name:
+        return f"it needs the events {THUMBS_UP} and {THUMBS_DOWN}"
+    event, ending = _of_an_event(name)
+    if event not in events:
+        return f"it needs an event {event}"
+    if ending in _OF_VALUES and event not in valued:
+        return f"it needs a value on the event {event}"
+    return "a session begins with an issued cookie, so it needs issue_cookie"

@@ -14,7 +14,7 @@ from pydantic import Field, StrictInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from experiment import bucketing, metrics
-from experiment.answers import Answers, Event
+from experiment.answers import Answers, ShortEvent
 from experiment.errors import UnknownName
 from experiment.names import BUCKETS, CONTINUED_ENDING, GROUPS
 from experiment.parts import (
@@ -26,6 +26,7 @@ from experiment.parts import (
     Segments,
     UnitSource,
     Variant,
+    did_you_mean,
     raise_all,
     refuse,
     repeated,
@@ -33,6 +34,8 @@ from experiment.parts import (
 from experiment.quantities import format_weight
 from experiment.rollout import Rollout
 from experiment.texts import LONGEST_TOKEN, ClusterName, DnsLabel, Origin, Salt
+
+_USUAL_PORTS = (("https://", ":443"), ("http://", ":80"))
 
 
 class Experiment(Frozen):
@@ -61,7 +64,7 @@ class Experiment(Frozen):
     overrides: tuple[Override, ...] = ()
     segments: Segments | None = None
     answers: Answers = Answers()
-    events: Annotated[tuple[Event, ...], Field(max_length=20)] = ()
+    events: Annotated[tuple[ShortEvent, ...], Field(max_length=20)] = ()
     rollout: Rollout | None = None
     slices: Annotated[int, Field(ge=GROUPS, le=100, strict=True)] = 50
     ranges: dict[str, tuple[tuple[StrictInt, StrictInt], ...]] | None = None
@@ -98,10 +101,15 @@ class Experiment(Frozen):
         """What guardrails and the goal may name."""
         return metrics.available(
             (event.name for event in self.events),
-            (event.name for event in self.events if event.value is not None),
+            self._valued,
             priced=all(variant.price is not None for variant in self.variants),
             sessions=self.issue_cookie is not None,
         )
+
+    @property
+    def _valued(self) -> tuple[str, ...]:
+        """The events that may carry a value."""
+        return tuple(event.name for event in self.events if event.value is not None)
 
     @property
     def counts_continuation(self) -> bool:
@@ -167,16 +175,24 @@ class Experiment(Frozen):
             message = "the candidate must be a variant that is not the control"
             found, allowed = self.rollout.candidate, ", ".join(others)
             yield refuse(message, "rollout", "candidate", found=found, allowed=allowed)
+        yield from self._metrics_measured(self.rollout)
+
+    def _metrics_measured(self, rollout: Rollout) -> Iterator[PydanticCustomError]:
+        """Refuse metrics that this experiment does not declare what they need for."""
         named: list[tuple[tuple[str | int, ...], str]] = [
-            (("rollout", "guardrails", index, "metric"), guardrail.metric)
-            for index, guardrail in enumerate(self.rollout.guardrails)
+            (("guardrails", place, "metric"), rail.metric) for place, rail in enumerate(rollout.guardrails)
         ]
-        if self.rollout.goal is not None:
-            named.append((("rollout", "goal", "metric"), self.rollout.goal.metric))
-        for where, metric in named:
-            if metric not in self.metrics:
-                why = "costs need a price on every variant" if metric in metrics.COSTS else "not measured here"
-                yield refuse(f"{metric}: {why}", *where, found=metric, allowed=", ".join(self.metrics))
+        if rollout.goal is not None:
+            named.append((("goal", "metric"), rollout.goal.metric))
+        events = [event.name for event in self.events]
+        for place, metric in named:
+            if metric in self.metrics:
+                continue
+            message = f"not measured here: {metrics.lacking(metric, events, self._valued)}"
+            event = metrics.event_of(metric)
+            if event and event not in events:
+                message = did_you_mean(message, metric, self.metrics)
+            yield refuse(message, "rollout", *place, found=metric, allowed=", ".join(self.metrics))
 
     def _ranges_cover(self) -> Iterator[PydanticCustomError]:
         if self.ranges is None:
@@ -227,6 +243,16 @@ class Document(Frozen):
         if type(value) is not int or value != 1:
             raise refuse("a version of the document that this abmesh does not read", allowed="1")
         return value
+
+    @field_validator("event_origins")
+    @classmethod
+    def _as_browsers_send_them(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for place, origin in enumerate(origins):
+            usual = next((port for scheme, port in _USUAL_PORTS if origin.startswith(scheme)), "")
+            if usual and origin.endswith(usual):
+                message = "browsers leave the usual port out of an origin"
+                raise refuse(message, place, found=origin, allowed=origin.removesuffix(usual))
+        return origins
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

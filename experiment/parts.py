@@ -6,6 +6,7 @@ model that raises, so that the codec can name the exact field and line. Pure.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
@@ -61,16 +62,32 @@ def raise_all(problems: Iterable[PydanticCustomError]) -> None:
         )
 
 
+def did_you_mean(message: str, name: str, known: Iterable[str]) -> str:
+    """The message, and the known name that is likeliest meant if one is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"{message}; did you mean {close[0]}?" if close else message
+
+
 def header_name(value: object) -> object:
-    """A header's name in lower case; for ``field_validator(..., mode="before")``."""
+    """A request header's name in lower case; for ``field_validator(..., mode="before")``."""
     return _lowered(value) if isinstance(value, str) else value
+
+
+def response_header_name(value: object) -> object:
+    """As :func:`header_name`, of a header that an upstream sends, which may be any."""
+    return _form_checked(value) if isinstance(value, str) else value
+
+
+def _form_checked(value: str, *path: str) -> str:
+    name = value.lower()
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]{1,128}", name):
+        raise refuse("not a header name", *path, found=value, allowed="letters, digits and -, such as x-user-id")
+    return name
 
 
 def _lowered(value: str, *path: str) -> str:
     """Lower-case a header name; pseudo-headers and those that only abmesh may set are refused."""
-    name = value.lower()
-    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]{1,128}", name):
-        raise refuse("not a header name", *path, found=value, allowed="letters, digits and -, such as x-user-id")
+    name = _form_checked(value, *path)
     spelled = name.replace("_", "-")  # Envoy strips those with underscores, too
     if spelled == MODEL_VERSION or spelled.startswith((TRUSTED_PREFIX, ENVOY_PREFIX)):
         allowed = (

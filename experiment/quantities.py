@@ -3,6 +3,7 @@
 weight    90, 12.5 or 0.25      percent, at most two decimals     -> basis points (int)
 share     5%, 0.5% or 0.05      a percentage or a plain fraction  -> fraction (float)
 duration  500ms, 30s, 1h30m     numbers with units                -> timedelta
+limit     any of share and duration, or a plain number: what its metric is measured in says which
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from experiment.names import BUCKETS
@@ -36,8 +37,12 @@ SHARE_FORM = "a percentage such as 5%, or a fraction from 0 to 1"
 LARGEST = 1e12
 """Largest plain number that a limit may be."""
 
-LIMIT_FORM = f"{SHARE_FORM}; a duration: {DURATION_FORM}; or a plain number from 0 to {LARGEST:.0e}"
+LIMIT_FORM = f"a percentage such as 5%; a duration: {DURATION_FORM}; or a plain number of at most {LARGEST:.0e}"
 WEIGHT_FORM = "a percentage from 0 to 100 with at most two decimals, such as 12.5"
+
+
+class Percentage(float):
+    """A share that was written with ``%``, which is no plain number."""
 
 
 def parse_duration(text: str) -> timedelta | None:
@@ -129,21 +134,21 @@ def _share(value: object) -> float:
     return share
 
 
-def _limit(value: object) -> float | timedelta:
-    if isinstance(value, timedelta):
+def _limit(value: object, _: object) -> float | timedelta:
+    if isinstance(value, timedelta | Percentage):
         return value
-    limit: float | timedelta | None = parse_share(value)
-    if limit is None and isinstance(value, str):
-        limit = parse_duration(value)
-    if limit is None and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST:
-        limit = float(value)
-    if limit is None:
-        raise PydanticCustomError("limit", "not a limit", {"allowed": LIMIT_FORM})
-    return limit
+    if isinstance(value, str):
+        share = parse_share(value)
+        limit = parse_duration(value) if share is None else Percentage(share)
+        if limit is not None:
+            return limit
+    elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
+        return float(value)
+    raise PydanticCustomError("limit", "not a limit", {"allowed": LIMIT_FORM})
 
 
 def _write_limit(limit: float | timedelta) -> Any:
-    return format_duration(limit) if isinstance(limit, timedelta) else limit
+    return format_duration(limit) if isinstance(limit, timedelta) else float(limit)
 
 
 _DURATION_SCHEMA = {"type": "string", "pattern": f"^{_DURATION.pattern}$", "description": DURATION_FORM}
@@ -172,10 +177,16 @@ Share = Annotated[float, BeforeValidator(_share), WithJsonSchema(_SHARE_SCHEMA)]
 
 Limit = Annotated[
     float | timedelta,
-    BeforeValidator(_limit),
+    WrapValidator(_limit),  # pydantic's own would make a plain float of a percentage
     PlainSerializer(_write_limit),
     WithJsonSchema(
-        {"anyOf": [_DURATION_SCHEMA, _SHARE_SCHEMA["anyOf"][1], {"type": "number", "minimum": 0, "maximum": LARGEST}]}
+        {
+            "anyOf": [
+                _DURATION_SCHEMA,
+                _SHARE_SCHEMA["anyOf"][1],
+                {"type": "number", "minimum": -LARGEST, "maximum": LARGEST},
+            ]
+        }
     ),
 ]
-"""A share or a number (float), or a duration (timedelta), whichever the metric is measured in."""
+"""A share (:class:`Percentage`), a number (float) or a duration (timedelta), whichever the metric is measured in."""

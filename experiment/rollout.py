@@ -13,6 +13,8 @@ from experiment.parts import Frozen, header_map, refuse
 from experiment.quantities import Duration, Share, Weight, format_weight
 from experiment.texts import HeaderValue, PathPrefix
 
+_OF_THE_CONNECTION = ("connection", "content-length", "transfer-encoding")
+
 
 class Stage(Frozen):
     """What every step must last and see before the next one.
@@ -40,7 +42,8 @@ class Warmup(Frozen):
     """Requests that the controller sends to a candidate before it gets its first users.
 
     They go through Envoy's warm-up listener, which counts no statistics, so that they are no evidence. A candidate is
-    warm when the durations of the last requests no longer fall; or when a limit is reached, which is reported.
+    warm when the durations of its answers no longer fall; or is taken as warm when a limit is reached, which is
+    reported.
 
     Attributes:
         path: of the request.
@@ -57,7 +60,7 @@ class Warmup(Frozen):
     path: PathPrefix
     method: Literal["GET", "POST"] = "POST"
     body: Annotated[str, Field(max_length=65536)] = ""
-    headers: dict[str, HeaderValue] = Field(default_factory=dict)
+    headers: dict[str, HeaderValue] = Field(default={})
     concurrency: Annotated[int, Field(ge=1, le=64, strict=True)] = 1
     min_requests: Annotated[int, Field(ge=2, le=10_000, strict=True)] = 10
     max_requests: Annotated[int, Field(ge=2, le=100_000, strict=True)] = 100
@@ -73,6 +76,12 @@ class Warmup(Frozen):
             raise refuse("fewer than min_requests", "max_requests", found=str(self.max_requests), allowed=allowed)
         if self.max_duration <= timedelta():
             raise refuse("a warm-up of no time", "max_duration", allowed="more than 0s")
+        if self.method == "GET" and self.body:
+            raise refuse("a GET has no body", "body", allowed="no body, or method: POST")
+        for name in _OF_THE_CONNECTION:
+            if name in self.headers:
+                message = "a header that whoever sends the request writes by itself"
+                raise refuse(message, "headers", name, found=name, allowed="any other header")
         return self
 
 
@@ -168,7 +177,8 @@ class Rollout(Frozen):
         if goal is None:
             raise refuse("an experiment needs a goal that decides it", found="no goal", allowed="goal: {metric: ...}")
         if goal.measured.quantile is not None:
-            raise refuse("not a rate or mean", "goal", "metric", found=goal.metric, allowed="any metric but quantiles")
+            allowed = f"a metric that is no quantile, such as {goal.metric.partition('_')[0]}_mean"
+            raise refuse("a quantile cannot decide an experiment", "goal", "metric", found=goal.metric, allowed=allowed)
         if goal.planned_requests is None:
             message = "an experiment needs the size at which it ends undecided; abmesh plan computes it"
             raise refuse(message, "goal", found="no planned_requests", allowed="planned_requests: a whole number")

@@ -5,7 +5,7 @@ pydantic converts where it can: ``"8001"`` to a port, ``yes`` to true. A documen
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, Strict, StringConstraints
 
@@ -36,9 +36,8 @@ Token = Annotated[
         f"a cookie's name: 1 to {LONGEST_TOKEN} letters, digits and any of !#$%&'*+.^_`|~-",
     ),
 ]
-EventName = Annotated[
-    str, _text(r"^[a-z][a-z0-9_]{0,62}$", "1 to 63 lower-case letters, digits and _, starting with a letter")
-]
+EVENT_NAME: Final = r"^[a-z][a-z0-9_]{0,62}$"
+EventName = Annotated[str, _text(EVENT_NAME, "1 to 63 lower-case letters, digits and _, starting with a letter")]
 SegmentValue = Annotated[
     str,
     _text(r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,62})$", "1 to 63 letters, digits, _ and -, starting with a letter or a digit"),
@@ -75,7 +74,8 @@ FieldPath = Annotated[
     str,
     _text(
         r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,3}$",
-        "1 to 4 keys of JSON with dots between them, such as usage.completion_tokens; each of letters, digits, _ and -",
+        "1 to 4 keys of JSON with dots between them, such as usage.completion_tokens; "
+        "each 1 to 64 letters, digits, _ and -",
     ),
 ]
 JsonText = Annotated[
@@ -88,8 +88,9 @@ JsonText = Annotated[
 Origin = Annotated[
     str,
     _text(
-        r"^https?://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?$",
-        "a web page's origin: https:// or http://, a host in lower case, and a port if it is not the usual one",
+        r"^https?://[a-z0-9.-]{1,253}(:[0-9]{1,5})?$",
+        "a web page's origin as browsers send it: https:// or http://, a host in lower case, a port if it is not the "
+        "usual one, and nothing after it, such as https://app.example",
     ),
 ]
 Flag = Annotated[bool, Strict()]

@@ -53,7 +53,7 @@ def judge_goal(rollout: Rollout, course: Course, looks: tuple[Look, ...]) -> tup
     if values.candidate is None or values.control is None:
         nothing = GoalJudgement(metric.name, GoalVerdict.OPEN, f"{metric.name} has no data on both sides yet")
         return nothing, looks
-    better, worse = (Side.GREATER, Side.LESS) if goal.increase else (Side.LESS, Side.GREATER)
+    better, worse = (Side.GREATER, Side.LESS) if goal.more_is_better else (Side.LESS, Side.GREATER)
     log_e_better = float(found.increase(better, 0.0, relative=_scale_free(metric))[0])
     log_e_worse = float(found.increase(worse, 0.0, relative=_scale_free(metric))[0])
     z, error = _standardised(found, goal)
@@ -135,7 +135,7 @@ def _standardised(found: Comparison, goal: Goal) -> tuple[float | None, float]:
     if not v > 0 or not math.isfinite(v):
         return None, 0.0
     error = math.sqrt(v)
-    return (d if goal.increase else -d) / error, error
+    return (d if goal.more_is_better else -d) / error, error
 
 
 def _ruled_out(goal: Goal, found: Comparison, alpha: float) -> bool:
@@ -145,7 +145,7 @@ def _ruled_out(goal: Goal, found: Comparison, alpha: float) -> bool:
     effect = plain(goal.min_effect)
     # Benefit below the effect: where more is better, an increase below +effect; where less is, one above -effect.
     log_e: Floats
-    if goal.increase:
+    if goal.more_is_better:
         log_e = found.increase(Side.LESS, effect, relative=goal.relative)
     else:
         log_e = found.increase(Side.GREATER, -effect, relative=goal.relative)
@@ -170,7 +170,7 @@ def _worded(
 ) -> GoalJudgement:
     assert judged.value is not None
     assert judged.control is not None
-    better = "more" if goal.increase else "less"
+    better = "more" if goal.more_is_better else "less"
     text = (
         f"{metric.name} {show_value(metric, judged.value)} on {course.candidate}, "
         f"{show_value(metric, judged.control)} on {course.control}, {better} is better"

@@ -142,6 +142,15 @@ def test_the_document_says_weights_effect_looks_and_alpha(config: Path) -> None:
     assert (own["alpha"], own["looks"], own["effect"], own["control_share"]) == (0.05, 2, 10, 0.5)
 
 
+def test_effects_of_metrics_that_are_plain_numbers_are_taken_from_the_document_as_well(config: Path) -> None:
+    text = config.read_text()
+    goal = "{metric: latency_mean, increase: false, min_effect: 10ms"
+    assert text.count(goal) == 1
+    config.write_text(text.replace(goal, "{metric: output_tokens_mean, increase: false, min_effect: 0.5"))
+    found = plan("--baseline", "200", "--sd", "80", "--experiment", "speed", "--config", str(config))
+    assert found["effect"] == -0.5
+
+
 def test_what_the_document_lacks_is_said(config: Path) -> None:
     refused(call("plan", *RATE, "--experiment", "bare", "--config", str(config)), 2, "bare has no rollout")
     refused(call("plan", *RATE, "--experiment", "other", "--config", str(config)), 1, "speed, bare")

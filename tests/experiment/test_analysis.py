@@ -55,7 +55,7 @@ def _guarded(**guardrail: Any) -> dict[str, Any]:
     [
         (_guarded(max="0%"), "rollout.guardrails.0.max: a limit of nothing can never be shown to be kept"),
         (_guarded(max_increase=0), "rollout.guardrails.0.max_increase: a limit of nothing can never be shown"),
-        (_guarded(max="5%", harm="any"), "rollout.guardrails.0.harm: only an increase can be any increase"),
+        (_guarded(max="5%", harm="any"), "rollout.guardrails.0.harm: only a change from the control can be any change"),
         (_guarded(max="5%", harm="some"), "rollout.guardrails.0.harm: Input should be 'limit' or 'any'"),
         ({**ROLLOUT, "analysis": {"alpha": 0}}, "rollout.analysis.alpha: not an error probability"),
         ({**ROLLOUT, "analysis": {"alpha": "60%"}}, "rollout.analysis.alpha: not an error probability"),
@@ -80,7 +80,7 @@ def _guarded(**guardrail: Any) -> dict[str, Any]:
         ({**SPLIT, "goal": {"metric": "latency_mean"}}, "rollout.goal: an experiment needs the size at which it ends"),
         (
             {**SPLIT, "goal": {"metric": "latency_p95", "planned_requests": 1000}},
-            "rollout.goal.metric: not a rate or mean that is measured",
+            "rollout.goal.metric: a quantile cannot decide an experiment",
         ),
     ],
 )

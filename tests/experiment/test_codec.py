@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ experiments:
     @pytest.mark.parametrize(
         ("place", "known"),
         [
-            ("nope: 1\n", "version, clusters, default_cluster, experiments"),
+            ("nope: 1\n", "version, clusters, default_cluster, event_origins, experiments"),
             ("clusters: {a: {host: h, port: 1, nope: 1}, b: {host: h, port: 1}}\n", "host, port, tls"),
             ("clusters: {a: {host: h, port: 1, tls: {nope: 1}}, b: {host: h, port: 1}}\n", "sni, ca_file"),
         ],
@@ -330,6 +331,11 @@ class TestJsonSchema:
         for part in (schema, *schema["$defs"].values()):
             if part.get("type") == "object":
                 assert part["additionalProperties"] is False
+
+    def test_every_reference_leads_somewhere(self) -> None:
+        schema = json_schema()
+        references = set(re.findall(r'"\$ref": "#/\$defs/(\w+)"', json.dumps(schema)))
+        assert references == set(schema["$defs"])
 
     def test_requires_what_the_parser_requires(self) -> None:
         schema = json_schema()

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from experiment import metrics, model, parts, rollout
+from experiment import answers, limits, metrics, model, parts, rollout
 from experiment.bucketing import bucket_of, initial_ranges, places, reallocate
 from experiment.codec import parse
 from experiment.errors import DocumentError
@@ -36,10 +36,16 @@ MODELS: dict[str, type[BaseModel]] = {
     "A price": parts.Price,
     "An override": parts.Override,
     "Segments": parts.Segments,
+    "Answers": answers.Answers,
+    "A signal": answers.Signal,
+    "A header signal": answers.HeaderSignal,
+    "An event": answers.Event,
+    "An event's value": answers.EventValueBounds,
     "A rollout": rollout.Rollout,
     "A stage": rollout.Stage,
-    "A guardrail": rollout.Guardrail,
-    "A goal": rollout.Goal,
+    "A guardrail": limits.Guardrail,
+    "A goal": limits.Goal,
+    "A warm-up": rollout.Warmup,
     "An analysis": rollout.Analysis,
 }
 
@@ -51,6 +57,7 @@ class Words(Enum):
     MATCH = "every request"
     STAGE = "a stage's defaults"
     ANALYSIS = "an analysis' defaults"
+    ANSWERS = "answers as OpenAI's"
 
 
 def table(text: str, header: str) -> list[list[str]]:
@@ -131,15 +138,17 @@ def sections() -> Iterator[tuple[str, str]]:
         yield title, body
 
 
-def shown(field: FieldInfo) -> str:
+def shown(name: str, field: FieldInfo) -> str:
     """A default as the documentation writes it."""
     default = field.default
+    if name == "salt":
+        return Words.SALT.value
     if default is PydanticUndefined:
         return "required"
-    if default is None or default == () or default == {}:
+    if default is None or default in ((), {}, ""):
         return "none"
     words: list[tuple[object, Words]] = [
-        ("", Words.SALT),
+        (answers.Answers(), Words.ANSWERS),
         (parts.Match(), Words.MATCH),
         (rollout.Stage(), Words.STAGE),
         (rollout.Analysis(), Words.ANALYSIS),
@@ -147,9 +156,28 @@ def shown(field: FieldInfo) -> str:
     for value, word in words:
         if default == value:
             return word.value
+    if isinstance(default, tuple):
+        return ", or ".join(
+            " with ".join(f"`{text}`" for text in signal.model_dump(exclude_none=True).values()) for signal in default
+        )
     if isinstance(default, timedelta):
         return f"`{format_duration(default)}`"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def described(metric: metrics.Metric) -> list[str]:
+    """The cells of a metric's row but for its meaning."""
+    if metric.quantile is not None:
+        numerator, denominator = f"{metric.quantile:.0%} of `{metric.histogram}`", "none"
+    else:
+        signed = [f"{'-' if weight < 0 else '+'} `{amount}`" for amount, weight in metric.parts]
+        numerator = " ".join(signed).removeprefix("+ ")
+        denominator = " + ".join(f"`{amount}`" for amount in metric.per)
+    if metric.more_is_better is None:
+        harm = "of the event" if metric.name.startswith("EVENT") else "either"
+    else:
+        harm = "less" if metric.more_is_better else "more"
+    return [f"`{metric.name}`", metric.unit, numerator, denominator, harm]
 
 
 class TestConfiguration:
@@ -162,17 +190,34 @@ class TestConfiguration:
     def test_names_every_field_with_its_default(self, title: str) -> None:
         rows = table(dict(sections())[title], "| field | default | allowed | meaning |")
         documented = {row[0].strip("`"): row[1] for row in rows}
-        assert documented == {name: shown(field) for name, field in MODELS[title].model_fields.items()}
+        assert documented == {name: shown(name, field) for name, field in MODELS[title].model_fields.items()}
 
-    def test_names_every_metric_of_a_guardrail(self) -> None:
-        rows = {
-            row[0]: row for row in table(dict(sections())["A guardrail"], "| field | default | allowed | meaning |")
-        }
-        assert rows["`metric`"][2] == ", ".join(f"`{name}`" for name in metrics.MEASURED)
+    def test_explains_every_metric(self) -> None:
+        rows = table(CONFIGURATION, "| metric | unit | numerator | denominator | harm | meaning |")
+        known = [*metrics.MEASURED.values(), *metrics.COSTS.values(), metrics.THUMBS]
+        known += [of("EVENT") for of in metrics.OF_EVENTS.values()]
+        assert [row[:5] for row in rows] == [described(metric) for metric in known]
+        assert all(row[5] for row in rows)
+        needing = {row[0].strip("`") for row in rows if "Needs" in row[5]}
+        assert needing == {metric.name for metric in known} - set(metrics.MEASURED)
+
+    def test_explains_which_events_say_where_harm_lies(self) -> None:
+        rows = table(CONFIGURATION, "| event | harm |")
+        assert {name.strip("`"): harm == "less" for name, harm in rows} == metrics.MORE_IS_BETTER
+
+    def test_explains_every_amount_that_metrics_are_made_of(self) -> None:
+        amounts = {row[0].strip("`") for row in table(CONFIGURATION, "| amount | what is summed |")}
+        known = [
+            *metrics.MEASURED.values(),
+            *metrics.COSTS.values(),
+            *(of("EVENT") for of in metrics.OF_EVENTS.values()),
+        ]
+        used = {name for metric in known for name in (*dict(metric.parts), *metric.per)}
+        assert amounts == used | {metrics.ENDED, metrics.BROKEN}
 
     def test_its_documents_are_valid(self) -> None:
         blocks = re.findall(r"```yaml\n(.*?)```", CONFIGURATION, re.DOTALL)
-        assert len(blocks) == 2
+        assert len(blocks) == 3
         for block in blocks:
             parse(block)
 
