@@ -8,13 +8,18 @@ A difference worth having is ruled out where the upper limit of the benefit is b
 e-value, or by the repeated confidence interval ``d + boundary * se`` at a planned look (Jennison and Turnbull, *Group
 Sequential Methods*, 1999, chapter 9). That ends an experiment early and can only make a false win rarer, so it takes
 none of alpha.
+
+What has been decided stays decided, should anything keep it from being acted upon at once: every e-value counts with
+the largest that it has been, and the first planned look that decides is the last one.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 
 from controller.inference.numbers import Floats, Side
 from controller.inference.sequential import boundaries
@@ -30,14 +35,56 @@ from controller.memory import Look
 from experiment.metrics import Metric
 from experiment.rollout import Goal, Rollout
 
+_NO_PEAKS: Mapping[str, float] = MappingProxyType({})
 
-def judge_goal(rollout: Rollout, course: Course, looks: tuple[Look, ...]) -> tuple[GoalJudgement, tuple[Look, ...]]:
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """What decides at any look: natural logarithms of e-values, as :class:`GoalJudgement` has them."""
+
+    better: float
+    worse: float
+    small: float
+
+    def verdict(self, alpha: float) -> GoalVerdict:
+        """What they decide."""
+        if self.better >= math.log(2 / alpha):
+            return GoalVerdict.WINNER
+        if self.worse >= math.log(2 / alpha):
+            return GoalVerdict.LOSER
+        return GoalVerdict.NO_DIFFERENCE if self.small >= -math.log(alpha) else GoalVerdict.OPEN
+
+    def after(self, earlier: _Evidence, alpha: float) -> _Evidence:
+        """The larger ones, but for what contradicts a decision and comes too late."""
+        decided = earlier.verdict(alpha)
+        return _Evidence(
+            earlier.better if decided is GoalVerdict.LOSER else max(self.better, earlier.better),
+            earlier.worse if decided is GoalVerdict.WINNER else max(self.worse, earlier.worse),
+            max(self.small, earlier.small),
+        )
+
+
+def questions(goal: Goal) -> tuple[str, str, str]:
+    """What the e-values for better, for worse and for too small a difference speak against.
+
+    Names for :class:`~controller.memory.Memory`: another goal in the document is another question.
+    """
+    least = "" if goal.min_effect is None else f"{plain(goal.min_effect):g}{' of the control' if goal.relative else ''}"
+    higher, lower = f"{goal.metric} not higher", f"{goal.metric} not lower"
+    better, worse = (higher, lower) if goal.increase else (lower, higher)
+    return better, worse, f"{goal.metric} {'higher' if goal.increase else 'lower'} by {least}"
+
+
+def judge_goal(
+    rollout: Rollout, course: Course, looks: tuple[Look, ...], peaks: Mapping[str, float] = _NO_PEAKS
+) -> tuple[GoalJudgement, tuple[Look, ...]]:
     """The verdict on the rollout's goal, which is a metric that is measured.
 
     Args:
         rollout: the plan, with a goal.
         course: the evidence.
         looks: the planned looks that were taken before.
+        peaks: the largest logarithms that the e-values have had at earlier looks, by :func:`questions`.
 
     Returns:
         The verdict, and the looks including this one if it was due.
@@ -54,19 +101,15 @@ def judge_goal(rollout: Rollout, course: Course, looks: tuple[Look, ...]) -> tup
         nothing = GoalJudgement(metric.name, GoalVerdict.OPEN, f"{metric.name} has no data on both sides yet")
         return nothing, looks
     better, worse = (Side.GREATER, Side.LESS) if goal.increase else (Side.LESS, Side.GREATER)
-    log_e_better = float(found.increase(better, 0.0, relative=_scale_free(metric))[0])
-    log_e_worse = float(found.increase(worse, 0.0, relative=_scale_free(metric))[0])
+    evidence = _Evidence(
+        float(found.increase(better, 0.0, relative=_scale_free(metric))[0]),
+        float(found.increase(worse, 0.0, relative=_scale_free(metric))[0]),
+        _log_e_small(goal, found),
+    ).after(_Evidence(*(peaks.get(name, -math.inf) for name in questions(goal))), alpha)
     z, error = _standardised(found, goal)
     boundary = None
     if goal.design == "anytime":
-        threshold = math.log(2 / alpha)
-        verdict = GoalVerdict.OPEN
-        if log_e_better >= threshold:
-            verdict = GoalVerdict.WINNER
-        elif log_e_worse >= threshold:
-            verdict = GoalVerdict.LOSER
-        elif _ruled_out(goal, found, alpha):
-            verdict = GoalVerdict.NO_DIFFERENCE
+        verdict = evidence.verdict(alpha)
     else:
         verdict, boundary, looks = _planned(goal, found, z, error, alpha, looks)
     if verdict is GoalVerdict.OPEN and fraction is not None and fraction >= 1:
@@ -78,8 +121,9 @@ def judge_goal(rollout: Rollout, course: Course, looks: tuple[Look, ...]) -> tup
         value=values.candidate,
         control=values.control,
         n=round(values.n),
-        log_e_better=log_e_better,
-        log_e_worse=log_e_worse,
+        log_e_better=evidence.better,
+        log_e_worse=evidence.worse,
+        log_e_small=evidence.small,
         z=z,
         boundary=boundary,
         fraction=fraction,
@@ -92,7 +136,7 @@ def _planned(
 ) -> tuple[GoalVerdict, float | None, tuple[Look, ...]]:
     """The verdict of a group-sequential design: that of the first look that decided, and open between looks."""
     assert goal.planned_requests is not None
-    decided = _crossed(looks, alpha)
+    decided = _decided(looks, alpha)
     if decided is not None:
         return *decided, looks
     fraction = min(1.0, found.values.n / goal.planned_requests)
@@ -100,24 +144,22 @@ def _planned(
     due = math.floor(taken * goal.looks + 1e-9) + 1  # the first planned look after the last one that was taken
     if z is None or fraction < due / goal.looks or taken >= 1:
         return GoalVerdict.OPEN, None, looks
-    looks = (*looks, Look(fraction=fraction, z=z))
-    decided = _crossed(looks, alpha)
-    if decided is not None:
-        return *decided, looks
-    boundary = _boundaries(tuple(look.fraction for look in looks), alpha)[-1]
+    boundary = _boundaries((*(look.fraction for look in looks), fraction), alpha)[-1]
     least = _least(goal, found)
-    if least is not None and (z + boundary) * error < least:
-        return GoalVerdict.NO_DIFFERENCE, boundary, looks
-    return GoalVerdict.OPEN, boundary, looks
+    ruled_out = least is not None and (z + boundary) * error < least
+    looks = (*looks, Look(fraction=fraction, z=z, ruled_out=ruled_out))
+    return *(_decided(looks, alpha) or (GoalVerdict.OPEN, boundary)), looks
 
 
-def _crossed(looks: tuple[Look, ...], alpha: float) -> tuple[GoalVerdict, float] | None:
-    """The verdict of the first look beyond its boundary, and that boundary."""
+def _decided(looks: tuple[Look, ...], alpha: float) -> tuple[GoalVerdict, float] | None:
+    """The verdict of the first look that decided, and its boundary."""
     if not looks:
         return None
     for look, boundary in zip(looks, _boundaries(tuple(look.fraction for look in looks), alpha), strict=True):
         if abs(look.z) >= boundary:
             return GoalVerdict.WINNER if look.z > 0 else GoalVerdict.LOSER, boundary
+        if look.ruled_out:
+            return GoalVerdict.NO_DIFFERENCE, boundary
     return None
 
 
@@ -138,10 +180,10 @@ def _standardised(found: Comparison, goal: Goal) -> tuple[float | None, float]:
     return (d if goal.increase else -d) / error, error
 
 
-def _ruled_out(goal: Goal, found: Comparison, alpha: float) -> bool:
-    """Whether a benefit of at least ``min_effect`` is rejected."""
-    if goal.min_effect is None:
-        return False
+def _log_e_small(goal: Goal, found: Comparison) -> float:
+    """Evidence against a benefit of at least ``min_effect``; 0 where it is not asked for."""
+    if goal.min_effect is None or goal.design != "anytime":
+        return 0.0
     effect = plain(goal.min_effect)
     # Benefit below the effect: where more is better, an increase below +effect; where less is, one above -effect.
     log_e: Floats
@@ -149,7 +191,7 @@ def _ruled_out(goal: Goal, found: Comparison, alpha: float) -> bool:
         log_e = found.increase(Side.LESS, effect, relative=goal.relative)
     else:
         log_e = found.increase(Side.GREATER, -effect, relative=goal.relative)
-    return float(log_e[0]) >= -math.log(alpha)
+    return float(log_e[0])
 
 
 def _least(goal: Goal, found: Comparison) -> float | None:
@@ -181,7 +223,7 @@ def _worded(
     elif judged.boundary is None:
         how = f"look {len(looks) + 1} of {goal.looks} is still to come"
     else:
-        how = f"z {judged.z:.3g} at look {len(looks)} of {goal.looks}, where {judged.boundary:.3g} decides"
+        how = f"z {looks[-1].z:.3g} at look {len(looks)} of {goal.looks}, where {judged.boundary:.3g} decides"
     sense = {
         GoalVerdict.WINNER: "is surely better",
         GoalVerdict.LOSER: "is surely worse",
