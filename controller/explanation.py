@@ -114,10 +114,12 @@ def explain(inputs: Inputs) -> Explanation:
 def choices(rollout: Rollout) -> tuple[str, ...]:
     """Every choice of a rollout's analysis, in sentences."""
     analysis = rollout.analysis
-    each = analysis.alpha / max(rollout.alarms, 1)
+    each = rollout.alpha_alarm
+    unless = " and is not worse on the goal" if rollout.mode == "experiment" else ""
     found = [
-        f"alpha {analysis.alpha:g}: a candidate that keeps its limits is rolled back with at most this probability "
-        f"over the whole rollout, however often it is looked at; split over {rollout.alarms} alarms, {each:.3g} each",
+        f"alpha {analysis.alpha:g}: a candidate that keeps its limits{unless} is rolled back with at most this "
+        f"probability over the whole rollout, however often it is looked at; split over {rollout.alarms} alarms, "
+        f"{each:.3g} each",
         f"a guardrail is healthy at {analysis.alpha:g}, not split, because all must be healthy before a step is taken",
     ]
     if analysis.brake < 1:

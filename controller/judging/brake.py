@@ -49,7 +49,7 @@ def judge_brake(rollout: Rollout, course: Course, peak: float = -math.inf) -> Ju
         against, row_against = course.mixed(found.increase(Side.GREATER, 0.0, relative=True))
         if against < log_e:
             log_e, row = against, row or row_against
-    alpha = rollout.analysis.alpha / rollout.alarms
+    alpha = rollout.alpha_alarm
     still = log_e >= -math.log(alpha)
     log_e = max(log_e, peak)
     if log_e < -math.log(alpha):

@@ -1,8 +1,10 @@
 """A verdict on the goal: better, worse, no difference worth having, or not known. Pure.
 
 ``anytime`` decides at any look: the candidate is better where the e-value against "it is not better" is at least
-2/alpha, and worse likewise (two sides share alpha). ``group_sequential`` decides at planned looks only, where
-the standardised difference crosses the Lan-DeMets O'Brien-Fleming boundary; see :mod:`controller.inference.sequential`.
+``1 / alpha_better``, and worse where that against "it is not worse" is at least ``1 / alpha_worse``. Each side has half
+of alpha; but an experiment's loser is rolled back, so that its side is one of the alarms that share alpha and has no
+more than one of them. ``group_sequential`` decides at planned looks only, where the standardised difference crosses the
+Lan-DeMets O'Brien-Fleming boundary of its side; see :mod:`controller.inference.sequential`.
 
 A difference worth having is ruled out where the upper limit of the benefit is below ``min_effect``: by its own
 e-value, or by the repeated confidence interval ``d + boundary * se`` at a planned look (Jennison and Turnbull, *Group
@@ -21,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 
-from controller.inference.numbers import Floats, Side
+from controller.inference.numbers import Floats, Side, always_valid_p
 from controller.inference.sequential import boundaries
 from controller.judging.comparison import Comparison
 from controller.judging.comparisons import compare
@@ -46,17 +48,17 @@ class _Evidence:
     worse: float
     small: float
 
-    def verdict(self, alpha: float) -> GoalVerdict:
+    def verdict(self, rollout: Rollout) -> GoalVerdict:
         """What they decide."""
-        if self.better >= math.log(2 / alpha):
+        if self.better >= -math.log(rollout.alpha_better):
             return GoalVerdict.WINNER
-        if self.worse >= math.log(2 / alpha):
+        if self.worse >= -math.log(rollout.alpha_worse):
             return GoalVerdict.LOSER
-        return GoalVerdict.NO_DIFFERENCE if self.small >= -math.log(alpha) else GoalVerdict.OPEN
+        return GoalVerdict.NO_DIFFERENCE if self.small >= -math.log(rollout.analysis.alpha) else GoalVerdict.OPEN
 
-    def after(self, earlier: _Evidence, alpha: float) -> _Evidence:
+    def after(self, earlier: _Evidence, rollout: Rollout) -> _Evidence:
         """The larger ones, but for what contradicts a decision and comes too late."""
-        decided = earlier.verdict(alpha)
+        decided = earlier.verdict(rollout)
         return _Evidence(
             earlier.better if decided is GoalVerdict.LOSER else max(self.better, earlier.better),
             earlier.worse if decided is GoalVerdict.WINNER else max(self.worse, earlier.worse),
@@ -93,8 +95,7 @@ def judge_goal(
     assert goal is not None
     metric = goal.measured
     assert metric is not None
-    alpha = rollout.analysis.alpha
-    found = compare(metric, course, goal.planned_requests or rollout.tuned_for, alpha)
+    found = compare(metric, course, goal.planned_requests or rollout.tuned_for, rollout.analysis.alpha)
     values = found.values
     fraction = None if goal.planned_requests is None else values.n / goal.planned_requests
     if values.candidate is None or values.control is None:
@@ -105,13 +106,13 @@ def judge_goal(
         float(found.increase(better, 0.0, relative=_scale_free(metric))[0]),
         float(found.increase(worse, 0.0, relative=_scale_free(metric))[0]),
         _log_e_small(goal, found),
-    ).after(_Evidence(*(peaks.get(name, -math.inf) for name in questions(goal))), alpha)
+    ).after(_Evidence(*(peaks.get(name, -math.inf) for name in questions(goal))), rollout)
     z, error = _standardised(found, goal)
     boundary = None
     if goal.design == "anytime":
-        verdict = evidence.verdict(alpha)
+        verdict = evidence.verdict(rollout)
     else:
-        verdict, boundary, looks = _planned(goal, found, z, error, alpha, looks)
+        verdict, boundary, looks = _planned(rollout, goal, found, z, error, looks)
     if verdict is GoalVerdict.OPEN and fraction is not None and fraction >= 1:
         verdict = GoalVerdict.INCONCLUSIVE
     judged = GoalJudgement(
@@ -128,15 +129,15 @@ def judge_goal(
         boundary=boundary,
         fraction=fraction,
     )
-    return _worded(judged, goal, course, metric, alpha, looks), looks
+    return _worded(judged, rollout, goal, course, metric, looks), looks
 
 
 def _planned(
-    goal: Goal, found: Comparison, z: float | None, error: float, alpha: float, looks: tuple[Look, ...]
+    rollout: Rollout, goal: Goal, found: Comparison, z: float | None, error: float, looks: tuple[Look, ...]
 ) -> tuple[GoalVerdict, float | None, tuple[Look, ...]]:
     """The verdict of a group-sequential design: that of the first look that decided, and open between looks."""
     assert goal.planned_requests is not None
-    decided = _decided(looks, alpha)
+    decided = _decided(looks, rollout)
     if decided is not None:
         return *decided, looks
     fraction = min(1.0, found.values.n / goal.planned_requests)
@@ -144,28 +145,34 @@ def _planned(
     due = math.floor(taken * goal.looks + 1e-9) + 1  # the first planned look after the last one that was taken
     if z is None or fraction < due / goal.looks or taken >= 1:
         return GoalVerdict.OPEN, None, looks
-    boundary = _boundaries((*(look.fraction for look in looks), fraction), alpha)[-1]
+    fractions = (*(look.fraction for look in looks), fraction)
+    better, worse = (_boundaries(fractions, alpha)[-1] for alpha in (rollout.alpha_better, rollout.alpha_worse))
     least = _least(goal, found)
-    ruled_out = least is not None and (z + boundary) * error < least
+    ruled_out = least is not None and (z + better) * error < least
     looks = (*looks, Look(fraction=fraction, z=z, ruled_out=ruled_out))
-    return *(_decided(looks, alpha) or (GoalVerdict.OPEN, boundary)), looks
+    return *(_decided(looks, rollout) or (GoalVerdict.OPEN, worse if z < 0 else better)), looks
 
 
-def _decided(looks: tuple[Look, ...], alpha: float) -> tuple[GoalVerdict, float] | None:
-    """The verdict of the first look that decided, and its boundary."""
+def _decided(looks: tuple[Look, ...], rollout: Rollout) -> tuple[GoalVerdict, float] | None:
+    """The verdict of the first look that decided, and the boundary of the side that it is on."""
     if not looks:
         return None
-    for look, boundary in zip(looks, _boundaries(tuple(look.fraction for look in looks), alpha), strict=True):
-        if abs(look.z) >= boundary:
-            return GoalVerdict.WINNER if look.z > 0 else GoalVerdict.LOSER, boundary
+    fractions = tuple(look.fraction for look in looks)
+    both = (_boundaries(fractions, alpha) for alpha in (rollout.alpha_better, rollout.alpha_worse))
+    for look, better, worse in zip(looks, *both, strict=True):
+        if look.z >= better:
+            return GoalVerdict.WINNER, better
+        if -look.z >= worse:
+            return GoalVerdict.LOSER, worse
         if look.ruled_out:
-            return GoalVerdict.NO_DIFFERENCE, boundary
+            return GoalVerdict.NO_DIFFERENCE, worse if look.z < 0 else better
     return None
 
 
 @lru_cache(maxsize=256)
 def _boundaries(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
-    return boundaries(fractions, alpha, sides=2)
+    # One side's alone: what stops on the other side can only make it rarer that this one is reached.
+    return boundaries(fractions, alpha, sides=1)
 
 
 def _standardised(found: Comparison, goal: Goal) -> tuple[float | None, float]:
@@ -208,7 +215,7 @@ def _scale_free(metric: Metric) -> bool:
 
 
 def _worded(
-    judged: GoalJudgement, goal: Goal, course: Course, metric: Metric, alpha: float, looks: tuple[Look, ...]
+    judged: GoalJudgement, rollout: Rollout, goal: Goal, course: Course, metric: Metric, looks: tuple[Look, ...]
 ) -> GoalJudgement:
     assert judged.value is not None
     assert judged.control is not None
@@ -218,8 +225,10 @@ def _worded(
         f"{show_value(metric, judged.control)} on {course.control}, {better} is better"
     )
     if goal.design == "anytime":
-        p = min(1.0, 2 * math.exp(-max(judged.log_e_better, judged.log_e_worse)))
-        how = f"p {show_amount(p)} at any look, where {show_amount(alpha)} decides"
+        up = judged.log_e_better >= judged.log_e_worse
+        p = always_valid_p(judged.log_e_better if up else judged.log_e_worse)
+        decides = show_amount(rollout.alpha_better if up else rollout.alpha_worse)
+        how = f"one-sided p {show_amount(p)} at any look, where {decides} decides"
     elif judged.boundary is None:
         how = f"look {len(looks) + 1} of {goal.looks} is still to come"
     else:

@@ -59,7 +59,7 @@ def judge(guardrail: Guardrail, rollout: Rollout, course: Course, peak: float = 
     """
     metric = guardrail.measured
     alpha = rollout.analysis.alpha
-    alpha_harm = alpha / max(rollout.alarms, 1)
+    alpha_harm = rollout.alpha_alarm
     found = compare(metric, course, rollout.tuned_for, alpha)
     kind = "max" if guardrail.max is not None else "max_increase"
     values = found.values

@@ -109,7 +109,7 @@ class GoalJudgement:
         log_e_worse: the same against "it is not worse".
         log_e_small: the same against "it is better by at least ``min_effect``"; 0 without one, and at planned looks.
         z: standardised difference, positive where the candidate is better; None where it cannot be computed.
-        boundary: what ``z`` must exceed at this look, in a group-sequential design at a planned look.
+        boundary: how far ``z`` must be from 0 on its side at this look, in a group-sequential design at a planned look.
         fraction: share of the planned requests that is there; None without a plan.
     """
 

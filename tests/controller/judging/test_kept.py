@@ -101,6 +101,7 @@ def test_an_alarm_about_the_split_stays_and_says_that_it_is_an_earlier_one() -> 
     assert not list(_looks(subject, path[1:]))[-1].situation.balance.alarm
 
 
+ANY = [(arm(3000, 60), arm(3000, 110)), (arm(10_000, 200), arm(10_000, 220))]
 HARM = [(arm(1000, 10), arm(1000, 90)), (arm(10_000, 100), arm(10_000, 280))]
 
 
@@ -113,7 +114,11 @@ HARM = [(arm(1000, 10), arm(1000, 90)), (arm(10_000, 100), arm(10_000, 280))]
     ],
 )
 def test_harm_that_could_not_be_acted_upon_stays_harm_and_says_so(guardrail: dict[str, Any]) -> None:
-    path = HARM if guardrail.get("harm") != "any" else [(arm(3000, 60), arm(3000, 110)), (arm(10_000, 200), arm(10_000, 220))]
+    path = (
+        HARM
+        if guardrail.get("harm") != "any"
+        else [(arm(3000, 60), arm(3000, 110)), (arm(10_000, 200), arm(10_000, 220))]
+    )
     plan = {"guardrails": [guardrail], "steps": [50, 100], "analysis": {"brake": "100%"}}
     subject = experiment(weight=50, rollout=plan)
     (first,), (second,) = (found.situation.judgements for found in _looks(subject, path))
