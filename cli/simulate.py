@@ -189,11 +189,16 @@ def play_one(job: tuple[Experiment, Truth, timedelta, timedelta, list[int]]) -> 
 
 
 def _say(truth: Truth, result: Forecast) -> None:
-    broken = f"does harm to {', '.join(result.broken)}" if result.broken else "does no harm"
+    if result.broken:
+        does = f"does harm to {', '.join(result.broken)}"
+    elif result.worse:
+        does = f"is worse on {', '.join(result.worse)}, within the limit, for which harm: any may roll it back"
+    else:
+        does = "does no harm"
     typer.echo(
         f"truth: errors {format_share(truth.error_rate)} x {truth.error_factor:g}, latency {truth.latency_ms:g} ms x "
         f"{truth.latency_factor:g}, {truth.requests_per_second:g} requests/s of {truth.users} users;"
-        f" the candidate {broken}"
+        f" the candidate {does}"
     )
     for ending, (median, late) in sorted(result.after.items()):
         rate, error = result.share(ending)
@@ -222,6 +227,7 @@ def _as_json(truth: Truth, result: Forecast) -> dict[str, Any]:
         "endings": {ending.value: count for ending, count in result.endings.items()},
         "causes": {cause.value: count for cause, count in result.causes.items()},
         "broken": list(result.broken),
+        "worse": list(result.worse),
         "false_rollbacks": result.false_rollbacks,
         "missed_harm": result.missed_harm,
         "seconds": {

@@ -102,6 +102,16 @@ def test_what_makes_no_sense_is_refused_in_one_line(
     assert says in called.err
 
 
+def test_a_candidate_that_is_worse_within_its_limit_is_not_called_harmless_where_harm_is_any(config: Path) -> None:
+    guardrail = "{metric: error_rate, max_increase: 4%, harm: any}"
+    config.write_text(DOCUMENT.replace("{metric: error_rate, max: 5%}", guardrail))
+    called = _simulate(config, "--error-factor", "3", "--runs", "1")
+    assert called.code == 0, called
+    assert "is worse on error_rate, within the limit, for which harm: any may roll it back" in called.out
+    assert "false rollbacks" not in called.out
+    assert "missed harm" not in called.out
+
+
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize(
     ("name", "code", "says"),
