@@ -196,6 +196,7 @@ class Stack:
         for name, behaviour in self.options.models.items():
             pace = ["--latency-ms", f"{behaviour.latency_ms}", "--spread", f"{behaviour.spread}"]
             pace += ["--error-rate", f"{behaviour.error_rate}", "--output-tokens", f"{behaviour.output_tokens}"]
+            pace += ["--cold-requests", f"{behaviour.cold_requests}", "--cold-factor", f"{behaviour.cold_factor}"]
             command = [*python, "cli.demo.model_server", "--name", name, "--port", str(self.ports[name]), *pace]
             self._child(name, command)
         metrics = f"127.0.0.1:{self.ports['ext_proc_metrics']}"
