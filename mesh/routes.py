@@ -1,6 +1,6 @@
 """The route table: first what the server assigned, then where everything else goes. Pure.
 
-Called by :mod:`mesh.listener`.
+Called by :mod:`mesh.listener`; :mod:`mesh.warmup` leads to variants in the same way.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from envoy_data_plane.google.protobuf import Struct
 from experiment import names
 from experiment.model import Document, Experiment
 from experiment.parts import Match, Variant
+from mesh.answers import answers_of_route
 from mesh.clusters import server_name
+from mesh.events import event_routes
+from mesh.ext_proc_filter import SET_BY_SERVER
 
 NAME: Final = "abmesh"
 UNMATCHED: Final = "unmatched"
@@ -39,7 +42,7 @@ UNMATCHED: Final = "unmatched"
 STREAM_IDLE: Final = timedelta(minutes=5)
 """How long a request may stand still before Envoy ends it; a variant with a longer time limit gets that."""
 
-_ASSIGNMENT: Final = [names.MODEL_VERSION, names.EXPERIMENT, names.SLICE, names.GROUP, names.SEGMENT]
+_ASSIGNMENT: Final = [name for name in SET_BY_SERVER if name.startswith((names.MODEL_VERSION, names.TRUSTED_PREFIX))]
 
 
 def route_configuration(document: Document) -> RouteConfiguration:
@@ -53,7 +56,7 @@ def route_configuration(document: Document) -> RouteConfiguration:
     host = VirtualHost(
         name=NAME,
         domains=["*"],
-        routes=[*assigned, *unassigned, _unmatched(document)],
+        routes=[*event_routes(document), *assigned, *unassigned, _unmatched(document)],
         response_headers_to_add=[
             _added(
                 "set-cookie",
@@ -75,6 +78,22 @@ def unassigned_route_name(experiment: str) -> str:
     return f"{experiment}/unassigned"
 
 
+def assigned_match(experiment: Experiment, variant: Variant) -> RouteMatch:
+    """Requests that say that they are a variant's, whatever their path."""
+    said = [_equals(names.EXPERIMENT, experiment.name), _equals(names.MODEL_VERSION, variant.name)]
+    return RouteMatch(prefix="/", headers=said)
+
+
+def to_variant(document: Document, variant: Variant) -> RouteAction:
+    """Where a variant's requests lead, with its time limit."""
+    action = _to_cluster(document, variant.cluster)
+    # Envoy's own default is 15 s, which ends most answers of a language model; 0 means no limit.
+    action.timeout = variant.timeout or timedelta()
+    if action.timeout > STREAM_IDLE:
+        action.idle_timeout = action.timeout
+    return action
+
+
 def _assigned(document: Document, experiment: Experiment, variant: Variant) -> Route:
     """Where the server's word leads.
 
@@ -83,12 +102,12 @@ def _assigned(document: Document, experiment: Experiment, variant: Variant) -> R
     are evidence, and only the variant's own route stamps answers with it.
     """
     evidence_of = Struct.from_dict({names.TAG_EXPERIMENT: experiment.name})
-    said = [_equals(names.EXPERIMENT, experiment.name), _equals(names.MODEL_VERSION, variant.name)]
     return Route(
         name=variant_route_name(experiment.name, variant.name),
-        match=RouteMatch(prefix="/", headers=said),
-        route=_to_variant(document, variant),
+        match=assigned_match(experiment, variant),
+        route=to_variant(document, variant),
         metadata=Metadata(filter_metadata={names.METADATA_NAMESPACE: evidence_of}),
+        typed_per_filter_config=answers_of_route(document, experiment),
         response_headers_to_add=[
             _added(names.MODEL_VERSION, variant.name, HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD)
         ],
@@ -104,7 +123,7 @@ def _unassigned(document: Document, experiment: Experiment) -> Route:
     return Route(
         name=unassigned_route_name(experiment.name),
         match=_match(experiment.match),
-        route=_to_variant(document, experiment.control),
+        route=to_variant(document, experiment.control),
         request_headers_to_remove=_ASSIGNMENT,
         response_headers_to_remove=[names.MODEL_VERSION],
     )
@@ -123,15 +142,6 @@ def _unmatched(document: Document) -> Route:
         request_headers_to_remove=_ASSIGNMENT,
         response_headers_to_remove=[names.MODEL_VERSION],
     )
-
-
-def _to_variant(document: Document, variant: Variant) -> RouteAction:
-    action = _to_cluster(document, variant.cluster)
-    # Envoy's own default is 15 s, which ends most answers of a language model; 0 means no limit.
-    action.timeout = variant.timeout or timedelta()
-    if action.timeout > STREAM_IDLE:
-        action.idle_timeout = action.timeout
-    return action
 
 
 def _to_cluster(document: Document, name: str) -> RouteAction:
