@@ -24,6 +24,7 @@ from controller.judging.verdicts import BALANCED, GoalJudgement, Judgement
 from controller.memory import Evidence, Memory, PastStage, pack, unpack
 from controller.model import ExperimentState, Phase, Record
 from controller.policy import Coverage, Decision, Situation, decide, guardrails_in_force
+from controller.warming import Progress, Warmth, judge_warmth
 from experiment.metrics import Metric
 from experiment.model import Experiment
 from experiment.rollout import Rollout
@@ -43,6 +44,7 @@ class Inputs(Record):
         evidence: packed, of the present stage; empty before that.
         envoys: how many Envoys there are.
         absent: address and reason of each that did not answer.
+        warmup: how far the candidate's warm-up is; None where there is nothing to be warmed.
         at: when the Envoys were asked.
         now: when they had answered.
     """
@@ -56,6 +58,7 @@ class Inputs(Record):
     evidence: str = ""
     envoys: int = 0
     absent: tuple[tuple[str, str], ...] = ()
+    warmup: Progress | None = None
     at: AwareDatetime
     now: AwareDatetime
 
@@ -113,6 +116,7 @@ def deliberate(inputs: Inputs, present: Evidence | None = None) -> Deliberation:
         balance=split,
         goal=goal,
         warnings=warnings,
+        warmth=_warmth(inputs),
     )
     return Deliberation(situation, decide(situation, inputs.now), memory)
 
@@ -132,7 +136,8 @@ def recorded(inputs: Inputs, present: Evidence) -> dict[str, Any]:
     memory = inputs.memory.model_copy(update={"past": past})
     evidence = pack(present) if present else ""
     # An absent salt is kept as the one in force: a document cannot say that it has none.
-    experiment = inputs.experiment.model_copy(update={"salt": inputs.experiment.hash_salt})
+    salted = {"salt": inputs.experiment.hash_salt, "rollout": _without_secrets(_rollout(inputs.experiment))}
+    experiment = inputs.experiment.model_copy(update=salted)
     kept = inputs.model_copy(update={"experiment": experiment, "memory": memory, "evidence": evidence})
     return kept.model_dump(mode="json", exclude_none=True)
 
@@ -156,6 +161,20 @@ def after_stage(memory: Memory, stage: ExperimentState, ended_by: str, present: 
 def _rollout(experiment: Experiment) -> Rollout:
     assert experiment.rollout is not None
     return experiment.rollout
+
+
+def _warmth(inputs: Inputs) -> Warmth | None:
+    warmup = _rollout(inputs.experiment).warmup
+    if warmup is None or inputs.warmup is None:
+        return None
+    return judge_warmth(warmup, inputs.warmup, inputs.now)
+
+
+def _without_secrets(rollout: Rollout) -> Rollout:
+    """The plan without what warm-up requests carry, such as a key: no decision depends on it."""
+    if rollout.warmup is None:
+        return rollout
+    return rollout.model_copy(update={"warmup": rollout.warmup.model_copy(update={"body": "", "headers": {}})})
 
 
 def _judged(state: ExperimentState, present: Evidence) -> bool:

@@ -14,9 +14,10 @@ from controller.judging.limits import increase_interval, level_interval
 from controller.judging.verdicts import Balance, GoalJudgement, Judgement
 from controller.judging.wording import show_limit, show_value
 from controller.memory import unpack
+from controller.warming import Warmth
 from experiment.limits import Goal, Guardrail
 from experiment.quantities import format_duration, format_share
-from experiment.rollout import Rollout
+from experiment.rollout import Rollout, Warmup
 
 _SHARE_MAX = (
     "E = sum_j w_j (q_j/m)^S ((1-q_j)/(1-m))^(N-S), logit q_j = logit m + d_j: S errors of N requests, both divided by "
@@ -72,6 +73,7 @@ class Explanation:
         brake: the brake's judgement, if it acted.
         balance: whether requests are split as the weights say.
         goal: what was found about it.
+        warmth: whether the candidate is warm enough for its first users; None where it is not to be warmed.
         warnings: what to bear in mind.
         choices: every choice of the analysis, in sentences.
     """
@@ -81,6 +83,7 @@ class Explanation:
     brake: Judgement | None
     balance: Balance
     goal: GoalJudgement | None
+    warmth: Warmth | None
     warnings: tuple[str, ...]
     choices: tuple[str, ...]
 
@@ -107,6 +110,7 @@ def explain(inputs: Inputs) -> Explanation:
         brake=next((item for item in situation.judgements if item.kind == "brake"), None),
         balance=situation.balance,
         goal=situation.goal,
+        warmth=situation.warmth,
         warnings=tuple(situation.warnings),
         choices=choices(rollout),
     )
@@ -141,6 +145,8 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
         f"a stage lasts at least {format_duration(stage.min_duration)} and {stage.min_requests} requests of the "
         f"candidate{_timeout(rollout)}"
     )
+    if rollout.warmup is not None:
+        found.append(_warmup(rollout.warmup))
     return tuple(found)
 
 
@@ -196,6 +202,14 @@ def _timeout(rollout: Rollout) -> str:
     if rollout.on_timeout == "hold":
         return f"; after {format_duration(longest)} it holds on (on_timeout: hold)"
     return f"; after {format_duration(longest)} it is rolled back (on_timeout: rollback), which alpha does not count"
+
+
+def _warmup(warmup: Warmup) -> str:
+    return (
+        f"warm-up: {warmup.min_requests} to {warmup.max_requests} requests in at most "
+        f"{format_duration(warmup.max_duration)}, until the median of the last ones is at most "
+        f"{format_share(warmup.settled)} below that of as many before"
+    )
 
 
 def _accounts(rollout: Rollout, course: Course, judged: Sequence[Judgement]) -> tuple[GuardrailAccount, ...]:
