@@ -130,6 +130,23 @@ def test_requests_of_a_stage_without_weight_are_stray_and_not_compared() -> None
     assert found.metrics[0].comparisons == report_of_strata([good], ROLLOUT, ("error_rate",)).metrics[0].comparisons
 
 
+@pytest.mark.parametrize(("share", "other"), [(0.4, 0.65), (0.55, 0.4), (0.65, 0.65), (0.9, 1.0), (1.0, 1.0)])
+def test_requests_that_take_no_time_are_reported(share: float, other: float) -> None:
+    """Envoy counts in whole milliseconds, and those below one in a bin of no width."""
+
+    def answered(part: float) -> VariantEvidence:
+        none = round(100 * part)
+        slices = {number: SliceEvidence(20, 0, 0, 100 - none) for number in range(50)}
+        groups = {group: {(0.0, 0.0): none, (5.0, 1.0): 100 - none} for group in range(10)}
+        return VariantEvidence({200: 1000}, 50 * (100 - none), slices, groups)
+
+    found = report_of_strata([Stratum({"a": 5000, "b": 5000}, {"a": answered(share), "b": answered(other)})], ROLLOUT)
+    assert "latency_p50" in as_text(found, "text")
+    row = next(part for part in found.metrics if part.metric.name == "latency_p50").variants[0]
+    assert row.value.value is not None
+    assert row.value.value in row.value.interval
+
+
 def test_edges_that_nobody_chose_before_are_said_to_be_late() -> None:
     found = stratum(9, 0.5)
     known = compared(report_of_strata([found], ROLLOUT, ("latency_p95",)), "latency_p95")

@@ -170,6 +170,26 @@ def test_nothing_seen_is_nothing_known() -> None:
     assert quantile_band(Cumulative.of([{(10.0, 1.0): 2}, {(20.0, 1.0): 1}]), 0.95, 0.05) == everything
 
 
+def at_once(share: float, requests: int = 4_000) -> Cumulative:
+    """Groups of which a share of the requests takes 0 ms, for which Envoy has a bin without a width."""
+    none = round(requests * share)
+    return Cumulative.of([{(0.0, 0.0): none, (5.0, 1.0): requests - none} for _ in range(10)])
+
+
+@pytest.mark.parametrize("share", [0.4, 0.5, 0.6, 0.9, 1.0])
+def test_most_requests_may_take_no_time_at_all(share: float) -> None:
+    groups = at_once(share)
+    band = quantile_band(groups, 0.5, 0.05)
+    value = groups.quantile(0.5)
+    assert value is not None
+    assert value in band
+    # Surely more than half of the requests take 0 ms, so that the median is 0 for sure.
+    assert (band == Interval(0.0, 0.0)) == (share in {0.6, 0.9})
+    for other in (0.4, 0.6, 1.0):
+        found = quantile_ratio_interval([Latencies(groups, at_once(other), np.array([value]))], 0.05)
+        assert found.lower <= found.upper
+
+
 def test_a_band_narrows_with_the_requests_and_holds_the_quantile() -> None:
     true = math.exp(4 + 0.6 * 1.2815515655446004)
     few, many = (quantile_band(Cumulative.of(groups(3, requests=n)), 0.9, 0.05) for n in (100, 4_000))
