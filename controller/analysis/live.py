@@ -31,7 +31,6 @@ from controller.inference.multiple import holm
 from controller.inference.numbers import Interval, Side, Slices
 from controller.inference.quantiles import (
     Latencies,
-    edges_around,
     log_e_quantile,
     quantile_band,
     quantile_ratio_interval,
@@ -198,8 +197,9 @@ def _quantiles(name: str, strata: Sequence[Stratum], measured: metrics.Metric, r
                 continue
             edges = stratum.edges.get(measured.name) or ()
             late += not edges
-            # One edge each, since the edges of stages are combined by their order and may differ in number.
-            edge = edges[0] if edges else float(edges_around(control.bins, measured.quantile)[1])
+            # One edge each, since the edges of stages are combined by their order and may differ in number. A bound of
+            # a bin would be up to 5% away from the control's quantile, and other requests would be compared.
+            edge = edges[0] if edges else value_a
             latencies = Latencies(_cumulative(control), _cumulative(variant), anytime.floats([edge]))
             n_a, n_b = float(latencies.a.sizes.sum()), float(latencies.b.sizes.sum())
             weighted.append((n_a * n_b / (n_a + n_b), value_a, value_b))

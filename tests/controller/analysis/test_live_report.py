@@ -157,6 +157,24 @@ def test_edges_that_nobody_chose_before_are_said_to_be_late() -> None:
     assert "only about" not in known.findings[0].method
 
 
+def test_a_late_edge_is_the_controls_quantile_and_no_bound_of_a_bin() -> None:
+    """What takes the control 100 to 110 ms takes the candidate 100 to 102, which a look at 100 ms does not see."""
+
+    def answered(bins: dict[tuple[float, float], int]) -> VariantEvidence:
+        n = sum(bins.values())
+        slices = {number: SliceEvidence(n // 5, 0, 0, 20 * n) for number in range(50)}
+        return VariantEvidence({200: 10 * n}, 1000 * n, slices, dict.fromkeys(range(10), bins))
+
+    variants = {
+        "a": answered({(90.0, 10.0): 400, (100.0, 10.0): 600}),
+        "b": answered({(90.0, 10.0): 400, (100.0, 2.0): 600}),
+    }
+    first = compared(report_of_strata([Stratum({"a": 5000, "b": 5000}, variants)], ROLLOUT), "latency_p50").findings[0]
+    # The control's median is 101.67 ms, the candidate's 100.33: as many are above 100 ms.
+    assert first.difference.value == pytest.approx(-1.333, abs=1e-3)
+    assert first.result == "lower"
+
+
 def test_a_moment_of_a_course_is_what_the_report_says() -> None:
     strata = [stratum(10, 0.5)]
     ((variant, estimate),) = difference_at(strata, ROLLOUT, "latency_mean")
