@@ -16,6 +16,7 @@ from controller.analysis.records import Comparison, Finding, Report
 from controller.analysis.render import as_json, as_text
 from controller.analysis.report import Question, report_of
 from controller.analysis.table import read_table
+from controller.inference.numbers import Interval
 from experiment.errors import UnknownName
 
 
@@ -244,6 +245,13 @@ def test_little_or_odd_data_give_a_report_without_a_verdict_that_they_do_not_bea
         assert "inf " not in shown
     if "000000" not in text:
         assert comparison(found).verdict == "undecided"
+
+
+def test_values_that_never_differ_tell_no_interval_beside_a_p_of_one() -> None:
+    """Ten times 5 and ten times 6: their variances are 0, which is no proof that the next value is 5, too."""
+    first = finding(report("variant,n,sum,sum_squares\na,10,50,250\nb,10,60,360\n"))
+    assert (first.p, first.result) == (1.0, "undecided")
+    assert (first.difference.value, first.difference.interval) == (1.0, Interval(-math.inf, math.inf))
 
 
 def test_unknown_variants_are_named() -> None:
