@@ -247,6 +247,22 @@ def test_little_or_odd_data_give_a_report_without_a_verdict_that_they_do_not_bea
         assert comparison(found).verdict == "undecided"
 
 
+@pytest.mark.parametrize(("s_a", "s_b"), [(1800, 1900), (1000, 1130), (40, 80), (10, 11), (1990, 2000), (0, 12)])
+def test_a_row_about_a_rate_does_not_contradict_itself(s_a: int, s_b: int) -> None:
+    first = finding(report(f"variant,n,sum\na,2000,{s_a}\nb,2000,{s_b}\n"))
+    assert first.lift is not None or not s_a
+    intervals = [
+        item.interval for item in (first.difference, first.lift) if item is not None and item.value is not None
+    ]
+    assert {0.0 not in interval for interval in intervals} == {first.p <= 0.05} == {first.result == "higher"}
+
+
+def test_a_difference_between_common_events_is_found() -> None:
+    first = finding(report("variant,n,sum\na,2000,1800\nb,2000,1900\n"))
+    assert first.p < 1e-4
+    assert first.result == "higher"
+
+
 def test_values_that_never_differ_tell_no_interval_beside_a_p_of_one() -> None:
     """Ten times 5 and ten times 6: their variances are 0, which is no proof that the next value is 5, too."""
     first = finding(report("variant,n,sum,sum_squares\na,10,50,250\nb,10,60,360\n"))
