@@ -12,7 +12,7 @@ from typing import Final
 
 from bench.simulations.outcome import Outcome
 
-FAMILIES: Final = ("counts", "sample_ratio", "means", "quantiles")
+FAMILIES: Final = ("counts", "sample_ratio", "means", "quantiles", "reports")
 """Modules of this package with ``outcomes(runs, seed) -> list[Outcome]``, in the order of the table."""
 
 _PROCESSES: Final = 2

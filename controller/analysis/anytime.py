@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from controller.analysis.records import Estimate, Finding, Metric, Sums
+from controller.inference.combined import combine
 from controller.inference.counts import share_interval
 from controller.inference.difference import difference_interval, log_e_difference, share_ratio_interval
 from controller.inference.means import log_e_mean, mean_interval, mixture_variance
@@ -75,7 +76,7 @@ def compare(metric: Metric, arms: Arms, alpha: float, tuned_for: float) -> Findi
 
 def _shares(metric: Metric, arms: Arms, alpha: float) -> Finding:
     """Counts of events, exactly."""
-    phi = np.array([_design_effect(a, b) if metric.kind == "ratio" else 1.0 for a, b in arms])
+    phi = _design_effects(metric, arms)
     n_a, y_a, n_b, y_b = (array / phi for array in arrays(arms))
     standard = standardised(arms)
     ratio = share_ratio_interval(y_a, n_a, y_b, n_b, alpha)
@@ -147,6 +148,22 @@ def standardised(arms: Arms) -> Standardised:
     return Standardised(float((weight * y_a / n_a).sum()), float(v_a), float((weight * y_b / n_b).sum()), float(v_b))
 
 
+def contrast(metric: Metric, arms: Arms) -> tuple[float, float]:
+    """Difference of shares over all stages and its squared standard error if nothing differs.
+
+    As a group-sequential goal has it: :func:`~controller.inference.combined.combine` with the variance per request
+    ``phi p (1 - p)``, from each stage's pooled share p and its design effect phi.
+
+    Args:
+        metric: a share.
+        arms: stages in which both have requests; at least one.
+    """
+    n_a, y_a, n_b, y_b = arrays(arms)
+    pooled = (y_a + y_b) / (n_a + n_b)
+    d, v = combine(n_a, y_a, n_b, y_b, _design_effects(metric, arms) * pooled * (1 - pooled))
+    return float(d), float(v)
+
+
 def _variances(a: Sums, b: Sums) -> tuple[float, float]:
     """Squared standard errors of both variants' values in a stage; with users, from the variance that they share."""
     return _variance(a, b), _variance(b, a)
@@ -169,6 +186,11 @@ def _freedom(sums: Sums, other: Sums | None) -> float:
         return math.inf
     used = sums.slices.n > 0 if other is None or other.slices is None else (sums.slices.n > 0) | (other.slices.n > 0)
     return max(1.0, float(used.sum()) - 1)
+
+
+def _design_effects(metric: Metric, arms: Arms) -> Floats:
+    """Of each stage; 1 where users do not repeat."""
+    return np.array([_design_effect(a, b) if metric.kind == "ratio" else 1.0 for a, b in arms])
 
 
 def _design_effect(a: Sums, b: Sums) -> float:

@@ -210,6 +210,28 @@ def test_planned_looks_have_a_boundary_that_falls_from_look_to_look() -> None:
     assert results == ["undecided"] * 4 + ["higher"]
 
 
+def test_a_small_variant_without_events_is_no_certain_difference_at_a_planned_look() -> None:
+    """Its own variance would be 0; both have in common what z-tests of shares reckon with."""
+    text = "variant,n,sum\na,95000,190\nb,5000,{}\n"
+    for events in (1, 10, 25):
+        found = finding(report(text.format(events), planned=(25_000, 5)), "at planned looks only")
+        z, _ = proportions_ztest([events, 190], [5_000, 95_000])
+        assert float(found.note.split()[1]) == pytest.approx(z, abs=0.006)
+    assert finding(report(text.format(0), planned=(5_000, 5)), "at planned looks only").result == "lower"
+    assert finding(report(text.format(5), planned=(5_000, 5)), "at planned looks only").result == "undecided"
+
+
+def test_users_who_repeat_are_not_taken_for_independent_requests_at_planned_looks() -> None:
+    found = report(users(1, factor=4.0), planned=(10**6, 5))
+    rows = found.metrics[0].variants
+    text = "variant,n,sum\n" + "".join(f"{row.variant},{row.n:.0f},{row.total:.0f}\n" for row in rows)
+    z = [
+        float(finding(each, "at planned looks only").note.split()[1])
+        for each in (found, report(text, planned=(10**6, 5)))
+    ]
+    assert z[0] == pytest.approx(z[1] / math.sqrt(float(finding(found).note.split()[-1])), abs=0.05)
+
+
 def test_the_anytime_interval_is_wider_than_the_one_for_one_look() -> None:
     for text in (SPEND, HILLSTROM, users(3)):
         for item in report(text).metrics[0].comparisons:
