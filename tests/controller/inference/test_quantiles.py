@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from controller.evidence.histogram import Bins, exceeding, merge, quantile, size
 from controller.inference.cumulative import Cumulative
-from controller.inference.edges import edge_deflator, edge_design_effect, edges_around, spread_edges
+from controller.inference.edges import edge_deflator, edge_design_effect, edges_around, level_deflator, spread_edges
 from controller.inference.numbers import Interval, Side
 from controller.inference.quantiles import Latencies, log_e_quantile, quantile_band, quantile_ratio_interval
 
@@ -99,6 +99,14 @@ def test_a_deflator_reckons_with_common_events_and_with_few_groups() -> None:
     assert edge_deflator(500 + noise, n, 500 + noise, n) == pytest.approx(0.5 * 18 / 16)
     assert edge_deflator(50 + noise, n, 50 + noise, n) == pytest.approx(0.95 * 18 / 16)
     assert edge_deflator(500 + noise, n, (500 + noise) * 1e-9, n * 1e-9) == pytest.approx(0.5 * 9 / 7)
+
+
+def test_a_level_is_tested_with_an_estimated_design_effect_too() -> None:
+    n = np.full(10, 1_000.0)
+    noise = np.array([2.0, -2, 2, -2, 2, -2, 2, -2, 2, -2])
+    assert level_deflator(500 + noise, n, 500 + noise, n) == pytest.approx(18 / 16)
+    assert level_deflator(50 + noise, n, np.zeros(0), np.zeros(0)) == pytest.approx(9 / 7)
+    assert level_deflator(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0)) == 1
 
 
 def test_a_slower_candidate_is_found_and_a_margin_forgives_it() -> None:
