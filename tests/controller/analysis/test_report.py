@@ -113,6 +113,21 @@ def test_several_variants_are_corrected_by_holms_method() -> None:
     assert found.control == found.metrics[0].variants[0].variant == "mens"
 
 
+def test_the_legend_says_that_intervals_are_not_corrected() -> None:
+    """Two variants that would each be significant at alpha alone, but not beside the other."""
+    three = "variant,n,sum\na,2000,1000\nb,2000,1124\nc,2000,1124\n"
+    found = report(three, control="a")
+    first = finding(found)
+    assert first.p <= 0.05 < first.adjusted
+    assert first.result == "undecided"
+    assert first.difference.interval.lower > 0
+    warned = "intervals are not, and one that leaves out 0 beside a result of undecided is no finding"
+    assert f"Holm's method, each analysis by itself; {warned}" in as_text(found, "text")
+    segmented = as_text(report("variant,n,sum,segment\na,100,5,x\nb,100,6,x\n"), "markdown")
+    assert f"p of segments: corrected by Benjamini and Hochberg's method; {warned}" in segmented
+    assert warned not in as_text(report("variant,n,sum\na,100,5\nb,100,6\n"), "text")
+
+
 @settings(max_examples=30)
 @given(st.integers(50, 10**6), st.floats(0.01, 0.9), st.integers(50, 10**6), st.floats(0.01, 0.9))
 def test_the_z_test_is_that_of_statsmodels(n_a: int, p_a: float, n_b: int, p_b: float) -> None:
