@@ -107,12 +107,13 @@ class EnvoyAdminSource:
             raise SourceError(_reason(error)) from error
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
-        body = bytearray()
+        chunks, size = [], 0
         async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > self._max_bytes:
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > self._max_bytes:
                 raise SourceError(f"its answer is longer than {self._max_bytes:,} bytes")
-        return bytes(body)
+        return b"".join(chunks)
 
 
 def _reason(error: Exception) -> str:
