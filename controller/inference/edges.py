@@ -91,6 +91,25 @@ def edge_deflator(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) ->
     Returns:
         Shape (...), above 0.
     """
+    total = n_a.sum(axis=-1) + n_b.sum(axis=-1)
+    share = (above_a.sum(axis=-1) + above_b.sum(axis=-1)) / np.where(total > 0, total, 1.0)
+    # Where nearly all are above, what is below tells two variants apart, which a comparison of counts above cannot use.
+    effect = cautious_design_effect(above_a, n_a, above_b, n_b)
+    return np.asarray(effect * np.maximum(1 - share, _LEAST_BELOW))
+
+
+def cautious_design_effect(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) -> Floats:
+    """``phi nu / (nu - 2)``: :func:`edge_design_effect` with the second correction of :func:`edge_deflator`.
+
+    Args:
+        above_a: as for :func:`edge_design_effect`, like the others.
+        n_a: shape (..., G).
+        above_b: shape (..., H).
+        n_b: shape (..., H).
+
+    Returns:
+        Shape (...), at least 1.
+    """
     (spread_a, plain_a, nu_a), (spread_b, plain_b, nu_b) = dispersion(above_a, n_a), dispersion(above_b, n_b)
     plain = plain_a + plain_b
     doubt = plain_a**2 / nu_a + plain_b**2 / nu_b
@@ -98,10 +117,7 @@ def edge_deflator(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) ->
     known = np.isfinite(nu)
     safe = np.where(known, nu, 4.0)
     unsure = np.where(known, np.maximum(safe, 3.0) / np.maximum(safe - 2, 1.0), 1.0)
-    total = n_a.sum(axis=-1) + n_b.sum(axis=-1)
-    share = (above_a.sum(axis=-1) + above_b.sum(axis=-1)) / np.where(total > 0, total, 1.0)
-    # Where nearly all are above, what is below tells two variants apart, which a comparison of counts above cannot use.
-    return np.asarray(ratio(spread_a + spread_b, plain) * np.maximum(1 - share, _LEAST_BELOW) * unsure)
+    return np.asarray(ratio(spread_a + spread_b, plain) * unsure)
 
 
 def ratio(spread: Floats, plain: Floats) -> Floats:
