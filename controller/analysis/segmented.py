@@ -31,7 +31,7 @@ from controller.evidence.histogram import Bins, quantile
 from controller.evidence.strata import Stratum, denominator, metric_slices, numerator
 from controller.evidence.summary import SegmentEvidence, VariantEvidence
 from controller.inference.cumulative import Cumulative
-from controller.inference.edges import cautious_design_effect
+from controller.inference.edges import level_deflator
 from controller.inference.multiple import benjamini_hochberg
 from controller.inference.numbers import Slices
 from controller.inference.quantiles import Latencies
@@ -234,7 +234,7 @@ def _effect(measured: metrics.Metric, cut: _Cut) -> float:
     if value_a is None or value_b is None:
         return 1.0
     above_a, above_b = a.exceeding(np.asarray(value_a)), b.exceeding(np.asarray(value_b))
-    return float(cautious_design_effect(above_a, a.sizes, above_b, b.sizes))
+    return float(level_deflator(above_a, a.sizes, above_b, b.sizes))
 
 
 def _reversal(measured: metrics.Metric, rollout: Rollout, variant: str, segments: Sequence[str], cuts: _Cuts) -> str:
