@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from bench import evidence, reactions, report, rollback, throughput
+from bench import evidence, reactions, report, rollback, streams, throughput
 from bench.probe import ProbeError
 from bench.summary import problems, reaction
 from experiment.errors import AbmeshError
@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=_whole(_MOST_ROUNDS), help=f"rounds of every data path [{FULL.rounds}]")
     parser.add_argument("--requests", type=_whole(_MOST_REQUESTS), help=f"requests in one round [{FULL.requests}]")
     parser.add_argument("--quick", action="store_true", help="a look in under a minute; too short for good figures")
-    parser.add_argument("--only", choices=("throughput", "reactions", "evidence"), help="leave the other parts out")
+    parser.add_argument(
+        "--only", choices=("throughput", "streams", "reactions", "evidence"), help="leave the other parts out"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="FILE", help="default: bench/results.json")
     return parser
 
@@ -84,16 +86,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = report.machine()
     started = time.monotonic()
     try:
-        rows, reacted, ticks = asyncio.run(_measure(plan, given.only, console))
+        measured = asyncio.run(_measure(plan, given.only, console))
     except (AbmeshError, ProbeError, TimeoutError, OSError) as error:
         errors.print(f"bench: {error or type(error).__name__}", style="red", markup=False)
         return 1
     except KeyboardInterrupt:
         return 1
-    report.show(console, rows, reacted, ticks)
-    report.write(given.output, rows, reacted, ticks, machine, command)
+    report.show(console, measured)
+    report.write(given.output, measured, machine, command)
     console.print(f"{time.monotonic() - started:.0f} s; written to {os.path.relpath(given.output)}", markup=False)
-    failed = problems(rows)
+    failed = problems(measured.rows)
     for line in failed:
         errors.print(f"bench: {line}", style="red", markup=False)
     return 1 if failed else 0
@@ -109,25 +111,28 @@ def command_of(given: argparse.Namespace, plan: Plan) -> str:
 Rows = list[dict[str, Any]]
 
 
-async def _measure(plan: Plan, only: str | None, console: Console) -> tuple[Rows, Rows, Rows]:
+async def _measure(plan: Plan, only: str | None, console: Console) -> report.Measured:
     def tell(text: str) -> None:
         console.print(text, style="dim", markup=False, highlight=False)
 
     rows: Rows = []
     reacted: Rows = []
     ticks: Rows = []
+    streamed: Rows = []
     # A short name: the path of a Unix socket has at most some ninety characters.
     with tempfile.TemporaryDirectory(prefix="abmesh-bench-") as name:
         folder = Path(name)
         if only in (None, "throughput"):
             rows = await throughput.measure(folder, plan.rounds, plan.requests, tell)
+        if only in (None, "streams"):
+            streamed = await streams.measure(folder, plan.rounds, tell)
         if only in (None, "reactions"):
             measured = await reactions.measure(folder / "reactions", plan.times, tell)
             measured += await rollback.measure(folder / "rollback", plan.rollbacks, tell)
             reacted = [reaction(one) for one in measured]
         if only in (None, "evidence"):
             ticks = await asyncio.to_thread(evidence.measure, tell, plan.fleets)
-    return rows, reacted, ticks
+    return report.Measured(rows, reacted, ticks, streamed)
 
 
 if __name__ == "__main__":

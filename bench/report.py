@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ _TICK_COLUMNS = {
 }
 
 
+_STREAM_COLUMNS = {
+    "chunks_per_second": "chunks/s",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "added_p50_ms": "p50 more than Envoy alone, ms",
+}
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on, without names or paths."""
     version = subprocess.run([find_envoy(), "--version"], capture_output=True, text=True, check=False).stdout
@@ -58,19 +67,29 @@ def machine() -> dict[str, Any]:
     }
 
 
-def show(
-    console: Console,
-    rows: Sequence[Mapping[str, Any]],
-    reactions: Sequence[Mapping[str, Any]],
-    ticks: Sequence[Mapping[str, Any]] = (),
-) -> None:
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Everything that was measured; empty where it was left out."""
+
+    rows: Rows = ()
+    reactions: Rows = ()
+    ticks: Rows = ()
+    streams: Rows = ()
+
+
+def show(console: Console, measured: Measured) -> None:
     """Print the tables that have rows."""
-    if rows:
-        console.print(throughput_table(rows))
-    if reactions:
-        console.print(reaction_table(reactions))
-    if ticks:
-        console.print(tick_table(ticks))
+    if measured.rows:
+        console.print(throughput_table(measured.rows))
+    if measured.streams:
+        console.print(stream_table(measured.streams))
+    if measured.reactions:
+        console.print(reaction_table(measured.reactions))
+    if measured.ticks:
+        console.print(tick_table(measured.ticks))
 
 
 def throughput_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -108,6 +127,17 @@ def tick_table(ticks: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def stream_table(streams: Sequence[Mapping[str, Any]]) -> Table:
+    """One line for each path and rate."""
+    table = Table(title="Delay of each chunk of a streamed answer", title_justify="left")
+    table.add_column("path", no_wrap=True)
+    for title in _STREAM_COLUMNS.values():
+        table.add_column(title, justify="right")
+    for row in streams:
+        table.add_row(row["name"], *(_cell(row[column]) for column in _STREAM_COLUMNS))
+    return table
+
+
 def _cell(value: Any) -> str:
     if value is None or value == []:
         return "-"
@@ -116,14 +146,14 @@ def _cell(value: Any) -> str:
     return f"{value:g}"
 
 
-def write(
-    path: Path,
-    rows: Sequence[Mapping[str, Any]],
-    reactions: Sequence[Mapping[str, Any]],
-    ticks: Sequence[Mapping[str, Any]],
-    machine: Mapping[str, Any],
-    command: str,
-) -> None:
+def write(path: Path, measured: Measured, machine: Mapping[str, Any], command: str) -> None:
     """Write the results file."""
-    content = {"rows": rows, "reactions": reactions, "evidence": ticks, "machine": machine, "command": command}
+    content = {
+        "rows": measured.rows,
+        "streams": measured.streams,
+        "reactions": measured.reactions,
+        "evidence": measured.ticks,
+        "machine": machine,
+        "command": command,
+    }
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

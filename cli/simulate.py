@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from controller.simulation import Played, Truth
     from experiment.model import Experiment
 
+_SHORTEST_TICK = timedelta(milliseconds=100)
+"""As of the controller."""
+
+_MOST_LOOKS = 1_000_000
+"""Of one rollout: more would play for days."""
+
 _SWEPT = ("error-factor", "latency-factor")
 
 
@@ -70,14 +76,23 @@ def simulate(
         raise RefusedError(f"{experiment} has no rollout to simulate; give it one in {config}")
     share = parse_share(error_rate)
     if share is None:
-        raise SettingsError(f"--error-rate: {error_rate!r} is not a share; allowed: a percentage such as 1%")
+        raise SettingsError(f"--error-rate: {error_rate!r} is not a share; allowed: a percentage, such as 1%, or 0%")
+    median = duration(latency)
+    if not median:
+        raise SettingsError(f"--latency {latency!r}: every request takes some time; allowed: more than 0ms")
+    between, end = duration(tick), duration(longest)
+    if between < _SHORTEST_TICK or end > _MOST_LOOKS * between:
+        raise SettingsError(
+            f"--tick {tick!r} is out of range; allowed: {format_duration(_SHORTEST_TICK)} or more, and at most "
+            f"{_MOST_LOOKS} ticks until --longest {longest!r}"
+        )
     truth = Truth(
         users=users,
         requests_per_second=traffic,
         activity=activity,
         error_rate=share,
         error_factor=error_factor,
-        latency_ms=duration(latency) / timedelta(milliseconds=1),
+        latency_ms=median / timedelta(milliseconds=1),
         latency_factor=latency_factor,
         drift=drift,
     )
@@ -85,13 +100,15 @@ def simulate(
     if plot is not None and len(truths) < 2:
         raise SettingsError("--plot draws curves over several truths; give --sweep error-factor=1,1.5,2")
     plan = playable(found)
-    if plan.left_out and not as_json:
-        _say_left_out(plan.left_out)
-    played = _play_all(
-        plan.experiment, [item for _, item in truths], runs, seed, duration(tick), duration(longest), processes
-    )
     rollout = plan.experiment.rollout
     assert rollout is not None
+    if plot is not None:
+        from cli.plots.canvas import check_target
+
+        check_target(plot)
+    if plan.left_out and not as_json:
+        _say_left_out(plan.left_out)
+    played = _play_all(plan.experiment, [item for _, item in truths], runs, seed, between, end, processes)
     forecasts = []
     for (factor, item), plays in zip(truths, played, strict=True):
         result = forecast(plays, rollout, item)
@@ -184,11 +201,16 @@ def _say_left_out(left_out: Sequence[str]) -> None:
 
 
 def _say(truth: Truth, result: Forecast) -> None:
-    broken = f"does harm to {', '.join(result.broken)}" if result.broken else "does no harm"
+    if result.broken:
+        does = f"does harm to {', '.join(result.broken)}"
+    elif result.worse:
+        does = f"is worse on {', '.join(result.worse)}, within the limit, for which harm: any may roll it back"
+    else:
+        does = "does no harm"
     typer.echo(
         f"truth: errors {format_share(truth.error_rate)} x {truth.error_factor:g}, latency {truth.latency_ms:g} ms x "
         f"{truth.latency_factor:g}, {truth.requests_per_second:g} requests/s of {truth.users} users;"
-        f" the candidate {broken}"
+        f" the candidate {does}"
     )
     for ending, (median, late) in sorted(result.after.items()):
         rate, error = result.share(ending)
@@ -217,6 +239,7 @@ def _as_json(truth: Truth, result: Forecast) -> dict[str, Any]:
         "endings": {ending.value: count for ending, count in result.endings.items()},
         "causes": {cause.value: count for cause, count in result.causes.items()},
         "broken": list(result.broken),
+        "worse": list(result.worse),
         "false_rollbacks": result.false_rollbacks,
         "missed_harm": result.missed_harm,
         "seconds": {

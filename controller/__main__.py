@@ -22,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--envoy", action="append", default=[], metavar="URL", help="admin address of an Envoy; may be repeated"
     )
+    parser.add_argument(
+        "--warmup", action="append", default=[], metavar="URL", help="warm-up listener of an Envoy; may be repeated"
+    )
     parser.add_argument("--interval", default="5s", help="time between ticks (5s)")
     parser.add_argument("--settle", default="5s", help="time that new weights need to be in force everywhere (5s)")
     parser.add_argument("--timeout", default="5s", help="time limit for one Envoy's answer (5s)")
@@ -40,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 config=flags.config,
                 state_dir=flags.state,
                 envoys=tuple(flags.envoy),
+                warmups=tuple(flags.warmup),
                 interval=duration(flags.interval),
                 settle=duration(flags.settle),
                 timeout=duration(flags.timeout),

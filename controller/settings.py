@@ -15,6 +15,10 @@ from experiment.quantities import DURATION_FORM, format_duration, parse_duration
 STATE_PARENT = ".abmesh"
 
 _LONGEST_SHOWN = 200
+_ADMIN = ("an Envoy's admin address", "http://127.0.0.1:9901")
+_WARMUP = ("the address of an Envoy's warm-up listener", "http://127.0.0.1:9902")
+"""What an address is called, and an example."""
+
 _PORT = re.compile("[0-9]{1,5}")
 
 MIN_INTERVAL = timedelta(milliseconds=100)
@@ -28,6 +32,7 @@ class Settings:
         config: the experiments document.
         state_dir: where state, journal and locks are; none means ``.abmesh/<name of the config file>/`` beside it.
         envoys: base addresses of Envoys' admin endpoints; only a running controller needs them.
+        warmups: base addresses of Envoys' warm-up listeners; only rollouts with a warm-up need them.
         interval: time between the starts of two ticks.
         settle: how long new weights need until every server and Envoy serves them.
         timeout: time limit for one Envoy's answer.
@@ -37,6 +42,7 @@ class Settings:
     config: Path
     state_dir: Path | None = None
     envoys: tuple[str, ...] = ()
+    warmups: tuple[str, ...] = ()
     interval: timedelta = timedelta(seconds=5)
     settle: timedelta = timedelta(seconds=5)
     timeout: timedelta = timedelta(seconds=5)
@@ -50,10 +56,14 @@ class Settings:
             raise SettingsError("the settle time cannot be negative")
         if self.timeout < timedelta(milliseconds=1):
             raise SettingsError(f"timeout {format_duration(self.timeout)} is too short; at least 1ms")
-        object.__setattr__(self, "envoys", tuple(_admin_address(envoy) for envoy in self.envoys))
+        object.__setattr__(self, "envoys", tuple(_address(envoy, *_ADMIN) for envoy in self.envoys))
+        object.__setattr__(self, "warmups", tuple(_address(each, *_WARMUP) for each in self.warmups))
         twice = sorted({envoy for envoy in self.envoys if self.envoys.count(envoy) > 1})
         if twice:
             raise SettingsError(f"the Envoy {twice[0]} is named twice; its requests would count twice")
+        twice = sorted({each for each in self.warmups if self.warmups.count(each) > 1})
+        if twice:
+            raise SettingsError(f"the warm-up listener {twice[0]} is named twice")
         if self.http_listen is not None:
             listen_address(self.http_listen)
 
@@ -97,16 +107,16 @@ def _shown(text: str) -> str:
     return repr(text) if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]!r}..."
 
 
-def _admin_address(text: str) -> str:
-    allowed = "write http://HOST:PORT, such as http://127.0.0.1:9901"
+def _address(text: str, what: str, example: str) -> str:
+    allowed = f"write http://HOST:PORT, such as {example}"
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
         why = str(error) if len(str(error)) < _LONGEST_SHOWN else "its port is no port"
-        raise SettingsError(f"{_shown(text)} is not an Envoy's admin address: {why}; {allowed}") from None
+        raise SettingsError(f"{_shown(text)} is not {what}: {why}; {allowed}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == 0:
-        raise SettingsError(f"{_shown(text)} is not an Envoy's admin address; {allowed}")
+        raise SettingsError(f"{_shown(text)} is not {what}; {allowed}")
     if parts.username or parts.password:
-        raise SettingsError("an Envoy's admin address cannot hold a user name or a password")
+        raise SettingsError(f"{what} cannot hold a user name or a password")
     return text.rstrip("/")

@@ -7,9 +7,14 @@ from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from controller.model import Cause
 from controller.report import Outcome, Report
 from controller.sources.base import Observation
+from controller.warming import Target
 from experiment.names import BUCKETS
+
+_WARMUP_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Seconds: from a small model's answer to the loading of a large one."""
 
 
 class Telemetry:
@@ -64,6 +69,19 @@ class Telemetry:
             ("experiment",),
             registry=registry,
         )
+        self._warming = Gauge(
+            "abmesh_controller_warming",
+            "1 while a candidate is warmed before it gets its first users, 0 if not.",
+            ("experiment",),
+            registry=registry,
+        )
+        self._warmup_seconds = Histogram(
+            "abmesh_controller_warmup_request_seconds",
+            "How long warm-up requests took, by whether they were answered with 2xx.",
+            ("experiment", "model_version", "result"),
+            buckets=_WARMUP_BUCKETS,
+            registry=registry,
+        )
         self._generation = Gauge("abmesh_config_generation", "Generation of the document.", registry=registry)
         self._rejected = Counter("abmesh_config_rejected", "Documents that were refused, each once.", registry=registry)
         self._last_tick = Gauge(
@@ -104,6 +122,11 @@ class Telemetry:
         else:
             self._shown |= shown
 
+    def warmed(self, target: Target, succeeded: bool, seconds: float) -> None:
+        """Note that a warm-up request ended."""
+        result = "succeeded" if succeeded else "failed"
+        self._warmup_seconds.labels(target.experiment, target.candidate, result).observe(seconds)
+
     def ticked(self, seconds: float, now: datetime) -> None:
         """Note that a tick ended."""
         self._ticks.inc()
@@ -129,6 +152,7 @@ class Telemetry:
 
         for variant, points in outcome.weights.items():
             show(self._weight, points / BUCKETS, name, variant)
+        show(self._warming, outcome.decision.cause is Cause.WARMING, name)
         for judgement in outcome.judgements:
             if judgement.value is not None:
                 show(self._guardrail, judgement.value, name, judgement.metric, judgement.kind)

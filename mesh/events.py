@@ -17,7 +17,14 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HeaderValueOptionHeaderAppendAction,
     Metadata,
 )
-from envoy_data_plane.envoy.config.route.v3 import DirectResponseAction, HeaderMatcher, Route, RouteMatch
+from envoy_data_plane.envoy.config.route.v3 import (
+    DirectResponseAction,
+    HeaderMatcher,
+    Route,
+    RouteAction,
+    RouteActionClusterNotFoundResponseCode,
+    RouteMatch,
+)
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import Cors, CorsPolicy
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
@@ -29,6 +36,12 @@ from experiment.model import Document, Experiment
 CORS: Final = "envoy.filters.http.cors"
 UNKNOWN: Final = f"{names.EVENTS_PATH}unknown"
 """Name of the route of events that no experiment declares."""
+
+PREFLIGHT: Final = f"{names.EVENTS_PATH}preflight"
+"""Name of the route of a browser's question whether a page may send an event."""
+
+_NOWHERE: Final = f"{names.TRUSTED_PREFIX}nowhere"
+"""A header that nobody can set: clients' are stripped, and the server may not."""
 
 _PREFLIGHT_SECONDS: Final = 600
 _RETRY_SECONDS: Final = 1
@@ -46,8 +59,9 @@ def event_routes(document: Document) -> list[Route]:
         for event in experiment.events:
             if event.name != metrics.CONTINUATION:
                 declared.setdefault(event.name, []).append(experiment)
-    made = [route for event, experiments in declared.items() for route in _of_event(event, experiments)]
-    made.append(_answered(UNKNOWN, RouteMatch(prefix=names.EVENTS_PATH), 404))
+    made = [_preflight()] if document.event_origins else []
+    made += [route for event, experiments in declared.items() for route in _of_event(event, experiments)]
+    made.append(_unanswered(UNKNOWN, RouteMatch(prefix=names.EVENTS_PATH), 404))
     policy = _cors_policy(document)
     for route in made:
         route.typed_per_filter_config.update(policy)
@@ -73,7 +87,17 @@ def _of_event(event: str, experiments: list[Experiment]) -> Iterator[Route]:
         "the experiment declares for this event.\n"
     )
     yield _answered(f"{path}/refused", RouteMatch(path=path, headers=[known]), 400, body=needed)
-    yield _answered(f"{path}/unassigned", RouteMatch(path=path), 503, {"retry-after": str(_RETRY_SECONDS)})
+    yield _unanswered(f"{path}/unassigned", RouteMatch(path=path), 503, {"retry-after": str(_RETRY_SECONDS)})
+
+
+def _preflight() -> Route:
+    """The filter answers here; nothing goes on."""
+    asked = [
+        _equals(":method", "OPTIONS"),
+        HeaderMatcher(name="origin", present_match=True),
+        HeaderMatcher(name="access-control-request-method", present_match=True),
+    ]
+    return _unanswered(PREFLIGHT, RouteMatch(prefix=names.EVENTS_PATH, headers=asked), 404)
 
 
 def _counted(experiment: Experiment, variant: str, event: str) -> Route:
@@ -98,16 +122,32 @@ def _counted(experiment: Experiment, variant: str, event: str) -> Route:
 def _answered(
     name: str, match: RouteMatch, status: int, headers: dict[str, str] | None = None, body: str = ""
 ) -> Route:
-    overwrite = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
     return Route(
         name=name,
         match=match,
         direct_response=DirectResponseAction(status=status, body=DataSource(inline_string=body) if body else None),
-        response_headers_to_add=[
-            HeaderValueOption(header=HeaderValue(key=key, value=value), append_action=overwrite)
-            for key, value in (headers or {}).items()
-        ],
+        response_headers_to_add=_added(headers or {}),
     )
+
+
+def _unanswered(name: str, match: RouteMatch, status: int, headers: dict[str, str] | None = None) -> Route:
+    """A route that leads to no cluster, which Envoy answers with a status.
+
+    Envoy's filter for pages of other sites overlooks routes that are answers themselves, and it looks but once: at the
+    route that an event has before our server has said anything of it, which is one of these.
+    """
+    codes = RouteActionClusterNotFoundResponseCode
+    missing = {404: codes.NOT_FOUND, 503: codes.SERVICE_UNAVAILABLE}[status]
+    nowhere = RouteAction(cluster_header=_NOWHERE, cluster_not_found_response_code=missing)
+    return Route(name=name, match=match, route=nowhere, response_headers_to_add=_added(headers or {}))
+
+
+def _added(headers: dict[str, str]) -> list[HeaderValueOption]:
+    overwrite = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+    return [
+        HeaderValueOption(header=HeaderValue(key=key, value=value), append_action=overwrite)
+        for key, value in headers.items()
+    ]
 
 
 def _cors_policy(document: Document) -> dict[str, Any]:
@@ -120,6 +160,7 @@ def _cors_policy(document: Document) -> dict[str, Any]:
         allow_headers="content-type",
         max_age=str(_PREFLIGHT_SECONDS),
         allow_credentials=True,
+        forward_not_matching_preflights=False,
     )
     return {CORS: Any.pack(policy)}
 

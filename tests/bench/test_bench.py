@@ -8,8 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench import streams
 from bench.__main__ import main
-from bench.contenders import CONTENDERS
+from bench.contenders import CONTENDERS, REFERENCE
 from bench.reactions import B
 from bench.rollback import a_user_of
 from bench.throughput import turned
@@ -32,6 +33,19 @@ def test_every_data_path_is_measured_and_no_process_is_left(tmp_path: Path) -> N
         has_server = contender.kind == "ext_proc"
         assert (row["server_cpu_us"] is not None) == (row["rss_mb"] is not None) == has_server
         assert len(row["worker_shares"]) == contender.workers
+    assert not [child for child in psutil.Process().children(recursive=True) if "envoy" in child.name()]
+
+
+def test_every_chunk_of_a_stream_is_timed_on_every_path(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    assert main(["--only", "streams", "--rounds", "1", "--output", str(results)]) == 0
+    rows = json.loads(results.read_text())["streams"]
+    assert [(row["name"], row["chunks_per_second"]) for row in rows] == [
+        (name, rate) for name in (streams.DIRECT, REFERENCE, streams.WITH_FILTERS) for rate in streams.RATES
+    ]
+    for row in rows:
+        assert row["chunks"] == streams.STREAMS * row["chunks_per_second"] * 1.5
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
     assert not [child for child in psutil.Process().children(recursive=True) if "envoy" in child.name()]
 
 

@@ -23,10 +23,14 @@ REACTIONS = [reaction(Reaction("edit", "an edit -> it shows", (0.1, 0.25)))]
 SPENT = {"total": 0.5, "ask": 0.1, "parse": 0.2, "collect": 0.15, "keep": 0.05}
 TICKS = [evidence.row(50, {"ticks": [{**SPENT, "total": 0.75}, SPENT, SPENT], "peak_mb": 150.04, "answer_kb": 387})]
 
+STREAMS = [
+    {"name": "direct", "chunks_per_second": 77, "chunks": 9, "p50_ms": 0.25, "p99_ms": 1.5, "added_p50_ms": -0.1}
+]
+
 
 def test_the_tables_show_every_row_and_figure() -> None:
     text = io.StringIO()
-    report.show(Console(file=text, width=132), ROWS, REACTIONS, TICKS)
+    report.show(Console(file=text, width=132), report.Measured(ROWS, REACTIONS, TICKS, STREAMS))
     lines = text.getvalue().splitlines()
     (server,) = (line for line in lines if "ext_proc_2_workers" in line)
     cells = [cell.strip() for cell in server.split("│")[1:-1]]
@@ -35,6 +39,8 @@ def test_the_tables_show_every_row_and_figure() -> None:
     assert [cell.strip() for cell in alone.split("│")[7:-1]] == ["-", "80", "0", "-", "-"]
     (edit,) = (line for line in lines if "an edit -> it shows" in line)
     assert [cell.strip() for cell in edit.split("│")[1:4]] == ["edit", "0.175", "0.250"]
+    (stream,) = (line for line in lines if "direct" in line)
+    assert [cell.strip() for cell in stream.split("│")[1:-1]] == ["direct", "77", "0.25", "1.5", "-0.1"]
     (tick,) = (line for line in lines if "150" in line)
     assert [cell.strip() for cell in tick.split("│")[1:-1]] == [
         "50",
@@ -51,9 +57,11 @@ def test_the_tables_show_every_row_and_figure() -> None:
 
 def test_the_results_file_holds_rows_reactions_machine_and_command(tmp_path: Path) -> None:
     machine = report.machine()
-    report.write(tmp_path / "results.json", ROWS, REACTIONS, TICKS, machine, "python -m bench")
+    report.write(
+        tmp_path / "results.json", report.Measured(ROWS, REACTIONS, TICKS, STREAMS), machine, "python -m bench"
+    )
     content = json.loads((tmp_path / "results.json").read_text())
-    rows = {"rows": ROWS, "reactions": REACTIONS, "evidence": TICKS}
+    rows = {"rows": ROWS, "reactions": REACTIONS, "evidence": TICKS, "streams": STREAMS}
     assert content == {**rows, "machine": machine, "command": "python -m bench"}
     needed = {"name", "requests_per_second", "p50_ms", "p99_ms", "server_cpu_us", "envoy_cpu_us", "failed_streams"}
     assert all(needed <= set(found) for found in content["rows"])
@@ -71,10 +79,10 @@ def test_the_machine_has_neither_name_nor_path() -> None:
 def _run(monkeypatch: pytest.MonkeyPatch, path: Path, sample: Sample | Exception, *arguments: str) -> int:
     """The program, with measurements that were made up."""
 
-    async def measured(*_: object) -> object:
+    async def measured(*_: object) -> report.Measured:
         if isinstance(sample, Exception):
             raise sample
-        return [row("ext_proc_1_worker", [sample], [ALONE])], [], []
+        return report.Measured([row("ext_proc_1_worker", [sample], [ALONE])])
 
     monkeypatch.setattr(program, "_measure", measured)
     return program.main(["--output", str(path), *arguments])

@@ -62,27 +62,18 @@ def test_a_guardrails_formula_says_which_way_harm_lies(limit: dict[str, object],
     assert words in formula_of(guardrail(**limit))
 
 
-def test_every_choice_of_a_rollout_is_named() -> None:
+def test_what_is_made_of_few_users_is_said_for_the_metrics_that_are_judged() -> None:
     plan = rollout(
         {"metric": "click_rate", "max_decrease": "1%", "harm": "any"},
         {"metric": "ttft_p95", "max": "2s"},
         {"metric": "error_rate", "max": "5%"},
-        stage={"min_duration": "1m", "min_requests": 500, "max_duration": "2h"},
-        on_timeout="rollback",
-        goal={"metric": "thumbs", "min_effect": 0.1},
-        warmup={"path": "/v1/x"},
     )
     text = "\n".join(choices(plan))
     for words in (
-        "split over 4 alarms",
         "a share of requests with fewer than 10 slices",
         "a quantile with fewer than 5 groups",
         "judged from 50 of what it is over, and from 10 slices",
-        "click_rate max_decrease 1%: any change for the worse",
-        "a step lasts 1m and 500 requests at least; one that is still open after 2h is rolled back",
-        "requests that warm the candidate are no evidence",
-        "goal thumbs, more is better, decided at any look",
-        "surely less than 0.1 better is no difference worth having",
+        "click_rate max_decrease 1%, harm: any: a decrease below the control that is proven at all",
     ):
         assert words in text
     assert "quantile" not in "\n".join(choices(rollout({"metric": "error_rate", "max": "5%"})))

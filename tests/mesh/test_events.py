@@ -48,7 +48,14 @@ def test_an_event_counts_as_the_server_said_it_and_its_route_names_it() -> None:
 
 def test_what_does_not_count_is_marked_as_nothing() -> None:
     others = [route for route in routes(OF) if route["name"].startswith("/")]
-    assert [route["direct_response"]["status"] for route in others] == [405, 400, 503, 405, 400, 503, 404]
+    of_envoy = [route["direct_response"]["status"] for route in others if "direct_response" in route]
+    assert of_envoy == [405, 400, 405, 400]
+    nowhere = [route["route"] for route in others if "route" in route]
+    assert nowhere == [
+        {"cluster_header": "x-ab-nowhere"},  # 503 is Envoy's default
+        {"cluster_header": "x-ab-nowhere"},
+        {"cluster_header": "x-ab-nowhere", "cluster_not_found_response_code": "NOT_FOUND"},
+    ]
     assert not any("metadata" in route for route in others)
 
 
@@ -69,3 +76,4 @@ def test_only_pages_of_the_documents_origins_may_send_events(origins: list[str])
             continue
         assert policy["allow_origin_string_match"] == [{"exact": origin} for origin in origins]
         assert (policy["allow_methods"], policy["allow_credentials"]) == ("POST", True)
+    assert (routes(of)[0]["name"] == "/_ab/events/preflight") == bool(origins)
