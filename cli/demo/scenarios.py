@@ -66,7 +66,7 @@ experiments:
     rollout:
       candidate: model-b
       steps: [50, 100]
-      stage: {min_duration: 20s, max_duration: 50s, min_requests: 1000}
+      stage: {min_duration: 20s, max_duration: 55s, min_requests: 1000}
       on_timeout: rollback
       guardrails:
         - {metric: error_rate, max: 5%}
