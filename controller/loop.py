@@ -134,6 +134,7 @@ class Controller:
         self._telemetry.observed(observations)
         # In a thread, because it waits for disks and locks, and the health endpoint must answer meanwhile.
         report = await asyncio.to_thread(self._steering.steer, observations, at, self._clock())
+        await asyncio.to_thread(self._telemetry.counted, report, observations, at)
         before = self.report.document_error if self.report else ""
         if report.document_error and report.document_error != before:
             log.error("the document is refused; every rollout holds: %s", report.document_error)
