@@ -77,7 +77,7 @@ def _without_server(rendered: Mapping[str, Any], weighted: list[dict[str, Any]],
     host = manager["route_config"]["virtual_hosts"][0]
     route = {"match": {"prefix": "/"}, "route": {"weighted_clusters": {"clusters": weighted}, "timeout": "0s"}}
     if keep_statistics:
-        marked = next(found["metadata"] for found in host["routes"] if "metadata" in found)
+        marked = next(found["metadata"] for found in host["routes"] if "metadata" in found and "route" in found)
         host["routes"] = [{**route, "metadata": marked}]  # only requests on a marked route are counted as evidence
     else:
         host["routes"] = [route]

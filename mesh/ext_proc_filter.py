@@ -32,6 +32,10 @@ SET_BY_SERVER: Final = (
     names.SLICE,
     names.GROUP,
     names.SEGMENT,
+    names.ISSUED,
+    names.CONTINUED,
+    names.EVENT,
+    names.EVENT_VALUE,
     names.UPSTREAM_TIMEOUT,
 )
 """The only request headers that the server may set."""
@@ -63,7 +67,7 @@ def ext_proc_filter(headers: Sequence[str], message_timeout: timedelta) -> HttpF
             allowed_headers=ListStringMatcher(patterns=[StringMatcher(exact=name) for name in headers])
         ),
         mutation_rules=HeaderMutationRules(
-            disallow_all=True, allow_expression=RegexMatcher(regex="|".join(SET_BY_SERVER))
+            disallow_all=True, allow_expression=RegexMatcher(regex=_any_of(SET_BY_SERVER))
         ),
         metadata_options=MetadataOptions(
             receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[names.METADATA_NAMESPACE])
@@ -72,3 +76,8 @@ def ext_proc_filter(headers: Sequence[str], message_timeout: timedelta) -> HttpF
         disable_immediate_response=True,
     )
     return HttpFilter(name=NAME, typed_config=Any.pack(config))
+
+
+def _any_of(headers: Sequence[str]) -> str:
+    """A regular expression of names; sorted, so that RE2 shares beginnings, or it is larger than Envoy takes."""
+    return "|".join(sorted(headers))

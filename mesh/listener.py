@@ -23,10 +23,12 @@ from experiment import names
 from experiment.model import Document
 from experiment.needs import needed_headers
 from mesh.addresses import address_of
+from mesh.answers import answers_filter
+from mesh.events import cors_filters
 from mesh.ext_proc_filter import ext_proc_filter
 from mesh.options import RenderOptions
 from mesh.routes import STREAM_IDLE, route_configuration
-from mesh.statistics import evidence_logger, unassigned_logger
+from mesh.statistics import loggers
 
 NAME: Final = "abmesh"
 
@@ -46,17 +48,24 @@ def listener(document: Document, options: RenderOptions) -> Listener:
         merge_slashes=True,
         stream_idle_timeout=STREAM_IDLE,
         request_headers_timeout=_REQUEST_HEADERS,
-        access_log=[evidence_logger(), unassigned_logger()],
+        access_log=loggers(document),
         route_config=route_configuration(document),
-        http_filters=[
-            ext_proc_filter(needed_headers(document), options.message_timeout),
-            HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router())),
-        ],
+        http_filters=_filters(document, options),
     )
     network = Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
     return Listener(
         name=NAME, address=address_of(options.listen_endpoint), filter_chains=[FilterChain(filters=[network])]
     )
+
+
+def _filters(document: Document, options: RenderOptions) -> list[HttpFilter]:
+    """A page's question whether it may send an event is answered before our server hears of it."""
+    return [
+        *cors_filters(document),
+        ext_proc_filter(needed_headers(document), options.message_timeout),
+        answers_filter(document),
+        HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router())),
+    ]
 
 
 def _strip_forged_headers() -> TypedExtensionConfig:

@@ -30,7 +30,10 @@ from envoy_data_plane.google.protobuf import Struct
 from experiment import names
 from experiment.model import Document, Experiment
 from experiment.parts import Match, Variant
+from mesh.answers import answers_of_route
 from mesh.clusters import server_name
+from mesh.events import event_routes
+from mesh.ext_proc_filter import SET_BY_SERVER
 
 NAME: Final = "abmesh"
 UNMATCHED: Final = "unmatched"
@@ -39,7 +42,7 @@ UNMATCHED: Final = "unmatched"
 STREAM_IDLE: Final = timedelta(minutes=5)
 """How long a request may stand still before Envoy ends it; a variant with a longer time limit gets that."""
 
-_ASSIGNMENT: Final = [names.MODEL_VERSION, names.EXPERIMENT, names.SLICE, names.GROUP, names.SEGMENT]
+_ASSIGNMENT: Final = [name for name in SET_BY_SERVER if name.startswith((names.MODEL_VERSION, names.TRUSTED_PREFIX))]
 
 
 def route_configuration(document: Document) -> RouteConfiguration:
@@ -53,7 +56,7 @@ def route_configuration(document: Document) -> RouteConfiguration:
     host = VirtualHost(
         name=NAME,
         domains=["*"],
-        routes=[*assigned, *unassigned, _unmatched(document)],
+        routes=[*event_routes(document), *assigned, *unassigned, _unmatched(document)],
         response_headers_to_add=[
             _added(
                 "set-cookie",
@@ -89,6 +92,7 @@ def _assigned(document: Document, experiment: Experiment, variant: Variant) -> R
         match=RouteMatch(prefix="/", headers=said),
         route=_to_variant(document, variant),
         metadata=Metadata(filter_metadata={names.METADATA_NAMESPACE: evidence_of}),
+        typed_per_filter_config=answers_of_route(document, experiment),
         response_headers_to_add=[
             _added(names.MODEL_VERSION, variant.name, HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD)
         ],

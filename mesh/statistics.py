@@ -1,25 +1,20 @@
 """Envoy's statistics access loggers, which turn trusted headers into tagged counters and histograms. Pure.
 
 Called by :mod:`mesh.listener`. No tag takes a value that a client can choose, or anyone could grow Envoy's memory: the
-headers read here are stripped from what clients send, route names are ours, and codes are numbers. Nor does the server
-choose names of experiments and variants: only requests on a variant's route are counted under them, and such a route
-takes only requests that say exactly its names.
+headers read here are stripped from what clients send, names of routes and events are ours, and codes are numbers. Nor
+does the server choose names of experiments and variants: only requests on a variant's or an event's route are counted
+under them, and such a route takes only requests that say exactly its names.
+
+Every logger is asked about every request, so each asks first what is seldom so or costs little, and what an expression
+must say last. A value that a counter adds up must be there, or Envoy logs an error: the logger's filter sees to that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
-from envoy_data_plane.envoy.config.accesslog.v3 import (
-    AccessLog,
-    AccessLogFilter,
-    AndFilter,
-    ExtensionFilter,
-    HeaderFilter,
-    OrFilter,
-)
-from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
-from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter
 from envoy_data_plane.envoy.extensions.access_loggers.stats.v3 import (
     Config,
     ConfigCounter,
@@ -31,75 +26,167 @@ from envoy_data_plane.envoy.extensions.access_loggers.stats.v3 import (
 from envoy_data_plane.envoy.type.v3 import Scope
 from envoy_data_plane.google.protobuf import Any
 
-from experiment import names
+from experiment import metrics, names
+from experiment.model import Document
+from mesh import only
 
-VARIANT_ROUTE: Final = f"'{names.METADATA_NAMESPACE}' in xds.route_metadata.filter_metadata"
-"""Whether a request took a variant's route: only those carry our metadata. An error, and so false, without a route."""
+_DURATION: Final = "%DURATION%"
+_TTFT: Final = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:ms)%"
+_GENERATION: Final = "%COMMON_DURATION(US_RX_BODY_BEG:DS_TX_END:ms)%"
+_VALUE: Final = f"%REQ({names.EVENT_VALUE})%"
 
-_DURATION = "%DURATION%"
-_TAGS = {
+_Tags = dict[str, str]
+_EVENT: Final = f"%METADATA(ROUTE:{names.METADATA_NAMESPACE}:{names.METADATA_EVENT})%"
+_CODE: Final[_Tags] = {names.TAG_CODE: "%RESPONSE_CODE%"}
+_VARIANT: Final[_Tags] = {
     names.TAG_EXPERIMENT: f"%REQ({names.EXPERIMENT})%",
     names.TAG_VARIANT: f"%REQ({names.MODEL_VERSION})%",
-    names.TAG_SLICE: f"%REQ({names.SLICE})%",
-    names.TAG_GROUP: f"%REQ({names.GROUP})%",
-    names.TAG_CODE: "%RESPONSE_CODE%",
-    names.TAG_ROUTE: "%ROUTE_NAME%",
 }
+_SLICE: Final = _VARIANT | {names.TAG_SLICE: f"%REQ({names.SLICE})%"}
+_GROUP: Final = _VARIANT | {names.TAG_GROUP: f"%REQ({names.GROUP})%"}
+_SEGMENT: Final = _VARIANT | {names.TAG_SEGMENT: f"%REQ({names.SEGMENT})%"}
+
+BROKEN_OFF: Final = ("UC", "UF", "UR", "LR", "UT", "UPE", "UMSDR", "SI")
+"""Envoy's flags of answers that the upstream did not bring to an end. DC, the client's leaving, is none of them."""
 
 
-def evidence_logger() -> AccessLog:
-    """Counts requests that are evidence: those that took a variant's route and carry a slice.
-
-    Overrides carry none. What the server assigned is not enough: it may know an experiment that this Envoy was not
-    rendered for, whose requests nobody served as a variant's.
-    """
-    variant = (names.TAG_EXPERIMENT, names.TAG_VARIANT)
-    config = Config(
-        stats_scope=Scope(prefix=names.STATS_SCOPE),
-        counters=[
-            ConfigCounter(stat=_stat(names.STAT_REQUESTS, *variant, names.TAG_SLICE, names.TAG_CODE), value_fixed=1),
-            ConfigCounter(stat=_stat(names.STAT_DURATION_MS, *variant, names.TAG_SLICE), value_format=_DURATION),
-        ],
-        histograms=[
-            ConfigHistogram(
-                stat=_stat(names.STAT_DURATION, *variant, names.TAG_GROUP),
-                unit=ConfigHistogramUnit.Milliseconds,
-                value_format=_DURATION,
-            )
-        ],
-    )
-    sliced = _header(HeaderMatcher(name=names.SLICE, present_match=True))
-    return _logger(config, AccessLogFilter(and_filter=AndFilter(filters=[sliced, _expression(VARIANT_ROUTE)])))
+def loggers(document: Document) -> list[AccessLog]:
+    """Every statistic that requests of the document can have."""
+    segments = any(experiment.segments is not None for experiment in document.experiments)
+    return [_unassigned(), *_of_answers(), *_of_users(document), *(_by_segment(document) if segments else ())]
 
 
-def unassigned_logger() -> AccessLog:
-    """Counts requests that took no variant's route, by the route that they took.
+def _unassigned() -> AccessLog:
+    """Requests that took neither a variant's route nor that of an event that counts, by the route that they took.
 
     One without any route, which no expression can ask about, has not been assigned.
     """
+    where = only.any_of(only.lacking(names.MODEL_VERSION), only.on_another_route())
+    return _logger(where, _counter(names.STAT_UNASSIGNED, {names.TAG_ROUTE: "%ROUTE_NAME%"} | _CODE))
+
+
+def _of_answers() -> Iterator[AccessLog]:
+    """What is measured of every experiment. Only requests with a slice are evidence, which overrides are not.
+
+    What the server assigned is not enough: it may know an experiment that this Envoy was not rendered for, whose
+    requests nobody served as a variant's. Answers are read on variants' routes alone.
+    """
+    sliced, requests = only.having(names.SLICE), _counter(names.STAT_REQUESTS, _SLICE | _CODE)
+    yield _logger(
+        only.all_of(only.not_saying(names.METADATA_CACHED), _evidence()),
+        requests,
+        _counter(metrics.DURATION_MS, _SLICE, _DURATION),
+        _histogram(names.STAT_DURATION, _GROUP, _DURATION),
+    )
+    cached = only.all_of(only.saying(names.METADATA_CACHED), sliced)
+    yield _logger(cached, requests, _counter(metrics.CACHED, _SLICE))
+    yield _logger(
+        only.all_of(only.saying(names.METADATA_ANSWERED), sliced),
+        _counter(metrics.TTFT_MS, _SLICE, _TTFT),
+        _counter(metrics.TTFT_COUNT, _SLICE),
+        _histogram(names.STAT_TTFT, _GROUP, _TTFT),
+    )
+    yield _logger(only.all_of(only.saying(names.METADATA_OUTPUT), sliced), *_usage("", _SLICE))
+    yield _logger(
+        only.all_of(only.saying(names.METADATA_STREAMED), sliced),
+        _counter(metrics.STREAMED_TOKENS, _SLICE, _metadata(names.METADATA_STREAMED)),
+        _counter(metrics.GENERATION_MS, _SLICE, _GENERATION),
+    )
+    yield _logger(only.all_of(only.saying(names.METADATA_REFUSED), sliced), _counter(metrics.REFUSALS, _SLICE))
+    broken = only.all_of(only.flagged(BROKEN_OFF), only.code_below(500), _evidence())
+    yield _logger(broken, _counter(metrics.BROKEN, _SLICE))
+
+
+def _of_users(document: Document) -> Iterator[AccessLog]:
+    """Sessions, and the feedback of users."""
+    events = [event for experiment in document.experiments for event in experiment.events]
+    if any(experiment.issue_cookie is not None for experiment in document.experiments):
+        yield _logger(only.all_of(only.having(names.ISSUED), _evidence()), _counter(metrics.SESSIONS, _SLICE))
+    if any(event.name == metrics.CONTINUATION for event in events):
+        continued = only.all_of(only.having(names.CONTINUED), _evidence())
+        yield _logger(continued, _counter(metrics.EVENTS, _SLICE | _event(metrics.CONTINUATION)))
+    if any(event.name != metrics.CONTINUATION for event in events):
+        yield _logger(_feedback(), _counter(metrics.EVENTS, _SLICE | _event()))
+    if any(event.value is not None for event in events):
+        yield _logger(
+            only.all_of(only.having(names.EVENT_VALUE), _feedback()),
+            _counter(metrics.EVENT_VALUE, _SLICE | _event(), _VALUE),
+            _counter(metrics.VALUED_EVENTS, _SLICE | _event()),
+        )
+
+
+def _by_segment(document: Document) -> Iterator[AccessLog]:
+    """The same by segment of users instead of by slice."""
+    events = [event for experiment in document.experiments for event in experiment.events]
+    in_one, requests = only.having(names.SEGMENT), _counter(_named(names.STAT_REQUESTS), _SEGMENT | _CODE)
+    yield _logger(
+        only.all_of(in_one, only.not_saying(names.METADATA_CACHED), _evidence()),
+        requests,
+        _histogram(_named(names.STAT_DURATION), _SEGMENT, _DURATION),
+    )
+    sliced = only.all_of(in_one, only.having(names.SLICE))
+    yield _logger(only.all_of(only.saying(names.METADATA_CACHED), sliced), requests)
+    yield _logger(
+        only.all_of(only.saying(names.METADATA_ANSWERED), sliced), _histogram(_named(names.STAT_TTFT), _SEGMENT, _TTFT)
+    )
+    yield _logger(only.all_of(only.saying(names.METADATA_OUTPUT), sliced), *_usage(names.BY_SEGMENT, _SEGMENT))
+    if any(event.name == metrics.CONTINUATION for event in events):
+        continued = only.all_of(only.having(names.CONTINUED), in_one, _evidence())
+        yield _logger(continued, _counter(_named(metrics.EVENTS), _SEGMENT | _event(metrics.CONTINUATION)))
+    if any(event.name != metrics.CONTINUATION for event in events):
+        yield _logger(only.all_of(_feedback(), in_one), _counter(_named(metrics.EVENTS), _SEGMENT | _event()))
+
+
+def _evidence() -> AccessLogFilter:
+    """Requests with a slice on a variant's route; that of an event is told from it by the event's header."""
+    return only.all_of(only.having(names.SLICE), only.lacking(names.EVENT), only.on_our_route())
+
+
+def _feedback() -> AccessLogFilter:
+    """Events that count: on the route of an event, of a user who is no override."""
+    return only.all_of(only.having(names.EVENT), only.having(names.SLICE), only.on_our_route())
+
+
+def _usage(ending: str, tags: _Tags) -> tuple[ConfigCounter, ...]:
+    """An answer that says the one number of tokens always says the other: ``answers.lua`` sees to that."""
+    return (
+        _counter(metrics.INPUT_TOKENS + ending, tags, _metadata(names.METADATA_INPUT)),
+        _counter(metrics.OUTPUT_TOKENS + ending, tags, _metadata(names.METADATA_OUTPUT)),
+        _counter(metrics.USAGE + ending, tags),
+    )
+
+
+def _named(statistic: str) -> str:
+    return statistic + names.BY_SEGMENT
+
+
+def _event(value: str = _EVENT) -> _Tags:
+    return {names.TAG_EVENT: value}
+
+
+def _metadata(key: str) -> str:
+    return f"%DYNAMIC_METADATA({names.METADATA_NAMESPACE}:{key})%"
+
+
+def _counter(name: str, tags: _Tags, value: str | None = None) -> ConfigCounter:
+    """A counter of requests, or of a value of theirs."""
+    if value is None:
+        return ConfigCounter(stat=_stat(name, tags), value_fixed=1)
+    return ConfigCounter(stat=_stat(name, tags), value_format=value)
+
+
+def _histogram(name: str, tags: _Tags, value: str) -> ConfigHistogram:
+    return ConfigHistogram(stat=_stat(name, tags), unit=ConfigHistogramUnit.Milliseconds, value_format=value)
+
+
+def _stat(name: str, tags: _Tags) -> ConfigStat:
+    return ConfigStat(name=name, tags=[ConfigTag(name=tag, value_format=value) for tag, value in tags.items()])
+
+
+def _logger(where: AccessLogFilter, *counted: ConfigCounter | ConfigHistogram) -> AccessLog:
     config = Config(
         stats_scope=Scope(prefix=names.STATS_SCOPE),
-        counters=[ConfigCounter(stat=_stat(names.STAT_UNASSIGNED, names.TAG_ROUTE, names.TAG_CODE), value_fixed=1)],
+        counters=[stat for stat in counted if isinstance(stat, ConfigCounter)],
+        histograms=[stat for stat in counted if isinstance(stat, ConfigHistogram)],
     )
-    unasked = _header(HeaderMatcher(name=names.MODEL_VERSION, present_match=True, invert_match=True))
-    elsewhere = _expression(f"!({VARIANT_ROUTE})")
-    return _logger(config, AccessLogFilter(or_filter=OrFilter(filters=[unasked, elsewhere])))
-
-
-def _stat(name: str, *tags: str) -> ConfigStat:
-    return ConfigStat(name=name, tags=[ConfigTag(name=tag, value_format=_TAGS[tag]) for tag in tags])
-
-
-def _header(matcher: HeaderMatcher) -> AccessLogFilter:
-    return AccessLogFilter(header_filter=HeaderFilter(header=matcher))
-
-
-def _expression(text: str) -> AccessLogFilter:
-    config = Any.pack(ExpressionFilter(expression=text))
-    return AccessLogFilter(
-        extension_filter=ExtensionFilter(name="envoy.access_loggers.extension_filters.cel", typed_config=config)
-    )
-
-
-def _logger(config: Config, only: AccessLogFilter) -> AccessLog:
-    return AccessLog(name="envoy.access_loggers.stats", filter=only, typed_config=Any.pack(config))
+    return AccessLog(name="envoy.access_loggers.stats", filter=where, typed_config=Any.pack(config))

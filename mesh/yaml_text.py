@@ -18,6 +18,7 @@ from ruamel.yaml.representer import SafeRepresenter
 _TEXT_TAG = "tag:yaml.org,2002:str"
 _MAP_TAG = "tag:yaml.org,2002:map"
 _BARE = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*|[0-9]+(?:\.[0-9]+)?m?s")
+_LINES = re.compile(r"[!-~][ -~]*\n(?:(?:[ -~]*[!-~])?\n)+")
 _NOT_TEXT = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf", "infinity"})
 
 
@@ -31,6 +32,8 @@ class _Representer(SafeRepresenter):
         return self.represent_mapping(_MAP_TAG, list(data.items()))  # the base class sorts what has items()
 
     def represent_text(self, data: str) -> ScalarNode:
+        if _LINES.fullmatch(data):
+            return self.represent_scalar(_TEXT_TAG, data, style="|")  # a script can be read line by line
         bare = _BARE.fullmatch(data) and data.lower() not in _NOT_TEXT
         return self.represent_scalar(_TEXT_TAG, data, style=None if bare else '"')
 

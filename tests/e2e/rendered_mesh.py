@@ -28,9 +28,9 @@ from tests.e2e.envoy_process import EnvoyProcess, launch, on_free_ports
 UNASSIGNED = "abmesh.unassigned.route.chat/unassigned.code.200"
 
 
-def chat_document(ports: Mapping[str, int], **changes: Any) -> Document:
+def chat_experiment(**changes: Any) -> dict[str, Any]:
     """An experiment on ``/v1/`` between ``model-a`` (control, 2 s) and ``model-b`` (no time limit)."""
-    experiment = {
+    return {
         "name": "chat",
         "match": {"path_prefix": "/v1/"},
         "unit": [{"header": "x-user-id"}],
@@ -38,9 +38,15 @@ def chat_document(ports: Mapping[str, int], **changes: Any) -> Document:
             {"name": "model-a", "cluster": "model-a", "weight": 50, "control": True, "timeout": "2s"},
             {"name": "model-b", "cluster": "model-b", "weight": 50},
         ],
+        **changes,
     }
+
+
+def chat_document(ports: Mapping[str, int], **changes: Any) -> Document:
+    """A document with :func:`chat_experiment`, unless the changes say otherwise."""
     clusters = {name: {"host": "127.0.0.1", "port": port} for name, port in ports.items()}
-    return Document.model_validate({"version": 1, "clusters": clusters, "experiments": [experiment], **changes})
+    said = {"version": 1, "clusters": clusters, "experiments": [chat_experiment()], **changes}
+    return Document.model_validate(said)
 
 
 def user(variant: str = "model-b", slice_: int | None = 7, experiment: str = "chat", **script: Any) -> dict[str, str]:

@@ -10,8 +10,8 @@ from mesh.options import RenderOptions
 from tests.mesh.documents import document
 
 
-def manager(options: RenderOptions) -> dict[str, Any]:
-    rendered = listener(document(), options).to_dict(casing=Casing.SNAKE)
+def manager(options: RenderOptions, **changes: Any) -> dict[str, Any]:
+    rendered = listener(document(**changes), options).to_dict(casing=Casing.SNAKE)
     typed: dict[str, Any] = rendered["filter_chains"][0]["filters"][0]["typed_config"]
     return typed
 
@@ -34,10 +34,14 @@ def test_forged_headers_are_removed_before_anything_reads_them() -> None:
         assert not forged.fullmatch(name), name
 
 
-def test_the_server_is_asked_just_before_the_router() -> None:
+def test_the_server_is_asked_before_answers_are_read_and_requests_routed() -> None:
     options = RenderOptions(message_timeout=timedelta(seconds=1))
     filters = manager(options)["http_filters"]
-    assert [item["name"] for item in filters] == ["envoy.filters.http.ext_proc", "envoy.filters.http.router"]
+    assert [item["name"] for item in filters] == [
+        "envoy.filters.http.ext_proc",
+        "envoy.filters.http.lua",
+        "envoy.filters.http.router",
+    ]
     asked = filters[0]["typed_config"]
     assert asked["message_timeout"] == "1s"
     sent = [pattern["exact"] for pattern in asked["forward_rules"]["allowed_headers"]["patterns"]]
@@ -58,3 +62,8 @@ def test_the_listener_is_where_the_options_say() -> None:
 def test_paths_are_normalised_whatever_envoy_was_built_to_do() -> None:
     rendered = manager(RenderOptions())
     assert (rendered["normalize_path"], rendered["merge_slashes"]) == (True, True)
+
+
+def test_a_page_that_asks_whether_it_may_send_events_is_answered_before_the_server_hears_of_it() -> None:
+    filters = manager(RenderOptions(), event_origins=["https://shop.example"])["http_filters"]
+    assert [item["name"] for item in filters[:2]] == ["envoy.filters.http.cors", "envoy.filters.http.ext_proc"]

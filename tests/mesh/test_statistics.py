@@ -1,47 +1,140 @@
+import re
 from typing import Any
 
+import pytest
 from betterproto2 import Casing
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
 
-from experiment import names
-from mesh.statistics import evidence_logger, unassigned_logger
+from experiment.model import Document
+from mesh.statistics import loggers
+from tests.mesh.documents import document, experiment, values_of
+
+EVENTS = ["click", {"name": "purchase", "value": {"max": 10}}, "continuation"]
+FULL = document(
+    experiment(
+        unit=[{"cookie": "sid"}],
+        issue_cookie={"name": "sid", "max_age": "1h"},
+        events=EVENTS,
+        segments={"header": "x-segment", "values": ["power"]},
+    ),
+    experiment("plain"),
+)
+WHO = ["experiment", "variant", "slice"]
+GROUP = ["experiment", "variant", "group"]
+SEGMENT = ["experiment", "variant", "segment"]
+ALWAYS = {
+    "unassigned": ["route", "code"],
+    "requests": [*WHO, "code"],
+    **dict.fromkeys(("duration_ms", "cached", "ttft_ms", "ttft_count", "input_tokens", "output_tokens", "usage"), WHO),
+    **dict.fromkeys(("streamed_tokens", "generation_ms", "refusals", "broken"), WHO),
+    "duration": GROUP,
+    "ttft": GROUP,
+}
+OF_USERS = {"sessions": WHO, **{name: [*WHO, "event"] for name in ("events", "event_value", "valued_events")}}
+BY_SEGMENT = {
+    "requests_by_segment": [*SEGMENT, "code"],
+    "events_by_segment": [*SEGMENT, "event"],
+    **dict.fromkeys((f"{name}_by_segment" for name in ("input_tokens", "output_tokens", "usage")), SEGMENT),
+    **dict.fromkeys((f"{name}_by_segment" for name in ("duration", "ttft")), SEGMENT),
+}
+
+
+def rendered(of: Document) -> list[dict[str, Any]]:
+    return [logger.to_dict(casing=Casing.SNAKE) for logger in loggers(of)]
+
+
+def stats_of(logger: dict[str, Any]) -> list[dict[str, Any]]:
+    config = logger["typed_config"]
+    return [*config.get("counters", ()), *config.get("histograms", ())]
+
+
+def shapes(of: Document) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for logger in rendered(of):
+        assert logger["typed_config"]["stats_scope"] == {"prefix": "abmesh"}
+        for stat in stats_of(logger):
+            tags = [tag["name"] for tag in stat["stat"]["tags"]]
+            assert found.setdefault(stat["stat"]["name"], tags) == tags
+    return found
 
 
 def test_statistics_have_the_names_and_tags_of_the_architecture() -> None:
-    config = evidence_logger().to_dict(casing=Casing.SNAKE)["typed_config"]
-    assert config["stats_scope"] == {"prefix": "abmesh"}
-    shapes = {
-        stat["stat"]["name"]: [tag["name"] for tag in stat["stat"]["tags"]]
-        for stat in (*config["counters"], *config["histograms"])
-    }
-    assert shapes == {
-        "requests": ["experiment", "variant", "slice", "code"],
-        "duration_ms": ["experiment", "variant", "slice"],
-        "duration": ["experiment", "variant", "group"],
-    }
-    unassigned = unassigned_logger().to_dict(casing=Casing.SNAKE)["typed_config"]
-    assert unassigned["stats_scope"] == {"prefix": "abmesh"}
-    assert [tag["name"] for tag in unassigned["counters"][0]["stat"]["tags"]] == ["route", "code"]
+    assert shapes(FULL) == ALWAYS | OF_USERS | BY_SEGMENT
 
 
-def filters_of(logger: AccessLog, how: str) -> tuple[Any, str]:
-    """The header and the expression of a filter that joins the two."""
-    header, expression = logger.to_dict(casing=Casing.SNAKE)["filter"][how]["filters"]
-    return header["header_filter"]["header"], expression["extension_filter"]["typed_config"]["expression"]
-
-
-def test_evidence_is_what_took_a_variants_route_with_a_slice_and_unassigned_is_what_took_none() -> None:
-    route = "'abmesh' in xds.route_metadata.filter_metadata"
-    sliced = {"name": names.SLICE, "present_match": True}
-    assert filters_of(evidence_logger(), "and_filter") == (sliced, route)
-    unasked = {"name": names.MODEL_VERSION, "present_match": True, "invert_match": True}
-    assert filters_of(unassigned_logger(), "or_filter") == (unasked, f"!({route})")
+@pytest.mark.parametrize(
+    ("changes", "further"),
+    [
+        ({}, set()),
+        ({"segments": {"header": "x-segment", "values": ["power"]}}, {"requests_by_segment", "ttft_by_segment"}),
+        ({"events": ["click"]}, {"events"}),
+        ({"events": [EVENTS[1]]}, {"events", "event_value", "valued_events"}),
+        ({"unit": [{"cookie": "a"}], "issue_cookie": {"name": "a", "max_age": "1h"}}, {"sessions"}),
+    ],
+    ids=["nothing", "segments", "an event", "an event with a value", "sessions"],
+)
+def test_only_what_the_document_can_fill_is_counted(changes: dict[str, Any], further: set[str]) -> None:
+    found = set(shapes(document(experiment(**changes)))) - set(ALWAYS)
+    assert further <= found
+    assert bool(found) == bool(further)
 
 
 def test_no_tag_takes_a_value_that_a_client_can_choose() -> None:
-    allowed = {f"%REQ({name})%" for name in (names.EXPERIMENT, names.MODEL_VERSION, names.SLICE, names.GROUP)}
-    allowed |= {"%RESPONSE_CODE%", "%ROUTE_NAME%"}
-    for logger in (evidence_logger(), unassigned_logger()):
-        config = logger.to_dict(casing=Casing.SNAKE)["typed_config"]
-        for stat in (*config["counters"], *config.get("histograms", ())):
-            assert {tag["value_format"] for tag in stat["stat"]["tags"]} <= allowed
+    trusted = re.compile(
+        r"%REQ\((x-model-version|x-ab-[a-z]+)\)%|%RESPONSE_CODE%|%ROUTE_NAME%|%METADATA\(ROUTE:abmesh:event\)%"
+    )
+    values = {value for logger in rendered(FULL) for value in values_of(logger, "tags") for value in _formats(value)}
+    assert {value for value in values if not trusted.fullmatch(value)} == {"continuation"}
+    assert "%REQ(x-ab-event)%" not in values, "the route names the event"
+
+
+def _formats(tags: list[dict[str, Any]]) -> list[str]:
+    return [tag["value_format"] for tag in tags]
+
+
+def conditions(tree: Any) -> set[str]:
+    """What a logger asks for: headers, keys of metadata, an expression."""
+    found = {matcher["name"] for matcher in values_of(tree, "header") if not matcher.get("invert_match")}
+    found |= {matcher["path"][0]["key"] for matcher in values_of(tree, "matcher")}
+    return found | set(values_of(tree, "expression"))
+
+
+ROUTE = "'abmesh' in xds.route_metadata.filter_metadata"
+OF_AN_ANSWER = {"answered", "cached", "output_tokens", "streamed_tokens", "refused"}
+
+
+def test_evidence_has_a_slice_and_took_a_route_of_ours() -> None:
+    """Whatever the server said of it. Answers are read on variants' routes alone, so what they say shows the route."""
+    for logger in rendered(FULL):
+        asked = conditions(logger["filter"])
+        if stats_of(logger)[0]["stat"]["name"] == "unassigned":
+            assert asked == {f"!({ROUTE})"}
+            continue
+        assert "x-ab-slice" in asked
+        assert ROUTE in asked or asked & OF_AN_ANSWER
+
+
+def test_every_value_is_known_to_be_there_before_it_is_added_up() -> None:
+    """Or Envoy logs an error for each request without it."""
+    needed = {
+        "%DURATION%": {"x-ab-slice"},
+        "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:ms)%": {"answered"},
+        "%COMMON_DURATION(US_RX_BODY_BEG:DS_TX_END:ms)%": {"streamed_tokens"},
+        "%DYNAMIC_METADATA(abmesh:input_tokens)%": {"output_tokens"},
+        "%DYNAMIC_METADATA(abmesh:output_tokens)%": {"output_tokens"},
+        "%DYNAMIC_METADATA(abmesh:streamed_tokens)%": {"streamed_tokens"},
+        "%REQ(x-ab-value)%": {"x-ab-value"},
+    }
+    for logger in rendered(FULL):
+        for stat in stats_of(logger):
+            if "value_format" in stat:
+                assert needed[stat["value_format"]] <= conditions(logger["filter"])
+
+
+def test_no_request_is_counted_twice_as_from_a_cache_and_not() -> None:
+    found = [logger for logger in rendered(FULL) if stats_of(logger)[0]["stat"]["name"] == "requests"]
+    answers = [list(values_of(logger["filter"], "metadata_filter")) for logger in found]
+    fresh, cached = (
+        next(item for item in asked if item["matcher"]["path"] == [{"key": "cached"}]) for asked in answers
+    )
+    assert (fresh["matcher"]["value"], fresh["match_if_key_not_found"]) == ({"null_match": {}}, True)
+    assert (cached["matcher"]["value"], cached["match_if_key_not_found"]) == ({"present_match": True}, False)

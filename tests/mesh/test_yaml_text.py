@@ -31,7 +31,8 @@ SURPRISES = [
 SURPRISES += ["", " a", "a ", "a: b", "a #b", "- a", "@type", "%REQ(x)%", "*", "&a", "!a", "'", '"', "\\", "2026-11-22"]
 SURPRISES += ["=", "<<", "[]", "{}", "127.0.0.1", "é", "a\nb", "\x7f", "|", ">", "?", ":", "-", "---", "..."]
 
-_TEXT = st.sampled_from(SURPRISES) | st.text(max_size=10)
+_LINES = st.lists(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=6), max_size=4)
+_TEXT = st.sampled_from(SURPRISES) | _LINES.map(lambda lines: "\n".join([*lines, ""])) | st.text(max_size=10)
 _PLAIN = st.recursive(
     st.booleans() | st.integers() | st.floats(0.01, 1000).map(lambda number: round(number, 2)) | _TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
@@ -69,4 +70,14 @@ def test_the_order_is_kept_and_nothing_is_an_alias() -> None:
 def test_the_same_document_is_always_the_same_text() -> None:
     first = to_yaml(render_bootstrap(default_document(), RenderOptions()))
     assert first == to_yaml(render_bootstrap(default_document(), RenderOptions()))
-    assert all(len(line) < 160 for line in first.splitlines())
+    assert all(len(line) < 200 for line in first.splitlines())
+
+
+SCRIPTS = ["a = 1\nb = 2\n", "a\n\n  b\n", "# no\n- on\n", "a:\n---\nb\n"]
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_a_script_can_be_read_line_by_line(text: str) -> None:
+    written = to_yaml({"a": {"b": text}, "c": "d"})
+    assert written.startswith("a:\n  b: |\n    " + text.splitlines()[0])
+    assert read(written, "1.1") == {"a": {"b": text}, "c": "d"}

@@ -1,0 +1,215 @@
+-- Reads what answers say of themselves, as they pass: tokens, refusals, whether they came from a cache. Above these
+-- lines mesh/answers.py puts what to look for: NAMESPACE, CACHED, REFUSED, KEYS.
+--
+-- Chunks are looked at and passed on one by one. Between two of them no more is kept than what a key and its value may
+-- begin with, so that memory does not grow with the answer.
+
+local byte, find, lower, match, sub = string.byte, string.find, string.lower, string.match, string.sub
+
+local LONGEST = 4096 -- bytes of a key and its value; a longer one is not read
+local DEEPEST = 8 -- objects and lists in one another
+local MOST = 1e9 -- tokens
+
+local WORDS = { ["true"] = true, ["false"] = true, null = true }
+local QUOTE, COMMA, COLON, OPEN_LIST, BACKSLASH, CLOSE_LIST, OPEN, CLOSE = 34, 44, 58, 91, 92, 93, 123, 125
+
+-- All that walk through JSON return where a thing ends; nil where the text ends first, false where it is no JSON.
+
+local function text_end(text, p)
+  while true do
+    p = find(text, '["\\\r\n]', p + 1)
+    if not p then return nil end
+    local c = byte(text, p)
+    if c == QUOTE then return p + 1 end
+    if c ~= BACKSLASH then return false end
+    p = p + 1
+  end
+end
+
+local value_end
+
+local function object_end(text, p, places, found, depth)
+  p = find(text, "%S", p)
+  if not p then return nil end
+  if byte(text, p) == CLOSE then return p + 1 end
+  while true do
+    if byte(text, p) ~= QUOTE then return false end
+    local stop = text_end(text, p)
+    if not stop then return stop end
+    local inner = places and places[sub(text, p + 1, stop - 2)]
+    p = find(text, "%S", stop)
+    if not p then return nil end
+    if byte(text, p) ~= COLON then return false end
+    p = value_end(text, p + 1, inner, found, depth)
+    if not p then return p end
+    p = find(text, "%S", p)
+    if not p then return nil end
+    local c = byte(text, p)
+    if c == CLOSE then return p + 1 end
+    if c ~= COMMA then return false end
+    p = find(text, "%S", p + 1)
+    if not p then return nil end
+  end
+end
+
+local function list_end(text, p, found, depth)
+  p = find(text, "%S", p)
+  if not p then return nil end
+  if byte(text, p) == CLOSE_LIST then return p + 1 end
+  while true do
+    p = value_end(text, p, nil, found, depth)
+    if not p then return p end
+    p = find(text, "%S", p)
+    if not p then return nil end
+    local c = byte(text, p)
+    if c == CLOSE_LIST then return p + 1 end
+    if c ~= COMMA then return false end
+    p = p + 1
+  end
+end
+
+-- `place` says what is looked for here: `place.number` is which number this is, `place.inside` what to find by key.
+value_end = function(text, p, place, found, depth)
+  p = find(text, "%S", p)
+  if not p then return nil end
+  local c = byte(text, p)
+  if c == QUOTE then return text_end(text, p) end
+  if c == OPEN or c == OPEN_LIST then
+    if depth == DEEPEST then return false end
+    if c == OPEN then return object_end(text, p + 1, place and place.inside, found, depth + 1) end
+    return list_end(text, p + 1, found, depth + 1)
+  end
+  local word = match(text, "^[%w.+-]+", p)
+  if not word then return false end
+  local stop = p + #word
+  if stop > #text then return nil end -- the rest of the number may follow
+  if place and place.number and match(word, "^%d+$") and tonumber(word) <= MOST then
+    found[place.number] = tonumber(word)
+  elseif not (WORDS[word] or match(word, "^-?%d[%d.eE+-]*$")) then
+    return false
+  end
+  return stop
+end
+
+-- Look at the value of a key that ends at `stop`. Returns false if more of the text is needed.
+local function look(text, stop, key, seen)
+  local p = find(text, "%S", stop + 1)
+  if not p then return false end
+  if byte(text, p) ~= COLON then return true end
+  p = find(text, "%S", p + 1)
+  if not p then return false end
+  local c = byte(text, p)
+  if c == QUOTE then
+    if key.any then
+      local first = byte(text, p + 1)
+      if not first then return false end
+      seen.refused = seen.refused or first ~= QUOTE
+    end
+    for i = 1, #key.texts do
+      local wanted = key.texts[i]
+      local there = sub(text, p + 1, p + #wanted)
+      if there == wanted then
+        seen.refused = true
+      elseif #there < #wanted and there == sub(wanted, 1, #there) then
+        return false
+      end
+    end
+    return true
+  end
+  local place = key.place
+  if not place or not (place.inside and c == OPEN or place.number and c >= 48 and c <= 57) then return true end
+  local found = {}
+  local reached = value_end(text, p, place, found, 0)
+  if reached then
+    seen[1] = found[1] or seen[1]
+    seen[2] = found[2] or seen[2]
+  end
+  return reached ~= nil
+end
+
+-- Look at every place of a key in the text from `from` on. Returns where to go on once more of it is there.
+local function search(text, from, key, seen)
+  local quoted, length = key.quoted, #text
+  while true do
+    local start, stop = find(text, quoted, from, true)
+    if not start then break end
+    if byte(text, start - 1) ~= BACKSLASH then -- or the quote belongs to a text
+      local cut = length - start >= LONGEST
+      local within, ending = text, stop
+      if cut then within, ending = sub(text, start, start + LONGEST - 1), #quoted end
+      if not look(within, ending, key, seen) and not cut then return start end
+    end
+    from = stop + 1
+  end
+  local beginning = length - #quoted + 2 -- the key may begin here and end in the next chunk
+  return from > beginning and from or beginning > 1 and beginning or 1
+end
+
+local function says(headers, signals)
+  for i = 1, #signals do
+    local signal = signals[i]
+    if headers:get(signal.name) then
+      if not signal.value then return true end
+      for index = 0, headers:getNumValues(signal.name) - 1 do
+        if lower(headers:getAtIndex(signal.name, index)) == signal.value then return true end
+      end
+    end
+  end
+  return false
+end
+
+local function read(handle)
+  local headers = handle:headers()
+  -- Envoy's own answers say nothing of the model; only those of an upstream have this header.
+  if not headers:get("x-envoy-upstream-service-time") then return end
+  if says(headers, CACHED) then
+    handle:streamInfo():dynamicMetadata():set(NAMESPACE, "cached", 1)
+    return
+  end
+  local seen = { refused = says(headers, REFUSED) }
+  local told = seen.refused
+  if told then handle:streamInfo():dynamicMetadata():set(NAMESPACE, "refused", 1) end
+  local kind = lower(headers:get("content-type") or "")
+  local streamed = find(kind, "text/event-stream", 1, true)
+  local encoded = headers:get("content-encoding")
+  local readable = (streamed or find(kind, "json", 1, true)) and (not encoded or lower(encoded) == "identity")
+  local answered, tail, at = false, "", {}
+  for i = 1, #KEYS do at[i] = 1 end
+
+  for chunk in handle:bodyChunks() do
+    local size = chunk:length()
+    if size > 0 then
+      if not answered then
+        answered = true
+        handle:streamInfo():dynamicMetadata():set(NAMESPACE, "answered", 1)
+        if not readable then return end
+      end
+      local text = tail .. chunk:getBytes(0, size)
+      local keep = #text + 1
+      for i = 1, #KEYS do
+        local key = KEYS[i]
+        -- Nothing is left to find for a key of refusals alone.
+        local next_at = (seen.refused and not key.place) and #text + 1 or search(text, at[i], key, seen)
+        at[i] = next_at
+        if next_at < keep then keep = next_at end
+      end
+      keep = keep > 1 and keep - 1 or 1 -- the byte before says whether a quote begins a key
+      tail = sub(text, keep)
+      for i = 1, #KEYS do at[i] = at[i] - keep + 1 end
+    end
+  end
+
+  local input, output = seen[1], seen[2]
+  if not (input or output or (seen.refused and not told)) then return end
+  local metadata = handle:streamInfo():dynamicMetadata()
+  if seen.refused and not told then metadata:set(NAMESPACE, "refused", 1) end
+  if input or output then
+    metadata:set(NAMESPACE, "input_tokens", input or 0)
+    metadata:set(NAMESPACE, "output_tokens", output or 0)
+    if streamed then metadata:set(NAMESPACE, "streamed_tokens", output or 0) end
+  end
+end
+
+function envoy_on_response(handle)
+  pcall(read, handle) -- Envoy would log an error of ours for every answer
+end
