@@ -96,7 +96,7 @@ async def start(contender: Contender, upstream: int, folder: Path, stack: AsyncE
     document = parse(text, "the benchmark's document")
     listen, admin, tcp, metrics = free_ports(4)
     address = f"unix:{folder / contender.name}.sock" if contender.unix else f"127.0.0.1:{tcp}"
-    options = RenderOptions(listen=f"127.0.0.1:{listen}", admin=f"127.0.0.1:{admin}", ext_proc=(address,))
+    options = RenderOptions(listen=f"127.0.0.1:{listen}", admin=f"127.0.0.1:{admin}", warmup="", ext_proc=(address,))
     bootstrap = render_bootstrap(document, options)
     if contender.kind == "alone":
         bootstrap = envoys.alone(bootstrap, document.experiments[0])

@@ -108,7 +108,7 @@ async def record(count: int, folder: Path) -> tuple[str, str]:
     """
     async with AsyncExitStack() as stack:
         listen, admin, upstream, upstream_admin = free_ports(4)
-        options = RenderOptions(listen=f"127.0.0.1:{listen}", admin=f"127.0.0.1:{admin}")
+        options = RenderOptions(listen=f"127.0.0.1:{listen}", admin=f"127.0.0.1:{admin}", warmup="")
         await _start("models", models(upstream, upstream_admin), upstream_admin, folder, stack)
         await _start("sidecar", bootstrap(document(upstream), options), admin, folder, stack)
         result = await run_load(listen, requests(count), count=count, connections=min(count, 400), seconds=300)

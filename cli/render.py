@@ -25,6 +25,9 @@ def envoy(
     config: ConfigOption = CONFIG,
     listen: Annotated[str, typer.Option(help="Where Envoy serves clients.")] = "0.0.0.0:10000",
     admin: Annotated[str, typer.Option(help="Where Envoy's admin endpoint listens; loopback only.")] = "127.0.0.1:9901",
+    warmup: Annotated[
+        str, typer.Option(help="Where the controller warms new versions; loopback only, '' for nowhere.")
+    ] = "127.0.0.1:9902",
     ext_proc: Annotated[
         list[str] | None,
         typer.Option("--ext-proc", help="HOST:PORT or unix:PATH of the server; may be repeated. [127.0.0.1:50051]"),
@@ -50,6 +53,7 @@ def envoy(
     options = RenderOptions(
         listen=listen,
         admin=admin,
+        warmup=warmup,
         ext_proc=tuple(ext_proc or ("127.0.0.1:50051",)),
         message_timeout=duration(message_timeout),
         trusted_hops=trusted_hops,

@@ -7,6 +7,7 @@ from typing import Any, Final
 from betterproto2 import Casing
 from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap, BootstrapStaticResources
 from envoy_data_plane.envoy.config.core.v3 import Node
+from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceMonitor
 from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import DownstreamConnectionsConfig
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
@@ -14,9 +15,11 @@ from envoy_data_plane.google.protobuf import Any as PackedAny
 
 from experiment.model import Document
 from mesh.addresses import address_of
+from mesh.buckets import stats_config
 from mesh.clusters import ext_proc_cluster, model_clusters
 from mesh.listener import listener
 from mesh.options import RenderOptions
+from mesh.warmup import warmup_listener
 
 READABLE_ADMIN_PATHS: Final = ("/stats", "/ready", "/server_info", "/clusters", "/listeners", "/config_dump", "/certs")
 """Start of every path that the admin endpoint answers. None of them changes anything."""
@@ -43,8 +46,9 @@ def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, An
     bootstrap = Bootstrap(
         node=Node(id=options.node_id, cluster=options.node_cluster),
         static_resources=BootstrapStaticResources(
-            listeners=[listener(document, options)], clusters=[*model_clusters(document), server]
+            listeners=_listeners(document, options), clusters=[*model_clusters(document), server]
         ),
+        stats_config=stats_config(),
         stats_flush_interval=options.stats_flush_interval,
         admin=Admin(
             address=address_of(options.admin_endpoint),
@@ -64,3 +68,8 @@ def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, An
         ),
     )
     return bootstrap.to_dict(casing=Casing.SNAKE)
+
+
+def _listeners(document: Document, options: RenderOptions) -> list[Listener]:
+    warmup = options.warmup_endpoint
+    return [listener(document, options), *([] if warmup is None else [warmup_listener(document, warmup)])]

@@ -17,6 +17,8 @@ class RenderOptions:
     Attributes:
         listen: IP address and port that serve clients. Port 0 lets the system choose one.
         admin: IP address and port of Envoy's admin endpoint. Loopback only: it has no authentication.
+        warmup: IP address and port through which the controller warms new versions; loopback only, since whoever
+            reaches it chooses the variant. Empty: nowhere.
         ext_proc: where the server listens, ``host:port`` or ``unix:/path``; several share the load.
         streams_per_connection: how many requests Envoy asks about at the same time on one connection to the server
             before it opens another. A server's worker processes share one port, and the system gives each
@@ -35,6 +37,7 @@ class RenderOptions:
 
     listen: str = "0.0.0.0:10000"
     admin: str = "127.0.0.1:9901"
+    warmup: str = "127.0.0.1:9902"
     ext_proc: tuple[str, ...] = ("127.0.0.1:50051",)
     streams_per_connection: int = 2
     message_timeout: timedelta = timedelta(milliseconds=500)
@@ -45,11 +48,10 @@ class RenderOptions:
 
     def __post_init__(self) -> None:
         parse_ip_endpoint(self.listen, "listen")
-        if not ipaddress.ip_address(self.admin_endpoint.host).is_loopback:
-            raise SettingsError(
-                f"admin: found {self.admin!r}, which other machines can reach; Envoy's admin endpoint has no "
-                "authentication; allowed: a loopback address such as 127.0.0.1:9901"
-            )
+        _loopback("admin", self.admin_endpoint, "Envoy's admin endpoint has no authentication", "127.0.0.1:9901")
+        if self.warmup_endpoint is not None:
+            why = "whoever reaches it chooses the variant, and nobody counts it"
+            _loopback("warmup", self.warmup_endpoint, why, "127.0.0.1:9902")
         self._check_targets()
         _between("message_timeout", self.message_timeout, timedelta(milliseconds=1), timedelta(minutes=1))
         _between("stats_flush_interval", self.stats_flush_interval, timedelta(milliseconds=1), timedelta(minutes=5))
@@ -70,6 +72,11 @@ class RenderOptions:
         return parse_ip_endpoint(self.admin, "admin")
 
     @property
+    def warmup_endpoint(self) -> Endpoint | None:
+        """Where new versions are warmed."""
+        return parse_ip_endpoint(self.warmup, "warmup") if self.warmup else None
+
+    @property
     def ext_proc_targets(self) -> tuple[Endpoint | UnixSocket, ...]:
         """Where the server listens."""
         return tuple(parse_target(text, "ext_proc") for text in self.ext_proc)
@@ -86,6 +93,15 @@ class RenderOptions:
                 f"ext_proc: found {', '.join(self.ext_proc)}; Envoy cannot mix Unix sockets with names that it has "
                 "to resolve; allowed: Unix sockets and IP addresses, or names and IP addresses"
             )
+
+
+def _loopback(name: str, found: Endpoint, why: str, example: str) -> None:
+    if not ipaddress.ip_address(found.host).is_loopback:
+        where = f"[{found.host}]" if ":" in found.host else found.host
+        raise SettingsError(
+            f"{name}: found '{where}:{found.port}', which other machines can reach; {why}; allowed: a loopback address "
+            f"such as {example}"
+        )
 
 
 def _between(name: str, value: timedelta, lowest: timedelta, highest: timedelta) -> None:

@@ -1,6 +1,6 @@
 """The route table: first what the server assigned, then where everything else goes. Pure.
 
-Called by :mod:`mesh.listener`.
+Called by :mod:`mesh.listener`; :mod:`mesh.warmup` leads to variants in the same way.
 """
 
 from __future__ import annotations
@@ -78,6 +78,22 @@ def unassigned_route_name(experiment: str) -> str:
     return f"{experiment}/unassigned"
 
 
+def assigned_match(experiment: Experiment, variant: Variant) -> RouteMatch:
+    """Requests that say that they are a variant's, whatever their path."""
+    said = [_equals(names.EXPERIMENT, experiment.name), _equals(names.MODEL_VERSION, variant.name)]
+    return RouteMatch(prefix="/", headers=said)
+
+
+def to_variant(document: Document, variant: Variant) -> RouteAction:
+    """Where a variant's requests lead, with its time limit."""
+    action = _to_cluster(document, variant.cluster)
+    # Envoy's own default is 15 s, which ends most answers of a language model; 0 means no limit.
+    action.timeout = variant.timeout or timedelta()
+    if action.timeout > STREAM_IDLE:
+        action.idle_timeout = action.timeout
+    return action
+
+
 def _assigned(document: Document, experiment: Experiment, variant: Variant) -> Route:
     """Where the server's word leads.
 
@@ -86,11 +102,10 @@ def _assigned(document: Document, experiment: Experiment, variant: Variant) -> R
     are evidence, and only the variant's own route stamps answers with it.
     """
     evidence_of = Struct.from_dict({names.TAG_EXPERIMENT: experiment.name})
-    said = [_equals(names.EXPERIMENT, experiment.name), _equals(names.MODEL_VERSION, variant.name)]
     return Route(
         name=variant_route_name(experiment.name, variant.name),
-        match=RouteMatch(prefix="/", headers=said),
-        route=_to_variant(document, variant),
+        match=assigned_match(experiment, variant),
+        route=to_variant(document, variant),
         metadata=Metadata(filter_metadata={names.METADATA_NAMESPACE: evidence_of}),
         typed_per_filter_config=answers_of_route(document, experiment),
         response_headers_to_add=[
@@ -108,7 +123,7 @@ def _unassigned(document: Document, experiment: Experiment) -> Route:
     return Route(
         name=unassigned_route_name(experiment.name),
         match=_match(experiment.match),
-        route=_to_variant(document, experiment.control),
+        route=to_variant(document, experiment.control),
         request_headers_to_remove=_ASSIGNMENT,
         response_headers_to_remove=[names.MODEL_VERSION],
     )
@@ -127,15 +142,6 @@ def _unmatched(document: Document) -> Route:
         request_headers_to_remove=_ASSIGNMENT,
         response_headers_to_remove=[names.MODEL_VERSION],
     )
-
-
-def _to_variant(document: Document, variant: Variant) -> RouteAction:
-    action = _to_cluster(document, variant.cluster)
-    # Envoy's own default is 15 s, which ends most answers of a language model; 0 means no limit.
-    action.timeout = variant.timeout or timedelta()
-    if action.timeout > STREAM_IDLE:
-        action.idle_timeout = action.timeout
-    return action
 
 
 def _to_cluster(document: Document, name: str) -> RouteAction:

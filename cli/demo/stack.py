@@ -172,7 +172,7 @@ class Stack:
             response.raise_for_status()
 
     def _choose_ports(self) -> None:
-        names = ["envoy", "admin", "ext_proc", "ext_proc_metrics", "controller", *self.options.models]
+        names = ["envoy", "admin", "warmup", "ext_proc", "ext_proc_metrics", "controller", *self.options.models]
         self.ports = dict(zip(names, free_ports(len(names)), strict=True))
 
     def _write_documents(self) -> None:
@@ -185,6 +185,7 @@ class Stack:
         options = RenderOptions(
             listen=f"127.0.0.1:{self.ports['envoy']}",
             admin=f"127.0.0.1:{self.ports['admin']}",
+            warmup=f"127.0.0.1:{self.ports['warmup']}",
             ext_proc=(self.ext_proc_address,),
             message_timeout=self.options.message_timeout,
             stats_flush_interval=timedelta(milliseconds=500),

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cli.demo.processes import ending_with_parent
+from mesh import warmup
 from mesh.options import RenderOptions
 from mesh.yaml_text import to_yaml
 
@@ -39,7 +40,7 @@ def launch(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
 
 def on_free_ports(options: RenderOptions) -> RenderOptions:
     """The same options, with ports that Envoy chooses on the loopback interface."""
-    return dataclasses.replace(options, listen="127.0.0.1:0", admin="127.0.0.1:0")
+    return dataclasses.replace(options, listen="127.0.0.1:0", admin="127.0.0.1:0", warmup="127.0.0.1:0")
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float) -> None:
@@ -56,6 +57,7 @@ class EnvoyProcess:
 
     Attributes:
         port: of the first listener, once started.
+        warmup_port: of the listener that warms new versions, once started; 0 without one.
         admin_port: of the admin endpoint, once started.
         log: file that Envoy's output goes to, over all its runs.
     """
@@ -67,6 +69,7 @@ class EnvoyProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self.log = directory / "envoy.log"
         self.port = 0
+        self.warmup_port = 0
         self.admin_port = 0
 
     def __enter__(self) -> Self:
@@ -188,8 +191,11 @@ class EnvoyProcess:
             return False
 
     def _keep_ports(self) -> None:
-        listeners = json.loads(self.admin("/listeners?format=json"))["listener_statuses"]
-        self.port = listeners[0]["local_address"]["socket_address"]["port_value"]
+        listening = json.loads(self.admin("/listeners?format=json"))["listener_statuses"]
+        ports = {found["name"]: found["local_address"]["socket_address"]["port_value"] for found in listening}
+        listeners = self._bootstrap["static_resources"]["listeners"]
+        for listener in listeners:
+            listener["address"]["socket_address"]["port_value"] = ports[listener["name"]]
+        self.port = ports[listeners[0]["name"]]
+        self.warmup_port = ports.get(warmup.NAME, 0)
         self._bootstrap["admin"]["address"]["socket_address"]["port_value"] = self.admin_port
-        listener = self._bootstrap["static_resources"]["listeners"][0]
-        listener["address"]["socket_address"]["port_value"] = self.port

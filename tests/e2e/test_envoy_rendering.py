@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
+import re
 import shutil
 import ssl
 import subprocess
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from mesh.bootstrap import READABLE_ADMIN_PATHS
+from mesh.buckets import BUCKETS_MS
 from tests.e2e.echo_upstream import CLAIMED_VERSION, echo_upstream
 from tests.e2e.envoy_process import wait_for
 from tests.e2e.rendered_mesh import UNASSIGNED, RenderedMesh, rendered_mesh, user
@@ -203,6 +206,22 @@ async def test_durations_are_milliseconds_and_their_bins_hold_them(tmp_path: Pat
         histogram = "abmesh.duration.experiment.chat.variant.model-b.group.1"
         await asyncio.to_thread(wait_for, lambda: histogram in mesh.envoy.histograms("^abmesh"), "a histogram", 15)
         assert all(part["lower_bound"] >= 110 for part in mesh.envoy.histograms("^abmesh")[histogram])
+
+
+async def test_histograms_have_fine_buckets_where_prometheus_reads_them(tmp_path: Path) -> None:
+    async with rendered_mesh(tmp_path) as mesh:
+        await mesh.get("/v1/x?sleep=0.12", user())
+
+        def buckets() -> dict[float, int]:
+            text = mesh.envoy.admin("/stats/prometheus?filter=^abmesh")
+            found = re.findall(r'envoy_abmesh_duration_bucket\{[^}]*group="1",le="([^"]+)"\} (\d+)', text)
+            return {float(bound): int(count) for bound, count in found}
+
+        await asyncio.to_thread(wait_for, lambda: buckets().get(math.inf) == 1, "a histogram", 15)
+        assert set(buckets()) == {*map(float, BUCKETS_MS), math.inf}
+        assert buckets()[100.0] == 0
+        text = await asyncio.to_thread(mesh.envoy.admin, "/stats/prometheus?filter=upstream_rq_time")
+        assert len(re.findall(r'cluster_upstream_rq_time_bucket\{[^}]*="model-b"', text)) < 25, "only ours"
 
 
 async def test_clients_that_leave_are_counted_without_an_error_line(tmp_path: Path) -> None:

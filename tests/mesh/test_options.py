@@ -19,6 +19,17 @@ def test_an_admin_endpoint_that_others_can_reach_is_refused(admin: str) -> None:
         RenderOptions(admin=admin)
 
 
+@pytest.mark.parametrize("warmup", ["0.0.0.0:9902", "[fd00::1]:9902"])
+def test_a_warm_up_listener_that_others_can_reach_is_refused(warmup: str) -> None:
+    with pytest.raises(SettingsError, match=r"chooses the variant.*allowed: a loopback address") as caught:
+        RenderOptions(warmup=warmup)
+    assert f"warmup: found '{warmup}'" in str(caught.value)
+
+
+def test_there_need_be_no_warm_up_listener() -> None:
+    assert RenderOptions(warmup="").warmup_endpoint is None
+
+
 @pytest.mark.parametrize("admin", ["127.0.0.1:0", "127.9.9.9:9901", "[::1]:9901"])
 def test_any_loopback_address_may_be_the_admin_endpoint(admin: str) -> None:
     assert RenderOptions(admin=admin).admin_endpoint
