@@ -1,7 +1,8 @@
-"""Bounds of latencies that Prometheus sees: in Envoy's histograms and in the controller's. Pure.
+"""Bounds of latencies where Prometheus reads them: of Envoy's histograms and of the controller's. Pure.
 
-Envoy's own histograms are finer, but only its admin endpoint shows them. A Prometheus histogram has the buckets that it
-was set up with, and two of them can be compared or added only where their bounds are the same. So there is one list.
+Envoy's own bins are finer, about 90 to a power of ten, but only its admin endpoint shows them. A Prometheus histogram has
+the buckets that it was set up with, and two of them can be compared or added only where their bounds are the same. So
+there is one list.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import math
 from typing import Final
 
-BOUNDS_MS: Final[tuple[int, ...]] = (
-    *(1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 60, 80),
-    *(100, 120, 150, 200, 250, 300, 400, 500, 600, 800),
-    *(1_000, 1_200, 1_500, 2_000, 2_500, 3_000, 4_000, 5_000, 6_000, 8_000),
-    *(10_000, 12_000, 15_000, 20_000, 25_000, 30_000, 40_000, 60_000),
-    *(120_000, 300_000, 600_000),
+_SERIES: Final = (10, 12, 15, 18, 22, 27, 33, 39, 47, 56, 68, 82)
+"""E12, the preferred numbers of IEC 60063: a bucket's middle is within 10% of all that it holds."""
+
+_LONGEST_MS: Final = 600_000
+
+BOUNDS_MS: Final = (
+    *range(1, 10),  # Envoy's durations are whole milliseconds
+    *(bound for power in range(5) for number in _SERIES if (bound := number * 10**power) < _LONGEST_MS),
+    _LONGEST_MS,
 )
-"""Upper bounds in milliseconds, a quarter or so apart where models answer. Each is a bound of one of Envoy's own bins,
-so that a bin lies in one bucket as a whole."""
+"""Upper bounds in milliseconds, from 1 ms to 10 minutes. Each ends one of Envoy's own bins, so that a bin lies in one
+bucket as a whole."""
 
 
 def bin_width(value: float) -> float:
@@ -25,9 +29,11 @@ def bin_width(value: float) -> float:
     return float(10 ** (math.floor(math.log10(value)) - 1)) if value > 0 else 0.0
 
 
-def last_bin(bound: float) -> float:
-    """Where the last of Envoy's bins below a bound begins: 990 for 1000, 110 for 120."""
+def last_bin(bound: int) -> float:
+    """Where the last of Envoy's bins below a bound begins: 110 for 120, and 99 for 100.
+
+    A bucket of Envoy's holds every bin that begins at or below its bound, so this is the bound that makes it end there.
+    """
     width = bin_width(bound)
-    narrower = width / 10
     # Below a power of ten, bins are a tenth as wide as above it.
-    return bound - (narrower if bound == width * 10 else width)
+    return round(bound - (width / 10 if bound == width * 10 else width), 6)
