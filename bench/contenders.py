@@ -70,7 +70,7 @@ class Contender:
 REFERENCE: Final = "envoy_alone"
 CONTENDERS: Final = (
     Contender(REFERENCE, "weighted_clusters and nothing of abmesh", "alone"),
-    Contender("envoy_with_statistics", "weighted_clusters and abmesh's statistics", "statistics"),
+    Contender("envoy_with_statistics", "weighted_clusters and all that abmesh measures", "statistics"),
     Contender("ext_proc_1_worker", "abmesh over TCP", "ext_proc", workers=1),
     Contender("ext_proc_2_workers", "abmesh over TCP", "ext_proc", workers=2),
     Contender("ext_proc_1_worker_unix", "abmesh over a Unix socket", "ext_proc", workers=1, unix=True),

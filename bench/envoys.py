@@ -11,6 +11,7 @@ from typing import Any
 
 from experiment import names
 from experiment.model import Experiment
+from mesh import answers
 
 Bootstrap = dict[str, Any]
 
@@ -21,9 +22,24 @@ _ROUTER = {
 }
 
 
-def answering(listen_port: int, admin_port: int, body: str = '{"object":"list"}') -> Bootstrap:
-    """An upstream that costs next to nothing: an Envoy that answers everything with 200 itself."""
-    route = {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": body}}}
+_BODY = (
+    '{"id":"chatcmpl-1","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant",'
+    '"content":"Hello there"},"finish_reason":"stop"}],'
+    '"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11}}'
+)
+
+
+def answering(listen_port: int, admin_port: int, body: str = _BODY) -> Bootstrap:
+    """An upstream that costs next to nothing: an Envoy that answers everything itself, as a model does."""
+    json = {
+        "header": {"key": "content-type", "value": "application/json"},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
+    route = {
+        "match": {"prefix": "/"},
+        "direct_response": {"status": 200, "body": {"inline_string": body}},
+        "response_headers_to_add": [json],
+    }
     manager = {
         "@type": _MANAGER,
         "stat_prefix": "upstream",
@@ -42,10 +58,10 @@ def alone(rendered: Mapping[str, Any], experiment: Experiment) -> Bootstrap:
 
 
 def with_statistics(rendered: Mapping[str, Any], experiment: Experiment) -> Bootstrap:
-    """The rendered Envoy without our server, but with its statistics.
+    """The rendered Envoy without our server, but with everything that it measures.
 
     Envoy draws variant and slice at random, one weighted cluster for each, so that the very counters and histograms
-    are kept that are kept with the server.
+    are kept that are kept with the server, and answers are read for tokens and refusals as they are with it.
     """
     return _without_server(rendered, list(_by_slice(experiment)), keep_statistics=True)
 
@@ -73,12 +89,14 @@ def _without_server(rendered: Mapping[str, Any], weighted: list[dict[str, Any]],
     resources = bootstrap["static_resources"]
     resources["clusters"] = [found for found in resources["clusters"] if found["name"] != names.EXT_PROC_CLUSTER]
     manager = resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    manager["http_filters"] = [found for found in manager["http_filters"] if found["name"] == _ROUTER["name"]]
+    kept = {_ROUTER["name"], answers.NAME} if keep_statistics else {_ROUTER["name"]}
+    manager["http_filters"] = [found for found in manager["http_filters"] if found["name"] in kept]
     host = manager["route_config"]["virtual_hosts"][0]
     route = {"match": {"prefix": "/"}, "route": {"weighted_clusters": {"clusters": weighted}, "timeout": "0s"}}
     if keep_statistics:
-        marked = next(found["metadata"] for found in host["routes"] if "metadata" in found and "route" in found)
-        host["routes"] = [{**route, "metadata": marked}]  # only requests on a marked route are counted as evidence
+        # Only requests on a variant's route are counted as evidence, and only there are answers read.
+        marked = next(found for found in host["routes"] if answers.NAME in found.get("typed_per_filter_config", {}))
+        host["routes"] = [{**route, **{key: marked[key] for key in ("metadata", "typed_per_filter_config")}}]
     else:
         host["routes"] = [route]
         del manager["access_log"]

@@ -13,6 +13,7 @@ from experiment.errors import StateError
 if TYPE_CHECKING:
     from controller.explanation import Explanation, GuardrailAccount
     from controller.model import JournalEntry
+    from controller.warming import Warmth
 
 
 def register(app: typer.Typer) -> None:
@@ -74,6 +75,8 @@ def _say(entry: JournalEntry, explanation: Explanation) -> None:
     from controller.explanation import show_interval
 
     typer.echo(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.experiment}  {entry.kind}: {entry.reason}")
+    if explanation.warmth is not None:
+        typer.echo(f"\nwarm-up: {explanation.warmth.text}")
     if explanation.brake is not None:
         typer.echo(f"\nbrake: {explanation.brake.text}")
     for account in explanation.guardrails:
@@ -114,10 +117,15 @@ def _as_json(entry: JournalEntry, explanation: Explanation) -> dict[str, Any]:
         "guardrails": [_account_json(account) for account in explanation.guardrails],
         "brake": None if explanation.brake is None else explanation.brake.outline(),
         "goal": None if explanation.goal is None else explanation.goal.outline(),
+        "warmup": None if explanation.warmth is None else _warmup_json(entry, explanation.warmth),
         "sample_ratio": explanation.balance.outline(),
         "warnings": list(explanation.warnings),
         "choices": list(explanation.choices),
     }
+
+
+def _warmup_json(entry: JournalEntry, warmth: Warmth) -> dict[str, Any]:
+    return {"stand": warmth.stand.value, "text": warmth.text, **(entry.inputs or {}).get("warmup", {})}
 
 
 def _account_json(account: GuardrailAccount) -> dict[str, Any]:

@@ -76,14 +76,15 @@ def plan(
     goal = found.rollout.goal if found is not None and found.rollout is not None else None
     base = _amount(baseline, "--baseline", plain=sd is not None)
     control, candidate = _weights(weights, found)
+    error, sides = _alpha(alpha, found), 1 if one_sided else 2
     question = Question(
         baseline=base.value,
         unit=base.unit,
         sd=_spread(sd, base),
         effect=_effect(effect, base, goal, relative=relative),
-        power=_number(power, "--power", "50% to 99.99%", 0.5, 0.9999),
-        alpha=_alpha(alpha, found),
-        sides=1 if one_sided else 2,
+        power=_power(power, error / sides),
+        alpha=error,
+        sides=sides,
         control=control,
         candidate=candidate,
         design_effect=_number(str(design_effect), "--design-effect", "1 to 10000", 1, 10_000),
@@ -193,6 +194,16 @@ def _number(text: str, option: str, allowed: str, lowest: float, highest: float)
     if value is None or not lowest <= value <= highest:
         raise SettingsError(f"{option} {text!r} is out of range; allowed: {allowed}")
     return value
+
+
+def _power(text: str, side: float) -> float:
+    """How probably the effect must be found; ``side`` is how probably that happens where there is none."""
+    power = _number(text, "--power", "50% to 99.99%", 0.5, 0.9999)
+    if power < side + 1e-4:
+        raise SettingsError(
+            f"--power {text!r} asks for no more than chance finds with this --alpha; allowed: more than {side:.4%}"
+        )
+    return power
 
 
 def _alpha(text: str | None, found: Experiment | None) -> float:

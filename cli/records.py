@@ -34,6 +34,7 @@ def journal_json(entry: JournalEntry) -> dict[str, Any]:
         "evidence": entry.evidence,
         "judgements": entry.judgements,
         "sources": entry.sources,
+        "warmup": (entry.inputs or {}).get("warmup"),
         "id": entry.id,
     }
 

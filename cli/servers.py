@@ -46,6 +46,10 @@ def controller(
     envoy: Annotated[
         list[str] | None, typer.Option(help="Admin endpoint of an Envoy; may be repeated. [http://127.0.0.1:9901]")
     ] = None,
+    warmup: Annotated[
+        list[str] | None,
+        typer.Option(help="Warm-up listener of an Envoy; may be repeated. [none]", show_default=False),
+    ] = None,
     state: StateOption = None,
     interval: Annotated[str, typer.Option(help="Time between two looks.")] = "5s",
     settle: Annotated[
@@ -72,6 +76,7 @@ def controller(
         config=config,
         state_dir=Path(state) if state else None,
         envoys=tuple(envoy or (("http://127.0.0.1:9901",) if source == "envoy" else ())),
+        warmups=tuple(warmup or ()),
         interval=duration(interval),
         settle=duration(settle),
         timeout=duration(timeout),

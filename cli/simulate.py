@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from controller.simulation import Played, Truth
     from experiment.model import Experiment
 
+_SHORTEST_TICK = timedelta(milliseconds=100)
+"""As of the controller."""
+
+_MOST_LOOKS = 1_000_000
+"""Of one rollout: more would play for days."""
+
 _SWEPT = ("error-factor", "latency-factor")
 
 
@@ -68,21 +74,34 @@ def simulate(
         raise RefusedError(f"{experiment} has no rollout to simulate; give it one in {config}")
     share = parse_share(error_rate)
     if share is None:
-        raise SettingsError(f"--error-rate: {error_rate!r} is not a share; allowed: a percentage such as 1%")
+        raise SettingsError(f"--error-rate: {error_rate!r} is not a share; allowed: a percentage, such as 1%, or 0%")
+    median = duration(latency)
+    if not median:
+        raise SettingsError(f"--latency {latency!r}: every request takes some time; allowed: more than 0ms")
+    between, end = duration(tick), duration(longest)
+    if between < _SHORTEST_TICK or end > _MOST_LOOKS * between:
+        raise SettingsError(
+            f"--tick {tick!r} is out of range; allowed: {format_duration(_SHORTEST_TICK)} or more, and at most "
+            f"{_MOST_LOOKS} ticks until --longest {longest!r}"
+        )
     truth = Truth(
         users=users,
         requests_per_second=traffic,
         activity=activity,
         error_rate=share,
         error_factor=error_factor,
-        latency_ms=duration(latency) / timedelta(milliseconds=1),
+        latency_ms=median / timedelta(milliseconds=1),
         latency_factor=latency_factor,
         drift=drift,
     )
     truths = _swept(truth, sweep)
     if plot is not None and len(truths) < 2:
         raise SettingsError("--plot draws curves over several truths; give --sweep error-factor=1,1.5,2")
-    played = _play_all(found, [item for _, item in truths], runs, seed, duration(tick), duration(longest), processes)
+    if plot is not None:
+        from cli.plots.canvas import check_target
+
+        check_target(plot)
+    played = _play_all(found, [item for _, item in truths], runs, seed, between, end, processes)
     forecasts = []
     for (factor, item), plays in zip(truths, played, strict=True):
         result = forecast(plays, found.rollout, item)
@@ -170,11 +189,16 @@ def play_one(job: tuple[Experiment, Truth, timedelta, timedelta, list[int]]) -> 
 
 
 def _say(truth: Truth, result: Forecast) -> None:
-    broken = f"does harm to {', '.join(result.broken)}" if result.broken else "does no harm"
+    if result.broken:
+        does = f"does harm to {', '.join(result.broken)}"
+    elif result.worse:
+        does = f"is worse on {', '.join(result.worse)}, within the limit, for which harm: any may roll it back"
+    else:
+        does = "does no harm"
     typer.echo(
         f"truth: errors {format_share(truth.error_rate)} x {truth.error_factor:g}, latency {truth.latency_ms:g} ms x "
         f"{truth.latency_factor:g}, {truth.requests_per_second:g} requests/s of {truth.users} users;"
-        f" the candidate {broken}"
+        f" the candidate {does}"
     )
     for ending, (median, late) in sorted(result.after.items()):
         rate, error = result.share(ending)
@@ -203,6 +227,7 @@ def _as_json(truth: Truth, result: Forecast) -> dict[str, Any]:
         "endings": {ending.value: count for ending, count in result.endings.items()},
         "causes": {cause.value: count for cause, count in result.causes.items()},
         "broken": list(result.broken),
+        "worse": list(result.worse),
         "false_rollbacks": result.false_rollbacks,
         "missed_harm": result.missed_harm,
         "seconds": {

@@ -28,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--selector", default=DEFAULT_SELECTOR, help=f"its targets that are Envoys ({DEFAULT_SELECTOR})"
     )
     parser.add_argument("--max-age", default="2m", help="how old a target's last scrape may be (2m)")
+    parser.add_argument(
+        "--warmup", action="append", default=[], metavar="URL", help="warm-up listener of an Envoy; may be repeated"
+    )
     parser.add_argument("--interval", default="5s", help="time between ticks (5s)")
     parser.add_argument("--settle", default="5s", help="time that new weights need to be in force everywhere (5s)")
     parser.add_argument(
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 config=flags.config,
                 state_dir=flags.state,
                 envoys=tuple(flags.envoy),
+                warmups=tuple(flags.warmup),
                 interval=duration(flags.interval),
                 settle=duration(flags.settle),
                 timeout=duration(flags.timeout),

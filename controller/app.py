@@ -21,6 +21,7 @@ from controller.sources.prometheus import PrometheusSource
 from controller.state import StateStore
 from controller.steering import Steering
 from controller.telemetry import Telemetry
+from controller.warmup import Warmer
 from experiment.errors import SettingsError
 
 
@@ -66,7 +67,8 @@ async def _serve(settings: Settings) -> None:
         settle=settings.settle,
     )
     lease = Lease(folder)
-    controller = Controller(settings, source=source, steering=steering, lease=lease, telemetry=telemetry)
+    warmer = Warmer(settings.warmups, on_request=telemetry.warmed)
+    controller = Controller(settings, source=source, steering=steering, lease=lease, telemetry=telemetry, warmer=warmer)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -81,5 +83,6 @@ async def _serve(settings: Settings) -> None:
     finally:
         if http is not None:
             await http.stop()
+        await warmer.close()
         await source.close()
         lease.release()

@@ -7,6 +7,7 @@ inputs are a record that the journal keeps.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,16 +17,14 @@ from pydantic import AwareDatetime, ConfigDict
 from controller.evidence.histogram import merge, quantile, size
 from controller.evidence.strata import Stratum
 from controller.evidence.summary import VariantEvidence
-from controller.judging.balance import judge_balance
-from controller.judging.brake import judge_brake
+from controller.judging import balance, brake, goals, guardrails
 from controller.judging.course import Course, marked, past_strata, since_marks
-from controller.judging.goals import judge_goal
-from controller.judging.guardrails import judge
 from controller.judging.reversals import reversals
 from controller.judging.verdicts import BALANCED, GoalJudgement, Judgement
 from controller.memory import Evidence, Memory, PastStage, pack, unpack
 from controller.model import ExperimentState, Phase, Record
 from controller.policy import Coverage, Decision, Situation, decide, guardrails_in_force
+from controller.warming import Progress, Warmth, judge_warmth
 from experiment.metrics import Metric
 from experiment.model import Experiment
 from experiment.rollout import Rollout
@@ -45,6 +44,7 @@ class Inputs(Record):
         evidence: packed, of the present stage; empty before that.
         envoys: how many Envoys there are.
         absent: address and reason of each that did not answer.
+        warmup: how far the candidate's warm-up is; None where there is nothing to be warmed.
         at: when the Envoys were asked.
         now: when they had answered.
     """
@@ -58,6 +58,7 @@ class Inputs(Record):
     evidence: str = ""
     envoys: int = 0
     absent: tuple[tuple[str, str], ...] = ()
+    warmup: Progress | None = None
     at: AwareDatetime
     now: AwareDatetime
 
@@ -69,7 +70,7 @@ class Deliberation:
     Attributes:
         situation: what the policy saw.
         decision: what it says.
-        memory: with this moment marked, and the look at the goal if one was due.
+        memory: with this moment marked, what every e-value has been at most, and the look at the goal if one was due.
     """
 
     situation: Situation
@@ -94,13 +95,14 @@ def deliberate(inputs: Inputs, present: Evidence | None = None) -> Deliberation:
     requests = present.get(state.candidate, VariantEvidence()).requests
     judgements: tuple[Judgement, ...] = ()
     goal: GoalJudgement | None = None
-    balance = BALANCED
+    split = BALANCED
     warnings: tuple[str, ...] = ()
     if inputs.began is not None and _judged(state, present):
         memory = _with_edges(experiment, memory, present, state.control)
         course = course_of(inputs, memory, present)
-        judgements = _judgements(experiment, course)
-        balance = judge_balance(_rollout(experiment), course)
+        judgements, memory = _judgements(experiment, course, memory)
+        split = balance.judge_balance(_rollout(experiment), course, _peak(memory, balance.QUESTION))
+        memory = memory.risen({balance.QUESTION: split.log_e})
         warnings = reversals(course, _watched(experiment))
         goal, memory = _goal(experiment, course, memory)
         memory = marked(memory, inputs.began, inputs.at, present, (state.candidate, state.control))
@@ -111,9 +113,10 @@ def deliberate(inputs: Inputs, present: Evidence | None = None) -> Deliberation:
         requests=requests,
         collecting=inputs.began is not None,
         coverage=coverage,
-        balance=balance,
+        balance=split,
         goal=goal,
         warnings=warnings,
+        warmth=_warmth(inputs),
     )
     return Deliberation(situation, decide(situation, inputs.now), memory)
 
@@ -133,7 +136,8 @@ def recorded(inputs: Inputs, present: Evidence) -> dict[str, Any]:
     memory = inputs.memory.model_copy(update={"past": past})
     evidence = pack(present) if present else ""
     # An absent salt is kept as the one in force: a document cannot say that it has none.
-    experiment = inputs.experiment.model_copy(update={"salt": inputs.experiment.hash_salt})
+    salted = {"salt": inputs.experiment.hash_salt, "rollout": _without_secrets(_rollout(inputs.experiment))}
+    experiment = inputs.experiment.model_copy(update=salted)
     kept = inputs.model_copy(update={"experiment": experiment, "memory": memory, "evidence": evidence})
     return kept.model_dump(mode="json", exclude_none=True)
 
@@ -151,12 +155,26 @@ def after_stage(memory: Memory, stage: ExperimentState, ended_by: str, present: 
     if present:
         over = PastStage(id=ended_by, weights=stage.weights, evidence=pack(present), edges=memory.edges)
         past = (*past, over)
-    return Memory(past=past, marked=memory.marked)
+    return Memory(past=past, marked=memory.marked, peaks=memory.peaks)
 
 
 def _rollout(experiment: Experiment) -> Rollout:
     assert experiment.rollout is not None
     return experiment.rollout
+
+
+def _warmth(inputs: Inputs) -> Warmth | None:
+    warmup = _rollout(inputs.experiment).warmup
+    if warmup is None or inputs.warmup is None:
+        return None
+    return judge_warmth(warmup, inputs.warmup, inputs.now)
+
+
+def _without_secrets(rollout: Rollout) -> Rollout:
+    """The plan without what warm-up requests carry, such as a key: no decision depends on it."""
+    if rollout.warmup is None:
+        return rollout
+    return rollout.model_copy(update={"warmup": rollout.warmup.model_copy(update={"body": "", "headers": {}})})
 
 
 def _judged(state: ExperimentState, present: Evidence) -> bool:
@@ -172,19 +190,32 @@ def _watched(experiment: Experiment) -> list[Metric]:
     return [*(guardrail.measured for guardrail in rollout.guardrails), *goal]
 
 
-def _judgements(experiment: Experiment, course: Course) -> tuple[Judgement, ...]:
+def _judgements(experiment: Experiment, course: Course, memory: Memory) -> tuple[tuple[Judgement, ...], Memory]:
     rollout = _rollout(experiment)
-    braked = judge_brake(rollout, course)
-    found = tuple(judge(guardrail, rollout, course) for guardrail in guardrails_in_force(experiment))
-    return found if braked is None else (braked, *found)
+    found, peaks = [], {}
+    question = brake.question(rollout)
+    braked = brake.judge_brake(rollout, course, _peak(memory, question))
+    if braked is not None:
+        found.append(braked)
+        peaks[question] = braked.log_e_harm
+    for guardrail in guardrails_in_force(experiment):
+        question = guardrails.question(guardrail)
+        found.append(guardrails.judge(guardrail, rollout, course, _peak(memory, question)))
+        peaks[question] = found[-1].log_e_harm
+    return tuple(found), memory.risen(peaks)
+
+
+def _peak(memory: Memory, question: str) -> float:
+    return memory.peaks.get(question, -math.inf)
 
 
 def _goal(experiment: Experiment, course: Course, memory: Memory) -> tuple[GoalJudgement | None, Memory]:
     rollout = _rollout(experiment)
     if rollout.goal is None:
         return None, memory
-    found, looks = judge_goal(rollout, course, memory.looks)
-    return found, memory.model_copy(update={"looks": looks})
+    found, looks = goals.judge_goal(rollout, course, memory.looks, memory.peaks)
+    peaks = zip(goals.questions(rollout.goal), (found.log_e_better, found.log_e_worse, found.log_e_small), strict=True)
+    return found, memory.risen(dict(peaks)).model_copy(update={"looks": looks})
 
 
 def _with_edges(experiment: Experiment, memory: Memory, present: Evidence, control: str) -> Memory:

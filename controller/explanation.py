@@ -14,9 +14,10 @@ from controller.judging.limits import increase_interval, level_interval
 from controller.judging.verdicts import Balance, GoalJudgement, Judgement
 from controller.judging.wording import show_limit, show_value
 from controller.memory import unpack
-from experiment.limits import Guardrail
-from experiment.quantities import format_share
-from experiment.rollout import Rollout
+from controller.warming import Warmth
+from experiment.limits import Goal, Guardrail
+from experiment.quantities import format_duration, format_share
+from experiment.rollout import Rollout, Warmup
 
 _SHARE_MAX = (
     "E = sum_j w_j (q_j/m)^S ((1-q_j)/(1-m))^(N-S), logit q_j = logit m + d_j: S errors of N requests, both divided by "
@@ -72,6 +73,7 @@ class Explanation:
         brake: the brake's judgement, if it acted.
         balance: whether requests are split as the weights say.
         goal: what was found about it.
+        warmth: whether the candidate is warm enough for its first users; None where it is not to be warmed.
         warnings: what to bear in mind.
         choices: every choice of the analysis, in sentences.
     """
@@ -81,6 +83,7 @@ class Explanation:
     brake: Judgement | None
     balance: Balance
     goal: GoalJudgement | None
+    warmth: Warmth | None
     warnings: tuple[str, ...]
     choices: tuple[str, ...]
 
@@ -107,6 +110,7 @@ def explain(inputs: Inputs) -> Explanation:
         brake=next((item for item in situation.judgements if item.kind == "brake"), None),
         balance=situation.balance,
         goal=situation.goal,
+        warmth=situation.warmth,
         warnings=tuple(situation.warnings),
         choices=choices(rollout),
     )
@@ -114,12 +118,16 @@ def explain(inputs: Inputs) -> Explanation:
 
 def choices(rollout: Rollout) -> tuple[str, ...]:
     """Every choice of a rollout's analysis, in sentences."""
-    analysis = rollout.analysis
-    each = analysis.alpha / max(rollout.alarms, 1)
-    found = [
-        f"alpha {analysis.alpha:g}: a candidate that keeps its limits is rolled back with at most this probability "
-        f"over the whole rollout, however often it is looked at; split over {rollout.alarms} alarms, {each:.3g} each",
-        f"a guardrail is healthy at {analysis.alpha:g}, not split, because all must be healthy before a step is taken",
+    analysis, stage = rollout.analysis, rollout.stage
+    found = [_errors(rollout)]
+    found.append(
+        f"a guardrail is healthy at {analysis.alpha:g}, not split, because all must be healthy before a step is taken"
+    )
+    found += [
+        f"{name_of(guardrail)}, harm: any: an increase over the control that is proven at all, and not proven to stay "
+        f"within the limit, rolls back"
+        for guardrail in rollout.guardrails
+        if guardrail.harm == "any"
     ]
     if analysis.brake < 1:
         found.append(
@@ -132,15 +140,76 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
     found.append(f"e-values of means are largest at {rollout.tuned_for} requests of the candidate")
     found.append("half of every alarm's weight is on the whole rollout, half on harm that began later")
     if rollout.goal is not None:
-        goal = rollout.goal
-        kind = "at any look" if goal.design == "anytime" else f"at {goal.looks} planned looks (O'Brien-Fleming)"
-        planned = (
-            "" if goal.planned_requests is None else f", at most {goal.planned_requests} requests of the candidate"
-        )
-        found.append(
-            f"goal {goal.metric}, {'more' if goal.more_is_better else 'less'} is better, decided {kind}{planned}"
-        )
+        found.append(_goal(rollout, rollout.goal))
+    found.append(
+        f"a stage lasts at least {format_duration(stage.min_duration)} and {stage.min_requests} requests of the "
+        f"candidate{_timeout(rollout)}"
+    )
+    if rollout.warmup is not None:
+        found.append(_warmup(rollout.warmup))
     return tuple(found)
+
+
+def _errors(rollout: Rollout) -> str:
+    """What alpha promises, and to whom."""
+    if not rollout.alarms:
+        return "without a guardrail and a brake there is no alarm that rolls back"
+    harmless = []
+    if any(guardrail.harm == "limit" for guardrail in rollout.guardrails) or rollout.analysis.brake < 1:
+        harmless.append("keeps its limits")
+    strict = dict.fromkeys(guardrail.metric for guardrail in rollout.guardrails if guardrail.harm == "any")
+    if strict:
+        harmless.append(f"is no worse than the control on {', '.join(strict)}")
+    if rollout.mode == "experiment":
+        harmless.append("is not worse on the goal")
+    return (
+        f"alpha {rollout.analysis.alpha:g}: a candidate that {' and '.join(harmless)} is rolled back with at most this "
+        f"probability over the whole rollout, however often it is looked at; split over {rollout.alarms} "
+        f"alarm{'s' if rollout.alarms > 1 else ''}, {rollout.alpha_alarm:.3g} each"
+    )
+
+
+def _goal(rollout: Rollout, goal: Goal) -> str:
+    kind = "at any look" if goal.design == "anytime" else f"at {goal.looks} planned looks (O'Brien-Fleming)"
+    text = f"goal {goal.metric}, {'more' if goal.more_is_better else 'less'} is better"
+    planned = "" if goal.planned_requests is None else f", at most {goal.planned_requests} requests of the candidate"
+    found = [
+        f"{text}, decided {kind}{planned}: won at {rollout.alpha_better:.3g}, lost at {rollout.alpha_worse:.3g}, each "
+        f"on its side"
+    ]
+    if rollout.mode == "experiment":
+        found.append("a loser is rolled back, and is one of the alarms")
+    else:
+        found.append("it is reported and decides nothing")
+    if goal.min_effect is None:
+        found.append("no min_effect, so that no difference is too small to go on for")
+    else:
+        found.append(f"min_effect {_effect(goal)}, ruled out at {rollout.analysis.alpha:g}")
+    return "; ".join(found)
+
+
+def _effect(goal: Goal) -> str:
+    effect = goal.min_effect
+    assert effect is not None
+    amount = show_limit(effect, goal.measured, relative=goal.relative)
+    return f"{amount} of the control" if goal.relative else amount
+
+
+def _timeout(rollout: Rollout) -> str:
+    longest = rollout.stage.max_duration
+    if longest is None:
+        return ", and may last for ever (no max_duration)"
+    if rollout.on_timeout == "hold":
+        return f"; after {format_duration(longest)} it holds on (on_timeout: hold)"
+    return f"; after {format_duration(longest)} it is rolled back (on_timeout: rollback), which alpha does not count"
+
+
+def _warmup(warmup: Warmup) -> str:
+    return (
+        f"warm-up: {warmup.min_requests} to {warmup.max_requests} requests in at most "
+        f"{format_duration(warmup.max_duration)}, until the median of the last ones is at most "
+        f"{format_share(warmup.settled)} below that of as many before"
+    )
 
 
 def _accounts(rollout: Rollout, course: Course, judged: Sequence[Judgement]) -> tuple[GuardrailAccount, ...]:

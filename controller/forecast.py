@@ -16,7 +16,7 @@ from controller.judging.guardrails import keeps, limit_of
 from controller.model import Cause
 from controller.simulation import Ending, Played, Truth
 from experiment.limits import Guardrail
-from experiment.metrics import Metric
+from experiment.metrics import ERROR_RATE, Metric
 from experiment.rollout import Rollout
 
 
@@ -28,8 +28,10 @@ class Forecast:
         runs: how many.
         endings: how many ended in which way.
         causes: how many ended for which cause.
-        broken: names of the metrics whose guardrails the candidate truly breaks, and of an experiment's goal if it is
-            truly worse on it; none if it does no harm.
+        broken: names of the metrics whose guardrails the candidate truly breaks, of the brake's if its errors are above
+            that and the control's, and of an experiment's goal if it is truly worse on it; none if it does no harm.
+        worse: names of those on which it is truly worse than the control although within its limit, where ``harm: any``
+            may roll it back for that and need not.
         after: median and 90th percentile of the time to the end, by the way it ended.
         weights: the candidate's weight in basis points at a rollback, and how often.
         requests: median of the candidate's requests.
@@ -42,6 +44,7 @@ class Forecast:
     after: dict[Ending, tuple[timedelta, timedelta]]
     weights: dict[int, int]
     requests: int
+    worse: tuple[str, ...] = ()
 
     def share(self, ending: Ending) -> tuple[float, float]:
         """Share of the runs that ended so, and its Monte-Carlo standard error."""
@@ -50,8 +53,8 @@ class Forecast:
 
     @property
     def false_rollbacks(self) -> float | None:
-        """Share of the runs that were rolled back although the candidate keeps its limits; None if it breaks one."""
-        return None if self.broken else self.share(Ending.ROLLED_BACK)[0]
+        """Share of the runs that were rolled back although nothing entitles to it; None if something does."""
+        return None if self.broken or self.worse else self.share(Ending.ROLLED_BACK)[0]
 
     @property
     def missed_harm(self) -> float | None:
@@ -79,6 +82,7 @@ def forecast(plays: Sequence[Played], rollout: Rollout, truth: Truth) -> Forecas
         after={ending: (_at(times, 0.5), _at(times, 0.9)) for ending, times in by_ending.items()},
         weights=dict(sorted(weights.items())),
         requests=sorted(played.requests for played in plays)[len(plays) // 2],
+        worse=_worse(rollout, truth),
     )
 
 
@@ -92,11 +96,25 @@ def breaks(guardrail: Guardrail, truth: Truth) -> bool:
 
 def _broken(rollout: Rollout, truth: Truth) -> tuple[str, ...]:
     found = [rail.metric for rail in rollout.guardrails if breaks(rail, truth)]
+    candidate, control = (_value(ERROR_RATE, truth, candidate=which) for which in (True, False))
+    if candidate > max(rollout.analysis.brake, control):
+        found.append(ERROR_RATE.name)
     goal = rollout.goal
     if rollout.mode == "experiment" and goal is not None:
         candidate, control = (_value(goal.measured, truth, candidate=which) for which in (True, False))
         if candidate < control if goal.more_is_better else candidate > control:
             found.append(goal.metric)
+    return tuple(dict.fromkeys(found))
+
+
+def _worse(rollout: Rollout, truth: Truth) -> tuple[str, ...]:
+    found = [
+        rail.metric
+        for rail in rollout.guardrails
+        if rail.harm == "any"
+        and not breaks(rail, truth)
+        and _value(rail.measured, truth, candidate=True) > _value(rail.measured, truth, candidate=False)
+    ]
     return tuple(dict.fromkeys(found))
 
 

@@ -20,6 +20,7 @@ from controller.settings import Settings
 from controller.sources.base import Source
 from controller.steering import Steering
 from controller.telemetry import Telemetry
+from controller.warmup import Warmer
 from experiment.errors import AbmeshError
 
 log = logging.getLogger("abmesh.controller")
@@ -50,6 +51,7 @@ class Controller:
         steering: judges, decides and applies.
         lease: keeps a second controller from acting.
         telemetry: metrics.
+        warmer: warms candidates; none means one that knows no warm-up listener.
         clock: the wall clock, in UTC.
         monotonic: seconds that never go back, for how long things take.
     """
@@ -62,6 +64,7 @@ class Controller:
         steering: Steering,
         lease: Lease,
         telemetry: Telemetry,
+        warmer: Warmer | None = None,
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,6 +73,7 @@ class Controller:
         self._steering = steering
         self._lease = lease
         self._telemetry = telemetry
+        self._warmer = warmer or Warmer(())
         self._clock = clock
         self._monotonic = monotonic
         self._last_tick = monotonic()
@@ -133,8 +137,10 @@ class Controller:
         observations = await self._source.observe()
         self._telemetry.observed(observations)
         # In a thread, because it waits for disks and locks, and the health endpoint must answer meanwhile.
-        report = await asyncio.to_thread(self._steering.steer, observations, at, self._clock())
+        now, warmups = self._clock(), self._warmer.warmups()
+        report = await asyncio.to_thread(self._steering.steer, observations, at, now, warmups)
         await asyncio.to_thread(self._telemetry.counted, report, observations, at)
+        self._warmer.follow(report, now)
         before = self.report.document_error if self.report else ""
         if report.document_error and report.document_error != before:
             log.error("the document is refused; every rollout holds: %s", report.document_error)

@@ -25,6 +25,9 @@ from experiment.errors import StateError
 Evidence = Mapping[str, VariantEvidence]
 """Evidence of each variant, by name."""
 
+_LARGEST = 1e300
+"""What is kept of a logarithm that is not finite, which JSON could not hold."""
+
 Edges = dict[str, tuple[float, ...]]
 """Latencies in milliseconds, by the metric that they were chosen for; see :mod:`controller.inference.quantiles`."""
 
@@ -65,10 +68,12 @@ class Look(Record):
     Attributes:
         fraction: of the planned information that was there, in 0..1.
         z: the goal's standardised difference, positive where the candidate is better.
+        ruled_out: whether it ruled a difference worth having out.
     """
 
     fraction: float
     z: float
+    ruled_out: bool = False
 
 
 class Memory(Record):
@@ -80,6 +85,8 @@ class Memory(Record):
         marked: how many moments were ever marked.
         edges: that the present stage is judged at.
         looks: at the goal.
+        peaks: the largest logarithm that each e-value has had in any stage, by what it speaks against; none that has
+            never been above 0. What was proven at one look is not taken back at the next.
     """
 
     past: tuple[PastStage, ...] = ()
@@ -87,6 +94,12 @@ class Memory(Record):
     marked: int = 0
     edges: Edges = Field(default_factory=dict)
     looks: tuple[Look, ...] = ()
+    peaks: dict[str, float] = Field(default_factory=dict)
+
+    def risen(self, log_e: Mapping[str, float]) -> Memory:
+        """With the logarithms of e-values, where they are larger than they have ever been."""
+        new = {name: min(value, _LARGEST) for name, value in log_e.items() if value > self.peaks.get(name, 0.0)}
+        return self.model_copy(update={"peaks": {**self.peaks, **new}}) if new else self
 
 
 def pack(evidence: Evidence) -> str:

@@ -52,6 +52,8 @@ class Cause(StrEnum):
     """Why, as one word; ``docs/operations/controller.md`` explains each."""
 
     STARTING = "starting"
+    WARMING = "warming"
+    WARMUP_FAILED = "warmup_failed"
     PASSED = "passed"
     LAST_STEP_PASSED = "last_step_passed"
     HARMFUL = "harmful"

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from controller.judging.verdicts import BALANCED, Balance, GoalJudgement, GoalVerdict, Judgement, Verdict
 from controller.model import Cause, ExperimentState, Kind, Phase
+from controller.warming import Stand, Warmth
 from experiment.limits import Guardrail
 from experiment.model import Experiment
 from experiment.quantities import format_duration, format_weight
@@ -54,6 +55,7 @@ class Situation:
         coverage: which Envoys answered.
         balance: whether requests are split as the weights say.
         goal: what the evidence says about it; None where there is none that is measured, or no evidence.
+        warmth: whether the candidate is warm enough for its first users; None where it is not to be warmed.
         warnings: what to bear in mind with these judgements, in sentences.
     """
 
@@ -66,6 +68,7 @@ class Situation:
     balance: Balance = BALANCED
     goal: GoalJudgement | None = None
     warnings: Sequence[str] = ()
+    warmth: Warmth | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,8 @@ def decide(situation: Situation, now: datetime) -> Decision:
     1. A rollout that a person has taken over, or that is finished, stays as it is.
     2. Weights that nobody of us wrote, or another plan, are a person's doing: hand over to them.
     3. Harm rolls back, at once, also while paused and while other Envoys are missing.
-    4. Everything else needs all Envoys, time, requests and a split as the weights say, in this order, or holds.
+    4. Everything else needs all Envoys, time, requests and a split as the weights say, in this order, or holds; a
+       candidate's first users need all Envoys and a warm candidate.
     5. A rollout then needs healthy guardrails; an experiment, a goal that is decided.
     6. A stage that holds for longer than its ``max_duration`` does what ``on_timeout`` says.
     """
@@ -205,7 +209,10 @@ def _obstacle(situation: Situation, now: datetime) -> Decision | None:
     if not situation.coverage.complete:
         return hold(Cause.MISSING_DATA, f"holds for missing data: {_missing(situation.coverage)}")
     if state.stage.weight == 0:
-        return None
+        warmth = situation.warmth
+        if warmth is None or warmth.enough:
+            return None
+        return hold(Cause.WARMING if warmth.stand is Stand.GOING else Cause.WARMUP_FAILED, warmth.text)
     if not situation.collecting:
         return hold(Cause.SETTLING, "waits until every server and Envoy serves its weights")
     age = state.stage.age(now)
@@ -277,7 +284,8 @@ def _forward(situation: Situation, now: datetime) -> Decision:
     state = situation.state
     target = next_step(_rollout(situation).steps, state.stage.weight)
     if state.stage.weight == 0 and target is not None:
-        reason = f"the rollout of {state.candidate} starts at {percent(target)}"
+        warmed = "" if situation.warmth is None else f", {situation.warmth.text}"
+        reason = f"the rollout of {state.candidate} starts at {percent(target)}{warmed}"
         return Decision(Kind.ADVANCE, Cause.STARTING, reason, Phase.PROGRESSING, target)
     passed = (
         f"{state.candidate} passed {percent(state.stage.weight)} with {situation.requests} requests in "

@@ -2,7 +2,7 @@
 
 Every entry of the controller holds what its decision was made of, but for the evidence of earlier stages, which stands
 in the entries that ended them. A decision that comes out differently means that the journal was changed, or that
-another version of abmesh made it.
+another version of abmesh made it. So does one of the controller that moved somebody without saying what it was made of.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pydantic import ValidationError
 
 from controller.deliberation import Inputs, deliberate
 from controller.memory import unpack
-from controller.model import Cause, JournalEntry
+from controller.model import Cause, JournalEntry, Kind
 from controller.report import decision_entry
 from experiment.errors import StateError
 
 _COMPARED = (
+    "actor",
     "kind",
     "cause",
     "reason",
@@ -86,8 +87,10 @@ def inputs_of(entry: JournalEntry, packed: dict[str, str]) -> Inputs:
 
 
 def _replayed(entry: JournalEntry, packed: dict[str, str]) -> Replayed:
-    if entry.actor == "operator":
+    if entry.actor == "operator" and entry.cause is Cause.OPERATOR:
         return Replayed(entry, skipped="a person's command")
+    if entry.inputs is None and (entry.kind is not Kind.HOLD or entry.weights_before != entry.weights_after):
+        return Replayed(entry, ("inputs: missing, although the decision moved users or ended the rollout",))
     if entry.cause in (Cause.DOCUMENT_REFUSED, Cause.STATE_LOST) or entry.id.endswith("-abandoned"):
         return Replayed(entry, skipped="made without evidence")
     if entry.inputs is None:

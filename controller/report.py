@@ -14,6 +14,7 @@ from controller.judging.verdicts import Balance, Judgement
 from controller.model import Cause, DecisionRecord, ExperimentState, JournalEntry, Kind
 from controller.policy import Coverage, Decision, Situation
 from controller.sources.base import Observation
+from controller.warming import Target, Warmups
 from experiment.model import Experiment
 from experiment.weights import move_candidate
 
@@ -24,6 +25,7 @@ class Outcome:
 
     Attributes:
         balance: whether requests are split as the weights say; None if nothing was judged.
+        warms: what is still to be warmed, if anything.
     """
 
     experiment: str
@@ -32,6 +34,7 @@ class Outcome:
     decision: DecisionRecord
     judgements: Sequence[Judgement] = ()
     balance: Balance | None = None
+    warms: Target | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,13 @@ class Tick:
         observations: one of each Envoy.
         at: when they were asked.
         now: when they had answered.
+        warmups: how far warm-ups are.
     """
 
     observations: Sequence[Observation]
     at: datetime
     now: datetime
+    warmups: Warmups = field(default_factory=Warmups)
 
     @property
     def coverage(self) -> Coverage:

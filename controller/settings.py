@@ -15,6 +15,11 @@ from experiment.quantities import DURATION_FORM, format_duration, parse_duration
 STATE_PARENT = ".abmesh"
 
 _LONGEST_SHOWN = 200
+_ADMIN = ("an Envoy's admin address", "http://127.0.0.1:9901")
+_SERVER = ("a Prometheus server's address", "http://127.0.0.1:9090")
+_WARMUP = ("the address of an Envoy's warm-up listener", "http://127.0.0.1:9902")
+"""What an address is called, and an example."""
+
 _PORT = re.compile("[0-9]{1,5}")
 
 MIN_INTERVAL = timedelta(milliseconds=100)
@@ -40,6 +45,7 @@ class Settings:
         url: base address of the Prometheus server.
         selector: matchers of the server's targets that are Envoys.
         max_age: how old a target's last scrape may be.
+        warmups: base addresses of Envoys' warm-up listeners; only rollouts with a warm-up need them.
         interval: time between the starts of two ticks.
         settle: how long new weights need until every server and Envoy serves them.
         timeout: time limit for the answer of one Envoy, or of the Prometheus server.
@@ -49,6 +55,7 @@ class Settings:
     config: Path
     state_dir: Path | None = None
     envoys: tuple[str, ...] = ()
+    warmups: tuple[str, ...] = ()
     interval: timedelta = timedelta(seconds=5)
     settle: timedelta = timedelta(seconds=5)
     timeout: timedelta = timedelta(seconds=5)
@@ -67,11 +74,14 @@ class Settings:
         if self.timeout < timedelta(milliseconds=1):
             raise SettingsError(f"timeout {format_duration(self.timeout)} is too short; at least 1ms")
         self._check_source()
-        addresses = tuple(_address(envoy, "an Envoy's admin address", 9901) for envoy in self.envoys)
-        object.__setattr__(self, "envoys", addresses)
+        object.__setattr__(self, "envoys", tuple(_address(envoy, *_ADMIN) for envoy in self.envoys))
+        object.__setattr__(self, "warmups", tuple(_address(each, *_WARMUP) for each in self.warmups))
         twice = sorted({envoy for envoy in self.envoys if self.envoys.count(envoy) > 1})
         if twice:
             raise SettingsError(f"the Envoy {twice[0]} is named twice; its requests would count twice")
+        twice = sorted({each for each in self.warmups if self.warmups.count(each) > 1})
+        if twice:
+            raise SettingsError(f"the warm-up listener {twice[0]} is named twice")
         if self.http_listen is not None:
             listen_address(self.http_listen)
 
@@ -86,7 +96,7 @@ class Settings:
             raise SettingsError("--envoy is for --source envoy; a Prometheus server says itself which Envoys there are")
         if self.url is None:
             raise SettingsError("--source prometheus needs the server's address: --url http://127.0.0.1:9090")
-        object.__setattr__(self, "url", _address(self.url, "a Prometheus server's address", 9090))
+        object.__setattr__(self, "url", _address(self.url, *_SERVER))
         if not _SELECTOR.fullmatch(self.selector):
             allowed = 'write matchers of labels with commas between them, such as job="envoy",namespace="edge"'
             raise SettingsError(f"{_shown(self.selector)} selects no targets; {allowed}")
@@ -133,23 +143,16 @@ def _shown(text: str) -> str:
     return repr(text) if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]!r}..."
 
 
-def _address(text: str, what: str, port: int) -> str:
-    allowed = f"write http://HOST:PORT, such as http://127.0.0.1:{port}"
+def _address(text: str, what: str, example: str) -> str:
+    allowed = f"write http://HOST:PORT, such as {example}"
     try:
         parts = urlsplit(text)
-        found = parts.port
+        port = parts.port
     except ValueError as error:
         why = str(error) if len(str(error)) < _LONGEST_SHOWN else "its port is no port"
         raise SettingsError(f"{_shown(text)} is not {what}: {why}; {allowed}") from None
-    odd = not text.isprintable() or " " in text
-    if (
-        odd
-        or parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or parts.query
-        or parts.fragment
-        or found == 0
-    ):
+    odd = " " in text or not text.isprintable() or parts.query or parts.fragment or port == 0
+    if odd or parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError(f"{_shown(text)} is not {what}; {allowed}")
     if parts.username or parts.password:
         raise SettingsError(f"{what} cannot hold a user name or a password")

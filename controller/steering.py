@@ -35,6 +35,7 @@ from controller.sinks.base import Sink
 from controller.sources.base import Observation
 from controller.state import StateStore
 from controller.transitions import Change, SupersededError, Transitions
+from controller.warming import Warmups, target_of
 from experiment.errors import AbmeshError, DocumentError, StateError, StoreError
 from experiment.model import Experiment
 from experiment.store import Snapshot, format_generation
@@ -73,19 +74,22 @@ class Steering:
         self._pace = Pace()
         self._failures: dict[str, str] = {}
 
-    def steer(self, observations: Sequence[Observation], at: datetime, now: datetime) -> Report:
+    def steer(
+        self, observations: Sequence[Observation], at: datetime, now: datetime, warmups: Warmups | None = None
+    ) -> Report:
         """Deal with every experiment that has a rollout.
 
         Args:
             observations: one of each Envoy.
             at: when they were asked.
             now: when they had answered.
+            warmups: how far they are; without, no warm-up listener is known.
 
         Raises:
             StateError: the state cannot be read; nothing was done.
         """
         states = self._states.read().experiments
-        tick = Tick(observations, at, now)
+        tick = Tick(observations, at, now, warmups or Warmups())
         try:
             snapshot = self._sink.read()
         except (DocumentError, StoreError) as error:
@@ -150,7 +154,8 @@ class Steering:
                 memory = Memory()
         kept = replace(live, decision=made, memory=memory, requests=found.situation.requests)
         self._gathering.keep(name, state, kept)
-        return Outcome(name, state, state.weights, made, found.situation.judgements, found.situation.balance)
+        situation, warms = found.situation, target_of(experiment, state)
+        return Outcome(name, state, state.weights, made, situation.judgements, situation.balance, warms)
 
     def _hold(self, snapshot: Snapshot, found: Deliberation, inputs: Inputs, evidence: Evidence) -> DecisionRecord:
         """Do nothing, and write that down if it is new or was long ago."""
@@ -268,6 +273,7 @@ def _inputs(experiment: Experiment, state: ExperimentState, live: Live, tick: Ti
         began=None if live.window is None else live.window.since,
         envoys=tick.coverage.total,
         absent=tick.coverage.absent,
+        warmup=tick.warmups.of(target_of(experiment, state)),
         at=tick.at,
         now=tick.now,
     )

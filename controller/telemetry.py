@@ -10,13 +10,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from controller.exposition import Exposition
 from controller.judging.verdicts import Judgement
-from controller.model import Kind, Phase
+from controller.model import Cause, Kind, Phase
 from controller.report import Outcome, Report
 from controller.sources.base import Observation
+from controller.warming import Target
 from experiment.names import BUCKETS
 
 _Shown = set[tuple[Gauge, tuple[str, ...]]]
 """Gauges with the labels that they have a value for."""
+
+_WARMUP_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Seconds: from a small model's answer to the loading of a large one."""
 
 
 class Telemetry:
@@ -48,6 +52,13 @@ class Telemetry:
         )
         self._leader = Gauge(
             "abmesh_controller_leader", "1 if this controller acts, 0 if it stands by.", registry=registry
+        )
+        self._warmup_seconds = Histogram(
+            "abmesh_controller_warmup_request_seconds",
+            "How long warm-up requests took, by whether they were answered with 2xx.",
+            ("experiment", "model_version", "result"),
+            buckets=_WARMUP_BUCKETS,
+            registry=registry,
         )
         self._generation = Gauge("abmesh_config_generation", "Generation of the document.", registry=registry)
         self._rejected = Counter("abmesh_config_rejected", "Documents that were refused, each once.", registry=registry)
@@ -98,6 +109,11 @@ class Telemetry:
         else:
             self._shown |= shown
 
+    def warmed(self, target: Target, succeeded: bool, seconds: float) -> None:
+        """Note that a warm-up request ended."""
+        result = "succeeded" if succeeded else "failed"
+        self._warmup_seconds.labels(target.experiment, target.candidate, result).observe(seconds)
+
     def ticked(self, seconds: float, now: datetime) -> None:
         """Note that a tick ended."""
         self._ticks.inc()
@@ -139,6 +155,11 @@ class _Gauges:
             "When the candidate was rolled back, in Unix time; only while it is.",
             "experiment",
         )
+        self._warming = gauge(
+            "abmesh_controller_warming",
+            "1 while a candidate is warmed before it gets its first users, 0 if not.",
+            "experiment",
+        )
         self._guardrail = gauge(
             "abmesh_controller_guardrail",
             "The candidate's value of a guarded metric, in the metric's unit: milliseconds for latencies.",
@@ -176,6 +197,7 @@ class _Gauges:
         show(self._stage, state.stage.started_at.timestamp(), name)
         if state.phase is Phase.ROLLED_BACK and state.decision is not None:
             show(self._rolled_back, state.decision.at.timestamp(), name)
+        show(self._warming, outcome.decision.cause is Cause.WARMING, name)
         for judgement in outcome.judgements:
             if judgement.value is not None:
                 labels = (name, judgement.metric, judgement.kind)

@@ -1,8 +1,8 @@
 """Bounds of latencies where Prometheus reads them: of Envoy's histograms and of the controller's. Pure.
 
-Envoy's own bins are finer, about 90 to a power of ten, but only its admin endpoint shows them. A Prometheus histogram has
-the buckets that it was set up with, and two of them can be compared or added only where their bounds are the same. So
-there is one list.
+Envoy's own bins are finer, about 90 to a power of ten, but only its admin endpoint shows them. A Prometheus histogram
+has the buckets that it was set up with, and two of them can be compared or added only where their bounds are the same.
+So there is one list.
 """
 
 from __future__ import annotations

@@ -90,8 +90,9 @@ class Analysis(Frozen):
 
     Attributes:
         alpha: how probable it may be, over a whole rollout with any number of looks, that a candidate that does no harm
-            is rolled back. Split evenly over the guardrails and the brake. Also the error of each guardrail's
-            ``healthy``, which needs no split because all of them must be healthy.
+            is rolled back. Split evenly over the guardrails, the brake and, in an experiment, the goal, on which a
+            candidate that is worse is rolled back. Also the error of each guardrail's ``healthy``, which needs no split
+            because all of them must be healthy; half of it is that of an experiment's win.
         brake: the emergency brake: a candidate that surely fails more often than this, and more often than the control,
             is rolled back whatever the guardrails say. 100% turns it off.
         sample_ratio_alpha: the same for the alarm that requests are not split as the weights say.
@@ -149,8 +150,23 @@ class Rollout(Frozen):
 
     @property
     def alarms(self) -> int:
-        """How many alarms share ``alpha``: one a guardrail, and the brake."""
-        return len(self.guardrails) + (self.analysis.brake < 1)
+        """How many alarms share ``alpha``: one a guardrail, the brake, and an experiment's goal, which may be lost."""
+        return len(self.guardrails) + (self.analysis.brake < 1) + (self.mode == "experiment")
+
+    @property
+    def alpha_alarm(self) -> float:
+        """The part of ``alpha`` that each alarm has."""
+        return self.analysis.alpha / max(self.alarms, 1)
+
+    @property
+    def alpha_better(self) -> float:
+        """How probable it may be that a candidate that is not better on the goal is called so."""
+        return self.analysis.alpha / 2
+
+    @property
+    def alpha_worse(self) -> float:
+        """How probable it may be that one that is not worse is called so, which in an experiment is an alarm."""
+        return min(self.alpha_better, self.alpha_alarm) if self.mode == "experiment" else self.alpha_better
 
     @field_validator("steps")
     @classmethod

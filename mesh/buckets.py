@@ -15,7 +15,7 @@ from experiment import names
 from experiment.latencies import BOUNDS_MS, last_bin
 
 BUCKETS_MS: Final = tuple(map(last_bin, BOUNDS_MS))
-"""Bounds as Envoy takes them: one of 99 counts 99, whose bin ends at 100; one of 100 would count 105 as well (tried)."""
+"""Bounds as Envoy takes them: one of 99 counts what is below 100; one of 100 would count 105 as well (tried)."""
 
 
 def stats_config() -> StatsConfig:

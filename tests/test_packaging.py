@@ -32,6 +32,7 @@ def test_the_wheel_holds_our_packages_and_no_envoy(names: list[str]) -> None:
 def test_the_wheel_holds_every_module_and_the_licence(names: list[str]) -> None:
     modules = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     assert modules <= set(names)
+    assert "mesh/answers.lua" in names, "Envoy's script is read from the package"
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

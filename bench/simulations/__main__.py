@@ -15,8 +15,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Final
 
@@ -33,18 +33,21 @@ END: Final = "<!-- /simulations -->"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Simulate; returns the exit code."""
     given = _parser().parse_args(arguments)
-    names = FAMILIES if given.only is None else (given.only,)
-    found = run(names, given.runs, given.seed)
-    lines = table(found, given.runs)
+    if given.update and given.only is None:
+        _parser().error("--update goes with --only; without it everything is simulated and written anew")
+    found = run(FAMILIES if given.only is None else (given.only,), given.runs, given.seed)
+    if given.update:
+        found = updated(RESULTS.read_text(encoding="utf-8"), found, given.runs, given.seed)
+    lines = table(rows(found), given.runs)
     print("\n".join(lines))
-    whole = given.only is None
+    whole = given.only is None or given.update
     output = given.output or (RESULTS if whole else None)
     if output is not None:
         output.write_text(document(found, given.runs, given.seed), encoding="utf-8")
     if whole and given.output is None and DOCUMENT.exists():
         old = DOCUMENT.read_text(encoding="utf-8")
         DOCUMENT.write_text(replaced(old, lines), encoding="utf-8")
-    missed = [outcome for outcome in found if not outcome.kept]
+    missed = [outcome for outcome in rows(found) if not outcome.kept]
     for outcome in missed:
         print(f"not what was asked for: {outcome.check}: {outcome.rule}, {outcome.truth}", file=sys.stderr)
     return 1 if missed else 0
@@ -55,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=_runs, default=2_000, help="simulated experiments per row [2000]")
     parser.add_argument("--seed", type=int, default=2026, help="of all random numbers [2026]")
     parser.add_argument("--only", choices=FAMILIES, help="one family; writes no file unless --output names one")
+    parser.add_argument(
+        "--update", action="store_true", help="put that family's rows into both files, leave the others"
+    )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="JSON [bench/simulations.json and docs/statistics.md]"
     )
@@ -84,13 +90,37 @@ def table(found: Sequence[Outcome], runs: int) -> list[str]:
     return lines
 
 
-def document(found: Sequence[Outcome], runs: int, seed: int) -> str:
+def rows(found: Mapping[str, Sequence[Outcome]]) -> list[Outcome]:
+    """Every family's outcomes, one after the other."""
+    return [outcome for outcomes in found.values() for outcome in outcomes]
+
+
+def document(found: Mapping[str, Sequence[Outcome]], runs: int, seed: int) -> str:
     """The outcomes as JSON."""
-    rows = [
-        asdict(outcome) | {"rate": outcome.rate, "error": round(outcome.error, 6), "kept": outcome.kept}
-        for outcome in found
+    listed = [
+        {"family": family}
+        | asdict(outcome)
+        | {"rate": outcome.rate, "error": round(outcome.error, 6), "kept": outcome.kept}
+        for family, outcomes in found.items()
+        for outcome in outcomes
     ]
-    return json.dumps({"runs": runs, "seed": seed, "outcomes": rows}, indent=1) + "\n"
+    return json.dumps({"runs": runs, "seed": seed, "outcomes": listed}, indent=1) + "\n"
+
+
+def updated(text: str, found: Mapping[str, list[Outcome]], runs: int, seed: int) -> dict[str, list[Outcome]]:
+    """What an older document says of the other families, and what was found now.
+
+    Raises:
+        SystemExit: the older one has other runs or another seed, so that one table could not say how many.
+    """
+    old = json.loads(text)
+    if (old["runs"], old["seed"]) != (runs, seed):
+        raise SystemExit(f"--update needs the runs and the seed of the file: --runs {old['runs']} --seed {old['seed']}")
+    kept: dict[str, list[Outcome]] = {name: [] for name in FAMILIES}
+    names = [field.name for field in fields(Outcome)]
+    for row in old["outcomes"]:
+        kept[row["family"]].append(Outcome(**{name: row[name] for name in names}))
+    return kept | dict(found)
 
 
 def replaced(text: str, lines: Sequence[str], begin: str = BEGIN, end: str = END) -> str:

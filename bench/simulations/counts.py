@@ -1,6 +1,7 @@
 """Counts of rare errors on a small canary, looked at all the time: exact e-values against plug-in variances.
 
-Called by ``python -m bench.simulations`` and, with fewer runs, by the tests.
+Called by ``python -m bench.simulations`` and, with fewer runs, by the tests; :mod:`bench.simulations.reports` draws its
+counts here.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ def rare_errors(runs: int, seed: int) -> list[Outcome]:
         "counts, over strata": ratio,
         "naive: confidence sequence with plug-in variance": plug_in,
     }
-    same = _found(rules, runs, seed, 1000, 250, share, 0.002, 0.002)
-    doubled = _found(rules, runs, seed, 1000, 250, share, 0.002, 0.004)
-    return _reported(check, same, runs, "same") + _reported(check, doubled, runs, "errors doubled", 0.8)
+    same = tallied(rules, runs, seed, 1000, 250, share, 0.002, 0.002)
+    doubled = tallied(rules, runs, seed, 1000, 250, share, 0.002, 0.004)
+    return reported(check, same, runs, "same") + reported(check, doubled, runs, "errors doubled", 0.8)
 
 
 def differences(runs: int, seed: int) -> list[Outcome]:
@@ -81,8 +82,8 @@ def differences(runs: int, seed: int) -> list[Outcome]:
     }
     found: list[Outcome] = []
     for rules, truth, p_b in ((above, "0.2% to 0.8%", 0.008), (below, "0.2% both", 0.002)):
-        found += _reported(check, _found(rules, runs, seed, 500, 600, share, 0.002, 0.004), runs, "at the margin")
-        found += _reported(check, _found(rules, runs, seed, 500, 600, share, 0.002, p_b), runs, truth, 0.8)
+        found += reported(check, tallied(rules, runs, seed, 500, 600, share, 0.002, 0.004), runs, "at the margin")
+        found += reported(check, tallied(rules, runs, seed, 500, 600, share, 0.002, p_b), runs, truth, 0.8)
     return found
 
 
@@ -95,7 +96,7 @@ def ramp(runs: int, seed: int) -> list[Outcome]:
     for size in _chunks(runs):
         sums = Data(*np.zeros((4, size, looks * len(strata), len(strata))))
         for index, (share, base) in enumerate(strata):
-            data = _cumulated(rng, size, looks, per_look, share, base, base + margin)
+            data = cumulated(rng, size, looks, per_look, share, base, base + margin)
             start = index * looks
             for kept, values in zip(sums, data, strict=True):
                 kept[:, start : start + looks, index] = values
@@ -125,13 +126,13 @@ def limits(runs: int, seed: int) -> list[Outcome]:
         "naive z at every look, above": naive,
     }
     below: dict[str, Rule] = {"one variant's share, below": mixture(Side.LESS)}
-    found = _reported(check, _found(above | below, runs, seed, 500, 80, 0.5, limit, limit), runs, "at the limit")
-    found += _reported(check, _found(above, runs, seed, 500, 80, 0.5, 0.01, 0.013), runs, "1.3%", 0.8)
-    found += _reported(check, _found(below, runs, seed, 500, 80, 0.5, 0.01, 0.007), runs, "0.7%", 0.8)
+    found = reported(check, tallied(above | below, runs, seed, 500, 80, 0.5, limit, limit), runs, "at the limit")
+    found += reported(check, tallied(above, runs, seed, 500, 80, 0.5, 0.01, 0.013), runs, "1.3%", 0.8)
+    found += reported(check, tallied(below, runs, seed, 500, 80, 0.5, 0.01, 0.007), runs, "0.7%", 0.8)
     return found
 
 
-def _reported(check: str, found: dict[str, int], runs: int, truth: str, wanted: float | None = None) -> list[Outcome]:
+def reported(check: str, found: dict[str, int], runs: int, truth: str, wanted: float | None = None) -> list[Outcome]:
     """Outcomes of some rules; nothing is asked of the naive ones."""
     allowed = ALPHA if wanted is None else None
     return [
@@ -142,14 +143,14 @@ def _reported(check: str, found: dict[str, int], runs: int, truth: str, wanted: 
     ]
 
 
-def _found(
+def tallied(
     rules: dict[str, Rule], runs: int, seed: int, looks: int, per_look: int, share: float, p_a: float, p_b: float
 ) -> dict[str, int]:
     """In how many runs each rule alarms at any look; all rules see the same runs."""
     rng = np.random.default_rng([seed, round(1e6 * p_a), round(1e6 * p_b)])
     found = dict.fromkeys(rules, 0)
     for size in _chunks(runs):
-        data = _cumulated(rng, size, looks, per_look, share, p_a, p_b)
+        data = cumulated(rng, size, looks, per_look, share, p_a, p_b)
         for name, rule in rules.items():
             found[name] += int(rule(data).any(axis=1).sum())
     return found
@@ -160,9 +161,10 @@ def _chunks(runs: int) -> Iterator[int]:
         yield min(_CHUNK, runs - start)
 
 
-def _cumulated(
+def cumulated(
     rng: np.random.Generator, runs: int, looks: int, per_look: int, share: float, p_a: float, p_b: float
 ) -> Data:
+    """Counts up to each look, of requests of which a share is the candidate's."""
     new_b = rng.binomial(per_look, share, (runs, looks))
     new_a = per_look - new_b
     events = rng.binomial(new_a, p_a), rng.binomial(new_b, p_b)

@@ -12,13 +12,21 @@ from typing import Final
 
 from bench.simulations.outcome import Outcome
 
-FAMILIES: Final = ("counts", "sample_ratio", "means", "quantiles")
+FAMILIES: Final = (
+    "counts",
+    "sample_ratio",
+    "means",
+    "quantiles",
+    "error_guardrails",
+    "latency_guardrails",
+    "reports",
+)
 """Modules of this package with ``outcomes(runs, seed) -> list[Outcome]``, in the order of the table."""
 
 _PROCESSES: Final = 2
 
 
-def run(names: Sequence[str], runs: int, seed: int) -> list[Outcome]:
+def run(names: Sequence[str], runs: int, seed: int) -> dict[str, list[Outcome]]:
     """Every family's outcomes, in the order of the names, from at most two processes; progress goes to stderr."""
     began = time.monotonic()
     found: dict[str, list[Outcome]] = {}
@@ -28,7 +36,7 @@ def run(names: Sequence[str], runs: int, seed: int) -> list[Outcome]:
             name = pending[future]
             found[name] = future.result()
             print(f"{name}: {len(found[name])} rows after {time.monotonic() - began:.0f} s", file=sys.stderr)
-    return [outcome for name in names for outcome in found[name]]
+    return {name: found[name] for name in names}
 
 
 def _family(name: str, runs: int, seed: int) -> list[Outcome]:

@@ -1,6 +1,7 @@
 """Simulations of latency quantiles: requests that are independent, users who are slow throughout, margins.
 
-Run by :mod:`bench.simulations` and, with fewer runs, by the tests. Durations are lognormal and go through Envoy's bins.
+Run by :mod:`bench.simulations` and, with fewer runs, by the tests; :mod:`bench.simulations.latency_guardrails` takes
+its durations from here. They are lognormal and go through Envoy's bins.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ ALPHA: Final = 0.05
 _LIMIT: Final = -math.log(ALPHA)
 _GROUPS: Final = 10
 _LOOKS: Final = 60
-_MEDIAN_MS: Final = 80.0
-_SIGMA: Final = 0.6
+MEDIAN_MS: Final = 80.0
+SIGMA: Final = 0.6
 _BEFORE: Final = 2_000
 """The control's requests before the stage, which its edges are taken from."""
 
@@ -47,10 +48,10 @@ class Durations:
 
     def of(self, rng: np.random.Generator, traffic: Traffic) -> Floats:
         """One duration a request, in milliseconds."""
-        users = rng.normal(0.0, _SIGMA * math.sqrt(self.between), traffic.population.users)
-        requests = rng.normal(0.0, _SIGMA * math.sqrt(1 - self.between), traffic.user.size)
+        users = rng.normal(0.0, SIGMA * math.sqrt(self.between), traffic.population.users)
+        requests = rng.normal(0.0, SIGMA * math.sqrt(1 - self.between), traffic.user.size)
         factor = np.where(traffic.candidate, self.factor, 1.0)
-        return np.asarray(_MEDIAN_MS * np.exp(users[traffic.user] + requests) * factor[traffic.user])
+        return np.asarray(MEDIAN_MS * np.exp(users[traffic.user] + requests) * factor[traffic.user])
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def count(
     for size in batches(runs):
         n, above = [], []
         for _ in range(size):
-            before = Binned.of(_MEDIAN_MS * np.exp(rng.normal(0.0, _SIGMA, _BEFORE))).bins()
+            before = Binned.of(MEDIAN_MS * np.exp(rng.normal(0.0, SIGMA, _BEFORE))).bins()
             edges = spread_edges(before) if quantile is None else edges_around(before, quantile)
             traffic = draw(rng, population)
             values = Binned.of(durations.of(rng, traffic))

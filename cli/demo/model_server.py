@@ -37,6 +37,8 @@ class Behaviour:
         error_status: which HTTP status a failing request gets.
         output_tokens: how many words an answer has.
         first_token_share: share of the time, 0..1, that passes before the first token.
+        cold_requests: how many of the first answers are slower, until the model is warm.
+        cold_factor: how many times slower.
     """
 
     latency_ms: float = 150.0
@@ -45,10 +47,13 @@ class Behaviour:
     error_status: int = 503
     output_tokens: int = 12
     first_token_share: float = 0.3
+    cold_requests: int = 0
+    cold_factor: float = 5.0
 
-    def draw_seconds(self, random_: random.Random) -> float:
-        """A time for one answer, in seconds."""
-        return self.latency_ms / 1000 * math.exp(random_.gauss(0, self.spread))
+    def draw_seconds(self, random_: random.Random, answered: int) -> float:
+        """A time for one answer, in seconds, of a model that has answered so many before."""
+        warm = self.latency_ms / 1000 * math.exp(random_.gauss(0, self.spread))
+        return warm * self.cold_factor if answered < self.cold_requests else warm
 
 
 class ModelServer:
@@ -58,6 +63,7 @@ class ModelServer:
         self.name = name
         self.behaviour = behaviour
         self._random = random.Random(seed)
+        self._answered = 0
 
     def application(self) -> web.Application:
         """The routes."""
@@ -85,7 +91,8 @@ class ModelServer:
             "completion_tokens": len(words),
             "total_tokens": len(prompt.split()) + len(words),
         }
-        seconds = behaviour.draw_seconds(self._random)
+        seconds = behaviour.draw_seconds(self._random, self._answered)
+        self._answered += 1
         envelope = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.name}
         if stream:
             return await self._stream(request, envelope, words, usage, seconds)
@@ -153,9 +160,18 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=default.spread)
     parser.add_argument("--error-rate", type=float, default=default.error_rate)
     parser.add_argument("--output-tokens", type=int, default=default.output_tokens)
+    parser.add_argument("--cold-requests", type=int, default=default.cold_requests)
+    parser.add_argument("--cold-factor", type=float, default=default.cold_factor)
     parser.add_argument("--seed", type=int)
     options = parser.parse_args()
-    behaviour = Behaviour(options.latency_ms, options.spread, options.error_rate, output_tokens=options.output_tokens)
+    behaviour = Behaviour(
+        options.latency_ms,
+        options.spread,
+        options.error_rate,
+        output_tokens=options.output_tokens,
+        cold_requests=options.cold_requests,
+        cold_factor=options.cold_factor,
+    )
     server = ModelServer(options.name, behaviour, options.seed)
     web.run_app(
         server.application(),

@@ -104,6 +104,11 @@ class Stack:
         return f"http://127.0.0.1:{self.ports['admin']}"
 
     @property
+    def warmup(self) -> str:
+        """Envoy's warm-up listener."""
+        return f"http://127.0.0.1:{self.ports['warmup']}"
+
+    @property
     def server_metrics(self) -> str:
         """The server's metrics."""
         return f"http://127.0.0.1:{self.ports['ext_proc_metrics']}/metrics"
@@ -197,6 +202,7 @@ class Stack:
         for name, behaviour in self.options.models.items():
             pace = ["--latency-ms", f"{behaviour.latency_ms}", "--spread", f"{behaviour.spread}"]
             pace += ["--error-rate", f"{behaviour.error_rate}", "--output-tokens", f"{behaviour.output_tokens}"]
+            pace += ["--cold-requests", f"{behaviour.cold_requests}", "--cold-factor", f"{behaviour.cold_factor}"]
             command = [*python, "cli.demo.model_server", "--name", name, "--port", str(self.ports[name]), *pace]
             self._child(name, command)
         metrics = f"127.0.0.1:{self.ports['ext_proc_metrics']}"
@@ -209,7 +215,8 @@ class Stack:
         self._child("envoy", [*envoy, "--concurrency", concurrency, *quiet])
         if self.options.interval is not None:
             control = ["cli", "controller", "--config", str(self.config), "--state", str(self.state)]
-            control += ["--envoy", self.admin, "--http", f"127.0.0.1:{self.ports['controller']}"]
+            control += ["--envoy", self.admin, "--warmup", self.warmup]
+            control += ["--http", f"127.0.0.1:{self.ports['controller']}"]
             control += ["--interval", format_duration(self.options.interval)]
             self._child("controller", [*python, *control, "--settle", format_duration(self.options.settle)])
 

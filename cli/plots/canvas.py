@@ -50,12 +50,14 @@ def check_target(path: Path) -> None:
 
     Raises:
         SettingsError: the name's ending is not that of a format.
-        StartError: matplotlib is not installed.
+        StartError: there is no such folder, or matplotlib is not installed.
     """
     if path.suffix.lower().removeprefix(".") not in FORMATS:
         endings = ", ".join(f".{ending}" for ending in FORMATS)
         found = path.suffix or "no ending"
         raise SettingsError(f"--plot {path}: a name's ending says the format; found {found}; allowed: {endings}")
+    if not path.parent.is_dir():
+        raise StartError(f"--plot {path}: there is no folder {path.parent}; make it first")
     if find_spec("matplotlib") is None:
         raise StartError("--plot needs matplotlib, which is not installed; run: pip install 'abmesh[plots]'")
 

@@ -3,7 +3,8 @@
 Which method depends on what was counted, and on nothing else; all of them compare stage by stage, because rates drift
 while weights change, and combine the stages with Mantel and Haenszel's weights ``n_A n_B / (n_A + n_B)``.
 
-rate    exact, from counts alone: :func:`~controller.inference.counts.log_e_ratio`
+rate    exact, from counts alone: :func:`~controller.inference.difference.log_e_difference`. The p-value and the
+        intervals of difference and lift come from the same bets, so that they cannot contradict each other
 ratio   of events: the same, with counts divided by their design effect, since users repeat
         of anything else: asymptotic, with the variance between groups of users
 mean    asymptotic, with each variant's own variance
@@ -20,8 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from controller.analysis.records import Estimate, Finding, Metric, Sums
-from controller.inference.counts import log_e_ratio, ratio_interval, share_interval
-from controller.inference.difference import difference_interval
+from controller.inference.combined import combine
+from controller.inference.counts import share_interval
+from controller.inference.difference import difference_interval, log_e_difference, share_ratio_interval
 from controller.inference.means import log_e_mean, mean_interval, mixture_variance
 from controller.inference.moments import Moments, lift
 from controller.inference.numbers import Floats, Interval, Side, Slices, always_valid_p
@@ -74,13 +76,13 @@ def compare(metric: Metric, arms: Arms, alpha: float, tuned_for: float) -> Findi
 
 def _shares(metric: Metric, arms: Arms, alpha: float) -> Finding:
     """Counts of events, exactly."""
-    phi = np.array([_design_effect(a, b) if metric.kind == "ratio" else 1.0 for a, b in arms])
+    phi = _design_effects(metric, arms)
     n_a, y_a, n_b, y_b = (array / phi for array in arrays(arms))
-    share = n_b / (n_a + n_b)
     standard = standardised(arms)
-    ratio = ratio_interval(y_a, y_b, share, alpha)
+    ratio = share_ratio_interval(y_a, n_a, y_b, n_b, alpha)
     lifted = standard.b / standard.a - 1 if standard.a else None
-    p = always_valid_p(float(log_e_ratio(y_a, y_b, share)))
+    both = (log_e_difference(y_a, n_a, y_b, n_b, 0.0, side=side) for side in (Side.GREATER, Side.LESS))
+    p = always_valid_p(float(max(both)) - math.log(2))
     method, note = "exact test of event counts", ""
     if metric.kind == "ratio":
         method += ", divided by their design effect, since users repeat"
@@ -146,6 +148,22 @@ def standardised(arms: Arms) -> Standardised:
     return Standardised(float((weight * y_a / n_a).sum()), float(v_a), float((weight * y_b / n_b).sum()), float(v_b))
 
 
+def contrast(metric: Metric, arms: Arms) -> tuple[float, float]:
+    """Difference of shares over all stages and its squared standard error if nothing differs.
+
+    As a group-sequential goal has it: :func:`~controller.inference.combined.combine` with the variance per request
+    ``phi p (1 - p)``, from each stage's pooled share p and its design effect phi.
+
+    Args:
+        metric: a share.
+        arms: stages in which both have requests; at least one.
+    """
+    n_a, y_a, n_b, y_b = arrays(arms)
+    pooled = (y_a + y_b) / (n_a + n_b)
+    d, v = combine(n_a, y_a, n_b, y_b, _design_effects(metric, arms) * pooled * (1 - pooled))
+    return float(d), float(v)
+
+
 def _variances(a: Sums, b: Sums) -> tuple[float, float]:
     """Squared standard errors of both variants' values in a stage; with users, from the variance that they share."""
     return _variance(a, b), _variance(b, a)
@@ -168,6 +186,11 @@ def _freedom(sums: Sums, other: Sums | None) -> float:
         return math.inf
     used = sums.slices.n > 0 if other is None or other.slices is None else (sums.slices.n > 0) | (other.slices.n > 0)
     return max(1.0, float(used.sum()) - 1)
+
+
+def _design_effects(metric: Metric, arms: Arms) -> Floats:
+    """Of each stage; 1 where users do not repeat."""
+    return np.array([_design_effect(a, b) if metric.kind == "ratio" else 1.0 for a, b in arms])
 
 
 def _design_effect(a: Sums, b: Sums) -> float:

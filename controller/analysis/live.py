@@ -32,7 +32,6 @@ from controller.inference.multiple import holm
 from controller.inference.numbers import Interval, Side
 from controller.inference.quantiles import (
     Latencies,
-    edges_around,
     log_e_quantile,
     quantile_band,
     quantile_ratio_interval,
@@ -206,11 +205,11 @@ def _quantiles(name: str, strata: Sequence[Stratum], measured: metrics.Metric, r
                 continue
             edges = stratum.edges.get(measured.name) or ()
             late += not edges
-            # One edge each, since the edges of stages are combined by their order and may differ in number.
-            edge = edges[0] if edges else float(edges_around(bins_a, measured.quantile)[1])
-            latencies = Latencies(
-                _cumulative(control, measured), _cumulative(variant, measured), anytime.floats([edge])
-            )
+            # One edge each, since the edges of stages are combined by their order and may differ in number. A bound of
+            # a bin would be up to 5% away from the control's quantile, and other requests would be compared.
+            edge = edges[0] if edges else value_a
+            arms = _cumulative(control, measured), _cumulative(variant, measured)
+            latencies = Latencies(*arms, anytime.floats([edge]))
             n_a, n_b = float(latencies.a.sizes.sum()), float(latencies.b.sizes.sum())
             weighted.append((n_a * n_b / (n_a + n_b), value_a, value_b))
             parts.append(latencies)

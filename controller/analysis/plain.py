@@ -7,8 +7,9 @@ They stand beside the analysis that may be looked at any time, each under the na
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
-from controller.analysis.anytime import Arms, standardised
+from controller.analysis.anytime import Arms, contrast, standardised
 from controller.analysis.records import Estimate, Finding, Metric, Sums
 from controller.inference.fixed import FixedResult, RatioMoments, ratio_metric, two_proportions, welch
 from controller.inference.moments import Moments
@@ -54,25 +55,37 @@ def _ratio_moments(sums: Sums) -> RatioMoments:
     return RatioMoments(float(used.sum()), float(y.sum()), float(n.sum()), float(y @ y), float(n @ n), float(y @ n))
 
 
-def at_planned_looks(arms: Arms, alpha: float, planned: int, looks: int) -> Finding:
+def at_planned_looks(metric: Metric, arms: Arms, alpha: float, planned: int, looks: int) -> Finding:
     """The candidate against the control at one of a few evenly spaced looks, this one being the latest.
 
     The interval is the repeated confidence interval ``d +- boundary * se``, which holds at all planned looks together:
-    Jennison and Turnbull, *Group Sequential Methods* (1999), chapter 9.
+    Jennison and Turnbull, *Group Sequential Methods* (1999), chapter 9. A share has the variance that both variants
+    have in common if nothing differs, ``phi p (1 - p) (1/n_A + 1/n_B)`` in each stage, with the pooled share p and,
+    where users repeat, the design effect phi: a small variant's own share and variance err together.
 
     Args:
+        metric: what.
         arms: stages in which both have requests; at least one.
         alpha: 0..1, two-sided.
         planned: the candidate's requests at the last look.
         looks: how many there are.
     """
-    found = standardised(arms)
-    d, error = found.b - found.a, math.sqrt(found.v_a + found.v_b)
+    if metric.unit == "share":
+        d, v = contrast(metric, arms)
+    else:
+        found = standardised(arms)
+        d, v = found.b - found.a, found.v_a + found.v_b
+    error = math.sqrt(v)
     now = min(1.0, sum(b.n for _, b in arms) / planned)
     before = [look / looks for look in range(1, looks) if look / looks < now * (1 - 1e-9)]
-    boundary = boundaries([*before, now], alpha, sides=2)[-1]
+    boundary = _boundary((*before, now), alpha)
     z = d / error if error > 0 else 0.0
     interval = Interval(d - boundary * error, d + boundary * error) if error > 0 else Interval(-math.inf, math.inf)
     method = f"O'Brien and Fleming's boundary after Lan and DeMets, this being look {len(before) + 1} of {looks}"
     note = f"z {z:.2f} of {boundary:.2f}"
     return Finding(PLANNED_LOOKS, Estimate(d, interval), None, math.nan, math.nan, abs(z) >= boundary, method, note)
+
+
+@lru_cache(maxsize=256)
+def _boundary(fractions: tuple[float, ...], alpha: float) -> float:
+    return boundaries(fractions, alpha, sides=2)[-1]

@@ -19,6 +19,8 @@ from controller.analysis.layout import (
 )
 from controller.analysis.records import Comparison, Estimate, Finding, Metric, MetricReport, Report, SplitCheck
 
+_INTERVALS_ARE_NOT = "intervals are not, and one that leaves out 0 beside a result of undecided is no finding"
+
 
 def as_text(report: Report, style: Format) -> str:
     """The report for people."""
@@ -117,7 +119,11 @@ def _legend(report: Report) -> list[str]:
         ]
     several = any(len(part.comparisons) > 1 for part in report.metrics)
     if several:
-        lines.append("p of several variants: corrected by Holm's method, each analysis by itself; intervals are not")
+        lines.append(
+            f"p of several variants: corrected by Holm's method, each analysis by itself; {_INTERVALS_ARE_NOT}"
+        )
+    if any(part.segments for part in report.metrics):
+        lines.append(f"p of segments: corrected by Benjamini and Hochberg's method; {_INTERVALS_ARE_NOT}")
     if not report.splits:
         lines.append("split: not checked; say what it should be with --weights")
     return lines

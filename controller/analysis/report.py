@@ -135,7 +135,7 @@ def _comparison(
     findings: list[Finding] = [anytime.compare(metric, arms, question.alpha, question.tuned_for)]
     if arms:
         if question.planned is not None and segment is None:
-            findings.append(plain.at_planned_looks(arms, question.alpha, *question.planned))
+            findings.append(plain.at_planned_looks(metric, arms, question.alpha, *question.planned))
         findings.append(plain.compare(metric, arms, question.alpha))
     return Comparison(variant, segment or "", tuple(findings))
 

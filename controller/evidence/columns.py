@@ -3,7 +3,8 @@
 What an answer means is said by :mod:`controller.evidence.parse`; this comes to the same result, some ten times as fast:
 
 - every statistic's name, and every bin's bounds, are understood once and then known by a number (:class:`Parser` keeps
-  them, up to a limit, and forgets them all beyond it);
+  them, up to a limit, and forgets them all beyond it); so is every list of counters' names, by its hash, since an Envoy
+  seldom has others than at the last tick, and most Envoys have the same;
 - counts are converted eight digits at a time, thousands of them in each step of numpy's;
 - whatever is not as expected anywhere in an answer (a count of over sixteen digits, a bound of over sixteen characters,
   a line of another form) is left to ``parse``, for the whole answer, and so are its errors.
@@ -13,11 +14,13 @@ Called by :mod:`controller.sources.envoy_admin`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_128_digest
 
 from controller.evidence.counts import Counts, Index, Numbers, Series, Values, narrowest
 from controller.evidence.parse import TOTALS, UPTIME, Sample, bounds, counter_key, histogram_key, parse
@@ -32,6 +35,9 @@ MOST_NAMES: Final = 250_000
 MOST_CELLS: Final = 4_000_000
 """Histograms times different bins that are remembered, four bytes each; Envoy has some 90 bins in each decade."""
 
+MOST_LAYOUTS: Final = 1024
+"""Lists of counters' names that are remembered, some 20 KB each for ten experiments."""
+
 _IGNORED: Final = -1
 _UPTIME: Final = -2
 _UNKNOWN: Final = -1
@@ -44,6 +50,7 @@ _PAD: Final = b"0" * 16
 _ZEROS: Final = np.uint64(0x3030303030303030)
 _HIGH: Final = np.uint64(0xF0F0F0F0F0F0F0F0)
 _SIX: Final = np.uint64(0x0606060606060606)
+_ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 _LAST_BYTES: Final = np.array([0, *(2**64 - 2 ** (8 * (8 - n)) for n in range(1, 9))], dtype=np.uint64)
 """Masks of a word's last n characters, for n = 0..8; the last character is in the highest byte."""
 
@@ -52,6 +59,23 @@ _NONE: Final[tuple[Numbers, Values]] = (np.zeros(0, np.int32), np.zeros(0, np.in
 
 class _IrregularError(Exception):
     """The answer is not as expected; it may have a meaning all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What the names of an answer's counters mean, in their order.
+
+    Attributes:
+        uptime: place of Envoy's uptime among the values; none of -1.
+        ignored: how many are not evidence.
+        order: places of the values that are, by experiment; shape (evidence,).
+        parts: of each experiment its own number, its counters' numbers, and where in ``order`` they begin and end.
+    """
+
+    uptime: int
+    ignored: int
+    order: Numbers
+    parts: tuple[tuple[int, Numbers, int, int], ...]
 
 
 class Parser:
@@ -80,6 +104,7 @@ class Parser:
         self._experiment_numbers: dict[str, int] = {}
         # Names of counters with the colon that follows them, and those of histograms, which may be called the same.
         self._counters: dict[bytes, int] = {}
+        self._layouts: dict[bytes, _Layout] = {}  # by the hash of all names
         self._histograms: dict[bytes, int] = {}
         self._owners: list[int] = []  # experiment of each name, or _IGNORED, or _UPTIME
         self._numbers: list[int] = []  # each name's number within its experiment's counters; or its row of cells
@@ -89,13 +114,11 @@ class Parser:
         self._table: tuple[Numbers, Numbers] = (np.zeros(0, np.int32), np.zeros(0, np.int32))
 
     def _parse(self, text: bytes) -> Sample:
-        names, values, histograms, totals = _split(text)
-        owners, numbers = self._look_up(names, self._counters)
-        counted = decimals(values)
-        uptime = counted[owners == _UPTIME]
-        if len(uptime) > 1:
-            raise _IrregularError
-        counters = _by_experiment(owners, numbers, counted)
+        lines, histograms, totals = _split(text)
+        names, counted = named_values(lines)
+        layout = self._layout(names)
+        ordered = counted[layout.order]
+        counters = {owner: (numbers, narrowest(ordered[start:stop])) for owner, numbers, start, stop in layout.parts}
         rows_owners, rows = self._look_up(histograms, self._histograms)
         bins = _by_experiment(*self._read_bins(rows_owners, rows, totals))
         # An experiment whose histograms are all empty has been seen as well.
@@ -107,8 +130,32 @@ class Parser:
             )
             for owner in present
         }
-        ignored = int((owners == _IGNORED).sum() + (rows_owners == _IGNORED).sum())
-        return Sample(experiments, float(uptime[0]) if len(uptime) else None, ignored)
+        ignored = layout.ignored + int((rows_owners == _IGNORED).sum())
+        return Sample(experiments, None if layout.uptime < 0 else float(counted[layout.uptime]), ignored)
+
+    def _layout(self, names: NDArray[np.uint8]) -> _Layout:
+        """What a list of counters' names means, each with its colon and a space behind it."""
+        digest = xxh3_128_digest(names.data)
+        layout = self._layouts.get(digest)
+        if layout is None:
+            owners, numbers = self._look_up(names.tobytes().split(), self._counters)
+            uptimes = np.flatnonzero(owners == _UPTIME)
+            if len(uptimes) > 1:
+                raise _IrregularError
+            order = np.argsort(owners, kind="stable").astype(np.int32)
+            order = order[np.searchsorted(owners[order], 0) :]
+            parts = []
+            starts = np.flatnonzero(np.diff(owners[order], prepend=np.int32(-3))).tolist()
+            for start, stop in pairwise([*starts, len(order)]):
+                part = numbers[order[start:stop]]
+                _check_once(part)
+                parts.append((int(owners[order[start]]), part, start, stop))
+            ignored = int((owners == _IGNORED).sum())
+            layout = _Layout(int(uptimes[0]) if len(uptimes) else -1, ignored, order, tuple(parts))
+            if len(self._layouts) >= MOST_LAYOUTS:
+                self._layouts.clear()
+            self._layouts[digest] = layout
+        return layout
 
     def _look_up(self, names: list[bytes], known: dict[bytes, int]) -> tuple[Numbers, Numbers]:
         """The owner and the number of each name, both of shape (len(names),)."""
@@ -161,13 +208,12 @@ class Parser:
             rows: of each.
             totals: list of bins of each, as Envoy prints it.
         """
-        sizes = [line.count(b":") for line in totals]
         padded = b", ".join([_PAD, *filter(None, totals), b""])
         characters = np.frombuffer(padded, np.uint8)
         colons = np.flatnonzero(characters == ord(":"))
         # Every bin ends with a comma and a space; so does the padding.
         ends = np.flatnonzero(characters == ord(" "))[1:] - 1
-        if len(colons) != len(ends) or len(colons) != sum(sizes):
+        if len(colons) != len(ends):
             raise _IrregularError
         starts = np.empty_like(ends)
         starts[:1], starts[1:] = len(_PAD) + 2, ends[:-1] + 2
@@ -175,6 +221,10 @@ class Parser:
             raise _IrregularError
         counted = _decimals(padded, ends, ends - colons - 1)
         bins = self._bins.look_up(padded, colons, colons - starts)
+        # Where each list ends, with the comma and the space that follow it.
+        lengths = np.fromiter(map(len, totals), np.int64, len(totals))
+        stops = len(_PAD) + 2 + np.cumsum(np.where(lengths > 0, lengths + 2, 0))
+        sizes = np.diff(np.searchsorted(colons, stops), prepend=0)
         owners = np.repeat(owners, sizes)
         return owners, self._cell_numbers(owners, np.repeat(rows, sizes), bins), counted
 
@@ -201,10 +251,9 @@ class _Bins:
     def __init__(self) -> None:
         self.known: list[tuple[float, float]] = []
         self._numbers: dict[tuple[int, int], int] = {}
-        # Ordered by a mix of both words, to be found; a mix may stand for two bins, so the words are compared as well.
-        self._mixed: Words = np.zeros(0, np.uint64)
-        self._words: tuple[Words, Words] = (self._mixed, self._mixed)
-        self._order: Numbers = np.zeros(0, np.int32)
+        # A hash table: the words and the number at each place, which is the one that the words mix to or the next free.
+        self._words: tuple[Words, Words] = (np.zeros(1, np.uint64), np.zeros(1, np.uint64))
+        self._places: Numbers = np.full(1, _UNKNOWN, np.int32)
 
     def __len__(self) -> int:
         return len(self.known)
@@ -221,22 +270,31 @@ class _Bins:
         first = np.zeros_like(last)
         if longest > 8:
             first = words[ends - 16] & _LAST_BYTES[np.maximum(lengths - 8, 0)]
-        numbers, strange = self._find(last, first)
+        numbers = self._find(last, first)
+        strange = numbers == _UNKNOWN
         if strange.any():
             for pair in set(zip(last[strange].tolist(), first[strange].tolist(), strict=True)):
                 self._learn(*pair)
             self._arrange()
-            numbers, strange = self._find(last, first)
-            if strange.any():
-                raise _IrregularError  # two bins with one mix, which chance does not bring about
+            numbers = self._find(last, first)
         return numbers
 
-    def _find(self, last: Words, first: Words) -> tuple[Numbers, NDArray[np.bool_]]:
-        if not self.known:
-            return np.zeros(len(last), np.int32), np.ones(len(last), bool)
-        places = np.minimum(np.searchsorted(self._mixed, _mixed(last, first)), len(self._mixed) - 1)
-        strange = (self._words[0][places] != last) | (self._words[1][places] != first)
-        return self._order[places], strange
+    def _find(self, last: Words, first: Words) -> Numbers:
+        """Numbers of bins by the words of their bounds; of those that are not known, ``_UNKNOWN``."""
+        places = self._home(last, first)
+        numbers = self._places[places]
+        other = np.flatnonzero(((self._words[0][places] != last) | (self._words[1][places] != first)) & (numbers >= 0))
+        while len(other):
+            at = (places[other] + 1) % len(self._places)
+            places[other] = at
+            numbers[other] = found = self._places[at]
+            same = (self._words[0][at] == last[other]) & (self._words[1][at] == first[other])
+            other = other[~same & (found >= 0)]
+        return numbers
+
+    def _home(self, last: Words, first: Words) -> Positions:
+        mixed = (last ^ (first * _ODD)) * _ODD
+        return ((mixed >> np.uint64(40)) % np.uint64(len(self._places))).astype(np.int64)
 
     def _learn(self, last: int, first: int) -> None:
         text = (first.to_bytes(8, "little") + last.to_bytes(8, "little")).lstrip(b"\0").decode("latin-1")
@@ -250,18 +308,18 @@ class _Bins:
 
     def _arrange(self) -> None:
         last, first = (np.array(column, np.uint64) for column in zip(*self._numbers, strict=True))
-        mixed = _mixed(last, first)
-        order = np.argsort(mixed)
-        self._mixed, self._words, self._order = mixed[order], (last[order], first[order]), order.astype(np.int32)
+        size = 1 << (16 * len(last)).bit_length()  # so empty that hardly one of them is not in its own place
+        self._words = np.zeros(size, np.uint64), np.zeros(size, np.uint64)
+        self._places = np.full(size, _UNKNOWN, np.int32)
+        for number, home in enumerate(self._home(last, first).tolist()):
+            place = home
+            while self._places[place] != _UNKNOWN:
+                place = (place + 1) % size
+            self._words[0][place], self._words[1][place], self._places[place] = last[number], first[number], number
 
 
-def _mixed(last: Words, first: Words) -> Words:
-    mixed: Words = last ^ (first * np.uint64(0x9E3779B97F4A7C15))
-    return mixed
-
-
-def _split(text: bytes) -> tuple[list[bytes], list[bytes], list[bytes], list[bytes]]:
-    """Names, with their colon, and values of counters and gauges; names and lists of bins of histograms."""
+def _split(text: bytes) -> tuple[bytes, list[bytes], list[bytes]]:
+    """Lines of counters and gauges; names and lists of bins of histograms."""
     if not text.isascii() or not text.strip():
         raise _IrregularError
     # What precedes the bins of a histogram ends with its name; what follows them may hold more counters.
@@ -283,17 +341,25 @@ def _split(text: bytes) -> tuple[list[bytes], list[bytes], list[bytes], list[byt
                 raise _IrregularError
             name = rest.pop()
         plain += rest[2:]
-    lines = b"\n".join(plain)
-    words = lines.split()
+    return b"\n".join(plain), histograms, totals
+
+
+def named_values(lines: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The characters of all names, each with its colon and a space behind it; and the values, shape (lines,)."""
+    padded = b"\n".join([_PAD, lines, b""]) if lines else _PAD + b"\n"
+    characters = np.frombuffer(padded, np.uint8)
     # A name, a colon, a space and a value on each line, and no other space anywhere.
-    characters = np.frombuffer(lines, np.uint8)
     spaces = np.flatnonzero(characters == ord(" "))
-    breaks = int(np.count_nonzero(characters == ord("\n")))
-    blanks = int(np.count_nonzero(characters <= ord(" ")))
-    regular = len(words) == 2 * len(spaces) and breaks == max(0, len(spaces) - 1) == blanks - len(spaces)
-    if not regular or lines.startswith(b" ") or not (characters[spaces - 1] == ord(":")).all():
+    breaks = np.flatnonzero(characters == ord("\n"))
+    blanks = np.count_nonzero(characters <= ord(" "))
+    if len(breaks) != len(spaces) + 1 or blanks != len(breaks) + len(spaces):
         raise _IrregularError
-    return words[::2], words[1::2], histograms, totals
+    starts, ends = breaks[:-1], breaks[1:]
+    if not ((starts < spaces - 1) & (spaces < ends) & (characters[spaces - 1] == ord(":"))).all():
+        raise _IrregularError
+    lengths = np.stack([spaces - starts, ends - spaces], axis=1).ravel()
+    named = np.repeat(np.tile(np.array([True, False]), len(spaces)), lengths)
+    return characters[len(_PAD) + 1 :][named], _decimals(padded, ends, ends - spaces - 1)
 
 
 def _by_experiment(owners: Numbers, numbers: Numbers, values: Values) -> dict[int, tuple[Numbers, Values]]:
@@ -307,17 +373,14 @@ def _by_experiment(owners: Numbers, numbers: Numbers, values: Values) -> dict[in
         owner = int(owners[start])
         if owner >= 0:
             part = numbers[start:stop]
-            if np.bincount(part).max() > 1:
-                raise _IrregularError  # a statistic that is there twice
+            _check_once(part)
             found[owner] = part, narrowest(values[start:stop])
     return found
 
 
-def decimals(numbers: list[bytes]) -> NDArray[np.int64]:
-    """Numbers of at most sixteen digits, shape (len(numbers),)."""
-    padded = b" ".join([_PAD, *numbers, b""])
-    ends = np.flatnonzero(np.frombuffer(padded, np.uint8) == ord(" "))
-    return _decimals(padded, ends[1:], np.diff(ends) - 1)
+def _check_once(numbers: Numbers) -> None:
+    if np.bincount(numbers).max() > 1:
+        raise _IrregularError  # a statistic that is there twice
 
 
 def _decimals(padded: bytes, ends: Positions, lengths: Positions) -> NDArray[np.int64]:

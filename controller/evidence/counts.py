@@ -41,6 +41,9 @@ SMALL = 2**48
 
 MOST_PARTS = 2**14
 
+_FLOATS = 2**53
+"""Sums below it are exact in floating point as well, in which numpy adds fastest."""
+
 _Key = TypeVar("_Key")
 
 
@@ -132,16 +135,18 @@ class Series(Generic[_Key]):
             nothing.
         """
         earlier = earlier.under(self.keys)
-        if np.array_equal(self.numbers, earlier.numbers):
+        if self.numbers is earlier.numbers or np.array_equal(self.numbers, earlier.numbers):
             before = earlier.values
         else:
             spread = np.zeros(len(self.keys), earlier.values.dtype)
             spread[earlier.numbers] = earlier.values
             before = spread[self.numbers]
         grown = self.values - before
-        went_back = bool((grown < 0).any())
+        least = grown.min() if len(grown) else 0
+        if least > 0:
+            return Series(self.keys, self.numbers, narrowest(grown)), False
         more = grown > 0
-        return Series(self.keys, self.numbers[more], narrowest(grown[more])), went_back
+        return Series(self.keys, self.numbers[more], narrowest(grown[more])), bool(least < 0)
 
 
 def values_of(counts: Sequence[int]) -> Values:
@@ -163,12 +168,18 @@ def _sum(parts: Sequence[Series[_Key]]) -> Series[_Key]:
     """The sum of one or more series, in the numbers of the last."""
     keys = parts[-1].keys
     aligned = [part.under(keys) for part in parts if len(part)]
-    exact = len(aligned) >= MOST_PARTS or any(part.values.dtype == object for part in aligned)
-    total: Values = np.zeros(len(keys), object if exact else np.int64)
-    seen = np.zeros(len(keys), bool)
-    for part in aligned:
-        total[part.numbers] += part.values
-        seen[part.numbers] = True
+    if not aligned:
+        return Series(keys, np.zeros(0, np.int32), np.zeros(0, np.int32))
+    joined = np.concatenate([part.numbers for part in aligned])
+    values = np.concatenate([part.values for part in aligned])
+    seen = np.bincount(joined, minlength=len(keys)) > 0
+    total: Values
+    if values.dtype != object and int(values.max()) * len(aligned) < _FLOATS:
+        total = np.bincount(joined, values, len(keys)).astype(np.int64)
+    else:
+        exact = len(aligned) >= MOST_PARTS or values.dtype == object
+        total = np.zeros(len(keys), object if exact else np.int64)
+        np.add.at(total, joined, values)
     numbers = np.flatnonzero(seen).astype(np.int32)
     return Series(keys, numbers, narrowest(total[numbers]))
 

@@ -17,7 +17,7 @@ The rate ratio
 A share against a limit
     The same mixture over shifts of the log odds, for the binomial likelihood of one variant.
 
-A difference of shares
+A difference of shares, or a ratio of shares that are not rare
     Bets on it, in :mod:`controller.inference.difference`, which this module passes on.
 
 Counts may be fractions: where users repeat, divide them by their design effect first.
@@ -31,7 +31,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betaln, expit, log_expit, logit, xlogy
 
-from controller.inference.difference import difference_interval, log_e_difference
+from controller.inference.difference import difference_interval, log_e_difference, share_ratio_interval
 from controller.inference.mixture import crossing, log_sum_exp, shifts
 from controller.inference.numbers import Floats, Interval, Side
 
@@ -43,6 +43,7 @@ __all__ = [
     "log_e_split",
     "ratio_interval",
     "share_interval",
+    "share_ratio_interval",
 ]
 
 _FARTHEST = 80.0

@@ -74,13 +74,37 @@ def edge_design_effect(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Float
     return ratio(spread_a + spread_b, plain_a + plain_b)
 
 
+def level_deflator(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) -> Floats:
+    """What one variant's counts at a limit are divided by before they are tested: ``phi nu / (nu - 2)``.
+
+    The design effect phi is an estimate with nu degrees of freedom (Satterthwaite's, about twice the groups at 50%).
+    Evidence is proportional to ``1/phi``, whose expectation is too large by ``nu / (nu - 2)``, the mean of an inverse
+    chi-squared variable.
+
+    Args:
+        above_a: as for :func:`edge_design_effect`, like the others.
+        n_a: shape (..., G).
+        above_b: shape (..., H); no groups if only one variant tells.
+        n_b: shape (..., H).
+
+    Returns:
+        Shape (...), at least 1.
+    """
+    (spread_a, plain_a, nu_a), (spread_b, plain_b, nu_b) = dispersion(above_a, n_a), dispersion(above_b, n_b)
+    plain = plain_a + plain_b
+    doubt = plain_a**2 / nu_a + plain_b**2 / nu_b
+    nu = np.where(doubt > 0, plain**2 / np.where(doubt > 0, doubt, 1.0), np.inf)
+    known = np.isfinite(nu)
+    safe = np.where(known, nu, 4.0)
+    unsure = np.where(known, np.maximum(safe, 3.0) / np.maximum(safe - 2, 1.0), 1.0)
+    return np.asarray(ratio(spread_a + spread_b, plain) * unsure)
+
+
 def edge_deflator(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) -> Floats:
     """What counts above one edge are divided by before they are compared: ``phi (1 - R) nu / (nu - 2)``.
 
-    Two corrections of the design effect phi. The comparison takes counts for rare events, whose variance is their
-    expectation; a share R of all requests varies less, by ``1 - R``. And phi is an estimate with nu degrees of freedom
-    (Satterthwaite's, about twice the groups at 50%): evidence is proportional to ``1/phi``, whose expectation is too
-    large by ``nu / (nu - 2)``, the mean of an inverse chi-squared variable.
+    As :func:`level_deflator`, with one more correction: the comparison takes counts for rare events, whose variance is
+    their expectation; a share R of all requests varies less, by ``1 - R``.
 
     Args:
         above_a: as for :func:`edge_design_effect`, like the others.
@@ -91,17 +115,10 @@ def edge_deflator(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) ->
     Returns:
         Shape (...), above 0.
     """
-    (spread_a, plain_a, nu_a), (spread_b, plain_b, nu_b) = dispersion(above_a, n_a), dispersion(above_b, n_b)
-    plain = plain_a + plain_b
-    doubt = plain_a**2 / nu_a + plain_b**2 / nu_b
-    nu = np.where(doubt > 0, plain**2 / np.where(doubt > 0, doubt, 1.0), np.inf)
-    known = np.isfinite(nu)
-    safe = np.where(known, nu, 4.0)
-    unsure = np.where(known, np.maximum(safe, 3.0) / np.maximum(safe - 2, 1.0), 1.0)
     total = n_a.sum(axis=-1) + n_b.sum(axis=-1)
     share = (above_a.sum(axis=-1) + above_b.sum(axis=-1)) / np.where(total > 0, total, 1.0)
     # Where nearly all are above, what is below tells two variants apart, which a comparison of counts above cannot use.
-    return np.asarray(ratio(spread_a + spread_b, plain) * np.maximum(1 - share, _LEAST_BELOW) * unsure)
+    return np.asarray(level_deflator(above_a, n_a, above_b, n_b) * np.maximum(1 - share, _LEAST_BELOW))
 
 
 def ratio(spread: Floats, plain: Floats) -> Floats:

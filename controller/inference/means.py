@@ -210,7 +210,8 @@ def half_width(
     inversion of Student's form in :func:`log_e_mean`; infinite where no estimate could ever be enough.
 
     Args:
-        v: squared standard error of the estimate.
+        v: squared standard error of the estimate; 0 and infinity both mean that nothing is known, as for
+            :func:`log_e_mean`, and give infinity.
         n: requests, 0 or more.
         n_star: requests at which the interval is narrowest for its alpha.
         alpha: 0..1.
@@ -219,7 +220,7 @@ def half_width(
     """
     rho2 = best_rho2(_tuning(alpha, side), n_star)
     squared, count, freedom = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (v, n, nu)))
-    known = (squared < np.inf) & (count > 0)
+    known = (squared > 0) & (squared < np.inf) & (count > 0)
     r = rho2 * np.where(known, count, 1.0)
     asked = 0.5 * np.log1p(r) - math.log(alpha)
     if side is not Side.TWO_SIDED:
@@ -230,7 +231,7 @@ def half_width(
     room = 1 - (factor + 1) / (1 + r)
     student = np.where(room > 0, df * factor / np.where(room > 0, room, 1.0), np.inf)
     squares = np.where(normal, 2 * (r + 1) / r * asked, student)
-    return np.asarray(np.where(known, np.sqrt(np.where(known, squared, 0.0) * squares), np.inf))
+    return np.asarray(np.where(known, np.sqrt(np.where(known, squared, 1.0) * squares), np.inf))
 
 
 def mean_interval(

@@ -60,11 +60,12 @@ def log_sum_exp(values: Floats) -> Floats:
 
 
 def crossing(log_e: Callable[[float], float], inside: float, step: float, end: float, alpha: float) -> float | None:
-    """Where an e-value reaches ``1/alpha``, going from a value that it does not reject towards ``end``.
+    """Where an e-value reaches ``1/alpha``, going from an estimate towards ``end``.
 
     Args:
-        log_e: logarithm of the e-value against a value of the parameter; finite.
-        inside: a value that is not rejected, such as the estimate.
+        log_e: logarithm of the e-value against a value of the parameter; finite, and no smaller the nearer to ``end``.
+        inside: where to begin, such as at the estimate. Its own e-value may have reached ``1/alpha``, as where many
+            values are alike and an estimate is one of them: then it is the limit.
         step: how far to look first, above 0, such as three standard errors; doubled until the e-value is reached. A ten
             millionth of it is the precision of the result.
         end: where to stop.
@@ -74,6 +75,8 @@ def crossing(log_e: Callable[[float], float], inside: float, step: float, end: f
         The value, or None if nothing up to ``end`` is rejected.
     """
     wanted, tolerance = -math.log(alpha), 1e-7 * step
+    if log_e(inside) >= wanted:
+        return inside
     direction = math.copysign(1.0, end - inside)
     near, far = inside, inside
     while (end - far) * direction > 0:

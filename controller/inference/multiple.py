@@ -1,6 +1,7 @@
 """Several questions at once: p-values adjusted for how many there are. Pure.
 
-Called by the goals, which use Holm's, and by the reports on segments, which use Benjamini and Hochberg's.
+Called by the reports: Holm's for several variants, Benjamini and Hochberg's for segments. Decisions need neither, since
+a rollout has one candidate and one goal at most.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import numpy as np
 
 from controller.inference.counts import log_e_ratio, log_e_share
 from controller.inference.cumulative import Cumulative
-from controller.inference.edges import dispersion, edge_deflator, ratio
+from controller.inference.edges import edge_deflator, level_deflator
 from controller.inference.edges import edge_design_effect as edge_design_effect
 from controller.inference.edges import edges_around as edges_around
 from controller.inference.edges import spread_edges as spread_edges
@@ -177,8 +177,8 @@ def _estimate(strata: Sequence[Latencies]) -> float | None:
 def quantile_band(groups: Cumulative, quantile: float, alpha: float, *, side: Side = Side.TWO_SIDED) -> Interval:
     """Confidence sequence of one variant's quantile: the limits that a share ``1 - quantile`` of requests may be above.
 
-    Both counts are divided by the design effect at the limit. Two-sided, each end is that of a one-sided test at
-    ``alpha / 2``.
+    Both counts are divided by :func:`~controller.inference.edges.level_deflator` at the limit. Two-sided, each end is
+    that of a one-sided test at ``alpha / 2``.
 
     Args:
         groups: durations in milliseconds by group of slices.
@@ -197,8 +197,7 @@ def quantile_band(groups: Cumulative, quantile: float, alpha: float, *, side: Si
 
     def log_e(limit: float, towards: Side) -> float:
         above = groups.exceeding(np.asarray(limit))
-        spread, plain, _ = dispersion(above, groups.sizes)
-        phi = float(ratio(spread, plain))
+        phi = float(level_deflator(above, groups.sizes, np.zeros(0), np.zeros(0)))
         return float(log_e_share(float(above.sum()) / phi, n / phi, 1 - quantile, side=towards))
 
     each = alpha / 2 if side is Side.TWO_SIDED else alpha

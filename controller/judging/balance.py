@@ -3,12 +3,17 @@
 A split that is off means that something decides who is counted: a variant whose requests are lost, a cache in front of
 one of them, users whose cookie does not come back. Then no comparison can be trusted, so an alarm holds the rollout.
 Users who repeat make counts noisier than independent requests, so these are divided by the dispersion of the slices.
+An alarm stays: what was lost is missing from the evidence, also once the split is right again.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from controller.evidence.strata import Stratum, request_counts
 from controller.evidence.summary import VariantEvidence
+from controller.inference.numbers import always_valid_p
 from controller.inference.sample_ratio import sample_ratio
 from controller.judging.course import Course
 from controller.judging.verdicts import Balance
@@ -17,9 +22,18 @@ from experiment.names import BUCKETS
 from experiment.quantities import format_share
 from experiment.rollout import Rollout
 
+QUESTION = "requests are split as the weights say"
+"""What the alarm's e-value speaks against, for :class:`~controller.memory.Memory`."""
 
-def judge_balance(rollout: Rollout, course: Course) -> Balance:
-    """What the evidence says about the split, over all stages."""
+
+def judge_balance(rollout: Rollout, course: Course, peak: float = -math.inf) -> Balance:
+    """What the evidence says about the split, over all stages.
+
+    Args:
+        rollout: the plan.
+        course: the evidence.
+        peak: the largest logarithm that the e-value has had at earlier looks.
+    """
     alpha = rollout.analysis.sample_ratio_alpha
     strata = []
     for stratum in course.strata:
@@ -31,8 +45,10 @@ def judge_balance(rollout: Rollout, course: Course) -> Balance:
     if not strata:
         return Balance()
     found = sample_ratio(strata, alpha)
-    if not found.alarm:
-        return Balance(False, "", found.p, found.dispersion)
+    log_e = max(found.log_e, peak)
+    balance = Balance(False, "", always_valid_p(log_e), found.dispersion, log_e)
+    if log_e < -math.log(alpha):
+        return balance
     present = course.present
     requests = {name: sum(_of(present, name).codes.values()) for name, points in present.weights.items() if points > 0}
     total = max(sum(requests.values()), 1)
@@ -40,12 +56,14 @@ def judge_balance(rollout: Rollout, course: Course) -> Balance:
         f"{name} {format_share(count / total)} instead of {format_share(present.weights[name] / BUCKETS)}"
         for name, count in requests.items()
     )
+    were = "are not split as the weights say" if found.alarm else "were not split as the weights say at an earlier look"
     text = (
-        f"requests are not split as the weights say ({split} in this stage): p {show_amount(found.p)}, where "
+        f"requests {were} ({split} in this stage): p {show_amount(balance.p)}, where "
         f"{show_amount(alpha)} alarms. Look for a variant whose users send fewer requests because it is slow, requests "
-        f"that are lost or answered before Envoy counts them, and clients that do not return their cookie"
+        f"that are lost or answered before Envoy counts them, and clients that do not return their cookie; once that "
+        f"is mended, abmesh pause and abmesh resume collect evidence afresh"
     )
-    return Balance(True, text, found.p, found.dispersion)
+    return replace(balance, alarm=True, text=text)
 
 
 def _of(stratum: Stratum, name: str) -> VariantEvidence:

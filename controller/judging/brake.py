@@ -23,8 +23,19 @@ from experiment.rollout import Rollout
 KIND = "brake"
 
 
-def judge_brake(rollout: Rollout, course: Course) -> Judgement | None:
-    """The brake's verdict, if it is harm; None otherwise, since a brake never says that all is well."""
+def question(rollout: Rollout) -> str:
+    """What the brake's e-value speaks against, for :class:`~controller.memory.Memory`."""
+    return f"errors at most {rollout.analysis.brake:g} or as the control's"
+
+
+def judge_brake(rollout: Rollout, course: Course, peak: float = -math.inf) -> Judgement | None:
+    """The brake's verdict, if it is harm; None otherwise, since a brake never says that all is well.
+
+    Args:
+        rollout: the plan.
+        course: the evidence.
+        peak: the largest logarithm that the e-value has had at earlier looks.
+    """
     limit = rollout.analysis.brake
     if limit >= 1:
         return None
@@ -38,7 +49,9 @@ def judge_brake(rollout: Rollout, course: Course) -> Judgement | None:
         against, row_against = course.mixed(found.increase(Side.GREATER, 0.0, relative=True))
         if against < log_e:
             log_e, row = against, row or row_against
-    alpha = rollout.analysis.alpha / rollout.alarms
+    alpha = rollout.alpha_alarm
+    still = log_e >= -math.log(alpha)
+    log_e = max(log_e, peak)
     if log_e < -math.log(alpha):
         return None
     judgement = Judgement(
@@ -56,7 +69,7 @@ def judge_brake(rollout: Rollout, course: Course) -> Judgement | None:
         design_effect=values.design_effect,
     )
     span = ""
-    if row:
+    if row and still:
         value, n = found.moment(row)
         judgement = replace(judgement, value=value, n=n, since=course.seconds_since(row))
         span = f" in the last {judgement.since:.0f} s"
@@ -66,4 +79,10 @@ def judge_brake(rollout: Rollout, course: Course) -> Judgement | None:
         f"emergency brake: error_rate {format_share(judgement.value)} over {judgement.n} requests{span} is surely "
         f"above {format_share(limit)}{control}: p {show_amount(judgement.p_harm)}, where {show_amount(alpha)} brakes"
     )
+    if not still:
+        text = (
+            f"emergency brake: error_rate was surely above {format_share(limit)} at an earlier look, and is "
+            f"{format_share(judgement.value)} over {judgement.n} requests by now: "
+            f"p {show_amount(judgement.p_harm)}, where {show_amount(alpha)} brakes"
+        )
     return replace(judgement, text=text)

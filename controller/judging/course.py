@@ -8,8 +8,8 @@ moments at once. With weights that sum to at most 1, fixed before any of the evi
 
 is an e-process where ``E_0`` is one on all the evidence and each ``E_k`` is one that starts at 1 in the k-th marked
 moment, since a mixture of e-processes is one (Ramdas et al., Game-theoretic statistics and safe anytime-valid
-inference, Statistical Science 38, 2023, section 3). Leaving a moment out later only makes ``E`` smaller. So one error
-probability covers all moments and all looks together.
+inference, Statistical Science 38, 2023, section 3). Leaving a moment out, because it was thinned out or is not marked
+yet, only makes ``E`` smaller. So one error probability covers all moments and all looks together.
 """
 
 from __future__ import annotations
@@ -105,8 +105,6 @@ class Course:
         Returns:
             Its logarithm, and the row that contributes most: 0 for all evidence.
         """
-        if not self.since:
-            return float(log_e[0]), 0
         weights = np.array([0.0, *(item.log_weight for item in self.since)]) - math.log(2)
         parts = log_e + weights
         return float(log_sum_exp(parts)), int(np.argmax(parts))

@@ -1,22 +1,29 @@
 """A verdict on the goal: better, worse, no difference worth having, or not known. Pure.
 
 ``anytime`` decides at any look: the candidate is better where the e-value against "it is not better" is at least
-2/alpha, and worse likewise (two sides share alpha). ``group_sequential`` decides at planned looks only, where
-the standardised difference crosses the Lan-DeMets O'Brien-Fleming boundary; see :mod:`controller.inference.sequential`.
+``1 / alpha_better``, and worse where that against "it is not worse" is at least ``1 / alpha_worse``. Each side has half
+of alpha; but an experiment's loser is rolled back, so that its side is one of the alarms that share alpha and has no
+more than one of them. ``group_sequential`` decides at planned looks only, where the standardised difference crosses the
+Lan-DeMets O'Brien-Fleming boundary of its side; see :mod:`controller.inference.sequential`.
 
 A difference worth having is ruled out where the upper limit of the benefit is below ``min_effect``: by its own
 e-value, or by the repeated confidence interval ``d + boundary * se`` at a planned look (Jennison and Turnbull, *Group
 Sequential Methods*, 1999, chapter 9). That ends an experiment early and can only make a false win rarer, so it takes
 none of alpha.
+
+What has been decided stays decided, should anything keep it from being acted upon at once: every e-value counts with
+the largest that it has been, and the first planned look that decides is the last one.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 
-from controller.inference.numbers import Floats, Side
+from controller.inference.numbers import Floats, Side, always_valid_p
 from controller.inference.sequential import boundaries
 from controller.judging.comparison import Comparison
 from controller.judging.comparisons import compare
@@ -31,14 +38,56 @@ from experiment.limits import Goal
 from experiment.metrics import Metric
 from experiment.rollout import Rollout
 
+_NO_PEAKS: Mapping[str, float] = MappingProxyType({})
 
-def judge_goal(rollout: Rollout, course: Course, looks: tuple[Look, ...]) -> tuple[GoalJudgement, tuple[Look, ...]]:
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """What decides at any look: natural logarithms of e-values, as :class:`GoalJudgement` has them."""
+
+    better: float
+    worse: float
+    small: float
+
+    def verdict(self, rollout: Rollout) -> GoalVerdict:
+        """What they decide."""
+        if self.better >= -math.log(rollout.alpha_better):
+            return GoalVerdict.WINNER
+        if self.worse >= -math.log(rollout.alpha_worse):
+            return GoalVerdict.LOSER
+        return GoalVerdict.NO_DIFFERENCE if self.small >= -math.log(rollout.analysis.alpha) else GoalVerdict.OPEN
+
+    def after(self, earlier: _Evidence, rollout: Rollout) -> _Evidence:
+        """The larger ones, but for what contradicts a decision and comes too late."""
+        decided = earlier.verdict(rollout)
+        return _Evidence(
+            earlier.better if decided is GoalVerdict.LOSER else max(self.better, earlier.better),
+            earlier.worse if decided is GoalVerdict.WINNER else max(self.worse, earlier.worse),
+            max(self.small, earlier.small),
+        )
+
+
+def questions(goal: Goal) -> tuple[str, str, str]:
+    """What the e-values for better, for worse and for too small a difference speak against.
+
+    Names for :class:`~controller.memory.Memory`: another goal in the document is another question.
+    """
+    least = "" if goal.min_effect is None else f"{plain(goal.min_effect):g}{' of the control' if goal.relative else ''}"
+    higher, lower = f"{goal.metric} not higher", f"{goal.metric} not lower"
+    better, worse = (higher, lower) if goal.more_is_better else (lower, higher)
+    return better, worse, f"{goal.metric} {'higher' if goal.more_is_better else 'lower'} by {least}"
+
+
+def judge_goal(
+    rollout: Rollout, course: Course, looks: tuple[Look, ...], peaks: Mapping[str, float] = _NO_PEAKS
+) -> tuple[GoalJudgement, tuple[Look, ...]]:
     """The verdict on the rollout's goal, which is a metric that is measured.
 
     Args:
         rollout: the plan, with a goal.
         course: the evidence.
         looks: the planned looks that were taken before.
+        peaks: the largest logarithms that the e-values have had at earlier looks, by :func:`questions`.
 
     Returns:
         The verdict, and the looks including this one if it was due.
@@ -46,29 +95,24 @@ def judge_goal(rollout: Rollout, course: Course, looks: tuple[Look, ...]) -> tup
     goal = rollout.goal
     assert goal is not None
     metric = goal.measured
-    alpha = rollout.analysis.alpha
-    found = compare(metric, course, goal.planned_requests or rollout.tuned_for, alpha)
+    found = compare(metric, course, goal.planned_requests or rollout.tuned_for, rollout.analysis.alpha)
     values = found.values
     fraction = None if goal.planned_requests is None else values.n / goal.planned_requests
     if values.candidate is None or values.control is None:
         nothing = GoalJudgement(metric.name, GoalVerdict.OPEN, f"{metric.name} has no data on both sides yet")
         return nothing, looks
     better, worse = (Side.GREATER, Side.LESS) if goal.more_is_better else (Side.LESS, Side.GREATER)
-    log_e_better = float(found.increase(better, 0.0, relative=_scale_free(metric))[0])
-    log_e_worse = float(found.increase(worse, 0.0, relative=_scale_free(metric))[0])
+    evidence = _Evidence(
+        float(found.increase(better, 0.0, relative=_scale_free(metric))[0]),
+        float(found.increase(worse, 0.0, relative=_scale_free(metric))[0]),
+        _log_e_small(goal, found),
+    ).after(_Evidence(*(peaks.get(name, -math.inf) for name in questions(goal))), rollout)
     z, error = _standardised(found, goal)
     boundary = None
     if goal.design == "anytime":
-        threshold = math.log(2 / alpha)
-        verdict = GoalVerdict.OPEN
-        if log_e_better >= threshold:
-            verdict = GoalVerdict.WINNER
-        elif log_e_worse >= threshold:
-            verdict = GoalVerdict.LOSER
-        elif _ruled_out(goal, found, alpha):
-            verdict = GoalVerdict.NO_DIFFERENCE
+        verdict = evidence.verdict(rollout)
     else:
-        verdict, boundary, looks = _planned(goal, found, z, error, alpha, looks)
+        verdict, boundary, looks = _planned(rollout, goal, found, z, error, looks)
     if verdict is GoalVerdict.OPEN and fraction is not None and fraction >= 1:
         verdict = GoalVerdict.INCONCLUSIVE
     judged = GoalJudgement(
@@ -78,21 +122,22 @@ def judge_goal(rollout: Rollout, course: Course, looks: tuple[Look, ...]) -> tup
         value=values.candidate,
         control=values.control,
         n=round(values.n),
-        log_e_better=log_e_better,
-        log_e_worse=log_e_worse,
+        log_e_better=evidence.better,
+        log_e_worse=evidence.worse,
+        log_e_small=evidence.small,
         z=z,
         boundary=boundary,
         fraction=fraction,
     )
-    return _worded(judged, goal, course, metric, alpha, looks), looks
+    return _worded(judged, rollout, goal, course, metric, looks), looks
 
 
 def _planned(
-    goal: Goal, found: Comparison, z: float | None, error: float, alpha: float, looks: tuple[Look, ...]
+    rollout: Rollout, goal: Goal, found: Comparison, z: float | None, error: float, looks: tuple[Look, ...]
 ) -> tuple[GoalVerdict, float | None, tuple[Look, ...]]:
     """The verdict of a group-sequential design: that of the first look that decided, and open between looks."""
     assert goal.planned_requests is not None
-    decided = _crossed(looks, alpha)
+    decided = _decided(looks, rollout)
     if decided is not None:
         return *decided, looks
     fraction = min(1.0, found.values.n / goal.planned_requests)
@@ -100,30 +145,34 @@ def _planned(
     due = math.floor(taken * goal.looks + 1e-9) + 1  # the first planned look after the last one that was taken
     if z is None or fraction < due / goal.looks or taken >= 1:
         return GoalVerdict.OPEN, None, looks
-    looks = (*looks, Look(fraction=fraction, z=z))
-    decided = _crossed(looks, alpha)
-    if decided is not None:
-        return *decided, looks
-    boundary = _boundaries(tuple(look.fraction for look in looks), alpha)[-1]
+    fractions = (*(look.fraction for look in looks), fraction)
+    better, worse = (_boundaries(fractions, alpha)[-1] for alpha in (rollout.alpha_better, rollout.alpha_worse))
     least = _least(goal, found)
-    if least is not None and (z + boundary) * error < least:
-        return GoalVerdict.NO_DIFFERENCE, boundary, looks
-    return GoalVerdict.OPEN, boundary, looks
+    ruled_out = least is not None and (z + better) * error < least
+    looks = (*looks, Look(fraction=fraction, z=z, ruled_out=ruled_out))
+    return *(_decided(looks, rollout) or (GoalVerdict.OPEN, worse if z < 0 else better)), looks
 
 
-def _crossed(looks: tuple[Look, ...], alpha: float) -> tuple[GoalVerdict, float] | None:
-    """The verdict of the first look beyond its boundary, and that boundary."""
+def _decided(looks: tuple[Look, ...], rollout: Rollout) -> tuple[GoalVerdict, float] | None:
+    """The verdict of the first look that decided, and the boundary of the side that it is on."""
     if not looks:
         return None
-    for look, boundary in zip(looks, _boundaries(tuple(look.fraction for look in looks), alpha), strict=True):
-        if abs(look.z) >= boundary:
-            return GoalVerdict.WINNER if look.z > 0 else GoalVerdict.LOSER, boundary
+    fractions = tuple(look.fraction for look in looks)
+    both = (_boundaries(fractions, alpha) for alpha in (rollout.alpha_better, rollout.alpha_worse))
+    for look, better, worse in zip(looks, *both, strict=True):
+        if look.z >= better:
+            return GoalVerdict.WINNER, better
+        if -look.z >= worse:
+            return GoalVerdict.LOSER, worse
+        if look.ruled_out:
+            return GoalVerdict.NO_DIFFERENCE, worse if look.z < 0 else better
     return None
 
 
 @lru_cache(maxsize=256)
 def _boundaries(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
-    return boundaries(fractions, alpha, sides=2)
+    # One side's alone: what stops on the other side can only make it rarer that this one is reached.
+    return boundaries(fractions, alpha, sides=1)
 
 
 def _standardised(found: Comparison, goal: Goal) -> tuple[float | None, float]:
@@ -138,10 +187,10 @@ def _standardised(found: Comparison, goal: Goal) -> tuple[float | None, float]:
     return (d if goal.more_is_better else -d) / error, error
 
 
-def _ruled_out(goal: Goal, found: Comparison, alpha: float) -> bool:
-    """Whether a benefit of at least ``min_effect`` is rejected."""
-    if goal.min_effect is None:
-        return False
+def _log_e_small(goal: Goal, found: Comparison) -> float:
+    """Evidence against a benefit of at least ``min_effect``; 0 where it is not asked for."""
+    if goal.min_effect is None or goal.design != "anytime":
+        return 0.0
     effect = plain(goal.min_effect)
     # Benefit below the effect: where more is better, an increase below +effect; where less is, one above -effect.
     log_e: Floats
@@ -149,7 +198,7 @@ def _ruled_out(goal: Goal, found: Comparison, alpha: float) -> bool:
         log_e = found.increase(Side.LESS, effect, relative=goal.relative)
     else:
         log_e = found.increase(Side.GREATER, -effect, relative=goal.relative)
-    return float(log_e[0]) >= -math.log(alpha)
+    return float(log_e[0])
 
 
 def _least(goal: Goal, found: Comparison) -> float | None:
@@ -166,7 +215,7 @@ def _scale_free(metric: Metric) -> bool:
 
 
 def _worded(
-    judged: GoalJudgement, goal: Goal, course: Course, metric: Metric, alpha: float, looks: tuple[Look, ...]
+    judged: GoalJudgement, rollout: Rollout, goal: Goal, course: Course, metric: Metric, looks: tuple[Look, ...]
 ) -> GoalJudgement:
     assert judged.value is not None
     assert judged.control is not None
@@ -176,12 +225,14 @@ def _worded(
         f"{show_value(metric, judged.control)} on {course.control}, {better} is better"
     )
     if goal.design == "anytime":
-        p = min(1.0, 2 * math.exp(-max(judged.log_e_better, judged.log_e_worse)))
-        how = f"p {show_amount(p)} at any look, where {show_amount(alpha)} decides"
+        up = judged.log_e_better >= judged.log_e_worse
+        p = always_valid_p(judged.log_e_better if up else judged.log_e_worse)
+        decides = show_amount(rollout.alpha_better if up else rollout.alpha_worse)
+        how = f"one-sided p {show_amount(p)} at any look, where {decides} decides"
     elif judged.boundary is None:
         how = f"look {len(looks) + 1} of {goal.looks} is still to come"
     else:
-        how = f"z {judged.z:.3g} at look {len(looks)} of {goal.looks}, where {judged.boundary:.3g} decides"
+        how = f"z {looks[-1].z:.3g} at look {len(looks)} of {goal.looks}, where {judged.boundary:.3g} decides"
     sense = {
         GoalVerdict.WINNER: "is surely better",
         GoalVerdict.LOSER: "is surely worse",

@@ -10,7 +10,9 @@ value ``a``. Two e-values are kept, each valid at any time:
     HEALTHY       the second is at least 1/alpha, and the present stage's own value is within the limit
     INCONCLUSIVE  neither
 
-Where more is better, the limit is ``min`` or ``max_decrease``, and all of this is the other way round.
+Where more is better, the limit is ``min`` or ``max_decrease``, and all of this is the other way round. Harm stays
+proven, whatever comes after it, should anything keep the rollback from being carried out at once. Health is that of the
+present: a step is only taken while the candidate is healthy.
 
 Equivalently, harm is proven where the lower confidence limit of ``b`` (or of ``b - a``, or ``b / a``) is above what is
 allowed, and health where the upper one is below. After Schultzberg et al., *Risk-aware product decisions in A/B tests
@@ -39,17 +41,26 @@ FARTHEST = 1e4
 """Times the present stage's requests, beyond which no estimate of what is needed is given."""
 
 
-def judge(guardrail: Guardrail, rollout: Rollout, course: Course) -> Judgement:
+def question(guardrail: Guardrail) -> str:
+    """What the guardrail's e-value for harm speaks against, for :class:`~controller.memory.Memory`."""
+    limit = f"{guardrail.metric} {guardrail.kind} {plain(guardrail.limit):g}"
+    if not guardrail.compares:
+        return limit
+    return f"{limit}{' of the control' if guardrail.relative else ''}, harm {guardrail.harm}"
+
+
+def judge(guardrail: Guardrail, rollout: Rollout, course: Course, peak: float = -math.inf) -> Judgement:
     """The verdict on one guardrail.
 
     Args:
         guardrail: of the rollout.
         rollout: the plan, whose analysis says how sure to be.
         course: the evidence.
+        peak: the largest logarithm that the e-value for harm has had at earlier looks.
     """
     metric = guardrail.measured
     alpha = rollout.analysis.alpha
-    alpha_harm = alpha / max(rollout.alarms, 1)
+    alpha_harm = rollout.alpha_alarm
     found = compare(metric, course, rollout.tuned_for, alpha)
     kind, harm = guardrail.kind, _harm(guardrail)
     values = found.values
@@ -65,7 +76,8 @@ def judge(guardrail: Guardrail, rollout: Rollout, course: Course) -> Judgement:
     log_e_healthy = float(_log_e(guardrail, found.grown(1.0), _OPPOSITE[harm])[0])
     healthy = log_e_healthy >= -math.log(alpha)
     within = _latest_within(guardrail, values)
-    if log_e_harm >= -math.log(alpha_harm):
+    proven = -math.log(alpha_harm)
+    if max(log_e_harm, peak) >= proven:
         verdict = Verdict.HARMFUL
     elif healthy and within:
         verdict = Verdict.HEALTHY
@@ -75,8 +87,9 @@ def judge(guardrail: Guardrail, rollout: Rollout, course: Course) -> Judgement:
         log_e_any, row_any = course.mixed(found.increase(harm, 0.0, relative=guardrail.relative))
         if log_e_any > log_e_harm:
             log_e_harm, row = log_e_any, row_any
-        if log_e_harm >= -math.log(alpha_harm):
+        if log_e_harm >= proven:
             verdict = Verdict.HARMFUL
+    still = log_e_harm >= proven
     needed = None
     if verdict is Verdict.INCONCLUSIVE and not healthy:
         needed = requests_needed(
@@ -95,17 +108,17 @@ def judge(guardrail: Guardrail, rollout: Rollout, course: Course) -> Judgement:
         limit=limit,
         control=reference,
         n=round(values.n),
-        log_e_harm=log_e_harm,
+        log_e_harm=max(log_e_harm, peak),
         log_e_healthy=log_e_healthy,
         alpha_harm=alpha_harm,
         alpha_healthy=alpha,
         design_effect=values.design_effect,
         needed=needed,
     )
-    if verdict is Verdict.HARMFUL and row:
+    if verdict is Verdict.HARMFUL and still and row:
         value, n = found.moment(row)
         judgement = replace(judgement, value=value, n=n, since=course.seconds_since(row))
-    return worded(judgement, guardrail, course, within=within)
+    return worded(judgement, guardrail, course, within=within, still=still)
 
 
 def requests_needed(found: Comparison, decided: Callable[[Comparison], bool]) -> int | None:
@@ -129,8 +142,16 @@ def requests_needed(found: Comparison, decided: Callable[[Comparison], bool]) ->
     return max(1, math.ceil(found.grown(high).values.n - found.values.n))
 
 
-def worded(judgement: Judgement, guardrail: Guardrail, course: Course, *, within: bool) -> Judgement:
-    """The judgement with its sentence."""
+def worded(judgement: Judgement, guardrail: Guardrail, course: Course, *, within: bool, still: bool) -> Judgement:
+    """The judgement with its sentence.
+
+    Args:
+        judgement: without one.
+        guardrail: that it is about.
+        course: the evidence.
+        within: whether the present stage's own value is within the limit.
+        still: whether harm that is proven shows in the evidence as it is now.
+    """
     metric = guardrail.measured
     assert judgement.value is not None
     assert judgement.limit is not None
@@ -146,6 +167,8 @@ def worded(judgement: Judgement, guardrail: Guardrail, course: Course, *, within
         what = f"is surely {beyond} {limit}"
         if guardrail.harm == "any" and keeps(guardrail, judgement.value, judgement.limit):
             what = f"is surely {beyond} {course.control}'s, and not surely within {limit}"
+        if not still:
+            what = f"was surely too {'high' if guardrail.upper else 'low'} at an earlier look, against {limit}"
         text = f"{text} {what}: p {show_amount(judgement.p_harm)}, where {show_amount(judgement.alpha_harm)} rolls back"
     elif judgement.verdict is Verdict.HEALTHY:
         text = f"{text} is surely within {limit}: p {show_amount(judgement.p_healthy)}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from controller.inference.counts import log_e_ratio, log_e_share
 from controller.inference.cumulative import Cumulative
-from controller.inference.edges import edge_deflator, edge_design_effect
+from controller.inference.edges import edge_deflator, edge_design_effect, level_deflator
 from controller.inference.numbers import Floats, Side
 from controller.inference.quantiles import TAU
 from controller.judging.comparison import Values
@@ -62,7 +63,7 @@ class QuantileComparison:
         at = edges[-1] if not np.isnan(edges[-1]) else bare.latest
         if at is None:
             return found
-        return replace(found, values=replace(bare, design_effect=found._phi(len(arms) - 1, at, at)))
+        return replace(found, values=replace(bare, design_effect=found._phi(len(arms) - 1, at, at, edge_design_effect)))
 
     def moment(self, row: int) -> tuple[float | None, int]:
         """See the protocol."""
@@ -77,7 +78,7 @@ class QuantileComparison:
 
     def level(self, side: Side, limit: float) -> Floats:
         """See the protocol."""
-        phi = np.array([self._phi(index, limit, limit) for index in range(len(self.edges))])
+        phi = np.array([self._phi(index, limit, limit, level_deflator) for index in range(len(self.edges))])
         above = self._grown(self.b.above(np.full(len(self.edges), limit)))
         s, n = (above / phi).sum(axis=-1), (self._grown(self.b.sizes()) / phi).sum(axis=-1)
         return log_e_share(s, n, 1 - self.share, side=side)
@@ -87,7 +88,7 @@ class QuantileComparison:
         limits = self.edges * (1 + by) if relative else self.edges + by
         phi = np.array(
             [
-                1.0 if np.isnan(edge) else self._phi(index, edge, limit, compared=True)
+                1.0 if np.isnan(edge) else self._phi(index, edge, limit, edge_deflator)
                 for index, (edge, limit) in enumerate(zip(self.edges, limits, strict=True))
             ]
         )
@@ -108,15 +109,10 @@ class QuantileComparison:
         grown[:, -1] *= self.factor
         return grown
 
-    def _phi(self, stratum: int, edge: float, limit: float, *, compared: bool = False) -> float:
-        """What counts above the control's edge and the candidate's limit are divided by.
-
-        A share of one variant has the variance of independent requests times the design effect; counts that are
-        compared as if they were rare have less than that.
-        """
+    def _phi(self, stratum: int, edge: float, limit: float, deflator: Callable[..., Floats]) -> float:
+        """What counts above the control's edge and the candidate's limit are divided by."""
         a, b = self.a.groups[stratum], self.b.groups[stratum]
         edges, limits = np.array(edge), np.array(limit)
-        deflator = edge_deflator if compared else edge_design_effect
         between = float(deflator(a.exceeding(edges), a.sizes, b.exceeding(limits), b.sizes))
         return max(between, _crowding(a), _crowding(b))
 

@@ -52,8 +52,8 @@ class Judgement:
         limit: the highest value allowed, in the same unit.
         control: the control's value, where the limit depends on it.
         n: how many of the candidate's requests the value is taken from.
-        log_e_harm: natural logarithm of the e-value against "the limit is kept".
-        log_e_healthy: the same against "the limit is not kept".
+        log_e_harm: natural logarithm of the e-value against "the limit is kept", the largest that it has been.
+        log_e_healthy: the same against "the limit is not kept", as it is now: a step is taken on what is healthy now.
         alpha_harm: harm is proven where the e-value is at least ``1 / alpha_harm``.
         alpha_healthy: the same for health.
         design_effect: by how much users who repeat make requests worth less than independent ones, at least 1.
@@ -104,10 +104,12 @@ class GoalJudgement:
         value: the candidate's value; None if there is none.
         control: the control's.
         n: the candidate's requests.
-        log_e_better: natural logarithm of the e-value against "the candidate is not better".
+        log_e_better: natural logarithm of the e-value against "the candidate is not better", the largest that it has
+            been.
         log_e_worse: the same against "it is not worse".
+        log_e_small: the same against "it is better by at least ``min_effect``"; 0 without one, and at planned looks.
         z: standardised difference, positive where the candidate is better; None where it cannot be computed.
-        boundary: what ``z`` must exceed at this look, in a group-sequential design at a planned look.
+        boundary: how far ``z`` must be from 0 on its side at this look, in a group-sequential design at a planned look.
         fraction: share of the planned requests that is there; None without a plan.
     """
 
@@ -119,6 +121,7 @@ class GoalJudgement:
     n: int = 0
     log_e_better: float = 0.0
     log_e_worse: float = 0.0
+    log_e_small: float = 0.0
     z: float | None = None
     boundary: float | None = None
     fraction: float | None = None
@@ -137,12 +140,14 @@ class Balance:
         text: one sentence with the numbers, without a full stop.
         p: always-valid p-value of "they were".
         dispersion: variance over mean of the slices' requests, at least 1.
+        log_e: natural logarithm of the e-value against "they were", the largest that it has been.
     """
 
     alarm: bool = False
     text: str = ""
     p: float = 1.0
     dispersion: float = 1.0
+    log_e: float = 0.0
 
     def outline(self) -> dict[str, Any]:
         """The finding as the journal keeps it."""

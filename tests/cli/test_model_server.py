@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -55,3 +56,15 @@ async def test_the_behaviour_can_be_changed_while_it_runs() -> None:
         assert (await client.put("/behaviour", json={"error_rate": 1.0})).status == 200
         assert (await client.post("/v1/chat/completions", json=QUESTION)).status == 503
         assert (await client.put("/behaviour", json={"mood": "bad"})).status == 400
+
+
+async def test_a_cold_model_is_slow_until_it_has_answered_a_few_requests() -> None:
+    cold = Behaviour(latency_ms=1, spread=0, output_tokens=1, cold_requests=3, cold_factor=100)
+    loop = asyncio.get_running_loop()
+    async with _client(cold) as client:
+        seconds = []
+        for _ in range(6):
+            started = loop.time()
+            assert (await client.post("/v1/chat/completions", json=QUESTION)).status == 200
+            seconds.append(loop.time() - started)
+    assert min(seconds[:3]) >= 0.1 > min(seconds[3:])

@@ -191,6 +191,10 @@ def test_people_read_what_each_design_is_valid_for() -> None:
         (("--baseline", "2%", "--effect", "99%"), "must be between 0% and 100%; found 101"),
         (("--baseline", "20ms", "--sd", "9ms", "--effect=-20ms"), "must be above 0; found 0"),
         ((*RATE, "--power", "30%"), "--power '30%' is out of range; allowed: 50% to 99.99%"),
+        (
+            (*RATE, "--power", "50%", "--alpha", "50%", "--one-sided"),
+            "--power '50%' asks for no more than chance finds with this --alpha; allowed: more than 50.0000%",
+        ),
         ((*RATE, "--alpha", "0"), "--alpha '0' is out of range"),
         ((*RATE, "--looks", "0"), "--looks 0 is out of range; allowed: 1 to 50"),
         ((*RATE, "--looks", "51"), "--looks 51"),

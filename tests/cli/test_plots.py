@@ -114,7 +114,10 @@ def test_a_format_that_nobody_draws_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match=r"no-such/p\.png: the picture cannot be written: No such file"):
+    (tmp_path / "p.png").mkdir()
+    with pytest.raises(StartError, match=r"p\.png: the picture cannot be written: Is a directory"):
+        draw_bars([bars()], tmp_path / "p.png")
+    with pytest.raises(StartError, match=r"no-such/p\.png: there is no folder .*no-such; make it first"):
         draw_bars([bars()], tmp_path / "no-such" / "p.png")
 
 

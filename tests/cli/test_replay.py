@@ -51,3 +51,16 @@ def test_a_journal_that_proves_nothing_or_is_not_there_is_an_error(tmp_path: Pat
     assert "no decision with recorded inputs; nothing was proven" in called.err
     (tmp_path / "damaged.jsonl").write_text("{\n")
     assert "damaged" in call("replay", str(tmp_path / "damaged.jsonl")).err
+
+
+def test_a_decision_whose_inputs_were_deleted_is_exit_1(tmp_path: Path) -> None:
+    subject, path = _world(tmp_path)
+    entry = next(item for item in subject.journal() if item.cause == "passed")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        if line["id"] == entry.id:
+            del line["inputs"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    called = call("replay", str(path))
+    assert called.code == 1
+    assert f"{entry.kind} {entry.id} differs:\n  inputs: missing, although the decision moved users" in called.out

@@ -82,19 +82,52 @@ def test_curves_are_drawn(config: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("--error-rate", "lots"), 1, "--error-rate: 'lots' is not a share"),
-        (("--sweep", "users=1,2"), 1, "--sweep: 'users=1,2' is not understood"),
-        (("--sweep", "error-factor=a"), 1, "is not understood; allowed: error-factor or latency-factor"),
-        (("--plot", "x.png"), 1, "--plot draws curves over several truths"),
-        (("--tick", "soon"), 1, "soon"),
+        (("--error-rate", "lots"), 2, "--error-rate: 'lots' is not a share"),
+        (("--sweep", "users=1,2"), 2, "--sweep: 'users=1,2' is not understood"),
+        (("--sweep", "error-factor=a"), 2, "is not understood; allowed: error-factor or latency-factor"),
+        (("--plot", "x.png"), 2, "--plot draws curves over several truths"),
+        (("--tick", "soon"), 2, "soon"),
+        (("--tick", "0s"), 2, "--tick '0s' is out of range; allowed: 100ms or more"),
+        (("--tick", "1ms"), 2, "--tick '1ms' is out of range"),
+        (("--tick", "1s", "--longest", "3650d"), 2, "at most 1000000 ticks until --longest '3650d'"),
+        (("--latency", "0ms"), 2, "--latency '0ms': every request takes some time"),
+        (("--error-rate", "0"), 2, "'0' is not a share; allowed: a percentage, such as 1%, or 0%"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(
     config: Path, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
     called = _simulate(config, *arguments)
-    assert called.code != 0
+    assert called.code == code, called
     assert says in called.err
+
+
+def test_a_candidate_that_is_worse_within_its_limit_is_not_called_harmless_where_harm_is_any(config: Path) -> None:
+    guardrail = "{metric: error_rate, max_increase: 4%, harm: any}"
+    config.write_text(DOCUMENT.replace("{metric: error_rate, max: 5%}", guardrail))
+    called = _simulate(config, "--error-factor", "3", "--runs", "1")
+    assert called.code == 0, called
+    assert "is worse on error_rate, within the limit, for which harm: any may roll it back" in called.out
+    assert "false rollbacks" not in called.out
+    assert "missed harm" not in called.out
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("name", "code", "says"),
+    [("x.gif", 2, "a name's ending says the format; found .gif"), ("none/x.svg", 1, "there is no folder")],
+)
+def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_is_played(
+    config: Path, tmp_path: Path, name: str, code: int, says: str
+) -> None:
+    sweep = ("--runs", "100000", "--sweep", "error-factor=1,2", "--plot", str(tmp_path / name))
+    refused(_simulate(config, *sweep), code, says)
+
+
+def test_a_truth_without_errors_can_be_played(config: Path) -> None:
+    called = _simulate(config, "--error-rate", "0%", "--runs", "1")
+    assert called.code == 0, called
+    assert "truth: errors 0% x 1" in called.out
 
 
 def test_without_a_rollout_there_is_nothing_to_simulate(config: Path) -> None:

@@ -17,6 +17,7 @@ from controller.sinks.file import FileSink
 from controller.sources.base import Observation
 from controller.state import StateStore
 from controller.steering import Steering
+from controller.warming import Warmups
 from experiment.model import Document, Experiment
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -157,10 +158,10 @@ class World:
             for name, traffic in self.envoys.items()
         ]
 
-    def tick(self, seconds: float = 5.0) -> Report:
+    def tick(self, seconds: float = 5.0, warmups: Warmups | None = None) -> Report:
         """Time passes, then one tick."""
         self.now += timedelta(seconds=seconds)
-        return self.steering.steer(self.observe(), self.now, self.now)
+        return self.steering.steer(self.observe(), self.now, self.now, warmups)
 
     def weight(self) -> int:
         """The candidate's weight in the document, in basis points."""

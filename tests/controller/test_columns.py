@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.evidence import columns
-from controller.evidence.columns import Parser, decimals
+from controller.evidence.columns import Parser, named_values
 from controller.evidence.parse import Sample, parse
 from experiment.errors import SourceError
 
@@ -110,7 +110,21 @@ def test_no_bytes_make_it_crash(text: bytes) -> None:
 
 @given(st.lists(st.integers(0, 10**16 - 1)))
 def test_digits_become_the_numbers_that_they_say(numbers: list[int]) -> None:
-    assert decimals([b"%d" % number for number in numbers]).tolist() == numbers
+    lines = b"\n".join(b"name.%d: %d" % item for item in enumerate(numbers))
+    names, values = named_values(lines)
+    assert values.tolist() == numbers
+    assert names.tobytes().split() == [b"name.%d:" % place for place in range(len(numbers))]
+
+
+def test_lists_of_names_that_come_and_go_do_not_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "MOST_LAYOUTS", 3)
+    parser = Parser()
+    known = [f"abmesh.requests.experiment.e{number % 3}.variant.v.slice.{number}.code.200" for number in range(12)]
+    for turn in range(3):
+        for first in range(12):
+            names = [*known[first:], "server.uptime", *known[:turn]]
+            text = "".join(f"{name}: {place + turn}\n" for place, name in enumerate(dict.fromkeys(names))).encode()
+            assert parser.parse(text) == parse(text)
 
 
 def test_names_that_come_and_go_do_not_grow_it_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:

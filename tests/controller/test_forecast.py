@@ -88,3 +88,36 @@ def test_a_candidate_that_is_worse_on_an_experiments_goal_does_harm_and_its_win_
     found = forecast(plays, plan, replace(TRUTH, latency_factor=1.1))
     assert (found.broken, found.missed_harm) == (("latency_mean",), 0.5)
     assert forecast(plays, plan, replace(TRUTH, latency_factor=0.9)).broken == ()
+
+
+ANY = {"metric": "error_rate", "max_increase": "50%", "relative": True, "harm": "any"}
+
+
+def test_a_rollback_by_any_harm_is_not_false_where_the_candidate_is_worse_within_its_limit() -> None:
+    found = forecast(PLAYS, rollout(ANY), replace(TRUTH, error_factor=1.2))
+    assert (found.broken, found.worse) == ((), ("error_rate",))
+    assert (found.false_rollbacks, found.missed_harm) == (None, None)
+    equal, limited = forecast(PLAYS, rollout(ANY), TRUTH), {**ANY, "harm": "limit"}
+    assert (equal.worse, equal.false_rollbacks) == ((), 0.5)
+    assert forecast(PLAYS, rollout(limited), replace(TRUTH, error_factor=1.2)).false_rollbacks == 0.5
+    beyond = forecast(PLAYS, rollout(ANY), replace(TRUTH, error_factor=2))
+    assert (beyond.broken, beyond.worse, beyond.missed_harm) == (("error_rate",), (), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("error_rate", "factor", "brake", "broken"),
+    [
+        (0.05, 3, "10%", ("error_rate",)),
+        (0.05, 3, "20%", ()),
+        (0.05, 3, "100%", ()),
+        (0.15, 1, "10%", ()),
+        (0.15, 1.1, "10%", ("error_rate",)),
+    ],
+)
+def test_a_rollback_by_the_brake_is_not_false_where_errors_are_above_it_and_the_controls(
+    error_rate: float, factor: float, brake: str, broken: tuple[str, ...]
+) -> None:
+    plan = rollout({"metric": "error_rate", "max": "90%"}, analysis={"brake": brake})
+    found = forecast(PLAYS, plan, replace(TRUTH, error_rate=error_rate, error_factor=factor))
+    assert found.broken == broken
+    assert (found.false_rollbacks, found.missed_harm) == ((None, 0.5) if broken else (0.5, None))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from controller.judging.verdicts import BALANCED, Balance, GoalJudgement, GoalVerdict, Judgement, Verdict
 from controller.model import Cause, DecisionRecord, ExperimentState, Kind, Phase, Stage
 from controller.policy import Coverage, Decision, Situation, decide, next_step
+from controller.warming import Stand, Warmth
 from experiment.model import Experiment
 from tests.controller.support import START, experiment
 
@@ -63,11 +64,12 @@ def _decide(
     coverage: Coverage = ALL_ANSWERED,
     balance: Balance = BALANCED,
     goal: GoalJudgement | None = None,
+    warmth: Warmth | None = None,
     **changes: Any,
 ) -> Decision:
     subject = subject or experiment()
     state = _state(subject, **changes)
-    situation = Situation(subject, state, judgements, requests, collecting, coverage, balance, goal)
+    situation = Situation(subject, state, judgements, requests, collecting, coverage, balance, goal, warmth=warmth)
     return decide(situation, START + timedelta(seconds=age))
 
 
@@ -86,6 +88,32 @@ def test_a_rollout_at_weight_nought_starts_at_the_first_step_at_once() -> None:
 def test_it_does_not_start_blind() -> None:
     decision = _decide(experiment(weight=0), age=0, judgements=(), collecting=False, coverage=NONE_ANSWERED)
     _is(decision, Kind.HOLD, Cause.MISSING_DATA, Phase.PROGRESSING)
+
+
+@pytest.mark.parametrize(("stand", "cause"), [(Stand.GOING, Cause.WARMING), (Stand.FAILED, Cause.WARMUP_FAILED)])
+@pytest.mark.parametrize("rollout", [{}, EXPERIMENT])
+def test_it_does_not_start_cold(stand: Stand, cause: Cause, rollout: dict[str, Any]) -> None:
+    subject = experiment(weight=0, rollout=rollout)
+    warmth = Warmth(stand, "is being warmed: 12 of at most 100 requests, last 180 ms")
+    decision = _decide(subject, judgements=(), collecting=False, warmth=warmth)
+    _is(decision, Kind.HOLD, cause, Phase.PROGRESSING)
+    assert decision.reason == "model-b at 0% is being warmed: 12 of at most 100 requests, last 180 ms"
+    missing = _decide(subject, judgements=(), collecting=False, warmth=warmth, coverage=NONE_ANSWERED)
+    assert missing.cause is Cause.MISSING_DATA
+
+
+@pytest.mark.parametrize("stand", [Stand.WARM, Stand.UNSETTLED])
+def test_the_first_step_says_what_the_warm_up_brought(stand: Stand) -> None:
+    warmth = Warmth(stand, "warmed by 24 requests: 900 ms -> 180 ms")
+    decision = _decide(experiment(weight=0), judgements=(), collecting=False, warmth=warmth)
+    _is(decision, Kind.ADVANCE, Cause.STARTING, Phase.PROGRESSING, 1000)
+    assert decision.reason.endswith("starts at 10%, warmed by 24 requests: 900 ms -> 180 ms")
+
+
+def test_a_paused_rollout_is_paused_however_cold_it_is() -> None:
+    subject, warmth = experiment(weight=0), Warmth(Stand.GOING, "is being warmed")
+    decision = _decide(subject, judgements=(), collecting=False, warmth=warmth, phase=Phase.PAUSED)
+    _is(decision, Kind.HOLD, Cause.PAUSED, Phase.PAUSED)
 
 
 def test_a_stage_that_has_passed_everything_advances_to_the_next_step() -> None:

@@ -96,10 +96,30 @@ def test_a_persons_commands_are_left_out_and_what_follows_is_recomputed(tmp_path
     assert _same(subject.journal()) == len(found) - 2
 
 
-def test_an_entry_without_inputs_is_left_out(tmp_path: Path) -> None:
+def test_a_hold_without_inputs_is_left_out(tmp_path: Path) -> None:
     entries = _rollout(tmp_path).journal()
-    old = entries[-1].model_copy(update={"inputs": None})
+    old = next(entry for entry in entries if entry.kind is Kind.HOLD).model_copy(update={"inputs": None})
     assert [item.skipped for item in replay([old])] == ["recorded without inputs, by an earlier version"]
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [{}, {"cause": Cause.DOCUMENT_REFUSED}, {"id": "x-abandoned"}, {"actor": "operator"}, {"kind": Kind.HOLD}],
+)
+def test_a_decision_that_moved_users_and_lost_its_inputs_is_found_whatever_it_calls_itself(
+    tmp_path: Path, disguise: dict[str, Any]
+) -> None:
+    entries = world_of_one_advance(tmp_path).journal()
+    advance = next(entry for entry in entries if entry.cause is Cause.PASSED)
+    (found,) = replay([advance.model_copy(update={"inputs": None, **disguise})])
+    assert found.differences == ("inputs: missing, although the decision moved users or ended the rollout",)
+
+
+def test_a_decision_that_a_person_is_said_to_have_made_is_recomputed_unless_it_is_a_command(tmp_path: Path) -> None:
+    entries = world_of_one_advance(tmp_path).journal()
+    advance = next(entry for entry in entries if entry.cause is Cause.PASSED)
+    (found,) = replay([advance.model_copy(update={"actor": "operator"})])
+    assert found.differences == ("actor: recorded operator, recomputed controller",)
 
 
 def _change(entry: JournalEntry, change: Callable[[dict[str, Any]], object]) -> JournalEntry:

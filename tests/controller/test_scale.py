@@ -1,7 +1,7 @@
 """A tick over 200 Envoys stays small: recorded answers, served by another process, to a controller in a fresh one.
 
-Speed is claimed in docs/benchmarks.md. Here is what holds on a busy machine as well: the memory, that nothing grows
-faster than the Envoys do, and a limit on CPU time that only another order of growth can break.
+Speed is claimed in docs/benchmarks.md: about a second. Here is what holds on a busy machine as well: the memory, that
+nothing grows faster than the Envoys do, and two and a half times the CPU time, since busy neighbours make it longer.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def test_a_tick_over_200_envoys_needs_less_than_300_mb(measured: dict[int, dict[
     assert measured[MANY]["peak_mb"] < 300
 
 
-def test_a_tick_over_200_envoys_takes_seconds_of_cpu_at_worst(measured: dict[int, dict[str, Any]]) -> None:
-    assert _cpu(measured[MANY]) < 5
+def test_a_tick_over_200_envoys_takes_a_second_of_cpu_or_little_more(measured: dict[int, dict[str, Any]]) -> None:
+    assert _cpu(measured[MANY]) < 2.5
 
 
 @pytest.mark.parametrize("part", ["ask", "parse"])

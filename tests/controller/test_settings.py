@@ -36,6 +36,9 @@ def test_an_envoys_address_loses_its_last_slash() -> None:
         ({"envoys": ("http://h:9901/?x=1",)}, "http://HOST:PORT"),
         ({"envoys": ("http://me:secret@h:9901",)}, "password"),
         ({"envoys": ("http://h:1", "http://h:1/")}, "twice"),
+        ({"warmups": ("127.0.0.1:9902",)}, "warm-up listener; write http://HOST:PORT, such as http://127.0.0.1:9902"),
+        ({"warmups": ("http://me:secret@h:9902",)}, "password"),
+        ({"warmups": ("http://h:1", "http://h:1/")}, "twice"),
         ({"http_listen": "9103"}, "HOST:PORT"),
         ({"envoys": ("http://h:9901/\n",)}, "http://HOST:PORT"),
         ({"source": "graphite"}, "allowed: envoy, prometheus"),
@@ -97,6 +100,7 @@ def test_durations() -> None:
     [
         ([], "--envoy"),
         (["--envoy", "nonsense"], "http://HOST:PORT"),
+        (["--envoy", "http://h:1", "--warmup", "nonsense"], "http://127.0.0.1:9902"),
         (["--envoy", "http://h:1", "--interval", "x"], "not a duration"),
         (["--source", "prometheus"], "--url http://127.0.0.1:9090"),
         (["--source", "prometheus", "--url", "http://h:1", "--max-age", "x"], "not a duration"),

@@ -35,6 +35,28 @@ def test_no_brake_takes_no_part_of_alpha() -> None:
     assert plan.alarms == 1
 
 
+def test_the_goal_of_an_experiment_may_be_lost_and_is_an_alarm_like_the_others() -> None:
+    guardrails = [{"metric": "error_rate", "max": "5%"}, {"metric": "latency_p95", "max": "1s"}]
+    for brake, alarms in (("10%", 4), ("100%", 3)):
+        plan = rollout_of({**SPLIT, "guardrails": guardrails, "analysis": {"brake": brake}})
+        assert (plan.alarms, plan.alpha_alarm, plan.alpha_worse) == (alarms, 0.05 / alarms, 0.05 / alarms)
+        assert plan.alpha_better == 0.025
+    alone = rollout_of({**SPLIT, "analysis": {"brake": "100%"}})
+    assert (alone.alarms, alone.alpha_worse) == (1, 0.025)
+    reported = rollout_of({**ROLLOUT, "guardrails": guardrails, "goal": {"metric": "latency_mean", "increase": False}})
+    assert (reported.alarms, reported.alpha_worse) == (3, 0.025)
+
+
+@pytest.mark.parametrize("count", range(5))
+@pytest.mark.parametrize("brake", ["10%", "100%"])
+@pytest.mark.parametrize("base", [ROLLOUT, SPLIT])
+def test_all_that_can_roll_back_have_no_more_than_alpha_together(count: int, brake: str, base: dict[str, Any]) -> None:
+    guardrails = [{"metric": "latency_p95", "max": f"{limit}s"} for limit in range(1, count + 1)]
+    plan = rollout_of({**base, "guardrails": guardrails, "analysis": {"brake": brake}})
+    lost = plan.alpha_worse if plan.mode == "experiment" else 0
+    assert (count + (brake == "10%")) * plan.alpha_alarm + lost <= 0.05 + 1e-12
+
+
 def test_intervals_are_tuned_for_the_stages_requests_unless_told_otherwise() -> None:
     assert rollout_of({**ROLLOUT, "stage": {"min_requests": 700}}).tuned_for == 700
     assert rollout_of({**ROLLOUT, "stage": {"min_requests": 0}}).tuned_for == 100

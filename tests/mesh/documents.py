@@ -54,6 +54,28 @@ _HEADER = st.from_regex(r"[a-z][a-z0-9-]{0,10}", fullmatch=True).filter(lambda n
 _VALUE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20)
 _HOST = st.sampled_from(["127.0.0.1", "::1", "10.1.2.3", "model.example.com", "no", "localhost"])
 _TIMEOUT = st.none() | st.sampled_from(["1ms", "250ms", "30s", "1h30m", "3650d"])
+_KEY = st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True)
+_PATH = st.lists(_KEY, min_size=1, max_size=4).map(".".join)
+_JSON_TEXT = st.text(
+    st.characters(min_codepoint=0x20, max_codepoint=0x7E, exclude_characters='"\\'), min_size=1, max_size=9
+)
+_SIGNALS = st.lists(
+    st.fixed_dictionaries({"field": _KEY}, optional={"value": _JSON_TEXT})
+    | st.fixed_dictionaries({"header": _HEADER}, optional={"value": _JSON_TEXT}),
+    max_size=3,
+)
+_CACHED = st.lists(st.fixed_dictionaries({"header": _HEADER}, optional={"value": _VALUE}), max_size=3)
+_ANSWERS = st.fixed_dictionaries(
+    {}, optional={"input_tokens": _PATH, "output_tokens": _PATH, "refusals": _SIGNALS, "cached": _CACHED}
+)
+_EVENT_NAME = st.from_regex(r"[a-z][a-z0-9_]{0,10}", fullmatch=True).filter(lambda name: name != "continuation")
+_EVENTS = st.lists(
+    _EVENT_NAME | st.fixed_dictionaries({"name": _EVENT_NAME, "value": st.just({"max": 99.5})}),
+    max_size=4,
+    unique_by=lambda event: event if isinstance(event, str) else event["name"],
+)
+_SEGMENTS = st.none() | st.fixed_dictionaries({"header": _HEADER, "values": st.just(["power", "casual"])})
+_ORIGINS = st.lists(st.sampled_from(["https://shop.example", "http://localhost:8080"]), max_size=2, unique=True)
 _TLS = st.sampled_from([False, True, {"sni": "models.example.com"}, {"sni": "10.0.0.1", "ca_file": "/etc/ca.pem"}])
 
 
@@ -78,10 +100,26 @@ def documents(draw: st.DrawFn) -> Document:
         }
         if draw(st.booleans()):
             match["host"] = draw(st.sampled_from(["api.example.com", "A_b-c.9", "no"]))
-        return {"name": name, "match": match, "unit": [{"cookie": "sid"}], "variants": variants}
+        events: list[Any] = [*draw(_EVENTS), *draw(st.sampled_from([[], ["continuation"]]))]
+        return {
+            "name": name,
+            "match": match,
+            "unit": [{"cookie": "sid"}],
+            "issue_cookie": {"name": "sid", "max_age": "1h"},
+            "variants": variants,
+            "answers": draw(_ANSWERS),
+            "events": events,
+            "segments": draw(_SEGMENTS),
+        }
 
     experiments = [one(name) for name in draw(st.lists(_LABEL, min_size=0, max_size=3, unique=True))]
     default = draw(st.none() | st.sampled_from(names))
     return Document.model_validate(
-        {"version": 1, "clusters": clusters, "default_cluster": default, "experiments": experiments}
+        {
+            "version": 1,
+            "clusters": clusters,
+            "default_cluster": default,
+            "event_origins": draw(_ORIGINS),
+            "experiments": experiments,
+        }
     )

@@ -6,6 +6,7 @@ from betterproto2 import Casing
 from hypothesis import given, settings
 
 from experiment.model import Document
+from mesh.events import event_routes
 from mesh.routes import UNMATCHED, route_configuration, unassigned_route_name, variant_route_name
 from tests.mesh.documents import document, documents, experiment
 
@@ -14,8 +15,9 @@ def routes(of: Document) -> list[dict[str, Any]]:
     host = route_configuration(of).to_dict(casing=Casing.SNAKE)["virtual_hosts"][0]
     assert host["domains"] == ["*"]
     found: list[dict[str, Any]] = host["routes"]
-    assert found[0]["name"].startswith("/_ab/events/"), "events come first; test_events.py looks at them"
-    return [route for route in found if not route["name"].startswith("/_ab/events/")]
+    events = [route.to_dict(casing=Casing.SNAKE) for route in event_routes(of)]
+    assert found[: len(events)] == events, "events come before all others; test_events.py looks at them"
+    return found[len(events) :]
 
 
 def test_assigned_requests_come_first_then_each_experiments_control_then_the_rest() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.simulations.__main__ import BEGIN, END, main, replaced, table
+from bench.simulations.__main__ import BEGIN, DOCUMENT, END, RESULTS, document, main, replaced, rows, table, updated
 from bench.simulations.families import FAMILIES
 from bench.simulations.outcome import Outcome
 
@@ -46,7 +46,32 @@ def test_one_family_is_simulated_in_a_process_of_its_own(tmp_path: Path, capsys:
     assert "sample_ratio" in printed.err
 
 
-@pytest.mark.parametrize("arguments", [["--runs", "0"], ["--runs", "many"], ["--only", "nothing"]])
+def test_one_familys_rows_take_the_place_of_older_ones() -> None:
+    old = {
+        "means": [Outcome("peeking", "ours", "same", 1_000, 20, allowed=0.05)],
+        "reports": [Outcome("a report", "ours", "same", 1_000, 30, allowed=0.05)],
+    }
+    new = [Outcome("a report", "ours", "same", 1_000, 10, allowed=0.05)]
+    text = document(old, 1_000, 3)
+    assert {name: found for name, found in updated(text, {"reports": new}, 1_000, 3).items() if found} == {
+        "means": old["means"],
+        "reports": new,
+    }
+    with pytest.raises(SystemExit, match="--runs 1000 --seed 3"):
+        updated(text, {"reports": new}, 2_000, 3)
+
+
+def test_the_committed_outcomes_are_the_documents_table() -> None:
+    text = RESULTS.read_text(encoding="utf-8")
+    found = json.loads(text)
+    lines = table(rows(updated(text, {}, found["runs"], found["seed"])), found["runs"])
+    document_text = DOCUMENT.read_text(encoding="utf-8")
+    assert replaced(document_text, lines) == document_text
+    assert all(row["kept"] for row in found["outcomes"])
+    assert {row["family"] for row in found["outcomes"]} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("arguments", [["--runs", "0"], ["--runs", "many"], ["--only", "nothing"], ["--update"]])
 def test_wrong_usage_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)

@@ -9,7 +9,7 @@ import pytest
 from bench.simulations import means
 from bench.simulations.outcome import Outcome
 
-RUNS = 200
+RUNS = 800
 
 
 def rates(check: Callable[[int, int], list[Outcome]]) -> dict[tuple[str, str], float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.simulations import quantiles
 
-RUNS = 120
+RUNS = 500
 
 
 def test_independent_requests_are_compared_without_false_alarms_and_ten_percent_is_found() -> None:

@@ -133,6 +133,23 @@ def test_requests_of_a_stage_without_weight_are_stray_and_not_compared() -> None
     assert found.metrics[0].comparisons == report_of_strata([good], ROLLOUT, (ERROR_RATE,)).metrics[0].comparisons
 
 
+@pytest.mark.parametrize(("share", "other"), [(0.4, 0.65), (0.55, 0.4), (0.65, 0.65), (0.9, 1.0), (1.0, 1.0)])
+def test_requests_that_take_no_time_are_reported(share: float, other: float) -> None:
+    """Envoy counts in whole milliseconds, and those below one in a bin of no width."""
+
+    def answered(part: float) -> VariantEvidence:
+        none = round(100 * part)
+        slices = {number: SliceEvidence(20, 0, 0, 100 - none) for number in range(50)}
+        groups = {group: {(0.0, 0.0): none, (5.0, 1.0): 100 - none} for group in range(10)}
+        return VariantEvidence({200: 1000}, 50 * (100 - none), slices, groups)
+
+    found = report_of_strata([Stratum({"a": 5000, "b": 5000}, {"a": answered(share), "b": answered(other)})], ROLLOUT)
+    assert "latency_p50" in as_text(found, "text")
+    row = next(part for part in found.metrics if part.metric.name == "latency_p50").variants[0]
+    assert row.value.value is not None
+    assert row.value.value in row.value.interval
+
+
 def test_edges_that_nobody_chose_before_are_said_to_be_late() -> None:
     found = stratum(9, 0.5)
     known = compared(report_of_strata([found], ROLLOUT, (MEASURED["latency_p95"],)), "latency_p95")
@@ -141,6 +158,24 @@ def test_edges_that_nobody_chose_before_are_said_to_be_late() -> None:
     )
     assert "only about" in late.findings[0].method
     assert "only about" not in known.findings[0].method
+
+
+def test_a_late_edge_is_the_controls_quantile_and_no_bound_of_a_bin() -> None:
+    """What takes the control 100 to 110 ms takes the candidate 100 to 102, which a look at 100 ms does not see."""
+
+    def answered(bins: dict[tuple[float, float], int]) -> VariantEvidence:
+        n = sum(bins.values())
+        slices = {number: SliceEvidence(n // 5, 0, 0, 20 * n) for number in range(50)}
+        return VariantEvidence({200: 10 * n}, 1000 * n, slices, dict.fromkeys(range(10), bins))
+
+    variants = {
+        "a": answered({(90.0, 10.0): 400, (100.0, 10.0): 600}),
+        "b": answered({(90.0, 10.0): 400, (100.0, 2.0): 600}),
+    }
+    first = compared(report_of_strata([Stratum({"a": 5000, "b": 5000}, variants)], ROLLOUT), "latency_p50").findings[0]
+    # The control's median is 101.67 ms, the candidate's 100.33: as many are above 100 ms.
+    assert first.difference.value == pytest.approx(-1.333, abs=1e-3)
+    assert first.result == "lower"
 
 
 def test_a_moment_of_a_course_is_what_the_report_says() -> None:

@@ -16,6 +16,7 @@ from controller.analysis.records import Comparison, Finding, Report
 from controller.analysis.render import as_json, as_text
 from controller.analysis.report import Question, report_of
 from controller.analysis.table import read_table
+from controller.inference.numbers import Interval
 from experiment.errors import UnknownName
 
 
@@ -110,6 +111,21 @@ def test_several_variants_are_corrected_by_holms_method() -> None:
         2 * finding(found, "for one look only", "none").p
     )
     assert found.control == found.metrics[0].variants[0].variant == "mens"
+
+
+def test_the_legend_says_that_intervals_are_not_corrected() -> None:
+    """Two variants that would each be significant at alpha alone, but not beside the other."""
+    three = "variant,n,sum\na,2000,1000\nb,2000,1124\nc,2000,1124\n"
+    found = report(three, control="a")
+    first = finding(found)
+    assert first.p <= 0.05 < first.adjusted
+    assert first.result == "undecided"
+    assert first.difference.interval.lower > 0
+    warned = "intervals are not, and one that leaves out 0 beside a result of undecided is no finding"
+    assert f"Holm's method, each analysis by itself; {warned}" in as_text(found, "text")
+    segmented = as_text(report("variant,n,sum,segment\na,100,5,x\nb,100,6,x\n"), "markdown")
+    assert f"p of segments: corrected by Benjamini and Hochberg's method; {warned}" in segmented
+    assert warned not in as_text(report("variant,n,sum\na,100,5\nb,100,6\n"), "text")
 
 
 @settings(max_examples=30)
@@ -209,6 +225,28 @@ def test_planned_looks_have_a_boundary_that_falls_from_look_to_look() -> None:
     assert results == ["undecided"] * 4 + ["higher"]
 
 
+def test_a_small_variant_without_events_is_no_certain_difference_at_a_planned_look() -> None:
+    """Its own variance would be 0; both have in common what z-tests of shares reckon with."""
+    text = "variant,n,sum\na,95000,190\nb,5000,{}\n"
+    for events in (1, 10, 25):
+        found = finding(report(text.format(events), planned=(25_000, 5)), "at planned looks only")
+        z, _ = proportions_ztest([events, 190], [5_000, 95_000])
+        assert float(found.note.split()[1]) == pytest.approx(z, abs=0.006)
+    assert finding(report(text.format(0), planned=(5_000, 5)), "at planned looks only").result == "lower"
+    assert finding(report(text.format(5), planned=(5_000, 5)), "at planned looks only").result == "undecided"
+
+
+def test_users_who_repeat_are_not_taken_for_independent_requests_at_planned_looks() -> None:
+    found = report(users(1, factor=4.0), planned=(10**6, 5))
+    rows = found.metrics[0].variants
+    text = "variant,n,sum\n" + "".join(f"{row.variant},{row.n:.0f},{row.total:.0f}\n" for row in rows)
+    z = [
+        float(finding(each, "at planned looks only").note.split()[1])
+        for each in (found, report(text, planned=(10**6, 5)))
+    ]
+    assert z[0] == pytest.approx(z[1] / math.sqrt(float(finding(found).note.split()[-1])), abs=0.05)
+
+
 def test_the_anytime_interval_is_wider_than_the_one_for_one_look() -> None:
     for text in (SPEND, HILLSTROM, users(3)):
         for item in report(text).metrics[0].comparisons:
@@ -244,6 +282,29 @@ def test_little_or_odd_data_give_a_report_without_a_verdict_that_they_do_not_bea
         assert "inf " not in shown
     if "000000" not in text:
         assert comparison(found).verdict == "undecided"
+
+
+@pytest.mark.parametrize(("s_a", "s_b"), [(1800, 1900), (1000, 1130), (40, 80), (10, 11), (1990, 2000), (0, 12)])
+def test_a_row_about_a_rate_does_not_contradict_itself(s_a: int, s_b: int) -> None:
+    first = finding(report(f"variant,n,sum\na,2000,{s_a}\nb,2000,{s_b}\n"))
+    assert first.lift is not None or not s_a
+    intervals = [
+        item.interval for item in (first.difference, first.lift) if item is not None and item.value is not None
+    ]
+    assert {0.0 not in interval for interval in intervals} == {first.p <= 0.05} == {first.result == "higher"}
+
+
+def test_a_difference_between_common_events_is_found() -> None:
+    first = finding(report("variant,n,sum\na,2000,1800\nb,2000,1900\n"))
+    assert first.p < 1e-4
+    assert first.result == "higher"
+
+
+def test_values_that_never_differ_tell_no_interval_beside_a_p_of_one() -> None:
+    """Ten times 5 and ten times 6: their variances are 0, which is no proof that the next value is 5, too."""
+    first = finding(report("variant,n,sum,sum_squares\na,10,50,250\nb,10,60,360\n"))
+    assert (first.p, first.result) == (1.0, "undecided")
+    assert (first.difference.value, first.difference.interval) == (1.0, Interval(-math.inf, math.inf))
 
 
 def test_unknown_variants_are_named() -> None:

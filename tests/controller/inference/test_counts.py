@@ -16,8 +16,9 @@ from controller.inference.counts import (
     log_e_split,
     ratio_interval,
     share_interval,
+    share_ratio_interval,
 )
-from controller.inference.numbers import Floats, Side
+from controller.inference.numbers import Floats, Interval, Side
 
 COUNTS = st.one_of(
     st.just(0.0),
@@ -126,12 +127,19 @@ def test_one_more_event_gains_nothing_on_average_anywhere_under_the_one_sided_nu
     assert expected <= 1 + 1e-9
 
 
-@given(st.floats(0.001, 0.9), st.floats(0, 0.9), st.floats(-0.5, 0.5), st.floats(0, 0.5), ONE_SIDED)
+@given(
+    st.floats(0.001, 0.9),
+    st.floats(0, 0.9),
+    st.floats(-0.5, 0.5),
+    st.floats(0, 0.5),
+    ONE_SIDED,
+    st.just(1.0) | st.floats(0.01, 100),
+)
 def test_a_bet_on_the_difference_gains_nothing_on_average_anywhere_under_the_null(
-    rho: float, p_a: float, margin: float, away: float, side: Side
+    rho: float, p_a: float, margin: float, away: float, side: Side, scale: float
 ) -> None:
     """All outcomes of 20 requests, of which each arm has as many as its share says."""
-    p_b = p_a + margin - away if side is Side.GREATER else p_a + margin + away
+    p_b = scale * p_a + margin - away if side is Side.GREATER else scale * p_a + margin + away
     if not 0 <= p_b <= 1:
         return
     n_b = round(20 * rho)
@@ -143,7 +151,8 @@ def test_a_bet_on_the_difference_gains_nothing_on_average_anywhere_under_the_nul
         np.array([math.comb(n, int(s)) * p ** int(s) * (1 - p) ** (n - int(s)) for s in grid[:, 0]])
         for n, p, grid in ((n_a, p_a, grid_a), (n_b, p_b, grid_b))
     ]
-    log_e = log_e_difference(grid_a, np.full_like(grid_a, n_a), grid_b, np.full_like(grid_b, n_b), margin, side=side)
+    sizes = np.full_like(grid_a, n_a), np.full_like(grid_b, n_b)
+    log_e = log_e_difference(grid_a, sizes[0], grid_b, sizes[1], margin, side=side, scale=scale)
     assert (chances[0] * chances[1] * np.exp(log_e)).sum() <= 1 + 1e-9
 
 
@@ -192,6 +201,41 @@ def test_intervals_end_where_the_e_value_rejects() -> None:
         assert log_e_difference(a, n_a, b, n_b, limit, side=side) == pytest.approx(math.log(40), abs=1e-3)
     share_of_one = share_interval(10, 500, 0.05, side=Side.LESS)
     assert log_e_share(10, 500, share_of_one.upper, side=Side.LESS) == pytest.approx(math.log(20), abs=1e-4)
+
+
+ARM = st.tuples(st.integers(1, 10**5), st.floats(0, 1)).map(lambda pair: (round(pair[0] * pair[1]), pair[0]))
+
+
+@given(st.lists(st.tuples(ARM, ARM), min_size=1, max_size=3))
+def test_the_intervals_of_difference_and_ratio_say_the_same_as_the_e_value_at_none(
+    strata: list[tuple[tuple[int, int], tuple[int, int]]],
+) -> None:
+    s_a, n_a, s_b, n_b = (np.array([s[arm][part] for s in strata], float) for arm in (0, 1) for part in (0, 1))
+    difference, ratio = (f(s_a, n_a, s_b, n_b, 0.05) for f in (difference_interval, share_ratio_interval))
+    for side, above, times in ((Side.GREATER, difference.lower, ratio.lower), (Side.LESS, -difference.upper, None)):
+        log_e = float(log_e_difference(s_a, n_a, s_b, n_b, 0.0, side=side))
+        over = times if times is not None else (1 / ratio.upper if ratio.upper > 0 else math.inf)
+        # At the threshold itself the search for a limit ends a little on either side.
+        if abs(log_e - math.log(40)) > 1e-3:
+            assert (above > 0) == (over > 1) == (log_e > math.log(40))
+    swapped = share_ratio_interval(s_b, n_b, s_a, n_a, 0.05)
+    assert (swapped.lower > 0) == math.isfinite(ratio.upper)
+    if swapped.lower > 0:
+        assert 1 / swapped.lower == pytest.approx(ratio.upper, rel=1e-4)
+
+
+def test_a_ratio_of_shares_is_found_where_most_requests_have_the_event() -> None:
+    """90% against 95%: the test for rare events, which knows the events alone, sees 1,800 and 1,900 of them."""
+    s_a, n_a, s_b, n_b = (np.array([x]) for x in (1_800.0, 2_000.0, 1_900.0, 2_000.0))
+    assert ratio_interval(s_a, s_b, n_b / (n_a + n_b), 0.05).lower < 1
+    ratio = share_ratio_interval(s_a, n_a, s_b, n_b, 0.05)
+    assert 1 < ratio.lower < 1_900 / 1_800 < ratio.upper < 1.11
+    for limit, side in ((ratio.lower, Side.GREATER), (ratio.upper, Side.LESS)):
+        log_e = log_e_difference(s_a, n_a, s_b, n_b, 0.0, side=side, scale=limit)
+        assert log_e == pytest.approx(math.log(40), abs=1e-3)
+    assert share_ratio_interval(s_a, n_a, s_b, n_b, 0.05, side=Side.GREATER).upper == math.inf
+    assert share_ratio_interval(s_a, n_a, s_b, n_b, 0.05, side=Side.LESS).lower == 0
+    assert share_ratio_interval(s_a, n_a, s_b, np.zeros(1), 0.05) == Interval(0.0, math.inf)
 
 
 def test_more_data_narrows_an_interval_far_below_the_usual_effects() -> None:

@@ -18,7 +18,7 @@ from controller.inference.means import (
     mixture_variance,
     stratified,
 )
-from controller.inference.numbers import Side, Slices
+from controller.inference.numbers import Interval, Side, Slices
 
 MIRRORED = {Side.GREATER: Side.LESS, Side.LESS: Side.GREATER, Side.TWO_SIDED: Side.TWO_SIDED}
 SIDES = st.sampled_from(list(Side))
@@ -76,7 +76,8 @@ def test_any_numbers_give_a_number(d: float, v: float, tau2: float, side: Side, 
 @pytest.mark.parametrize("v", [0.0, math.inf])
 def test_without_a_variance_nothing_is_known(v: float) -> None:
     assert log_e_mean(1.0, v, 1.0, side=Side.TWO_SIDED) == 0
-    assert half_width(math.inf, 10, 100, 0.05) == math.inf
+    assert half_width(v, 10, 100, 0.05) == math.inf
+    assert mean_interval(1.0, v, 10, 100, 0.05) == Interval(-math.inf, math.inf)
     assert mixture_variance(0.05, 100, 10, v, side=Side.GREATER) == 0
 
 

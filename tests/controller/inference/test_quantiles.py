@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from controller.evidence.histogram import Bins, exceeding, merge, quantile, size
 from controller.inference.cumulative import Cumulative
-from controller.inference.edges import edge_deflator, edge_design_effect, edges_around, spread_edges
+from controller.inference.edges import edge_deflator, edge_design_effect, edges_around, level_deflator, spread_edges
 from controller.inference.numbers import Interval, Side
 from controller.inference.quantiles import Latencies, log_e_quantile, quantile_band, quantile_ratio_interval
 
@@ -101,6 +101,14 @@ def test_a_deflator_reckons_with_common_events_and_with_few_groups() -> None:
     assert edge_deflator(500 + noise, n, (500 + noise) * 1e-9, n * 1e-9) == pytest.approx(0.5 * 9 / 7)
 
 
+def test_a_level_is_tested_with_an_estimated_design_effect_too() -> None:
+    n = np.full(10, 1_000.0)
+    noise = np.array([2.0, -2, 2, -2, 2, -2, 2, -2, 2, -2])
+    assert level_deflator(500 + noise, n, 500 + noise, n) == pytest.approx(18 / 16)
+    assert level_deflator(50 + noise, n, np.zeros(0), np.zeros(0)) == pytest.approx(9 / 7)
+    assert level_deflator(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0)) == 1
+
+
 def test_a_slower_candidate_is_found_and_a_margin_forgives_it() -> None:
     strata = [stratum(5, 1.3)]
     wanted = -math.log(0.05)
@@ -168,6 +176,26 @@ def test_nothing_seen_is_nothing_known() -> None:
     assert quantile_ratio_interval([Latencies(empty, empty, np.array([1.0]))], 0.05) == everything
     assert quantile_band(empty, 0.95, 0.05) == everything
     assert quantile_band(Cumulative.of([{(10.0, 1.0): 2}, {(20.0, 1.0): 1}]), 0.95, 0.05) == everything
+
+
+def at_once(share: float, requests: int = 4_000) -> Cumulative:
+    """Groups of which a share of the requests takes 0 ms, for which Envoy has a bin without a width."""
+    none = round(requests * share)
+    return Cumulative.of([{(0.0, 0.0): none, (5.0, 1.0): requests - none} for _ in range(10)])
+
+
+@pytest.mark.parametrize("share", [0.4, 0.5, 0.6, 0.9, 1.0])
+def test_most_requests_may_take_no_time_at_all(share: float) -> None:
+    groups = at_once(share)
+    band = quantile_band(groups, 0.5, 0.05)
+    value = groups.quantile(0.5)
+    assert value is not None
+    assert value in band
+    # Surely more than half of the requests take 0 ms, so that the median is 0 for sure.
+    assert (band == Interval(0.0, 0.0)) == (share in {0.6, 0.9})
+    for other in (0.4, 0.6, 1.0):
+        found = quantile_ratio_interval([Latencies(groups, at_once(other), np.array([value]))], 0.05)
+        assert found.lower <= found.upper
 
 
 def test_a_band_narrows_with_the_requests_and_holds_the_quantile() -> None:

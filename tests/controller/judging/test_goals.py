@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -66,7 +67,7 @@ def test_at_any_look(
     found = _judge(a, b, **goal)
     assert found.verdict is verdict, found.text
     assert says in found.text
-    assert "at any look, where 0.05 decides" in found.text
+    assert "at any look, where 0.025 decides" in found.text
     assert found.boundary is None
     assert found.z is not None
     if verdict is GoalVerdict.WINNER:
@@ -145,3 +146,33 @@ def test_changing_the_variants_names_turns_a_winner_into_a_loser(
     upside_down = _judge(a, b, increase=not increase, design=design)
     assert upside_down.verdict is opposite.get(one.verdict, one.verdict)
     assert one.log_e_better == pytest.approx(other.log_e_worse, rel=1e-6, abs=1e-6)
+
+
+GUARDRAILS = [{"metric": "latency_p95", "max": limit} for limit in ("1s", "2s", "3s")]
+
+
+def test_a_loser_is_rolled_back_so_it_is_one_of_the_alarms_that_share_alpha() -> None:
+    """With three guardrails, the brake and the goal, each has 1%; a winner still has its side of 5%."""
+    fields = {"metric": "error_rate", "increase": False, "planned_requests": 20_000}
+    guarded = rollout(*GUARDRAILS, mode="experiment", steps=[50], goal=fields)
+    a, b = arm(5000, 250), arm(5000, 327)
+    assert _judge(a, b).verdict is GoalVerdict.LOSER
+    found, _ = judge_goal(guarded, course(a, b), ())
+    assert found.verdict is GoalVerdict.OPEN
+    assert 0.01 < math.exp(-found.log_e_worse) < 0.025
+    assert "at any look, where 0.01 decides" in found.text
+    assert judge_goal(guarded, course(a, arm(5000, 400)), ())[0].verdict is GoalVerdict.LOSER
+    assert judge_goal(guarded, course(b, a), ())[0].verdict is GoalVerdict.WINNER
+
+
+def test_so_is_one_at_planned_looks() -> None:
+    fields = {"metric": "error_rate", "increase": False, "planned_requests": 20_000, **SEQUENTIAL}
+    guarded = rollout(*GUARDRAILS, mode="experiment", steps=[50], goal=fields)
+    a, b = arm(20_000, 1000), arm(20_000, 1097)
+    assert _judge(a, b, **SEQUENTIAL).verdict is GoalVerdict.LOSER
+    found, looks = judge_goal(guarded, course(a, b), ())
+    assert (found.verdict, len(looks)) == (GoalVerdict.INCONCLUSIVE, 1)
+    assert found.boundary == pytest.approx(2.326, abs=0.01)  # one-sided 1%
+    winner, _ = judge_goal(guarded, course(b, a), ())
+    assert winner.verdict is GoalVerdict.WINNER
+    assert winner.boundary == pytest.approx(1.96, abs=0.01)
