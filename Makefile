@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint format bench simulations rollouts lock image clean
+.PHONY: help demo test programs lint format bench simulations rollouts lock image clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,19 @@ SCENARIO ?= good
 demo: $(READY)  ## Watch a rollout through a real Envoy; SCENARIO=good, errors, slow or finetune
 	@$(BIN)/abmesh demo $(SCENARIO) $(ARGS)
 
-test: lint  ## Check everything: format, lint, types, imports, and all tests with a real Envoy
+test: lint programs  ## Check everything: format, lint, types, imports, and all tests with a real Envoy
 	$(BIN)/python -m pytest $(ARGS)
+
+programs:  ## Install with apt, as root, what some tests need beside Python's packages: prometheus and chromium
+	@missing=; \
+	command -v prometheus >/dev/null && command -v promtool >/dev/null || missing="$$missing prometheus"; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update --quiet=2 && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends $$missing >/dev/null && exit 0; \
+	fi; \
+	echo "NOT INSTALLED, so tests that need them will be skipped:$$missing; on Debian: apt-get install$$missing" >&2
 
 lint: $(READY)  ## Format, lint, types and import rules
 	$(BIN)/ruff format --check .

@@ -55,10 +55,18 @@ def controller(
     settle: Annotated[
         str, typer.Option(help="Time for new weights to reach every server and Envoy, not counted as evidence.")
     ] = "5s",
-    timeout: Annotated[str, typer.Option(help="Longest wait for one Envoy's answer.")] = "5s",
+    timeout: Annotated[
+        str, typer.Option(help="Longest wait for the answer of one Envoy, or of the Prometheus server.")
+    ] = "5s",
     http: Annotated[
         str | None, typer.Option(help="HOST:PORT of /metrics and /healthz; none where left out.", show_default=False)
     ] = None,
+    source: Annotated[str, typer.Option(help="Where statistics come from: envoy, or prometheus.")] = "envoy",
+    url: Annotated[
+        str | None, typer.Option(help="Address of the Prometheus server, for --source prometheus.", show_default=False)
+    ] = None,
+    selector: Annotated[str, typer.Option(help="Matchers of the server's targets that are Envoys.")] = 'job="envoy"',
+    max_age: Annotated[str, typer.Option(help="How old a target's last scrape may be.")] = "2m",
 ) -> None:
     """Run the controller that moves weights on evidence from Envoy."""
     from controller.app import run
@@ -67,11 +75,15 @@ def controller(
     settings = Settings(
         config=config,
         state_dir=Path(state) if state else None,
-        envoys=tuple(envoy or ("http://127.0.0.1:9901",)),
+        envoys=tuple(envoy or (("http://127.0.0.1:9901",) if source == "envoy" else ())),
         warmups=tuple(warmup or ()),
         interval=duration(interval),
         settle=duration(settle),
         timeout=duration(timeout),
         http_listen=http,
+        source=source,
+        url=url,
+        selector=selector,
+        max_age=duration(max_age),
     )
     raise typer.Exit(run(settings))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controller.app import run
-from controller.settings import Settings, duration
+from controller.settings import DEFAULT_SELECTOR, ENVOY, SOURCES, Settings, duration
 from experiment.errors import AbmeshError
 from experiment.names import DEFAULT_CONFIG, ENV_CONFIG, ENV_STATE
 
@@ -22,12 +22,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--envoy", action="append", default=[], metavar="URL", help="admin address of an Envoy; may be repeated"
     )
+    parser.add_argument("--source", default=ENVOY, choices=SOURCES, help="where statistics come from (envoy)")
+    parser.add_argument("--url", help="address of the Prometheus server, for --source prometheus")
+    parser.add_argument(
+        "--selector", default=DEFAULT_SELECTOR, help=f"its targets that are Envoys ({DEFAULT_SELECTOR})"
+    )
+    parser.add_argument("--max-age", default="2m", help="how old a target's last scrape may be (2m)")
     parser.add_argument(
         "--warmup", action="append", default=[], metavar="URL", help="warm-up listener of an Envoy; may be repeated"
     )
     parser.add_argument("--interval", default="5s", help="time between ticks (5s)")
     parser.add_argument("--settle", default="5s", help="time that new weights need to be in force everywhere (5s)")
-    parser.add_argument("--timeout", default="5s", help="time limit for one Envoy's answer (5s)")
+    parser.add_argument(
+        "--timeout", default="5s", help="time limit for the answer of one Envoy, or of the Prometheus server (5s)"
+    )
     parser.add_argument("--http", metavar="HOST:PORT", help="serve /metrics and /healthz there")
     parser.add_argument(
         "--state",
@@ -48,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 settle=duration(flags.settle),
                 timeout=duration(flags.timeout),
                 http_listen=flags.http,
+                source=flags.source,
+                url=flags.url,
+                selector=flags.selector,
+                max_age=duration(flags.max_age),
             )
         )
     except AbmeshError as error:

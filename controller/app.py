@@ -13,9 +13,11 @@ from controller.lease import Lease
 from controller.live import LiveStore
 from controller.locks import make_folder
 from controller.loop import Controller
-from controller.settings import Settings
+from controller.settings import ENVOY, Settings
 from controller.sinks.file import FileSink
+from controller.sources.base import Source
 from controller.sources.envoy_admin import EnvoyAdminSource
+from controller.sources.prometheus import PrometheusSource
 from controller.state import StateStore
 from controller.steering import Steering
 from controller.telemetry import Telemetry
@@ -27,7 +29,7 @@ def run(settings: Settings) -> int:
     """Run a controller until SIGTERM or SIGINT, which let the tick under way finish.
 
     Args:
-        settings: with at least one Envoy.
+        settings: with at least one Envoy, or a Prometheus server.
 
     Returns:
         The exit code, 0.
@@ -37,7 +39,7 @@ def run(settings: Settings) -> int:
         StartError: the HTTP address cannot be listened on.
         StateError: the state folder cannot be made.
     """
-    if not settings.envoys:
+    if settings.source == ENVOY and not settings.envoys:
         raise SettingsError("no Envoy to read statistics from; name one with --envoy http://127.0.0.1:9901")
     # Does nothing where logging is set up already.
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -46,10 +48,17 @@ def run(settings: Settings) -> int:
     return 0
 
 
+def _source(settings: Settings) -> Source:
+    timeout = settings.timeout.total_seconds()
+    if settings.url is None:
+        return EnvoyAdminSource(settings.envoys, timeout=timeout)
+    return PrometheusSource(settings.url, selector=settings.selector, timeout=timeout, max_age=settings.max_age)
+
+
 async def _serve(settings: Settings) -> None:
     folder = settings.state_folder
     telemetry = Telemetry()
-    source = EnvoyAdminSource(settings.envoys, timeout=settings.timeout.total_seconds())
+    source = _source(settings)
     steering = Steering(
         states=StateStore(folder),
         journal=Journal(folder),
@@ -67,10 +76,8 @@ async def _serve(settings: Settings) -> None:
     http = HttpServer(settings.http_listen, controller, telemetry) if settings.http_listen else None
     try:
         address = await http.start() if http else "none"
-        sys.stderr.write(
-            f"abmesh controller ready: config={settings.config} envoys={len(settings.envoys)} http={address} "
-            f"state={folder}\n"
-        )
+        where = f"envoys={len(settings.envoys)}" if settings.url is None else f"prometheus={settings.url}"
+        sys.stderr.write(f"abmesh controller ready: config={settings.config} {where} http={address} state={folder}\n")
         sys.stderr.flush()
         await controller.run(stop)
     finally:

@@ -39,14 +39,15 @@ class Gathering:
         if state.phase is Phase.MANUAL or state.phase.finished or state.stage.weight == 0:
             return live
         readings = {
-            item.envoy: Reading(at, item.sample.uptime, item.sample.counts(name))
+            item.envoy: Reading(at - item.age, item.sample.uptime, item.sample.counts(name))
             for item in observations
             if item.sample is not None
         }
         window = live.window
         if window is not None:
             window = extend(window, readings)
-        elif readings and at >= state.stage.started_at + self._settle:
+        elif readings and min(item.at for item in readings.values()) >= state.stage.started_at + self._settle:
+            # Readings may be older than the question; none may hold requests from before the new weights.
             window = open_window(readings, at)
         else:
             return live

@@ -139,6 +139,7 @@ class Controller:
         # In a thread, because it waits for disks and locks, and the health endpoint must answer meanwhile.
         now, warmups = self._clock(), self._warmer.warmups()
         report = await asyncio.to_thread(self._steering.steer, observations, at, now, warmups)
+        await asyncio.to_thread(self._telemetry.counted, report, observations, at)
         self._warmer.follow(report, now)
         before = self.report.document_error if self.report else ""
         if report.document_error and report.document_error != before:

@@ -15,6 +15,7 @@ from controller.model import Cause, DecisionRecord, ExperimentState, JournalEntr
 from controller.policy import Coverage, Decision, Situation
 from controller.sources.base import Observation
 from controller.warming import Target, Warmups
+from experiment.model import Experiment
 from experiment.weights import move_candidate
 
 
@@ -46,6 +47,7 @@ class Report:
         outcomes: one for each experiment with a rollout that could be dealt with.
         failures: why others could not, by name.
         superseded: those that somebody else changed meanwhile, which are to be decided on again.
+        experiments: all of the document, with a rollout or without; None if it is refused.
     """
 
     generation: int | None
@@ -53,6 +55,7 @@ class Report:
     outcomes: tuple[Outcome, ...] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
     superseded: tuple[str, ...] = ()
+    experiments: tuple[Experiment, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How a controller is set up: which document, which Envoys, how often. Checked once, before anything starts."""
+"""How a controller is set up: which document, whose statistics, how often. Checked once, before anything starts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,21 @@ STATE_PARENT = ".abmesh"
 
 _LONGEST_SHOWN = 200
 _ADMIN = ("an Envoy's admin address", "http://127.0.0.1:9901")
+_SERVER = ("a Prometheus server's address", "http://127.0.0.1:9090")
 _WARMUP = ("the address of an Envoy's warm-up listener", "http://127.0.0.1:9902")
 """What an address is called, and an example."""
 
 _PORT = re.compile("[0-9]{1,5}")
 
 MIN_INTERVAL = timedelta(milliseconds=100)
+
+ENVOY = "envoy"
+PROMETHEUS = "prometheus"
+SOURCES = (ENVOY, PROMETHEUS)
+
+DEFAULT_SELECTOR = 'job="envoy"'
+_MATCHER = r'[A-Za-z_][A-Za-z0-9_]*\s*(?:=|!=|=~|!~)\s*"(?:[^"\\\n]|\\.)*"'
+_SELECTOR = re.compile(rf"\s*{_MATCHER}\s*(?:,\s*{_MATCHER}\s*)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +40,15 @@ class Settings:
     Attributes:
         config: the experiments document.
         state_dir: where state, journal and locks are; none means ``.abmesh/<name of the config file>/`` beside it.
+        source: ``envoy`` asks the Envoys; ``prometheus`` a server that scrapes them.
         envoys: base addresses of Envoys' admin endpoints; only a running controller needs them.
+        url: base address of the Prometheus server.
+        selector: matchers of the server's targets that are Envoys.
+        max_age: how old a target's last scrape may be.
         warmups: base addresses of Envoys' warm-up listeners; only rollouts with a warm-up need them.
         interval: time between the starts of two ticks.
         settle: how long new weights need until every server and Envoy serves them.
-        timeout: time limit for one Envoy's answer.
+        timeout: time limit for the answer of one Envoy, or of the Prometheus server.
         http_listen: ``HOST:PORT`` of ``/metrics`` and ``/healthz``; none serves neither. Port 0 takes a free one.
     """
 
@@ -47,6 +60,10 @@ class Settings:
     settle: timedelta = timedelta(seconds=5)
     timeout: timedelta = timedelta(seconds=5)
     http_listen: str | None = None
+    source: str = ENVOY
+    url: str | None = None
+    selector: str = DEFAULT_SELECTOR
+    max_age: timedelta = timedelta(minutes=2)
 
     def __post_init__(self) -> None:
         """Raises SettingsError for a value that makes no sense."""
@@ -56,6 +73,7 @@ class Settings:
             raise SettingsError("the settle time cannot be negative")
         if self.timeout < timedelta(milliseconds=1):
             raise SettingsError(f"timeout {format_duration(self.timeout)} is too short; at least 1ms")
+        self._check_source()
         object.__setattr__(self, "envoys", tuple(_address(envoy, *_ADMIN) for envoy in self.envoys))
         object.__setattr__(self, "warmups", tuple(_address(each, *_WARMUP) for each in self.warmups))
         twice = sorted({envoy for envoy in self.envoys if self.envoys.count(envoy) > 1})
@@ -66,6 +84,24 @@ class Settings:
             raise SettingsError(f"the warm-up listener {twice[0]} is named twice")
         if self.http_listen is not None:
             listen_address(self.http_listen)
+
+    def _check_source(self) -> None:
+        if self.source not in SOURCES:
+            raise SettingsError(f"{_shown(self.source)} is no source of statistics; allowed: {', '.join(SOURCES)}")
+        if self.source == ENVOY:
+            if self.url is not None:
+                raise SettingsError("--url is the address of a Prometheus server; add --source prometheus")
+            return
+        if self.envoys:
+            raise SettingsError("--envoy is for --source envoy; a Prometheus server says itself which Envoys there are")
+        if self.url is None:
+            raise SettingsError("--source prometheus needs the server's address: --url http://127.0.0.1:9090")
+        object.__setattr__(self, "url", _address(self.url, *_SERVER))
+        if not _SELECTOR.fullmatch(self.selector):
+            allowed = 'write matchers of labels with commas between them, such as job="envoy",namespace="edge"'
+            raise SettingsError(f"{_shown(self.selector)} selects no targets; {allowed}")
+        if self.max_age < timedelta(seconds=1):
+            raise SettingsError(f"max age {format_duration(self.max_age)} is too short; at least 1s")
 
     @property
     def state_folder(self) -> Path:
@@ -115,7 +151,8 @@ def _address(text: str, what: str, example: str) -> str:
     except ValueError as error:
         why = str(error) if len(str(error)) < _LONGEST_SHOWN else "its port is no port"
         raise SettingsError(f"{_shown(text)} is not {what}: {why}; {allowed}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == 0:
+    odd = " " in text or not text.isprintable() or parts.query or parts.fragment or port == 0
+    if odd or parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError(f"{_shown(text)} is not {what}; {allowed}")
     if parts.username or parts.password:
         raise SettingsError(f"{what} cannot hold a user name or a password")

@@ -114,7 +114,8 @@ class Steering:
             if self._failures.get(name) != reason:
                 log.error("%s: %s", name, reason)
         self._failures = failures
-        return Report(snapshot.generation, "", tuple(outcomes), failures, tuple(superseded))
+        every = snapshot.document.experiments
+        return Report(snapshot.generation, "", tuple(outcomes), failures, tuple(superseded), every)
 
     def _steer_one(
         self, snapshot: Snapshot, experiment: Experiment, state: ExperimentState | None, tick: Tick

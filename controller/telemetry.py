@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from controller.model import Cause
+from controller.exposition import Exposition
+from controller.judging.verdicts import Judgement
+from controller.model import Cause, Kind, Phase
 from controller.report import Outcome, Report
 from controller.sources.base import Observation
 from controller.warming import Target
 from experiment.names import BUCKETS
+
+_Shown = set[tuple[Gauge, tuple[str, ...]]]
+"""Gauges with the labels that they have a value for."""
 
 _WARMUP_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Seconds: from a small model's answer to the loading of a large one."""
@@ -23,12 +29,8 @@ class Telemetry:
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self._registry = registry
-        self._weight = Gauge(
-            "abmesh_controller_weight",
-            "Share of the users that a variant has, 0 to 1.",
-            ("experiment", "variant"),
-            registry=registry,
-        )
+        self._exposition = Exposition()
+        registry.register(self._exposition)
         self._decisions = Counter(
             "abmesh_controller_decisions", "Decisions made.", ("experiment", "decision"), registry=registry
         )
@@ -51,30 +53,6 @@ class Telemetry:
         self._leader = Gauge(
             "abmesh_controller_leader", "1 if this controller acts, 0 if it stands by.", registry=registry
         )
-        self._guardrail = Gauge(
-            "abmesh_controller_guardrail",
-            "The candidate's value of a guarded metric: a ratio, or milliseconds for latencies.",
-            ("experiment", "metric", "limit"),
-            registry=registry,
-        )
-        self._p_harm = Gauge(
-            "abmesh_controller_guardrail_p_harm",
-            "Always-valid p-value of 'the candidate keeps this limit'; harm is proven where it is small.",
-            ("experiment", "metric", "limit"),
-            registry=registry,
-        )
-        self._sample_ratio = Gauge(
-            "abmesh_controller_sample_ratio_alarm",
-            "1 if requests are surely not split as the weights say, 0 if not.",
-            ("experiment",),
-            registry=registry,
-        )
-        self._warming = Gauge(
-            "abmesh_controller_warming",
-            "1 while a candidate is warmed before it gets its first users, 0 if not.",
-            ("experiment",),
-            registry=registry,
-        )
         self._warmup_seconds = Histogram(
             "abmesh_controller_warmup_request_seconds",
             "How long warm-up requests took, by whether they were answered with 2xx.",
@@ -89,8 +67,9 @@ class Telemetry:
             "When the last tick ended, in Unix time.",
             registry=registry,
         )
+        self._gauges = _Gauges(registry)
         self._last_rejected = ""
-        self._shown: set[tuple[Gauge, tuple[str, ...]]] = set()
+        self._shown: _Shown = set()
 
     def leading(self, held: bool) -> None:
         """Whether this controller acts."""
@@ -103,18 +82,26 @@ class Telemetry:
         self._sources.labels("answering").set(len(observations) - absent)
         self._sources.labels("absent").set(absent)
 
+    def counted(self, report: Report, observations: Sequence[Observation], at: datetime) -> None:
+        """Take in what the Envoys said, at the time when they were asked. Takes a while where they are many."""
+        self._exposition.counted(report.experiments, observations, at)
+
     def reported(self, report: Report) -> None:
         """Note what a tick did."""
         if report.generation is not None:
             self._generation.set(report.generation)
+        self._gauges.valid.set(not report.document_error)
         if report.document_error and report.document_error != self._last_rejected:
             self._rejected.inc()
         self._last_rejected = report.document_error
         for name in report.failures:
             self._failures.labels(name).inc()
-        shown: set[tuple[Gauge, tuple[str, ...]]] = set()
+        shown: _Shown = set()
         for outcome in report.outcomes:
-            shown |= self._outcome(outcome)
+            for kind in Kind:
+                self._decisions.labels(outcome.experiment, kind)  # at 0, so that the first one is an increase
+            self._decisions.labels(outcome.experiment, outcome.decision.kind).inc()
+            shown |= self._gauges.outcome(outcome)
         if not (report.document_error or report.failures or report.superseded):
             for gauge, labels in self._shown - shown:
                 gauge.remove(*labels)
@@ -141,10 +128,63 @@ class Telemetry:
         """All metrics in Prometheus' text form."""
         return generate_latest(self._registry)
 
-    def _outcome(self, outcome: Outcome) -> set[tuple[Gauge, tuple[str, ...]]]:
-        name = outcome.experiment
-        self._decisions.labels(name, outcome.decision.kind).inc()
-        shown: set[tuple[Gauge, tuple[str, ...]]] = set()
+
+class _Gauges:
+    """What a tick found of every rollout."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
+
+        limit = ("experiment", "metric", "limit")
+        self.valid = gauge("abmesh_config_valid", "0 while the newest document is refused, else 1.")
+        self.valid.set(1)  # so that a controller that stands by, and reads none, raises no alarm
+        self._weight = gauge(
+            "abmesh_controller_weight", "Share of the users that a variant has, 0 to 1.", "experiment", "variant"
+        )
+        self._phase = gauge(
+            "abmesh_controller_phase", "1 for the phase that a rollout is in, 0 for the others.", "experiment", "phase"
+        )
+        self._stage = gauge(
+            "abmesh_controller_stage_start_timestamp_seconds",
+            "When the weights were last set, in Unix time.",
+            "experiment",
+        )
+        self._rolled_back = gauge(
+            "abmesh_controller_rolled_back_timestamp_seconds",
+            "When the candidate was rolled back, in Unix time; only while it is.",
+            "experiment",
+        )
+        self._warming = gauge(
+            "abmesh_controller_warming",
+            "1 while a candidate is warmed before it gets its first users, 0 if not.",
+            "experiment",
+        )
+        self._guardrail = gauge(
+            "abmesh_controller_guardrail",
+            "The candidate's value of a guarded metric, in the metric's unit: milliseconds for latencies.",
+            *limit,
+        )
+        self._p_harm = gauge(
+            "abmesh_controller_guardrail_p_harm",
+            "Always-valid p-value of 'the candidate keeps this limit'; harm is proven where it is small.",
+            *limit,
+        )
+        self._budget = gauge(
+            "abmesh_controller_guardrail_budget_used_ratio",
+            "How much of the evidence that rolls back there is: log p_harm over log alpha, 0 for none, 1 for proof.",
+            *limit,
+        )
+        self._sample_ratio = gauge(
+            "abmesh_controller_sample_ratio_alarm",
+            "1 if requests are surely not split as the weights say, 0 if not.",
+            "experiment",
+        )
+
+    def outcome(self, outcome: Outcome) -> _Shown:
+        """Show what a tick found of one rollout; which gauges do."""
+        name, state = outcome.experiment, outcome.state
+        shown: _Shown = set()
 
         def show(gauge: Gauge, value: float, *labels: str) -> None:
             gauge.labels(*labels).set(value)
@@ -152,11 +192,30 @@ class Telemetry:
 
         for variant, points in outcome.weights.items():
             show(self._weight, points / BUCKETS, name, variant)
+        for phase in Phase:
+            show(self._phase, phase is state.phase, name, phase)
+        show(self._stage, state.stage.started_at.timestamp(), name)
+        if state.phase is Phase.ROLLED_BACK and state.decision is not None:
+            show(self._rolled_back, state.decision.at.timestamp(), name)
         show(self._warming, outcome.decision.cause is Cause.WARMING, name)
         for judgement in outcome.judgements:
             if judgement.value is not None:
-                show(self._guardrail, judgement.value, name, judgement.metric, judgement.kind)
-                show(self._p_harm, judgement.p_harm, name, judgement.metric, judgement.kind)
+                labels = (name, judgement.metric, judgement.kind)
+                show(self._guardrail, judgement.value, *labels)
+                show(self._p_harm, judgement.p_harm, *labels)
+                show(self._budget, budget_used(judgement), *labels)
         if outcome.balance is not None:
             show(self._sample_ratio, outcome.balance.alarm, name)
         return shown
+
+
+def budget_used(judgement: Judgement) -> float:
+    """How much of a rollback's evidence there is, 0..1.
+
+    Evidence multiplies, so it is measured by its logarithm: with alpha 0.01, a p of 0.1 is half of what it takes.
+    """
+    if judgement.p_harm >= 1 or not 0 < judgement.alpha_harm < 1:
+        return 0.0
+    if judgement.p_harm <= judgement.alpha_harm:
+        return 1.0
+    return math.log(judgement.p_harm) / math.log(judgement.alpha_harm)

@@ -12,22 +12,13 @@ from envoy_data_plane.envoy.config.metrics.v3 import HistogramBucketSettings, St
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
 from experiment import names
+from experiment.latencies import BOUNDS_MS, last_bin
 
-_SERIES: Final = (10, 12, 15, 18, 22, 27, 33, 39, 47, 56, 68, 82)
-"""E12, the preferred numbers of IEC 60063: a bucket's middle is within 10% of all that it holds."""
-
-_LONGEST_MS: Final = 600_000
-
-BUCKETS_MS: Final = (
-    *range(1, 10),  # Envoy's durations are whole milliseconds
-    *(bound for power in range(5) for number in _SERIES if (bound := number * 10**power) < _LONGEST_MS),
-    _LONGEST_MS,
-)
-"""Upper bounds in milliseconds, from 1 ms to 10 minutes."""
+BUCKETS_MS: Final = tuple(map(last_bin, BOUNDS_MS))
+"""Bounds as Envoy takes them: one of 99 counts what is below 100; one of 100 would count 105 as well (tried)."""
 
 
 def stats_config() -> StatsConfig:
     """For our histograms alone."""
     ours = StringMatcher(prefix=f"{names.STATS_SCOPE}.")
-    buckets = [float(bound) for bound in BUCKETS_MS]
-    return StatsConfig(histogram_bucket_settings=[HistogramBucketSettings(match=ours, buckets=buckets)])
+    return StatsConfig(histogram_bucket_settings=[HistogramBucketSettings(match=ours, buckets=list(BUCKETS_MS))])

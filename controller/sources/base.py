@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from controller.evidence.parse import Sample
@@ -16,11 +17,13 @@ class Observation:
         envoy: its address, by which it is known over time.
         sample: its cumulative values, or None.
         error: why there is no sample; empty if there is one.
+        age: how long before it was asked the sample was taken.
     """
 
     envoy: str
     sample: Sample | None
     error: str = ""
+    age: timedelta = timedelta()
 
 
 class Source(Protocol):

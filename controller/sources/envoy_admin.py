@@ -11,6 +11,7 @@ import aiohttp
 from controller.evidence.columns import Parser
 from controller.evidence.parse import UPTIME, Sample
 from controller.sources.base import Observation
+from controller.sources.failures import body, reason
 from experiment.errors import SourceError
 from experiment.names import STATS_SCOPE
 
@@ -97,29 +98,11 @@ class EnvoyAdminSource:
                 limit.reschedule(None)
                 async with reading:
                     limit.reschedule(clock() + left)
-                    body = await self._body(response)
+                    text = await body(response, self._max_bytes)
                     limit.reschedule(None)
-                    return await asyncio.get_running_loop().run_in_executor(self._thread, self._parser.parse, body)
+                    return await asyncio.get_running_loop().run_in_executor(self._thread, self._parser.parse, text)
         except TimeoutError:
             raise SourceError(f"no answer within {self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # A host name that cannot be encoded is a ValueError.
-            raise SourceError(_reason(error)) from error
-
-    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
-        chunks, size = [], 0
-        async for chunk in response.content.iter_any():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > self._max_bytes:
-                raise SourceError(f"its answer is longer than {self._max_bytes:,} bytes")
-        return b"".join(chunks)
-
-
-def _reason(error: Exception) -> str:
-    """Why a request failed, in a few words."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"no connection: {error.os_error.strerror or error.os_error}"
-    if isinstance(error, ValueError):
-        return f"its address cannot be asked: {error}"
-    return f"the connection broke: {type(error).__name__}"
+            raise SourceError(reason(error)) from error

@@ -40,12 +40,42 @@ def test_an_envoys_address_loses_its_last_slash() -> None:
         ({"warmups": ("http://me:secret@h:9902",)}, "password"),
         ({"warmups": ("http://h:1", "http://h:1/")}, "twice"),
         ({"http_listen": "9103"}, "HOST:PORT"),
+        ({"envoys": ("http://h:9901/\n",)}, "http://HOST:PORT"),
+        ({"source": "graphite"}, "allowed: envoy, prometheus"),
+        ({"source": "prometheus"}, "--url"),
+        ({"url": "http://h:9090"}, "--source prometheus"),
+        ({"source": "prometheus", "url": "http://h:9090", "envoys": ("http://h:9901",)}, "--envoy"),
+        ({"source": "prometheus", "url": "h:9090"}, "http://127.0.0.1:9090"),
+        ({"source": "prometheus", "url": "http://h:9090/?query=up"}, "http://HOST:PORT"),
+        ({"source": "prometheus", "url": "http://me:secret@h:9090"}, "password"),
+        ({"source": "prometheus", "url": "http://h:9090", "max_age": timedelta(milliseconds=999)}, "at least 1s"),
+        *(
+            ({"source": "prometheus", "url": "http://h:9090", "selector": text}, "selects no targets")
+            for text in (
+                "",
+                "envoy",
+                "job=envoy",
+                'job="envoy"}',
+                'job="a" job="b"',
+                'job="a",',
+                'job="a\n"',
+                'job="a\\"',
+            )
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_what_does(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(SettingsError, match=says) as caught:
         Settings(Path("e.yaml"), **changes)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "selector", ['job="envoy"', 'job=~"envoy|edge", namespace!="test"', 'path="say \\"hi\\" {}"', 'job="envoy\'s"']
+)
+def test_a_prometheus_server_and_its_targets(selector: str) -> None:
+    settings = Settings(Path("e"), source="prometheus", url="https://h/prometheus/", selector=selector)
+    assert (settings.url, settings.selector) == ("https://h/prometheus", selector)
 
 
 def test_addresses_to_listen_on() -> None:
@@ -72,6 +102,8 @@ def test_durations() -> None:
         (["--envoy", "nonsense"], "http://HOST:PORT"),
         (["--envoy", "http://h:1", "--warmup", "nonsense"], "http://127.0.0.1:9902"),
         (["--envoy", "http://h:1", "--interval", "x"], "not a duration"),
+        (["--source", "prometheus"], "--url http://127.0.0.1:9090"),
+        (["--source", "prometheus", "--url", "http://h:1", "--max-age", "x"], "not a duration"),
         (["--envoy", "http://h:1", "--state", "/dev/null/x"], "--state"),
     ],
 )

@@ -1,0 +1,30 @@
+"""Why a request for statistics failed, and how much of an answer is read. Shared by the sources."""
+
+from __future__ import annotations
+
+import aiohttp
+
+from experiment.errors import SourceError
+
+
+async def body(response: aiohttp.ClientResponse, longest: int) -> bytes:
+    """An answer's body.
+
+    Raises:
+        SourceError: it is longer than this.
+    """
+    read = bytearray()
+    async for chunk in response.content.iter_any():
+        read += chunk
+        if len(read) > longest:
+            raise SourceError(f"its answer is longer than {longest:,} bytes")
+    return bytes(read)
+
+
+def reason(error: Exception) -> str:
+    """Why a request failed, in a few words."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"no connection: {error.os_error.strerror or error.os_error}"
+    if isinstance(error, ValueError):
+        return f"its address cannot be asked: {error}"
+    return f"the connection broke: {type(error).__name__}"
