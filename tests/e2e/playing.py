@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,8 +134,16 @@ class Player:
 
 
 @asynccontextmanager
-async def playing_mesh(folder: Path, experiments: Sequence[dict[str, Any]] = ()) -> AsyncIterator[Player]:
-    """A rendered Envoy whose models are the player; nothing in Envoy's log is an error when it ends."""
+async def playing_mesh(
+    folder: Path, experiments: Sequence[dict[str, Any]] = (), edit: Callable[[str], str] = str
+) -> AsyncIterator[Player]:
+    """A rendered Envoy whose models are the player; nothing in Envoy's log is an error when it ends.
+
+    Args:
+        folder: where Envoy's files go.
+        experiments: of the document, instead of the usual one.
+        edit: what becomes of the bootstrap, as JSON, before Envoy gets it.
+    """
     player = Player()
     async with AsyncExitStack() as stack:
         server = await asyncio.start_server(player.serve, "127.0.0.1", 0, limit=2**20)
@@ -144,7 +152,7 @@ async def playing_mesh(folder: Path, experiments: Sequence[dict[str, Any]] = ())
         port = server.sockets[0].getsockname()[1]
         clusters = {name: {"host": "127.0.0.1", "port": port} for name in ("model-a", "model-b")}
         chosen = list(experiments) or [chat_experiment()]
-        mesh = await stack.enter_async_context(rendered_mesh(folder, clusters=clusters, experiments=chosen))
+        mesh = await stack.enter_async_context(rendered_mesh(folder, edit=edit, clusters=clusters, experiments=chosen))
         player.mesh = mesh
         yield player
         assert [line for level in ("error", "critical") for line in mesh.envoy.log_lines(level)] == []

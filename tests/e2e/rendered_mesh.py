@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -188,6 +188,7 @@ async def rendered_mesh(
     address: str = "",
     options: RenderOptions | None = None,
     message_timeout: timedelta = timedelta(seconds=5),
+    edit: Callable[[str], str] = str,
     **changes: Any,
 ) -> AsyncIterator[RenderedMesh]:
     """Run the whole.
@@ -198,6 +199,7 @@ async def rendered_mesh(
         address: where it listens; a Unix socket unless given.
         options: further options; ``ext_proc`` is filled in if it is the default.
         message_timeout: generous unless given, since a busy machine must not look like a slow server.
+        edit: what becomes of the bootstrap, as JSON, before Envoy gets it.
         changes: of the document.
     """
     async with AsyncExitStack() as stack:
@@ -209,7 +211,8 @@ async def rendered_mesh(
             await asyncio.to_thread(stand_in.start)
         ports = {name: await stack.enter_async_context(echo_upstream(name)) for name in ("model-a", "model-b", "other")}
         chosen = options or RenderOptions(ext_proc=(stand_in.address,), message_timeout=message_timeout)
-        envoy = EnvoyProcess(render_bootstrap(chat_document(ports, **changes), on_free_ports(chosen)), folder)
+        bootstrap = render_bootstrap(chat_document(ports, **changes), on_free_ports(chosen))
+        envoy = EnvoyProcess(json.loads(edit(json.dumps(bootstrap))), folder)
         stack.callback(envoy.stop)
         await asyncio.to_thread(envoy.start)
         timeout = aiohttp.ClientTimeout(total=60)

@@ -287,6 +287,19 @@ async def test_time_to_first_token_and_generation_are_the_clients_own(tmp_path: 
         assert found["ttft_ms"] <= found["duration_ms"] - 1000 * pause + 1
 
 
+async def test_a_mistake_of_the_scripts_own_costs_the_numbers_and_not_the_answer(tmp_path: Path) -> None:
+    right = "local function search(text, from, key, seen)"
+    body = completion({"prompt_tokens": 5, "completion_tokens": 7})
+
+    def mistaken(bootstrap: str) -> str:
+        assert right in bootstrap
+        return bootstrap.replace(right, f"{right} error(nil .. text) ")
+
+    async with playing_mesh(tmp_path, edit=mistaken) as player:
+        assert await player.ask(Play(split(body, 20, 40, 60))) == body
+        assert "usage" not in await amounts(player.mesh, 1)
+
+
 async def test_overrides_are_served_the_same_and_nothing_of_them_is_counted(tmp_path: Path) -> None:
     body = completion(usage(1, 2), finish_reason="content_filter")
     async with playing_mesh(tmp_path) as player:
