@@ -20,7 +20,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 SCENARIO ?= good
-demo: $(READY)  ## Watch a rollout through a real Envoy; SCENARIO=good, errors or slow
+demo: $(READY)  ## Watch a rollout through a real Envoy; SCENARIO=good, errors, slow or finetune
 	@$(BIN)/abmesh demo $(SCENARIO) $(ARGS)
 
 test: lint programs  ## Check everything: format, lint, types, imports, and all tests with a real Envoy

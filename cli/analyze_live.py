@@ -23,6 +23,7 @@ def report_live(
 ) -> Report:
     """Analyse what the controller has counted."""
     from controller.analysis.live import Rollout, report_of_strata
+    from controller.analysis.segmented import with_segments
     from controller.settings import Settings
     from experiment.store import FileStore
 
@@ -46,6 +47,8 @@ def report_live(
         raise UnknownName("metric", metric, tuple(experiment.metrics))
     measured = _reported(experiment, strata) if metric is None else (experiment.metrics[metric],)
     report = report_of_strata(strata, what, measured)
+    if experiment.segments is not None:
+        report = with_segments(report, strata, what, measured, experiment.segments.values)
     if plot is not None:
         _draw_live(report, what, _moments(settings.state_folder, name), measured, plot)
     return report

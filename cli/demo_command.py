@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    scenario: Annotated[str, typer.Argument(help="good, errors or slow.")] = "good",
+    scenario: Annotated[str, typer.Argument(help="good, errors, slow or finetune.")] = "good",
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end, until Ctrl-C.")] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the outcome to a file.", show_default=False)

@@ -83,7 +83,7 @@ def _say(entry: JournalEntry, explanation: Explanation) -> None:
         judgement = account.judgement
         typer.echo(f"\n{account.name}: {judgement.verdict}")
         typer.echo(f"  {judgement.text}")
-        what = "value" if account.guardrail.max is not None else "increase"
+        what = "change" if account.guardrail.compares else "value"
         typer.echo(f"  {what} is within {show_interval(account.guardrail, account.interval)}, at any look")
         typer.echo(
             f"  harm: E {_e_value(judgement.log_e_harm)}, {1 / judgement.alpha_harm:.4g} rolls back; health: "

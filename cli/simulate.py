@@ -63,9 +63,11 @@ def simulate(
 ) -> None:
     """Play a rollout many times on a described truth: how often it errs, and how long it takes.
 
-    The decisions are made by the controller's own code. Weights of the document are taken as they stand.
+    The decisions are made by the controller's own code. Weights of the document are taken as they stand. Guardrails and
+    a goal on anything but errors and durations are left out, which is said.
     """
     from controller.forecast import forecast
+    from controller.playable import playable
     from controller.simulation import Truth
     from experiment.store import FileStore
 
@@ -97,23 +99,28 @@ def simulate(
     truths = _swept(truth, sweep)
     if plot is not None and len(truths) < 2:
         raise SettingsError("--plot draws curves over several truths; give --sweep error-factor=1,1.5,2")
+    plan = playable(found)
+    rollout = plan.experiment.rollout
+    assert rollout is not None
     if plot is not None:
         from cli.plots.canvas import check_target
 
         check_target(plot)
-    played = _play_all(found, [item for _, item in truths], runs, seed, between, end, processes)
+    if plan.left_out and not as_json:
+        _say_left_out(plan.left_out)
+    played = _play_all(plan.experiment, [item for _, item in truths], runs, seed, between, end, processes)
     forecasts = []
     for (factor, item), plays in zip(truths, played, strict=True):
-        result = forecast(plays, found.rollout, item)
+        result = forecast(plays, rollout, item)
         forecasts.append((factor, result))
         if as_json:
-            print_json(_as_json(item, result))
+            print_json({**_as_json(item, result), "left_out": list(plan.left_out)})
         else:
             _say(item, result)
     if plot is not None:
         from cli.plots.power import power_curves
 
-        power_curves(_picture(experiment, str(sweep).partition("=")[0], forecasts, found.rollout.analysis.alpha), plot)
+        power_curves(_picture(experiment, str(sweep).partition("=")[0], forecasts, rollout.analysis.alpha), plot)
 
 
 def _swept(truth: Truth, sweep: str | None) -> list[tuple[float, Truth]]:
@@ -186,6 +193,11 @@ def play_one(job: tuple[Experiment, Truth, timedelta, timedelta, list[int]]) -> 
 
     experiment, truth, tick, longest, seed = job
     return play(experiment, truth, tick=tick, longest=longest, seed=seed)
+
+
+def _say_left_out(left_out: Sequence[str]) -> None:
+    typer.echo(f"left out, because a simulation makes only errors and durations: {', '.join(left_out)}")
+    typer.echo("what follows is of the rollout without them; fewer guardrails share alpha, so that each alarms sooner")
 
 
 def _say(truth: Truth, result: Forecast) -> None:

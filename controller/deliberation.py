@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, ConfigDict
 
+from controller.coverage import Coverage
 from controller.evidence.histogram import merge, quantile, size
 from controller.evidence.strata import Stratum
 from controller.evidence.summary import VariantEvidence
@@ -23,7 +24,7 @@ from controller.judging.reversals import reversals
 from controller.judging.verdicts import BALANCED, GoalJudgement, Judgement
 from controller.memory import Evidence, Memory, PastStage, pack, unpack
 from controller.model import ExperimentState, Phase, Record
-from controller.policy import Coverage, Decision, Situation, decide, guardrails_in_force
+from controller.policy import Decision, Situation, decide, guardrails_in_force
 from controller.warming import Progress, Warmth, judge_warmth
 from experiment.metrics import Metric
 from experiment.model import Experiment

@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from controller.deliberation import Inputs, course_of, deliberate
+from controller.formulas import formula_of
 from controller.inference.numbers import Interval
+from controller.judging.comparison import MIN_SLICES
 from controller.judging.comparisons import compare
 from controller.judging.course import Course
 from controller.judging.limits import increase_interval, level_interval
+from controller.judging.means import MIN_MEAN
+from controller.judging.quantiles import MIN_GROUPS
 from controller.judging.verdicts import Balance, GoalJudgement, Judgement
 from controller.judging.wording import show_limit, show_value
 from controller.memory import unpack
@@ -18,29 +22,6 @@ from controller.warming import Warmth
 from experiment.limits import Goal, Guardrail
 from experiment.quantities import format_duration, format_share
 from experiment.rollout import Rollout, Warmup
-
-_SHARE_MAX = (
-    "E = sum_j w_j (q_j/m)^S ((1-q_j)/(1-m))^(N-S), logit q_j = logit m + d_j: S errors of N requests, both divided by "
-    "the design effect, against a rate of m, the limit"
-)
-_SHARE_RATIO = (
-    "E = sum_j w_j prod_stages (t_j/t_0)^S_B ((1-t_j)/(1-t_0))^S_A: whether an error falls on the candidate more often "
-    "than its share of the requests, times 1 + max_increase, says (Lindon and Malek 2022, by stage)"
-)
-_SHARE_DIFFERENCE = (
-    "E against 'the candidate's rate is at most the control's plus max_increase', exact for two rates, by stage"
-)
-_MEAN = (
-    "E = sqrt(v/(v+t)) exp(d^2 t / (2v(v+t))), one-sided and with Student's tails: d is the difference of the means by "
-    "stage beyond what is allowed, v its squared standard error between slices of users (Waudby-Smith et al. 2021)"
-)
-_QUANTILE_MAX = (
-    "a quantile is above a limit if more than 1 - share of the requests are: E as for a rate, of such requests"
-)
-_QUANTILE_INCREASE = (
-    "requests of the control above its own quantile against those of the candidate above what is allowed: E as for the "
-    "ratio of two rates, by stage, counts divided by their design effect between groups of users"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +32,8 @@ class GuardrailAccount:
         guardrail: as the document has it.
         name: what it is called: ``error_rate max 5%``.
         judgement: what was found.
-        interval: always-valid limits of the candidate's value (``max``), of its increase (``max_increase``), or of its
-            relative increase, each at the error of a healthy verdict.
+        interval: always-valid limits of the candidate's value (``max`` and ``min``), of its change from the control's
+            (``max_increase`` and ``max_decrease``), or of its relative change, each at the error of a healthy verdict.
         formula: how its e-values are made, in words.
     """
 
@@ -124,8 +105,8 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
         f"a guardrail is healthy at {analysis.alpha:g}, not split, because all must be healthy before a step is taken"
     )
     found += [
-        f"{name_of(guardrail)}, harm: any: an increase over the control that is proven at all, and not proven to stay "
-        f"within the limit, rolls back"
+        f"{name_of(guardrail)}, harm: any: {'an increase over' if guardrail.upper else 'a decrease below'} the control "
+        f"that is proven at all, and not proven to stay within the limit, rolls back"
         for guardrail in rollout.guardrails
         if guardrail.harm == "any"
     ]
@@ -139,6 +120,7 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
     found.append(f"sample-ratio alarm at {analysis.sample_ratio_alpha:g}, which {does}")
     found.append(f"e-values of means are largest at {rollout.tuned_for} requests of the candidate")
     found.append("half of every alarm's weight is on the whole rollout, half on harm that began later")
+    found += _floors(rollout)
     if rollout.goal is not None:
         found.append(_goal(rollout, rollout.goal))
     found.append(
@@ -148,6 +130,24 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
     if rollout.warmup is not None:
         found.append(_warmup(rollout.warmup))
     return tuple(found)
+
+
+def _floors(rollout: Rollout) -> list[str]:
+    """What is made of few users, for the kinds of metrics that are judged."""
+    judged = [guardrail.measured for guardrail in rollout.guardrails]
+    if rollout.goal is not None:
+        judged.append(rollout.goal.measured)
+    found = []
+    if any(metric.share for metric in judged):
+        found.append(f"a share of requests with fewer than {MIN_SLICES} slices of users counts each as one request")
+    if any(metric.quantile is not None for metric in judged):
+        found.append(f"a quantile with fewer than {MIN_GROUPS} groups of users counts each as one request")
+    if any(metric.quantile is None and not metric.share for metric in judged):
+        found.append(
+            f"a mean, and a rate of events, is judged from {MIN_MEAN} of what it is over, and from {MIN_SLICES} slices "
+            f"of users with any"
+        )
+    return found
 
 
 def _errors(rollout: Rollout) -> str:
@@ -230,7 +230,9 @@ def _account(guardrail: Guardrail, rollout: Rollout, course: Course, judgement: 
     comparison = compare(metric, course, rollout.tuned_for, alpha)
     share = metric.share
     if not guardrail.compares:
-        interval = level_interval(comparison, alpha, share=share)
+        # A score of ups and downs is the only value that may be below 0.
+        lowest = -1.0 if any(weight < 0 for _, weight in metric.parts) else 0.0
+        interval = level_interval(comparison, alpha, share=share, lowest=lowest)
     else:
         interval = increase_interval(comparison, alpha, relative=guardrail.relative, share=share)
     return GuardrailAccount(guardrail, name_of(guardrail), judgement, interval, formula_of(guardrail))
@@ -245,18 +247,6 @@ def name_of(guardrail: Guardrail) -> str:
 def show_interval(guardrail: Guardrail, interval: Interval) -> str:
     """An interval of :class:`GuardrailAccount` as people read it."""
     return f"{_bound(guardrail, interval.lower)} to {_bound(guardrail, interval.upper)}"
-
-
-def formula_of(guardrail: Guardrail) -> str:
-    """How a guardrail's e-values are made, in words."""
-    metric = guardrail.measured
-    if metric.quantile is not None:
-        return _QUANTILE_INCREASE if guardrail.compares else _QUANTILE_MAX
-    if not metric.share:
-        return _MEAN
-    if not guardrail.compares:
-        return _SHARE_MAX
-    return _SHARE_RATIO if guardrail.relative else _SHARE_DIFFERENCE
 
 
 def _bound(guardrail: Guardrail, value: float) -> str:

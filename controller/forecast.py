@@ -14,6 +14,7 @@ from scipy.special import ndtri
 
 from controller.judging.guardrails import keeps, limit_of
 from controller.model import Cause
+from controller.playable import simulated
 from controller.simulation import Ending, Played, Truth
 from experiment.limits import Guardrail
 from experiment.metrics import ERROR_RATE, Metric
@@ -65,7 +66,11 @@ class Forecast:
 
 
 def forecast(plays: Sequence[Played], rollout: Rollout, truth: Truth) -> Forecast:
-    """Sum up plays, of which there is at least one."""
+    """Sum up plays, of which there is at least one.
+
+    Raises:
+        ValueError: the rollout has a guardrail, or an experiment's goal, on a metric that is not simulated.
+    """
     by_ending: dict[Ending, list[timedelta]] = {}
     weights: dict[int, int] = {}
     causes: dict[Cause, int] = {}
@@ -120,7 +125,9 @@ def _worse(rollout: Rollout, truth: Truth) -> tuple[str, ...]:
 
 def _value(metric: Metric, truth: Truth, *, candidate: bool) -> float:
     """A variant's true value: durations are lognormal over all requests, whatever part of it lies between users."""
-    if metric.unit == "share":
+    if not simulated(metric):
+        raise ValueError(f"{metric.name} has no true value in a simulation, which makes only errors and durations")
+    if metric.share:
         return min(1.0, truth.error_rate * (truth.error_factor if candidate else 1.0))
     median = truth.latency_ms * (truth.latency_factor if candidate else 1.0)
     if metric.quantile is None:

@@ -13,7 +13,8 @@ from uuid import uuid4
 
 from controller.journal import Journal
 from controller.model import Cause, ExperimentState, JournalEntry, Kind, Phase, Stage, Weights, adopt
-from controller.policy import next_step, percent
+from controller.phrases import percent
+from controller.policy import next_step
 from controller.settings import Settings
 from controller.sinks.file import FileSink
 from controller.state import StateStore

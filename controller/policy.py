@@ -8,38 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
+from controller.coverage import Coverage
 from controller.judging.verdicts import BALANCED, Balance, GoalJudgement, GoalVerdict, Judgement, Verdict
 from controller.model import Cause, ExperimentState, Kind, Phase
+from controller.phrases import age_text, missing, percent, steps_text, weights_text
 from controller.warming import Stand, Warmth
 from experiment.limits import Guardrail
 from experiment.model import Experiment
-from experiment.quantities import format_duration, format_weight
+from experiment.quantities import format_duration
 from experiment.rollout import Rollout
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Which Envoys answered this time.
-
-    Attributes:
-        total: how many there are.
-        absent: address and reason of each that did not answer.
-    """
-
-    total: int
-    absent: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def answered(self) -> int:
-        """How many answered."""
-        return self.total - len(self.absent)
-
-    @property
-    def complete(self) -> bool:
-        """Whether there are any and all answered."""
-        return self.total > 0 and not self.absent
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +121,6 @@ def next_step(steps: Sequence[int], weight: int) -> int | None:
     return min((step for step in steps if step > weight), default=None)
 
 
-def percent(points: int) -> str:
-    """A weight in basis points as people read it: ``12.5%``."""
-    return f"{format_weight(points)}%"
-
-
 def _rollout(situation: Situation) -> Rollout:
     assert situation.experiment.rollout is not None
     return situation.experiment.rollout
@@ -168,13 +142,13 @@ def _handed_over(situation: Situation) -> Decision | None:
         return Decision(Kind.HOLD, Cause.PLAN_CHANGED, reason, Phase.MANUAL)
     if experiment.weights != state.weights:
         reason = (
-            f"the weights are {_weights(experiment.weights)}, but {_weights(state.weights)} was written last: a person "
-            f"edited them; abmesh resume goes on from there"
+            f"the weights are {weights_text(experiment.weights)}, but {weights_text(state.weights)} was written last: "
+            f"a person edited them; abmesh resume goes on from there"
         )
         return Decision(Kind.HOLD, Cause.WEIGHTS_EDITED, reason, Phase.MANUAL)
     if rollout.steps != state.steps and state.phase is Phase.PROGRESSING:
         reason = (
-            f"the steps changed from {_steps(state.steps)} to {_steps(rollout.steps)} during the rollout; "
+            f"the steps changed from {steps_text(state.steps)} to {steps_text(rollout.steps)} during the rollout; "
             f"abmesh resume goes on with the new ones"
         )
         return Decision(Kind.HOLD, Cause.PLAN_CHANGED, reason, Phase.MANUAL)
@@ -207,7 +181,7 @@ def _obstacle(situation: Situation, now: datetime) -> Decision | None:
         return Decision(Kind.HOLD, cause, f"{here} {why}", state.phase)
 
     if not situation.coverage.complete:
-        return hold(Cause.MISSING_DATA, f"holds for missing data: {_missing(situation.coverage)}")
+        return hold(Cause.MISSING_DATA, f"holds for missing data: {missing(situation.coverage)}")
     if state.stage.weight == 0:
         warmth = situation.warmth
         if warmth is None or warmth.enough:
@@ -217,11 +191,11 @@ def _obstacle(situation: Situation, now: datetime) -> Decision | None:
         return hold(Cause.SETTLING, "waits until every server and Envoy serves its weights")
     age = state.stage.age(now)
     if age < stage.min_duration:
-        lasts = f"{_age(age)} of at least {format_duration(stage.min_duration)}"
+        lasts = f"{age_text(age)} of at least {format_duration(stage.min_duration)}"
         return hold(Cause.MIN_DURATION, f"has lasted {lasts}, with {situation.requests} requests")
     if situation.requests < stage.min_requests:
         needed = f"{situation.requests} of at least {stage.min_requests} requests"
-        return hold(Cause.MIN_REQUESTS, f"has had {needed} in {_age(age)}")
+        return hold(Cause.MIN_REQUESTS, f"has had {needed} in {age_text(age)}")
     if situation.balance.alarm and _rollout(situation).analysis.on_sample_ratio == "hold":
         return hold(Cause.SAMPLE_RATIO, f"holds: {situation.balance.text}")
     return None
@@ -289,7 +263,7 @@ def _forward(situation: Situation, now: datetime) -> Decision:
         return Decision(Kind.ADVANCE, Cause.STARTING, reason, Phase.PROGRESSING, target)
     passed = (
         f"{state.candidate} passed {percent(state.stage.weight)} with {situation.requests} requests in "
-        f"{_age(state.stage.age(now))}{_kept(situation)}"
+        f"{age_text(state.stage.age(now))}{_kept(situation)}"
     )
     if target is None:
         goal = f"; goal: {situation.goal.text}" if situation.goal is not None else ""
@@ -305,25 +279,3 @@ def _kept(situation: Situation) -> str:
     if without:
         texts.append(f"{', '.join(without)} cannot be compared: {situation.state.control} has no users any more")
     return f" ({'; '.join(texts)})" if texts else ""
-
-
-def _missing(coverage: Coverage) -> str:
-    if coverage.total == 0:
-        return "there is no Envoy to ask"
-    shown = ", ".join(f"{envoy} ({why})" for envoy, why in coverage.absent[:3])
-    more = f" and {len(coverage.absent) - 3} more" if len(coverage.absent) > 3 else ""
-    return f"{coverage.answered} of {coverage.total} Envoys answered; not {shown}{more}"
-
-
-def _weights(weights: dict[str, int]) -> str:
-    return ", ".join(f"{name} {percent(points)}" for name, points in weights.items())
-
-
-def _steps(steps: Sequence[int]) -> str:
-    return "[" + ", ".join(format_weight(step) for step in steps) + "]"
-
-
-def _age(age: timedelta) -> str:
-    """An age in whole seconds; tenths only below ten seconds, where they matter."""
-    step = timedelta(seconds=1) if age >= timedelta(seconds=10) else timedelta(milliseconds=100)
-    return format_duration(age // step * step)

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from controller.coverage import Coverage
 from controller.evidence.summary import VariantEvidence
 from controller.judging.verdicts import Balance, Judgement
 from controller.model import Cause, DecisionRecord, ExperimentState, JournalEntry, Kind
-from controller.policy import Coverage, Decision, Situation
+from controller.policy import Decision, Situation
 from controller.sources.base import Observation
 from controller.warming import Target, Warmups
 from experiment.model import Experiment

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from experiment.texts import EVENT_NAME
@@ -51,6 +51,8 @@ class Metric:
         more_is_better: True or False where the metric says by itself which way harm lies; None where that depends on
             what an operator wants of it, so that both ways may be limited and a goal has to say.
         signed: whether its values lie between -1 and 1, so that a share of one means nothing.
+        things: what it is a value of, in words: ``requests``, ``answers``, ``sessions``.
+        counted: amount that says how many of these there are, where the denominator is no number of them.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Metric:
     histogram: Histogram = "duration"
     more_is_better: bool | None = None
     signed: bool = False
+    things: str = "requests"
+    counted: str = ""
 
 
 ANSWERED: Final = "answered"
@@ -124,6 +128,7 @@ THUMBS = Metric(
     (of_event(EVENTS, THUMBS_UP), of_event(EVENTS, THUMBS_DOWN)),
     more_is_better=True,
     signed=True,
+    things="votes",
 )
 
 
@@ -140,9 +145,17 @@ MEASURED: dict[str, Metric] = {
         ERROR_RATE,
         *_latencies("latency", "duration", LATENCY_MEAN),
         *_latencies("ttft", "ttft", _TTFT_MEAN),
-        Metric("input_tokens_mean", "number", ((INPUT_TOKENS, 1),), (USAGE,)),
-        Metric("output_tokens_mean", "number", ((OUTPUT_TOKENS, 1),), (USAGE,)),
-        Metric("tokens_per_second", "number", ((STREAMED_TOKENS, 1000),), (GENERATION_MS,), more_is_better=True),
+        Metric("input_tokens_mean", "number", ((INPUT_TOKENS, 1),), (USAGE,), things="answers"),
+        Metric("output_tokens_mean", "number", ((OUTPUT_TOKENS, 1),), (USAGE,), things="answers"),
+        Metric(
+            "tokens_per_second",
+            "number",
+            ((STREAMED_TOKENS, 1000),),
+            (GENERATION_MS,),
+            more_is_better=True,
+            things="answers",
+            counted=USAGE,
+        ),
         Metric("refusal_rate", "share", ((REFUSALS, 1),), (ANSWERED,), share=True),
         Metric("cache_rate", "share", ((CACHED, 1),), (ANSWERED,), share=True),
     )
@@ -166,7 +179,7 @@ def _rate(event: str) -> Metric:
 
 
 def _per_session(event: str) -> Metric:
-    return _of_requests(f"{event}_per_session", event, SESSIONS)
+    return replace(_of_requests(f"{event}_per_session", event, SESSIONS), things="sessions")
 
 
 def _of_requests(name: str, event: str, per: str) -> Metric:
@@ -174,7 +187,7 @@ def _of_requests(name: str, event: str, per: str) -> Metric:
 
 
 def _value_mean(event: str) -> Metric:
-    return _of_values(f"{event}_value_mean", event, of_event(VALUED_EVENTS, event))
+    return replace(_of_values(f"{event}_value_mean", event, of_event(VALUED_EVENTS, event)), things="events")
 
 
 def _value_per_request(event: str) -> Metric:

@@ -18,12 +18,14 @@ from typing import Any
 
 from rich.console import Console
 
-from cli.demo.scenarios import CANDIDATE, CONTROL, DOCUMENT, Outcome, Scenario
+from cli.demo.scenarios import CANDIDATE, CONTROL, Outcome, Scenario
 from cli.demo.stack import Stack, StackOptions
+from cli.demo.story import report_of, told
 from cli.demo.users import Population
 from cli.demo.view import Picture, Told, View, print_summary
 from cli.records import journal_json, percent, status_json
 from controller import journal, status
+from controller.analysis.render import as_json
 from controller.journal import JOURNAL_FILE
 from controller.model import Cause, JournalEntry, Kind
 from controller.settings import Settings
@@ -50,7 +52,7 @@ async def run_demo(scenario: Scenario, console: Console, *, keep: bool, json_fil
         _check_writable(json_file)
     folder = Path(tempfile.mkdtemp(prefix="abmesh-demo-"))
     models = {CONTROL: scenario.control, CANDIDATE: scenario.candidate}
-    stack = Stack(DOCUMENT, StackOptions(models, controller_later=True), folder)
+    stack = Stack(scenario.document, StackOptions(models, controller_later=True), folder)
     passed = False
     try:
         with _signals_cancel(asyncio.current_task()):
@@ -122,7 +124,7 @@ def _changed(entry: JournalEntry) -> bool:
 
 async def _watch(scenario: Scenario, stack: Stack, console: Console) -> Outcome:
     started = time.monotonic()
-    population = Population(stack.url)
+    population = Population(stack.url, rate=scenario.rate, streamed=scenario.streamed, feedback=scenario.feedback)
     settings = Settings(config=stack.config, state_dir=stack.state, envoys=(stack.admin,))
     decisions = Decisions(settings.journal_path)
     rolling_out = changed = False
@@ -194,16 +196,17 @@ def _outcome(scenario: Scenario, settings: Settings, population: Population, sec
         scenario.because_of in record["reason"] for record in decisions if record["cause"] == Cause.HARMFUL
     )
     outcome = found["state"]
-    passed = outcome == scenario.ending and explained and not problem
     if outcome != scenario.ending and not problem:
         problem = f"expected {scenario.ending}, found {outcome}: {found['reason']}"
     elif not explained and not problem:
         problem = f"expected {scenario.because_of} to be found to do harm: {found['reason']}"
+    report, lacking = report_of(scenario, EXPERIMENT, settings)
+    problem = problem or lacking
     return Outcome(
         scenario=scenario.name,
         expected=scenario.ending,
         outcome=outcome,
-        passed=passed,
+        passed=not problem,
         final_weights=found["weights"],
         requests=population.requests,
         errors=population.errors,
@@ -214,6 +217,9 @@ def _outcome(scenario: Scenario, settings: Settings, population: Population, sec
             for name, count in sorted(population.by_variant.items())
         },
         problem=problem,
+        feedback={**population.events, "refused": population.events_refused} if scenario.feedback else {},
+        report=None if report is None else as_json(report),
+        told="" if report is None else told(report, scenario),
     )
 
 

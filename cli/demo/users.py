@@ -4,7 +4,8 @@ Nobody waits for the answer to an earlier request, so that a slow variant gets a
 users says; users who waited would make the split look wrong.
 
 Some carry an id in a header, some in the query, some only the cookie that the mesh gave them; a few are beta testers.
-What they see (variant, status, time) is what the demo shows, measured at the client and independent of Envoy.
+What they see (variant, status, time) is what the demo shows, measured at the client and independent of Envoy. In some
+scenarios they click and judge as well: each event is a request of its own, with the identity of its user.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from itertools import accumulate
 
 import aiohttp
+
+from cli.demo.scenarios import Feedback
+from experiment.names import EVENTS_PATH
 
 UNASSIGNED = "unassigned"
 
@@ -57,10 +62,14 @@ class User:
     power: bool
     cookie: str | None = None
 
-    def request(self) -> tuple[str, dict[str, str]]:
+    @property
+    def segment(self) -> str:
+        """The kind of users that this one is of."""
+        return "power" if self.power else "casual"
+
+    def request(self, path: str = "/v1/chat/completions") -> tuple[str, dict[str, str]]:
         """Path and headers of the user's next request."""
-        headers = {"x-user-segment": "power" if self.power else "casual"}
-        path = "/v1/chat/completions"
+        headers = {"x-user-segment": self.segment}
         if self.carries == "header":
             headers["x-user-id"] = f"user-{self.number}"
         elif self.carries == "query":
@@ -90,6 +99,8 @@ class Population:
         url: where Envoy serves clients.
         size: number of users.
         rate: requests per second of all users together, on average.
+        streamed: share of the requests, 0..1, whose answers are streamed.
+        feedback: what users do with answers.
         most: requests under way at once; on a machine that cannot keep up, users wait instead of piling up.
         seed: of everything that is random here.
     """
@@ -97,6 +108,8 @@ class Population:
     url: str
     size: int = 2000
     rate: float = 120.0
+    streamed: float = 0.5
+    feedback: Feedback = field(default_factory=dict)
     most: int = 64
     seed: int = 1
     requests: int = 0
@@ -104,6 +117,8 @@ class Population:
     recent: deque[Seen] = field(default_factory=lambda: deque(maxlen=20_000))
     by_variant: Counter[str] = field(default_factory=Counter)
     errors_by_variant: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
+    events_refused: int = 0
 
     def __post_init__(self) -> None:
         """Invent the users."""
@@ -142,7 +157,7 @@ class Population:
         body = {
             "model": "chat",
             "messages": [{"role": "user", "content": "What should we roll out next?"}],
-            "stream": self._chance.random() < 0.5,
+            "stream": self._chance.random() < self.streamed,
         }
         started = time.monotonic()
         variant, status = UNASSIGNED, 0
@@ -156,7 +171,23 @@ class Population:
         except (aiohttp.ClientError, TimeoutError):
             status = 0
         now = time.monotonic()
-        self.note(Seen(now, variant, user.tester, status, now - started))
+        seen = Seen(now, variant, user.tester, status, now - started)
+        self.note(seen)
+        if not seen.failed:
+            for event, share in self.feedback.get(variant, {}).get(user.segment, {}).items():
+                if self._chance.random() < share:
+                    await self.react(session, user, event)
+
+    async def react(self, session: aiohttp.ClientSession, user: User, event: str) -> None:
+        """An event of a user, as a page sends it; it is noted whether it was accepted."""
+        path, headers = user.request(f"{EVENTS_PATH}{event}")
+        try:
+            async with session.post(self.url + path, headers=headers) as response:
+                accepted = response.status == HTTPStatus.NO_CONTENT
+        except (aiohttp.ClientError, TimeoutError):
+            accepted = False
+        self.events[event] += 1
+        self.events_refused += not accepted
 
     def note(self, seen: Seen) -> None:
         """Count one answer."""

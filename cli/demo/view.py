@@ -139,7 +139,10 @@ def _milliseconds(value: float) -> str:
 
 
 def print_summary(console: Console, outcome: Outcome) -> None:
-    """The end of the story."""
+    """The end of the story, with its report where it has one."""
+    if outcome.told:
+        console.print(outcome.told, soft_wrap=True, highlight=False, markup=False)
+        console.print()
     table = Table(title="What users saw of each variant", title_justify="left")
     for name in ("variant", "requests", "errors"):
         table.add_column(name, justify="left" if name == "variant" else "right")
@@ -153,5 +156,8 @@ def print_summary(console: Console, outcome: Outcome) -> None:
     console.print(Text(text, style))
     if outcome.decisions:
         console.print(Text(f"because: {outcome.decisions[-1]['reason']}"))
+    if outcome.feedback:
+        sent = ", ".join(f"{count} {event}" for event, count in sorted(outcome.feedback.items()))
+        console.print(Text(f"feedback events that users sent: {sent}"))
     if outcome.problem:
         console.print(Text(outcome.problem, "red"))

@@ -171,6 +171,8 @@ def _variances(a: Sums, b: Sums) -> tuple[float, float]:
 
 def _variance(sums: Sums, other: Sums | None) -> float:
     """Squared standard error of a variant's value in a stage; a small variant's users alone could not tell it."""
+    if sums.borrowed is not None:
+        return sums.borrowed.variance / sums.n
     if sums.slices is not None:
         if other is None or other.slices is None or not other.n:
             return float(arm_variance(sums.slices))
@@ -182,6 +184,8 @@ def _variance(sums: Sums, other: Sums | None) -> float:
 
 def _freedom(sums: Sums, other: Sums | None) -> float:
     """Degrees of freedom of that variance; endless where it comes from requests."""
+    if sums.borrowed is not None:
+        return sums.borrowed.freedom
     if sums.slices is None:
         return math.inf
     used = sums.slices.n > 0 if other is None or other.slices is None else (sums.slices.n > 0) | (other.slices.n > 0)
@@ -194,6 +198,8 @@ def _design_effects(metric: Metric, arms: Arms) -> Floats:
 
 
 def _design_effect(a: Sums, b: Sums) -> float:
+    if a.borrowed is not None:
+        return a.borrowed.design_effect
     assert a.slices is not None
     assert b.slices is not None
     return _phi(float(request_variance(*_used(a.slices, b.slices), share=True)), (a.y + b.y) / (a.n + b.n))

@@ -196,7 +196,9 @@ def _quantile_row(name: str, strata: Sequence[Stratum], measured: metrics.Metric
 def _quantiles(name: str, strata: Sequence[Stratum], measured: metrics.Metric, rollout: Rollout) -> Comparison:
     """A quantile of durations, at edges that were chosen before each stage, or in it where none were."""
     assert measured.quantile is not None
-    parts, late, weighted = [], 0, []
+    parts: list[Latencies] = []
+    weighted: list[Weighted] = []
+    late = 0
     for stratum in strata:
         for control, variant in _pairs([stratum], rollout.control, name):
             bins_a, bins_b = (merge(arm.histograms(measured.histogram).values()) for arm in (control, variant))
@@ -215,25 +217,47 @@ def _quantiles(name: str, strata: Sequence[Stratum], measured: metrics.Metric, r
             parts.append(latencies)
     if not parts:
         return Comparison(name, "", (anytime.compare(shown_metric(measured), [], rollout.alpha, 1),))
-    total = sum(weight for weight, _, _ in weighted)
-    mean_a = sum(weight * value for weight, value, _ in weighted) / total
-    mean_b = sum(weight * value for weight, _, value in weighted) / total
-    ratio = quantile_ratio_interval(parts, rollout.alpha)
-    log_e = max(log_e_quantile(parts, side=side) for side in (Side.GREATER, Side.LESS))
-    p = min(1.0, 2 * math.exp(-log_e))
     method = "count of slower requests, divided by their design effect, at the control's quantile"
     if late:
         method += f"; in {late} of {len(strata)} stages taken from the stage itself, so that it holds only about"
-    finding = Finding(
+    return Comparison(name, "", (quantile_finding(parts, weighted, rollout.alpha, method),))
+
+
+Weighted = tuple[float, float, float]
+"""A stage's weight, and its quantile of the control and of the variant."""
+
+
+def averaged(weighted: Sequence[Weighted]) -> tuple[float, float]:
+    """The control's and the variant's quantile over all stages."""
+    total = sum(weight for weight, _, _ in weighted)
+    return (
+        sum(weight * value for weight, value, _ in weighted) / total,
+        sum(weight * value for weight, _, value in weighted) / total,
+    )
+
+
+def quantile_finding(parts: Sequence[Latencies], weighted: Sequence[Weighted], alpha: float, method: str) -> Finding:
+    """The difference of a quantile from its counts of slower requests.
+
+    Args:
+        parts: one a stage; at least one.
+        weighted: the quantiles, one a stage.
+        alpha: 0..1, two-sided.
+        method: how the parts were made.
+    """
+    mean_a, mean_b = averaged(weighted)
+    ratio = quantile_ratio_interval(parts, alpha)
+    log_e = max(log_e_quantile(parts, side=side) for side in (Side.GREATER, Side.LESS))
+    p = min(1.0, 2 * math.exp(-log_e))
+    return Finding(
         anytime.VALID,
-        Estimate(mean_b - mean_a, _shift_interval(parts, mean_b - mean_a, rollout.alpha)),
+        Estimate(mean_b - mean_a, _shift_interval(parts, mean_b - mean_a, alpha)),
         Estimate(mean_b / mean_a - 1 if mean_a else None, Interval(ratio.lower - 1, ratio.upper - 1)),
         p,
         p,
-        p <= rollout.alpha,
+        p <= alpha,
         method,
     )
-    return Comparison(name, "", (finding,))
 
 
 def _shift_interval(parts: Sequence[Latencies], estimate: float, alpha: float) -> Interval:

@@ -19,6 +19,21 @@ quantile  of durations, from histograms by group of users; only a rollout has th
 
 
 @dataclass(frozen=True, slots=True)
+class Borrowed:
+    """How uncertain a part is whose users are not told apart, from the whole that it is a part of.
+
+    Attributes:
+        variance: of one request, in the metric's unit squared.
+        design_effect: of counts, at least 1.
+        freedom: degrees of freedom of both.
+    """
+
+    variance: float
+    design_effect: float
+    freedom: float
+
+
+@dataclass(frozen=True, slots=True)
 class Sums:
     """What was added up of one variant, in one stage and one segment.
 
@@ -28,6 +43,7 @@ class Sums:
         yy: sum of squares, where the metric is a mean.
         slices: the same sums by group of users, where users repeat.
         users: how many different users there are, where that is known.
+        borrowed: what the whole says about users who repeat, where the part itself has no groups of users.
     """
 
     n: float
@@ -35,6 +51,7 @@ class Sums:
     yy: float | None = None
     slices: Slices | None = None
     users: int | None = None
+    borrowed: Borrowed | None = None
 
     @property
     def value(self) -> float | None:
@@ -133,12 +150,37 @@ class VariantRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Within:
+    """Both variants' own values in a segment, each as it would be with the same mix of stages.
+
+    Attributes:
+        control_n: what the control's value is of: requests, or whatever the metric is per.
+        control: its value.
+        variant_n: the same of the variant.
+        variant: its value.
+    """
+
+    control_n: float
+    control: float
+    variant_n: float
+    variant: float
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
-    """A variant against the control, by every analysis that the data allow; the first is the verdict's."""
+    """A variant against the control, by every analysis that the data allow; the first is the verdict's.
+
+    Attributes:
+        variant: its name.
+        segment: of the users that are compared; empty for all of them.
+        findings: one an analysis.
+        within: the values that are compared, where a report shows them beside the difference.
+    """
 
     variant: str
     segment: str
     findings: tuple[Finding, ...]
+    within: Within | None = None
 
     @property
     def verdict(self) -> str:
@@ -178,12 +220,14 @@ class MetricReport:
         variants: a row for each, the control first.
         comparisons: of each variant with the control.
         segments: the same within each segment, corrected together by Benjamini and Hochberg.
+        remarks: sentences on the segments.
     """
 
     metric: Metric
     variants: Sequence[VariantRow]
     comparisons: Sequence[Comparison]
     segments: Sequence[Comparison] = ()
+    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

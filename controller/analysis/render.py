@@ -36,7 +36,9 @@ def as_text(report: Report, style: Format) -> str:
         lines += ["", *_comparisons(part.metric, part.comparisons, sure, style)]
         if part.segments:
             title = f"{part.metric.name} by segment: to explore, never to decide; p by Benjamini and Hochberg"
-            lines += heading(title, style) + _comparisons(part.metric, part.segments, sure, style)
+            lines += heading(title, style) + _segments(part, report.control, sure, style)
+            if part.remarks:
+                lines += ["", *listed(part.remarks, style)]
     if report.splits:
         lines += heading("Split", style) + _splits(report.splits, style)
     lines += heading("How to read this", style) + listed(_legend(report), style)
@@ -72,6 +74,26 @@ def _comparisons(metric: Metric, comparisons: Sequence[Comparison], sure: str, s
         for index, finding in enumerate(item.findings):
             first = [*([item.segment] if segmented else []), item.variant]
             rows.append([*(first if index == 0 else [""] * len(first)), *_cells(metric, finding)])
+    return table(header, rows, style)
+
+
+def _segments(part: MetricReport, control: str, sure: str, style: Format) -> list[str]:
+    """Segments, with their own values where they are known; relative differences then have no room."""
+    if not any(item.within for item in part.segments):
+        return _comparisons(part.metric, part.segments, sure, style)
+    several = len({item.variant for item in part.segments}) > 1
+    name = "variant" if several else part.segments[0].variant
+    # Of several variants each has a row of its own, which says whose value it is.
+    own = ["variant", "requests", control, "requests", "value"] if several else ["requests", control, "requests", name]
+    header = ["segment", *own, "difference", f"{sure} interval", "p", "result"]
+    unit = part.metric.unit
+    rows = []
+    for item in part.segments:
+        within, cells = item.within, _cells(part.metric, item.findings[0])
+        assert within is not None
+        values = [count(within.control_n), number(within.control, unit), count(within.variant_n)]
+        values.append(number(within.variant, unit))
+        rows.append([item.segment, *([item.variant] if several else []), *values, *cells[1:3], *cells[5:]])
     return table(header, rows, style)
 
 
@@ -152,7 +174,8 @@ def as_json(report: Report) -> dict[str, Any]:
                     for row in part.variants
                 ],
                 "comparisons": [_comparison(item) for item in part.comparisons],
-                "segments": [{"segment": item.segment, **_comparison(item)} for item in part.segments],
+                "segments": [{"segment": item.segment, **_within(item), **_comparison(item)} for item in part.segments],
+                "remarks": list(part.remarks),
             }
             for part in report.metrics
         ],
@@ -169,6 +192,17 @@ def as_json(report: Report) -> dict[str, Any]:
             for split in report.splits
         ],
         "warnings": list(report.warnings),
+    }
+
+
+def _within(item: Comparison) -> dict[str, Any]:
+    """A segment's own values, where they are known."""
+    found = item.within
+    if found is None:
+        return {}
+    return {
+        "in_control": {"requests": found.control_n, "value": found.control},
+        "in_variant": {"requests": found.variant_n, "value": found.variant},
     }
 
 

@@ -22,12 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128_digest
 
+from controller.evidence.bins import Bins
 from controller.evidence.counts import Counts, Index, Numbers, Series, Values, narrowest
-from controller.evidence.parse import TOTALS, UPTIME, Sample, bounds, counter_key, histogram_key, parse
-from experiment.errors import SourceError
-
-Words = NDArray[np.uint64]
-Positions = NDArray[np.int64]
+from controller.evidence.digits import PAD, IrregularError, decimals, named_values
+from controller.evidence.parse import TOTALS, UPTIME, Sample, counter_key, histogram_key, parse
 
 MOST_NAMES: Final = 250_000
 """Names of statistics that are remembered; 60 times those of ten experiments with two variants and three codes."""
@@ -46,19 +44,7 @@ _HEADER: Final = b":\n" + TOTALS.encode()
 _INTERVALS: Final = b"  intervals="
 _SUMMARY: Final = b"  summary="
 
-_PAD: Final = b"0" * 16
-_ZEROS: Final = np.uint64(0x3030303030303030)
-_HIGH: Final = np.uint64(0xF0F0F0F0F0F0F0F0)
-_SIX: Final = np.uint64(0x0606060606060606)
-_ODD: Final = np.uint64(0x9E3779B97F4A7C15)
-_LAST_BYTES: Final = np.array([0, *(2**64 - 2 ** (8 * (8 - n)) for n in range(1, 9))], dtype=np.uint64)
-"""Masks of a word's last n characters, for n = 0..8; the last character is in the highest byte."""
-
 _NONE: Final[tuple[Numbers, Values]] = (np.zeros(0, np.int32), np.zeros(0, np.int64))
-
-
-class _IrregularError(Exception):
-    """The answer is not as expected; it may have a meaning all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +81,7 @@ class Parser:
             self._forget()
         try:
             return self._parse(text)
-        except _IrregularError:
+        except IrregularError:
             return parse(text)
 
     def _forget(self) -> None:
@@ -109,7 +95,7 @@ class Parser:
         self._owners: list[int] = []  # experiment of each name, or _IGNORED, or _UPTIME
         self._numbers: list[int] = []  # each name's number within its experiment's counters; or its row of cells
         self._rows: list[tuple[str, str, int | str]] = []  # variant, histogram, and group or segment of each row
-        self._bins = _Bins()
+        self._bins = Bins()
         self._cells: NDArray[np.int32] = np.full((0, 0), _UNKNOWN, np.int32)  # numbers of bins, by row and bin
         self._table: tuple[Numbers, Numbers] = (np.zeros(0, np.int32), np.zeros(0, np.int32))
 
@@ -141,7 +127,7 @@ class Parser:
             owners, numbers = self._look_up(names.tobytes().split(), self._counters)
             uptimes = np.flatnonzero(owners == _UPTIME)
             if len(uptimes) > 1:
-                raise _IrregularError
+                raise IrregularError
             order = np.argsort(owners, kind="stable").astype(np.int32)
             order = order[np.searchsorted(owners[order], 0) :]
             parts = []
@@ -184,7 +170,7 @@ class Parser:
             self._rows.append(row[1])
             return self._owner(row[0]), len(self._rows) - 1
         if not text.endswith(":") or len(text) == 1:
-            raise _IrregularError
+            raise IrregularError
         if text[:-1] == UPTIME:
             return _UPTIME, 0
         counter = counter_key(text[:-1])
@@ -208,22 +194,22 @@ class Parser:
             rows: of each.
             totals: list of bins of each, as Envoy prints it.
         """
-        padded = b", ".join([_PAD, *filter(None, totals), b""])
+        padded = b", ".join([PAD, *filter(None, totals), b""])
         characters = np.frombuffer(padded, np.uint8)
         colons = np.flatnonzero(characters == ord(":"))
         # Every bin ends with a comma and a space; so does the padding.
         ends = np.flatnonzero(characters == ord(" "))[1:] - 1
         if len(colons) != len(ends):
-            raise _IrregularError
+            raise IrregularError
         starts = np.empty_like(ends)
-        starts[:1], starts[1:] = len(_PAD) + 2, ends[:-1] + 2
+        starts[:1], starts[1:] = len(PAD) + 2, ends[:-1] + 2
         if not ((characters[ends] == ord(",")) & (starts < colons) & (colons < ends)).all():
-            raise _IrregularError
-        counted = _decimals(padded, ends, ends - colons - 1)
+            raise IrregularError
+        counted = decimals(padded, ends, ends - colons - 1)
         bins = self._bins.look_up(padded, colons, colons - starts)
         # Where each list ends, with the comma and the space that follow it.
         lengths = np.fromiter(map(len, totals), np.int64, len(totals))
-        stops = len(_PAD) + 2 + np.cumsum(np.where(lengths > 0, lengths + 2, 0))
+        stops = len(PAD) + 2 + np.cumsum(np.where(lengths > 0, lengths + 2, 0))
         sizes = np.diff(np.searchsorted(colons, stops), prepend=0)
         owners = np.repeat(owners, sizes)
         return owners, self._cell_numbers(owners, np.repeat(rows, sizes), bins), counted
@@ -232,7 +218,7 @@ class Parser:
         """The number that each bin of each row has within its experiment."""
         height, width = len(self._rows) + 1, len(self._bins) + 1
         if height * width > MOST_CELLS:
-            raise _IrregularError
+            raise IrregularError
         if height > self._cells.shape[0] or width > self._cells.shape[1]:
             grown = np.full((height * 5 // 4, width * 5 // 4), _UNKNOWN, np.int32)
             grown[: self._cells.shape[0], : self._cells.shape[1]] = self._cells
@@ -245,83 +231,10 @@ class Parser:
         return numbers
 
 
-class _Bins:
-    """Bins by their bounds as Envoy prints them, in at most sixteen characters."""
-
-    def __init__(self) -> None:
-        self.known: list[tuple[float, float]] = []
-        self._numbers: dict[tuple[int, int], int] = {}
-        # A hash table: the words and the number at each place, which is the one that the words mix to or the next free.
-        self._words: tuple[Words, Words] = (np.zeros(1, np.uint64), np.zeros(1, np.uint64))
-        self._places: Numbers = np.full(1, _UNKNOWN, np.int32)
-
-    def __len__(self) -> int:
-        return len(self.known)
-
-    def look_up(self, padded: bytes, ends: Positions, lengths: Positions) -> Numbers:
-        """Numbers of bins whose bounds end at some positions of a text, each so many characters long."""
-        if not len(ends):
-            return np.zeros(0, np.int32)
-        longest = lengths.max()
-        if longest > 16:
-            raise _IrregularError
-        words = _words(padded)
-        last = words[ends - 8] & _LAST_BYTES[np.minimum(lengths, 8)]
-        first = np.zeros_like(last)
-        if longest > 8:
-            first = words[ends - 16] & _LAST_BYTES[np.maximum(lengths - 8, 0)]
-        numbers = self._find(last, first)
-        strange = numbers == _UNKNOWN
-        if strange.any():
-            for pair in set(zip(last[strange].tolist(), first[strange].tolist(), strict=True)):
-                self._learn(*pair)
-            self._arrange()
-            numbers = self._find(last, first)
-        return numbers
-
-    def _find(self, last: Words, first: Words) -> Numbers:
-        """Numbers of bins by the words of their bounds; of those that are not known, ``_UNKNOWN``."""
-        places = self._home(last, first)
-        numbers = self._places[places]
-        other = np.flatnonzero(((self._words[0][places] != last) | (self._words[1][places] != first)) & (numbers >= 0))
-        while len(other):
-            at = (places[other] + 1) % len(self._places)
-            places[other] = at
-            numbers[other] = found = self._places[at]
-            same = (self._words[0][at] == last[other]) & (self._words[1][at] == first[other])
-            other = other[~same & (found >= 0)]
-        return numbers
-
-    def _home(self, last: Words, first: Words) -> Positions:
-        mixed = (last ^ (first * _ODD)) * _ODD
-        return ((mixed >> np.uint64(40)) % np.uint64(len(self._places))).astype(np.int64)
-
-    def _learn(self, last: int, first: int) -> None:
-        text = (first.to_bytes(8, "little") + last.to_bytes(8, "little")).lstrip(b"\0").decode("latin-1")
-        try:
-            found = bounds(text, "")
-        except SourceError:
-            raise _IrregularError from None
-        if (last, first) not in self._numbers:
-            self._numbers[last, first] = len(self.known)
-            self.known.append(found)
-
-    def _arrange(self) -> None:
-        last, first = (np.array(column, np.uint64) for column in zip(*self._numbers, strict=True))
-        size = 1 << (16 * len(last)).bit_length()  # so empty that hardly one of them is not in its own place
-        self._words = np.zeros(size, np.uint64), np.zeros(size, np.uint64)
-        self._places = np.full(size, _UNKNOWN, np.int32)
-        for number, home in enumerate(self._home(last, first).tolist()):
-            place = home
-            while self._places[place] != _UNKNOWN:
-                place = (place + 1) % size
-            self._words[0][place], self._words[1][place], self._places[place] = last[number], first[number], number
-
-
 def _split(text: bytes) -> tuple[bytes, list[bytes], list[bytes]]:
     """Lines of counters and gauges; names and lists of bins of histograms."""
     if not text.isascii() or not text.strip():
-        raise _IrregularError
+        raise IrregularError
     # What precedes the bins of a histogram ends with its name; what follows them may hold more counters.
     first, *pieces = text.rstrip(b"\n").split(_HEADER)
     before, _, name = first.rpartition(b"\n") if pieces else (first, b"", b"")
@@ -331,35 +244,17 @@ def _split(text: bytes) -> tuple[bytes, list[bytes], list[bytes]]:
     for number, piece in enumerate(pieces, 1):
         line, *rest = piece.split(b"\n")
         if len(rest) < 2 or not rest[0].startswith(_INTERVALS) or not rest[1].startswith(_SUMMARY):
-            raise _IrregularError
+            raise IrregularError
         if name.startswith(b" "):
-            raise _IrregularError
+            raise IrregularError
         histograms.append(name)
         totals.append(line)
         if number < len(pieces):
             if len(rest) < 3:
-                raise _IrregularError
+                raise IrregularError
             name = rest.pop()
         plain += rest[2:]
     return b"\n".join(plain), histograms, totals
-
-
-def named_values(lines: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The characters of all names, each with its colon and a space behind it; and the values, shape (lines,)."""
-    padded = b"\n".join([_PAD, lines, b""]) if lines else _PAD + b"\n"
-    characters = np.frombuffer(padded, np.uint8)
-    # A name, a colon, a space and a value on each line, and no other space anywhere.
-    spaces = np.flatnonzero(characters == ord(" "))
-    breaks = np.flatnonzero(characters == ord("\n"))
-    blanks = np.count_nonzero(characters <= ord(" "))
-    if len(breaks) != len(spaces) + 1 or blanks != len(breaks) + len(spaces):
-        raise _IrregularError
-    starts, ends = breaks[:-1], breaks[1:]
-    if not ((starts < spaces - 1) & (spaces < ends) & (characters[spaces - 1] == ord(":"))).all():
-        raise _IrregularError
-    lengths = np.stack([spaces - starts, ends - spaces], axis=1).ravel()
-    named = np.repeat(np.tile(np.array([True, False]), len(spaces)), lengths)
-    return characters[len(_PAD) + 1 :][named], _decimals(padded, ends, ends - spaces - 1)
 
 
 def _by_experiment(owners: Numbers, numbers: Numbers, values: Values) -> dict[int, tuple[Numbers, Values]]:
@@ -380,40 +275,4 @@ def _by_experiment(owners: Numbers, numbers: Numbers, values: Values) -> dict[in
 
 def _check_once(numbers: Numbers) -> None:
     if np.bincount(numbers).max() > 1:
-        raise _IrregularError  # a statistic that is there twice
-
-
-def _decimals(padded: bytes, ends: Positions, lengths: Positions) -> NDArray[np.int64]:
-    """The numbers that end at some positions, each of so many digits."""
-    if not len(ends):
-        return np.zeros(0, np.int64)
-    longest = lengths.max()
-    if longest > 16 or lengths.min() < 1:
-        raise _IrregularError
-    words = _words(padded)
-    value = _eight_digits(words[ends - 8], np.minimum(lengths, 8))
-    if longest > 8:
-        value = value + _eight_digits(words[ends - 16], np.maximum(lengths - 8, 0)) * np.uint64(10**8)
-    return value.astype(np.int64)
-
-
-def _eight_digits(words: Words, lengths: Positions) -> Words:
-    """The numbers that the last so many characters of words say.
-
-    Pairs of digits are joined to numbers below 100, pairs of those to numbers below 10,000, and those once more; every
-    step is one multiplication for all pairs of a word.
-    """
-    keep = _LAST_BYTES[lengths]
-    digits = (words & keep) | (_ZEROS & ~keep)
-    if not (((digits & _HIGH) == _ZEROS) & (((digits + _SIX) & _HIGH) == _ZEROS)).all():
-        raise _IrregularError
-    digits = digits - _ZEROS
-    digits = ((digits * np.uint64(2561)) >> np.uint64(8)) & np.uint64(0x00FF00FF00FF00FF)
-    digits = ((digits * np.uint64(6553601)) >> np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF)
-    value: Words = (digits * np.uint64(42949672960001)) >> np.uint64(32)
-    return value
-
-
-def _words(padded: bytes) -> Words:
-    """Eight characters from every position on, as one number: the first is its lowest byte."""
-    return np.ndarray((len(padded) - 7,), np.dtype("<u8"), buffer=padded, strides=(1,))
+        raise IrregularError  # a statistic that is there twice

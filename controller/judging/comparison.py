@@ -34,8 +34,9 @@ class Values:
         control: the control's.
         latest: the candidate's value in the present stage alone.
         latest_control: the control's.
-        n: the candidate's requests.
+        n: the candidate's requests, or whatever the value is of.
         control_n: the control's.
+        latest_n: the candidate's in the present stage alone.
         design_effect: in the present stage, at least 1.
     """
 
@@ -45,6 +46,7 @@ class Values:
     latest_control: float | None
     n: float
     control_n: float
+    latest_n: float = 0.0
     design_effect: float = 1.0
 
 
@@ -118,6 +120,7 @@ class Sums:
             latest_control=_ratio(self.y_a[0, -1], self.n_a[0, -1]),
             n=float(self.n_b[0].sum()),
             control_n=float(self.n_a[0].sum()),
+            latest_n=float(self.n_b[0, -1]),
             design_effect=design_effect,
         )
 

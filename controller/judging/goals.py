@@ -233,11 +233,12 @@ def _worded(
         how = f"look {len(looks) + 1} of {goal.looks} is still to come"
     else:
         how = f"z {looks[-1].z:.3g} at look {len(looks)} of {goal.looks}, where {judged.boundary:.3g} decides"
+    planned = f"{goal.planned_requests} {metric.things}"
     sense = {
         GoalVerdict.WINNER: "is surely better",
         GoalVerdict.LOSER: "is surely worse",
         GoalVerdict.NO_DIFFERENCE: "is surely not better by as much as is worth having",
-        GoalVerdict.INCONCLUSIVE: f"is not surely better or worse after the planned {goal.planned_requests} requests",
+        GoalVerdict.INCONCLUSIVE: f"is not surely better or worse after the planned {planned}",
         GoalVerdict.OPEN: "is not surely better or worse yet",
     }[judged.verdict]
     return replace(judged, text=f"{course.candidate} {sense}: {text}; {how}")

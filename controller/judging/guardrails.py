@@ -118,7 +118,7 @@ def judge(guardrail: Guardrail, rollout: Rollout, course: Course, peak: float = 
     if verdict is Verdict.HARMFUL and still and row:
         value, n = found.moment(row)
         judgement = replace(judgement, value=value, n=n, since=course.seconds_since(row))
-    return worded(judgement, guardrail, course, within=within, still=still)
+    return worded(judgement, guardrail, course, values, within=within, still=still)
 
 
 def requests_needed(found: Comparison, decided: Callable[[Comparison], bool]) -> int | None:
@@ -142,20 +142,23 @@ def requests_needed(found: Comparison, decided: Callable[[Comparison], bool]) ->
     return max(1, math.ceil(found.grown(high).values.n - found.values.n))
 
 
-def worded(judgement: Judgement, guardrail: Guardrail, course: Course, *, within: bool, still: bool) -> Judgement:
+def worded(
+    judgement: Judgement, guardrail: Guardrail, course: Course, values: Values, *, within: bool, still: bool
+) -> Judgement:
     """The judgement with its sentence.
 
     Args:
         judgement: without one.
         guardrail: that it is about.
         course: the evidence.
+        values: what was compared.
         within: whether the present stage's own value is within the limit.
         still: whether harm that is proven shows in the evidence as it is now.
     """
     metric = guardrail.measured
     assert judgement.value is not None
     assert judgement.limit is not None
-    text = f"{metric.name} {show_value(metric, judgement.value)} over {judgement.n} requests"
+    text = f"{metric.name} {show_value(metric, judgement.value)} over {judgement.n} {metric.things}"
     if judgement.since is not None:
         text = f"{text} in the last {judgement.since:.0f} s"
     limit = f"its limit of {show_value(metric, judgement.limit)}"
@@ -175,7 +178,9 @@ def worded(judgement: Judgement, guardrail: Guardrail, course: Course, *, within
     elif not within and judgement.p_healthy <= judgement.alpha_healthy:
         text = f"{text} is surely within {limit}, but its value in this stage alone is not"
     else:
-        needs = "more requests than can be said" if judgement.needed is None else missing(judgement.needed, course)
+        needs = f"more {metric.things} than can be said"
+        if judgement.needed is not None:
+            needs = missing(judgement.needed, metric.things, values.latest_n, course.elapsed)
         text = (
             f"{text} is not yet surely within {limit}: p {show_amount(judgement.p_healthy)}, where "
             f"{show_amount(judgement.alpha_healthy)} is enough; it takes {needs}"
@@ -183,15 +188,21 @@ def worded(judgement: Judgement, guardrail: Guardrail, course: Course, *, within
     return replace(judgement, text=text)
 
 
-def missing(needed: int, course: Course) -> str:
-    """So many requests more, and how long they take at the present rate: ``about 1200 more requests (14m)``."""
+def missing(needed: int, things: str, seen: float, elapsed: timedelta) -> str:
+    """So many more, and how long they take at the present rate: ``about 1200 more requests (14m at this rate)``.
+
+    Args:
+        needed: how many more.
+        things: what they are.
+        seen: how many the present stage has had.
+        elapsed: in what time.
+    """
     digits = 10 ** max(0, len(str(needed)) - 2)
     shown = -(-needed // digits) * digits
-    text = f"about {shown} more requests"
-    seen = course.present.variants[course.candidate].requests if course.candidate in course.present.variants else 0
-    if not seen or not course.elapsed:
+    text = f"about {shown} more {things}"
+    if seen <= 0 or not elapsed:
         return text
-    lasts = course.elapsed / seen * needed
+    lasts = elapsed / seen * needed
     if lasts > timedelta(days=365):
         return f"{text} (more than a year at this rate)"
     coarse = timedelta(minutes=1) if lasts >= timedelta(minutes=10) else timedelta(seconds=1)

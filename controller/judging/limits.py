@@ -16,13 +16,13 @@ _STEPS = 48
 _DOUBLINGS = 60
 
 
-def level_interval(found: Comparison, alpha: float, *, share: bool) -> Interval:
-    """Limits of the candidate's value, each at ``alpha``; 0..1 for a share, milliseconds otherwise."""
+def level_interval(found: Comparison, alpha: float, *, share: bool, lowest: float = 0.0) -> Interval:
+    """Limits of the candidate's value, each at ``alpha``, from ``lowest`` on; up to 1 for a share of requests."""
     estimate = found.values.candidate
-    if estimate is None:
-        return Interval(0.0, 1.0 if share else math.inf)
     end = 1.0 if share else math.inf
-    return _interval(lambda side, at: float(found.level(side, at)[0]), estimate, 0.0, end, alpha)
+    if estimate is None:
+        return Interval(lowest, end)
+    return _interval(lambda side, at: float(found.level(side, at)[0]), estimate, lowest, end, alpha)
 
 
 def increase_interval(found: Comparison, alpha: float, *, relative: bool, share: bool) -> Interval:

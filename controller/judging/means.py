@@ -35,6 +35,7 @@ class MeanComparison:
         rho2: of the mixture, tuned to the requests at which a decision is wanted.
         nu: degrees of freedom of the present stratum's variance.
         design_effect: of the present stratum, at least 1.
+        each: how many answers there are for each unit of the denominator: 1, unless it is no number of them.
     """
 
     sums: Sums
@@ -42,6 +43,7 @@ class MeanComparison:
     rho2: float
     nu: float
     design_effect: float = 1.0
+    each: float = 1.0
 
     @classmethod
     def of(cls, course: Course, metric: Metric, tuned_for: float, alpha: float) -> MeanComparison:
@@ -62,16 +64,19 @@ class MeanComparison:
         if metric == LATENCY_MEAN:  # Only a histogram of the very amount tells how requests differ.
             bins = merge(evidence.bins for evidence in course.arms()[-1])
             effect = _design_effect(bins, float(request_variance(a, b)))
-        return cls(sums, slices, rho2, float(freedom(a, b)), effect)
+        return cls(sums, slices, rho2, float(freedom(a, b)), effect, _each(sums, course, metric))
 
     @property
     def values(self) -> Values:
         """See the protocol."""
-        return self.sums.values(self.design_effect)
+        found = self.sums.values(self.design_effect)
+        n, control_n, latest_n = (self.each * each for each in (found.n, found.control_n, found.latest_n))
+        return replace(found, n=n, control_n=control_n, latest_n=latest_n)
 
     def moment(self, row: int) -> tuple[float | None, int]:
         """See the protocol."""
-        return self.sums.moment(row)
+        value, n = self.sums.moment(row)
+        return value, round(n * self.each)
 
     def level(self, side: Side, limit: float) -> Floats:
         """See the protocol."""
@@ -116,10 +121,20 @@ class MeanComparison:
         return np.array(found)
 
     def _log_e(self, d: Floats, v: Floats, n: Floats, side: Side) -> Floats:
-        enough = (n >= MIN_MEAN) & (v > 0) & np.isfinite(v)
+        answers = n * self.each
+        enough = (answers >= MIN_MEAN) & (v > 0) & np.isfinite(v)
         safe = np.where(enough, v, 1.0)
-        log_e = log_e_mean(np.where(enough, d, 0.0), safe, self.rho2 * n * safe, side=side, nu=self.nu)
+        log_e = log_e_mean(np.where(enough, d, 0.0), safe, self.rho2 * answers * safe, side=side, nu=self.nu)
         return np.where(enough, log_e, 0.0)
+
+
+def _each(sums: Sums, course: Course, metric: Metric) -> float:
+    """Answers for each unit of the denominator, over everything that was counted."""
+    if not metric.counted:
+        return 1.0
+    counted = sum(arm.amount(metric.counted) for arms in course.arms() for arm in arms)
+    whole = float(sums.n_a[0].sum() + sums.n_b[0].sum())
+    return counted / whole if whole else 1.0
 
 
 def _design_effect(bins: Bins, s2: float) -> float:

@@ -58,6 +58,7 @@ class QuantileComparison:
             latest_control=control.groups[-1].quantile(metric.quantile),
             n=float(candidate.sizes()[0].sum()),
             control_n=float(control.sizes()[0].sum()),
+            latest_n=float(candidate.sizes()[0, -1]),
         )
         found = cls(metric.quantile, control, candidate, edges, bare)
         at = edges[-1] if not np.isnan(edges[-1]) else bare.latest

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.evidence.counts import BinKey, Counts
+from controller.evidence.counts import BinKey, Counts, SegmentKey
 from controller.evidence.summary import summarize
 from controller.evidence.window import Window
 from controller.live import Live, LiveStore
@@ -184,6 +184,28 @@ def test_a_rollouts_evidence_of_all_stages(tmp_path: Path, config: Path) -> None
     assert "2 stages compared apart and combined" in text.out
     assert "latency" not in text.out
     assert (tmp_path / "p.png").stat().st_size > 5000
+
+
+def test_a_rollout_with_segments_is_reported_by_segment(tmp_path: Path, config: Path) -> None:
+    config.write_text(DOCUMENT.replace("    rollout:", "    segments: {header: x-kind, values: [power]}\n    rollout:"))
+    folder = tmp_path / "state"
+    keep(folder)
+    given = ("analyze", "chat", "--config", str(config), "--state", str(folder))
+    whole = counts(40, 40, errors=2)
+    segments: dict[SegmentKey, int] = {}
+    for name in ("model-a", "model-b"):
+        for segment, share in (("power", 15), ("other", 35)):
+            segments[name, segment, 200], segments[name, segment, 503] = 40 * share, 2 * share
+    parted = Counts(whole.requests, whole.amounts, whole.bins, segments)
+    LiveStore(folder).write("chat", Live("s2", Window(START, parted), memory=Memory()))
+    record = json.loads(call(*given, "--json").out)
+    errors = next(part for part in record["metrics"] if part["metric"] == "error_rate")
+    assert [(item["segment"], item["in_control"]["requests"]) for item in errors["segments"]] == [
+        ("power", 630),
+        ("other", 1470),
+    ]
+    assert "error_rate by segment" in call(*given).out
+    assert "| segment | requests |" in call(*given, "--format", "markdown").out
 
 
 def test_evidence_of_a_stage_that_is_over_is_not_taken_for_the_present_one(tmp_path: Path, config: Path) -> None:

@@ -6,16 +6,21 @@ import asyncio
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
 from cli.demo import run as demo_run
-from cli.demo.scenarios import SCENARIOS, Outcome
+from cli.demo import story
+from cli.demo.scenarios import CANDIDATE, CONTROL, SCENARIOS, Outcome
 from cli.demo.users import Population
 from cli.main import run
+from controller.analysis.records import Comparison, Estimate, Finding, Metric, MetricReport, Report
+from controller.inference.numbers import Interval
 from controller.settings import Settings
+from experiment.codec import parse
 from tests.controller.support import DOCUMENT, serve, serve_and_tick, world
 
 
@@ -131,3 +136,70 @@ def test_interrupting_a_demo_before_its_outcome_is_known_ends_it_with_130(
         return _outcome(passed=True)
 
     assert _demo(monkeypatch, tmp_path, watch) == 130
+
+
+@pytest.mark.parametrize("name", list(SCENARIOS))
+def test_every_scenarios_document_and_feedback_fit_each_other(name: str) -> None:
+    scenario = SCENARIOS[name]
+    clusters = "clusters:\n  model-a: {host: 127.0.0.1, port: 1}\n  model-b: {host: 127.0.0.1, port: 2}\n"
+    experiment = parse(scenario.document + clusters, "demo.yaml").experiment(demo_run.EXPERIMENT)
+    assert [variant.name for variant in experiment.variants] == [CONTROL, CANDIDATE]
+    assert experiment.segments is not None
+    for by_segment in scenario.feedback.values():
+        assert set(by_segment) == set(experiment.segments.values)
+        for by_event in by_segment.values():
+            assert set(by_event) <= {event.name for event in experiment.events}
+    assert set(scenario.reported) <= set(experiment.metrics)
+    guarded = [] if experiment.rollout is None else [rail.metric for rail in experiment.rollout.guardrails]
+    assert scenario.because_of is None or scenario.because_of in guarded
+
+
+def test_the_fine_tuned_model_is_what_its_story_says() -> None:
+    """220 ms against 150 ms, and 1.9% clicks against 2.0%: more from power users, fewer from casual ones."""
+    scenario = SCENARIOS["finetune"]
+    assert (scenario.control.latency_ms, scenario.candidate.latency_ms) == (150, 220)
+    power = 0.3 * 4 / (0.3 * 4 + 0.7)
+    clicks = {
+        variant: {segment: events["click"] for segment, events in by_segment.items()}
+        for variant, by_segment in scenario.feedback.items()
+    }
+    over_all = {variant: power * rates["power"] + (1 - power) * rates["casual"] for variant, rates in clicks.items()}
+    assert over_all == pytest.approx({CONTROL: 0.020, CANDIDATE: 0.019}, abs=2e-4)
+    assert clicks[CANDIDATE]["power"] > clicks[CONTROL]["power"]
+    assert clicks[CANDIDATE]["casual"] < clicks[CONTROL]["casual"]
+
+
+def _report(verdict: float, segments: int) -> Report:
+    """On one metric, significantly more or less on the new model."""
+    estimate = Estimate(verdict, Interval(verdict, verdict))
+    finding = Finding("at any look", estimate, estimate, 0.001, 0.001, True, "a method")
+    comparison = Comparison(CANDIDATE, "", (finding,))
+    parts = [replace(comparison, segment=f"s{number}") for number in range(segments)]
+    metric = MetricReport(Metric("latency_p50", "quantile", "ms"), [], [comparison], parts)
+    return Report("chat-model", CONTROL, 0.05, 1, [metric])
+
+
+@pytest.mark.parametrize(
+    ("report", "lacks"),
+    [
+        (_report(70, 2), ""),
+        (_report(70, 0), "the report has no latency_p50 by segment"),
+        (_report(-70, 2), "expected latency_p50 to be higher, the report finds it lower"),
+        (replace(_report(70, 2), metrics=[]), "the report has no latency_p50 by segment"),
+    ],
+)
+def test_a_report_that_does_not_tell_the_story_is_a_problem(report: Report, lacks: str) -> None:
+    scenario = replace(SCENARIOS["finetune"], reported={"latency_p50": "higher"})
+    assert story.untold(report, scenario) == lacks
+
+
+def test_a_scenario_whose_report_cannot_be_made_has_not_passed(tmp_path: Path) -> None:
+    path = tmp_path / "experiments.yaml"
+    path.write_text(DOCUMENT.replace("name: chat", "name: chat-model"))
+    settings = Settings(path, state_dir=tmp_path / "state")
+    outcome = story.report_of(SCENARIOS["finetune"], demo_run.EXPERIMENT, settings)
+    assert outcome == (
+        None,
+        "there is no report: nothing was counted for chat-model yet; `abmesh status` shows whether a controller runs",
+    )
+    assert story.report_of(SCENARIOS["good"], demo_run.EXPERIMENT, settings) == (None, "")

@@ -134,3 +134,19 @@ def test_without_a_rollout_there_is_nothing_to_simulate(config: Path) -> None:
     config.write_text(DOCUMENT.split("    rollout:")[0])
     refused(_simulate(config), 1, "chat has no rollout to simulate")
     refused(call("simulate", "chta", "--config", str(config)), 1, "no experiment named 'chta'")
+
+
+def test_what_cannot_be_simulated_is_left_out_and_said(config: Path) -> None:
+    rail = "        - {metric: latency_p95, max: 500ms}\n"
+    config.write_text(DOCUMENT.replace(rail, f"{rail}        - {{metric: ttft_p95, max: 2s}}\n"))
+    called = _simulate(config)
+    assert called.code == 0, called
+    first, second, _ = called.out.split("\n", 2)
+    assert first == "left out, because a simulation makes only errors and durations: ttft_p95 max 2s"
+    assert "fewer guardrails share alpha" in second
+    assert "promoted: 100%" in called.out
+    assert json.loads(_simulate(config, "--json").out)["left_out"] == ["ttft_p95 max 2s"]
+    config.write_text(DOCUMENT)
+    assert json.loads(_simulate(config, "--json").out)["left_out"] == []
+    config.write_text(DOCUMENT.replace("error_rate, max", "refusal_rate, max").replace("latency_p95", "ttft_p95"))
+    refused(_simulate(config), 1, "chat cannot be simulated: a simulation makes only errors and durations")

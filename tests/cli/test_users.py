@@ -94,3 +94,43 @@ async def test_an_endpoint_that_is_gone_counts_as_errors_of_nobody() -> None:
         await population.ask(session, population.users[0])
     assert population.by_variant == {UNASSIGNED: 1}
     assert population.errors == 1
+
+
+async def test_users_react_to_answers_of_their_variant_and_segment_with_their_own_identity() -> None:
+    events: list[tuple[str, str, bool]] = []
+
+    async def answer(_: web.Request) -> web.Response:
+        response = web.json_response({}, headers={"x-model-version": "model-b"})
+        response.set_cookie("llm-session", "mine")
+        return response
+
+    async def count(request: web.Request) -> web.Response:
+        known = "x-user-id" in request.headers or "user_id" in request.query or "llm-session" in request.cookies
+        events.append((request.match_info["event"], request.headers["x-user-segment"], known))
+        return web.Response(status=204 if request.match_info["event"] == "click" else 400)
+
+    application = web.Application()
+    application.router.add_post("/v1/chat/completions", answer)
+    application.router.add_post("/_ab/events/{event}", count)
+    feedback = {"model-b": {"power": {"click": 1.0, "thumbs_up": 1.0}}, "model-a": {"casual": {"click": 1.0}}}
+    async with TestServer(application) as server, aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        population = Population(str(server.make_url("")).rstrip("/"), size=60, feedback=feedback)
+        for user in population.users:
+            await population.ask(session, user)
+    power = sum(user.power for user in population.users)
+    assert 0 < power < 60
+    assert events == [("click", "power", True), ("thumbs_up", "power", True)] * power
+    assert population.events == {"click": power, "thumbs_up": power}
+    assert population.events_refused == power
+    assert population.requests == 60
+
+
+async def test_a_failed_answer_gets_no_reaction() -> None:
+    application = web.Application()
+    async with TestServer(application) as server, aiohttp.ClientSession() as session:
+        feedback = {UNASSIGNED: {"power": {"click": 1.0}, "casual": {"click": 1.0}}}
+        population = Population(str(server.make_url("")).rstrip("/"), size=1, feedback=feedback)
+        await server.close()
+        await population.ask(session, population.users[0])
+    assert population.errors == 1
+    assert population.events == {}

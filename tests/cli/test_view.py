@@ -75,3 +75,23 @@ def test_the_summary_says_how_it_ended_and_why() -> None:
     text = output.getvalue()
     assert "rolled back after 12 s, 500 requests, 20 errors; model-a 100%, model-b 0%" in text
     assert "because: model-b at 25% does harm" in text
+
+
+def test_the_summary_prints_the_report_as_it_is_and_what_users_sent() -> None:
+    console, output = _console(terminal=False)
+    told = "click_rate of model-b is better [for] power " + "x" * 150
+    outcome = Outcome(
+        scenario="finetune",
+        expected="rolled_back",
+        outcome="rolled_back",
+        passed=True,
+        final_weights={"model-a": 100.0, "model-b": 0.0},
+        requests=500,
+        errors=0,
+        seconds=12.3,
+        feedback={"click": 10, "refused": 1},
+        told=told,
+    )
+    print_summary(console, outcome)
+    assert told in output.getvalue().splitlines()
+    assert "feedback events that users sent: 10 click, 1 refused" in output.getvalue()

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.evidence import columns
-from controller.evidence.columns import Parser, named_values
+from controller.evidence.columns import Parser
+from controller.evidence.digits import named_values
 from controller.evidence.parse import Sample, parse
 from experiment.errors import SourceError
 

@@ -90,6 +90,11 @@ def test_a_candidate_that_is_worse_on_an_experiments_goal_does_harm_and_its_win_
     assert forecast(plays, plan, replace(TRUTH, latency_factor=0.9)).broken == ()
 
 
+def test_what_is_not_simulated_has_no_true_value() -> None:
+    with pytest.raises(ValueError, match="refusal_rate has no true value"):
+        breaks(rollout({"metric": "refusal_rate", "max": "5%"}).guardrails[0], TRUTH)
+
+
 ANY = {"metric": "error_rate", "max_increase": "50%", "relative": True, "harm": "any"}
 
 

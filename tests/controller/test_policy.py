@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.coverage import Coverage
 from controller.judging.verdicts import BALANCED, Balance, GoalJudgement, GoalVerdict, Judgement, Verdict
 from controller.model import Cause, DecisionRecord, ExperimentState, Kind, Phase, Stage
-from controller.policy import Coverage, Decision, Situation, decide, next_step
+from controller.policy import Decision, Situation, decide, next_step
 from controller.warming import Stand, Warmth
 from experiment.model import Experiment
 from tests.controller.support import START, experiment

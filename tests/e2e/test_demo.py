@@ -96,6 +96,34 @@ async def test_every_scenario_ends_as_it_should(
     assert outcome["seconds"] < 120
 
 
+async def test_a_fine_tuned_model_is_rolled_back_and_the_report_says_why_segment_by_segment(tmp_path: Path) -> None:
+    result = tmp_path / "outcome.json"
+    code, output = await _demo("finetune", "--json", str(result), folder=tmp_path)
+    assert code == 0, output
+    outcome: dict[str, Any] = json.loads(result.read_text())
+    assert (outcome["passed"], outcome["outcome"]) == (True, "rolled_back")
+    moves = [record for record in outcome["decisions"] if record["weights_before"] != record["weights_after"]]
+    assert [record["weights_after"]["model-b"] for record in moves] == [50, 0]
+    assert "latency_p95" in moves[-1]["reason"]
+    parts = {part["metric"]: part for part in outcome["report"]["metrics"]}
+    # The demo's own events, tokens and prices: whatever the document can measure was measured through Envoy.
+    for name in ("ttft_p95", "output_tokens_mean", "cost_per_success", "click_rate", "thumbs"):
+        assert {item["segment"] for item in parts[name]["segments"]} == {"power", "casual"}, name
+    assert parts["latency_p50"]["comparisons"][0]["result"] == "higher"
+    for segment in parts["latency_p50"]["segments"]:
+        assert segment["in_variant"]["value"] - segment["in_control"]["value"] == pytest.approx(70, abs=45)
+    clicks = parts["click_rate"]
+    for row in clicks["variants"]:
+        within = "in_control" if row["variant"] == "model-a" else "in_variant"
+        assert sum(segment[within]["requests"] for segment in clicks["segments"]) == row["requests"]
+    # Every click is one that a user sent; those of testers, and those before and after the stage, count in no report.
+    assert 0 < sum(row["sum"] for row in clicks["variants"]) <= outcome["feedback"]["click"]
+    assert outcome["feedback"]["refused"] <= 0.05 * outcome["feedback"]["click"]
+    for text in ("click_rate by segment", "latency_p95 by segment", "casual"):
+        assert text in output
+    assert outcome["seconds"] < 120
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 async def test_a_demo_that_is_interrupted_leaves_no_process_behind(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "cli", "demo", "good", "--keep"]

@@ -67,12 +67,14 @@ _SIGNALS = st.lists(
 _CACHED = st.lists(st.fixed_dictionaries({"header": _HEADER}, optional={"value": _VALUE}), max_size=3)
 _ANSWERS = st.fixed_dictionaries(
     {}, optional={"input_tokens": _PATH, "output_tokens": _PATH, "refusals": _SIGNALS, "cached": _CACHED}
+).filter(lambda answers: "input_tokens" not in answers or answers["input_tokens"] != answers.get("output_tokens"))
+_EVENT_NAME = st.from_regex(r"[a-z][a-z0-9_]{0,10}", fullmatch=True).filter(
+    lambda name: name not in ("continuation", "error", "refusal", "cache")
 )
-_EVENT_NAME = st.from_regex(r"[a-z][a-z0-9_]{0,10}", fullmatch=True).filter(lambda name: name != "continuation")
 _EVENTS = st.lists(
     _EVENT_NAME | st.fixed_dictionaries({"name": _EVENT_NAME, "value": st.just({"max": 99.5})}),
     max_size=4,
-    unique_by=lambda event: event if isinstance(event, str) else event["name"],
+    unique_by=lambda event: event if isinstance(event, str) else str(event["name"]),
 )
 _SEGMENTS = st.none() | st.fixed_dictionaries({"header": _HEADER, "values": st.just(["power", "casual"])})
 _ORIGINS = st.lists(st.sampled_from(["https://shop.example", "http://localhost:8080"]), max_size=2, unique=True)

@@ -175,3 +175,27 @@ def test_a_whole_that_says_the_opposite_of_its_segments_is_pointed_out() -> None
 
 def test_slices_are_those_of_the_experiment() -> None:
     assert len(counted(1, {"usage": 1.0}).slices) == SLICES
+
+
+@given(st.integers(0, 20), st.sampled_from([10, 100, 1000]))
+@settings(max_examples=20, deadline=None)
+def test_the_unit_of_a_denominator_that_is_no_number_of_answers_changes_nothing(seed: int, unit: int) -> None:
+    """Speed is judged on answers: milliseconds of generation are no observations, whatever they are counted in."""
+    slow = {"usage": 1.0, "streamed_tokens": 100.0, "generation_ms": 2000.0}
+    fast = {**slow, "streamed_tokens": 110.0}
+    control, candidate = counted(seed, fast), counted(seed + 1, slow)
+    found = _judge({"metric": "tokens_per_second", "min": 20}, control, candidate)
+    scaled = _judge({"metric": "tokens_per_second", "min": 20 / unit}, _slower(control, unit), _slower(candidate, unit))
+    assert found.n == scaled.n
+    assert found.n == pytest.approx(candidate.amounts["usage"], rel=0.05)
+    assert scaled.log_e_harm == pytest.approx(found.log_e_harm, rel=1e-6, abs=1e-6)
+    assert scaled.log_e_healthy == pytest.approx(found.log_e_healthy, rel=1e-6, abs=1e-6)
+    assert f"over {found.n} answers" in found.text
+
+
+def _slower(evidence: VariantEvidence, factor: int) -> VariantEvidence:
+    def scaled(amounts: Mapping[str, int]) -> dict[str, int]:
+        return {name: count * (factor if name == "generation_ms" else 1) for name, count in amounts.items()}
+
+    slices = {number: replace(item, amounts=scaled(item.amounts)) for number, item in evidence.slices.items()}
+    return replace(evidence, slices=slices, amounts=scaled(evidence.amounts))

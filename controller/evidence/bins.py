@@ -1,0 +1,91 @@
+"""Bins by their bounds as Envoy prints them, found for thousands of them at once. Pure.
+
+For :mod:`controller.evidence.columns`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from controller.evidence.counts import Numbers
+from controller.evidence.digits import LAST_BYTES, IrregularError, Positions, Words, words_of
+from controller.evidence.parse import bounds
+from experiment.errors import SourceError
+
+_UNKNOWN: Final = -1
+_ODD: Final = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Bins:
+    """Bins by their bounds as Envoy prints them, in at most sixteen characters."""
+
+    def __init__(self) -> None:
+        self.known: list[tuple[float, float]] = []
+        self._numbers: dict[tuple[int, int], int] = {}
+        # A hash table: the words and the number at each place, which is the one that the words mix to or the next free.
+        self._words: tuple[Words, Words] = (np.zeros(1, np.uint64), np.zeros(1, np.uint64))
+        self._places: Numbers = np.full(1, _UNKNOWN, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def look_up(self, padded: bytes, ends: Positions, lengths: Positions) -> Numbers:
+        """Numbers of bins whose bounds end at some positions of a text, each so many characters long."""
+        if not len(ends):
+            return np.zeros(0, np.int32)
+        longest = lengths.max()
+        if longest > 16:
+            raise IrregularError
+        words = words_of(padded)
+        last = words[ends - 8] & LAST_BYTES[np.minimum(lengths, 8)]
+        first = np.zeros_like(last)
+        if longest > 8:
+            first = words[ends - 16] & LAST_BYTES[np.maximum(lengths - 8, 0)]
+        numbers = self._find(last, first)
+        strange = numbers == _UNKNOWN
+        if strange.any():
+            for pair in set(zip(last[strange].tolist(), first[strange].tolist(), strict=True)):
+                self._learn(*pair)
+            self._arrange()
+            numbers = self._find(last, first)
+        return numbers
+
+    def _find(self, last: Words, first: Words) -> Numbers:
+        """Numbers of bins by the words of their bounds; of those that are not known, ``_UNKNOWN``."""
+        places = self._home(last, first)
+        numbers = self._places[places]
+        other = np.flatnonzero(((self._words[0][places] != last) | (self._words[1][places] != first)) & (numbers >= 0))
+        while len(other):
+            at = (places[other] + 1) % len(self._places)
+            places[other] = at
+            numbers[other] = found = self._places[at]
+            same = (self._words[0][at] == last[other]) & (self._words[1][at] == first[other])
+            other = other[~same & (found >= 0)]
+        return numbers
+
+    def _home(self, last: Words, first: Words) -> Positions:
+        mixed = (last ^ (first * _ODD)) * _ODD
+        return ((mixed >> np.uint64(40)) % np.uint64(len(self._places))).astype(np.int64)
+
+    def _learn(self, last: int, first: int) -> None:
+        text = (first.to_bytes(8, "little") + last.to_bytes(8, "little")).lstrip(b"\0").decode("latin-1")
+        try:
+            found = bounds(text, "")
+        except SourceError:
+            raise IrregularError from None
+        if (last, first) not in self._numbers:
+            self._numbers[last, first] = len(self.known)
+            self.known.append(found)
+
+    def _arrange(self) -> None:
+        last, first = (np.array(column, np.uint64) for column in zip(*self._numbers, strict=True))
+        size = 1 << (16 * len(last)).bit_length()  # so empty that hardly one of them is not in its own place
+        self._words = np.zeros(size, np.uint64), np.zeros(size, np.uint64)
+        self._places = np.full(size, _UNKNOWN, np.int32)
+        for number, home in enumerate(self._home(last, first).tolist()):
+            place = home
+            while self._places[place] != _UNKNOWN:
+                place = (place + 1) % size
+            self._words[0][place], self._words[1][place], self._places[place] = last[number], first[number], number
