@@ -17,7 +17,9 @@ A bucket is cumulative, and holds every one of Envoy's own bins that *begins* at
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -89,6 +91,11 @@ _Row = tuple[str, str, int | str]
 def ages_query(selector: str) -> str:
     """The query for when every target was last scraped, in Unix time."""
     return f"min by ({INSTANCE}) (timestamp({UP}{{{selector}}}))"
+
+
+def among(instances: Iterable[str]) -> str:
+    """The matcher of some targets. Expressions of Python's ``re.escape`` and JSON's texts are Prometheus' as well."""
+    return f"{INSTANCE}=~{json.dumps('|'.join(map(re.escape, instances)), ensure_ascii=False)}"
 
 
 def series_query(selector: str) -> str:

@@ -39,15 +39,16 @@ class Server:
     asked: list[dict[str, str]] = field(default_factory=list)
 
     async def handle(self, request: web.Request) -> web.Response:
-        self.asked.append(dict(request.query))
-        text = self.ages if request.query["query"].startswith("min") else self.series
+        form = {name: str(value) for name, value in (await request.post()).items()}
+        self.asked.append(form)
+        text = self.ages if form["query"].startswith("min") else self.series
         return web.Response(text=text, content_type="application/json")
 
 
 @asynccontextmanager
 async def _served(handler: Handler, *, seconds: float = 10.0) -> AsyncIterator[PrometheusSource]:
     app = web.Application()
-    app.router.add_get("/prefix/api/v1/query", handler)
+    app.router.add_post("/prefix/api/v1/query", handler)
     async with TestServer(app) as server:
         url = str(server.make_url("/prefix"))
         source = PrometheusSource(
@@ -93,6 +94,35 @@ async def test_a_target_that_comes_or_goes_between_both_answers_is_told() -> Non
     gone, new = await _observed(Server(scrapes({"gone:1": 1}), answer(target(COUNTS, "new:1"))))
     assert (gone.envoy, gone.sample) == ("gone:1", None)
     assert (new.envoy, new.error) == ("new:1", "")
+
+
+async def test_only_what_was_scraped_since_the_last_tick_is_asked_for() -> None:
+    more = Counts({("model-a", 0, 200): 9})
+    server = Server(scrapes({"a.b:1": 5, "c:1": 5}), answer([*target(COUNTS, "a.b:1"), *target(COUNTS, "c:1")]))
+    async with _served(server.handle) as source:
+        await source.observe()
+        server.ages, server.series = scrapes({"a.b:1": 1, "c:1": 5}), answer(target(more, "a.b:1"))
+        first, second = await source.observe()
+        assert server.asked[-1]["query"].endswith(r'",job="envoy",namespace=~"a+b c&d",instance=~"a\\.b:1"})')
+        server.series = "not asked for"
+        assert await source.observe() == [first, second]
+        server.ages = scrapes({"c:1": 5})
+        assert await source.observe() == [second]
+    assert (first.age, second.age) == (timedelta(seconds=1), timedelta(seconds=5))
+    assert first.sample is not None
+    assert first.sample.counts(NAME) == more
+    assert second.sample is not None
+    assert second.sample.counts(NAME) == COUNTS
+
+
+async def test_what_came_with_a_warning_is_asked_for_again() -> None:
+    server = Server(scrapes({"a:1": 1}), answer([], warnings=["store b is down"]))
+    async with _served(server.handle) as source:
+        gone, _ = await source.observe()
+        server.series = answer(target(COUNTS, "a:1"))
+        (found,) = await source.observe()
+    assert gone.error == "the server knows it no more"
+    assert found.error == ""
 
 
 async def test_a_selector_that_selects_nothing_is_an_error_of_the_server() -> None:

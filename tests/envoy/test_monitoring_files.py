@@ -20,6 +20,7 @@ from tests.controller.support import START, experiment
 from tests.e2e.prometheus_process import ALERTS, need_prometheus
 
 DASHBOARD = ALERTS.parents[1] / "grafana" / "dashboard.json"
+DOCS = ALERTS.parents[2] / "docs" / "operations"
 TESTS = Path(__file__).with_name("alerts.yaml")
 
 
@@ -45,15 +46,20 @@ def _dashboard() -> dict[str, Any]:
     return found
 
 
-def _ours() -> set[str]:
-    """Names of all metrics that the controller and the server have."""
+def _kinds() -> dict[str, str]:
+    """The kind of all metrics that the controller and the server have, by name."""
     telemetry = Telemetry()
     segmented = experiment(segments={"header": "x-user-segment", "values": ["power"]})
     telemetry.counted(Report(1, experiments=(segmented,)), [], START)
     registry = CollectorRegistry()
     registry.register(Exposition(Counts, lambda: 0.0))
     pages = telemetry.render().decode() + generate_latest(registry).decode()
-    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", pages, re.MULTILINE))
+    return dict(re.findall(r"^# TYPE (\S+) (\S+)$", pages, re.MULTILINE))
+
+
+def _ours() -> set[str]:
+    """Names of all their series."""
+    kinds = _kinds()
     parts = {
         name + part for name, kind in kinds.items() if kind == "histogram" for part in ("_bucket", "_sum", "_count")
     }
@@ -65,6 +71,13 @@ def test_every_metric_that_is_asked_for_is_one_of_ours() -> None:
     asked = {name for text in expressions for name in re.findall(r"\b(?:abmesh|llm)_\w+", text)}
     assert len(asked) > 25
     assert asked <= _ours(), asked - _ours()
+
+
+def test_every_metric_and_every_alert_is_explained() -> None:
+    pages = "".join((DOCS / f"{page}.md").read_text() for page in ("monitoring", "controller", "ext-proc"))
+    missing = {name for name in _kinds() if not name.endswith("_created") and f"`{name}" not in pages}
+    assert not missing
+    assert {rule["alert"] for rule in _rules()} == set(re.findall(r"^\| `(Abmesh\w+)`", pages, re.MULTILINE))
 
 
 def test_panels_are_told_apart_and_say_what_they_show() -> None:
