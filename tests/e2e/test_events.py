@@ -306,7 +306,7 @@ async def test_hostile_headers_make_no_statistic_that_the_document_does_not_decl
         def merged() -> bool:
             counted = sum(mesh.envoy.counters(r"^abmesh\.requests\.").values())
             bins = [part for parts in mesh.envoy.histograms(r"^abmesh\.duration\.").values() for part in parts]
-            return counted == sum(part["count"] for part in bins) > 0
+            return bool(bins) and counted == sum(int(part["count"]) for part in bins)
 
         await asyncio.to_thread(wait_for, merged, "every request in a histogram", 15)
         found = {stat["name"] for stat in await asyncio.to_thread(mesh.envoy.stats, ".") if "name" in stat}
