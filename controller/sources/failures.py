@@ -13,12 +13,13 @@ async def body(response: aiohttp.ClientResponse, longest: int) -> bytes:
     Raises:
         SourceError: it is longer than this.
     """
-    read = bytearray()
+    chunks, size = [], 0
     async for chunk in response.content.iter_any():
-        read += chunk
-        if len(read) > longest:
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > longest:
             raise SourceError(f"its answer is longer than {longest:,} bytes")
-    return bytes(read)
+    return b"".join(chunks)
 
 
 def reason(error: Exception) -> str:

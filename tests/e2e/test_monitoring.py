@@ -12,6 +12,7 @@ import math
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class Client:
     running: Stack
     requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(VARIANTS, 0))
     tokens: dict[str, list[int]] = field(default_factory=lambda: {name: [0, 0] for name in VARIANTS})
-    clicks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(VARIANTS, 0))
+    events: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     async def round(self, client: aiohttp.ClientSession, number: int) -> None:
         """One user: a question, and perhaps a click and a purchase."""
@@ -92,7 +93,8 @@ class Client:
             for event in ("click", "purchase?value=12.5"):
                 async with client.post(f"{self.running.url}/_ab/events/{event}", headers=headers) as response:
                     assert response.status == 204
-            self.clicks[variant] += 1
+                    # New weights may have moved the user since the question.
+                    self.events[event.partition("?")[0], response.headers["x-model-version"]] += 1
 
 
 @asynccontextmanager
@@ -221,7 +223,7 @@ async def _compare(running: Stack, server: Prometheus, run: Run) -> None:
 
     async def shown() -> bool:
         run.pages["controller"] = await fetch(f"{running.controller_url}/metrics") or ""
-        page, feedback = run.pages["controller"], 2 * sum(run.client.clicks.values())
+        page, feedback = run.pages["controller"], run.client.events.total()
         return (metric(page, "llm_requests_total"), metric(page, "llm_events_total")) == (total, feedback)
 
     try:
@@ -351,8 +353,11 @@ def test_the_controller_shows_what_clients_counted_themselves(run: Run) -> None:
         assert metric(page, "llm_tokens_total", **who, direction="output") == written > 0
         dollars = (read * PRICES[variant][0] + written * PRICES[variant][1]) / 10**6
         assert metric(page, "llm_cost_dollars_total", **who) == pytest.approx(dollars)
-        assert metric(page, "llm_events_total", **who, event="click") == run.client.clicks[variant]
-        assert metric(page, "llm_event_value_total", **who, event="purchase") == 12.5 * run.client.clicks[variant]
+        assert metric(page, "llm_events_total", **who, event="click") == run.client.events["click", variant]
+        assert (
+            metric(page, "llm_event_value_total", **who, event="purchase")
+            == 12.5 * run.client.events["purchase", variant]
+        )
         assert metric(page, "llm_request_duration_seconds_count", **who) == run.client.requests[variant]
         assert metric(page, "llm_requests_by_segment_total", **who) == run.client.requests[variant]
 
