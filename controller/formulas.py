@@ -17,7 +17,7 @@ _AMOUNTS: Final[Mapping[str, str]] = {
     metrics.SUCCEEDED: "whole answers of 200 to 399",
     metrics.DURATION_MS: "milliseconds from request to last byte",
     metrics.TTFT_MS: "milliseconds to the first token",
-    metrics.TTFT_COUNT: "answers that began",
+    metrics.FIRST_TOKENS: "answers that began",
     metrics.CACHED: "answers from a cache",
     metrics.INPUT_TOKENS: "input tokens",
     metrics.OUTPUT_TOKENS: "output tokens",

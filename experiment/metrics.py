@@ -85,7 +85,7 @@ SUCCEEDED: Final = "succeeded"
 
 DURATION_MS: Final = "duration_ms"
 TTFT_MS: Final = "ttft_ms"
-TTFT_COUNT: Final = "ttft_count"
+FIRST_TOKENS: Final = "first_tokens"
 CACHED: Final = "cached"
 BROKEN: Final = "broken"
 INPUT_TOKENS: Final = "input_tokens"
@@ -120,7 +120,7 @@ def of_event(amount: str, event: str) -> str:
 
 ERROR_RATE = Metric("error_rate", "share", ((ERRORS, 1),), (ANSWERED,), share=True, more_is_better=False)
 LATENCY_MEAN = Metric("latency_mean", "duration", ((DURATION_MS, 1),), (TIMED,), more_is_better=False)
-_TTFT_MEAN = Metric("ttft_mean", "duration", ((TTFT_MS, 1),), (TTFT_COUNT,), more_is_better=False)
+_TTFT_MEAN = Metric("ttft_mean", "duration", ((TTFT_MS, 1),), (FIRST_TOKENS,), more_is_better=False)
 THUMBS = Metric(
     "thumbs",
     "number",

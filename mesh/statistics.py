@@ -83,7 +83,7 @@ def _of_answers() -> Iterator[AccessLog]:
     yield _logger(
         only.all_of(only.saying(names.METADATA_ANSWERED), sliced),
         _counter(metrics.TTFT_MS, _SLICE, _TTFT),
-        _counter(metrics.TTFT_COUNT, _SLICE),
+        _counter(metrics.FIRST_TOKENS, _SLICE),
         _histogram(names.STAT_TTFT, _GROUP, _TTFT),
     )
     yield _logger(only.all_of(only.saying(names.METADATA_OUTPUT), sliced), *_usage("", _SLICE))

@@ -40,7 +40,7 @@ _SLICE_OR_SEGMENT = rf"(?:\.{names.TAG_SLICE}\.{_SMALL}|\.{names.TAG_SEGMENT}\.{
 _PLAIN = (
     metrics.DURATION_MS,
     metrics.TTFT_MS,
-    metrics.TTFT_COUNT,
+    metrics.FIRST_TOKENS,
     metrics.CACHED,
     metrics.BROKEN,
     metrics.INPUT_TOKENS,

@@ -42,7 +42,7 @@ _COUNTERS: Final = (
     names.STAT_REQUESTS,
     metrics.DURATION_MS,
     metrics.TTFT_MS,
-    metrics.TTFT_COUNT,
+    metrics.FIRST_TOKENS,
     metrics.CACHED,
     metrics.BROKEN,
     metrics.INPUT_TOKENS,

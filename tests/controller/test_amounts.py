@@ -22,7 +22,7 @@ abmesh.duration_ms.{WHO}.slice.1: 9000
 abmesh.cached.{WHO}.slice.1: 10
 abmesh.broken.{WHO}.slice.1: 2
 abmesh.ttft_ms.{WHO}.slice.1: 800
-abmesh.ttft_count.{WHO}.slice.1: 80
+abmesh.first_tokens.{WHO}.slice.1: 80
 abmesh.input_tokens.{WHO}.slice.1: 4000
 abmesh.output_tokens.{WHO}.slice.1: 2000
 abmesh.usage.{WHO}.slice.1: 40

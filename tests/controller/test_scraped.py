@@ -22,7 +22,7 @@ COUNTS = Counts(
     {("model-a", 0, 200): 7, ("model-b", 49, 503): 1, ("model-b", 3, 0): 2},
     {
         ("model-a", 0, "duration_ms"): 1843,
-        ("model-a", 0, "ttft_count"): 6,
+        ("model-a", 0, "first_tokens"): 6,
         ("model-b", 3, "events:click"): 4,
         ("model-b", 3, "event_value:purchase"): 12_500,
         ("model-b", 3, "valued_events:purchase"): 1,
@@ -184,7 +184,7 @@ def test_what_is_no_evidence_is_counted_and_left_out() -> None:
         sample("envoy_abmesh_requests", 1, **who, slice="0", segment="power", code="200"),
         sample("envoy_abmesh_requests_by_segment", 1, **who, slice="0", code="200"),
         sample("envoy_abmesh_requests", 1, experiment="No.Label", variant="model-a", slice="0", code="200"),
-        sample("envoy_abmesh_ttft_count", 1, **who, group="0"),
+        sample("envoy_abmesh_first_tokens", 1, **who, group="0"),
         sample("envoy_abmesh_duration_bucket", 1, **who, group="0", le="wide"),
         sample("envoy_abmesh_duration_bucket", 1, **who, group="0"),
         sample("envoy_abmesh_unknown", 1, **who, slice="0"),

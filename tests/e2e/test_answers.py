@@ -63,7 +63,7 @@ async def test_tokens_are_counted_exactly_whatever_the_pieces_of_the_answer(tmp_
         assert bodies == [play.body for play in plays]
         found = await amounts(player.mesh, len(plays))
         assert {name: found[name] for name in totals} == totals
-        assert (found["usage"], found["ttft_count"]) == (len(plays), len(plays))
+        assert (found["usage"], found["first_tokens"]) == (len(plays), len(plays))
         assert "refusals" not in found
         assert "broken" not in found
 
@@ -112,7 +112,7 @@ async def test_what_looks_like_tokens_or_a_refusal_and_is_none_counts_as_none(tm
     async with playing_mesh(tmp_path) as player:
         assert await asyncio.gather(*(player.ask(play) for play in plays)) == [play.body for play in plays]
         found = await amounts(player.mesh, len(plays))
-        assert found["ttft_count"] == len(plays)
+        assert found["first_tokens"] == len(plays)
         assert not {"usage", "input_tokens", "output_tokens", "refusals", "broken"} & set(found)
 
 
@@ -138,7 +138,7 @@ async def test_malformed_streams_pass_unchanged_and_count_no_tokens(tmp_path: Pa
     async with playing_mesh(tmp_path) as player:
         assert await asyncio.gather(*(player.ask(play) for play in plays)) == [play.body for play in plays]
         found = await amounts(player.mesh, len(plays))
-        assert found["ttft_count"] == len(plays) - 1, "one had no body"
+        assert found["first_tokens"] == len(plays) - 1, "one had no body"
         assert (found["usage"], found["output_tokens"], found["input_tokens"]) == (1, 6, 0)
 
 
@@ -176,7 +176,7 @@ async def test_answers_that_the_client_leaves_are_not_broken_and_those_that_the_
         found = await amounts(player.mesh, 2)
         assert found["requests.code.200"] == 2
         assert found["broken"] == 1
-        assert found["ttft_count"] == 2
+        assert found["first_tokens"] == 2
         assert not {"usage", "output_tokens", "streamed_tokens"} & set(found), "neither was read to its end"
 
 
@@ -199,7 +199,7 @@ async def test_answers_from_a_cache_are_kept_out_of_everything_but_requests(
         assert found == {"requests.code.200": 1, "cached": 1}
         await player.ask(Play([body], JSON | {"x-cache": "MISS, from hit"}))
         found = await amounts(player.mesh, 2)
-        assert (found["cached"], found["usage"], found["ttft_count"]) == (1, 1, 1)
+        assert (found["cached"], found["usage"], found["first_tokens"]) == (1, 1, 1)
         assert "duration_ms" in found
         await histograms(player, {"duration": 1, "ttft": 1})
 
@@ -263,7 +263,7 @@ async def test_answers_without_a_body_and_bodies_that_cannot_be_read_are_what_th
         assert await player.ask(Play([body], {"content-type": "text/plain"})) == body
         assert await player.ask(Play([body], {})) == body
         found = await amounts(player.mesh, 6)
-        assert found["ttft_count"] == 3
+        assert found["first_tokens"] == 3
         assert "usage" not in found
 
 
@@ -272,7 +272,7 @@ async def test_answers_of_envoys_own_have_no_first_token(tmp_path: Path) -> None
         assert (await mesh.get("/v1/x?drop", user())).status == 503
         assert (await mesh.get("/v1/x?status=500", user())).status == 500
         found = await amounts(mesh, 2)
-        assert (found["requests.code.503"], found["requests.code.500"], found["ttft_count"]) == (1, 1, 1)
+        assert (found["requests.code.503"], found["requests.code.500"], found["first_tokens"]) == (1, 1, 1)
         assert "broken" not in found, "both are errors already"
         assert mesh.envoy.log_lines("error") == []
 
@@ -306,7 +306,7 @@ async def test_overrides_are_served_the_same_and_nothing_of_them_is_counted(tmp_
         assert await player.ask(Play([body]), user(slice_=None)) == body
         await player.ask(Play([body]))
         found = await amounts(player.mesh, 1)
-        assert (found["usage"], found["refusals"], found["ttft_count"]) == (1, 1, 1)
+        assert (found["usage"], found["refusals"], found["first_tokens"]) == (1, 1, 1)
 
 
 async def histograms(player: Player, wanted: dict[str, int]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -88,8 +87,7 @@ async def _site() -> AsyncIterator[Site]:
 async def test_events_of_a_page_of_another_origin_arrive_under_the_users_own_variant(tmp_path: Path) -> None:
     browser = shutil.which("chromium")
     if browser is None:
-        warnings.warn("NOT TESTED: no chromium, so feedback from a browser was not tried", stacklevel=1)
-        pytest.skip("needs Debian's package chromium, which make test installs where it runs as root")
+        pytest.skip("NOT TESTED, for there is no chromium: it needs Debian's package chromium (make programs, as root)")
     async with _site() as site:
         clusters = "".join(f"  {name}: {{host: 127.0.0.1, port: {site.port}}}\n" for name in ("model-a", "model-b"))
         events = "    events: [click, thumbs_up, {name: purchase, value: {max: 100}}]\n"

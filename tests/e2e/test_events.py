@@ -263,7 +263,7 @@ DECLARED = re.compile(
     rf"""abmesh\.(
     unassigned\.route\.(/_ab/events/(unknown|preflight|(click|purchase)/[a-z]+)|chat/unassigned|unmatched)\.code\.\d+
     | (requests\.{SLICE}|requests_by_segment\.{SEGMENT})\.code\.200
-    | (duration_ms|ttft_ms|ttft_count)\.{SLICE}
+    | (duration_ms|ttft_ms|first_tokens)\.{SLICE}
     | (duration|ttft)\.{GROUP} | (duration|ttft)_by_segment\.{SEGMENT}
     | (events|event_value|valued_events)\.{SLICE}\.event\.(click|purchase)
     | events_by_segment\.{SEGMENT}\.event\.(click|purchase)

@@ -24,7 +24,9 @@ SEGMENT = ["experiment", "variant", "segment"]
 ALWAYS = {
     "unassigned": ["route", "code"],
     "requests": [*WHO, "code"],
-    **dict.fromkeys(("duration_ms", "cached", "ttft_ms", "ttft_count", "input_tokens", "output_tokens", "usage"), WHO),
+    **dict.fromkeys(
+        ("duration_ms", "cached", "ttft_ms", "first_tokens", "input_tokens", "output_tokens", "usage"), WHO
+    ),
     **dict.fromkeys(("streamed_tokens", "generation_ms", "refusals", "broken"), WHO),
     "duration": GROUP,
     "ttft": GROUP,
