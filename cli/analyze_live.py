@@ -117,7 +117,7 @@ def _moments(folder: Path, name: str) -> list[tuple[float, list[Stratum]]]:
         except StateError:
             continue
         present = Stratum(inputs.state.weights, unpack(inputs.evidence), inputs.memory.edges)
-        found.append((entry.at.timestamp(), [*past_strata(inputs.memory), present]))
+        found.append((entry.at.timestamp(), [*past_strata(inputs.memory, inputs.experiment.prices), present]))
     return found
 
 
@@ -125,15 +125,15 @@ def _strata(folder: Path, experiment: Experiment) -> list[Stratum]:
     """Everything that was counted since the rollout began, one stratum a stage."""
     from controller.evidence.strata import Stratum
     from controller.gathering import evidence_of
+    from controller.judging.course import past_strata
     from controller.live import LiveStore
-    from controller.memory import unpack
     from controller.state import StateStore
 
     known = StateStore(folder).read().experiments.get(experiment.name)
     live = LiveStore(folder).read(experiment.name)
     if live is None:
         return []
-    strata = [Stratum(stage.weights, unpack(stage.evidence), stage.edges) for stage in live.memory.past]
+    strata = past_strata(live.memory, experiment.prices)
     if live.window is not None and known is not None and live.stage == known.stage.id:
         strata.append(Stratum(known.weights, evidence_of(experiment, live), live.memory.edges))
     return strata

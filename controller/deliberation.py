@@ -124,9 +124,9 @@ def deliberate(inputs: Inputs, present: Evidence | None = None) -> Deliberation:
 
 def course_of(inputs: Inputs, memory: Memory, present: Evidence) -> Course:
     """The evidence as judges see it."""
-    state = inputs.state
-    strata = [*past_strata(memory), Stratum(state.weights, present, memory.edges)]
-    since = since_marks(memory.marks, inputs.at, present, state.candidate, state.control)
+    state, prices = inputs.state, inputs.experiment.prices
+    strata = [*past_strata(memory, prices), Stratum(state.weights, present, memory.edges)]
+    since = since_marks(memory.marks, inputs.at, present, state.candidate, state.control, prices)
     elapsed = timedelta() if inputs.began is None else max(inputs.at - inputs.began, timedelta())
     return Course(state.candidate, state.control, inputs.experiment.slices, strata, since, elapsed)
 

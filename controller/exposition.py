@@ -116,7 +116,7 @@ class Exposition(Collector):
         yield from _families(found, by_segment=True)
 
     def _entered(self, experiment: Experiment, heard: Iterable[Observation], at: datetime) -> Ledger:
-        prices = {variant.name: variant.price for variant in experiment.variants if variant.price is not None}
+        prices = experiment.prices
         known = self._accounts.get(experiment.name)
         ledger = known[1] if known else open_ledger(prices, at)
         readings = {

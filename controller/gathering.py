@@ -77,5 +77,4 @@ def evidence_of(experiment: Experiment, live: Live) -> dict[str, VariantEvidence
     """Evidence of every variant in a stage; empty before its evidence has begun."""
     if live.window is None:
         return {}
-    prices = {variant.name: variant.price for variant in experiment.variants if variant.price is not None}
-    return summarize(live.window.totals, experiment.weights, prices)
+    return summarize(live.window.totals, experiment.weights, experiment.prices)

@@ -18,9 +18,10 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, Field
 
 from controller.evidence.histogram import Bins
-from controller.evidence.summary import SegmentEvidence, SliceEvidence, VariantEvidence
+from controller.evidence.summary import SegmentEvidence, SliceEvidence, VariantEvidence, priced
 from controller.model import Record, Weights
 from experiment.errors import StateError
+from experiment.parts import Price
 
 Evidence = Mapping[str, VariantEvidence]
 """Evidence of each variant, by name."""
@@ -122,6 +123,20 @@ def unpack(text: str) -> Evidence:
         raise StateError(f"packed evidence is damaged: {error}") from None
 
 
+@lru_cache(maxsize=512)
+def _unpack_at(text: str, prices: tuple[tuple[str, Price], ...]) -> Evidence:
+    return priced(unpack(text), dict(prices))
+
+
+def unpack_at(text: str, prices: Mapping[str, Price]) -> Evidence:
+    """The evidence of a packed text, at these prices; the same object for the same text and prices.
+
+    Raises:
+        StateError: the text is damaged.
+    """
+    return _unpack_at(text, tuple(prices.items()))
+
+
 def _dump(evidence: VariantEvidence) -> dict[str, Any]:
     return {
         "codes": list(evidence.codes.items()),
@@ -145,21 +160,23 @@ def _dump_bins(bins: Bins) -> list[tuple[float, float, int]]:
 
 
 def _load(plain: Mapping[str, Any]) -> VariantEvidence:
+    """What was packed; of a version that counted less, what it counted."""
     return VariantEvidence(
         codes=_codes(plain["codes"]),
         duration_ms=int(plain["duration_ms"]),
-        amounts=_amounts(plain["amounts"]),
-        slices={
-            int(number): SliceEvidence(int(requests), int(errors), int(aborted), int(duration_ms), _amounts(amounts))
-            for number, requests, errors, aborted, duration_ms, amounts in plain["slices"]
-        },
+        amounts=_amounts(plain.get("amounts", {})),
+        slices={int(number): _slice(*parts) for number, *parts in plain["slices"]},
         groups={int(group): _bins(bins) for group, bins in plain["groups"]},
-        ttft={int(group): _bins(bins) for group, bins in plain["ttft"]},
+        ttft={int(group): _bins(bins) for group, bins in plain.get("ttft", ())},
         segments={
             str(name): SegmentEvidence(_codes(codes), _amounts(amounts), _bins(durations), _bins(ttft))
-            for name, codes, amounts, durations, ttft in plain["segments"]
+            for name, codes, amounts, durations, ttft in plain.get("segments", ())
         },
     )
+
+
+def _slice(requests: Any, errors: Any, aborted: Any, duration_ms: Any, amounts: Any = None) -> SliceEvidence:
+    return SliceEvidence(int(requests), int(errors), int(aborted), int(duration_ms), _amounts(amounts or {}))
 
 
 def _codes(plain: Any) -> dict[int, int]:

@@ -23,6 +23,7 @@ from experiment.parts import (
     IssueCookie,
     Match,
     Override,
+    Price,
     Segments,
     UnitSource,
     Variant,
@@ -95,6 +96,11 @@ class Experiment(Frozen):
     def places(self) -> tuple[bucketing.Place, ...]:
         """Variant, slice and group of every bucket."""
         return bucketing.places(self.effective_ranges, self.slices)
+
+    @cached_property
+    def prices(self) -> dict[str, Price]:
+        """Prices by variant, of those that have one."""
+        return {variant.name: variant.price for variant in self.variants if variant.price is not None}
 
     @cached_property
     def metrics(self) -> dict[str, metrics.Metric]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from controller.evidence.counts import Counts
 from controller.evidence.histogram import Bins, merge, quantile, size
@@ -176,8 +176,7 @@ def summarize(
         variants: their names.
         prices: of the variants that have one, by which their tokens become costs.
     """
-    prices = prices or {}
-    building = {name: _Building(prices.get(name)) for name in variants}
+    building = {name: _Building() for name in variants}
     for (variant, slice_, code), count in counts.requests.items():
         if variant in building:
             building[variant].slice(slice_).add_code(code, count)
@@ -190,7 +189,41 @@ def summarize(
     for (variant, histogram, place, lower, width), count in counts.bins.items():
         if variant in building:
             building[variant].histogram(histogram, place)[lower, width] = count
-    return {name: item.evidence() for name, item in building.items()}
+    return priced({name: item.evidence() for name, item in building.items()}, prices or {})
+
+
+def priced(evidence: Mapping[str, VariantEvidence], prices: Mapping[str, Price]) -> dict[str, VariantEvidence]:
+    """The same evidence, whose tokens cost what these prices say.
+
+    Everything that is compared must be priced alike: were a stage's beginning left at an older price, the whole
+    difference would seem to have been spent since then.
+    """
+    return {name: _priced(item, prices.get(name)) for name, item in evidence.items()}
+
+
+def _priced(evidence: VariantEvidence, price: Price | None) -> VariantEvidence:
+    if price is None and metrics.COST not in evidence.amounts:
+        return evidence
+    return replace(
+        evidence,
+        amounts=_with_cost(evidence.amounts, price),
+        slices={
+            number: replace(item, amounts=_with_cost(item.amounts, price)) for number, item in evidence.slices.items()
+        },
+        segments={
+            name: replace(item, amounts=_with_cost(item.amounts, price)) for name, item in evidence.segments.items()
+        },
+    )
+
+
+def _with_cost(amounts: Mapping[str, int], price: Price | None) -> dict[str, int]:
+    found = {name: count for name, count in amounts.items() if name != metrics.COST}
+    if price is not None:
+        tokens = ((metrics.INPUT_TOKENS, price.input), (metrics.OUTPUT_TOKENS, price.output))
+        # Dollars for a million tokens are thousands of billionths of a dollar for one.
+        cost = sum(amounts.get(name, 0) * dollars for name, dollars in tokens)
+        found[metrics.COST] = round(cost * metrics.NANODOLLARS / 10**6)
+    return {name: count for name, count in found.items() if count}
 
 
 @dataclass(slots=True)
@@ -212,15 +245,10 @@ class _Sums:
     def add(self, amount: str, count: int) -> None:
         self.amounts[amount] = self.amounts.get(amount, 0) + count
 
-    def finished(self, price: Price | None) -> dict[str, int]:
+    def finished(self) -> dict[str, int]:
         """The amounts, with those that follow from others; those that are 0 are left out."""
         whole = sum(count for code, count in self.codes.items() if 200 <= code < 400)
         amounts = {**self.amounts, metrics.SUCCEEDED: max(0, whole - self.amounts.get(metrics.BROKEN, 0))}
-        if price is not None:
-            tokens = ((metrics.INPUT_TOKENS, price.input), (metrics.OUTPUT_TOKENS, price.output))
-            # Dollars for a million tokens are thousands of billionths of a dollar for one.
-            cost = sum(self.amounts.get(name, 0) * dollars for name, dollars in tokens)
-            amounts[metrics.COST] = round(cost * metrics.NANODOLLARS / 10**6)
         return {name: count for name, count in amounts.items() if count}
 
 
@@ -228,7 +256,6 @@ class _Sums:
 class _Building:
     """A variant's evidence, while it is put together."""
 
-    price: Price | None
     slices: dict[int, _Sums] = field(default_factory=dict)
     segments: dict[str, _Sums] = field(default_factory=dict)
     bins: dict[tuple[str, int | str], dict[tuple[float, float], int]] = field(default_factory=dict)
@@ -249,7 +276,7 @@ class _Building:
         for number, sums in self.slices.items():
             for code, count in sums.codes.items():
                 codes[code] = codes.get(code, 0) + count
-            amounts = sums.finished(self.price)
+            amounts = sums.finished()
             for name, count in amounts.items():
                 totals[name] = totals.get(name, 0) + count
             slices[number] = SliceEvidence(
@@ -269,7 +296,7 @@ class _Building:
             segments={
                 name: SegmentEvidence(
                     sums.codes,
-                    sums.finished(self.price),
+                    sums.finished(),
                     self.bins.get((names.STAT_DURATION, name), {}),
                     self.bins.get((names.STAT_TTFT, name), {}),
                 )

@@ -29,8 +29,9 @@ from controller.evidence.summary import VariantEvidence
 from controller.inference.mixture import log_sum_exp
 from controller.inference.numbers import Floats
 from controller.judging.durations import Durations
-from controller.memory import Evidence, Mark, Memory, pack, unpack
+from controller.memory import Evidence, Mark, Memory, pack, unpack_at
 from experiment.metrics import Histogram
+from experiment.parts import Price
 
 _Key = TypeVar("_Key")
 
@@ -129,18 +130,20 @@ class Course:
         return self.since[row - 1].age.total_seconds() if row else None
 
 
-def past_strata(memory: Memory) -> list[Stratum]:
-    """The stages that are over."""
-    return [Stratum(stage.weights, unpack(stage.evidence), stage.edges) for stage in memory.past]
+def past_strata(memory: Memory, prices: Mapping[str, Price]) -> list[Stratum]:
+    """The stages that are over, at these prices."""
+    return [Stratum(stage.weights, unpack_at(stage.evidence, prices), stage.edges) for stage in memory.past]
 
 
-def since_marks(marks: Sequence[Mark], at: datetime, present: Evidence, candidate: str, control: str) -> list[Since]:
-    """What was counted since each mark; a mark of this very moment tells nothing and is left out."""
+def since_marks(
+    marks: Sequence[Mark], at: datetime, present: Evidence, candidate: str, control: str, prices: Mapping[str, Price]
+) -> list[Since]:
+    """What was counted since each mark, at these prices; a mark of this very moment tells nothing and is left out."""
     found = []
     for mark in marks:
         if mark.at >= at:
             continue
-        then = unpack(mark.evidence)
+        then = unpack_at(mark.evidence, prices)
         weight = -math.log(_NORMALISER * (mark.number + 1) * math.log(mark.number + 1) ** 2)
         b, a = (_difference(present.get(name), then.get(name)) for name in (candidate, control))
         found.append(Since(weight, at - mark.at, b, a, mark.evidence))

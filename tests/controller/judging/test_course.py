@@ -75,7 +75,7 @@ def test_what_was_counted_since_a_mark_is_the_difference() -> None:
     present = {"model-a": arm(100, 2), "model-b": arm(100, 40)}
     memory = marked(Memory(), START, _at(60), present, NAMES)
     later = {"model-a": arm(150, 3, ms=200), "model-b": arm(180, 90)}
-    start, middle = since_marks(memory.marks, _at(70), later, *NAMES)
+    start, middle = since_marks(memory.marks, _at(70), later, *NAMES, {})
     assert (start.candidate.requests, start.candidate.errors, start.age) == (180, 90, timedelta(seconds=70))
     assert (middle.candidate.requests, middle.candidate.errors, middle.age) == (80, 50, timedelta(seconds=10))
     assert (middle.control.requests, middle.control.errors) == (50, 1)
@@ -84,7 +84,7 @@ def test_what_was_counted_since_a_mark_is_the_difference() -> None:
 
 def test_a_mark_of_this_very_moment_is_left_out() -> None:
     memory = _run([60])
-    assert len(since_marks(memory.marks, _at(60), {"model-a": arm(60), "model-b": arm(60)}, *NAMES)) == 1
+    assert len(since_marks(memory.marks, _at(60), {"model-a": arm(60), "model-b": arm(60)}, *NAMES, {})) == 1
 
 
 def test_all_weights_together_are_at_most_one() -> None:
@@ -93,7 +93,7 @@ def test_all_weights_together_are_at_most_one() -> None:
     seen: set[int] = set()
     for tick in range(1, 400):
         present = {"model-a": arm(tick), "model-b": arm(tick)}
-        for mark, since in zip(memory.marks, since_marks(memory.marks, _at(tick), present, *NAMES), strict=False):
+        for mark, since in zip(memory.marks, since_marks(memory.marks, _at(tick), present, *NAMES, {}), strict=False):
             if mark.number not in seen:
                 seen.add(mark.number)
                 total += math.exp(since.log_weight)
@@ -123,7 +123,7 @@ def test_stages_that_are_over_come_back_as_they_were() -> None:
     evidence = {"model-a": arm(10), "model-b": arm(20, 3)}
     weights = {"model-a": 9000, "model-b": 1000}
     past = PastStage(id="x", weights=weights, evidence=pack(evidence), edges={"latency_p95": (100.0,)})
-    (stratum,) = past_strata(Memory(past=(past,)))
+    (stratum,) = past_strata(Memory(past=(past,)), {})
     assert stratum.weights == weights
     assert stratum.variants["model-b"].errors == 3
     assert stratum.edges == {"latency_p95": (100.0,)}
