@@ -95,6 +95,9 @@ USAGE: Final = "usage"
 
 STREAMED_TOKENS: Final = "streamed_tokens"
 GENERATION_MS: Final = "generation_ms"
+STREAMS: Final = "streams"
+"""Amount: streamed answers that said how many tokens they took."""
+
 REFUSALS: Final = "refusals"
 SESSIONS: Final = "sessions"
 COST: Final = "cost"
@@ -108,6 +111,26 @@ EVENT_VALUE: Final = "event_value"
 
 VALUED_EVENTS: Final = "valued_events"
 """Amount, with the event's name: events that carried a value."""
+
+PLAIN_COUNTERS: Final = (
+    DURATION_MS,
+    TTFT_MS,
+    FIRST_TOKENS,
+    CACHED,
+    BROKEN,
+    INPUT_TOKENS,
+    OUTPUT_TOKENS,
+    USAGE,
+    STREAMED_TOKENS,
+    GENERATION_MS,
+    STREAMS,
+    REFUSALS,
+    SESSIONS,
+)
+"""Amounts that are statistics of Envoy's, whichever way these are read; all others follow from them and from codes."""
+
+EVENT_COUNTERS: Final = (EVENTS, EVENT_VALUE, VALUED_EVENTS)
+"""The same of those that are counted for each event."""
 
 MORE_IS_BETTER: Final[Mapping[str, bool]] = {"click": True, "conversion": True, THUMBS_UP: True, THUMBS_DOWN: False}
 """Events whose name says whether more of them is better. No other name does: nobody wants more of ``complaint``."""
@@ -154,7 +177,7 @@ MEASURED: dict[str, Metric] = {
             (GENERATION_MS,),
             more_is_better=True,
             things="answers",
-            counted=USAGE,
+            counted=STREAMS,
         ),
         Metric("refusal_rate", "share", ((REFUSALS, 1),), (ANSWERED,), share=True),
         Metric("cache_rate", "share", ((CACHED, 1),), (ANSWERED,), share=True),

@@ -91,6 +91,7 @@ def _of_answers() -> Iterator[AccessLog]:
         only.all_of(only.saying(names.METADATA_STREAMED), sliced),
         _counter(metrics.STREAMED_TOKENS, _SLICE, _metadata(names.METADATA_STREAMED)),
         _counter(metrics.GENERATION_MS, _SLICE, _GENERATION),
+        _counter(metrics.STREAMS, _SLICE),
     )
     yield _logger(only.all_of(only.saying(names.METADATA_REFUSED), sliced), _counter(metrics.REFUSALS, _SLICE))
     broken = only.all_of(only.flagged(BROKEN_OFF), only.code_below(500), _evidence())

@@ -28,6 +28,7 @@ abmesh.output_tokens.{WHO}.slice.1: 2000
 abmesh.usage.{WHO}.slice.1: 40
 abmesh.streamed_tokens.{WHO}.slice.1: 1000
 abmesh.generation_ms.{WHO}.slice.1: 20000
+abmesh.streams.{WHO}.slice.1: 30
 abmesh.refusals.{WHO}.slice.1: 5
 abmesh.sessions.{WHO}.slice.1: 20
 abmesh.events.{WHO}.slice.1.event.click: 12

@@ -212,7 +212,7 @@ class TestConfiguration:
             *metrics.COSTS.values(),
             *(of("EVENT") for of in metrics.OF_EVENTS.values()),
         ]
-        used = {name for metric in known for name in (*dict(metric.parts), *metric.per)}
+        used = {name for metric in known for name in (*dict(metric.parts), *metric.per, metric.counted) if name}
         assert amounts == used | {metrics.ENDED, metrics.BROKEN}
 
     def test_its_documents_are_valid(self) -> None:
