@@ -81,13 +81,16 @@ ERRORS: Final = "errors"
 """Amount: answers of 500 or above, and answers that the upstream broke off."""
 
 SUCCEEDED: Final = "succeeded"
-"""Amount: whole answers of 200 to 399."""
+"""Amount: whole answers of 200 to 399, which neither the upstream broke off nor the client left."""
 
 DURATION_MS: Final = "duration_ms"
 TTFT_MS: Final = "ttft_ms"
 FIRST_TOKENS: Final = "first_tokens"
 CACHED: Final = "cached"
 BROKEN: Final = "broken"
+LEFT: Final = "left"
+"""Amount: answers of 200 to 399 that the client left before their end. What they cost is not known."""
+
 INPUT_TOKENS: Final = "input_tokens"
 OUTPUT_TOKENS: Final = "output_tokens"
 USAGE: Final = "usage"
@@ -118,6 +121,7 @@ PLAIN_COUNTERS: Final = (
     FIRST_TOKENS,
     CACHED,
     BROKEN,
+    LEFT,
     INPUT_TOKENS,
     OUTPUT_TOKENS,
     USAGE,

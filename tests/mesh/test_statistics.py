@@ -28,7 +28,7 @@ ALWAYS = {
     **dict.fromkeys(
         ("duration_ms", "cached", "ttft_ms", "first_tokens", "input_tokens", "output_tokens", "usage"), WHO
     ),
-    **dict.fromkeys(("streamed_tokens", "generation_ms", "streams", "refusals", "broken"), WHO),
+    **dict.fromkeys(("streamed_tokens", "generation_ms", "streams", "refusals", "broken", "left"), WHO),
     "duration": GROUP,
     "ttft": GROUP,
 }
