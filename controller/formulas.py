@@ -24,6 +24,7 @@ _AMOUNTS: Final[Mapping[str, str]] = {
     metrics.USAGE: "answers that say their tokens",
     metrics.STREAMED_TOKENS: "streamed tokens",
     metrics.GENERATION_MS: "milliseconds from first to last token",
+    metrics.STREAMS: "streamed answers that say their tokens",
     metrics.REFUSALS: "refusals",
     metrics.SESSIONS: "sessions",
     metrics.COST: "dollars of its tokens' price",

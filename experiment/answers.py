@@ -20,7 +20,7 @@ class Signal(Frozen):
     """Something in an answer: a header of the upstream's, or a field of its JSON or of an event of its stream.
 
     Attributes:
-        header: a response header. Without ``value`` it need only be there.
+        header: a response header. Without ``value`` it need only be there and not be 0.
         field: a key of JSON, wherever it stands in the answer. Without ``value`` it must hold a text that is not empty.
         value: what it must be: the header exactly, in any case; the field as a text.
     """
@@ -45,7 +45,7 @@ class Signal(Frozen):
 
 
 class HeaderSignal(Frozen):
-    """A response header of the upstream's; without ``value`` it need only be there."""
+    """A response header of the upstream's; without ``value`` it need only be there and not be 0."""
 
     header: str
     value: HeaderValue | None = None

@@ -81,13 +81,16 @@ ERRORS: Final = "errors"
 """Amount: answers of 500 or above, and answers that the upstream broke off."""
 
 SUCCEEDED: Final = "succeeded"
-"""Amount: whole answers of 200 to 399."""
+"""Amount: whole answers of 200 to 399, which neither the upstream broke off nor the client left."""
 
 DURATION_MS: Final = "duration_ms"
 TTFT_MS: Final = "ttft_ms"
 FIRST_TOKENS: Final = "first_tokens"
 CACHED: Final = "cached"
 BROKEN: Final = "broken"
+LEFT: Final = "left"
+"""Amount: answers of 200 to 399 that the client left before their end. What they cost is not known."""
+
 INPUT_TOKENS: Final = "input_tokens"
 OUTPUT_TOKENS: Final = "output_tokens"
 USAGE: Final = "usage"
@@ -95,6 +98,9 @@ USAGE: Final = "usage"
 
 STREAMED_TOKENS: Final = "streamed_tokens"
 GENERATION_MS: Final = "generation_ms"
+STREAMS: Final = "streams"
+"""Amount: streamed answers that said how many tokens they took."""
+
 REFUSALS: Final = "refusals"
 SESSIONS: Final = "sessions"
 COST: Final = "cost"
@@ -108,6 +114,27 @@ EVENT_VALUE: Final = "event_value"
 
 VALUED_EVENTS: Final = "valued_events"
 """Amount, with the event's name: events that carried a value."""
+
+PLAIN_COUNTERS: Final = (
+    DURATION_MS,
+    TTFT_MS,
+    FIRST_TOKENS,
+    CACHED,
+    BROKEN,
+    LEFT,
+    INPUT_TOKENS,
+    OUTPUT_TOKENS,
+    USAGE,
+    STREAMED_TOKENS,
+    GENERATION_MS,
+    STREAMS,
+    REFUSALS,
+    SESSIONS,
+)
+"""Amounts that are statistics of Envoy's, whichever way these are read; all others follow from them and from codes."""
+
+EVENT_COUNTERS: Final = (EVENTS, EVENT_VALUE, VALUED_EVENTS)
+"""The same of those that are counted for each event."""
 
 MORE_IS_BETTER: Final[Mapping[str, bool]] = {"click": True, "conversion": True, THUMBS_UP: True, THUMBS_DOWN: False}
 """Events whose name says whether more of them is better. No other name does: nobody wants more of ``complaint``."""
@@ -154,7 +181,7 @@ MEASURED: dict[str, Metric] = {
             (GENERATION_MS,),
             more_is_better=True,
             things="answers",
-            counted=USAGE,
+            counted=STREAMS,
         ),
         Metric("refusal_rate", "share", ((REFUSALS, 1),), (ANSWERED,), share=True),
         Metric("cache_rate", "share", ((CACHED, 1),), (ANSWERED,), share=True),

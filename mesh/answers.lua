@@ -148,11 +148,10 @@ end
 local function says(headers, signals)
   for i = 1, #signals do
     local signal = signals[i]
-    if headers:get(signal.name) then
-      if not signal.value then return true end
-      for index = 0, headers:getNumValues(signal.name) - 1 do
-        if lower(headers:getAtIndex(signal.name, index)) == signal.value then return true end
-      end
+    for index = 0, headers:getNumValues(signal.name) - 1 do
+      local value = lower(headers:getAtIndex(signal.name, index))
+      -- Without a value the header need only be there, but 0 says no: gateways send `age: 0` with fresh answers.
+      if signal.value and value == signal.value or not signal.value and value ~= "0" then return true end
     end
   end
   return false

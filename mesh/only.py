@@ -78,10 +78,12 @@ def flagged(flags: Sequence[str]) -> AccessLogFilter:
 
 def code_below(code: int) -> AccessLogFilter:
     """Requests whose answer's code is lower; no answer is code 0."""
-    # Envoy wants a name under which its runtime could change the number; nothing sets it.
-    highest = RuntimeUInt32(default_value=code - 1, runtime_key=f"{names.STATS_SCOPE}.code_below_{code}")
-    comparison = ComparisonFilter(op=ComparisonFilterOp.LE, value=highest)
-    return AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=comparison))
+    return _code(ComparisonFilterOp.LE, code - 1, f"code_below_{code}")
+
+
+def code_from(code: int) -> AccessLogFilter:
+    """Requests whose answer's code is this one or higher."""
+    return _code(ComparisonFilterOp.GE, code, f"code_from_{code}")
 
 
 def all_of(*filters: AccessLogFilter) -> AccessLogFilter:
@@ -92,6 +94,12 @@ def all_of(*filters: AccessLogFilter) -> AccessLogFilter:
 def any_of(*filters: AccessLogFilter) -> AccessLogFilter:
     """Envoy stops at the first that holds."""
     return AccessLogFilter(or_filter=OrFilter(filters=list(filters)))
+
+
+def _code(comparison: ComparisonFilterOp, code: int, key: str) -> AccessLogFilter:
+    # Envoy wants a name under which its runtime could change the number; nothing sets it.
+    value = RuntimeUInt32(default_value=code, runtime_key=f"{names.STATS_SCOPE}.{key}")
+    return AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=ComparisonFilter(op=comparison, value=value)))
 
 
 def _header(matcher: HeaderMatcher) -> AccessLogFilter:

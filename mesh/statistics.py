@@ -47,7 +47,10 @@ _GROUP: Final = _VARIANT | {names.TAG_GROUP: f"%REQ({names.GROUP})%"}
 _SEGMENT: Final = _VARIANT | {names.TAG_SEGMENT: f"%REQ({names.SEGMENT})%"}
 
 BROKEN_OFF: Final = ("UC", "UF", "UR", "LR", "UT", "UPE", "UMSDR", "SI")
-"""Envoy's flags of answers that the upstream did not bring to an end. DC, the client's leaving, is none of them."""
+"""Envoy's flags of answers that the upstream did not bring to an end."""
+
+GIVEN_UP: Final = ("DC", "DR")
+"""Those of answers that the client left: it closed the connection, or reset its stream of HTTP/2."""
 
 
 def loggers(document: Document) -> list[AccessLog]:
@@ -91,10 +94,13 @@ def _of_answers() -> Iterator[AccessLog]:
         only.all_of(only.saying(names.METADATA_STREAMED), sliced),
         _counter(metrics.STREAMED_TOKENS, _SLICE, _metadata(names.METADATA_STREAMED)),
         _counter(metrics.GENERATION_MS, _SLICE, _GENERATION),
+        _counter(metrics.STREAMS, _SLICE),
     )
     yield _logger(only.all_of(only.saying(names.METADATA_REFUSED), sliced), _counter(metrics.REFUSALS, _SLICE))
     broken = only.all_of(only.flagged(BROKEN_OFF), only.code_below(500), _evidence())
     yield _logger(broken, _counter(metrics.BROKEN, _SLICE))
+    left = only.all_of(only.flagged(GIVEN_UP), only.code_below(400), only.code_from(200), _evidence())
+    yield _logger(left, _counter(metrics.LEFT, _SLICE))
 
 
 def _of_users(document: Document) -> Iterator[AccessLog]:

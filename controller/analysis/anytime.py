@@ -56,7 +56,8 @@ def value_of(metric: Metric, parts: Sequence[tuple[Sums, Sums | None]], alpha: f
         phi = _phi(v * n, y / n) if metric.kind == "ratio" else 1.0
         return Estimate(y / n, share_interval(y / phi, n / phi, alpha))
     nu = min(_freedom(sums, control) for sums, control in known)
-    return Estimate(y / n, mean_interval(y / n, v, n, tuned_for, alpha, nu=nu))
+    measured = sum(sums.measured for sums, _ in known)
+    return Estimate(y / n, mean_interval(y / n, v, measured, tuned_for, alpha, nu=nu))
 
 
 def compare(metric: Metric, arms: Arms, alpha: float, tuned_for: float) -> Finding:
@@ -103,7 +104,7 @@ def _means(metric: Metric, arms: Arms, alpha: float, tuned_for: float) -> Findin
     """Means, by the normal-mixture confidence sequence."""
     standard = standardised(arms)
     d, v = standard.b - standard.a, standard.v_a + standard.v_b
-    n = float(sum(a.n + b.n for a, b in arms))
+    n = float(sum(a.measured + b.measured for a, b in arms))
     nu = min(_freedom(a, b) for a, b in arms)
     tau2 = mixture_variance(alpha, tuned_for, n, v, side=Side.TWO_SIDED)
     p = always_valid_p(float(log_e_mean(d, v, tau2, side=Side.TWO_SIDED, nu=nu)))

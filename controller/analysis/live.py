@@ -160,7 +160,7 @@ def _metric(
             for variants in present
         ]
         value = anytime.value_of(metric, parts, rollout.alpha, tuned_for)
-        rows.append(VariantRow(name, sum(a.n for a, _ in parts), sum(a.y for a, _ in parts), None, value))
+        rows.append(VariantRow(name, sum(a.measured for a, _ in parts), sum(a.y for a, _ in parts), None, value))
     comparisons = []
     for name in others:
         arms = [(sums(a), sums(b)) for a, b in _pairs(strata, rollout.control, name)]
@@ -172,7 +172,8 @@ def _metric(
 def _sums(measured: metrics.Metric, slices: int) -> Callable[[VariantEvidence], Sums]:
     def sums(evidence: VariantEvidence) -> Sums:
         found = metric_slices(evidence, slices, measured)
-        return Sums(float(found.total_n), float(found.total_y), None, found)
+        answers = float(evidence.amount(measured.counted)) if measured.counted else None
+        return Sums(float(found.total_n), float(found.total_y), None, found, answers=answers)
 
     return sums
 

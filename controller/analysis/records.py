@@ -38,12 +38,13 @@ class Sums:
     """What was added up of one variant, in one stage and one segment.
 
     Attributes:
-        n: requests.
+        n: requests, or whatever else the metric is of.
         y: sum of the metric: events, or the sum of all values.
         yy: sum of squares, where the metric is a mean.
         slices: the same sums by group of users, where users repeat.
         users: how many different users there are, where that is known.
         borrowed: what the whole says about users who repeat, where the part itself has no groups of users.
+        answers: how many were measured, where ``n`` is no number of them, such as milliseconds.
     """
 
     n: float
@@ -52,6 +53,12 @@ class Sums:
     slices: Slices | None = None
     users: int | None = None
     borrowed: Borrowed | None = None
+    answers: float | None = None
+
+    @property
+    def measured(self) -> float:
+        """How many were measured."""
+        return self.n if self.answers is None else self.answers
 
     @property
     def value(self) -> float | None:
@@ -64,7 +71,8 @@ class Sums:
         if self.slices is not None and other.slices is not None:
             slices = Slices(self.slices.n + other.slices.n, self.slices.y + other.slices.y)
         yy = None if self.yy is None or other.yy is None else self.yy + other.yy
-        return Sums(self.n + other.n, self.y + other.y, yy, slices)
+        answers = None if self.answers is None or other.answers is None else self.answers + other.answers
+        return Sums(self.n + other.n, self.y + other.y, yy, slices, answers=answers)
 
 
 Part = Mapping[str, Sums]

@@ -108,7 +108,7 @@ def with_segments(
         }
         found.append(_by_segment(part, metric, rollout, cuts))
         reversals += [_reversal(metric, rollout, item.variant, shown, cuts) for item in part.comparisons]
-    warnings = [*report.warnings, *_left_out(strata), *filter(None, reversals)]
+    warnings = [*report.warnings, *_left_out(strata, measured), *filter(None, reversals)]
     return replace(report, metrics=found, warnings=warnings)
 
 
@@ -250,7 +250,7 @@ def _reversal(measured: metrics.Metric, rollout: Rollout, variant: str, segments
     return reversal(shown_metric(measured), rollout.control, variant, "segments", parts)
 
 
-def _left_out(strata: Sequence[Stratum]) -> list[str]:
+def _left_out(strata: Sequence[Stratum], measured: Sequence[metrics.Metric]) -> list[str]:
     """What the segments together do not hold of the whole."""
     arms = [arm for stratum in strata for arm in stratum.variants.values()]
     total = sum(arm.amount(metrics.ENDED) for arm in arms)
@@ -266,5 +266,11 @@ def _left_out(strata: Sequence[Stratum]) -> list[str]:
         found.append(
             f"{count(broken)} answers that the upstream broke off are errors of the whole and of no segment: Envoy "
             f"does not count them by segment"
+        )
+    left = sum(arm.amount(metrics.LEFT) for arm in arms)
+    if left and any(metrics.SUCCEEDED in metric.per for metric in measured):
+        found.append(
+            f"{count(left)} answers that the client left are successes of segments and not of the whole: Envoy does "
+            f"not count them by segment"
         )
     return found

@@ -37,25 +37,6 @@ _SEGMENT = r"([A-Za-z0-9][A-Za-z0-9_-]{0,62})"
 _WHO = rf"\.{names.TAG_EXPERIMENT}\.{_LABEL}\.{names.TAG_VARIANT}\.{_LABEL}"
 _SLICE_OR_SEGMENT = rf"(?:\.{names.TAG_SLICE}\.{_SMALL}|\.{names.TAG_SEGMENT}\.{_SEGMENT})"
 
-_PLAIN = (
-    metrics.DURATION_MS,
-    metrics.TTFT_MS,
-    metrics.FIRST_TOKENS,
-    metrics.CACHED,
-    metrics.BROKEN,
-    metrics.INPUT_TOKENS,
-    metrics.OUTPUT_TOKENS,
-    metrics.USAGE,
-    metrics.STREAMED_TOKENS,
-    metrics.GENERATION_MS,
-    metrics.REFUSALS,
-    metrics.SESSIONS,
-)
-"""Amounts that are statistics of their own."""
-
-_OF_EVENTS = (metrics.EVENTS, metrics.EVENT_VALUE, metrics.VALUED_EVENTS)
-"""Amounts that are counted for each event."""
-
 
 def _counter(statistics: Iterable[str], rest: str = "") -> re.Pattern[str]:
     """Name, whether it is by segment, experiment, variant, slice, segment, and what the rest holds."""
@@ -65,8 +46,8 @@ def _counter(statistics: Iterable[str], rest: str = "") -> re.Pattern[str]:
 
 
 _REQUESTS = _counter((names.STAT_REQUESTS,), rf"\.{names.TAG_CODE}\.{_SMALL}")
-_AMOUNT = _counter(_PLAIN)
-_EVENT_AMOUNT = _counter(_OF_EVENTS, rf"\.{names.TAG_EVENT}\.{_EVENT}")
+_AMOUNT = _counter(metrics.PLAIN_COUNTERS)
+_EVENT_AMOUNT = _counter(metrics.EVENT_COUNTERS, rf"\.{names.TAG_EVENT}\.{_EVENT}")
 _HISTOGRAM = re.compile(
     rf"{re.escape(names.STATS_SCOPE)}\.({names.STAT_DURATION}|{names.STAT_TTFT})({names.BY_SEGMENT})?{_WHO}"
     rf"(?:\.{names.TAG_GROUP}\.{_SMALL}|\.{names.TAG_SEGMENT}\.{_SEGMENT})",

@@ -38,24 +38,7 @@ UPTIME: Final = "envoy_server_uptime"
 _SCOPE: Final = f"envoy_{names.STATS_SCOPE}_"
 _BUCKET: Final = "_bucket"
 
-_COUNTERS: Final = (
-    names.STAT_REQUESTS,
-    metrics.DURATION_MS,
-    metrics.TTFT_MS,
-    metrics.FIRST_TOKENS,
-    metrics.CACHED,
-    metrics.BROKEN,
-    metrics.INPUT_TOKENS,
-    metrics.OUTPUT_TOKENS,
-    metrics.USAGE,
-    metrics.STREAMED_TOKENS,
-    metrics.GENERATION_MS,
-    metrics.REFUSALS,
-    metrics.SESSIONS,
-    metrics.EVENTS,
-    metrics.EVENT_VALUE,
-    metrics.VALUED_EVENTS,
-)
+_COUNTERS: Final = (names.STAT_REQUESTS, *metrics.PLAIN_COUNTERS, *metrics.EVENT_COUNTERS)
 _HISTOGRAMS: Final = (names.STAT_DURATION, names.STAT_TTFT)
 
 _SERIES: Final = "|".join(

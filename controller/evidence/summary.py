@@ -248,7 +248,8 @@ class _Sums:
     def finished(self) -> dict[str, int]:
         """The amounts, with those that follow from others; those that are 0 are left out."""
         whole = sum(count for code, count in self.codes.items() if 200 <= code < 400)
-        amounts = {**self.amounts, metrics.SUCCEEDED: max(0, whole - self.amounts.get(metrics.BROKEN, 0))}
+        cut_short = self.amounts.get(metrics.BROKEN, 0) + self.amounts.get(metrics.LEFT, 0)
+        amounts = {**self.amounts, metrics.SUCCEEDED: max(0, whole - cut_short)}
         return {name: count for name, count in amounts.items() if count}
 
 

@@ -31,19 +31,19 @@ class MeanComparison:
 
     Attributes:
         sums: of the metric and of requests.
+        counts: the same, but of how many things the metric is a value of where its denominator is no number of them.
         slices: the control's and the candidate's in each stratum, for variances.
         rho2: of the mixture, tuned to the requests at which a decision is wanted.
         nu: degrees of freedom of the present stratum's variance.
         design_effect: of the present stratum, at least 1.
-        each: how many answers there are for each unit of the denominator: 1, unless it is no number of them.
     """
 
     sums: Sums
+    counts: Sums
     slices: Sequence[tuple[Slices, Slices]]
     rho2: float
     nu: float
     design_effect: float = 1.0
-    each: float = 1.0
 
     @classmethod
     def of(cls, course: Course, metric: Metric, tuned_for: float, alpha: float) -> MeanComparison:
@@ -57,6 +57,7 @@ class MeanComparison:
             for control, candidate in course.arms()
         ]
         sums = Sums.of(course, metric)
+        counts = Sums.of(course, replace(metric, per=(metric.counted,))) if metric.counted else sums
         # A one-sided test at alpha is tuned as a two-sided one at twice that.
         rho2 = best_rho2(min(2 * alpha, 0.5), tuned_for)
         a, b = slices[-1]
@@ -64,31 +65,30 @@ class MeanComparison:
         if metric == LATENCY_MEAN:  # Only a histogram of the very amount tells how requests differ.
             bins = merge(evidence.bins for evidence in course.arms()[-1])
             effect = _design_effect(bins, float(request_variance(a, b)))
-        return cls(sums, slices, rho2, float(freedom(a, b)), effect, _each(sums, course, metric))
+        return cls(sums, counts, slices, rho2, float(freedom(a, b)), effect)
 
     @property
     def values(self) -> Values:
         """See the protocol."""
+        numbers = self.counts.values(self.design_effect)
         found = self.sums.values(self.design_effect)
-        n, control_n, latest_n = (self.each * each for each in (found.n, found.control_n, found.latest_n))
-        return replace(found, n=n, control_n=control_n, latest_n=latest_n)
+        return replace(found, n=numbers.n, control_n=numbers.control_n, latest_n=numbers.latest_n)
 
     def moment(self, row: int) -> tuple[float | None, int]:
         """See the protocol."""
-        value, n = self.sums.moment(row)
-        return value, round(n * self.each)
+        return self.sums.moment(row)[0], self.counts.moment(row)[1]
 
     def level(self, side: Side, limit: float) -> Floats:
         """See the protocol."""
         n = self.sums.n_b.sum(axis=-1)
         d = self.sums.y_b.sum(axis=-1) / np.maximum(n, 1) - limit
         s2 = np.where(self.sums.n_b > 0, self.sums.n_b * self._s2(compared=False), 0.0)
-        return self._log_e(d, s2.sum(axis=-1) / np.maximum(n, 1) ** 2, n, side)
+        return self._log_e(d, s2.sum(axis=-1) / np.maximum(n, 1) ** 2, side)
 
     def increase(self, side: Side, by: float, *, relative: bool) -> Floats:
         """See the protocol."""
         d, v = self.contrast(by, relative=relative)
-        return self._log_e(d, v, self.sums.n_b.sum(axis=-1), side)
+        return self._log_e(d, v, side)
 
     def contrast(self, by: float = 0.0, *, relative: bool = False) -> tuple[Floats, Floats]:
         """Difference of the means beyond a margin and its squared standard error, each of shape (1 + moments,).
@@ -103,7 +103,7 @@ class MeanComparison:
 
     def grown(self, factor: float) -> MeanComparison:
         """See the protocol."""
-        return replace(self, sums=self.sums.grown(factor))
+        return replace(self, sums=self.sums.grown(factor), counts=self.counts.grown(factor))
 
     def _s2(self, scale: float = 1.0, offset: float = 0.0, *, compared: bool = True) -> Floats:
         """Each stratum's variance per request, shape (strata,); infinite where too few slices tell.
@@ -120,21 +120,12 @@ class MeanComparison:
             found.append(s2 if s2 > _ROUNDING * mean**2 else 0.0)
         return np.array(found)
 
-    def _log_e(self, d: Floats, v: Floats, n: Floats, side: Side) -> Floats:
-        answers = n * self.each
-        enough = (answers >= MIN_MEAN) & (v > 0) & np.isfinite(v)
+    def _log_e(self, d: Floats, v: Floats, side: Side) -> Floats:
+        n = self.counts.n_b.sum(axis=-1)
+        enough = (n >= MIN_MEAN) & (v > 0) & np.isfinite(v)
         safe = np.where(enough, v, 1.0)
-        log_e = log_e_mean(np.where(enough, d, 0.0), safe, self.rho2 * answers * safe, side=side, nu=self.nu)
+        log_e = log_e_mean(np.where(enough, d, 0.0), safe, self.rho2 * n * safe, side=side, nu=self.nu)
         return np.where(enough, log_e, 0.0)
-
-
-def _each(sums: Sums, course: Course, metric: Metric) -> float:
-    """Answers for each unit of the denominator, over everything that was counted."""
-    if not metric.counted:
-        return 1.0
-    counted = sum(arm.amount(metric.counted) for arms in course.arms() for arm in arms)
-    whole = float(sums.n_a[0].sum() + sums.n_b[0].sum())
-    return counted / whole if whole else 1.0
 
 
 def _design_effect(bins: Bins, s2: float) -> float:

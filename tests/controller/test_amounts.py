@@ -21,6 +21,7 @@ abmesh.requests.{WHO}.slice.2.code.0: 1
 abmesh.duration_ms.{WHO}.slice.1: 9000
 abmesh.cached.{WHO}.slice.1: 10
 abmesh.broken.{WHO}.slice.1: 2
+abmesh.left.{WHO}.slice.1: 8
 abmesh.ttft_ms.{WHO}.slice.1: 800
 abmesh.first_tokens.{WHO}.slice.1: 80
 abmesh.input_tokens.{WHO}.slice.1: 4000
@@ -28,6 +29,7 @@ abmesh.output_tokens.{WHO}.slice.1: 2000
 abmesh.usage.{WHO}.slice.1: 40
 abmesh.streamed_tokens.{WHO}.slice.1: 1000
 abmesh.generation_ms.{WHO}.slice.1: 20000
+abmesh.streams.{WHO}.slice.1: 30
 abmesh.refusals.{WHO}.slice.1: 5
 abmesh.sessions.{WHO}.slice.1: 20
 abmesh.events.{WHO}.slice.1.event.click: 12
@@ -74,7 +76,7 @@ VALUES = {
     "refusal_rate": 5 / 99,
     "cache_rate": 10 / 99,
     "cost_per_request": (4000 * 0.5 + 2000 * 2.0) / 1e6 / 99,
-    "cost_per_success": (4000 * 0.5 + 2000 * 2.0) / 1e6 / 88,
+    "cost_per_success": (4000 * 0.5 + 2000 * 2.0) / 1e6 / (90 - 2 - 8),
     "click_rate": 12 / 99,
     "click_per_session": 12 / 20,
     "purchase_value_mean": 12.75,

@@ -175,7 +175,7 @@ async def test_answers_that_the_client_leaves_are_not_broken_and_those_that_the_
         await broken_off(player, Play([body], STREAM, breaks=True))
         found = await amounts(player.mesh, 2)
         assert found["requests.code.200"] == 2
-        assert found["broken"] == 1
+        assert (found["broken"], found["left"]) == (1, 1)
         assert found["first_tokens"] == 2
         assert not {"usage", "output_tokens", "streamed_tokens"} & set(found), "neither was read to its end"
 
@@ -188,7 +188,7 @@ async def test_a_variants_time_limit_in_the_middle_of_an_answer_breaks_it(tmp_pa
         assert (found["requests.code.200"], found["broken"]) == (1, 1)
 
 
-@pytest.mark.parametrize("told", [{"age": "0"}, {"x-cache": "HIT"}], ids=["age", "x-cache"])
+@pytest.mark.parametrize("told", [{"age": "1"}, {"x-cache": "HIT"}], ids=["age", "x-cache"])
 async def test_answers_from_a_cache_are_kept_out_of_everything_but_requests(
     tmp_path: Path, told: dict[str, str]
 ) -> None:
@@ -202,6 +202,21 @@ async def test_answers_from_a_cache_are_kept_out_of_everything_but_requests(
         assert (found["cached"], found["usage"], found["first_tokens"]) == (1, 1, 1)
         assert "duration_ms" in found
         await histograms(player, {"duration": 1, "ttft": 1})
+
+
+async def test_an_age_of_0_is_no_sign_of_a_cache_unless_the_document_names_it(tmp_path: Path) -> None:
+    """Gateways send it with answers that the model has just made."""
+    named = chat_experiment(
+        name="other", match={"path_prefix": "/other/"}, answers={"cached": [{"header": "age", "value": "0"}]}
+    )
+    play = Play([completion(usage(1, 2))], JSON | {"age": "0"})
+    async with playing_mesh(tmp_path, [chat_experiment(), named]) as player:
+        await player.ask(play)
+        found = await amounts(player.mesh, 1)
+        assert "cached" not in found
+        assert (found["usage"], found["first_tokens"]) == (1, 1)
+        await player.ask(play, user(experiment="other"))
+        await player.mesh.counted("abmesh.cached.experiment.other.variant.model-b.slice.7", 1)
 
 
 async def test_refusals_are_told_by_a_field_of_json_or_of_a_stream(tmp_path: Path) -> None:

@@ -212,8 +212,8 @@ class TestConfiguration:
             *metrics.COSTS.values(),
             *(of("EVENT") for of in metrics.OF_EVENTS.values()),
         ]
-        used = {name for metric in known for name in (*dict(metric.parts), *metric.per)}
-        assert amounts == used | {metrics.ENDED, metrics.BROKEN}
+        used = {name for metric in known for name in (*dict(metric.parts), *metric.per, metric.counted) if name}
+        assert amounts == used | {metrics.ENDED, metrics.BROKEN, metrics.LEFT}
 
     def test_its_documents_are_valid(self) -> None:
         blocks = re.findall(r"```yaml\n(.*?)```", CONFIGURATION, re.DOTALL)

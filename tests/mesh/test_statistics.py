@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from betterproto2 import Casing
 
+from experiment import metrics
 from experiment.model import Document
 from mesh.statistics import loggers
 from tests.mesh.documents import document, experiment, values_of
@@ -27,7 +28,7 @@ ALWAYS = {
     **dict.fromkeys(
         ("duration_ms", "cached", "ttft_ms", "first_tokens", "input_tokens", "output_tokens", "usage"), WHO
     ),
-    **dict.fromkeys(("streamed_tokens", "generation_ms", "refusals", "broken"), WHO),
+    **dict.fromkeys(("streamed_tokens", "generation_ms", "streams", "refusals", "broken", "left"), WHO),
     "duration": GROUP,
     "ttft": GROUP,
 }
@@ -61,6 +62,11 @@ def shapes(of: Document) -> dict[str, list[str]]:
 
 def test_statistics_have_the_names_and_tags_of_the_architecture() -> None:
     assert shapes(FULL) == ALWAYS | OF_USERS | BY_SEGMENT
+
+
+def test_every_counter_by_slice_is_read_by_the_controller() -> None:
+    made = [name for name, tags in shapes(FULL).items() if tags[:3] == WHO and name != "requests"]
+    assert sorted(made) == sorted((*metrics.PLAIN_COUNTERS, *metrics.EVENT_COUNTERS))
 
 
 @pytest.mark.parametrize(

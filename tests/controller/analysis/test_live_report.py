@@ -183,3 +183,33 @@ def test_a_moment_of_a_course_is_what_the_report_says() -> None:
     ((variant, estimate),) = difference_at(strata, ROLLOUT, LATENCY_MEAN)
     assert variant == "b"
     assert estimate == compared(report_of_strata(strata, ROLLOUT, LATENCIES), "latency_mean").findings[0].difference
+
+
+@pytest.mark.parametrize("unit", [1, 1000])
+def test_speed_is_shown_and_tuned_by_its_streams_whatever_unit_its_time_is_in(unit: int) -> None:
+    """Milliseconds of generation are no observations: a thousand times as many of them prove nothing more."""
+    slow, fast = (streaming(seed, ms * unit) for seed, ms in ((7, 2000), (8, 1900)))
+    (part,) = report_of_strata([Stratum({"a": 5000, "b": 5000}, {"a": slow, "b": fast})], ROLLOUT, (SPEED,)).metrics
+    assert [row.n for row in part.variants] == [slow.amounts["streams"], fast.amounts["streams"]]
+    plain = report_of_strata(
+        [Stratum({"a": 5000, "b": 5000}, {"a": streaming(7, 2000), "b": streaming(8, 1900)})], ROLLOUT, (SPEED,)
+    ).metrics[0]
+    for one, other in zip(part.variants, plain.variants, strict=True):
+        assert one.value.interval.upper * unit == pytest.approx(other.value.interval.upper)
+    assert part.comparisons[0].findings[0].p == pytest.approx(plain.comparisons[0].findings[0].p)
+
+
+SPEED = MEASURED["tokens_per_second"]
+
+
+def streaming(seed: int, ms: int) -> VariantEvidence:
+    """Streams of a hundred tokens among twice as many answers that say their tokens."""
+    random = np.random.default_rng(seed)
+    slices = {}
+    for number, n in enumerate(random.poisson(20, 50).tolist()):
+        tokens = int(random.poisson(100 * n))
+        amounts = {"streams": n, "usage": 2 * n, "streamed_tokens": tokens, "generation_ms": ms * n}
+        slices[number] = SliceEvidence(2 * n, 0, 0, 0, amounts)
+    requests = sum(item.requests for item in slices.values())
+    totals = {name: sum(item.amounts[name] for item in slices.values()) for name in slices[0].amounts}
+    return VariantEvidence({200: requests}, 0, slices, {}, totals)

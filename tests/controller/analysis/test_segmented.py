@@ -318,6 +318,17 @@ def test_what_segments_do_not_hold_is_said() -> None:
     assert warning.startswith("14 answers that the upstream broke off are errors of the whole and of no segment")
 
 
+def test_that_segments_count_answers_that_were_left_as_successes_is_said_where_successes_count() -> None:
+    whole = stratum(11, alike())
+    left = {
+        name: replace(evidence, amounts={**evidence.amounts, metrics.LEFT: 7})
+        for name, evidence in whole.variants.items()
+    }
+    (warning,) = report([Stratum(whole.weights, left)], (AVAILABLE["cost_per_success"],)).warnings
+    assert warning.startswith("14 answers that the client left are successes of segments and not of the whole")
+    assert report([Stratum(whole.weights, left)], (AVAILABLE["click_rate"],)).warnings == []
+
+
 def test_every_format_shows_both_values_the_difference_and_what_to_make_of_it() -> None:
     found = report([stratum(4, BETTER_AND_WORSE)])
     for style, line in (("text", "segment  requests"), ("markdown", "| segment | requests |")):

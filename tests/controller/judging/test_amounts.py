@@ -181,16 +181,43 @@ def test_slices_are_those_of_the_experiment() -> None:
 @settings(max_examples=20, deadline=None)
 def test_the_unit_of_a_denominator_that_is_no_number_of_answers_changes_nothing(seed: int, unit: int) -> None:
     """Speed is judged on answers: milliseconds of generation are no observations, whatever they are counted in."""
-    slow = {"usage": 1.0, "streamed_tokens": 100.0, "generation_ms": 2000.0}
+    slow = {"streams": 1.0, "streamed_tokens": 100.0, "generation_ms": 2000.0}
     fast = {**slow, "streamed_tokens": 110.0}
     control, candidate = counted(seed, fast), counted(seed + 1, slow)
     found = _judge({"metric": "tokens_per_second", "min": 20}, control, candidate)
     scaled = _judge({"metric": "tokens_per_second", "min": 20 / unit}, _slower(control, unit), _slower(candidate, unit))
     assert found.n == scaled.n
-    assert found.n == pytest.approx(candidate.amounts["usage"], rel=0.05)
+    assert found.n == pytest.approx(candidate.amounts["streams"])
     assert scaled.log_e_harm == pytest.approx(found.log_e_harm, rel=1e-6, abs=1e-6)
     assert scaled.log_e_healthy == pytest.approx(found.log_e_healthy, rel=1e-6, abs=1e-6)
     assert f"over {found.n} answers" in found.text
+
+
+SPEED = {"metric": "tokens_per_second", "max_decrease": 10}
+STREAM = {"streams": 1.0, "streamed_tokens": 100.0, "generation_ms": 2000.0}
+
+
+def test_speed_is_judged_on_the_candidates_own_streams_however_slow_they_are_and_whatever_else_it_answers() -> None:
+    """Not on answers of JSON, nor on the control's streams, nor on milliseconds of which a slow arm has more."""
+    control = counted(1, {**STREAM, "usage": 2.0})
+    slow = counted(2, {**STREAM, "streams": 0.5, "usage": 2.0, "generation_ms": 4000.0})
+    found = _judge(SPEED, control, slow)
+    assert (found.n, found.verdict) == (slow.amounts["streams"], Verdict.HARMFUL)
+
+
+@pytest.mark.parametrize("streams", [10, 49])
+def test_a_few_streams_among_many_answers_are_too_few_to_judge(streams: int) -> None:
+    control = counted(1, STREAM)
+    few = counted(2, {"usage": 1.0})
+    each = {"streams": 1, "streamed_tokens": 100, "generation_ms": 10**6}
+    slices = {
+        number: replace(item, amounts={**item.amounts, **each}) if number < streams else item
+        for number, item in few.slices.items()
+    }
+    amounts = {**few.amounts, **{name: count * streams for name, count in each.items()}}
+    found = _judge(SPEED, control, replace(few, slices=slices, amounts=amounts))
+    assert (found.n, found.verdict) == (streams, Verdict.INCONCLUSIVE)
+    assert max(found.log_e_harm, found.log_e_healthy) <= 0
 
 
 def _slower(evidence: VariantEvidence, factor: int) -> VariantEvidence:
