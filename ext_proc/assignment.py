@@ -19,6 +19,7 @@ from experiment.names import OTHER_SEGMENT
 from experiment.needs import AUTHORITY, PATH, needed_headers
 from ext_proc import events, identity
 from ext_proc.identity import Headers
+from ext_proc.origins import Origins, compile_origins
 
 Reason = Literal[
     "override",
@@ -31,6 +32,7 @@ Reason = Literal[
     "no_config",
     "event",
     "event_no_unit",
+    "event_wrong_origin",
     "event_wrong_value",
     "event_unmatched",
 ]
@@ -40,13 +42,15 @@ Reason = Literal[
 that headers decided. The rest are passed on untouched: ``no_unit`` and none to be issued, ``unmatched`` by every
 experiment, ``no_config`` because no valid document has been seen yet.
 
-Feedback events have reasons of their own: ``event`` may be counted; the others may not, for want of a unit, for a value
-that is not allowed, or because none of the experiments that declare the event is meant. An event that no experiment
-declares is ``unmatched``.
+Feedback events have reasons of their own: ``event`` may be counted; the others may not, for want of a unit, for a page
+or a value that is not allowed, or because none of the experiments that declare the event is meant. An event that no
+experiment declares is ``unmatched``.
 """
 
 
-FEEDBACK: Final[frozenset[Reason]] = frozenset({"event", "event_no_unit", "event_wrong_value", "event_unmatched"})
+FEEDBACK: Final[frozenset[Reason]] = frozenset(
+    {"event", "event_no_unit", "event_wrong_origin", "event_wrong_value", "event_unmatched"}
+)
 """The reasons of feedback events that some experiment declares."""
 
 
@@ -166,11 +170,13 @@ class Table:
 
     Attributes:
         declared: by an event's name, the experiments that declare it, in order.
+        origins: of the pages whose events may be counted.
         needed: names of the only headers that :meth:`assign` looks at.
     """
 
     experiments: tuple[Compiled, ...]
     declared: Mapping[bytes, tuple[Declaration, ...]]
+    origins: Origins
     needed: frozenset[str]
 
     def assign(self, headers: Headers, new_identity: Callable[[], str]) -> Assignment:
@@ -200,6 +206,9 @@ class Table:
         value, named = events.asked(headers[PATH][0])
         for experiment, event in declarations:
             if experiment.is_for(headers) if named is None else experiment.name.encode() == named:
+                if not self.origins.allow(headers):
+                    # Nobody's unit is looked for: a page that may not send events learns nothing of its visitor.
+                    return Assignment("event_wrong_origin", experiment.name)
                 known = experiment.assign(headers, new_identity)
                 return _counted(known, event, value) if known.variant else known
         return Assignment("event_unmatched", declarations[0].experiment.name)
@@ -225,7 +234,7 @@ def compile_document(document: Document) -> Table:
         )
         for name, event in events.compile_events(experiment).items():
             declared[name] = (*declared.get(name, ()), Declaration(quiet, event))
-    return Table(experiments, declared, needed)
+    return Table(experiments, declared, compile_origins(document), needed)
 
 
 def _compile(experiment: Experiment) -> Compiled:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from cli.demo.stack import Stack
+from tests.e2e import support
 from tests.e2e.envoy_process import wait_for
 from tests.e2e.playing import amounts
 from tests.e2e.rendered_mesh import RenderedMesh, chat_experiment, rendered_mesh, user
@@ -205,17 +207,54 @@ async def test_pages_of_declared_origins_may_send_events_with_their_users_cookie
 
 
 @pytest.mark.parametrize("origins", [[ORIGIN], []], ids=["another origin", "none declared"])
-async def test_other_pages_may_not(tmp_path: Path, origins: list[str]) -> None:
+async def test_other_pages_are_told_that_they_may_not(tmp_path: Path, origins: list[str]) -> None:
+    """Which keeps nobody from sending: what they send all the same is for the server to refuse."""
     async with events_mesh(tmp_path, event_origins=origins) as mesh:
         for origin in ("https://evil.example", "http://shop.example", f"{ORIGIN}.evil.example", "null"):
             status, told, _ = await send(mesh, CLICK, PREFLIGHT | {"origin": origin}, "OPTIONS")
             assert status == (200 if origins else 405)
-            assert "access-control-allow-origin" not in told, "so that the browser does not send the event"
-            status, told, _ = await send(mesh, CLICK, counted("click") | {"origin": origin})
-            assert status == 204
+            assert "access-control-allow-origin" not in told
+            status, told, _ = await send(mesh, CLICK, user() | {"origin": origin})
+            assert status == 400
             assert not [name for name in told if name.startswith("access-control-")]
         status, told, _ = await send(mesh, "/v1/x", user() | {"origin": ORIGIN}, "GET")
         assert not [name for name in told if name.startswith("access-control-")], "only events are for other pages"
+
+
+BEACON = {"cookie": "llm-session=alice", "content-type": "text/plain;charset=UTF-8", "sec-fetch-mode": "no-cors"}
+MODELS = "clusters: {model-a: {host: 127.0.0.1, port: 9}, model-b: {host: 127.0.0.1, port: 9}}"
+"""Which no event reaches."""
+
+
+@asynccontextmanager
+async def clicks_through_our_server(folder: Path, listed: list[str]) -> AsyncIterator[Stack]:
+    text = support.document({"model-a": 50, "model-b": 50}, "    events: [click]\n")
+    async with support.stack(folder, f"{text}{MODELS}\nevent_origins: {listed}\n", models=()) as running:
+        yield running
+
+
+@pytest.mark.parametrize("listed", [[ORIGIN], []], ids=["another origin", "none declared"])
+async def test_no_other_page_can_have_its_visitors_events_counted(tmp_path: Path, listed: list[str]) -> None:
+    """Browsers send a beacon, and ``fetch`` in the mode ``no-cors``, without asking first."""
+    async with clicks_through_our_server(tmp_path, listed) as running, support.session() as client:
+
+        async def status(**told: str) -> int:
+            async with client.post(running.url + CLICK, headers={**BEACON, **told}) as response:
+                return response.status
+
+        others = ["https://evil.example", "http://shop.example", f"{ORIGIN}.evil.example", "null", f"{running.url}0"]
+        assert [await status(origin=origin) for origin in others] == [400] * len(others)
+        assert await status(origin=ORIGIN) == (204 if listed else 400)
+        assert [await status(origin=running.url), await status()] == [204, 204]
+
+        async def found() -> dict[str, int] | None:
+            stats = await support.envoy_stats(running, r"^abmesh\.(events|unassigned)\.")
+            return stats if sum(stats.values()) == len(others) + 3 else None
+
+        await support.eventually(found)
+        stats = await found()
+        assert stats is not None
+        assert [count for name, count in stats.items() if ".events." in name] == [3 if listed else 2]
 
 
 async def test_a_beacon_may_carry_a_body_that_nobody_reads(tmp_path: Path) -> None:
