@@ -65,6 +65,7 @@ class Assignment(NamedTuple):
         segment: a declared segment or ``other``; None where no segments are declared.
         set_cookie: the Set-Cookie value that carries a new identity, or marks a session as continued; None if there
             is nothing to say.
+        in_session: whether the unit is an issued identity, that of a session.
         continued: whether this is the second request of a session.
         event: the name of the feedback event that may be counted; None for all other requests.
         value: what it carries, in thousandths; None if it carries none.
@@ -77,6 +78,7 @@ class Assignment(NamedTuple):
     group: int | None = None
     segment: str | None = None
     set_cookie: str | None = None
+    in_session: bool = False
     continued: bool = False
     event: str | None = None
     value: int | None = None
@@ -110,6 +112,7 @@ class Compiled:
         starts: first buckets of the runs that share a place, ascending from 0.
         places: the place of each run.
         untouched: the assignment of requests that have no unit and get none.
+        session: the source of the issued cookie, which is what a session is; None where none is issued.
         continuation: tells the second request of a session; None where that is no event.
     """
 
@@ -125,6 +128,7 @@ class Compiled:
     starts: tuple[int, ...]
     places: tuple[Place, ...]
     untouched: Assignment
+    session: identity.Source | None
     continuation: identity.Continuation | None
 
     def place(self, unit: bytes) -> Place:
@@ -143,14 +147,22 @@ class Compiled:
             place = self.place(unit)
             mark = None if self.continuation is None else self.continuation.mark(found, headers)
             return Assignment(
-                source.kind, self.name, place.variant, place.slice, place.group, segment, mark, mark is not None
+                source.kind,
+                self.name,
+                place.variant,
+                place.slice,
+                place.group,
+                segment,
+                mark,
+                in_session=source == self.session,
+                continued=mark is not None,
             )
         if self.cookie is None:
             return self.untouched
         fresh = new_identity()
         place = self.place(fresh.encode())
         set_cookie = self.cookie.write(fresh, headers)
-        return Assignment("issued", self.name, place.variant, place.slice, place.group, segment, set_cookie)
+        return Assignment("issued", self.name, place.variant, place.slice, place.group, segment, set_cookie, True)
 
     def is_for(self, headers: Headers) -> bool:
         """Whether the host and the headers are those of this experiment; the path is not asked."""
@@ -259,6 +271,7 @@ def _compile(experiment: Experiment) -> Compiled:
         starts=tuple(starts),
         places=tuple(places[start] for start in starts),
         untouched=Assignment("no_unit", experiment.name),
+        session=None if cookie is None else identity.session_source(cookie),
         continuation=identity.compile_continuation(cookie) if cookie and experiment.counts_continuation else None,
     )
 

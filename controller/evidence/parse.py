@@ -53,7 +53,7 @@ _PLAIN = (
 )
 """Amounts that are statistics of their own."""
 
-_OF_EVENTS = (metrics.EVENTS, metrics.EVENT_VALUE, metrics.VALUED_EVENTS)
+_OF_EVENTS = (metrics.EVENTS, metrics.SESSION_EVENTS, metrics.EVENT_VALUE, metrics.VALUED_EVENTS)
 """Amounts that are counted for each event."""
 
 

@@ -53,6 +53,7 @@ _COUNTERS: Final = (
     metrics.REFUSALS,
     metrics.SESSIONS,
     metrics.EVENTS,
+    metrics.SESSION_EVENTS,
     metrics.EVENT_VALUE,
     metrics.VALUED_EVENTS,
 )

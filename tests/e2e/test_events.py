@@ -143,9 +143,9 @@ async def test_nobody_can_claim_an_event_a_value_a_session_or_a_segment(tmp_path
         assert (await send(mesh, CLICK, FORGED))[0] == 503
         reply = await mesh.get(headers=FORGED | user(set={"x-ab-segment": "other"}))
         assert reply.seen["x-ab-segment"] == "other"
-        assert not {"x-ab-event", "x-ab-value", "x-ab-issued", "x-ab-continued"} & set(reply.seen)
+        assert not (FORGED.keys() - {"X-AB-Segment"}) & set(reply.seen)
         found = await amounts(mesh, 1)
-        assert not {name for name in found if name.startswith(("event", "valued", "sessions"))}
+        assert not {name for name in found if name.startswith(("event", "valued", "session"))}
 
 
 async def test_an_unassigned_request_reaches_the_control_without_any_of_our_headers(tmp_path: Path) -> None:
@@ -162,6 +162,28 @@ async def test_sessions_and_continuations_are_counted_with_the_requests_that_are
             await mesh.get(headers=user(slice_=None, set=said))
         found = await amounts(mesh, 4)
         assert (found["sessions"], found["events.event.continuation"]) == (2, 1)
+
+
+async def test_events_of_sessions_are_counted_beside_all_events(tmp_path: Path) -> None:
+    """So that events per session are events of those that the sessions are of."""
+    session = {"x-ab-issued": "1"}
+    async with events_mesh(tmp_path) as mesh:
+        for said in (session, session, {}):
+            assert (await send(mesh, CLICK, counted("click", set=said)))[0] == 204
+            assert (await send(mesh, CLICK, counted("click", slice_=None, set=said)))[0] == 204
+        for said in (session, {"x-ab-continued": "1"}, {}):
+            await mesh.get(headers=user(set=said))
+            await mesh.get(headers=user(slice_=None, set=said))
+        found = {
+            name: count for name, count in (await amounts(mesh, 3)).items() if "event" in name or "session" in name
+        }
+        assert found == {
+            "sessions": 1,
+            "events.event.click": 3,
+            "events.event.continuation": 1,
+            "session_events.event.click": 2,
+            "session_events.event.continuation": 1,
+        }
 
 
 async def test_overrides_get_their_answer_and_their_events_are_not_counted(tmp_path: Path) -> None:
@@ -257,6 +279,29 @@ async def test_no_other_page_can_have_its_visitors_events_counted(tmp_path: Path
         assert [count for name, count in stats.items() if ".events." in name] == [3 if listed else 2]
 
 
+async def test_only_events_whose_unit_is_the_issued_cookie_are_of_a_session(tmp_path: Path) -> None:
+    """Through our server."""
+    async with clicks_through_our_server(tmp_path, []) as running, support.session() as client:
+
+        async def click(query: str = "", **told: str) -> int:
+            async with client.post(f"{running.url}{CLICK}{query}", headers=told) as response:
+                return response.status
+
+        cookie = BEACON["cookie"]
+        sent = [click(cookie=cookie), click(cookie=cookie), click(**{"x-user-id": "alice"}), click("?user_id=alice")]
+        sent.append(click(cookie=cookie, **{"x-user-id": "alice"}))
+        assert await asyncio.gather(*sent) == [204] * 5
+
+        async def found() -> Counter[str] | None:
+            stats: Counter[str] = Counter()
+            for name, count in (await support.envoy_stats(running, r"^abmesh\.(session_)?events\.")).items():
+                stats[name.split(".")[1]] += count
+            return stats if stats["events"] == 5 and "session_events" in stats else None
+
+        await support.eventually(found)
+        assert await found() == {"events": 5, "session_events": 2}
+
+
 async def test_a_beacon_may_carry_a_body_that_nobody_reads(tmp_path: Path) -> None:
     async with events_mesh(tmp_path) as mesh:
         for size in (0, 100, 64 * 1024):
@@ -318,7 +363,16 @@ async def test_hostile_headers_make_no_statistic_that_the_document_does_not_decl
     dice = random.Random(5)
     segments = {"header": "x-who", "values": ["power", "casual"]}
     names = ["x-ab-event", "x-ab-value", "x-ab-segment", "x-ab-slice", "x-ab-experiment", "x-model-version", "x-who"]
-    names += ["x-ab-group", "x-ab-issued", "x-ab-continued", "x-request-id", "x_ab_event", "X-AB-Event", "origin"]
+    names += [
+        "x-ab-group",
+        "x-ab-issued",
+        "x-ab-continued",
+        "x-ab-in-session",
+        "x-request-id",
+        "x_ab_event",
+        "X-AB-Event",
+        "origin",
+    ]
     paths = ["/v1/x", CLICK, BUY, "/_ab/events/{}", "/v1/{}", "/{}", "/v1/x?value={}"]
 
     async def one(mesh: RenderedMesh) -> None:

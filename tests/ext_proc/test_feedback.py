@@ -42,6 +42,20 @@ def test_an_event_gets_what_its_senders_other_requests_get(sender: dict[str, byt
     assert assign(USUAL, **sender) == other._replace(reason="event", event="click")
 
 
+def test_an_event_is_of_a_session_if_its_unit_is_the_issued_cookie() -> None:
+    session = b"llm-session=feed"
+    assert assign(USUAL, cookie=session).in_session
+    for other in (
+        assign(USUAL, cookie=session, x_user_id=b"u"),
+        assign(USUAL, CLICK + b"?user_id=u"),
+        assign(USUAL, cookie=session, x_user_group=b"beta-testers"),
+        assign(USUAL),
+        assign(table({"unit": [{"cookie": "login"}, {"cookie": "llm-session"}]}), cookie=session + b"; login=a"),
+        assign(table({"issue_cookie": None, "events": ["click"]}), cookie=session),
+    ):
+        assert not other.in_session
+
+
 def test_a_unit_in_the_query_counts_too() -> None:
     assert assign(USUAL, CLICK + b"?user_id=u-7") == assign(USUAL, x_user_id=b"u-7")
 
