@@ -32,6 +32,7 @@ _AMOUNTS: Final[Mapping[str, str]] = {
 
 _OF_EVENTS: Final[Mapping[str, str]] = {
     metrics.EVENTS: "{} events",
+    metrics.SESSION_EVENTS: "{} events of sessions",
     metrics.EVENT_VALUE: "values of {} events",
     metrics.VALUED_EVENTS: "{} events with a value",
 }

@@ -109,6 +109,9 @@ COST: Final = "cost"
 EVENTS: Final = "events"
 """Amount, with the event's name after it: feedback events, or second requests of sessions."""
 
+SESSION_EVENTS: Final = "session_events"
+"""Amount, with the event's name: those of sessions, so of users that are known by an issued cookie."""
+
 EVENT_VALUE: Final = "event_value"
 """Amount, with the event's name: the sum of the values that events carried, in thousandths."""
 
@@ -133,7 +136,7 @@ PLAIN_COUNTERS: Final = (
 )
 """Amounts that are statistics of Envoy's, whichever way these are read; all others follow from them and from codes."""
 
-EVENT_COUNTERS: Final = (EVENTS, EVENT_VALUE, VALUED_EVENTS)
+EVENT_COUNTERS: Final = (EVENTS, SESSION_EVENTS, EVENT_VALUE, VALUED_EVENTS)
 """The same of those that are counted for each event."""
 
 MORE_IS_BETTER: Final[Mapping[str, bool]] = {"click": True, "conversion": True, THUMBS_UP: True, THUMBS_DOWN: False}
@@ -202,15 +205,15 @@ COSTS: dict[str, Metric] = {
 
 
 def _rate(event: str) -> Metric:
-    return _of_requests(f"{event}_rate", event, ANSWERED)
+    return _counted(f"{event}_rate", event, EVENTS, ANSWERED)
 
 
 def _per_session(event: str) -> Metric:
-    return replace(_of_requests(f"{event}_per_session", event, SESSIONS), things="sessions")
+    return replace(_counted(f"{event}_per_session", event, SESSION_EVENTS, SESSIONS), things="sessions")
 
 
-def _of_requests(name: str, event: str, per: str) -> Metric:
-    return Metric(name, "share", ((of_event(EVENTS, event), 1),), (per,), more_is_better=MORE_IS_BETTER.get(event))
+def _counted(name: str, event: str, amount: str, per: str) -> Metric:
+    return Metric(name, "share", ((of_event(amount, event), 1),), (per,), more_is_better=MORE_IS_BETTER.get(event))
 
 
 def _value_mean(event: str) -> Metric:

@@ -36,7 +36,7 @@ from experiment.quantities import format_weight
 from experiment.rollout import Rollout
 from experiment.texts import LONGEST_TOKEN, ClusterName, DnsLabel, Origin, Salt
 
-_USUAL_PORTS = (("https://", ":443"), ("http://", ":80"))
+USUAL_PORTS = (("https://", ":443"), ("http://", ":80"))
 
 
 class Experiment(Frozen):
@@ -254,7 +254,7 @@ class Document(Frozen):
     @classmethod
     def _as_browsers_send_them(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for place, origin in enumerate(origins):
-            usual = next((port for scheme, port in _USUAL_PORTS if origin.startswith(scheme)), "")
+            usual = next((port for scheme, port in USUAL_PORTS if origin.startswith(scheme)), "")
             if usual and origin.endswith(usual):
                 message = "browsers leave the usual port out of an origin"
                 raise refuse(message, place, found=origin, allowed=origin.removesuffix(usual))

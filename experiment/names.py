@@ -22,7 +22,10 @@ GROUP: Final = "x-ab-group"
 SEGMENT: Final = "x-ab-segment"
 
 ISSUED: Final = "x-ab-issued"
-"""On requests that were given a new identity: a session begins."""
+"""On requests that were given a new identity: a session begins. On events of a unit that was issued: of a session.
+
+One header for both, since Envoy takes no longer expression of the names that the server may set than we have.
+"""
 
 CONTINUED: Final = "x-ab-continued"
 """On the second request of a session, where that is an event."""

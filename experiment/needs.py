@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from experiment.metrics import CONTINUATION
 from experiment.model import Document, Experiment
 from experiment.names import FORWARDED_PROTO
 
 PATH = ":path"
 AUTHORITY = ":authority"
 COOKIE = "cookie"
+ORIGIN = "origin"
 
 
 def needed_headers(document: Document) -> tuple[str, ...]:
     """Exact, lower-case names of the headers that the server needs, sorted, each once.
 
     The path and the host are always among them, since every match is made on them; cookies only where an experiment
-    looks for its unit in one.
+    looks for its unit in one, and the page that an event is from only where there are events.
     """
     names = {PATH, AUTHORITY}
     for experiment in document.experiments:
@@ -41,3 +43,7 @@ def _of(experiment: Experiment) -> Iterator[str]:
         yield from override.header
     if experiment.segments is not None:
         yield experiment.segments.header
+    if any(event.name != CONTINUATION for event in experiment.events):
+        # Whose page it is, and the scheme of our own.
+        yield ORIGIN
+        yield FORWARDED_PROTO

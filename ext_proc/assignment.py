@@ -19,6 +19,7 @@ from experiment.names import OTHER_SEGMENT
 from experiment.needs import AUTHORITY, PATH, needed_headers
 from ext_proc import events, identity
 from ext_proc.identity import Headers
+from ext_proc.origins import Origins, compile_origins
 
 Reason = Literal[
     "override",
@@ -31,6 +32,7 @@ Reason = Literal[
     "no_config",
     "event",
     "event_no_unit",
+    "event_wrong_origin",
     "event_wrong_value",
     "event_unmatched",
 ]
@@ -40,13 +42,15 @@ Reason = Literal[
 that headers decided. The rest are passed on untouched: ``no_unit`` and none to be issued, ``unmatched`` by every
 experiment, ``no_config`` because no valid document has been seen yet.
 
-Feedback events have reasons of their own: ``event`` may be counted; the others may not, for want of a unit, for a value
-that is not allowed, or because none of the experiments that declare the event is meant. An event that no experiment
-declares is ``unmatched``.
+Feedback events have reasons of their own: ``event`` may be counted; the others may not, for want of a unit, for a page
+or a value that is not allowed, or because none of the experiments that declare the event is meant. An event that no
+experiment declares is ``unmatched``.
 """
 
 
-FEEDBACK: Final[frozenset[Reason]] = frozenset({"event", "event_no_unit", "event_wrong_value", "event_unmatched"})
+FEEDBACK: Final[frozenset[Reason]] = frozenset(
+    {"event", "event_no_unit", "event_wrong_origin", "event_wrong_value", "event_unmatched"}
+)
 """The reasons of feedback events that some experiment declares."""
 
 
@@ -61,6 +65,7 @@ class Assignment(NamedTuple):
         segment: a declared segment or ``other``; None where no segments are declared.
         set_cookie: the Set-Cookie value that carries a new identity, or marks a session as continued; None if there
             is nothing to say.
+        in_session: whether the unit is an issued identity, that of a session.
         continued: whether this is the second request of a session.
         event: the name of the feedback event that may be counted; None for all other requests.
         value: what it carries, in thousandths; None if it carries none.
@@ -73,6 +78,7 @@ class Assignment(NamedTuple):
     group: int | None = None
     segment: str | None = None
     set_cookie: str | None = None
+    in_session: bool = False
     continued: bool = False
     event: str | None = None
     value: int | None = None
@@ -106,6 +112,7 @@ class Compiled:
         starts: first buckets of the runs that share a place, ascending from 0.
         places: the place of each run.
         untouched: the assignment of requests that have no unit and get none.
+        session: the source of the issued cookie, which is what a session is; None where none is issued.
         continuation: tells the second request of a session; None where that is no event.
     """
 
@@ -121,6 +128,7 @@ class Compiled:
     starts: tuple[int, ...]
     places: tuple[Place, ...]
     untouched: Assignment
+    session: identity.Source | None
     continuation: identity.Continuation | None
 
     def place(self, unit: bytes) -> Place:
@@ -139,14 +147,22 @@ class Compiled:
             place = self.place(unit)
             mark = None if self.continuation is None else self.continuation.mark(found, headers)
             return Assignment(
-                source.kind, self.name, place.variant, place.slice, place.group, segment, mark, mark is not None
+                source.kind,
+                self.name,
+                place.variant,
+                place.slice,
+                place.group,
+                segment,
+                mark,
+                in_session=source == self.session,
+                continued=mark is not None,
             )
         if self.cookie is None:
             return self.untouched
         fresh = new_identity()
         place = self.place(fresh.encode())
         set_cookie = self.cookie.write(fresh, headers)
-        return Assignment("issued", self.name, place.variant, place.slice, place.group, segment, set_cookie)
+        return Assignment("issued", self.name, place.variant, place.slice, place.group, segment, set_cookie, True)
 
     def is_for(self, headers: Headers) -> bool:
         """Whether the host and the headers are those of this experiment; the path is not asked."""
@@ -166,11 +182,13 @@ class Table:
 
     Attributes:
         declared: by an event's name, the experiments that declare it, in order.
+        origins: of the pages whose events may be counted.
         needed: names of the only headers that :meth:`assign` looks at.
     """
 
     experiments: tuple[Compiled, ...]
     declared: Mapping[bytes, tuple[Declaration, ...]]
+    origins: Origins
     needed: frozenset[str]
 
     def assign(self, headers: Headers, new_identity: Callable[[], str]) -> Assignment:
@@ -200,6 +218,9 @@ class Table:
         value, named = events.asked(headers[PATH][0])
         for experiment, event in declarations:
             if experiment.is_for(headers) if named is None else experiment.name.encode() == named:
+                if not self.origins.allow(headers):
+                    # Nobody's unit is looked for: a page that may not send events learns nothing of its visitor.
+                    return Assignment("event_wrong_origin", experiment.name)
                 known = experiment.assign(headers, new_identity)
                 return _counted(known, event, value) if known.variant else known
         return Assignment("event_unmatched", declarations[0].experiment.name)
@@ -225,7 +246,7 @@ def compile_document(document: Document) -> Table:
         )
         for name, event in events.compile_events(experiment).items():
             declared[name] = (*declared.get(name, ()), Declaration(quiet, event))
-    return Table(experiments, declared, needed)
+    return Table(experiments, declared, compile_origins(document), needed)
 
 
 def _compile(experiment: Experiment) -> Compiled:
@@ -250,6 +271,7 @@ def _compile(experiment: Experiment) -> Compiled:
         starts=tuple(starts),
         places=tuple(places[start] for start in starts),
         untouched=Assignment("no_unit", experiment.name),
+        session=None if cookie is None else identity.session_source(cookie),
         continuation=identity.compile_continuation(cookie) if cookie and experiment.counts_continuation else None,
     )
 

@@ -178,10 +178,15 @@ class Continuation:
         return self.form.write(digest, headers)
 
 
+def session_source(cookie: IssueCookie) -> Source:
+    """Where an issued identity is found: a unit from there is one's that a session has begun for."""
+    return _compile(UnitSource(cookie=cookie.name))
+
+
 def compile_continuation(cookie: IssueCookie) -> Continuation:
     """What tells the second request of a session that a cookie carries."""
     return Continuation(
-        issued=_compile(UnitSource(cookie=cookie.name)),
+        issued=session_source(cookie),
         pattern=_cookie_pattern(cookie.marker),
         form=replace(compile_cookie(cookie), name=cookie.marker),
     )

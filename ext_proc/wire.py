@@ -190,7 +190,8 @@ class Answers:
             return answer + mark + _cookie_metadata(assignment.set_cookie)
         if assignment.event is not None:
             value = {} if assignment.value is None else {EVENT_VALUE: assignment.value}
-            return answer + _headers_set({EVENT: assignment.event, **value})
+            session = {ISSUED: 1} if assignment.in_session else {}
+            return answer + _headers_set({EVENT: assignment.event, **value, **session})
         return answer
 
     def _build(self, assignment: Assignment) -> bytes:

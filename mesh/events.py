@@ -84,7 +84,7 @@ def _of_event(event: str, experiments: list[Experiment]) -> Iterator[Route]:
     needed = (
         f"{event} was not counted. It needs what says whose it is, as on the user's other requests: the same\n"
         f"header, cookie or query parameter. {names.VALUE_PARAMETER}=NUMBER is allowed only within the bounds that\n"
-        "the experiment declares for this event.\n"
+        "the experiment declares for this event. A page of another site must be one of event_origins.\n"
     )
     yield _answered(f"{path}/refused", RouteMatch(path=path, headers=[known]), 400, body=needed)
     yield _unanswered(f"{path}/unassigned", RouteMatch(path=path), 503, {"retry-after": str(_RETRY_SECONDS)})

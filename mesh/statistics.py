@@ -106,13 +106,18 @@ def _of_answers() -> Iterator[AccessLog]:
 def _of_users(document: Document) -> Iterator[AccessLog]:
     """Sessions, and the feedback of users."""
     events = [event for experiment in document.experiments for event in experiment.events]
-    if any(experiment.issue_cookie is not None for experiment in document.experiments):
+    sessions = any(experiment.issue_cookie is not None for experiment in document.experiments)
+    if sessions:
         yield _logger(only.all_of(only.having(names.ISSUED), _evidence()), _counter(metrics.SESSIONS, _SLICE))
     if any(event.name == metrics.CONTINUATION for event in events):
         continued = only.all_of(only.having(names.CONTINUED), _evidence())
-        yield _logger(continued, _counter(metrics.EVENTS, _SLICE | _event(metrics.CONTINUATION)))
+        tags = _SLICE | _event(metrics.CONTINUATION)
+        yield _logger(continued, _counter(metrics.EVENTS, tags), _counter(metrics.SESSION_EVENTS, tags))
     if any(event.name != metrics.CONTINUATION for event in events):
         yield _logger(_feedback(), _counter(metrics.EVENTS, _SLICE | _event()))
+        if sessions:
+            in_session = only.all_of(only.having(names.ISSUED), _feedback())
+            yield _logger(in_session, _counter(metrics.SESSION_EVENTS, _SLICE | _event()))
     if any(event.value is not None for event in events):
         yield _logger(
             only.all_of(only.having(names.EVENT_VALUE), _feedback()),

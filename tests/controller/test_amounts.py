@@ -33,6 +33,7 @@ abmesh.streams.{WHO}.slice.1: 30
 abmesh.refusals.{WHO}.slice.1: 5
 abmesh.sessions.{WHO}.slice.1: 20
 abmesh.events.{WHO}.slice.1.event.click: 12
+abmesh.session_events.{WHO}.slice.1.event.click: 8
 abmesh.events.{WHO}.slice.2.event.thumbs_up: 3
 abmesh.events.{WHO}.slice.1.event.thumbs_down: 1
 abmesh.event_value.{WHO}.slice.1.event.purchase: 25500
@@ -78,7 +79,7 @@ VALUES = {
     "cost_per_request": (4000 * 0.5 + 2000 * 2.0) / 1e6 / 99,
     "cost_per_success": (4000 * 0.5 + 2000 * 2.0) / 1e6 / (90 - 2 - 8),
     "click_rate": 12 / 99,
-    "click_per_session": 12 / 20,
+    "click_per_session": 8 / 20,
     "purchase_value_mean": 12.75,
     "purchase_value_per_request": 25.5 / 99,
     "thumbs": 0.5,

@@ -17,7 +17,7 @@ EVERY = metrics.available(["click", "thumbs_up", "thumbs_down", "purchase"], ["p
     ("name", "words"),
     [
         ("click_rate", "click events over answered requests"),
-        ("click_per_session", "click events over sessions"),
+        ("click_per_session", "click events of sessions over sessions"),
         ("purchase_value_mean", "values of purchase events over purchase events with a value"),
         ("output_tokens_mean", "output tokens over answers that say their tokens"),
         ("tokens_per_second", "streamed tokens times 1000 over milliseconds from first to last token"),

@@ -24,6 +24,7 @@ COUNTS = Counts(
         ("model-a", 0, "duration_ms"): 1843,
         ("model-a", 0, "first_tokens"): 6,
         ("model-b", 3, "events:click"): 4,
+        ("model-b", 3, "session_events:click"): 2,
         ("model-b", 3, "event_value:purchase"): 12_500,
         ("model-b", 3, "valued_events:purchase"): 1,
         ("model-b", 3, "generation_ms"): 10**12,

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from cli.demo.stack import Stack
+from tests.e2e import support
 from tests.e2e.envoy_process import wait_for
 from tests.e2e.playing import amounts
 from tests.e2e.rendered_mesh import RenderedMesh, chat_experiment, rendered_mesh, user
@@ -141,9 +143,9 @@ async def test_nobody_can_claim_an_event_a_value_a_session_or_a_segment(tmp_path
         assert (await send(mesh, CLICK, FORGED))[0] == 503
         reply = await mesh.get(headers=FORGED | user(set={"x-ab-segment": "other"}))
         assert reply.seen["x-ab-segment"] == "other"
-        assert not {"x-ab-event", "x-ab-value", "x-ab-issued", "x-ab-continued"} & set(reply.seen)
+        assert not (FORGED.keys() - {"X-AB-Segment"}) & set(reply.seen)
         found = await amounts(mesh, 1)
-        assert not {name for name in found if name.startswith(("event", "valued", "sessions"))}
+        assert not {name for name in found if name.startswith(("event", "valued", "session"))}
 
 
 async def test_an_unassigned_request_reaches_the_control_without_any_of_our_headers(tmp_path: Path) -> None:
@@ -160,6 +162,28 @@ async def test_sessions_and_continuations_are_counted_with_the_requests_that_are
             await mesh.get(headers=user(slice_=None, set=said))
         found = await amounts(mesh, 4)
         assert (found["sessions"], found["events.event.continuation"]) == (2, 1)
+
+
+async def test_events_of_sessions_are_counted_beside_all_events(tmp_path: Path) -> None:
+    """So that events per session are events of those that the sessions are of."""
+    session = {"x-ab-issued": "1"}
+    async with events_mesh(tmp_path) as mesh:
+        for said in (session, session, {}):
+            assert (await send(mesh, CLICK, counted("click", set=said)))[0] == 204
+            assert (await send(mesh, CLICK, counted("click", slice_=None, set=said)))[0] == 204
+        for said in (session, {"x-ab-continued": "1"}, {}):
+            await mesh.get(headers=user(set=said))
+            await mesh.get(headers=user(slice_=None, set=said))
+        found = {
+            name: count for name, count in (await amounts(mesh, 3)).items() if "event" in name or "session" in name
+        }
+        assert found == {
+            "sessions": 1,
+            "events.event.click": 3,
+            "events.event.continuation": 1,
+            "session_events.event.click": 2,
+            "session_events.event.continuation": 1,
+        }
 
 
 async def test_overrides_get_their_answer_and_their_events_are_not_counted(tmp_path: Path) -> None:
@@ -205,17 +229,77 @@ async def test_pages_of_declared_origins_may_send_events_with_their_users_cookie
 
 
 @pytest.mark.parametrize("origins", [[ORIGIN], []], ids=["another origin", "none declared"])
-async def test_other_pages_may_not(tmp_path: Path, origins: list[str]) -> None:
+async def test_other_pages_are_told_that_they_may_not(tmp_path: Path, origins: list[str]) -> None:
+    """Which keeps nobody from sending: what they send all the same is for the server to refuse."""
     async with events_mesh(tmp_path, event_origins=origins) as mesh:
         for origin in ("https://evil.example", "http://shop.example", f"{ORIGIN}.evil.example", "null"):
             status, told, _ = await send(mesh, CLICK, PREFLIGHT | {"origin": origin}, "OPTIONS")
             assert status == (200 if origins else 405)
-            assert "access-control-allow-origin" not in told, "so that the browser does not send the event"
-            status, told, _ = await send(mesh, CLICK, counted("click") | {"origin": origin})
-            assert status == 204
+            assert "access-control-allow-origin" not in told
+            status, told, _ = await send(mesh, CLICK, user() | {"origin": origin})
+            assert status == 400
             assert not [name for name in told if name.startswith("access-control-")]
         status, told, _ = await send(mesh, "/v1/x", user() | {"origin": ORIGIN}, "GET")
         assert not [name for name in told if name.startswith("access-control-")], "only events are for other pages"
+
+
+BEACON = {"cookie": "llm-session=alice", "content-type": "text/plain;charset=UTF-8", "sec-fetch-mode": "no-cors"}
+MODELS = "clusters: {model-a: {host: 127.0.0.1, port: 9}, model-b: {host: 127.0.0.1, port: 9}}"
+"""Which no event reaches."""
+
+
+@asynccontextmanager
+async def clicks_through_our_server(folder: Path, listed: list[str]) -> AsyncIterator[Stack]:
+    text = support.document({"model-a": 50, "model-b": 50}, "    events: [click]\n")
+    async with support.stack(folder, f"{text}{MODELS}\nevent_origins: {listed}\n", models=()) as running:
+        yield running
+
+
+@pytest.mark.parametrize("listed", [[ORIGIN], []], ids=["another origin", "none declared"])
+async def test_no_other_page_can_have_its_visitors_events_counted(tmp_path: Path, listed: list[str]) -> None:
+    """Browsers send a beacon, and ``fetch`` in the mode ``no-cors``, without asking first."""
+    async with clicks_through_our_server(tmp_path, listed) as running, support.session() as client:
+
+        async def status(**told: str) -> int:
+            async with client.post(running.url + CLICK, headers={**BEACON, **told}) as response:
+                return response.status
+
+        others = ["https://evil.example", "http://shop.example", f"{ORIGIN}.evil.example", "null", f"{running.url}0"]
+        assert [await status(origin=origin) for origin in others] == [400] * len(others)
+        assert await status(origin=ORIGIN) == (204 if listed else 400)
+        assert [await status(origin=running.url), await status()] == [204, 204]
+
+        async def found() -> dict[str, int] | None:
+            stats = await support.envoy_stats(running, r"^abmesh\.(events|unassigned)\.")
+            return stats if sum(stats.values()) == len(others) + 3 else None
+
+        await support.eventually(found)
+        stats = await found()
+        assert stats is not None
+        assert [count for name, count in stats.items() if ".events." in name] == [3 if listed else 2]
+
+
+async def test_only_events_whose_unit_is_the_issued_cookie_are_of_a_session(tmp_path: Path) -> None:
+    """Through our server."""
+    async with clicks_through_our_server(tmp_path, []) as running, support.session() as client:
+
+        async def click(query: str = "", **told: str) -> int:
+            async with client.post(f"{running.url}{CLICK}{query}", headers=told) as response:
+                return response.status
+
+        cookie = BEACON["cookie"]
+        sent = [click(cookie=cookie), click(cookie=cookie), click(**{"x-user-id": "alice"}), click("?user_id=alice")]
+        sent.append(click(cookie=cookie, **{"x-user-id": "alice"}))
+        assert await asyncio.gather(*sent) == [204] * 5
+
+        async def found() -> Counter[str] | None:
+            stats: Counter[str] = Counter()
+            for name, count in (await support.envoy_stats(running, r"^abmesh\.(session_)?events\.")).items():
+                stats[name.split(".")[1]] += count
+            return stats if stats["events"] == 5 and "session_events" in stats else None
+
+        await support.eventually(found)
+        assert await found() == {"events": 5, "session_events": 2}
 
 
 async def test_a_beacon_may_carry_a_body_that_nobody_reads(tmp_path: Path) -> None:
@@ -279,7 +363,16 @@ async def test_hostile_headers_make_no_statistic_that_the_document_does_not_decl
     dice = random.Random(5)
     segments = {"header": "x-who", "values": ["power", "casual"]}
     names = ["x-ab-event", "x-ab-value", "x-ab-segment", "x-ab-slice", "x-ab-experiment", "x-model-version", "x-who"]
-    names += ["x-ab-group", "x-ab-issued", "x-ab-continued", "x-request-id", "x_ab_event", "X-AB-Event", "origin"]
+    names += [
+        "x-ab-group",
+        "x-ab-issued",
+        "x-ab-continued",
+        "x-ab-in-session",
+        "x-request-id",
+        "x_ab_event",
+        "X-AB-Event",
+        "origin",
+    ]
     paths = ["/v1/x", CLICK, BUY, "/_ab/events/{}", "/v1/{}", "/{}", "/v1/x?value={}"]
 
     async def one(mesh: RenderedMesh) -> None:

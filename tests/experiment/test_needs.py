@@ -25,6 +25,7 @@ def test_the_path_and_the_host_are_always_needed() -> None:
 
 
 COOKIE = {"unit": [{"cookie": "sid"}]}
+SECURE = {"issue_cookie": {"name": "sid", "max_age": "1h", "secure": True}}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,9 @@ COOKIE = {"unit": [{"cookie": "sid"}]}
         ({"overrides": [{"header": {"x-a": "1", "x-b": "2"}, "variant": "b"}]}, {"x-a", "x-b"}),
         ({"segments": {"header": "x-segment", "values": ["power"]}}, {"x-segment"}),
         ({**COOKIE, "issue_cookie": {"name": "sid", "max_age": "1h"}}, {"cookie", "x-forwarded-proto"}),
-        ({**COOKIE, "issue_cookie": {"name": "sid", "max_age": "1h", "secure": True}}, {"cookie"}),
+        ({"events": ["click"]}, {"origin", "x-forwarded-proto"}),
+        ({**COOKIE, **SECURE}, {"cookie"}),
+        ({**COOKIE, **SECURE, "events": ["continuation"]}, {"cookie"}),
     ],
 )
 def test_every_header_that_an_experiment_looks_at_is_needed(changes: dict[str, Any], more: set[str]) -> None:

@@ -55,10 +55,10 @@ experiments:
 """
 
 
-def document(*experiments: Mapping[str, Any]) -> Document:
+def document(*experiments: Mapping[str, Any], event_origins: Iterable[str] = ()) -> Document:
     """A document of experiments, each given as changes to a usual one; the usual one alone if none is given."""
     merged = [{**EXPERIMENT, **changes} for changes in experiments or ({},)]
-    return Document.model_validate({"version": 1, "experiments": merged})
+    return Document.model_validate({"version": 1, "event_origins": tuple(event_origins), "experiments": merged})
 
 
 def request_headers(headers: Pairs = (), *, target: bytes = b"/v1/chat", **fields: Any) -> bytes:

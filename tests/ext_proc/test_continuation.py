@@ -37,6 +37,7 @@ def test_of_a_session_the_second_request_is_the_continuation_and_no_other() -> N
     third = assign(USUAL, cookie=session + b"; " + cookie_of(second))
     assert [one.continued for one in (first, second, third)] == [False, True, False]
     assert [one.set_cookie is None for one in (first, second, third)] == [False, False, True]
+    assert all(one.in_session for one in (first, second, third))
     assert second._replace(set_cookie=None, continued=False) == third
 
 

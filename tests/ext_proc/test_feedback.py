@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext_proc.assignment import UNMATCHED, Assignment, Table, compile_document
+from ext_proc.assignment import FEEDBACK, UNMATCHED, Assignment, Table, compile_document
 from tests.ext_proc.samples import document
 
 EVENTS = ["click", "thumbs_up", "continuation", {"name": "purchase", "value": {"min": 1, "max": 500}}]
@@ -29,6 +29,7 @@ def assign(rules: Table, target: bytes = CLICK, **headers: bytes) -> Assignment:
 
 
 USUAL = table()
+LISTED = compile_document(document({"events": EVENTS}, event_origins=["https://shop.example"]))
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,20 @@ def test_an_event_gets_what_its_senders_other_requests_get(sender: dict[str, byt
         {":path": [b"/v1/chat"], **{name.replace("_", "-"): [value] for name, value in sender.items()}}, no_identity
     )
     assert assign(USUAL, **sender) == other._replace(reason="event", event="click")
+
+
+def test_an_event_is_of_a_session_if_its_unit_is_the_issued_cookie() -> None:
+    session = b"llm-session=feed"
+    assert assign(USUAL, cookie=session).in_session
+    for other in (
+        assign(USUAL, cookie=session, x_user_id=b"u"),
+        assign(USUAL, CLICK + b"?user_id=u"),
+        assign(USUAL, cookie=session, x_user_group=b"beta-testers"),
+        assign(USUAL),
+        assign(table({"unit": [{"cookie": "login"}, {"cookie": "llm-session"}]}), cookie=session + b"; login=a"),
+        assign(table({"issue_cookie": None, "events": ["click"]}), cookie=session),
+    ):
+        assert not other.in_session
 
 
 def test_a_unit_in_the_query_counts_too() -> None:
@@ -132,6 +147,35 @@ def test_each_experiment_places_its_events_by_its_own_salt() -> None:
     assert places[b"one"] != places[b"two"]
 
 
+@pytest.mark.parametrize(
+    ("origin", "counts"),
+    [
+        (b"https://shop.example", True),
+        (b"http://api.example.com", True),
+        (b"https://evil.example", False),
+        (b"http://shop.example", False),
+        (b"null", False),
+        (b"", False),
+    ],
+)
+def test_an_event_of_a_page_counts_if_its_origin_is_listed_or_the_requests_own(origin: bytes, counts: bool) -> None:
+    usual = assign(LISTED, x_user_id=b"u")
+    refused = Assignment("event_wrong_origin", "chat-model")
+    assert assign(LISTED, x_user_id=b"u", origin=origin) == (usual if counts else refused)
+
+
+def test_a_page_that_may_send_no_events_learns_nothing_of_its_visitor() -> None:
+    evil = {"origin": b"https://evil.example"}
+    for visitor in ({"x_user_id": b"u"}, {"x_user_group": b"beta-testers"}, {}):
+        assert assign(USUAL, **visitor, **evil) == Assignment("event_wrong_origin", "chat-model")
+    assert assign(USUAL, b"/_ab/events/nobody", **evil) is UNMATCHED
+
+
+def test_the_origin_of_what_is_no_event_is_not_asked() -> None:
+    request = assign(USUAL, b"/v1/chat", x_user_id=b"u", origin=b"https://evil.example")
+    assert request == assign(USUAL, b"/v1/chat", x_user_id=b"u")
+
+
 paths = st.sampled_from(
     [CLICK, PURCHASE, b"/_ab/events/", b"/_ab/events/purchase?value=", b"/_ab/events/click?experiment="]
 )
@@ -140,7 +184,7 @@ paths = st.sampled_from(
 @given(
     st.builds(lambda head, tail: head + tail, paths, st.binary(max_size=64)),
     st.dictionaries(
-        st.sampled_from([":authority", "x-user-id", "cookie", "x-user-group", "x-user-segment"]),
+        st.sampled_from([":authority", "x-user-id", "cookie", "x-user-group", "x-user-segment", "origin"]),
         st.lists(st.binary(max_size=64) | st.just(b"llm-session=a"), min_size=1, max_size=3),
     ),
 )
@@ -153,6 +197,6 @@ def test_whatever_a_client_sends_an_event_issues_no_cookie_and_says_only_what_th
     assert assigned.experiment in ("", "chat-model")
     assert assigned.variant in ("", "model-a", "model-b")
     assert assigned.event in (None, "click", "thumbs_up", "purchase")
-    assert assigned.reason in ("event", "event_no_unit", "event_wrong_value", "event_unmatched", "unmatched")
+    assert assigned.reason in {*FEEDBACK, "unmatched"}
     assert (assigned.event is not None) is (assigned.reason == "event")
     assert assigned.value is None or 1000 <= assigned.value <= 500_000

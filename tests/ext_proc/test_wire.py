@@ -136,6 +136,14 @@ def test_a_continued_session_is_marked_by_a_header_and_a_cookie() -> None:
     assert dict(response(continued).dynamic_metadata["abmesh"]) == {"set_cookie": "sid-continued=1"}
 
 
+def test_an_event_of_a_session_says_so_and_other_requests_of_one_do_not() -> None:
+    answers = wire.Answers(document())
+    event = PLACED._replace(reason="event", event="click", value=7)
+    said = headers_set(answers.write(event))
+    assert headers_set(answers.write(event._replace(in_session=True))) == {**said, "x-ab-issued": "1"}
+    assert answers.write(PLACED._replace(in_session=True)) is answers.write(PLACED)
+
+
 @pytest.mark.parametrize(("value", "said"), [(None, {}), (0, {"x-ab-value": "0"}), (12_500, {"x-ab-value": "12500"})])
 def test_an_event_that_may_be_counted_is_named_beside_its_usual_headers(
     value: int | None, said: dict[str, str]

@@ -10,10 +10,10 @@ from mesh.statistics import loggers
 from tests.mesh.documents import document, experiment, values_of
 
 EVENTS = ["click", {"name": "purchase", "value": {"max": 10}}, "continuation"]
+COOKIE: dict[str, Any] = {"unit": [{"cookie": "sid"}], "issue_cookie": {"name": "sid", "max_age": "1h"}}
 FULL = document(
     experiment(
-        unit=[{"cookie": "sid"}],
-        issue_cookie={"name": "sid", "max_age": "1h"},
+        **COOKIE,
         events=EVENTS,
         segments={"header": "x-segment", "values": ["power"]},
     ),
@@ -32,7 +32,10 @@ ALWAYS = {
     "duration": GROUP,
     "ttft": GROUP,
 }
-OF_USERS = {"sessions": WHO, **{name: [*WHO, "event"] for name in ("events", "event_value", "valued_events")}}
+OF_USERS = {
+    "sessions": WHO,
+    **{name: [*WHO, "event"] for name in ("events", "session_events", "event_value", "valued_events")},
+}
 BY_SEGMENT = {
     "requests_by_segment": [*SEGMENT, "code"],
     "events_by_segment": [*SEGMENT, "event"],
@@ -75,15 +78,26 @@ def test_every_counter_by_slice_is_read_by_the_controller() -> None:
         ({}, set()),
         ({"segments": {"header": "x-segment", "values": ["power"]}}, {"requests_by_segment", "ttft_by_segment"}),
         ({"events": ["click"]}, {"events"}),
+        ({"events": ["click"], **COOKIE}, {"events", "session_events", "sessions"}),
+        ({"events": ["continuation"], **COOKIE}, {"events", "session_events", "sessions"}),
         ({"events": [EVENTS[1]]}, {"events", "event_value", "valued_events"}),
-        ({"unit": [{"cookie": "a"}], "issue_cookie": {"name": "a", "max_age": "1h"}}, {"sessions"}),
+        (COOKIE, {"sessions"}),
     ],
-    ids=["nothing", "segments", "an event", "an event with a value", "sessions"],
+    ids=[
+        "nothing",
+        "segments",
+        "an event",
+        "an event of sessions",
+        "continuation",
+        "an event with a value",
+        "sessions",
+    ],
 )
 def test_only_what_the_document_can_fill_is_counted(changes: dict[str, Any], further: set[str]) -> None:
     found = set(shapes(document(experiment(**changes)))) - set(ALWAYS)
     assert further <= found
     assert bool(found) == bool(further)
+    assert ("session_events" in found) == ("session_events" in further)
 
 
 def test_no_tag_takes_a_value_that_a_client_can_choose() -> None:
