@@ -271,3 +271,50 @@ class TestWarmup:
         found = problem("warmup: {path: /v1/chat/completions}", f"warmup: {fields}")
         assert (found.line, found.path.lower()) == (18, f"experiments[0].rollout.warmup.{path}".lower())
         assert found.message.startswith(message)
+
+    def test_a_body_that_is_too_long_is_told_how_long_it_may_be(self) -> None:
+        found = problem("warmup: {path: /v1/chat/completions}", f"warmup: {{path: /v1, body: {'a' * 65537}}}")
+        assert (found.message, found.found, found.allowed) == ("too long", "", "at most 65536 characters")
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            "{path: /v1, headers: {authorization: [s3cret]}}",
+            "{path: /v1, headers: {authorization: s3crét}}",
+            "{path: /v1, headers: {authorization: ' s3cret'}}",
+            "{path: /v1, headers: {content-length: s3cret}}",
+            "{path: /v1, headers: {authorization: a, Authorization: s3cret}}",
+            "{path: /v1, headers: [authorization, s3cret]}",
+            "{path: /v1, headers: s3cret}",
+            "{path: /v1, headers: {authorization: !key s3cret}}",
+            "{path: /v1, headers: {authorization: &key s3cret}}",
+            "{path: /v1, headers: {authorization: {[s3cret]: 1}}}",
+            "{path: /v1, headers: {authorization: 's3cret}}",
+            "{path: /v1, headers: {authorization: '%s3cret', : :}",
+            "{path: /v1, body: {key: s3cret}}",
+            "{path: /v1, body: [s3cret]}",
+            "{path: /v1, method: GET, body: s3cret}",
+            "{path: /v1, Headers: {authorization: s3cret}}",
+            "[{headers: {authorization: s3cret}}]",
+        ],
+    )
+    def test_what_may_be_a_secret_is_never_quoted(self, written: str) -> None:
+        """The controller logs what is wrong with a document, and status shows it."""
+        with pytest.raises(DocumentError) as caught:
+            parse(TEXT.replace("warmup: {path: /v1/chat/completions}", f"warmup: {written}"))
+        assert "s3cr" not in str(caught.value)
+        assert caught.value.problems[0].line >= 18
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "- warmup: {headers: {a: s3cret}}",
+            "version: {warmup: {headers: {a: s3cret}}}",
+            "experiments: {rollout: {warmup: {headers: {a: s3cret}}}}",
+            "experiments: [{rollout: [{warmup: {headers: {a: s3cret}}}]}]",
+        ],
+    )
+    def test_nor_is_what_it_stands_in(self, text: str) -> None:
+        with pytest.raises(DocumentError) as caught:
+            parse(text)
+        assert "s3cr" not in str(caught.value)
