@@ -117,8 +117,8 @@ async def test_a_fine_tuned_model_is_rolled_back_and_the_report_says_why_segment
     clicks = parts["click_rate"]
     planted = {"power": (1, "higher"), "casual": (-1, "lower")}
     for part in clicks["segments"]:
-        sign, result = planted[part["segment"]]
-        assert part["result"] in (result, "undecided")
+        sign, wanted = planted[part["segment"]]
+        assert part["result"] in (wanted, "undecided")
         control, variant = part["in_control"], part["in_variant"]
         # 0.5% against 2.5% of power users, and 4.6% against 0.9% of casual ones: with so many it is no matter of luck.
         if min(control["requests"], variant["requests"]) >= (800 if sign > 0 else 500):

@@ -97,7 +97,7 @@ class TestEvents:
             ),
             ("{name: x, value: {min: -1, max: 5}}", "events[3].value.min", "too small", "at least 0"),
             ("{name: x, value: {max: 0.0001}}", "events[3].value.max", "too small", "at least 0.001"),
-            ("{name: x, value: {max: 1.5e9}}", "events[3].value.max", "too large", "at most 1000000000"),
+            ("{name: x, value: {max: 1.5e6}}", "events[3].value.max", "too large", "at most 1000000"),
             ("{name: x, value: {max: .nan}}", "events[3].value.max", "must be a finite number", "a finite number"),
             ("{name: x, value: {max: '5'}}", "events[3].value.max", "must be a number", "a number without quotes"),
             (
@@ -200,7 +200,19 @@ class TestAnswers:
         assert answers.refusals == (Signal(header="x-refused"),)
 
     def test_upstreams_may_send_headers_that_clients_may_not(self) -> None:
-        assert Signal(header="x-envoy-degraded").header == "x-envoy-degraded"
+        assert Signal(header="X-Ab-Cached").header == "x-ab-cached"
+
+    @pytest.mark.parametrize("kind", ["cached", "refusals"])
+    def test_what_envoy_says_itself_is_no_sign_of_the_upstreams(self, kind: str) -> None:
+        found = problem("answers: {", f"answers: {{{kind}: [{{header: X-Envoy-Upstream-Service-Time}}], ")
+        assert (found.path, found.found) == (
+            f"experiments[0].answers.{kind}[0].header",
+            "X-Envoy-Upstream-Service-Time",
+        )
+        assert (found.message, found.allowed) == (
+            "Envoy itself sets such headers, whatever the upstream says",
+            "any header of the upstream's but x-envoy-*",
+        )
 
     @pytest.mark.parametrize(
         ("written", "path", "message", "allowed"),
