@@ -46,7 +46,7 @@ def _load(text: str, source: str) -> tuple[Document, Node]:
     root = yaml_nodes.compose(text, source)
     data = yaml_plain.plain(root, text, source)
     if not isinstance(data, dict):
-        found, allowed = yaml_nodes.quote(root, text), "a mapping that starts with version: 1"
+        found, allowed = yaml_nodes.quote(root, text, ()), "a mapping that starts with version: 1"
         raise DocumentError(source, (Problem("", root.line, "the document is no mapping", found, allowed),))
     _check_version(data, root, text, source)
     try:
@@ -64,7 +64,9 @@ def _check_version(data: Mapping[str, object], root: Node, text: str, source: st
     line = (key or node).line
     message = "a version of the document that this abmesh does not read"
     allowed = ", ".join(map(str, VERSIONS))
-    raise DocumentError(source, (Problem("version", line, message, yaml_nodes.quote(node, text), allowed),))
+    raise DocumentError(
+        source, (Problem("version", line, message, yaml_nodes.quote(node, text, ("version",)), allowed),)
+    )
 
 
 def edit_weights(text: str, experiment: str, weights: Mapping[str, int], source: str = DEFAULT_CONFIG) -> str:

@@ -35,7 +35,8 @@ class Problem:
         path: where, as a person writes it: ``experiments[0].variants[1].weight``; empty for the whole document.
         line: 1-based line in the source, or 0 where there is none (an unreadable file).
         message: what is wrong, as a sentence without a full stop.
-        found: the offending value as it was written, shortened; empty if there is none (a missing field).
+        found: the offending value as it was written, shortened; empty if there is none (a missing field), or
+            where it may be a secret (a warm-up's headers and body).
         allowed: what would be accepted; empty if the message already says so.
     """
 

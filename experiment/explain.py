@@ -1,7 +1,8 @@
 """What pydantic finds wrong with a document, in words that a person can act on. Pure; :mod:`experiment.codec` calls it.
 
-Every error becomes a :class:`~experiment.errors.Problem` that names the field's path and line, what stands there, and
-what may stand there. pydantic's own wording ("Input should be ...") never reaches anybody.
+Every error becomes a :class:`~experiment.errors.Problem` that names the field's path and line, what stands there
+(unless that may be a secret), and what may stand there. pydantic's own wording ("Input should be ...") never reaches
+anybody.
 """
 
 from __future__ import annotations
@@ -83,16 +84,16 @@ def _explain(detail: ErrorDetails, model: type[BaseModel], root: Node, text: str
             node = key
         message, allowed = _wording(kind, detail["msg"], context)
         line = key.line if key is not None else node.line
-        yield Problem(yaml_nodes.format_path(loc[:done]), line, message, yaml_nodes.quote(node, text), allowed)
+        yield Problem(yaml_nodes.format_path(loc[:done]), line, message, yaml_nodes.quote(node, text, loc), allowed)
 
 
 def _invariant(context: Mapping[str, Any], loc: Sequence[str | int], root: Node, text: str) -> Problem:
     """A rule of ours; its path leads on from the model that it is a rule of."""
     path = (*loc, *context["path"])
     node, key, done = yaml_nodes.find(root, path)
-    found = context["found"]
+    found = "" if yaml_nodes.is_private(path) else context["found"]
     if not found and done == len(path):
-        found = yaml_nodes.quote(node, text)
+        found = yaml_nodes.quote(node, text, path)
     line = key.line if key is not None else node.line
     # What is written short, such as an event that is only a name, has no fields that a path could lead to.
     shown_path = yaml_nodes.format_path(path[:done] if isinstance(node, Scalar) else path)
@@ -116,7 +117,7 @@ def _unknown_field(loc: Sequence[str | int], model: type[BaseModel], root: Node,
     known = _field_names(model, loc[:-1])
     message = did_you_mean("unknown field", name, known)
     key = key or node
-    return Problem(yaml_nodes.format_path(loc), key.line, message, yaml_nodes.quote(key, text), ", ".join(known))
+    return Problem(yaml_nodes.format_path(loc), key.line, message, yaml_nodes.quote(key, text, loc), ", ".join(known))
 
 
 def _field_names(model: type[BaseModel], path: Sequence[str | int]) -> tuple[str, ...]:
@@ -142,6 +143,8 @@ def _wording(kind: str, message: str, context: Mapping[str, Any]) -> tuple[str, 
         return message, context["allowed"]
     if kind in _PLAIN:
         return _PLAIN[kind]
+    if kind == "string_too_long":
+        return "too long", f"at most {context['max_length']} characters"
     if kind in _BOUNDS:
         wording, allowed, bound = _BOUNDS[kind]
         return wording, allowed.format(f"{context[bound]:.12g}")

@@ -74,8 +74,14 @@ def header_name(value: object) -> object:
 
 
 def response_header_name(value: object) -> object:
-    """As :func:`header_name`, of a header that an upstream sends, which may be any."""
-    return _form_checked(value) if isinstance(value, str) else value
+    """As :func:`header_name`, of a header that an upstream sends: any but those that Envoy writes itself."""
+    if not isinstance(value, str):
+        return value
+    name = _form_checked(value)
+    if name.startswith(ENVOY_PREFIX):
+        message = "Envoy itself sets such headers, whatever the upstream says"
+        raise refuse(message, found=value, allowed=f"any header of the upstream's but {ENVOY_PREFIX}*")
+    return name
 
 
 def _form_checked(value: str, *path: str) -> str:
@@ -280,6 +286,14 @@ class Segments(Frozen):
     values: Annotated[tuple[SegmentValue, ...], Field(min_length=1, max_length=20)]
 
     _lower_header = field_validator("header", mode="before")(header_name)
+
+    @field_validator("header")
+    @classmethod
+    def _one_value(cls, value: str) -> str:
+        if value == "cookie":
+            message = "all cookies of a client together are no segment"
+            raise refuse(message, found=value, allowed="a header that holds a segment alone, such as x-user-segment")
+        return value
 
     @model_validator(mode="after")
     def _values(self) -> Self:

@@ -6,6 +6,7 @@ ever executed or expanded, and an edit can replace the characters of one value a
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ LONGEST: Final = 1 << 20
 _DEEPEST = 32
 _MOST_NODES = 200_000
 _SHOWN = 60
+_WARMUP = "warmup"
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -201,6 +203,8 @@ def _syntax_problem(error: BaseException, text: str) -> Problem:
     line = mark.line + 1 if mark is not None else 0
     lines = _NEWLINE.split(text)
     found = shorten(lines[line - 1]) if 0 < line <= len(lines) else ""
+    if any(_WARMUP in before for before in lines[:line]):
+        found = ""  # what is no YAML has no path, so this may be a line of a warm-up's headers
     message = f"not valid YAML: {error.problem or error.context}"
     allowed = "spaces; YAML is not indented by tabs" if "'\\t'" in message else ""
     return Problem("", line, " ".join(message.split()), found, allowed)
@@ -234,9 +238,17 @@ def find(root: Node, path: Sequence[str | int]) -> tuple[Node, Node | None, int]
     return node, key, len(path)
 
 
-def quote(node: Node, text: str) -> str:
-    """A node as it is written in the source, on one line and shortened."""
-    return shorten(text[node.start : node.end]) or "nothing"
+def quote(node: Node, text: str, path: Sequence[str | int]) -> str:
+    """A node as it is written in the source, on one line and shortened; nothing of one that may hold a secret."""
+    written = text[node.start : node.end]
+    if is_private(path) or (isinstance(node, Collection) and (_WARMUP in path or _WARMUP in written)):
+        return ""
+    return shorten(written) or "nothing"
+
+
+def is_private(path: Sequence[str | int]) -> bool:
+    """Whether what stands there is never shown: a warm-up may carry credentials, and problems are logged."""
+    return any(above == _WARMUP and step in ("headers", "body") for above, step in itertools.pairwise(path))
 
 
 def shorten(text: str) -> str:

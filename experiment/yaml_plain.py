@@ -40,13 +40,13 @@ def plain(root: Node, text: str, source: str) -> object:
 def _value(node: Node, path: Path, text: str, problems: list[Problem]) -> object:
     """Recursion is bounded by the depth that :func:`compose` allows."""
     if node.refused:
-        problems.append(Problem(yaml_nodes.format_path(path), node.line, node.refused, yaml_nodes.quote(node, text)))
+        found = yaml_nodes.quote(node, text, path)
+        problems.append(Problem(yaml_nodes.format_path(path), node.line, node.refused, found))
         return None
     if isinstance(node, Scalar):
         if _too_long(node):
-            problems.append(
-                Problem(yaml_nodes.format_path(path), node.line, "too long for a number", yaml_nodes.quote(node, text))
-            )
+            found = yaml_nodes.quote(node, text, path)
+            problems.append(Problem(yaml_nodes.format_path(path), node.line, "too long for a number", found))
             return None
         return resolve(node)
     if not node.is_mapping:
@@ -64,7 +64,7 @@ def _value(node: Node, path: Path, text: str, problems: list[Problem]) -> object
                     yaml_nodes.format_path((*path, name)),
                     key.line,
                     message,
-                    yaml_nodes.quote(key, text),
+                    yaml_nodes.quote(key, text, (*path, name)),
                     "each key once",
                 )
             )
@@ -82,10 +82,10 @@ def _key(node: Node, path: Path, text: str, problems: list[Problem]) -> str | No
             name = resolve(node)
             if isinstance(name, str):
                 return name
-    shown = yaml_nodes.quote(node, text)
+    shown = yaml_nodes.quote(node, text, path)
     if not message:
         message = "a key that is no text"
-        allowed = f'quotes around it: "{shown}"' if isinstance(node, Scalar) else "a text"
+        allowed = f'quotes around it: "{shown}"' if shown and isinstance(node, Scalar) else "a text"
     problems.append(Problem(yaml_nodes.format_path(path), node.line, message, shown, allowed))
     return None
 

@@ -112,6 +112,8 @@ class Scenario:
         feedback: what users do with answers.
         reported: metrics of the report that is told at the end, each with what it must say of the new model, or nothing
             where chance has a say; none tells no report.
+        by_segment: what the report must not contradict of a segment, by metric and segment. A short demo may leave it
+            undecided.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Scenario:
     streamed: float = 0.5
     feedback: Feedback = field(default_factory=dict)
     reported: Mapping[str, str] = field(default_factory=dict)
+    by_segment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 _BASE = Behaviour(latency_ms=150)
@@ -187,6 +190,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             streamed=0.2,
             feedback=_FINETUNE_FEEDBACK,
             reported={"latency_p50": "higher", "latency_p95": "", "click_rate": ""},
+            by_segment={"click_rate": {"power": "higher", "casual": "lower"}},
         ),
     )
 }

@@ -32,6 +32,12 @@ def untold(report: Report, scenario: Scenario) -> str:
         found = [item.verdict for item in parts[name].comparisons]
         if wanted and found != [wanted]:
             return f"expected {name} to be {wanted}, the report finds it {', '.join(found)}"
+        for segment, planted in scenario.by_segment.get(name, {}).items():
+            found = [item.verdict for item in parts[name].segments if item.segment == segment]
+            if not found or not set(found) <= {planted, "undecided"}:
+                return (
+                    f"expected {name} of {segment} to be {planted}, the report finds it {', '.join(found) or 'nowhere'}"
+                )
     return ""
 
 

@@ -193,6 +193,29 @@ def test_a_report_that_does_not_tell_the_story_is_a_problem(report: Report, lack
     assert story.untold(report, scenario) == lacks
 
 
+@pytest.mark.parametrize(
+    ("planted", "lacks"),
+    [
+        ({"s0": "higher", "s1": "higher"}, ""),
+        ({"s1": "lower"}, "expected latency_p50 of s1 to be lower, the report finds it higher"),
+        ({"s2": "higher"}, "expected latency_p50 of s2 to be higher, the report finds it nowhere"),
+    ],
+)
+def test_a_report_must_not_contradict_what_was_planted_in_a_segment(planted: dict[str, str], lacks: str) -> None:
+    scenario = replace(SCENARIOS["finetune"], reported={"latency_p50": ""}, by_segment={"latency_p50": planted})
+    assert story.untold(_report(70, 2), scenario) == lacks
+
+
+def test_a_segment_that_is_undecided_contradicts_nothing() -> None:
+    report = _report(70, 2)
+    findings = [replace(finding, significant=False) for finding in report.metrics[0].segments[0].findings]
+    part = replace(report.metrics[0].segments[0], findings=tuple(findings))
+    report = replace(report, metrics=[replace(report.metrics[0], segments=[part])])
+    assert part.verdict == "undecided"
+    scenario = replace(SCENARIOS["finetune"], reported={"latency_p50": ""}, by_segment={"latency_p50": {"s0": "lower"}})
+    assert story.untold(report, scenario) == ""
+
+
 def test_a_scenario_whose_report_cannot_be_made_has_not_passed(tmp_path: Path) -> None:
     path = tmp_path / "experiments.yaml"
     path.write_text(DOCUMENT.replace("name: chat", "name: chat-model"))

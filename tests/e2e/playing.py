@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,9 +34,12 @@ class Play:
         bare: whether there is no body at all, as of 204.
         breaks: whether the connection is cut off where the body should end.
         waits: whether the body is left without an end, until the client has gone.
+        first: seconds between the headers and the first piece.
         pause: seconds between two pieces, besides.
         arrived: how many bytes of the body the client has, whenever there are more.
         whole: set once it has them all.
+        ttft: milliseconds from the question to the first byte of the body, by the client's own clock.
+        duration: milliseconds from the question to the end of the answer, by the same.
     """
 
     pieces: Sequence[bytes] = ()
@@ -44,9 +48,12 @@ class Play:
     bare: bool = False
     breaks: bool = False
     waits: bool = False
+    first: float = 0
     pause: float = 0
     arrived: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
     whole: asyncio.Event = field(default_factory=asyncio.Event)
+    ttft: float = 0
+    duration: float = 0
 
     @property
     def body(self) -> bytes:
@@ -83,15 +90,18 @@ class Player:
         got = bytearray()
         try:
             url = f"{self.mesh.envoy.url}/v1/x?play={name}"
+            asked = time.monotonic()
             async with self.mesh.session.request(method, url, headers=headers or user()) as response:
                 assert response.status == play.status
                 for key, value in play.headers.items():
                     assert response.headers[key] == value
                 async for piece in response.content.iter_any():
+                    play.ttft = play.ttft or 1000 * (time.monotonic() - asked)
                     got += piece
                     play.arrived.put_nowait(len(got))
                     if len(got) == len(play.body):
                         play.whole.set()
+            play.duration = 1000 * (time.monotonic() - asked)
             return bytes(got)
         finally:
             del self._plays[name]
@@ -116,7 +126,7 @@ class Player:
             return True
         sent = 0
         for piece in play.pieces:
-            await asyncio.sleep(play.pause if sent else 0)
+            await asyncio.sleep(play.pause if sent else play.first)
             writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             await writer.drain()
             sent += len(piece)

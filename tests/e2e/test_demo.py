@@ -112,7 +112,17 @@ async def test_a_fine_tuned_model_is_rolled_back_and_the_report_says_why_segment
     assert parts["latency_p50"]["comparisons"][0]["result"] == "higher"
     for segment in parts["latency_p50"]["segments"]:
         assert segment["in_variant"]["value"] - segment["in_control"]["value"] == pytest.approx(70, abs=45)
+    if "surely above" in moves[-1]["reason"]:  # of a margin, which is more than higher
+        assert parts["latency_p95"]["comparisons"][0]["result"] == "higher"
     clicks = parts["click_rate"]
+    planted = {"power": (1, "higher"), "casual": (-1, "lower")}
+    for part in clicks["segments"]:
+        sign, wanted = planted[part["segment"]]
+        assert part["result"] in (wanted, "undecided")
+        control, variant = part["in_control"], part["in_variant"]
+        # 0.5% against 2.5% of power users, and 4.6% against 0.9% of casual ones: with so many it is no matter of luck.
+        if min(control["requests"], variant["requests"]) >= (800 if sign > 0 else 500):
+            assert sign * (variant["value"] - control["value"]) > 0
     for row in clicks["variants"]:
         within = "in_control" if row["variant"] == "model-a" else "in_variant"
         assert sum(segment[within]["requests"] for segment in clicks["segments"]) == row["requests"]

@@ -15,6 +15,7 @@ from typing import Any
 import openai
 import pytest
 from aiohttp import web
+from openai.types.chat import ChatCompletionChunk
 
 from cli.demo.stack import Stack, fetch
 from controller.evidence.columns import Parser
@@ -99,7 +100,10 @@ class Bill:
 
 
 async def _ask(client: openai.AsyncOpenAI, number: int, bills: dict[str, Bill]) -> None:
-    """One question, streamed if its number is odd; the answer goes on the bill of the variant that gave it."""
+    """One question, streamed if its number is odd; the answer goes on the bill of the variant that gave it.
+
+    Every other streamed answer is read as the bytes that came, and every other one as the client's own chunks.
+    """
     headers = {"x-user-id": f"user-{number % 97}"}
     messages: Any = [{"role": "user", "content": f"question {number}"}]
     if number % 2 == 0:
@@ -112,9 +116,15 @@ async def _ask(client: openai.AsyncOpenAI, number: int, bills: dict[str, Bill]) 
     async with client.chat.completions.with_streaming_response.create(
         model="m", messages=messages, stream=True, stream_options={"include_usage": True}, extra_headers=headers
     ) as response:
+        bill = bills.setdefault(response.headers.get("x-model-version", ""), Bill())
+        if number % 4 == 1:
+            body = b"".join([piece async for piece in response.iter_bytes()])
+            *_, last, done = body.removesuffix(b"\n\n").split(b"\n\n")
+            assert done == b"data: [DONE]"
+            bill.add(number, ChatCompletionChunk.model_validate_json(last.removeprefix(b"data: ")).usage, body)
+            return
         stream = await response.parse()
         chunks = [chunk async for chunk in stream]
-    bill = bills.setdefault(response.headers.get("x-model-version", ""), Bill())
     bill.add(number, chunks[-1].usage, [chunk.model_dump_json() for chunk in chunks])
 
 
@@ -160,9 +170,10 @@ async def test_answers_are_the_same_and_tokens_and_costs_are_the_clients_own_to_
         assert found[name].codes == {200: bill.requests}
         assert (amounts["input_tokens"], amounts["output_tokens"]) == (bill.input_tokens, bill.output_tokens)
         assert amounts["usage"] == bill.requests
-        dollars = (bill.input_tokens * price.input + bill.output_tokens * price.output) / 1e6
-        # Costs are kept in billionths of a dollar, rounded slice by slice.
-        assert amounts["cost"] == pytest.approx(dollars * 1e9, abs=25)
+        # In billionths of a dollar, of which a token costs a whole number here: rounding slice by slice loses nothing.
+        per_token = [round(dollars * 1000) for dollars in (price.input, price.output)]
+        assert per_token == pytest.approx([price.input * 1000, price.output * 1000])
+        assert amounts["cost"] == bill.input_tokens * per_token[0] + bill.output_tokens * per_token[1]
         assert "refusals" not in amounts
         assert "broken" not in amounts
     assert "[error]" not in log

@@ -98,7 +98,11 @@ def test_the_dashboard_shows_what_was_asked_of_it() -> None:
     titles = " ".join(panel["title"] for panel in dashboard["panels"])
     for what in ("Request rate", "p95", "Time to first token", "Tokens", "Cost", "Events", "Weights", "Error budget"):
         assert what in titles
-    assert [annotation["name"] for annotation in dashboard["annotations"]["list"]] == ["Decisions"]
+    (decisions,) = dashboard["annotations"]["list"]
+    assert decisions["name"] == "Decisions"
+    assert "[2m]" in decisions["expr"], (
+        "its steps are as short as those between scrapes, and one sample has no increase"
+    )
     assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource", "experiment"]
 
 

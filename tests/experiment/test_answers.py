@@ -97,7 +97,7 @@ class TestEvents:
             ),
             ("{name: x, value: {min: -1, max: 5}}", "events[3].value.min", "too small", "at least 0"),
             ("{name: x, value: {max: 0.0001}}", "events[3].value.max", "too small", "at least 0.001"),
-            ("{name: x, value: {max: 1.5e9}}", "events[3].value.max", "too large", "at most 1000000000"),
+            ("{name: x, value: {max: 1.5e6}}", "events[3].value.max", "too large", "at most 1000000"),
             ("{name: x, value: {max: .nan}}", "events[3].value.max", "must be a finite number", "a finite number"),
             ("{name: x, value: {max: '5'}}", "events[3].value.max", "must be a number", "a number without quotes"),
             (
@@ -200,7 +200,19 @@ class TestAnswers:
         assert answers.refusals == (Signal(header="x-refused"),)
 
     def test_upstreams_may_send_headers_that_clients_may_not(self) -> None:
-        assert Signal(header="x-envoy-degraded").header == "x-envoy-degraded"
+        assert Signal(header="X-Ab-Cached").header == "x-ab-cached"
+
+    @pytest.mark.parametrize("kind", ["cached", "refusals"])
+    def test_what_envoy_says_itself_is_no_sign_of_the_upstreams(self, kind: str) -> None:
+        found = problem("answers: {", f"answers: {{{kind}: [{{header: X-Envoy-Upstream-Service-Time}}], ")
+        assert (found.path, found.found) == (
+            f"experiments[0].answers.{kind}[0].header",
+            "X-Envoy-Upstream-Service-Time",
+        )
+        assert (found.message, found.allowed) == (
+            "Envoy itself sets such headers, whatever the upstream says",
+            "any header of the upstream's but x-envoy-*",
+        )
 
     @pytest.mark.parametrize(
         ("written", "path", "message", "allowed"),
@@ -271,3 +283,50 @@ class TestWarmup:
         found = problem("warmup: {path: /v1/chat/completions}", f"warmup: {fields}")
         assert (found.line, found.path.lower()) == (18, f"experiments[0].rollout.warmup.{path}".lower())
         assert found.message.startswith(message)
+
+    def test_a_body_that_is_too_long_is_told_how_long_it_may_be(self) -> None:
+        found = problem("warmup: {path: /v1/chat/completions}", f"warmup: {{path: /v1, body: {'a' * 65537}}}")
+        assert (found.message, found.found, found.allowed) == ("too long", "", "at most 65536 characters")
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            "{path: /v1, headers: {authorization: [s3cret]}}",
+            "{path: /v1, headers: {authorization: s3crét}}",
+            "{path: /v1, headers: {authorization: ' s3cret'}}",
+            "{path: /v1, headers: {content-length: s3cret}}",
+            "{path: /v1, headers: {authorization: a, Authorization: s3cret}}",
+            "{path: /v1, headers: [authorization, s3cret]}",
+            "{path: /v1, headers: s3cret}",
+            "{path: /v1, headers: {authorization: !key s3cret}}",
+            "{path: /v1, headers: {authorization: &key s3cret}}",
+            "{path: /v1, headers: {authorization: {[s3cret]: 1}}}",
+            "{path: /v1, headers: {authorization: 's3cret}}",
+            "{path: /v1, headers: {authorization: '%s3cret', : :}",
+            "{path: /v1, body: {key: s3cret}}",
+            "{path: /v1, body: [s3cret]}",
+            "{path: /v1, method: GET, body: s3cret}",
+            "{path: /v1, Headers: {authorization: s3cret}}",
+            "[{headers: {authorization: s3cret}}]",
+        ],
+    )
+    def test_what_may_be_a_secret_is_never_quoted(self, written: str) -> None:
+        """The controller logs what is wrong with a document, and status shows it."""
+        with pytest.raises(DocumentError) as caught:
+            parse(TEXT.replace("warmup: {path: /v1/chat/completions}", f"warmup: {written}"))
+        assert "s3cr" not in str(caught.value)
+        assert caught.value.problems[0].line >= 18
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "- warmup: {headers: {a: s3cret}}",
+            "version: {warmup: {headers: {a: s3cret}}}",
+            "experiments: {rollout: {warmup: {headers: {a: s3cret}}}}",
+            "experiments: [{rollout: [{warmup: {headers: {a: s3cret}}}]}]",
+        ],
+    )
+    def test_nor_is_what_it_stands_in(self, text: str) -> None:
+        with pytest.raises(DocumentError) as caught:
+            parse(text)
+        assert "s3cr" not in str(caught.value)

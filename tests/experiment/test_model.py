@@ -130,6 +130,10 @@ class TestExperiment:
                 "match.headers.x-envoy-user: a header that clients cannot send",
             ),
             ({"match": {"path_prefix": "/v1?x"}}, "match.path_prefix: "),
+            (
+                {"segments": {"header": "Cookie", "values": ["a"]}},
+                "segments.header: all cookies of a client together are no segment",
+            ),
             ({"segments": {"header": "h", "values": ["a", "a"]}}, "segments.values.1: segment 'a' appears twice"),
             (
                 {"segments": {"header": "h", "values": ["a", "other"]}},
