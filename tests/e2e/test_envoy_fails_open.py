@@ -109,7 +109,8 @@ async def test_a_slow_answer_is_not_waited_for_longer_than_the_message_timeout(t
         await mesh.until_assigned()
         reply = await mesh.get(headers=user(sleep=8))
         assert (reply.status, reply.upstream, reply.versions) == (200, "model-a", ())
-        assert MESSAGE_TIMEOUT.total_seconds() <= reply.seconds < 5
+        # Envoy's clock and ours are not one: its timer may end a moment before.
+        assert 0.9 * MESSAGE_TIMEOUT.total_seconds() <= reply.seconds < 5
 
 
 async def test_with_two_servers_the_loss_of_one_costs_no_assignment(tmp_path: Path) -> None:
