@@ -4,12 +4,18 @@ HARMFUL where the candidate's error rate is surely above ``brake`` *and* surely 
 behind both is not blamed on the candidate; above ``brake`` alone where the control has no requests. The hypothesis to
 be rejected is "one of the two does not hold", for which the smaller of the two e-values is one: whichever part is true,
 its own e-value is at least as large. It looks since every marked moment, as guardrails do.
+
+A user who sends most of a variant's requests, such as a probe that only asks for what does not fail, would hide what
+happens to all others: users differ so much then that nothing is sure of their requests. So half of the weight is on
+everybody but the busiest slice of each variant; the mean of two e-values is one.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+
+import numpy as np
 
 from controller.inference.numbers import Side
 from controller.judging.course import Course
@@ -28,6 +34,19 @@ def question(rollout: Rollout) -> str:
     return f"errors at most {rollout.analysis.brake:g} or as the control's"
 
 
+def _log_e(found: ShareComparison, course: Course, limit: float) -> tuple[float, int]:
+    """Against "at most the limit, or no more than the control", and the row that says most; 0 of no requests."""
+    if found.values.candidate is None:
+        return 0.0, 0
+    log_e, row = course.mixed(found.level(Side.GREATER, limit))
+    if found.values.control_n > 0:
+        # From 1 to 1, so that the comparison is scale-free and knows no margin.
+        against, row_against = course.mixed(found.increase(Side.GREATER, 0.0, relative=True))
+        if against < log_e:
+            log_e, row = against, row or row_against
+    return log_e, row
+
+
 def judge_brake(rollout: Rollout, course: Course, peak: float = -math.inf) -> Judgement | None:
     """The brake's verdict, if it is harm; None otherwise, since a brake never says that all is well.
 
@@ -40,16 +59,19 @@ def judge_brake(rollout: Rollout, course: Course, peak: float = -math.inf) -> Ju
     if limit >= 1:
         return None
     found = ShareComparison.of(course, ERROR_RATE)
-    values = found.values
-    if values.candidate is None:
+    if found.values.candidate is None:
         return None
-    log_e, row = course.mixed(found.level(Side.GREATER, limit))
-    if values.control_n > 0:
-        # From 1 to 1, so that the comparison is scale-free and knows no margin.
-        against, row_against = course.mixed(found.increase(Side.GREATER, 0.0, relative=True))
-        if against < log_e:
-            log_e, row = against, row or row_against
+    others = course.without_busiest()
+    found_others = ShareComparison.of(others, ERROR_RATE)
+    log_e, row = _log_e(found, course, limit)
+    # A control of which nobody else is left tells nothing, and is not one without requests.
+    comparable = found_others.values.control_n > 0 or not found.values.control_n
+    log_e_others = _log_e(found_others, others, limit)[0] if comparable else 0.0
+    # It is told of everybody where that alone would do.
     alpha = rollout.alpha_alarm
+    aside = log_e < -math.log(alpha) and log_e < log_e_others
+    values = found_others.values if aside else found.values
+    log_e = float(np.logaddexp(log_e, log_e_others)) - math.log(2)
     still = log_e >= -math.log(alpha)
     log_e = max(log_e, peak)
     if log_e < -math.log(alpha):
@@ -68,8 +90,8 @@ def judge_brake(rollout: Rollout, course: Course, peak: float = -math.inf) -> Ju
         alpha_healthy=rollout.analysis.alpha,
         design_effect=values.design_effect,
     )
-    span = ""
-    if row and still:
+    span = ", those of the busiest users left aside," if aside and still else ""
+    if row and still and not aside:
         value, n = found.moment(row)
         judgement = replace(judgement, value=value, n=n, since=course.seconds_since(row))
         span = f" in the last {judgement.since:.0f} s"

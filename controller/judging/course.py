@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TypeVar
@@ -25,7 +25,7 @@ import numpy as np
 
 from controller.evidence.histogram import merge
 from controller.evidence.strata import Stratum
-from controller.evidence.summary import VariantEvidence
+from controller.evidence.summary import FIRST_ERROR, VariantEvidence
 from controller.inference.mixture import log_sum_exp
 from controller.inference.numbers import Floats
 from controller.judging.durations import Durations
@@ -125,6 +125,17 @@ class Course:
     def _laid_out(self) -> dict[Histogram, tuple[Durations, Durations]]:
         return {}
 
+    def without_busiest(self) -> Course:
+        """Requests and errors of everybody but the slice of each variant that sent most, in each stage; no moments.
+
+        Which slice that is depends on requests alone, so that it says nothing of errors.
+        """
+        strata = [
+            replace(stratum, variants={name: _without_busiest(item) for name, item in stratum.variants.items()})
+            for stratum in self.strata
+        ]
+        return replace(self, strata=strata, since=())
+
     def seconds_since(self, row: int) -> float | None:
         """How long ago a row's moment was; None for all evidence."""
         return self.since[row - 1].age.total_seconds() if row else None
@@ -180,6 +191,15 @@ def _thinned(marks: tuple[Mark, ...], at: datetime) -> tuple[Mark, ...]:
         drop = closeness.index(min(closeness)) + 1
         marks = marks[:drop] + marks[drop + 1 :]
     return marks
+
+
+def _without_busiest(evidence: VariantEvidence) -> VariantEvidence:
+    if not evidence.slices:
+        return evidence
+    busiest = max(evidence.slices, key=lambda number: (evidence.slices[number].requests, number))
+    slices = {number: item for number, item in evidence.slices.items() if number != busiest}
+    requests, errors = (sum(getattr(item, what) for item in slices.values()) for what in ("requests", "errors"))
+    return VariantEvidence(codes={200: requests - errors, FIRST_ERROR: errors}, slices=slices)
 
 
 def _condensed(evidence: VariantEvidence) -> VariantEvidence:

@@ -4,9 +4,11 @@ import math
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.evidence.summary import SliceEvidence
 from controller.judging.brake import judge_brake
 from controller.judging.course import Since
 from controller.judging.verdicts import Judgement, Verdict
@@ -89,3 +91,18 @@ def test_it_brakes_only_what_is_above_its_limit_and_worse_than_the_control(
     if found is not None:
         assert failed / n > 0.10
         assert failed / n > control_failed / control
+
+
+def test_one_user_who_asks_for_what_does_not_fail_hides_nothing() -> None:
+    """A probe sends more than all others together; half of everybody else's requests fail."""
+    users, probe = arm(1000, 500), arm(4000, slices=[7])
+    mixed = replace(
+        users,
+        codes={200: 4500, 500: 500},
+        slices={**users.slices, 7: SliceEvidence(4020, users.slices[7].errors, 0, probe.duration_ms)},
+    )
+    found = judge_brake(rollout(), course(arm(1000), mixed))
+    assert found is not None
+    assert "busiest users left aside" in found.text
+    assert found.value == pytest.approx(0.5, abs=0.01)
+    assert judge_brake(rollout(), course(arm(1000), arm(5000, 50))) is None
