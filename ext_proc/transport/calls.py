@@ -1,4 +1,4 @@
-"""What the connections of a server share, and what is known of each call. Used by :mod:`ext_proc.transport.connection`."""
+"""What the connections of a server share, and what is known of each call. Used by :mod:`.connection`."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class Stream:
         timer: ends the call when its time is over.
     """
 
-    __slots__ = ("answered", "call", "ended", "heard", "reader", "timer")
+    # What most calls never change costs them nothing.
+    reader: Reader | None = None
+    heard = False
+    answered = False
+    ended = False
+    timer: asyncio.TimerHandle | None = None
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.reader: Reader | None = None
-        self.heard = False
-        self.answered = False
-        self.ended = False
-        self.timer: asyncio.TimerHandle | None = None
