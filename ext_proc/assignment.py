@@ -112,7 +112,7 @@ class Compiled:
         starts: first buckets of the runs that share a place, ascending from 0.
         places: the place of each run.
         untouched: the assignment of requests that have no unit and get none.
-        session: the source of the issued cookie, which is what a session is; None where none is issued.
+        session: the one of the sources that is the issued cookie, which is what a session is; None where none is.
         continuation: tells the second request of a session; None where that is no event.
     """
 
@@ -154,8 +154,8 @@ class Compiled:
                 place.group,
                 segment,
                 mark,
-                in_session=source == self.session,
-                continued=mark is not None,
+                source is self.session,
+                mark is not None,
             )
         if self.cookie is None:
             return self.untouched
@@ -256,6 +256,7 @@ def _compile(experiment: Experiment) -> Compiled:
     segments = experiment.segments
     host = experiment.match.host
     cookie = experiment.issue_cookie
+    sources = identity.compile_sources(experiment.unit)
     return Compiled(
         name=experiment.name,
         salt=experiment.hash_salt,
@@ -263,7 +264,7 @@ def _compile(experiment: Experiment) -> Compiled:
         host=None if host is None else host.encode(),
         headers=_rules(experiment.match.headers),
         overrides=tuple((_rules(override.header), override.variant) for override in experiment.overrides),
-        sources=identity.compile_sources(experiment.unit),
+        sources=sources,
         cookie=None if cookie is None else identity.compile_cookie(cookie),
         segments=None
         if segments is None
@@ -271,7 +272,7 @@ def _compile(experiment: Experiment) -> Compiled:
         starts=tuple(starts),
         places=tuple(places[start] for start in starts),
         untouched=Assignment("no_unit", experiment.name),
-        session=None if cookie is None else identity.session_source(cookie),
+        session=next((source for source in sources if cookie and source == identity.session_source(cookie)), None),
         continuation=identity.compile_continuation(cookie) if cookie and experiment.counts_continuation else None,
     )
 

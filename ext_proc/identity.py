@@ -78,10 +78,7 @@ def find_unit(sources: Sequence[Source], headers: Headers) -> Found | None:
     """
     for source in sources:
         values = headers.get(source.header)
-        if values is None:
-            continue
-        unit = _first(source, values)
-        if unit:
+        if values is not None and (unit := _first(source, values)):
             return Found(source, unit)
     return None
 

@@ -83,7 +83,7 @@ _MOST_ANSWERS: Final = 50_000
 """Answers kept ready, at some 300 bytes each. A document needs variants x slices x segments of them per experiment."""
 
 _CARRIES_BODIES: Final = frozenset({ProcessingMode.FULL_DUPLEX_STREAMED, ProcessingMode.GRPC})
-_NO_BODIES: Final = {ProcessingMode.NONE}
+_NO_BODY: Final[int] = ProcessingMode.NONE
 _KINDS: Final[Mapping[str | None, Kind]] = {kind: kind for kind in get_args(Kind)}
 _parse = ProcessingRequest.FromString
 
@@ -122,10 +122,12 @@ def read(message: bytes, wanted: Container[str]) -> Message:
     kind = _KINDS.get(parsed.WhichOneof("request"), "unknown")
     decides = False
     if parsed.HasField("protocol_config"):
-        modes = {parsed.protocol_config.request_body_mode, parsed.protocol_config.response_body_mode}
-        if modes & _CARRIES_BODIES:
+        config = parsed.protocol_config
+        asked, answered = config.request_body_mode, config.response_body_mode
+        if asked == answered == _NO_BODY:
+            decides = True
+        elif asked in _CARRIES_BODIES or answered in _CARRIES_BODIES:
             kind = "unsupported"
-        decides = modes == _NO_BODIES
     expects_answer = not parsed.observability_mode
     if kind != REQUEST_HEADERS:
         return Message(kind, _NO_HEADERS, expects_answer)
