@@ -39,17 +39,32 @@ def envoy(
     streams_per_connection: Annotated[
         int,
         typer.Option(
-            help="Requests asked about at once on one connection to the server; with a low number all of the "
-            "server's workers get some, 100 saves CPU where there is one worker."
+            help="Requests asked about at once on one connection to the server; where it has several workers, say 2, "
+            "so that all of them get some."
         ),
-    ] = 2,
+    ] = 100,
+    ext_proc_ca: Annotated[
+        str,
+        typer.Option(
+            help="Who may vouch for the server, PEM, as Envoy sees the file. [plain text]", show_default=False
+        ),
+    ] = "",
+    ext_proc_name: Annotated[
+        str, typer.Option(help="What the server's certificate must be for. [its hosts]", show_default=False)
+    ] = "",
+    ext_proc_cert: Annotated[
+        str, typer.Option(help="Envoy's certificate for a server that asks for one, PEM.", show_default=False)
+    ] = "",
+    ext_proc_key: Annotated[str, typer.Option(help="Its private key, PEM.", show_default=False)] = "",
 ) -> None:
     """Print Envoy's bootstrap for the document."""
     from experiment.store import FileStore
     from mesh.bootstrap import render_bootstrap
-    from mesh.options import RenderOptions
+    from mesh.options import RenderOptions, ServerTls
     from mesh.yaml_text import to_yaml
 
+    secret = ext_proc_ca or ext_proc_name or ext_proc_cert or ext_proc_key
+    tls = ServerTls(ext_proc_ca, ext_proc_name, ext_proc_cert, ext_proc_key) if secret else None
     options = RenderOptions(
         listen=listen,
         admin=admin,
@@ -58,6 +73,7 @@ def envoy(
         message_timeout=duration(message_timeout),
         trusted_hops=trusted_hops,
         streams_per_connection=streams_per_connection,
+        ext_proc_tls=tls,
     )
     document = FileStore(config).read().document
     typer.echo(to_yaml(render_bootstrap(document, options)), nl=False)

@@ -42,7 +42,7 @@ def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, An
         RenderError: the document lacks what Envoy needs to know.
         UnknownName: a cluster that is used is not described.
     """
-    server = ext_proc_cluster(options.ext_proc_targets, options.streams_per_connection)
+    server = ext_proc_cluster(options.ext_proc_targets, options.streams_per_connection, options.ext_proc_tls)
     bootstrap = Bootstrap(
         node=Node(id=options.node_id, cluster=options.node_cluster),
         static_resources=BootstrapStaticResources(

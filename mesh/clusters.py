@@ -24,6 +24,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CommonTlsContext,
     SubjectAltNameMatcher,
     SubjectAltNameMatcherSanType,
+    TlsCertificate,
     UpstreamTlsContext,
 )
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
@@ -40,6 +41,7 @@ from experiment.names import EXT_PROC_CLUSTER
 from experiment.parts import Cluster, Tls
 from mesh.addresses import Endpoint as TcpEndpoint
 from mesh.addresses import UnixSocket, address_of, is_ip
+from mesh.options import ServerTls
 
 _PROTOCOL_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -117,7 +119,9 @@ def _model_cluster(name: str, cluster: Cluster) -> EnvoyCluster:
     )
 
 
-def ext_proc_cluster(targets: Sequence[TcpEndpoint | UnixSocket], streams_per_connection: int) -> EnvoyCluster:
+def ext_proc_cluster(
+    targets: Sequence[TcpEndpoint | UnixSocket], streams_per_connection: int, tls: ServerTls | None = None
+) -> EnvoyCluster:
     """Our server: HTTP/2, health-checked, so that Envoy stops asking one that hangs.
 
     Panic is off: with every endpoint unhealthy Envoy must not ask any, but let requests go on at once. Connections of
@@ -126,6 +130,7 @@ def ext_proc_cluster(targets: Sequence[TcpEndpoint | UnixSocket], streams_per_co
     Args:
         targets: where it listens.
         streams_per_connection: concurrent streams after which Envoy opens another connection.
+        tls: how to speak TLS to it; None for plain text.
     """
     endpoints = [target for target in targets if isinstance(target, TcpEndpoint)]
     return EnvoyCluster(
@@ -146,6 +151,7 @@ def ext_proc_cluster(targets: Sequence[TcpEndpoint | UnixSocket], streams_per_co
                 grpc_health_check=core.HealthCheckGrpcHealthCheck(),
             )
         ],
+        transport_socket=None if tls is None else _server_tls(tls, [endpoint.host for endpoint in endpoints]),
         close_connections_on_host_health_failure=True,
         common_lb_config=ClusterCommonLbConfig(
             healthy_panic_threshold=Percent(value=0),
@@ -189,14 +195,35 @@ def _breakers() -> CircuitBreakers:
 def _tls(cluster: Cluster, tls: Tls) -> core.TransportSocket:
     """TLS that believes only a certificate of the expected name, from an authority that the document trusts."""
     name = server_name(cluster)
-    kind = SubjectAltNameMatcherSanType.DNS if name else SubjectAltNameMatcherSanType.IP_ADDRESS
-    expected = SubjectAltNameMatcher(san_type=kind, matcher=StringMatcher(exact=name or tls.sni or cluster.host))
-    context = UpstreamTlsContext(
-        sni=name or "",
-        common_tls_context=CommonTlsContext(
-            validation_context=CertificateValidationContext(
-                trusted_ca=core.DataSource(filename=tls.ca_file), match_typed_subject_alt_names=[expected]
+    common = CommonTlsContext(validation_context=_trusted(tls.ca_file, [name or tls.sni or cluster.host]))
+    return _tls_socket(UpstreamTlsContext(sni=name or "", common_tls_context=common))
+
+
+def _server_tls(tls: ServerTls, hosts: Sequence[str]) -> core.TransportSocket:
+    """TLS to our server: HTTP/2 is agreed on in the handshake, or it closes the connection."""
+    names = [tls.name] if tls.name else list(dict.fromkeys(hosts))
+    common = CommonTlsContext(alpn_protocols=["h2"], validation_context=_trusted(tls.ca, names))
+    if tls.cert:
+        pair = TlsCertificate(
+            certificate_chain=core.DataSource(filename=tls.cert), private_key=core.DataSource(filename=tls.key)
+        )
+        common.tls_certificates = [pair]
+    asked = next((name for name in names if not is_ip(name)), "")
+    return _tls_socket(UpstreamTlsContext(sni=asked, common_tls_context=common))
+
+
+def _trusted(ca_file: str, names: Sequence[str]) -> CertificateValidationContext:
+    kinds = SubjectAltNameMatcherSanType
+    return CertificateValidationContext(
+        trusted_ca=core.DataSource(filename=ca_file),
+        match_typed_subject_alt_names=[
+            SubjectAltNameMatcher(
+                san_type=kinds.IP_ADDRESS if is_ip(name) else kinds.DNS, matcher=StringMatcher(exact=name)
             )
-        ),
+            for name in names
+        ],
     )
+
+
+def _tls_socket(context: UpstreamTlsContext) -> core.TransportSocket:
     return core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(context))

@@ -11,6 +11,32 @@ from mesh.addresses import Endpoint, UnixSocket, parse_ip_endpoint, parse_target
 
 
 @dataclass(frozen=True, slots=True)
+class ServerTls:
+    """How Envoy speaks TLS to the external-processing server. Paths are those that Envoy sees.
+
+    Attributes:
+        ca: certificates of those who may vouch for the server.
+        name: what its certificate must be for; empty: the hosts that Envoy connects to.
+        cert: Envoy's own certificate, for a server that asks for one; empty: none.
+        key: its private key.
+
+    Raises:
+        SettingsError: they make no sense together.
+    """
+
+    ca: str
+    name: str = ""
+    cert: str = ""
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.ca:
+            raise SettingsError("ext_proc_ca: found none; allowed: a file of the certificates to trust")
+        if bool(self.cert) != bool(self.key):
+            raise SettingsError("ext_proc_cert, ext_proc_key: found only one of them; allowed: both or neither")
+
+
+@dataclass(frozen=True, slots=True)
 class RenderOptions:
     """How the rendered Envoy is reached, and how it reaches the external-processing server.
 
@@ -20,10 +46,10 @@ class RenderOptions:
         warmup: IP address and port through which the controller warms new versions; loopback only, since whoever
             reaches it chooses the variant. Empty: nowhere.
         ext_proc: where the server listens, ``host:port`` or ``unix:/path``; several share the load.
+        ext_proc_tls: how it speaks TLS to the server; None for plain text.
         streams_per_connection: how many requests Envoy asks about at the same time on one connection to the server
-            before it opens another. A server's worker processes share one port, and the system gives each
-            *connection* to one of them: with few connections, few workers work. Where there is only one worker, 100
-            saves some CPU.
+            before it opens another. Many save CPU on both sides. But a server's worker processes share one port, and
+            the system gives each *connection* to one of them: with several workers, say 2, or few of them work.
         message_timeout: longest wait for the server's answer to one request; then the request goes to the control.
         stats_flush_interval: how often Envoy merges its histograms, and so how old they may be when they are read.
         trusted_hops: how many proxies in front of Envoy may be believed what they say in ``x-forwarded-for`` and
@@ -39,7 +65,8 @@ class RenderOptions:
     admin: str = "127.0.0.1:9901"
     warmup: str = "127.0.0.1:9902"
     ext_proc: tuple[str, ...] = ("127.0.0.1:50051",)
-    streams_per_connection: int = 2
+    ext_proc_tls: ServerTls | None = None
+    streams_per_connection: int = 100
     message_timeout: timedelta = timedelta(milliseconds=500)
     stats_flush_interval: timedelta = timedelta(seconds=1)
     trusted_hops: int = 0
@@ -88,6 +115,10 @@ class RenderOptions:
         if len(set(targets)) < len(targets):
             raise SettingsError(f"ext_proc: found {', '.join(self.ext_proc)}; allowed: each address once")
         sockets = any(isinstance(target, UnixSocket) for target in targets)
+        if sockets and self.ext_proc_tls is not None and not self.ext_proc_tls.name:
+            raise SettingsError(
+                "ext_proc_name: found none; allowed: the name in the certificate of a Unix socket's server"
+            )
         if sockets and any(isinstance(target, Endpoint) and target.is_name for target in targets):
             raise SettingsError(
                 f"ext_proc: found {', '.join(self.ext_proc)}; Envoy cannot mix Unix sockets with names that it has "

@@ -192,6 +192,7 @@ class Stack:
             admin=f"127.0.0.1:{self.ports['admin']}",
             warmup=f"127.0.0.1:{self.ports['warmup']}",
             ext_proc=(self.ext_proc_address,),
+            streams_per_connection=100 if self.options.workers == 1 else 2,
             message_timeout=self.options.message_timeout,
             stats_flush_interval=timedelta(milliseconds=500),
         )

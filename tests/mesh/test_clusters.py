@@ -7,6 +7,7 @@ from experiment.errors import RenderError, UnknownName
 from experiment.model import Document
 from mesh.addresses import Endpoint, UnixSocket
 from mesh.clusters import ext_proc_cluster, model_clusters
+from mesh.options import ServerTls
 from tests.mesh.documents import document, experiment
 
 OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -89,3 +90,37 @@ def test_our_server_is_health_checked_over_http2_and_never_asked_in_panic() -> N
 
 def test_our_servers_name_is_resolved() -> None:
     assert ext_proc_cluster([Endpoint("abmesh", 1)], 1).to_dict()["type"] == "STRICT_DNS"
+
+
+@pytest.mark.parametrize(
+    ("targets", "name", "sni", "verified"),
+    [
+        (
+            [Endpoint("abmesh", 1), Endpoint("10.0.0.1", 1)],
+            "",
+            "abmesh",
+            [("DNS", "abmesh"), ("IP_ADDRESS", "10.0.0.1")],
+        ),
+        ([Endpoint("10.0.0.1", 1), Endpoint("10.0.0.1", 2)], "", None, [("IP_ADDRESS", "10.0.0.1")]),
+        ([UnixSocket("/s")], "abmesh.local", "abmesh.local", [("DNS", "abmesh.local")]),
+    ],
+)
+def test_tls_to_our_server_agrees_on_http2_and_verifies_its_hosts_or_a_name(
+    targets: list[Any], name: str, sni: str | None, verified: list[tuple[str, str]]
+) -> None:
+    tls = ServerTls("/ca.pem", name, "/envoy.pem", "/envoy.key")
+    cluster = ext_proc_cluster(targets, 1, tls).to_dict(casing=Casing.SNAKE)
+    config = cluster["transport_socket"]["typed_config"]
+    common = config["common_tls_context"]
+    assert config.get("sni") == sni
+    assert common["alpn_protocols"] == ["h2"]
+    assert common["validation_context"]["trusted_ca"] == {"filename": "/ca.pem"}
+    names = common["validation_context"]["match_typed_subject_alt_names"]
+    assert [(found["san_type"], found["matcher"]["exact"]) for found in names] == verified
+    assert common["tls_certificates"] == [
+        {"certificate_chain": {"filename": "/envoy.pem"}, "private_key": {"filename": "/envoy.key"}}
+    ]
+
+
+def test_our_server_is_reached_in_plain_text_unless_tls_is_asked_for() -> None:
+    assert "transport_socket" not in ext_proc_cluster([Endpoint("abmesh", 1)], 1).to_dict(casing=Casing.SNAKE)

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from experiment.errors import SettingsError
-from mesh.options import RenderOptions
+from mesh.options import RenderOptions, ServerTls
 
 
 def test_defaults_are_valid() -> None:
@@ -49,6 +49,7 @@ def test_any_loopback_address_may_be_the_admin_endpoint(admin: str) -> None:
         ({"stats_flush_interval": timedelta(microseconds=1)}, "stats_flush_interval: found 1e-06s"),
         ({"trusted_hops": -1}, "trusted_hops: found -1; allowed: 0 to 100"),
         ({"streams_per_connection": 0}, "streams_per_connection: found 0; allowed: 1 to 10000"),
+        ({"ext_proc": ("unix:/s",), "ext_proc_tls": ServerTls("ca.pem")}, "ext_proc_name: found none"),
         ({"node_id": ""}, "node_id: found ''"),
         ({"node_cluster": "a\nb"}, "node_cluster: found"),
     ],
@@ -56,6 +57,12 @@ def test_any_loopback_address_may_be_the_admin_endpoint(admin: str) -> None:
 def test_what_makes_no_sense_is_refused_with_what_was_found(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message.replace("'", ".")):
         RenderOptions(**changes)
+
+
+@pytest.mark.parametrize("parts", [{"ca": ""}, {"ca": "ca.pem", "cert": "e.pem"}, {"ca": "ca.pem", "key": "e.key"}])
+def test_tls_to_the_server_needs_an_authority_and_a_key_with_a_certificate(parts: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="ext_proc_c"):
+        ServerTls(**parts)
 
 
 def test_unix_sockets_and_addresses_may_be_mixed() -> None:
