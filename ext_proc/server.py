@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from ext_proc.exposition import Exposition, serve_metrics
-from ext_proc.lifecycle import Signals, background, either, log_to_stderr, ready_line
+from ext_proc.lifecycle import Signals, background, either, log_to_stderr, ready_line, spare_garbage_collection
 from ext_proc.settings import Settings
 from ext_proc.telemetry import Counts
 
@@ -100,7 +100,9 @@ async def serve(settings: Settings, signals: Signals, counts: Counts, ready: Rea
         # should not let requests pass unassigned that the other would have assigned.
         await either(follower.seen.wait(), signals.stop.wait())
         try:
-            ready(await server.start(settings.addresses))
+            addresses = await server.start(settings.addresses)
+            spare_garbage_collection()
+            ready(addresses)
             await signals.stop.wait()
             log.info("draining for at most %g s; a second signal stops at once", settings.drain_seconds)
             await either(server.drain(settings.drain_seconds), signals.now.wait())

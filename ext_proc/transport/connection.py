@@ -31,6 +31,9 @@ _MOST_HELD: Final = 32 * 1024 * 1024
 _MOST_QUEUED: Final = 4 * 1024 * 1024
 """Bytes of answers that one connection's peer has not made room for."""
 
+HTTP2_ERROR: Final = "http2"
+"""What connections are counted as whose peers broke a rule."""
+
 _LAST_PING: Final = b"lastcall"
 _STILL_THERE: Final = b"youthere"
 
@@ -361,13 +364,15 @@ class Connection(asyncio.Protocol):
 
     def _cut_off(self) -> None:
         """The peer asks and asks, and makes no room for answers."""
+        self._service.counts.error(HTTP2_ERROR)
         self._http2.terminate_connection(http2.ENHANCE_YOUR_CALM)
         self._transport.write(self._http2.data_to_send())
         self._transport.close()
 
     def _give_up(self, error: Exception) -> None:
         """The peer broke a rule after which nothing that it says can be understood."""
-        log.debug("connection given up: %s", error)
+        self._service.counts.error(HTTP2_ERROR)
+        log.debug("connection given up: %s", type(error).__name__)
         with contextlib.suppress(http2.EngineError):
             self._transport.write(self._http2.data_to_send())
         self._transport.close()

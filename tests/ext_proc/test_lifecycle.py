@@ -1,10 +1,11 @@
 import asyncio
+import gc
 import os
 import signal
 
 import pytest
 
-from ext_proc.lifecycle import Signals, background, either, ready_line
+from ext_proc.lifecycle import Signals, background, either, ready_line, spare_garbage_collection
 
 
 async def fail() -> None:
@@ -55,3 +56,14 @@ def test_the_ready_line_names_addresses_metrics_and_generation() -> None:
     line = ready_line(("127.0.0.1:50051",), "http://127.0.0.1:9102/metrics", 0x3F)
     assert line == "serving on 127.0.0.1:50051, metrics on http://127.0.0.1:9102/metrics, generation 000000000003f"
     assert ready_line(("a", "b"), None, None) == "serving on a, b, generation none, so health is NOT_SERVING"
+
+
+def test_what_lives_as_long_as_the_process_is_not_gone_through_for_garbage() -> None:
+    before = gc.get_threshold()
+    try:
+        spare_garbage_collection()
+        assert gc.get_freeze_count() > 10_000
+        assert all(now > was for now, was in zip(gc.get_threshold(), before, strict=True))
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
