@@ -195,7 +195,8 @@ class Connection(asyncio.Protocol):
         else:
 
             def tell(status: bytes) -> None:
-                self._send(stream_id, stream, status)
+                with contextlib.suppress(http2.StreamGone):
+                    self._send(stream_id, stream, status)
                 self._flush()
 
             self._send(stream_id, stream, self._shared.health.watch(message, (self, stream_id), tell))
@@ -270,8 +271,9 @@ class Connection(asyncio.Protocol):
             self._unwanted.append(stream_id)
 
     def _refuse(self, stream_id: int, answer: NotGrpc) -> None:
-        self._http2.send_response(stream_id, ((b":status", answer.status),), end_stream=True)
-        self._unwanted.append(stream_id)
+        with contextlib.suppress(http2.StreamGone):  # reset in the very bytes that we are reading
+            self._http2.send_response(stream_id, ((b":status", answer.status),), end_stream=True)
+            self._unwanted.append(stream_id)
 
     def _forget(self, stream_id: int) -> None:
         stream = self._streams.pop(stream_id, None)
@@ -369,10 +371,13 @@ class Connection(asyncio.Protocol):
         self._transport.write(self._http2.data_to_send())
         self._transport.close()
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, error: http2.EngineError) -> None:
         """The peer broke a rule after which nothing that it says can be understood."""
         self._service.counts.error(HTTP2_ERROR)
         log.debug("connection given up: %s", type(error).__name__)
-        with contextlib.suppress(http2.EngineError):
-            self._transport.write(self._http2.data_to_send())
+        try:
+            data = self._http2.data_to_send()
+        except http2.EngineError:
+            data = b""
+        self._transport.write(data + http2.last_words(error))
         self._transport.close()

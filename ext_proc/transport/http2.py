@@ -13,6 +13,7 @@ from ngh2 import (
     Configuration,
     Connection,
     DataReceived,
+    DenialOfServiceError,
     ErrorCode,
     NGH2Error,
     PingAcknowledged,
@@ -39,6 +40,7 @@ __all__ = [
     "StreamClosed",
     "StreamGone",
     "TrailersReceived",
+    "last_words",
     "new_connection",
 ]
 
@@ -70,6 +72,20 @@ _SETTINGS: Final = {
     Setting.MAX_HEADER_LIST_SIZE: 64 * 1024,
     Setting.ENABLE_PUSH: 0,
 }
+
+
+def last_words(error: NGH2Error) -> bytes:
+    """A GOAWAY for a peer after whose bytes the engine does not speak any more (RFC 9113, section 6.8).
+
+    It leaves open which streams have been processed.
+    """
+    code = ErrorCode.ENHANCE_YOUR_CALM if isinstance(error, DenialOfServiceError) else ErrorCode.PROTOCOL_ERROR
+    payload = _LAST_STREAM.to_bytes(4, "big") + int(code).to_bytes(4, "big")
+    return len(payload).to_bytes(3, "big") + bytes((_GOAWAY, 0)) + bytes(4) + payload
+
+
+_GOAWAY: Final = 0x07
+_LAST_STREAM: Final = 2**31 - 1
 
 
 def new_connection() -> Connection:
