@@ -1,51 +1,25 @@
-"""What the connections of a server share, and what is known of each call. Used by :mod:`.connection`."""
+"""The calls of one connection: what is asked on each, and what is answered. Made part of a connection by
+:mod:`ext_proc.transport.connection`, which hands over what the engine tells and sends what is queued here.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import contextlib
+from typing import Any, Final
 
-from ext_proc.service import Service
-from ext_proc.transport.grpc_protocol import Call, Reader
-from ext_proc.transport.health import Health
+from ext_proc import wire
+from ext_proc.service import END, Last
+from ext_proc.transport import grpc_protocol, http2
+from ext_proc.transport.grpc_protocol import Call, CallError, NotGrpc, Reader, Status, framed, only_message
+from ext_proc.transport.health import CHECK, WATCH
+from ext_proc.transport.shared import Shared
 
-if TYPE_CHECKING:
-    from ext_proc.transport.connection import Connection
+PROCESS: Final = f"/{wire.SERVICE}/{wire.METHOD}".encode()
+_METHODS: Final = frozenset({PROCESS, CHECK, WATCH})
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long a peer may take, in seconds.
-
-    Attributes:
-        handshake: to say that it speaks HTTP/2, and TLS where that is asked for.
-        idle: with nothing said, after which it is asked whether it is still there.
-        answer: to that, and to take what is sent.
-        look: how often all of this is looked at.
-    """
-
-    handshake: float = 10.0
-    idle: float = 60.0
-    answer: float = 20.0
-    look: float = 1.0
-
-
-@dataclass(slots=True)
-class Shared:
-    """What all connections of a server share.
-
-    Attributes:
-        empty: set while there is no connection.
-        streams: how many calls have been begun.
-    """
-
-    service: Service
-    health: Health
-    limits: Limits
-    connections: set[Connection] = field(default_factory=set)
-    empty: asyncio.Event = field(default_factory=asyncio.Event)
-    streams: int = 0
+_MOST_HELD: Final = 32 * 1024 * 1024
+"""Bytes of messages that are not complete, of one connection."""
 
 
 class Stream:
@@ -69,3 +43,197 @@ class Stream:
 
     def __init__(self, call: Call) -> None:
         self.call = call
+
+
+class Calls:
+    """All calls of one connection."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._service = shared.service
+        self._http2: http2.Connection
+        self._streams: dict[int, Stream] = {}
+        self._half_open: set[int] = set()
+        self._unwanted: list[int] = []
+        self._last_headers: tuple[tuple[bytes, bytes], ...] = ()
+        self._last_call = Call(b"")
+        self._held = 0
+        self._closing = False
+
+    @property
+    def open_streams(self) -> int:
+        """Calls that are open now."""
+        return len(self._streams)
+
+    def _flush(self) -> None:
+        """Send what is queued."""
+        raise NotImplementedError
+
+    def _begin(self, event: Any) -> None:
+        headers = event.headers
+        if headers == self._last_headers:
+            call = self._last_call
+        else:
+            try:
+                read = grpc_protocol.read_call(headers)
+            except CallError as error:
+                self._fail(event.stream_id, Stream(Call(b"")), error)
+                return
+            if isinstance(read, NotGrpc):
+                self._refuse(event.stream_id, read)
+                return
+            self._last_headers = headers
+            call = self._last_call = read
+        self._shared.streams += 1
+        stream = self._streams[event.stream_id] = Stream(call)
+        if call.path not in _METHODS:
+            self._fail(event.stream_id, stream, CallError(Status.UNIMPLEMENTED, "no such method"))
+            return
+        if call.timeout is not None:
+            loop = asyncio.get_running_loop()
+            stream.timer = loop.call_later(call.timeout, self._expire, event.stream_id, stream)
+        if event.end_stream:
+            self._take(event.stream_id, b"", True)
+
+    def _take(self, stream_id: int, data: bytes, ended: bool) -> None:
+        """Bytes of a call; they may hold a message, a part of one, or several."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return  # what still comes for a call that is over
+        stream.ended = ended
+        try:
+            if stream.reader is None and (message := only_message(data)) is not None:
+                self._message(stream_id, stream, message)
+            elif data:
+                self._pieces(stream_id, stream, data)
+            if ended and stream_id in self._streams:
+                self._half_closed(stream_id, stream)
+        except CallError as error:
+            self._fail(stream_id, stream, error)
+        except http2.StreamGone:
+            self._forget(stream_id)  # reset in the very bytes that we are reading
+
+    def _pieces(self, stream_id: int, stream: Stream, data: bytes) -> None:
+        if stream.reader is None:
+            stream.reader = Reader(stream.call.encoding)
+        reader = stream.reader
+        held = reader.held
+        messages = reader.feed(data)
+        self._held += reader.held - held
+        if self._held > _MOST_HELD:
+            raise CallError(Status.RESOURCE_EXHAUSTED, "too many messages of this connection are not complete")
+        for message in messages:
+            if stream_id not in self._streams:
+                return
+            self._message(stream_id, stream, message)
+        if self._closing and not reader.held and stream_id in self._streams:
+            self._finish(stream_id, stream)
+
+    def _message(self, stream_id: int, stream: Stream, message: bytes) -> None:
+        stream.heard = True
+        path = stream.call.path
+        if path == PROCESS:
+            self._process(stream_id, stream, message)
+        elif path == CHECK:
+            self._send(stream_id, stream, self._shared.health.check(message))
+            self._finish(stream_id, stream)
+        elif stream.answered:
+            raise CallError(Status.INTERNAL, "one message was expected, and another came")
+        else:
+
+            def tell(status: bytes) -> None:
+                with contextlib.suppress(http2.StreamGone):
+                    self._send(stream_id, stream, status)
+                self._flush()
+
+            self._send(stream_id, stream, self._shared.health.watch(message, (self, stream_id), tell))
+
+    def _process(self, stream_id: int, stream: Stream, message: bytes) -> None:
+        answer = self._service.answer(message)
+        if type(answer) is Last and not stream.answered and stream.timer is None:
+            # Nearly every request: what the branches below come to, with nothing looked up twice.
+            engine = self._http2
+            engine.send_response(stream_id, grpc_protocol.START)
+            engine.send_data(stream_id, framed(answer.answer))
+            engine.send_trailers(stream_id, grpc_protocol.DONE)
+            del self._streams[stream_id]
+            if not stream.ended:
+                self._half_open.add(stream_id)
+        elif type(answer) is Last:
+            self._send(stream_id, stream, answer.answer)
+            self._finish(stream_id, stream)
+        elif type(answer) is bytes:
+            self._send(stream_id, stream, answer)
+            if self._closing:
+                self._finish(stream_id, stream)
+        elif answer is END or self._closing:
+            self._finish(stream_id, stream)
+
+    def _half_closed(self, stream_id: int, stream: Stream) -> None:
+        """The peer will say no more: nothing is left to be answered, but watchers still want to be told."""
+        path = stream.call.path
+        if stream.reader is not None and stream.reader.held:
+            raise CallError(Status.INTERNAL, "the call ended within a message")
+        if path == PROCESS:
+            self._finish(stream_id, stream)
+        elif not stream.answered:
+            raise CallError(Status.INTERNAL, "a message was expected, and none came")
+        elif self._closing:
+            self._finish(stream_id, stream)
+
+    # Answers.
+
+    def _send(self, stream_id: int, stream: Stream, message: bytes) -> None:
+        engine = self._http2
+        if not stream.answered:
+            stream.answered = True
+            engine.send_response(stream_id, grpc_protocol.START)
+        engine.send_data(stream_id, framed(message))
+
+    def _finish(self, stream_id: int, stream: Stream) -> None:
+        """End a call well."""
+        engine = self._http2
+        if stream.answered:
+            engine.send_trailers(stream_id, grpc_protocol.DONE)
+        else:
+            engine.send_response(stream_id, (*grpc_protocol.START, *grpc_protocol.DONE), end_stream=True)
+        self._forget(stream_id)
+        if not stream.ended:
+            self._half_open.add(stream_id)
+
+    def _fail(self, stream_id: int, stream: Stream, error: CallError) -> None:
+        """End a call otherwise."""
+        engine = self._http2
+        trailers = grpc_protocol.failed(error.status, str(error))
+        try:
+            if stream.answered:
+                engine.send_trailers(stream_id, trailers)
+            else:
+                engine.send_response(stream_id, (*grpc_protocol.START, *trailers), end_stream=True)
+        except http2.StreamGone:
+            self._forget(stream_id)
+            return
+        self._forget(stream_id)
+        if not stream.ended:
+            self._unwanted.append(stream_id)
+
+    def _refuse(self, stream_id: int, answer: NotGrpc) -> None:
+        with contextlib.suppress(http2.StreamGone):  # reset in the very bytes that we are reading
+            self._http2.send_response(stream_id, ((b":status", answer.status),), end_stream=True)
+            self._unwanted.append(stream_id)
+
+    def _forget(self, stream_id: int) -> None:
+        stream = self._streams.pop(stream_id, None)
+        if stream is None:
+            return
+        if stream.timer is not None:
+            stream.timer.cancel()
+        if stream.reader is not None:
+            self._held -= stream.reader.held
+        if stream.call.path == WATCH:
+            self._shared.health.watchers.pop((self, stream_id), None)
+
+    def _expire(self, stream_id: int, stream: Stream) -> None:
+        if self._streams.get(stream_id) is stream:
+            self._fail(stream_id, stream, CallError(Status.DEADLINE_EXCEEDED, "the call's time is over"))
+            self._flush()

@@ -15,9 +15,9 @@ from experiment.errors import StartError
 from ext_proc.service import Service
 from ext_proc.settings import Address, Tcp, Tls, Unix
 from ext_proc.transport.base import until_quiet
-from ext_proc.transport.calls import Limits, Shared
 from ext_proc.transport.connection import Connection
 from ext_proc.transport.health import Health
+from ext_proc.transport.shared import Limits, Shared
 from ext_proc.transport.sockets import UnixSocket, bound
 from ext_proc.transport.tls import server_context
 
