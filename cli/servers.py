@@ -26,10 +26,20 @@ def ext_proc(
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that share the port, at most 64.")] = 1,
     drain: Annotated[str, typer.Option(help="Longest wait for running requests at shutdown.")] = "10s",
+    transport: Annotated[
+        str | None, typer.Option(help="Which gRPC server: grpcio or nghttp2. [grpcio]", show_default=False)
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="The server's certificate, PEM. [plain text]", show_default=False)
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.", show_default=False)] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Who may vouch for clients, PEM. [any client]", show_default=False)
+    ] = None,
 ) -> None:
     """Run the external-processing server that Envoy asks for assignments."""
     from ext_proc.server import run
-    from ext_proc.settings import DEFAULT_LISTEN, Settings, parse_metrics
+    from ext_proc.settings import DEFAULT_LISTEN, DEFAULT_TRANSPORT, Settings, parse_metrics, parse_tls, parse_transport
 
     settings = Settings(
         config=config,
@@ -37,6 +47,8 @@ def ext_proc(
         metrics=parse_metrics(metrics),
         workers=workers,
         drain_seconds=duration(drain).total_seconds(),
+        transport=parse_transport(transport or DEFAULT_TRANSPORT),
+        tls=parse_tls(tls_cert, tls_key, tls_client_ca),
     )
     raise typer.Exit(run(settings))
 

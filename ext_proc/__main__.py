@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiment.errors import AbmeshError, SettingsError
 from experiment.names import DEFAULT_CONFIG, ENV_CONFIG
-from ext_proc.settings import DEFAULT_LISTEN, OFF, Settings, parse_metrics
+from ext_proc.settings import DEFAULT_LISTEN, DEFAULT_TRANSPORT, OFF, TRANSPORTS, Settings, parse_metrics, parse_tls
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -25,6 +25,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--poll", type=float, default=0.1, metavar="SECONDS", help="between looks at FILE; default: 0.1"
     )
+    transport = f"which gRPC server; default: {DEFAULT_TRANSPORT}"
+    parser.add_argument("--transport", choices=TRANSPORTS, default=DEFAULT_TRANSPORT, help=transport)
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="the server's certificate, PEM")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+    parser.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="who may vouch for clients, PEM")
     parser.add_argument("--worker", type=int, metavar="INDEX", help=argparse.SUPPRESS)
     return parser
 
@@ -41,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             workers=given.workers,
             drain_seconds=given.drain,
             poll_interval=given.poll,
+            transport=given.transport,
+            tls=parse_tls(given.tls_cert, given.tls_key, given.tls_client_ca),
         )
     except SettingsError as error:
         parser.error(str(error))

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from ext_proc.exposition import Exposition, serve_metrics
 from ext_proc.lifecycle import Signals, background, either, log_to_stderr, ready_line
@@ -19,6 +19,8 @@ from ext_proc.settings import Settings
 from ext_proc.telemetry import Counts
 
 log = logging.getLogger("ext_proc")
+
+T = TypeVar("T")
 
 _SWITCH_SECONDS: Final = 0.0005
 
@@ -42,7 +44,15 @@ def run(settings: Settings) -> int:
         from ext_proc import supervisor  # a server of one process needs none
 
         return asyncio.run(supervisor.supervise(settings))
-    return asyncio.run(_run_alone(settings))
+    return on_loop(settings, _run_alone(settings))
+
+
+def on_loop(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
+    """Run something on the event loop that suits the settings' transport."""
+    from ext_proc.transport.choice import loop_factory  # a supervisor needs none
+
+    with asyncio.Runner(loop_factory=loop_factory(settings.transport)) as runner:
+        return runner.run(work)
 
 
 async def _run_alone(settings: Settings) -> int:
@@ -76,12 +86,13 @@ async def serve(settings: Settings, signals: Signals, counts: Counts, ready: Rea
     from experiment.store import FileStore
     from ext_proc.service import Service
     from ext_proc.snapshot import Follower
-    from ext_proc.transport.grpc_aio import GrpcServer
+    from ext_proc.transport.choice import available, new_server
 
     # While a thread compiles a new document, requests wait this long for the interpreter at most (default: 5 ms).
     sys.setswitchinterval(_SWITCH_SECONDS)
     service = Service(counts)
-    server = GrpcServer(service)
+    transport = available(settings.transport)
+    server = new_server(transport, service, settings)
     store = FileStore(settings.config)
     follower = Follower(lambda: store.watch(interval=settings.poll_interval), service, server.set_serving)
     async with background(follower.run()):

@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, get_args
 
 from experiment.errors import SettingsError
 
@@ -100,6 +100,52 @@ def parse_address(text: str, flag: str = "--listen") -> Address:
     return Unix(Path(path))
 
 
+Transport = Literal["grpcio", "nghttp2"]
+TRANSPORTS: Final = get_args(Transport)
+DEFAULT_TRANSPORT: Final[Transport] = "grpcio"
+
+
+def parse_transport(text: str) -> Transport:
+    """The transport of a name.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    for name in TRANSPORTS:
+        if text == name:
+            known: Transport = name
+            return known
+    raise SettingsError(f"--transport: not a transport; found {_shown(text)}; allowed: {', '.join(TRANSPORTS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What makes connections secret.
+
+    Attributes:
+        cert: the server's certificate, with the chain that leads to it, in PEM.
+        key: its private key, in PEM.
+        client_ca: certificates of those who may vouch for clients; None if any client may connect.
+    """
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+def parse_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
+    """What the three flags of TLS mean together; None for plain text.
+
+    Raises:
+        SettingsError: they make no sense together.
+    """
+    if cert is None and key is None and client_ca is None:
+        return None
+    if cert is None or key is None:
+        raise SettingsError("--tls-cert, --tls-key: both are needed, also for --tls-client-ca")
+    return Tls(cert, key, client_ca)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How one server is run.
@@ -111,6 +157,8 @@ class Settings:
         workers: processes that share the TCP ports.
         drain_seconds: longest time that a stopping server goes on serving.
         poll_interval: seconds between two looks at the document.
+        transport: which gRPC server answers; where ``nghttp2`` is not installed, ``grpcio`` takes its place.
+        tls: certificate and key; None for plain text.
 
     Raises:
         SettingsError: one of them makes no sense.
@@ -122,6 +170,8 @@ class Settings:
     workers: int = 1
     drain_seconds: float = 10.0
     poll_interval: float = 0.1
+    transport: Transport = DEFAULT_TRANSPORT
+    tls: Tls | None = None
 
     def __post_init__(self) -> None:
         addresses = self.addresses

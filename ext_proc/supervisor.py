@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from ext_proc.exposition import Exposition, serve_metrics
 from ext_proc.lifecycle import Signals, background, either, ready_line
-from ext_proc.settings import Address, Settings, Tcp, Unix
+from ext_proc.settings import Address, Settings, Tcp, Tls, Unix
 from ext_proc.telemetry import Counts, merge
 from ext_proc.transport.sockets import reserve
 from ext_proc.worker import Report
@@ -72,9 +72,16 @@ def _command(settings: Settings, addresses: Sequence[Address], index: int) -> tu
     return (
         *(sys.executable, "-P", "-m", "ext_proc", "--worker", str(index), "--metrics", "off"),
         *("--config", str(settings.config), "--drain", repr(settings.drain_seconds)),
-        *("--poll", repr(settings.poll_interval)),
+        *("--poll", repr(settings.poll_interval), "--transport", settings.transport),
+        *(_tls_flags(settings.tls) if settings.tls is not None else ()),
         *(part for address in own for part in ("--listen", str(address))),
     )
+
+
+def _tls_flags(tls: Tls) -> tuple[str, ...]:
+    """The flags that mean this."""
+    clients = () if tls.client_ca is None else ("--tls-client-ca", str(tls.client_ca))
+    return ("--tls-cert", str(tls.cert), "--tls-key", str(tls.key), *clients)
 
 
 def _environment() -> dict[str, str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ext_proc.lifecycle import Signals, background, log_to_stderr
-from ext_proc.server import serve
+from ext_proc.server import on_loop, serve
 from ext_proc.settings import Settings
 from ext_proc.telemetry import Counts
 
@@ -62,7 +62,7 @@ def run_worker(settings: Settings, index: int) -> int:
         StartError: an address cannot be listened on.
     """
     log_to_stderr(f"ext_proc[{index}]")
-    return asyncio.run(_work(settings))
+    return on_loop(settings, _work(settings))
 
 
 async def _work(settings: Settings) -> int:

@@ -7,7 +7,6 @@ with each.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
@@ -18,35 +17,37 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from experiment.errors import StartError
 from ext_proc import wire
 from ext_proc.service import END, Last, Service
-from ext_proc.settings import Address, Unix
+from ext_proc.settings import Address, Tls, Unix
+from ext_proc.transport.base import LONGEST_MESSAGE, MOST_STREAMS, SERVICES, until_quiet
 from ext_proc.transport.sockets import UnixSocket
-
-log = logging.getLogger("ext_proc")
+from ext_proc.transport.tls import server_context
 
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 1),
-    # Request headers are small; what is larger is a body of which we need nothing, or not from Envoy.
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    ("grpc.max_concurrent_streams", 10_000),
+    ("grpc.max_receive_message_length", LONGEST_MESSAGE),
+    ("grpc.max_concurrent_streams", MOST_STREAMS),
     # Envoy may ping as often as its operator likes, also on an idle connection.
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
-_QUIET_SECONDS: Final = 0.25
-_LOOK_SECONDS: Final = 0.05
-_CLOSING_SHARE: Final = 0.2
-"""Share of the drain time that is kept for finishing what is under way once no more is taken on."""
-
-_SERVICES: Final = ("", wire.SERVICE)
-
 
 class GrpcServer:
     """One listening server."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, tls: Tls | None = None) -> None:
+        """Set up a server that does not listen yet.
+
+        Args:
+            service: answers the messages.
+            tls: certificate and key; None for plain text.
+
+        Raises:
+            StartError: a file of these cannot be read.
+        """
         self._service = service
+        self._credentials = None if tls is None else _credentials(tls)
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = _Health()
         self._sockets: list[UnixSocket] = []
@@ -78,7 +79,10 @@ class GrpcServer:
             self._sockets.append(socket)
             target = f"unix:{socket.hidden}"
         try:
-            port = self._server.add_insecure_port(target)
+            if self._credentials is None:
+                port = self._server.add_insecure_port(target)
+            else:
+                port = self._server.add_secure_port(target, self._credentials)
         except RuntimeError as error:
             message = f"cannot listen on {address}: is it in use, and is the host one of this machine's?"
             raise StartError(message) from error
@@ -86,24 +90,15 @@ class GrpcServer:
 
     async def set_serving(self) -> None:
         """Say by the health service that Envoy should send requests here; it says that it should not before."""
-        for name in _SERVICES:
+        for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def drain(self, seconds: float) -> None:
-        """Stop without failing what is under way.
-
-        Health turns NOT_SERVING at once, while requests are answered on until none has come for a moment or most
-        of the time is over. Then the server closes: streams that wait for nothing end cleanly, and those being
-        answered are finished.
-        """
+        """Stop without failing what is under way; see :class:`ext_proc.transport.base.Server`."""
         await self._health.enter_graceful_shutdown()
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        quiet_since, streams = begun, self._streams
-        while (now := loop.time()) - begun < seconds * (1 - _CLOSING_SHARE) and now - quiet_since < _QUIET_SECONDS:
-            await asyncio.sleep(_LOOK_SECONDS)
-            if streams != self._streams:
-                quiet_since, streams = loop.time(), self._streams
+        await until_quiet(seconds, lambda: self._streams)
         self._closing = True
         self._health.end_watches()
         for task in list(self._idle):
@@ -153,12 +148,19 @@ class GrpcServer:
             self._idle.discard(task)
 
 
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    server_context(tls)  # grpcio says nothing of files that it cannot use, but fails every handshake
+    pair = (tls.key.read_bytes(), tls.cert.read_bytes())
+    clients = None if tls.client_ca is None else tls.client_ca.read_bytes()
+    return grpc.ssl_server_credentials([pair], clients, require_client_auth=clients is not None)
+
+
 class _Health(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  # grpc-stubs does not know health.aio
     """The standard health service, whose watches end when the server closes instead of holding it up."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._server_status = dict.fromkeys(_SERVICES, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._server_status = dict.fromkeys(SERVICES, health_pb2.HealthCheckResponse.NOT_SERVING)
         self._watches: set[asyncio.Task[None]] = set()
         self._ended = False
 

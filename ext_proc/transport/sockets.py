@@ -10,6 +10,7 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 from experiment.errors import StartError
 from ext_proc.settings import Tcp
@@ -79,3 +80,35 @@ def reserve(address: Tcp) -> tuple[socket.socket, Tcp]:
         held.close()
         raise StartError(f"cannot listen on {address}: {error.strerror or error}") from error
     return held, Tcp(address.host, held.getsockname()[1])
+
+
+def bound(address: Tcp) -> list[socket.socket]:
+    """Sockets on every address that a host's name stands for, all on one port, which others may share.
+
+    Raises:
+        StartError: an address cannot be had.
+    """
+    sockets: list[socket.socket] = []
+    port = address.port
+    try:
+        for family, kind, protocol, _, target in _resolved(address):
+            made = socket.socket(family, kind, protocol)
+            sockets.append(made)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                # All of a machine's addresses are those of both families, as they are to gRPC.
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address.host != "::"))
+            made.bind((target[0], port, *target[2:]))
+            port = made.getsockname()[1]
+    except OSError as error:
+        for made in sockets:
+            made.close()
+        why = "is it in use, and is the host one of this machine's?"
+        raise StartError(f"cannot listen on {address}: {why} ({error.strerror or error})") from error
+    return sockets
+
+
+def _resolved(address: Tcp) -> list[tuple[int, int, int, str, tuple[Any, ...]]]:
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys(found))

@@ -1,0 +1,200 @@
+"""gRPC over HTTP/2, without I/O: what a request's headers ask for, and the messages in a stream's bytes. Pure.
+
+Called by :mod:`ext_proc.transport.nghttp2`. Formulas and codes are those of
+https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from ext_proc.transport.base import LONGEST_MESSAGE
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Status(IntEnum):
+    """The codes of gRPC that we use."""
+
+    OK = 0
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+class CallError(Exception):
+    """A call that cannot go on, and the status that it ends with."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Call(NamedTuple):
+    """What a request's headers ask for.
+
+    Attributes:
+        path: of the method.
+        encoding: of messages that are flagged as compressed.
+        timeout: seconds until the caller gives up; None for never.
+    """
+
+    path: bytes
+    encoding: bytes = b"identity"
+    timeout: float | None = None
+
+
+class NotGrpc(NamedTuple):
+    """The answer to a request that is not one of gRPC: a status of HTTP."""
+
+    status: bytes
+
+
+START: Final = ((b":status", b"200"), (b"content-type", b"application/grpc"))
+"""Headers of every answer."""
+
+DONE: Final = ((b"grpc-status", b"0"),)
+"""Trailers of a call that ends well."""
+
+ENCODINGS: Final = b"identity,deflate,gzip"
+_ACCEPTED: Final = (b"grpc-accept-encoding", ENCODINGS)
+_WINDOW_BITS: Final = {b"gzip": 31, b"deflate": 15}
+
+_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
+
+
+def failed(status: Status, message: str) -> Headers:
+    """Trailers of a call that ends otherwise; the message is ours and printable ASCII without percent signs."""
+    trailers = [(b"grpc-status", b"%d" % status), (b"grpc-message", message.encode())]
+    if status is Status.UNIMPLEMENTED:
+        trailers.append(_ACCEPTED)
+    return trailers
+
+
+def read_call(headers: Headers) -> Call | NotGrpc:
+    """What a request's headers ask for.
+
+    Raises:
+        CallError: they are wrong, in a way that gRPC has a status for.
+    """
+    method, path, content_type, encoding, timeout = b"", b"", b"", b"identity", None
+    for name, value in headers:
+        if name == b":path":
+            path = value
+        elif name == b":method":
+            method = value
+        elif name == b"content-type":
+            content_type = value
+        elif name == b"grpc-timeout":
+            timeout = read_timeout(value)
+        elif name == b"grpc-encoding":
+            encoding = value
+    if method != b"POST":
+        return NotGrpc(b"405")
+    if not content_type.startswith(b"application/grpc") or content_type[16:17] not in (b"", b"+", b";"):
+        return NotGrpc(b"415")
+    return Call(path, encoding, timeout)
+
+
+def read_timeout(value: bytes) -> float:
+    """The seconds that a ``grpc-timeout`` means.
+
+    Raises:
+        CallError: it is none.
+    """
+    found = _TIMEOUT.fullmatch(value)
+    if found is None:
+        raise CallError(Status.INTERNAL, "grpc-timeout is not up to eight digits and a unit")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def framed(message: bytes) -> bytes:
+    """A message as gRPC sends it, uncompressed."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def only_message(data: bytes) -> bytes | None:
+    """The message that bytes are exactly one of, uncompressed; None if they are anything else.
+
+    What Envoy sends is nearly always that, and needs no :class:`Reader`.
+    """
+    if len(data) >= _PREFIX and data[0] == 0 and int.from_bytes(data[1:_PREFIX], "big") == len(data) - _PREFIX:
+        return data[_PREFIX:]
+    return None
+
+
+_PREFIX: Final = 5
+"""Bytes before each message: whether it is compressed, and its length."""
+
+
+class Reader:
+    """Finds the messages in the bytes of one stream, however they are cut.
+
+    Attributes:
+        held: bytes of the message that is not complete yet.
+    """
+
+    def __init__(self, encoding: bytes) -> None:
+        self._encoding = encoding
+        self._buffer = bytearray()
+
+    @property
+    def held(self) -> int:
+        """How many bytes of a message that is not complete are kept."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The messages that are complete with these bytes, decompressed.
+
+        Raises:
+            CallError: one is too long, or cannot be decompressed; none after it will be found.
+        """
+        buffer = self._buffer
+        buffer += data
+        messages: list[bytes] = []
+        start = 0
+        while len(buffer) - start >= _PREFIX:
+            flag = buffer[start]
+            length = int.from_bytes(buffer[start + 1 : start + _PREFIX], "big")
+            if length > LONGEST_MESSAGE:
+                raise too_long(length)
+            end = start + _PREFIX + length
+            if len(buffer) < end:
+                break
+            message = bytes(memoryview(buffer)[start + _PREFIX : end])
+            messages.append(message if flag == 0 else self._decompressed(flag, message))
+            start = end
+        del buffer[:start]
+        return messages
+
+    def _decompressed(self, flag: int, message: bytes) -> bytes:
+        if flag != 1:
+            raise CallError(Status.INTERNAL, f"a message's first byte is {flag}; allowed: 0 and 1")
+        if self._encoding == b"identity":
+            raise CallError(Status.INTERNAL, "a message is compressed, but the call has no grpc-encoding")
+        bits = _WINDOW_BITS.get(self._encoding)
+        if bits is None:
+            raise CallError(Status.UNIMPLEMENTED, f"grpc-encoding is not one of {ENCODINGS.decode()}")
+        inflate = zlib.decompressobj(bits)
+        try:
+            plain = inflate.decompress(message, LONGEST_MESSAGE + 1)
+        except zlib.error as error:
+            raise CallError(Status.INTERNAL, "a message cannot be decompressed") from error
+        if len(plain) > LONGEST_MESSAGE:
+            raise too_long(len(plain))
+        if not inflate.eof:
+            raise CallError(Status.INTERNAL, "a compressed message is cut off")
+        return plain
+
+
+def too_long(length: int) -> CallError:
+    """The end of a call with a message that is too long."""
+    return CallError(Status.RESOURCE_EXHAUSTED, f"a message of {length} bytes; allowed: {LONGEST_MESSAGE}")
