@@ -293,7 +293,11 @@ def connect(address: str) -> socket.socket:
     if address.startswith("unix:"):
         found = socket.socket(socket.AF_UNIX)
         found.settimeout(LIMIT)
-        found.connect(address.removeprefix("unix:"))
+        try:
+            found.connect(address.removeprefix("unix:"))
+        except OSError:
+            found.close()
+            raise
         return found
     host, _, port = address.rpartition(":")
     found = socket.create_connection((host, int(port)), timeout=LIMIT)

@@ -83,6 +83,10 @@ class Served:
         """What it keeps now."""
         return Counters(**self.tell("counters"))
 
+    def memory(self) -> float:
+        """Its resident memory without garbage, in MB."""
+        return Counters(**self.tell("counters all")).rss_mb
+
     def until(self, holds: Callable[[Counters], bool], what: str, limit: float = LIMIT) -> Counters:
         """Wait until what it keeps is as it should be."""
         deadline = time.monotonic() + limit
@@ -116,17 +120,21 @@ def skip_unless_there(transport: str) -> None:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, transport: str, **arguments: Any) -> Iterator[Served]:
+def serving(
+    folder: Path, transport: str, *, socket: str = "", tls: dict[str, str] | None = None, **arguments: Any
+) -> Iterator[Served]:
     """Run a server; checks at the end that it ends well and never logged a traceback.
 
     Args:
         folder: for its log and its socket.
         transport: one of :data:`TRANSPORTS`.
-        arguments: of the transport's constructor.
+        socket: path of its Unix socket, if not one in the folder.
+        tls: paths of its TLS files.
+        arguments: limits of nghttp2's.
     """
     skip_unless_there(transport)
     folder.mkdir(parents=True, exist_ok=True)
-    options = {"transport": transport, "socket": str(folder / "s.sock"), "arguments": arguments}
+    options = {"transport": transport, "socket": socket or str(folder / "s.sock"), "tls": tls, "limits": arguments}
     command = [sys.executable, "-m", "tests.ext_proc.conformance.serving", json.dumps(options)]
     log = folder / "log.txt"
     with log.open("wb") as stderr:

@@ -12,7 +12,6 @@ import asyncio
 import gc
 import json
 import logging
-import os
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ from typing import Any
 import psutil
 
 from ext_proc.service import Service, compile_rules
-from ext_proc.settings import Address, Tcp, Unix
+from ext_proc.settings import Address, Tcp, Tls, Unix
 from ext_proc.telemetry import Counts
 from tests.ext_proc.samples import document
 
@@ -30,23 +29,26 @@ IDENTITY = "feed" * 8
 """Whoever has no identity gets this one, so that both transports give the same bytes."""
 
 
-def new_server(transport: str, service: Service, arguments: dict[str, Any]) -> Any:
+def new_server(service: Service, options: dict[str, Any]) -> Any:
     """A server that does not listen yet."""
-    if transport == "grpcio":
+    files = options["tls"]
+    tls = None if files is None else Tls(**{name: Path(path) for name, path in files.items()})
+    if options["transport"] == "grpcio":
         from ext_proc.transport.grpc_aio import GrpcServer
 
-        return GrpcServer(service)
-    raise ValueError(transport)
+        return GrpcServer(service, tls)
+    from ext_proc.transport.calls import Limits
+    from ext_proc.transport.nghttp2 import Nghttp2Server
+
+    return Nghttp2Server(service, tls, Limits(**options["limits"]))
 
 
 async def serve(options: dict[str, Any]) -> None:
     """Serve until told to stop, or until standard input ends."""
     service = Service(Counts(), identities=lambda: IDENTITY)
     service.rules = compile_rules(document())
-    server = new_server(options["transport"], service, options.get("arguments", {}))
-    addresses: list[Address] = [Tcp("127.0.0.1", 0)]
-    if "socket" in options:
-        addresses.append(Unix(Path(options["socket"])))
+    server = new_server(service, options)
+    addresses: list[Address] = [Tcp("127.0.0.1", 0), Unix(Path(options["socket"]))]
     own = len(asyncio.all_tasks())
     bound = await server.start(addresses)
     say(addresses=bound)
@@ -57,7 +59,8 @@ async def serve(options: dict[str, Any]) -> None:
     while (command := await commands.get()) != "stop":
         name, _, argument = command.partition(" ")
         if name == "counters":
-            gc.collect()
+            if argument == "all":
+                gc.collect()
             say(
                 # grpc.aio keeps one task per stream, and some of its own.
                 streams=getattr(server, "open_streams", None),
@@ -77,9 +80,6 @@ async def serve(options: dict[str, Any]) -> None:
             say(drained=draining is not None and draining.done())
         elif name == "abort":
             await server.abort()
-            say()
-        elif name == "trim":
-            service.rules = None
             say()
         else:
             say(error=f"unknown command {command!r}")
@@ -104,7 +104,8 @@ def say(**values: Any) -> None:
 def main() -> None:
     """Serve as the arguments say."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    os.environ.setdefault("PYTHONASYNCIODEBUG", "0")
+    # grpc.aio logs a traceback where a client ends a call at the moment at which the server does.
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)
     asyncio.run(serve(json.loads(sys.argv[1])))
 
 
