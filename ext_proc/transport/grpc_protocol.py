@@ -192,6 +192,8 @@ class Reader:
             raise too_long(len(plain))
         if not inflate.eof:
             raise CallError(Status.INTERNAL, "a compressed message is cut off")
+        if inflate.unused_data:
+            raise CallError(Status.INTERNAL, "a compressed message has more behind its end")
         return plain
 
 

@@ -1,0 +1,135 @@
+"""The end of a server, on each transport: nothing that is under way fails, and clients find the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from tests.ext_proc.clients import USER, ask, connected, health, opened
+from tests.ext_proc.conformance.peer import NO_ERROR, Closed, Peer, message, peer
+from tests.ext_proc.conformance.served import TRANSPORTS, Served, serving
+from tests.ext_proc.conformance.test_calls import MESSAGES, UNTOUCHED_BODY, expected
+from tests.ext_proc.programs import eventually
+
+ANSWER = expected(USER)
+
+
+async def test_a_drain_under_load_fails_no_call_of_clients_that_heed_health(own: Served) -> None:
+    answered, leave = 0, asyncio.Event()
+
+    async def load(address: str) -> None:
+        nonlocal answered
+        async with connected(address) as channel:
+            while not leave.is_set():
+                assert await ask(channel) == ANSWER
+                answered += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(8):
+            tasks.create_task(load(own.addresses[number % 2]))
+        await eventually(lambda: answered > 100, "load")
+        own.tell("drain 20")
+        at_drain = answered
+        await eventually(lambda: answered > at_drain + 100, "answers while draining")
+        leave.set()
+    await eventually(lambda: own.tell("drained")["drained"], "the end of the drain")
+
+
+def test_the_end_is_announced_and_what_is_under_way_is_finished(own: Served) -> None:
+    """The peer knows nothing of health, and goes on opening streams until it sees a GOAWAY."""
+    with peer(own.tcp) as idle, peer(own.tcp) as found:
+        for stream in (1, 3, 5):
+            found.send(found.headers(stream))
+        found.send(found.data(1, message(USER)))  # answered, then idle
+        found.send(found.data(3, message(USER)[:50]))  # amid a message
+        found.until(lambda: 1 in found.streams and found.streams[1].messages == [ANSWER])
+        own.tell("drain 20")
+        opened_so_far = [7]
+        while found.goaway is None:
+            stream = opened_so_far[-1]
+            found.send(found.headers(stream), found.data(stream, message(USER), end=True))
+            found.until(lambda: found.goaway is not None or opened_so_far[-1] in found.streams)
+            opened_so_far.append(stream + 2)
+            time.sleep(0.3)  # the server waits for a moment without a new one
+        assert found.goaway == NO_ERROR
+        found.send(found.data(3, message(USER)[50:], end=True))
+        found.send(found.data(5, message(USER), end=True))
+        assert idle.end() == NO_ERROR
+        assert found.end() == NO_ERROR
+        assert found.streams[1].status == "0"
+        # grpcio gives up calls of which it has not read a message when it closes, whatever it announced.
+        begun = (3, 5, *opened_so_far[:-1]) if own.transport == "nghttp2" else ()
+        for number in begun:
+            if number <= (found.last_stream or 0):
+                assert found.streams[number].messages == [ANSWER]
+                assert found.streams[number].status == "0"
+    own.until(lambda now: own.tell("drained")["drained"], "the end of the drain")
+
+
+def test_after_a_drain_nobody_listens(own: Served) -> None:
+    own.tell("drain 5")
+    own.until(lambda now: own.tell("drained")["drained"], "the end of the drain")
+    for address in own.addresses:
+        with pytest.raises(OSError, match=r"refused|No such file"):
+            Peer(address)
+
+
+def test_a_drain_ends_when_its_time_is_over_whatever_is_open(own: Served) -> None:
+    with peer(own.tcp) as found:
+        found.send(found.headers(1), found.data(1, message(USER)[:-1]))  # it never sends the rest
+        found.ping()
+        started = time.monotonic()
+        own.tell("drain 1.5")
+        found.end()
+        own.until(lambda now: own.tell("drained")["drained"], "the end of the drain")
+        assert time.monotonic() - started < 10
+
+
+async def test_an_abort_ends_every_call_at_once(own: Served) -> None:
+    async with connected(own.tcp) as channel:
+        stream = opened(channel)
+        await stream.write(USER)
+        assert await stream.read() == ANSWER
+        started = time.monotonic()
+        await asyncio.to_thread(own.tell, "abort")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stream.read()
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_client_finds_the_server_that_takes_over_a_socket(tmp_path: Path, transport: str) -> None:
+    path = tmp_path / "same.sock"
+    with serving(tmp_path / "1", transport, socket=str(path)) as first:
+        async with connected(f"unix:{path}") as channel:
+            assert await ask(channel) == ANSWER
+            with serving(tmp_path / "2", transport, socket=str(path)):
+                first.tell("drain 5")
+                await eventually(lambda: first.tell("drained")["drained"], "the end of the drain")
+                await channel.channel_ready()
+                assert await ask(channel, MESSAGES["request_body"]) == UNTOUCHED_BODY
+                assert path.exists()
+
+
+def test_a_stream_that_is_opened_after_the_last_one_announced_is_not_half_answered(own: Served) -> None:
+    with peer(own.tcp) as found:
+        own.tell("drain 3")
+        found.until(lambda: found.goaway is not None)
+        time.sleep(0.1)
+        found.send(found.headers(101), found.data(101, message(USER), end=True))
+        with pytest.raises(Closed):
+            found.until(lambda: False)
+        late = found.streams.get(101)
+        assert late is None or late.reset is not None or late.messages == [ANSWER]
+
+
+async def test_health_is_answered_while_draining(own: Served) -> None:
+    async with connected(own.tcp) as channel:
+        before = await health(channel)
+        own.tell("drain 5")
+        assert await health(channel) != before
