@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,8 +44,17 @@ def envoy(
             "server's workers get some, 100 saves CPU where there is one worker."
         ),
     ] = 2,
+    routes_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Let Envoy take its routes from this file, which is written now, and kept by `abmesh controller "
+            "--routes-file` or `abmesh routes --follow`; .json or .yaml. [routes in the bootstrap]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Print Envoy's bootstrap for the document."""
+    from controller.sinks.envoy_routes import EnvoyRoutes
     from experiment.store import FileStore
     from mesh.bootstrap import render_bootstrap
     from mesh.options import RenderOptions
@@ -58,6 +68,10 @@ def envoy(
         message_timeout=duration(message_timeout),
         trusted_hops=trusted_hops,
         streams_per_connection=streams_per_connection,
+        routes_file="" if routes_file is None else str(routes_file.absolute()),
     )
-    document = FileStore(config).read().document
-    typer.echo(to_yaml(render_bootstrap(document, options)), nl=False)
+    snapshot = FileStore(config).read()
+    bootstrap = to_yaml(render_bootstrap(snapshot.document, options))
+    if options.routes_file:
+        EnvoyRoutes(Path(options.routes_file)).publish(snapshot)
+    typer.echo(bootstrap, nl=False)

@@ -159,7 +159,7 @@ def _route(
         match=_match(document, experiment, further),
         route=action,
         metadata=evidence_of(experiment),
-        typed_per_filter_config={**answers_of_route(document, experiment), ext_proc_filter.NAME: disabled},
+        typed_per_filter_config={**answers_of_route(experiment), ext_proc_filter.NAME: disabled},
     )
 
 

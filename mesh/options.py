@@ -65,7 +65,7 @@ class RenderOptions:
         _whole("streams_per_connection", self.streams_per_connection, 1, 10_000)
         _whole("trusted_hops", self.trusted_hops, 0, 100)
         if self.routes_file:
-            _check_routes_file(self.routes_file)
+            check_routes_file(self.routes_file)
         for name, value in (("node_id", self.node_id), ("node_cluster", self.node_cluster)):
             if not value or not value.isprintable():
                 raise SettingsError(f"{name}: found {value!r}; allowed: any printable text that is not empty")
@@ -125,8 +125,14 @@ def _whole(name: str, value: int, lowest: int, highest: int) -> None:
         raise SettingsError(f"{name}: found {value}; allowed: {lowest} to {highest}")
 
 
-def _check_routes_file(path: str) -> None:
-    """Envoy tells the form of a file by its ending, and a path that is not absolute by the folder it was started in."""
+def check_routes_file(path: str) -> None:
+    """Refuse a name by which Envoy would not find or not read its routes.
+
+    It tells a file's form by its ending, and looks for a path that is not absolute in the folder it was started in.
+
+    Raises:
+        SettingsError: as the name says.
+    """
     if not path.startswith("/") or not path.endswith(ROUTES_ENDINGS) or not path.isprintable():
         endings = " or ".join(ROUTES_ENDINGS)
         raise SettingsError(f"routes_file: found {path!r}; allowed: an absolute path that ends in {endings}")

@@ -111,7 +111,7 @@ def _assigned(document: Document, experiment: Experiment, variant: Variant) -> R
         match=assigned_match(experiment, variant),
         route=to_variant(document, variant),
         metadata=evidence_of(experiment),
-        typed_per_filter_config=answers_of_route(document, experiment),
+        typed_per_filter_config=answers_of_route(experiment),
         response_headers_to_add=[stamp(variant.name)],
     )
 
