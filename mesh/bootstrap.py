@@ -91,6 +91,12 @@ def _listeners(document: Document, options: RenderOptions) -> list[Listener]:
 
 
 def _runtime() -> LayeredRuntime:
-    """Envoy refuses patterns larger than 100 instructions: one more than that for each letter of a cookie's name."""
-    sizes = Struct.from_dict({f"re2.max_program_size.{level}_level": LARGEST_PATTERN for level in ("error", "warn")})
-    return LayeredRuntime(layers=[RuntimeLayer(name="abmesh", static_layer=sizes)])
+    """What the native lane's matches need.
+
+    Envoy refuses patterns larger than 100 instructions; each letter of a cookie's name is one. From 1.39 on it looks at
+    each value of a repeated header by itself, unless told to join them with commas, as the server does: by itself, each
+    of two identities would look like the only one.
+    """
+    wanted: dict[str, object] = {f"re2.max_program_size.{level}_level": LARGEST_PATTERN for level in ("error", "warn")}
+    wanted["envoy.reloadable_features.match_headers_individually"] = False
+    return LayeredRuntime(layers=[RuntimeLayer(name="abmesh", static_layer=Struct.from_dict(wanted))])
