@@ -267,7 +267,7 @@ async def lanes(
         text = io.StringIO()
         YAML(typ="safe").dump(json.loads(json.dumps(said)), text)  # copied, since documents have no aliases
         options = StackOptions(
-            {}, interval=interval, settle=timedelta(milliseconds=300), message_timeout=PATIENT, routes_file=True
+            {}, interval=interval, settle=timedelta(seconds=2), message_timeout=PATIENT, routes_file=True
         )
         running = Stack(text.getvalue(), options, folder)
         await undo.enter_async_context(running)
