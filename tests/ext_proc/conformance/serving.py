@@ -37,8 +37,8 @@ def new_server(service: Service, options: dict[str, Any]) -> Any:
         from ext_proc.transport.grpc_aio import GrpcServer
 
         return GrpcServer(service, tls)
-    from ext_proc.transport.calls import Limits
     from ext_proc.transport.nghttp2 import Nghttp2Server
+    from ext_proc.transport.shared import Limits
 
     return Nghttp2Server(service, tls, Limits(**options["limits"]))
 
