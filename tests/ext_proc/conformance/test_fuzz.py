@@ -1,0 +1,64 @@
+"""Whatever bytes come, over the network: no transport crashes, logs a traceback, keeps a stream, or fails anybody else.
+
+:mod:`tests.ext_proc.conformance.test_connection` tries many more on nghttp2's connections, without a network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.ext_proc.clients import USER
+from tests.ext_proc.conformance.mangling import RECORDINGS, conversations, mangled
+from tests.ext_proc.conformance.peer import Peer, connect, peer
+from tests.ext_proc.conformance.served import Served
+from tests.ext_proc.conformance.test_calls import answer_to
+
+ANSWER = answer_to(USER)
+# Each example begins anew with a connection of its own, and checks at its end that the server is as before.
+fuzzing = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def throw(served: Served, data: bytes, *, leaves: bool) -> None:
+    """Send bytes, then read what there is to read, or leave at once."""
+    with Peer(served.tcp) as found:
+        found.send(data)
+        if not leaves:
+            found.raw.settimeout(0.05)
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                while found.raw.recv(1 << 16):
+                    pass
+    with connect(served.tcp):
+        pass
+
+
+def others_are_served(served: Served) -> None:
+    """Check the whole of it."""
+    with peer(served.tcp) as other:
+        assert other.call(1, USER).messages == [ANSWER]
+    served.forgets_streams()
+    served.unharmed()
+
+
+def test_recordings_are_served_as_they_are(served: Served) -> None:
+    for data in RECORDINGS.values():
+        throw(served, data, leaves=False)
+    others_are_served(served)
+
+
+@fuzzing
+@given(st.lists(conversations(), min_size=5, max_size=5), st.booleans())
+def test_any_frames_in_any_order_harm_nobody(served: Served, thrown: list[bytes], leaves: bool) -> None:
+    for data in thrown:
+        throw(served, data, leaves=leaves)
+    others_are_served(served)
+
+
+@fuzzing
+@given(st.lists(mangled(), min_size=5, max_size=5), st.booleans())
+def test_mangled_recordings_harm_nobody(served: Served, thrown: list[bytes], leaves: bool) -> None:
+    for data in thrown:
+        throw(served, data, leaves=leaves)
+    others_are_served(served)
