@@ -28,6 +28,7 @@ class Stream:
     Attributes:
         call: what its headers asked for.
         reader: of messages that came in pieces; None until there is one.
+        held: bytes that it keeps.
         heard: whether a message has come.
         answered: whether the headers of the answer have been sent.
         ended: whether the peer has said all that it will.
@@ -36,6 +37,7 @@ class Stream:
 
     # What most calls never change costs them nothing.
     reader: Reader | None = None
+    held = 0
     heard = False
     answered = False
     ended = False
@@ -116,17 +118,16 @@ class Calls:
     def _pieces(self, stream_id: int, stream: Stream, data: bytes) -> None:
         if stream.reader is None:
             stream.reader = Reader(stream.call.encoding)
-        reader = stream.reader
-        held = reader.held
-        messages = reader.feed(data)
-        self._held += reader.held - held
-        if self._held > _MOST_HELD:
-            raise CallError(Status.RESOURCE_EXHAUSTED, "too many messages of this connection are not complete")
-        for message in messages:
+        for message in stream.reader.feed(data):
+            self._message(stream_id, stream, message)
             if stream_id not in self._streams:
                 return
-            self._message(stream_id, stream, message)
-        if self._closing and not reader.held and stream_id in self._streams:
+        held = stream.reader.held
+        self._held += held - stream.held
+        stream.held = held
+        if self._held > _MOST_HELD:
+            raise CallError(Status.RESOURCE_EXHAUSTED, "too many messages of this connection are not complete")
+        if self._closing and not held:
             self._finish(stream_id, stream)
 
     def _message(self, stream_id: int, stream: Stream, message: bytes) -> None:
@@ -172,7 +173,7 @@ class Calls:
     def _half_closed(self, stream_id: int, stream: Stream) -> None:
         """The peer will say no more: nothing is left to be answered, but watchers still want to be told."""
         path = stream.call.path
-        if stream.reader is not None and stream.reader.held:
+        if stream.held:
             raise CallError(Status.INTERNAL, "the call ended within a message")
         if path == PROCESS:
             self._finish(stream_id, stream)
@@ -228,8 +229,7 @@ class Calls:
             return
         if stream.timer is not None:
             stream.timer.cancel()
-        if stream.reader is not None:
-            self._held -= stream.reader.held
+        self._held -= stream.held
         if stream.call.path == WATCH:
             self._shared.health.watchers.pop((self, stream_id), None)
 

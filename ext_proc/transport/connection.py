@@ -135,7 +135,7 @@ class Connection(Calls, asyncio.Protocol):
         self._http2.send_shutdown_notice()
         self._http2.ping(_LAST_PING)
         for stream_id, stream in list(self._streams.items()):
-            if stream.heard and not (stream.reader and stream.reader.held):
+            if stream.heard and not stream.held:
                 self._finish(stream_id, stream)
         self._flush()
 

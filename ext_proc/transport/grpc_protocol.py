@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -151,29 +151,29 @@ class Reader:
         """How many bytes of a message that is not complete are kept."""
         return len(self._buffer)
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The messages that are complete with these bytes, decompressed.
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The messages that are complete with these bytes, decompressed, one after the other.
 
         Raises:
-            CallError: one is too long, or cannot be decompressed; none after it will be found.
+            CallError: once it is reached, a message is too long or cannot be decompressed; none after it will be found.
         """
         buffer = self._buffer
         buffer += data
-        messages: list[bytes] = []
         start = 0
-        while len(buffer) - start >= _PREFIX:
-            flag = buffer[start]
-            length = int.from_bytes(buffer[start + 1 : start + _PREFIX], "big")
-            if length > LONGEST_MESSAGE:
-                raise too_long(length)
-            end = start + _PREFIX + length
-            if len(buffer) < end:
-                break
-            message = bytes(memoryview(buffer)[start + _PREFIX : end])
-            messages.append(message if flag == 0 else self._decompressed(flag, message))
-            start = end
-        del buffer[:start]
-        return messages
+        try:
+            while len(buffer) - start >= _PREFIX:
+                flag = buffer[start]
+                length = int.from_bytes(buffer[start + 1 : start + _PREFIX], "big")
+                if length > LONGEST_MESSAGE:
+                    raise too_long(length)
+                end = start + _PREFIX + length
+                if len(buffer) < end:
+                    break
+                message = bytes(memoryview(buffer)[start + _PREFIX : end])
+                start = end
+                yield message if flag == 0 else self._decompressed(flag, message)
+        finally:
+            del buffer[:start]
 
     def _decompressed(self, flag: int, message: bytes) -> bytes:
         if flag != 1:

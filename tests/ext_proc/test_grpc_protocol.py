@@ -33,7 +33,7 @@ def compressed(message: bytes, how: bytes) -> bytes:
 def test_messages_are_found_however_their_bytes_are_cut(messages: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(map(framed, messages))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
-    reader, found = Reader(b"identity"), []
+    reader, found = Reader(b"identity"), list[bytes]()
     for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         found += reader.feed(stream[start:stop])
     assert found == messages
@@ -55,9 +55,9 @@ def test_pieces_and_compressed_messages_go_the_long_way(data: bytes) -> None:
 
 def test_what_is_kept_of_a_message_is_what_has_come_of_it() -> None:
     reader = Reader(b"identity")
-    assert reader.feed(framed(b"one") + framed(b"two")[:6]) == [b"one"]
+    assert list(reader.feed(framed(b"one") + framed(b"two")[:6])) == [b"one"]
     assert reader.held == 6
-    assert reader.feed(framed(b"two")[6:]) == [b"two"]
+    assert list(reader.feed(framed(b"two")[6:])) == [b"two"]
     assert reader.held == 0
 
 
@@ -65,7 +65,8 @@ def test_what_is_kept_of_a_message_is_what_has_come_of_it() -> None:
 @given(message=st.binary(max_size=2000))
 def test_compressed_messages_are_read_among_plain_ones(how: bytes, message: bytes) -> None:
     reader = Reader(how)
-    assert reader.feed(compressed(message, how) + framed(b"plain") + compressed(b"", how)) == [message, b"plain", b""]
+    stream = compressed(message, how) + framed(b"plain") + compressed(b"", how)
+    assert list(reader.feed(stream)) == [message, b"plain", b""]
 
 
 @pytest.mark.parametrize(
@@ -85,14 +86,21 @@ def test_messages_that_cannot_be_read_end_the_call_with_a_status(
     encoding: bytes, data: bytes, status: Status, message: str
 ) -> None:
     with pytest.raises(CallError, match=message) as caught:
-        Reader(encoding).feed(data)
+        list(Reader(encoding).feed(data))
     assert caught.value.status is status
 
 
 def test_the_longest_message_is_read_and_a_bomb_is_not_unpacked() -> None:
-    assert len(Reader(b"gzip").feed(compressed(bytes(LONGEST_MESSAGE), b"gzip"))[0]) == LONGEST_MESSAGE
+    assert len(next(Reader(b"gzip").feed(compressed(bytes(LONGEST_MESSAGE), b"gzip")))) == LONGEST_MESSAGE
     with pytest.raises(CallError):
-        Reader(b"gzip").feed(compressed(bytes(8 * LONGEST_MESSAGE), b"gzip"))
+        list(Reader(b"gzip").feed(compressed(bytes(8 * LONGEST_MESSAGE), b"gzip")))
+
+
+def test_messages_before_one_that_cannot_be_read_are_found() -> None:
+    messages = Reader(b"identity").feed(framed(b"one") + b"\2\0\0\0\1x")
+    assert next(messages) == b"one"
+    with pytest.raises(CallError):
+        next(messages)
 
 
 def test_a_calls_headers_are_read() -> None:
