@@ -90,6 +90,11 @@ def mangled() -> st.SearchStrategy[bytes]:
     )
 
 
+def batches(thrown: st.SearchStrategy[bytes]) -> st.SearchStrategy[list[bytes]]:
+    """A few of them, so that the server need not be looked at after each."""
+    return st.lists(thrown, min_size=1, max_size=8)
+
+
 def mangle(data: bytes, chance: Random, times: int) -> bytes:
     """Change some bytes, or whole frames."""
     parts = split(data)

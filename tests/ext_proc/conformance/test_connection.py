@@ -6,20 +6,21 @@ Without a network, so that many more can be tried than :mod:`tests.ext_proc.conf
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ext_proc.service import Service, compile_rules
 from ext_proc.telemetry import Counts
 from tests.ext_proc.clients import USER
 from tests.ext_proc.conformance.mangling import HELLO, conversations, mangled
-from tests.ext_proc.conformance.peer import frame, message, plain
+from tests.ext_proc.conformance.peer import REQUEST, changed, frame, message, plain
 from tests.ext_proc.conformance.serving import IDENTITY
 from tests.ext_proc.conformance.test_calls import answer_to
 from tests.ext_proc.samples import document
@@ -31,7 +32,7 @@ from ext_proc.transport.health import Health
 from ext_proc.transport.shared import Limits, Shared
 
 RULES = compile_rules(document())
-MANY = settings(max_examples=settings.default.max_examples * 3)
+MANY = settings(suppress_health_check=[HealthCheck.large_base_example, HealthCheck.too_slow])
 ANSWER = answer_to(USER)
 
 
@@ -41,7 +42,7 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
-        self.closed = False
+        self.closed = self.aborted = False
 
     def write(self, data: Any) -> None:
         self.written += bytes(data)
@@ -50,7 +51,7 @@ class Wire(asyncio.Transport):
         self.closed = True
 
     def abort(self) -> None:
-        self.closed = True
+        self.closed = self.aborted = True
 
     def is_closing(self) -> bool:
         return self.closed
@@ -88,6 +89,15 @@ def converse(data: bytes, pieces: Callable[[bytes], Iterator[bytes]], *, drains:
                 connection.close()
             if number == 2:
                 shared.health.set_serving()
+        # All that may still happen before the transport says that the connection is lost.
+        shared.health.set_serving()
+        shared.health.end()
+        await asyncio.sleep(0)
+        connection.tend(asyncio.get_running_loop().time() + 1000)
+        connection.close()
+        connection.tend(asyncio.get_running_loop().time() + 2000)
+        if wire.closed and not wire.aborted:
+            assert connection.open_streams == 0
         connection.connection_lost(None)
         assert connection.open_streams == 0
         assert connection._held == 0
@@ -129,6 +139,29 @@ def test_mangled_recordings_are_survived(data: bytes, chance: Random, drains: bo
     converse(data, cut(chance), drains=drains)
 
 
+@pytest.mark.parametrize("after", [0.0, 0.02])
+def test_a_call_whose_time_is_over_is_forgotten_also_where_the_connection_is_given_up(after: float) -> None:
+    """Its timer may fire while what was written waits for a peer that does not read."""
+
+    async def run() -> None:
+        shared, wire = shared_state(), Wire()
+        connection = Connection(shared, secure=False)
+        connection.connection_made(wire)
+        timed = plain((*REQUEST, ("grpc-timeout", "10m")))
+        watch = plain(changed(path="/grpc.health.v1.Health/Watch"))
+        connection.data_received(HELLO + frame(1, 4, 1, timed) + frame(1, 4, 3, watch) + frame(0, 1, 3, message(b"")))
+        assert connection.open_streams == 2
+        await asyncio.sleep(after)
+        connection.data_received(frame(6, 0, 1, bytes(8)))  # a ping on a stream
+        assert wire.closed
+        assert connection.open_streams == 0
+        shared.health.set_serving()
+        await asyncio.sleep(0.02)
+        connection.connection_lost(None)
+
+    asyncio.run(run(), debug=True)
+
+
 @given(st.binary(max_size=300), st.booleans())
 def test_any_bytes_are_survived(data: bytes, greets: bool) -> None:
     converse((HELLO if greets else b"") + data, whole)
@@ -154,7 +187,7 @@ def test_how_bytes_are_cut_changes_no_answer(calls: list[list[int]], chance: Ran
         stream, body = 2 * number + 1, message(USER) * 2
         data += frame(1, 4, stream, plain())
         places = [0, *sorted(cuts), len(body)]
-        for start, end in zip(places, places[1:], strict=False):
+        for start, end in itertools.pairwise(places):
             data += frame(0, 0, stream, body[start:end])
         data += frame(0, 1, stream)
     expected = {2 * number + 1: message(ANSWER) * 2 for number in range(len(calls))}
