@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
 def validate(config: ConfigOption = CONFIG) -> None:
     """Check the document; name every problem with its line."""
     from experiment.store import FileStore, format_generation
+    from mesh.lane import notes
 
     snapshot = FileStore(config).read()
     count = len(snapshot.document.experiments)
@@ -27,7 +28,8 @@ def validate(config: ConfigOption = CONFIG) -> None:
     typer.echo(f"{config}: valid, {count} {noun}, generation {format_generation(snapshot.generation)}")
     for experiment in snapshot.document.experiments:
         if experiment.lane == "native":
-            typer.echo(f"{config}: note: {experiment.name}: lane native is served by ext_proc in this version")
+            for note in notes(experiment):
+                typer.echo(f"{config}: note: {experiment.name}: {note}")
 
 
 def schema() -> None:

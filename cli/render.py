@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,8 +57,17 @@ def envoy(
         str, typer.Option(help="Envoy's certificate for a server that asks for one, PEM.", show_default=False)
     ] = "",
     ext_proc_key: Annotated[str, typer.Option(help="Its private key, PEM.", show_default=False)] = "",
+    routes_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Let Envoy take its routes from this file, which is written now, and kept by `abmesh controller "
+            "--routes-file` or `abmesh routes --follow`; .json or .yaml. [routes in the bootstrap]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Print Envoy's bootstrap for the document."""
+    from controller.sinks.envoy_routes import EnvoyRoutes
     from experiment.store import FileStore
     from mesh.bootstrap import render_bootstrap
     from mesh.options import RenderOptions, ServerTls
@@ -74,6 +84,10 @@ def envoy(
         trusted_hops=trusted_hops,
         streams_per_connection=streams_per_connection,
         ext_proc_tls=tls,
+        routes_file="" if routes_file is None else str(routes_file.absolute()),
     )
-    document = FileStore(config).read().document
-    typer.echo(to_yaml(render_bootstrap(document, options)), nl=False)
+    snapshot = FileStore(config).read()
+    bootstrap = to_yaml(render_bootstrap(snapshot.document, options))
+    if options.routes_file:
+        EnvoyRoutes(Path(options.routes_file)).publish(snapshot)
+    typer.echo(bootstrap, nl=False)

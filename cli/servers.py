@@ -79,6 +79,13 @@ def controller(
     ] = None,
     selector: Annotated[str, typer.Option(help="Matchers of the server's targets that are Envoys.")] = 'job="envoy"',
     max_age: Annotated[str, typer.Option(help="How old a target's last scrape may be.")] = "2m",
+    routes_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that an Envoy here takes its routes from (`abmesh render envoy --routes-file`). [none]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run the controller that moves weights on evidence from Envoy."""
     from controller.app import run
@@ -97,5 +104,6 @@ def controller(
         url=url,
         selector=selector,
         max_age=duration(max_age),
+        routes_file=routes_file.absolute() if routes_file else None,
     )
     raise typer.Exit(run(settings))

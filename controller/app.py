@@ -13,7 +13,9 @@ from controller.lease import Lease
 from controller.live import LiveStore
 from controller.locks import make_folder
 from controller.loop import Controller
+from controller.publishing import Publisher
 from controller.settings import ENVOY, Settings
+from controller.sinks.envoy_routes import EnvoyRoutes
 from controller.sinks.file import FileSink
 from controller.sources.base import Source
 from controller.sources.envoy_admin import EnvoyAdminSource
@@ -23,6 +25,7 @@ from controller.steering import Steering
 from controller.telemetry import Telemetry
 from controller.warmup import Warmer
 from experiment.errors import SettingsError
+from experiment.store import FileStore
 
 
 def run(settings: Settings) -> int:
@@ -55,6 +58,13 @@ def _source(settings: Settings) -> Source:
     return PrometheusSource(settings.url, selector=settings.selector, timeout=timeout, max_age=settings.max_age)
 
 
+def _publisher(settings: Settings) -> Publisher | None:
+    if settings.routes_file is None:
+        return None
+    # A store of its own, since the loop reads in another thread.
+    return Publisher(FileStore(settings.config).watch, EnvoyRoutes(settings.routes_file))
+
+
 async def _serve(settings: Settings) -> None:
     folder = settings.state_folder
     telemetry = Telemetry()
@@ -73,7 +83,12 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    http = HttpServer(settings.http_listen, controller, telemetry) if settings.http_listen else None
+    publisher = _publisher(settings)
+    if publisher is not None:
+        telemetry.publishing(publisher.state)
+    routes = publisher.state if publisher else None
+    http = HttpServer(settings.http_listen, controller, telemetry, routes) if settings.http_listen else None
+    publishing = asyncio.create_task(publisher.run()) if publisher else None
     try:
         address = await http.start() if http else "none"
         where = f"envoys={len(settings.envoys)}" if settings.url is None else f"prometheus={settings.url}"
@@ -81,6 +96,9 @@ async def _serve(settings: Settings) -> None:
         sys.stderr.flush()
         await controller.run(stop)
     finally:
+        if publishing is not None:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
         if http is not None:
             await http.stop()
         await warmer.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from controller.loop import Controller
+from controller.publishing import Published
 from controller.settings import listen_address
 from controller.telemetry import Telemetry
 from experiment.errors import SettingsError, StartError
@@ -18,12 +19,16 @@ class HttpServer:
         listen: ``HOST:PORT``; port 0 takes a free one.
         controller: whose health to tell.
         telemetry: whose metrics to show.
+        routes: how the file stands that Envoy takes its routes from; none where there is no such file.
     """
 
-    def __init__(self, listen: str, controller: Controller, telemetry: Telemetry) -> None:
+    def __init__(
+        self, listen: str, controller: Controller, telemetry: Telemetry, routes: Published | None = None
+    ) -> None:
         self._listen = listen
         self._controller = controller
         self._telemetry = telemetry
+        self._routes = routes
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
@@ -63,7 +68,7 @@ class HttpServer:
         controller, report = self._controller, self._controller.report
         stalled = controller.stalled
         generation = report.generation if report else None
-        body = {
+        body: dict[str, object] = {
             "status": "stalled" if stalled else str(controller.role),
             "last_tick_seconds_ago": round(controller.idle_seconds, 3),
             "generation": None if generation is None else format_generation(generation),
@@ -71,4 +76,8 @@ class HttpServer:
             "failures": dict(report.failures) if report else {},
             "error": controller.error,
         }
+        if self._routes is not None:
+            published = self._routes.generation
+            body["routes_generation"] = None if published is None else format_generation(published)
+            body["routes_error"] = self._routes.error
         return web.json_response(body, status=503 if stalled else 200)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from controller.journal import JOURNAL_FILE
 from experiment.errors import SettingsError
 from experiment.quantities import DURATION_FORM, format_duration, parse_duration
+from mesh.options import check_routes_file
 
 STATE_PARENT = ".abmesh"
 
@@ -45,6 +46,7 @@ class Settings:
         url: base address of the Prometheus server.
         selector: matchers of the server's targets that are Envoys.
         max_age: how old a target's last scrape may be.
+        routes_file: the file that an Envoy on this machine takes its routes from; none where no Envoy does.
         warmups: base addresses of Envoys' warm-up listeners; only rollouts with a warm-up need them.
         interval: time between the starts of two ticks.
         settle: how long new weights need until every server and Envoy serves them.
@@ -64,6 +66,7 @@ class Settings:
     url: str | None = None
     selector: str = DEFAULT_SELECTOR
     max_age: timedelta = timedelta(minutes=2)
+    routes_file: Path | None = None
 
     def __post_init__(self) -> None:
         """Raises SettingsError for a value that makes no sense."""
@@ -82,6 +85,8 @@ class Settings:
         twice = sorted({each for each in self.warmups if self.warmups.count(each) > 1})
         if twice:
             raise SettingsError(f"the warm-up listener {twice[0]} is named twice")
+        if self.routes_file is not None:
+            check_routes_file(str(self.routes_file))
         if self.http_listen is not None:
             listen_address(self.http_listen)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from controller.exposition import Exposition
 from controller.judging.verdicts import Judgement
 from controller.model import Cause, Kind, Phase
+from controller.publishing import Published
 from controller.report import Outcome, Report
 from controller.sources.base import Observation
 from controller.warming import Target
@@ -71,6 +74,10 @@ class Telemetry:
         self._last_rejected = ""
         self._shown: _Shown = set()
 
+    def publishing(self, routes: Published) -> None:
+        """Show how the file stands that Envoy takes its routes from; to be called once, where there is one."""
+        self._registry.register(_Routes(routes))
+
     def leading(self, held: bool) -> None:
         """Whether this controller acts."""
         self._leader.set(held)
@@ -127,6 +134,27 @@ class Telemetry:
     def render(self) -> bytes:
         """All metrics in Prometheus' text form."""
         return generate_latest(self._registry)
+
+
+class _Routes(Collector):
+    """The routes file, as it stands when it is asked for."""
+
+    def __init__(self, routes: Published) -> None:
+        self._routes = routes
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, for one scrape."""
+        routes = self._routes
+        text = "Generation of the document that the routes file holds the routes of; absent before the first."
+        generation = GaugeMetricFamily("abmesh_routes_generation", text)
+        if routes.generation is not None:
+            generation.add_metric((), routes.generation)
+        yield generation
+        text = "0 while the routes file is behind the newest valid document for want of a success, else 1."
+        yield GaugeMetricFamily("abmesh_routes_published", text, not routes.error)
+        yield CounterMetricFamily("abmesh_routes_writes", "How often the routes file was written.", routes.writes)
+        text = "How often it could not be written, or the document not be watched."
+        yield CounterMetricFamily("abmesh_routes_failures", text, routes.failures)
 
 
 class _Gauges:

@@ -140,3 +140,22 @@ def places(ranges: Ranges, slices: int) -> tuple[Place, ...]:
     if missing:
         raise ValueError(f"ranges leave {missing} of {BUCKETS} buckets to nobody")
     return tuple(place for place in table if place is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring buckets, ``start`` up to but not including ``stop``, that share a place."""
+
+    start: int
+    stop: int
+    place: Place
+
+
+def runs(ranges: Ranges, slices: int) -> tuple[Run, ...]:
+    """The places of all buckets, in order, with neighbours of one place together; arguments as of :func:`places`.
+
+    It is what a server looks a bucket up in, and what Envoy's weighted clusters are.
+    """
+    table = places(ranges, slices)
+    starts = [bucket for bucket, place in enumerate(table) if bucket == 0 or place is not table[bucket - 1]]
+    return tuple(Run(start, stop, table[start]) for start, stop in zip(starts, [*starts[1:], BUCKETS], strict=True))

@@ -1,6 +1,7 @@
 """A small file that several processes read and write: whole reads, a lock, atomic replacement.
 
-Called by :mod:`experiment.store` only. Nothing here knows what the file holds.
+Called by :mod:`experiment.store`, and by the controller for the file that Envoy takes its routes from. Nothing here
+knows what the file holds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from experiment.errors import StoreError
 
 LOCK_SECONDS: Final = 10.0
 """How long a writer waits for the others."""
+
+DOCUMENT: Final = "the experiments document"
+"""What a file is, where nobody says otherwise."""
 
 Signature = tuple[int, int, int, int, int]
 """Device, inode, size, and times of modification and change in nanoseconds."""
@@ -63,7 +67,7 @@ def read(path: Path, most: int) -> bytes:
 
 
 @contextlib.contextmanager
-def locked(target: Path, seconds: float) -> Iterator[None]:
+def locked(target: Path, seconds: float, what: str = DOCUMENT) -> Iterator[None]:
     """Hold the lock that every writer of a file takes; it ends with the process that holds it, however that ends.
 
     The lock is a file of its own beside the target, since the target is replaced by every write. It stays there: to
@@ -72,6 +76,7 @@ def locked(target: Path, seconds: float) -> Iterator[None]:
     Args:
         target: the real file, not a link to it.
         seconds: how long to wait for other writers.
+        what: what the file is, for messages.
 
     Raises:
         StoreError: the folder cannot be written to, or the lock was not to be had in time.
@@ -80,7 +85,7 @@ def locked(target: Path, seconds: float) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise _failure(target, "write", error) from error
+        raise _failure(target, "write", error, what) from error
     try:
         _wait_for_lock(descriptor, target, path, seconds)
         yield
@@ -115,12 +120,9 @@ def prepared(target: Path, content: bytes) -> Iterator[Path]:
     Raises:
         StoreError: it cannot be written.
     """
-    copy = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    copies = re.compile(rf"{re.escape(f'.{target.name}.')}[0-9a-f]{{16}}\.tmp")
+    copy = _copy_of(target)
     try:
-        for path in target.parent.iterdir():
-            if copies.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        _remove_copies(target)
         present = target.stat()
         descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -140,6 +142,50 @@ def prepared(target: Path, content: bytes) -> Iterator[Path]:
             copy.unlink(missing_ok=True)
 
 
+def put(target: Path, content: bytes, what: str) -> bool:
+    """Give a file new content, at once for every reader and for good; whether that was necessary.
+
+    A file that holds the content already is left alone. Everybody can read what is written, and whoever owned the file
+    keeps it. A link is replaced by a file. Other callers wait.
+
+    Args:
+        target: the file.
+        content: what it is to hold.
+        what: what it is, for messages.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    with locked(target, LOCK_SECONDS, what):
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if target.read_bytes() == content:
+                    return False
+            _remove_copies(target)
+            _put(target, content)
+        except OSError as error:
+            raise _failure(target, "write", error, what) from error
+    return True
+
+
+def _put(target: Path, content: bytes) -> None:
+    copy = _copy_of(target)
+    descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                _keep_owner(descriptor, target.stat())
+            os.fchmod(descriptor, 0o644)
+            _write_all(descriptor, content)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        copy.replace(target)
+    finally:
+        copy.unlink(missing_ok=True)
+    _flush_folder(target)
+
+
 def replace(copy: Path, target: Path) -> None:
     """Put a prepared copy in the target's place, at once for every reader, and for good.
 
@@ -151,14 +197,30 @@ def replace(copy: Path, target: Path) -> None:
     except OSError as error:
         raise _failure(target, "write", error) from error
     try:
-        descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _flush_folder(target)
     except OSError as error:
         message = f"{target}: written, but its folder could not be flushed to disk: a power failure may undo the write"
         raise StoreError(message) from error
+
+
+def _copy_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+
+
+def _remove_copies(target: Path) -> None:
+    """What killed writers left behind."""
+    copies = re.compile(rf"{re.escape(f'.{target.name}.')}[0-9a-f]{{16}}\.tmp")
+    for path in target.parent.iterdir():
+        if copies.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _flush_folder(target: Path) -> None:
+    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _keep_owner(descriptor: int, present: os.stat_result) -> None:
@@ -190,6 +252,6 @@ _CAUSES = {
 }
 
 
-def _failure(path: Path, verb: str, error: OSError) -> StoreError:
+def _failure(path: Path, verb: str, error: OSError, what: str = DOCUMENT) -> StoreError:
     cause = _CAUSES.get(error.errno or 0) or error.strerror or type(error).__name__
-    return StoreError(f"{path}: cannot {verb} the experiments document: {cause}")
+    return StoreError(f"{path}: cannot {verb} {what}: {cause}")

@@ -251,8 +251,7 @@ def compile_document(document: Document) -> Table:
 
 def _compile(experiment: Experiment) -> Compiled:
     # Not experiment.places, which would keep its 10,000 entries for as long as the document is in force.
-    places = bucketing.places(experiment.effective_ranges, experiment.slices)
-    starts = [bucket for bucket, place in enumerate(places) if bucket == 0 or place is not places[bucket - 1]]
+    runs = bucketing.runs(experiment.effective_ranges, experiment.slices)
     segments = experiment.segments
     host = experiment.match.host
     cookie = experiment.issue_cookie
@@ -269,8 +268,8 @@ def _compile(experiment: Experiment) -> Compiled:
         segments=None
         if segments is None
         else Segments(segments.header, {value.encode(): value for value in segments.values}),
-        starts=tuple(starts),
-        places=tuple(places[start] for start in starts),
+        starts=tuple(run.start for run in runs),
+        places=tuple(run.place for run in runs),
         untouched=Assignment("no_unit", experiment.name),
         session=next((source for source in sources if cookie and source == identity.session_source(cookie)), None),
         continuation=identity.compile_continuation(cookie) if cookie and experiment.counts_continuation else None,

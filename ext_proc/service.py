@@ -10,14 +10,15 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from experiment.model import Document
 from ext_proc import wire
-from ext_proc.assignment import NO_CONFIG, Assignment, Table, compile_document
+from ext_proc.assignment import NO_CONFIG, Table, compile_document
+from ext_proc.recent import Recent
 from ext_proc.telemetry import Counts
 
 log = logging.getLogger("ext_proc")
@@ -45,14 +46,29 @@ class Last(NamedTuple):
 
 _QUIET_SECONDS = 10.0
 _NOTHING_WANTED: frozenset[str] = frozenset()
+_NO_CONFIG: Final = (NO_CONFIG.experiment, NO_CONFIG.variant, NO_CONFIG.reason)
+
+
+_REMEMBERED: Final = 8_192
+_LONGEST_REMEMBERED: Final = 1_024
+"""At most 16,384 messages of 1,024 bytes: some 20 MB at worst, a third of that with usual ones."""
+
+RequestKey = tuple[str, str, str]
+"""What a request is counted by: experiment, variant and reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A document in force: who gets what, and the answers that say so."""
+    """A document in force: who gets what, and the answers that say so.
+
+    Attributes:
+        known: what messages that came not long ago were answered and counted by. A user's requests are mostly told
+            to us in the very same bytes, and under one document they get the very same answer.
+    """
 
     table: Table
     answers: wire.Answers
+    known: Recent[bytes, tuple[bytes | Last, RequestKey]] = field(default_factory=lambda: Recent(_REMEMBERED))
 
 
 def compile_rules(document: Document) -> Rules:
@@ -93,37 +109,46 @@ class Service:
             :data:`END` to close the stream.
         """
         started = self._clock_ns()
+        counts, rules = self.counts, self.rules
+        if rules is not None and (known := rules.known.get(message)) is not None:
+            answer: bytes | Last | Stream | None
+            answer, key = known
+            counts.request(key)
+            counts.message(wire.REQUEST_HEADERS)
+            counts.duration(self._clock_ns() - started)
+            return answer
         kind: wire.Kind = "undecodable"
         try:
-            rules = self.rules
             read = wire.read(message, _NOTHING_WANTED if rules is None else rules.table.needed)
             kind = read.kind
-            answer = self._answer(read, rules)
+            answer = self._answer(message, read, rules)
         except Exception as error:  # noqa: BLE001  whatever we got wrong, the stream and its request must survive
             self._report("internal", _where(error))
             answer = wire.UNTOUCHED.get(kind, END)
-        counts = self.counts
         counts.message(kind)
         counts.duration(self._clock_ns() - started)
         return answer
 
-    def _answer(self, message: wire.Message, rules: Rules | None) -> bytes | Last | Stream | None:
-        if not message.expects_answer:
+    def _answer(self, message: bytes, read: wire.Message, rules: Rules | None) -> bytes | Last | Stream | None:
+        if not read.expects_answer:
             return None
-        kind = message.kind
+        kind = read.kind
         if kind != wire.REQUEST_HEADERS:
             if kind in wire.ENDS_STREAM:
                 self._report(kind, _ADVICE.get(kind, ""))
                 return END
             return wire.UNTOUCHED[kind]
         if rules is None:
-            assignment: Assignment = NO_CONFIG
-            answer = wire.UNTOUCHED[kind]
-        else:
-            assignment = rules.table.assign(message.headers, self._identities)
-            answer = rules.answers.write(assignment)
-        self.counts.request(assignment.experiment, assignment.variant, assignment.reason)
-        return Last(answer) if message.decides else answer
+            self.counts.request(_NO_CONFIG)
+            return Last(wire.UNTOUCHED[kind]) if read.decides else wire.UNTOUCHED[kind]
+        assignment = rules.table.assign(read.headers, self._identities)
+        text = rules.answers.write(assignment)
+        answer = Last(text) if read.decides else text
+        key = (assignment.experiment, assignment.variant, assignment.reason)
+        if assignment.reason != "issued" and len(message) <= _LONGEST_REMEMBERED:
+            rules.known.put(message, (answer, key))
+        self.counts.request(key)
+        return answer
 
     def _report(self, kind: str, detail: str) -> None:
         """Count an error, and log it unless one of its kind was logged a moment ago."""

@@ -60,9 +60,8 @@ class Counts:
     duration_ns: int = 0
     config: Config = field(default_factory=Config)
 
-    def request(self, experiment: str, variant: str, reason: str) -> None:
-        """Count a request."""
-        key = (experiment, variant, reason)
+    def request(self, key: tuple[str, str, str]) -> None:
+        """Count a request by experiment, variant and reason."""
         self.requests[key] = self.requests.get(key, 0) + 1
 
     def message(self, kind: str) -> None:

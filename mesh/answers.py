@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Final
 
+import xxhash
 from envoy_data_plane.envoy.config.core.v3 import DataSource
 from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua, LuaPerRoute
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
@@ -31,16 +32,23 @@ _NUMBERS: Final = ("input_tokens", "output_tokens")
 
 def answers_filter(document: Document) -> HttpFilter:
     """The filter, which knows every script and runs none but on routes that name one."""
-    scripts = {
-        name: DataSource(inline_string=script(answers)) for answers, name in _script_names(document.experiments).items()
-    }
+    kinds = dict.fromkeys(experiment.answers for experiment in document.experiments)
+    scripts = {script_name(answers): DataSource(inline_string=script(answers)) for answers in kinds}
     return HttpFilter(name=NAME, typed_config=Any.pack(Lua(source_codes=scripts)))
 
 
-def answers_of_route(document: Document, experiment: Experiment) -> dict[str, Any]:
+def answers_of_route(experiment: Experiment) -> dict[str, Any]:
     """The route's own configuration of the filter: the experiment's script."""
-    name = _script_names(document.experiments)[experiment.answers]
-    return {NAME: Any.pack(LuaPerRoute(name=name))}
+    return {NAME: Any.pack(LuaPerRoute(name=script_name(experiment.answers)))}
+
+
+def script_name(answers: Answers) -> str:
+    """The name of a script, which is a digest of it.
+
+    Routes may be newer than the filter, and must then find the scripts that it has: those of experiments whose
+    answers are what they were, whichever experiments have come or gone.
+    """
+    return f"answers-{xxhash.xxh64_hexdigest(script(answers).encode())}"
 
 
 def script(answers: Answers) -> str:
@@ -59,14 +67,6 @@ def lua_text(text: str) -> str:
     """A Lua literal of a text: whatever a document says, it stays a text."""
     escaped = "".join(chr(byte) if chr(byte) in _PLAIN else f"\\{byte:03d}" for byte in text.encode())
     return f'"{escaped}"'
-
-
-def _script_names(experiments: Iterable[Experiment]) -> dict[Answers, str]:
-    """Each script has the name of the first experiment that needs it."""
-    found: dict[Answers, str] = {}
-    for experiment in experiments:
-        found.setdefault(experiment.answers, experiment.name)
-    return found
 
 
 def _headers(signals: Iterable[Signal | HeaderSignal]) -> str:

@@ -5,19 +5,28 @@ from __future__ import annotations
 from typing import Any, Final
 
 from betterproto2 import Casing
-from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap, BootstrapStaticResources
+from envoy_data_plane.envoy.config.bootstrap.v3 import (
+    Admin,
+    Bootstrap,
+    BootstrapStaticResources,
+    LayeredRuntime,
+    RuntimeLayer,
+)
 from envoy_data_plane.envoy.config.core.v3 import Node
 from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceMonitor
 from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import DownstreamConnectionsConfig
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any as PackedAny
+from envoy_data_plane.google.protobuf import Struct
 
 from experiment.model import Document
 from mesh.addresses import address_of
 from mesh.buckets import stats_config
 from mesh.clusters import ext_proc_cluster, model_clusters
+from mesh.gates import LARGEST_PATTERN
 from mesh.listener import listener
+from mesh.native import fill_in, has_native
 from mesh.options import RenderOptions
 from mesh.warmup import warmup_listener
 
@@ -48,6 +57,7 @@ def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, An
         static_resources=BootstrapStaticResources(
             listeners=_listeners(document, options), clusters=[*model_clusters(document), server]
         ),
+        layered_runtime=_runtime() if has_native(document) or options.routes_file else None,
         stats_config=stats_config(),
         stats_flush_interval=options.stats_flush_interval,
         admin=Admin(
@@ -67,9 +77,26 @@ def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, An
             ]
         ),
     )
-    return bootstrap.to_dict(casing=Casing.SNAKE)
+    rendered = bootstrap.to_dict(casing=Casing.SNAKE)
+    for item in rendered["static_resources"]["listeners"]:
+        manager = item["filter_chains"][0]["filters"][0]["typed_config"]
+        for host in manager.get("route_config", {}).get("virtual_hosts", ()):
+            fill_in(host["routes"], document)
+    return rendered
 
 
 def _listeners(document: Document, options: RenderOptions) -> list[Listener]:
     warmup = options.warmup_endpoint
     return [listener(document, options), *([] if warmup is None else [warmup_listener(document, warmup)])]
+
+
+def _runtime() -> LayeredRuntime:
+    """What the native lane's matches need.
+
+    Envoy refuses patterns larger than 100 instructions; each letter of a cookie's name is one. From 1.39 on it looks at
+    each value of a repeated header by itself, unless told to join them with commas, as the server does: by itself, each
+    of two identities would look like the only one.
+    """
+    wanted: dict[str, object] = {f"re2.max_program_size.{level}_level": LARGEST_PATTERN for level in ("error", "warn")}
+    wanted["envoy.reloadable_features.match_headers_individually"] = False
+    return LayeredRuntime(layers=[RuntimeLayer(name="abmesh", static_layer=Struct.from_dict(wanted))])

@@ -6,12 +6,18 @@ from datetime import timedelta
 from typing import Final
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRemoveOnMatch
-from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
+from envoy_data_plane.envoy.config.core.v3 import (
+    ConfigSource,
+    PathConfigSource,
+    TypedExtensionConfig,
+    WatchedDirectory,
+)
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpFilter,
+    Rds,
 )
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
     HeaderMutation as EarlyHeaderMutation,
@@ -26,9 +32,12 @@ from mesh.addresses import address_of
 from mesh.answers import answers_filter
 from mesh.events import cors_filters
 from mesh.ext_proc_filter import ext_proc_filter
+from mesh.native import has_native, header_filter
 from mesh.options import RenderOptions
-from mesh.routes import STREAM_IDLE, route_configuration
+from mesh.routes import NAME as ROUTES
+from mesh.routes import route_configuration
 from mesh.statistics import loggers
+from mesh.variants import STREAM_IDLE
 
 NAME: Final = "abmesh"
 
@@ -38,6 +47,7 @@ _REQUEST_HEADERS: Final = timedelta(seconds=10)
 
 def listener(document: Document, options: RenderOptions) -> Listener:
     """Envoy's listener for the document's experiments."""
+    rds = _followed(options.routes_file) if options.routes_file else None
     manager = HttpConnectionManager(
         stat_prefix=NAME,
         use_remote_address=True,
@@ -49,7 +59,8 @@ def listener(document: Document, options: RenderOptions) -> Listener:
         stream_idle_timeout=STREAM_IDLE,
         request_headers_timeout=_REQUEST_HEADERS,
         access_log=loggers(document),
-        route_config=route_configuration(document),
+        rds=rds,
+        route_config=None if rds else route_configuration(document),
         http_filters=_filters(document, options),
     )
     network = Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
@@ -64,8 +75,17 @@ def _filters(document: Document, options: RenderOptions) -> list[HttpFilter]:
         *cors_filters(document),
         ext_proc_filter(needed_headers(document), options.message_timeout),
         answers_filter(document),
+        # A file may come to hold native routes later.
+        *([header_filter()] if has_native(document) or options.routes_file else []),
         HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router())),
     ]
+
+
+def _followed(routes_file: str) -> Rds:
+    """Routes from a file: taken anew whenever something is moved into its folder."""
+    folder = routes_file.rpartition("/")[0] or "/"
+    source = PathConfigSource(path=routes_file, watched_directory=WatchedDirectory(path=folder))
+    return Rds(route_config_name=ROUTES, config_source=ConfigSource(path_config_source=source))
 
 
 def _strip_forged_headers() -> TypedExtensionConfig:

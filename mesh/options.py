@@ -5,9 +5,13 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from experiment.errors import SettingsError
 from mesh.addresses import Endpoint, UnixSocket, parse_ip_endpoint, parse_target
+
+ROUTES_ENDINGS: Final = (".json", ".yaml")
+"""Of files of routes. What is written is JSON, which is YAML as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class RenderOptions:
         stats_flush_interval: how often Envoy merges its histograms, and so how old they may be when they are read.
         trusted_hops: how many proxies in front of Envoy may be believed what they say in ``x-forwarded-for`` and
             ``x-forwarded-proto``. With none, Envoy sets both from the connection.
+        routes_file: absolute path of the file that Envoy takes its routes from and takes anew whenever it is replaced,
+            as Envoy sees it. Empty: the routes are in the bootstrap and stay as they are.
         node_id: what Envoy calls itself.
         node_cluster: what Envoy calls the group that it belongs to.
 
@@ -70,6 +76,7 @@ class RenderOptions:
     message_timeout: timedelta = timedelta(milliseconds=500)
     stats_flush_interval: timedelta = timedelta(seconds=1)
     trusted_hops: int = 0
+    routes_file: str = ""
     node_id: str = "abmesh"
     node_cluster: str = "abmesh"
 
@@ -84,6 +91,8 @@ class RenderOptions:
         _between("stats_flush_interval", self.stats_flush_interval, timedelta(milliseconds=1), timedelta(minutes=5))
         _whole("streams_per_connection", self.streams_per_connection, 1, 10_000)
         _whole("trusted_hops", self.trusted_hops, 0, 100)
+        if self.routes_file:
+            check_routes_file(self.routes_file)
         for name, value in (("node_id", self.node_id), ("node_cluster", self.node_cluster)):
             if not value or not value.isprintable():
                 raise SettingsError(f"{name}: found {value!r}; allowed: any printable text that is not empty")
@@ -145,3 +154,16 @@ def _between(name: str, value: timedelta, lowest: timedelta, highest: timedelta)
 def _whole(name: str, value: int, lowest: int, highest: int) -> None:
     if not lowest <= value <= highest:
         raise SettingsError(f"{name}: found {value}; allowed: {lowest} to {highest}")
+
+
+def check_routes_file(path: str) -> None:
+    """Refuse a name by which Envoy would not find or not read its routes.
+
+    It tells a file's form by its ending, and looks for a path that is not absolute in the folder it was started in.
+
+    Raises:
+        SettingsError: as the name says.
+    """
+    if not path.startswith("/") or not path.endswith(ROUTES_ENDINGS) or not path.isprintable():
+        endings = " or ".join(ROUTES_ENDINGS)
+        raise SettingsError(f"routes_file: found {path!r}; allowed: an absolute path that ends in {endings}")

@@ -1,47 +1,38 @@
-"""The route table: first what the server assigned, then where everything else goes. Pure.
+"""The route table: first what the server assigned, then what Envoy assigns itself and where everything else goes. Pure.
 
-Called by :mod:`mesh.listener`; :mod:`mesh.warmup` leads to variants in the same way.
+Called by :mod:`mesh.listener`, and by whoever keeps the file that Envoy takes its routes from.
 """
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
-from envoy_data_plane.envoy.config.core.v3 import (
-    HeaderValue,
-    HeaderValueOption,
-    HeaderValueOptionHeaderAppendAction,
-    Metadata,
-)
+from betterproto2 import Casing
+from envoy_data_plane.envoy.config.core.v3 import HeaderValue, HeaderValueOption, HeaderValueOptionHeaderAppendAction
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
-    HeaderMatcher,
     Route,
-    RouteAction,
     RouteConfiguration,
     RouteMatch,
     VirtualHost,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
-from envoy_data_plane.google.protobuf import Struct
 
 from experiment import names
 from experiment.model import Document, Experiment
-from experiment.parts import Match, Variant
+from experiment.parts import Variant
 from mesh.answers import answers_of_route
-from mesh.clusters import server_name
 from mesh.events import event_routes
 from mesh.ext_proc_filter import SET_BY_SERVER
+from mesh.matches import equals, request_match
+from mesh.native import fill_in, native_routes
+from mesh.variants import evidence_of, stamp, to_cluster, to_variant
 
 NAME: Final = "abmesh"
 UNMATCHED: Final = "unmatched"
 """Name of the route of requests that match no experiment."""
 
-STREAM_IDLE: Final = timedelta(minutes=5)
-"""How long a request may stand still before Envoy ends it; a variant with a longer time limit gets that."""
-
+_TYPE: Final = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 _ASSIGNMENT: Final = [name for name in SET_BY_SERVER if name.startswith((names.MODEL_VERSION, names.TRUSTED_PREFIX))]
 
 
@@ -52,20 +43,44 @@ def route_configuration(document: Document) -> RouteConfiguration:
         for experiment in document.experiments
         for variant in experiment.variants
     ]
-    unassigned = [_unassigned(document, experiment) for experiment in document.experiments]
+    # The first experiment that matches wins, whichever lane it is in.
+    others = [
+        route
+        for experiment in document.experiments
+        for route in (*native_routes(document, experiment), _unassigned(document, experiment))
+    ]
     host = VirtualHost(
         name=NAME,
         domains=["*"],
-        routes=[*event_routes(document), *assigned, *unassigned, _unmatched(document)],
+        routes=[*event_routes(document), *assigned, *others, _unmatched(document)],
         response_headers_to_add=[
-            _added(
-                "set-cookie",
-                f"%DYNAMIC_METADATA({names.METADATA_NAMESPACE}:{names.METADATA_SET_COOKIE})%",
-                HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD,
+            HeaderValueOption(
+                header=HeaderValue(
+                    key="set-cookie",
+                    value=f"%DYNAMIC_METADATA({names.METADATA_NAMESPACE}:{names.METADATA_SET_COOKIE})%",
+                ),
+                append_action=HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD,
             )
         ],
     )
     return RouteConfiguration(name=NAME, virtual_hosts=[host])
+
+
+def render_routes(document: Document, version: str = "") -> dict[str, Any]:
+    """The routes as the content of a file that Envoy watches, as the JSON form of Envoy's messages.
+
+    Args:
+        document: what to render.
+        version: what Envoy's admin endpoint shows as the routes' version: the document's generation.
+    """
+    routes = route_configuration(document)
+    # Routes to a cluster that the Envoy does not have are refused as a whole, and the last good ones stay: otherwise
+    # requests of a variant that was added after the Envoy was started would get 503.
+    routes.validate_clusters = True
+    rendered = routes.to_dict(casing=Casing.SNAKE)
+    for host in rendered["virtual_hosts"]:
+        fill_in(host["routes"], document)
+    return {"version_info": version, "resources": [{"@type": _TYPE, **rendered}]}
 
 
 def variant_route_name(experiment: str, variant: str) -> str:
@@ -80,18 +95,8 @@ def unassigned_route_name(experiment: str) -> str:
 
 def assigned_match(experiment: Experiment, variant: Variant) -> RouteMatch:
     """Requests that say that they are a variant's, whatever their path."""
-    said = [_equals(names.EXPERIMENT, experiment.name), _equals(names.MODEL_VERSION, variant.name)]
+    said = [equals(names.EXPERIMENT, experiment.name), equals(names.MODEL_VERSION, variant.name)]
     return RouteMatch(prefix="/", headers=said)
-
-
-def to_variant(document: Document, variant: Variant) -> RouteAction:
-    """Where a variant's requests lead, with its time limit."""
-    action = _to_cluster(document, variant.cluster)
-    # Envoy's own default is 15 s, which ends most answers of a language model; 0 means no limit.
-    action.timeout = variant.timeout or timedelta()
-    if action.timeout > STREAM_IDLE:
-        action.idle_timeout = action.timeout
-    return action
 
 
 def _assigned(document: Document, experiment: Experiment, variant: Variant) -> Route:
@@ -101,16 +106,13 @@ def _assigned(document: Document, experiment: Experiment, variant: Variant) -> R
     an edit of the match must not be contradicted by an Envoy that has not. Only requests on a route with our metadata
     are evidence, and only the variant's own route stamps answers with it.
     """
-    evidence_of = Struct.from_dict({names.TAG_EXPERIMENT: experiment.name})
     return Route(
         name=variant_route_name(experiment.name, variant.name),
         match=assigned_match(experiment, variant),
         route=to_variant(document, variant),
-        metadata=Metadata(filter_metadata={names.METADATA_NAMESPACE: evidence_of}),
-        typed_per_filter_config=answers_of_route(document, experiment),
-        response_headers_to_add=[
-            _added(names.MODEL_VERSION, variant.name, HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD)
-        ],
+        metadata=evidence_of(experiment),
+        typed_per_filter_config=answers_of_route(experiment),
+        response_headers_to_add=[stamp(variant.name)],
     )
 
 
@@ -122,7 +124,7 @@ def _unassigned(document: Document, experiment: Experiment) -> Route:
     """
     return Route(
         name=unassigned_route_name(experiment.name),
-        match=_match(experiment.match),
+        match=request_match(experiment.match),
         route=to_variant(document, experiment.control),
         request_headers_to_remove=_ASSIGNMENT,
         response_headers_to_remove=[names.MODEL_VERSION],
@@ -133,7 +135,7 @@ def _unmatched(document: Document) -> Route:
     match = RouteMatch(prefix="/")
     if document.default_cluster is None:
         return Route(name=UNMATCHED, match=match, direct_response=DirectResponseAction(status=404))
-    action = _to_cluster(document, document.default_cluster)
+    action = to_cluster(document, document.default_cluster)
     action.timeout = timedelta()
     return Route(
         name=UNMATCHED,
@@ -142,29 +144,3 @@ def _unmatched(document: Document) -> Route:
         request_headers_to_remove=_ASSIGNMENT,
         response_headers_to_remove=[names.MODEL_VERSION],
     )
-
-
-def _to_cluster(document: Document, name: str) -> RouteAction:
-    action = RouteAction(cluster=name)
-    cluster = (document.clusters or {}).get(name)
-    if cluster is not None and (server := server_name(cluster)) is not None:
-        action.host_rewrite_literal = server  # a server asked for one name over TLS and for another in Host refuses
-    return action
-
-
-def _match(match: Match) -> RouteMatch:
-    headers = [_equals(name, value) for name, value in match.headers.items()]
-    if match.host is not None:
-        pattern = rf"(?i){re.escape(match.host)}(:[0-9]+)?"
-        headers.insert(
-            0, HeaderMatcher(name=":authority", string_match=StringMatcher(safe_regex=RegexMatcher(regex=pattern)))
-        )
-    return RouteMatch(prefix=match.path_prefix, headers=headers)
-
-
-def _added(name: str, value: str, how: HeaderValueOptionHeaderAppendAction) -> HeaderValueOption:
-    return HeaderValueOption(header=HeaderValue(key=name, value=value), append_action=how)
-
-
-def _equals(name: str, value: str) -> HeaderMatcher:
-    return HeaderMatcher(name=name, string_match=StringMatcher(exact=value))

@@ -30,7 +30,8 @@ from experiment import names
 from experiment.model import Document, Experiment
 from experiment.parts import Variant
 from mesh.addresses import Endpoint, address_of
-from mesh.routes import STREAM_IDLE, assigned_match, to_variant, variant_route_name
+from mesh.routes import assigned_match, variant_route_name
+from mesh.variants import STREAM_IDLE, to_variant
 
 NAME: Final = "abmesh-warmup"
 

@@ -21,8 +21,9 @@ import aiohttp
 
 from cli.demo.model_server import Behaviour
 from cli.demo.processes import Child, ProcessError, free_ports
-from experiment.codec import parse
+from controller.sinks.envoy_routes import EnvoyRoutes
 from experiment.quantities import format_duration
+from experiment.store import FileStore
 from mesh.bootstrap import render_bootstrap
 from mesh.options import RenderOptions
 from mesh.yaml_text import to_yaml
@@ -54,6 +55,8 @@ class StackOptions:
         settle: the controller's settle time.
         message_timeout: Envoy's longest wait for the server.
         envoy_concurrency: Envoy's worker threads.
+        routes_file: whether Envoy takes its routes from a file, which the controller keeps; without a controller,
+            `abmesh routes --follow` does. Weights of the native lane move by this file alone.
     """
 
     models: Mapping[str, Behaviour]
@@ -64,6 +67,7 @@ class StackOptions:
     settle: timedelta = timedelta(seconds=1)
     message_timeout: timedelta = timedelta(seconds=1)
     envoy_concurrency: int = 1
+    routes_file: bool = False
 
 
 @dataclass
@@ -87,6 +91,11 @@ class Stack:
     def config(self) -> Path:
         """The experiments document in force."""
         return self.folder / "experiments.yaml"
+
+    @property
+    def routes_file(self) -> Path:
+        """The file that Envoy takes its routes from, if it does."""
+        return self.folder / "routes" / "routes.json"
 
     @property
     def state(self) -> Path:
@@ -145,7 +154,8 @@ class Stack:
         self._write_documents()
         self._plan()
         models = [self.children[name] for name in self.options.models]
-        for child in (*models, self.children["ext-proc"], self.children["envoy"]):
+        followers = [self.children["routes"]] if "routes" in self.children else []
+        for child in (*models, self.children["ext-proc"], self.children["envoy"], *followers):
             await child.start()
         for name in self.options.models:
             await self.children[name].wait_until(lambda name=name: answers(f"{self.model_url(name)}/healthz"))  # type: ignore[misc] # mypy: default argument of a lambda
@@ -162,11 +172,11 @@ class Stack:
 
     async def stop(self) -> None:
         """End everything, those first that depend on others."""
-        order = ["controller", "envoy", "ext-proc", *self.options.models]
-        for name in order[:3]:
+        for name in ("controller", "routes", "envoy", "ext-proc"):
             if name in self.children:
                 await self.children[name].stop()
-        await asyncio.gather(*(self.children[name].stop() for name in order[3:] if name in self.children))
+        models = [self.children[name] for name in self.options.models if name in self.children]
+        await asyncio.gather(*(model.stop() for model in models))
 
     async def behave(self, model: str, **changes: Any) -> None:
         """Change how a model answers while it runs."""
@@ -185,8 +195,8 @@ class Stack:
         clusters = "".join(f"  {name}: {{host: 127.0.0.1, port: {self.ports[name]}}}\n" for name in self.options.models)
         # Without models of its own, the document says where its clusters are.
         text = f"{self.document.rstrip()}\nclusters:\n{clusters}" if clusters else self.document
-        document = parse(text, str(self.config))
         self.config.write_text(text)
+        snapshot = FileStore(self.config).read()
         options = RenderOptions(
             listen=f"127.0.0.1:{self.ports['envoy']}",
             admin=f"127.0.0.1:{self.ports['admin']}",
@@ -195,8 +205,12 @@ class Stack:
             streams_per_connection=100 if self.options.workers == 1 else 2,
             message_timeout=self.options.message_timeout,
             stats_flush_interval=timedelta(milliseconds=500),
+            routes_file=str(self.routes_file.absolute()) if self.options.routes_file else "",
         )
-        (self.folder / "envoy.yaml").write_text(to_yaml(render_bootstrap(document, options)))
+        if self.options.routes_file:
+            self.routes_file.parent.mkdir(exist_ok=True)
+            EnvoyRoutes(self.routes_file.absolute()).publish(snapshot)
+        (self.folder / "envoy.yaml").write_text(to_yaml(render_bootstrap(snapshot.document, options)))
 
     def _plan(self) -> None:
         python = [sys.executable, "-m"]
@@ -219,7 +233,11 @@ class Stack:
             control += ["--envoy", self.admin, "--warmup", self.warmup]
             control += ["--http", f"127.0.0.1:{self.ports['controller']}"]
             control += ["--interval", format_duration(self.options.interval)]
+            control += ["--routes-file", str(self.routes_file)] if self.options.routes_file else []
             self._child("controller", [*python, *control, "--settle", format_duration(self.options.settle)])
+        elif self.options.routes_file:
+            follow = ["cli", "routes", str(self.routes_file), "--follow", "--config", str(self.config)]
+            self._child("routes", [*python, *follow])
 
     def _child(self, name: str, command: list[str]) -> None:
         self.children[name] = Child(name, command, self.folder / f"{name}.log")

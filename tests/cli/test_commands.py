@@ -266,3 +266,29 @@ def test_render_envoy_says_who_is_believed_and_how_many_streams_share_a_connecti
     out = abmesh("render", "envoy", "--trusted-hops", "3", "--streams-per-connection", "77").out
     assert "xff_num_trusted_hops: 3\n" in out
     assert "max_concurrent_streams: 77\n" in out
+
+
+def test_render_envoy_writes_the_first_routes_file_and_routes_keeps_it(abmesh: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "routes.json"
+    rendered = abmesh("render", "envoy", "--routes-file", str(file))
+    assert rendered.code == 0
+    assert f"path: {file}\n" in rendered.out
+    first = file.read_text()
+    assert json.loads(first)["resources"][0]["name"] == "abmesh"
+    assert abmesh("routes", str(file)).out.startswith(f"{file}: up to date already, generation ")
+    assert abmesh("routes").out == first
+    assert abmesh("weights", NAME, "model-b=30").code == 0
+    assert abmesh("routes", str(file)).out.startswith(f"{file}: written, generation ")
+    assert json.loads(file.read_text())["version_info"] != json.loads(first)["version_info"]
+    assert abmesh("routes", "--follow").code == 2
+    assert abmesh("routes", str(tmp_path / "routes.txt")).code == 2
+    assert abmesh("render", "envoy", "--routes-file", str(tmp_path / "gone" / "r.json")).out == ""
+
+
+def test_validate_says_what_the_native_lane_leaves_to_the_server(abmesh: Invoke, config: Path) -> None:
+    text = config.read_text()
+    assert "lane" not in abmesh("validate").out
+    config.write_text(text.replace("    salt:", "    lane: native\n    salt:", 1))
+    assert f"note: {NAME}: lane native: the server is asked about requests without a unit" in abmesh("validate").out
+    config.write_text(config.read_text().replace("timeout: 30s", "timeout: 30m", 1))
+    assert "about every request: time limits beyond 5m must be the same" in abmesh("validate").out

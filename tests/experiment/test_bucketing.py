@@ -17,6 +17,7 @@ from experiment.bucketing import (
     initial_ranges,
     places,
     reallocate,
+    runs,
     slice_at,
     width,
 )
@@ -202,3 +203,10 @@ class TestPlaces:
     def test_of_ranges_with_a_hole_are_refused(self) -> None:
         with pytest.raises(ValueError, match="leave 1 of 10000 buckets to nobody"):
             places({"a": ((0, 9999),)}, 10)
+
+
+@given(many_ranges(), st.integers(10, 100))
+def test_runs_are_the_places_with_neighbours_together(ranges: Ranges, slices: int) -> None:
+    found = runs(ranges, slices)
+    assert [run.place for run in found for _ in range(run.start, run.stop)] == list(places(ranges, slices))
+    assert all(one.place != other.place and one.stop == other.start for one, other in itertools.pairwise(found))

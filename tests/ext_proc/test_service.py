@@ -225,3 +225,48 @@ def test_any_message_gets_an_answer_or_the_end_of_its_stream(message: bytes) -> 
     if isinstance(answer, bytes):
         assert response(answer).WhichOneof("response") == wire.read(message, ()).kind
     assert "internal" not in made.counts.errors
+
+
+def test_a_message_that_comes_again_gets_the_same_answer_and_is_counted_again() -> None:
+    made = service()
+    message = request_headers([("x-user-id", b"u-1")])
+    first = made.answer(message)
+    assert made.answer(message) is first
+    [counted] = made.counts.requests.values()
+    assert counted == made.counts.messages["request_headers"] == sum(made.counts.durations) == 2
+
+
+def test_what_was_answered_under_one_document_says_nothing_under_the_next() -> None:
+    made = service()
+    message = request_headers([("x-user-id", b"u-1")])
+    made.answer(message)
+    made.rules = compile_rules(document({"name": "renamed"}))
+    assert headers_set(made.answer(message))["x-ab-experiment"] == "renamed"
+
+
+def test_every_request_without_an_identity_gets_one_of_its_own() -> None:
+    fresh = count()
+    made = Service(Counts(), identities=lambda: f"fresh-{next(fresh)}")
+    made.rules = compile_rules(document())
+    given = {bytes(wire_answer(made)) for _ in range(5)}
+    assert len(given) == 5
+
+
+def wire_answer(made: Service) -> bytes:
+    answer = made.answer(request_headers())
+    assert isinstance(answer, bytes)
+    return answer
+
+
+def test_whoever_sends_ever_new_messages_does_not_make_the_server_grow() -> None:
+    made = service()
+    rules = made.rules
+    assert rules is not None
+    for number in range(20_000):
+        made.answer(request_headers([("x-user-id", b"u-%d" % number)]))
+    assert 8_192 <= len(rules.known) <= 16_384
+    before = len(rules.known)
+    made.answer(request_headers([("x-user-id", b"u" * 1_024)]))
+    made.answer(b"\xff" * 10)
+    made.answer(request_headers([("x-user-id", b"u-1")], observability_mode=True))
+    assert len(rules.known) == before

@@ -35,7 +35,7 @@ def test_a_duration_falls_in_the_first_bucket_that_is_not_below_it() -> None:
 def test_requests_messages_and_errors_add_up() -> None:
     counts = Counts()
     for _ in range(3):
-        counts.request("e", "v", "header")
+        counts.request(("e", "v", "header"))
         counts.message("request_headers")
         counts.error("internal")
     assert counts.requests == {("e", "v", "header"): 3}

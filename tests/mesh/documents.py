@@ -78,6 +78,7 @@ _EVENTS = st.lists(
 )
 _SEGMENTS = st.none() | st.fixed_dictionaries({"header": _HEADER, "values": st.just(["power", "casual"])})
 _ORIGINS = st.lists(st.sampled_from(["https://shop.example", "http://localhost:8080"]), max_size=2, unique=True)
+_UNITS = [{"header": "x-user-id"}, {"cookie": "c+*.|^"}, {"query": "q.~"}]
 _TLS = st.sampled_from([False, True, {"sni": "models.example.com"}, {"sni": "10.0.0.1", "ca_file": "/etc/ca.pem"}])
 
 
@@ -102,11 +103,14 @@ def documents(draw: st.DrawFn) -> Document:
         }
         if draw(st.booleans()):
             match["host"] = draw(st.sampled_from(["api.example.com", "A_b-c.9", "no"]))
+        unit = draw(st.lists(st.sampled_from(_UNITS), max_size=2, unique_by=str))
         events: list[Any] = [*draw(_EVENTS), *draw(st.sampled_from([[], ["continuation"]]))]
         return {
             "name": name,
             "match": match,
-            "unit": [{"cookie": "sid"}],
+            "lane": draw(st.sampled_from(["ext_proc", "native"])),
+            "unit": [*unit, {"cookie": "sid"}],
+            "overrides": [{"header": {"x-group": draw(_VALUE)}, "variant": labels[-1]}] * draw(st.integers(0, 1)),
             "issue_cookie": {"name": "sid", "max_age": "1h"},
             "variants": variants,
             "answers": draw(_ANSWERS),

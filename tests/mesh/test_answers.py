@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment.answers import Answers
-from mesh.answers import answers_filter, answers_of_route, lua_text, script
+from mesh.answers import answers_filter, answers_of_route, lua_text, script, script_name
 from tests.mesh.documents import document, experiment
 
 OTHER = {"output_tokens": "usage.output_tokens"}
@@ -24,12 +24,20 @@ def test_there_is_one_script_for_each_way_of_answering_and_each_route_names_its_
     of = document(experiment("one"), experiment("two", answers=OTHER), experiment("three"), experiment("four"))
     config = answers_filter(of).to_dict(casing=Casing.SNAKE)["typed_config"]
     assert list(config) == ["@type", "source_codes"], "no script for routes that name none"
-    assert sorted(config["source_codes"]) == ["one", "two"]
+    usual, other = (script_name(item.answers) for item in of.experiments[:2])
+    assert list(config["source_codes"]) == [usual, other]
     named = [
-        answers_of_route(of, item)["envoy.filters.http.lua"].to_dict(casing=Casing.SNAKE)["name"]
-        for item in of.experiments
+        answers_of_route(item)["envoy.filters.http.lua"].to_dict(casing=Casing.SNAKE)["name"] for item in of.experiments
     ]
-    assert named == ["one", "two", "one", "one"]
+    assert named == [usual, other, usual, usual]
+
+
+def test_routes_of_a_newer_document_find_the_scripts_of_an_older_ones_filter() -> None:
+    """Envoy may take its routes from a file that is newer than its filters."""
+    older, newer = document(experiment("two")), document(experiment("one"), experiment("two"))
+    known = answers_filter(older).to_dict(casing=Casing.SNAKE)["typed_config"]["source_codes"]
+    for item in newer.experiments:
+        assert answers_of_route(item)["envoy.filters.http.lua"].to_dict(casing=Casing.SNAKE)["name"] in known
 
 
 def test_a_document_without_experiments_has_no_script() -> None:

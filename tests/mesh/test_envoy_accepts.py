@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from experiment.model import Document
 from mesh.bootstrap import render_bootstrap
 from mesh.options import RenderOptions
+from mesh.routes import render_routes
 from mesh.yaml_text import to_yaml
 from tests.e2e.envoy_process import ENVOY
 from tests.mesh.documents import ROOT, document, documents, experiment, values_of
@@ -68,6 +70,35 @@ def test_envoy_refuses_what_is_wrong(tmp_path: Path) -> None:
 )
 def test_envoy_takes_variations(tmp_path: Path, options: RenderOptions, of: Document) -> None:
     assert complaint(to_yaml(render_bootstrap(of, options)), tmp_path) == ""
+
+
+LONGEST = experiment(
+    "native",
+    clusters=("a", "b", "c"),
+    lane="native",
+    unit=[
+        {"header": "!#$%&'*+.^_`|~" + "h" * 114},
+        {"cookie": "!#$%&'*+.^_`|~-" + "C" * 113},
+        {"query": "._~-" + "q" * 124},
+    ],
+    segments={"header": "!#$&'*+.^_`|~" + "s" * 115, "values": [f"v{number}".ljust(63, "y") for number in range(20)]},
+    overrides=[{"header": {"x-group": r"100% %REQ(x)% \1 $", "x-b": "b"}, "variant": "v1"}],
+    slices=100,
+)
+
+
+def test_envoy_takes_the_native_lane_with_the_longest_names_from_bootstrap_and_file(tmp_path: Path) -> None:
+    of = document(experiment("first", match=MATCH), LONGEST, clusters=TLS)
+    rendered = render_bootstrap(of, RenderOptions())
+    for context in values_of(rendered, "trusted_ca"):
+        context["filename"] = "/etc/ssl/certs/ca-certificates.crt"
+    assert complaint(json.dumps(rendered), tmp_path) == ""
+    file = tmp_path / "routes.json"
+    file.write_text(json.dumps(render_routes(of, "1")))
+    followed = render_bootstrap(document(), RenderOptions(routes_file=str(file)))
+    assert complaint(json.dumps(followed), tmp_path) == ""
+    del rendered["layered_runtime"]
+    assert "max program size of 100" in complaint(json.dumps(rendered), tmp_path), "or a limit need not be raised"
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)

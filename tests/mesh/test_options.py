@@ -67,3 +67,14 @@ def test_tls_to_the_server_needs_an_authority_and_a_key_with_a_certificate(parts
 
 def test_unix_sockets_and_addresses_may_be_mixed() -> None:
     assert len(RenderOptions(ext_proc=("unix:/s", "127.0.0.1:1", "[::1]:1")).ext_proc_targets) == 3
+
+
+@pytest.mark.parametrize("path", ["routes.json", "/run/routes.txt", "/run/routes.json\n", "/run/routes"])
+def test_a_routes_file_that_envoy_would_not_read_is_refused(path: str) -> None:
+    with pytest.raises(SettingsError, match=r"an absolute path that ends in \.json or \.yaml"):
+        RenderOptions(routes_file=path)
+
+
+@pytest.mark.parametrize("path", ["", "/run/routes.json", "/r.yaml"])
+def test_routes_may_come_from_a_file(path: str) -> None:
+    assert RenderOptions(routes_file=path).routes_file == path

@@ -40,7 +40,7 @@ def test_every_variant_has_a_route_of_its_own_name_and_the_last_route_takes_ever
     found = routes(of)
     expected = [variant_route_name(item.name, variant.name) for item in of.experiments for variant in item.variants]
     expected += [unassigned_route_name(item.name) for item in of.experiments] + [UNMATCHED]
-    assert [route["name"] for route in found] == expected
+    assert [route["name"] for route in found if "/native/" not in route["name"]] == expected
     assert found[-1]["match"] == {"prefix": "/"}
 
 

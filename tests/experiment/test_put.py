@@ -1,0 +1,77 @@
+"""A file that others read whole, whoever writes it and whatever goes wrong."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from experiment import files
+from experiment.errors import StoreError
+
+
+def names(folder: Path) -> set[str]:
+    return {item.name for item in folder.iterdir()}
+
+
+def test_a_file_is_made_replaced_and_left_alone_where_nothing_changes(tmp_path: Path) -> None:
+    file = tmp_path / "routes.json"
+    assert files.put(file, b"one", "the routes file") is True
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644, "Envoy may be another user"
+    before = files.signature(file)
+    assert files.put(file, b"one", "the routes file") is False
+    assert files.signature(file) == before
+    assert files.put(file, b"two", "the routes file") is True
+    assert file.read_bytes() == b"two"
+    assert names(tmp_path) == {"routes.json", ".routes.json.lock"}
+
+
+def test_copies_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    left = tmp_path / f".routes.json.{'a' * 16}.tmp"
+    left.write_text("half")
+    files.put(tmp_path / "routes.json", b"one", "the routes file")
+    assert not left.exists()
+
+
+def test_a_folder_that_is_gone_is_said_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot write the routes file: no such file"):
+        files.put(tmp_path / "gone" / "routes.json", b"one", "the routes file")
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_copy(tmp_path: Path) -> None:
+    file = tmp_path / "routes.json"
+    files.put(file, b"old", "the routes file")
+    with (
+        patch.object(os, "fsync", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(StoreError, match="no space left"),
+    ):
+        files.put(file, b"new", "the routes file")
+    assert file.read_bytes() == b"old"
+    assert names(tmp_path) == {"routes.json", ".routes.json.lock"}
+
+
+def test_writers_at_the_same_time_leave_one_whole_content(tmp_path: Path) -> None:
+    file = tmp_path / "routes.json"
+    contents = [bytes([65 + number]) * 100_000 for number in range(6)]
+    failures: list[Exception] = []
+    seen: set[bytes] = set()
+
+    def write(content: bytes) -> None:
+        try:
+            for _ in range(5):
+                files.put(file, content, "the routes file")
+                seen.add(file.read_bytes())
+        except StoreError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert seen <= set(contents)
