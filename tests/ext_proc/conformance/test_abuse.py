@@ -12,6 +12,7 @@ import pytest
 from hyperframe.frame import Frame, PingFrame, PriorityFrame, RstStreamFrame, SettingsFrame
 
 from tests.ext_proc.clients import USER
+from tests.ext_proc.conformance.checks import ANSWER, served_well
 from tests.ext_proc.conformance.peer import (
     CANCEL,
     NO_ERROR,
@@ -28,9 +29,8 @@ from tests.ext_proc.conformance.peer import (
     plain,
 )
 from tests.ext_proc.conformance.served import TRANSPORTS, Served, serving
-from tests.ext_proc.conformance.test_calls import LARGEST, LAST, answer_to
+from tests.ext_proc.conformance.test_calls import LARGEST, LAST
 
-ANSWER = answer_to(USER)
 BODY = message(USER)
 
 
@@ -38,26 +38,9 @@ BODY = message(USER)
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server of nghttp2 that loses its patience soon, so that tests need not wait for minutes."""
     folder = tmp_path_factory.mktemp("quick")
-    with serving(folder, "nghttp2", handshake=0.6, idle=0.6, answer=0.6, look=0.1) as server:
+    limits = {"handshake": 0.6, "idle": 0.6, "answer": 0.6, "look": 0.1}
+    with serving(folder, "nghttp2", limits=limits) as server:
         yield server
-
-
-def served_well(server: Served) -> None:
-    """Check that others are served."""
-    with peer(server.tcp) as other:
-        assert other.call(1, USER).messages == [ANSWER]
-    server.unharmed()
-
-
-def sent_until_closed(found: Peer, data: bytes, times: int) -> int:
-    """Send the same over and over, reading as well; how often before the server closed."""
-    for number in range(times):
-        found.send(data)
-        if found.closed:
-            return number
-    with contextlib.suppress(Closed):
-        found.ping()
-    return times
 
 
 # What is not HTTP/2 at all.
@@ -133,6 +116,20 @@ def test_thousands_of_connections_that_say_nothing_are_no_burden(quick: Served) 
             stack.enter_context(contextlib.closing(connect(quick.tcp)))
         served_well(quick)
         quick.forgets()
+
+
+def test_a_path_that_is_not_utf_8_ends_no_server(own: Served) -> None:
+    """grpc.aio ends by itself then; ours must be there again."""
+    with Peer(own.tcp) as found:
+        found.open()
+        found.send(frame(1, 5, 1, plain().replace(b"/Process", b"/Proce\xf0s")))
+        with contextlib.suppress(Closed):
+            found.result(1)
+    served_well(own)
+    with peer(own.unix) as other:
+        assert other.call(1, USER).messages == [ANSWER]
+    own.tell("drain 1")
+    own.until(lambda now: own.tell("drained")["drained"], "the end of the drain")
 
 
 # Floods.
@@ -331,14 +328,14 @@ def test_messages_that_are_never_completed_take_no_memory_without_end(served: Se
 
 
 def test_a_peer_that_vanishes_leaves_nothing(served: Served) -> None:
-    sockets = served.counters().sockets
+    files = served.counters().files
     for _ in range(50):
         with peer(served.tcp) as found:
             for stream in range(1, 21, 2):
                 found.send(found.headers(stream), found.data(stream, BODY[: 20 * stream]))
             found.raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a TCP reset
     served.forgets_streams()
-    served.until(lambda now: now.sockets <= sockets, "closed sockets")
+    served.until(lambda now: now.files <= files, "closed sockets")
 
 
 def test_a_peer_that_ends_its_side_of_the_connection_still_gets_its_answers(served: Served) -> None:
