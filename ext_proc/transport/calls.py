@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from typing import Any, Final
 
 from ext_proc import wire
@@ -71,6 +72,18 @@ class Calls:
     def _flush(self) -> None:
         """Send what is queued."""
         raise NotImplementedError
+
+    def _give_up(self, error: http2.EngineError) -> None:
+        """End the connection, with which the engine will do nothing more."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def _given_up_on_error(self) -> Iterator[None]:
+        """For what happens while nothing is read: the engine's errors end the connection, and go no further."""
+        try:
+            yield
+        except http2.EngineError as error:
+            self._give_up(error)
 
     def _begin(self, event: Any) -> None:
         """A call's headers have come."""
@@ -172,9 +185,12 @@ class Calls:
         else:
 
             def tell(status: bytes) -> None:
-                with contextlib.suppress(http2.StreamGone):
-                    self._send(stream_id, stream, status)
-                self._flush()
+                if self._streams.get(stream_id) is not stream:
+                    return  # telling the watcher before this one has ended the connection of both
+                with self._given_up_on_error():
+                    with contextlib.suppress(http2.StreamGone):
+                        self._send(stream_id, stream, status)
+                    self._flush()
 
             self._send(stream_id, stream, self._shared.health.watch(message, (self, stream_id), tell))
 
@@ -251,5 +267,6 @@ class Calls:
 
     def _expire(self, stream_id: int, stream: Stream) -> None:
         if self._streams.get(stream_id) is stream:
-            self._fail(stream_id, stream, CallError(Status.DEADLINE_EXCEEDED, "the call's time is over"))
-            self._flush()
+            with self._given_up_on_error():
+                self._fail(stream_id, stream, CallError(Status.DEADLINE_EXCEEDED, "the call's time is over"))
+                self._flush()

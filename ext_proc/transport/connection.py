@@ -136,7 +136,7 @@ class Connection(Calls, asyncio.Protocol):
         if queued > _MOST_QUEUED:
             self._cut_off()
         elif not engine.want_read or (self._said_last and not self._streams and not queued):
-            self._transport.close()
+            self._leave()
 
     def _reset_unwanted(self) -> bytes:
         """Say of calls that are over that nothing more is wanted of them; what is to be written for that."""
@@ -155,20 +155,29 @@ class Connection(Calls, asyncio.Protocol):
 
     def close(self) -> None:
         """Take no new calls, and close once those that are open are over; those that wait for nothing end now."""
-        if self._closing:
+        if self._closing or self._transport.is_closing():
             return
         self._closing = True
-        # Calls that the peer began before it heard of the end arrive before its answer to this ping.
-        self._http2.send_shutdown_notice()
-        self._http2.ping(_LAST_PING)
-        for stream_id, stream in list(self._streams.items()):
-            if stream.heard and not stream.held:
-                self._finish(stream_id, stream)
-        self._flush()
+        with self._given_up_on_error():
+            # Calls that the peer began before it heard of the end arrive before its answer to this ping.
+            self._http2.send_shutdown_notice()
+            self._http2.ping(_LAST_PING)
+            for stream_id, stream in list(self._streams.items()):
+                if stream.heard and not stream.held:
+                    self._finish(stream_id, stream)
+            self._flush()
 
     def _say_last(self) -> None:
         self._http2.send_goaway(http2.NO_ERROR)
         self._said_last = True
+
+    def _leave(self) -> None:
+        """Close once everything is written. Nothing more is done for calls, which the engine would refuse."""
+        for stream_id in list(self._streams):
+            self._forget(stream_id)
+        self._half_open.clear()
+        self._unwanted.clear()
+        self._transport.close()
 
     def abort(self) -> None:
         """Close at once."""
@@ -181,7 +190,8 @@ class Connection(Calls, asyncio.Protocol):
             # Peers end their side once they have their answer. For those that do not, it is ended now.
             self._unwanted += self._half_open
             self._half_open.clear()
-            self._flush()
+            with self._given_up_on_error():
+                self._flush()
         if not self._greeted and now - self._made > limits.handshake:
             self._transport.abort()
         elif self._heard:
@@ -194,15 +204,16 @@ class Connection(Calls, asyncio.Protocol):
                 self._transport.abort()
         elif now - self._since > limits.idle:
             self._asked = True
-            self._http2.ping(_STILL_THERE)
-            self._flush()
+            with self._given_up_on_error():
+                self._http2.ping(_STILL_THERE)
+                self._flush()
 
     def _cut_off(self) -> None:
         """The peer asks and asks, and makes no room for answers."""
         self._service.counts.error(HTTP2_ERROR)
         self._http2.terminate_connection(http2.ENHANCE_YOUR_CALM)
         self._transport.write(self._http2.data_to_send())
-        self._transport.close()
+        self._leave()
 
     def _give_up(self, error: http2.EngineError) -> None:
         """The peer broke a rule after which nothing that it says can be understood."""
@@ -213,4 +224,4 @@ class Connection(Calls, asyncio.Protocol):
         except http2.EngineError:
             data = b""
         self._transport.write(data + http2.last_words(error))
-        self._transport.close()
+        self._leave()

@@ -7,6 +7,7 @@ with each.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from ext_proc.settings import Address, Tls, Unix
 from ext_proc.transport.base import LONGEST_MESSAGE, MOST_STREAMS, SERVICES, until_quiet
 from ext_proc.transport.sockets import UnixSocket
 from ext_proc.transport.tls import server_context
+
+log = logging.getLogger("ext_proc")
 
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 1),
@@ -48,17 +51,20 @@ class GrpcServer:
         """
         self._service = service
         self._credentials = None if tls is None else _credentials(tls)
-        self._server = grpc.aio.server(options=_OPTIONS)
         self._health = _Health()
         self._sockets: list[UnixSocket] = []
         self._idle: set[asyncio.Task[None]] = set()
         self._streams = 0
         self._closing = False
+        self._watching: asyncio.Task[None] | None = None
+        self._server = self._new_server()
+
+    def _new_server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(options=_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(self._process)
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(wire.SERVICE, {wire.METHOD: handler}),)
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(wire.SERVICE, {wire.METHOD: handler}),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        return server
 
     async def start(self, addresses: Sequence[Address]) -> tuple[str, ...]:
         """Listen; returns the addresses with their real ports.
@@ -66,13 +72,35 @@ class GrpcServer:
         Raises:
             StartError: an address cannot be listened on.
         """
-        bound = tuple(self._bind(address) for address in addresses)
+        bound = await self._listen(addresses)
+        self._watching = asyncio.create_task(self._listen_on(bound))
+        return tuple(map(str, bound))
+
+    async def _listen(self, addresses: Sequence[Address]) -> list[Address]:
+        bound = [self._bind(address) for address in addresses]
         await self._server.start()
         for socket in self._sockets:
             socket.publish()
         return bound
 
-    def _bind(self, address: Address) -> str:
+    async def _listen_on(self, addresses: Sequence[Address]) -> None:
+        """Start anew where grpc.aio ends by itself.
+
+        One request whose path is not UTF-8 makes it: it then refuses connections for ever, in a process that lives on.
+        """
+        while True:
+            try:
+                await self._server.wait_for_termination()
+            except Exception as error:  # noqa: BLE001  whatever ended it, Envoy wants to be answered
+                log.warning("grpc.aio has ended by itself (%s): listening anew", type(error).__name__)
+            if self._closing:
+                return
+            await self._server.stop(None)
+            self._server = self._new_server()
+            self._sockets.clear()
+            await self._listen(addresses)
+
+    def _bind(self, address: Address) -> Address:
         target = str(address)
         if isinstance(address, Unix):
             socket = UnixSocket(address.path)
@@ -86,7 +114,7 @@ class GrpcServer:
         except RuntimeError as error:
             message = f"cannot listen on {address}: is it in use, and is the host one of this machine's?"
             raise StartError(message) from error
-        return str(address) if isinstance(address, Unix) else str(type(address)(address.host, port))
+        return address if isinstance(address, Unix) else type(address)(address.host, port)
 
     async def set_serving(self) -> None:
         """Say by the health service that Envoy should send requests here; it says that it should not before."""

@@ -23,6 +23,9 @@ from ext_proc.transport.tls import server_context
 
 _BACKLOG: Final = 1024
 
+_GOODBYE: Final = 1.0
+"""Seconds for the other side of TLS to close as well."""
+
 
 class Nghttp2Server:
     """One listening server."""
@@ -93,6 +96,8 @@ class Nghttp2Server:
             ssl=self._tls,
             backlog=_BACKLOG,
             ssl_handshake_timeout=None if self._tls is None else self._shared.limits.handshake,
+            # Everything has been written by then; a peer that does not say goodbye as well must not hold up a drain.
+            ssl_shutdown_timeout=None if self._tls is None else _GOODBYE,
         )
         self._servers.append(server)
 

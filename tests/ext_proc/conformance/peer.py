@@ -10,6 +10,7 @@ import contextlib
 import socket
 import ssl
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -70,6 +71,12 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"", length: int 
     return size.to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
+def plain(headers: Headers = REQUEST) -> bytes:
+    """A header block that neither needs nor changes what HPACK remembers, so that it may be made in any order."""
+    never = [hpack.NeverIndexedHeaderTuple(name, value) for name, value in headers]
+    return hpack.Encoder().encode(never, huffman=False)
+
+
 @dataclass
 class Stream:
     """What came back on a stream."""
@@ -117,6 +124,7 @@ class Peer:
         last_stream: of the last GOAWAY.
         pings: payloads of acknowledged pings.
         settings: what the server announced.
+        largest: size of the largest frame that came.
     """
 
     def __init__(self, address: str, *, context: ssl.SSLContext | None = None, polite: bool = True) -> None:
@@ -128,7 +136,7 @@ class Peer:
         self._decoder = hpack.Decoder(max_header_list_size=1 << 24)
         self._block = b""
         self.polite = polite
-        self.streams: dict[int, Stream] = {}
+        self.streams: dict[int, Stream] = defaultdict(Stream)
         self.goaway: int | None = None
         self.last_stream: int | None = None
         self.pings: list[bytes] = []
@@ -136,6 +144,7 @@ class Peer:
         self.acknowledged = 0
         self.closed = False
         self.seen: list[str] = []
+        self.largest = 0
 
     def __enter__(self) -> Self:
         return self
@@ -191,7 +200,7 @@ class Peer:
         Raises:
             Closed: the connection ended first.
         """
-        self.until(lambda: stream in self.streams and self.streams[stream].over, limit)
+        self.until(lambda: self.streams[stream].over, limit)
         return self.streams[stream]
 
     def until(self, condition: Callable[[], bool], limit: float = LIMIT) -> None:
@@ -249,12 +258,13 @@ class Peer:
             return None
         found.parse_body(memoryview(self._buffer[9 : 9 + size]))
         self._buffer = self._buffer[9 + size :]
+        self.largest = max(self.largest, size)
         return found
 
     def _take(self, found: Frame) -> None:
         if len(self.seen) < 10_000:
             self.seen.append(f"{type(found).__name__}({found.stream_id})")
-        stream = self.streams.setdefault(found.stream_id, Stream())
+        stream = self.streams[found.stream_id]
         if isinstance(found, SettingsFrame):
             if "ACK" in found.flags:
                 self.acknowledged += 1
@@ -278,8 +288,9 @@ class Peer:
         elif isinstance(found, DataFrame):
             stream.data += found.data
             stream.ended = stream.ended or "END_STREAM" in found.flags
+            windows = (0,) if stream.ended else (0, found.stream_id)
             if self.polite and found.flow_controlled_length:
-                self.send(WindowUpdateFrame(0, found.flow_controlled_length))
+                self.send(*(WindowUpdateFrame(number, found.flow_controlled_length) for number in windows))
         elif isinstance(found, RstStreamFrame):
             stream.reset = found.error_code
 

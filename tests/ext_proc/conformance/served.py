@@ -30,7 +30,7 @@ class Counters(NamedTuple):
         connections: open ones; None where the transport does not say.
         tasks: asyncio's, beyond those that the program itself has.
         rss_mb: resident memory, in MB.
-        sockets: of the process, listening ones included.
+        files: open ones, sockets included.
         cpu_seconds: used so far.
     """
 
@@ -38,7 +38,7 @@ class Counters(NamedTuple):
     connections: int | None
     tasks: int
     rss_mb: float
-    sockets: int
+    files: int
     cpu_seconds: float
 
 
@@ -65,7 +65,7 @@ class Served:
     @property
     def text(self) -> str:
         """What it has logged."""
-        return self.log.read_text()
+        return self.log.read_text(errors="replace")
 
     def tell(self, command: str) -> dict[str, Any]:
         """Give a command; its answer."""
@@ -121,7 +121,12 @@ def skip_unless_there(transport: str) -> None:
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, transport: str, *, socket: str = "", tls: dict[str, str] | None = None, **arguments: Any
+    folder: Path,
+    transport: str,
+    *,
+    socket: str = "",
+    tls: dict[str, str] | None = None,
+    limits: dict[str, float] | None = None,
 ) -> Iterator[Served]:
     """Run a server; checks at the end that it ends well and never logged a traceback.
 
@@ -130,11 +135,11 @@ def serving(
         transport: one of :data:`TRANSPORTS`.
         socket: path of its Unix socket, if not one in the folder.
         tls: paths of its TLS files.
-        arguments: limits of nghttp2's.
+        limits: of nghttp2, in seconds.
     """
     skip_unless_there(transport)
     folder.mkdir(parents=True, exist_ok=True)
-    options = {"transport": transport, "socket": socket or str(folder / "s.sock"), "tls": tls, "limits": arguments}
+    options = {"transport": transport, "socket": socket or str(folder / "s.sock"), "tls": tls, "limits": limits or {}}
     command = [sys.executable, "-m", "tests.ext_proc.conformance.serving", json.dumps(options)]
     log = folder / "log.txt"
     with log.open("wb") as stderr:

@@ -1,0 +1,60 @@
+"""Whatever bytes come, over the network: no transport crashes, logs a traceback, keeps a stream, or fails anybody else.
+
+:mod:`tests.ext_proc.conformance.test_connection` tries many more on nghttp2's connections, without a network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.ext_proc.conformance.checks import served_well
+from tests.ext_proc.conformance.mangling import RECORDINGS, batches, conversations, mangled
+from tests.ext_proc.conformance.peer import Peer
+from tests.ext_proc.conformance.served import Served
+
+# Each example begins anew with connections of its own, and checks at its end that the server is as before.
+_CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.large_base_example, HealthCheck.too_slow]
+# The network costs fifty times what the bytes do; test_connection.py is where numbers are cheap.
+fuzzing = settings(suppress_health_check=_CHECKS, max_examples=settings().max_examples // 8)
+
+
+def throw(served: Served, data: bytes, *, leaves: bool) -> None:
+    """Send bytes, then read what there is to read, or leave at once."""
+    with contextlib.suppress(ConnectionRefusedError), Peer(served.tcp) as found:  # refused: see served_well
+        found.send(data)
+        if not leaves:
+            found.raw.settimeout(0.01)
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                while found.raw.recv(1 << 16):
+                    pass
+
+
+def others_are_served(served: Served) -> None:
+    """Check the whole of it."""
+    served_well(served)
+    served.forgets_streams()
+
+
+def test_recordings_are_served_as_they_are(served: Served) -> None:
+    for data in RECORDINGS.values():
+        throw(served, data, leaves=False)
+    others_are_served(served)
+
+
+@fuzzing
+@given(batches(conversations()), st.booleans())
+def test_any_frames_in_any_order_harm_nobody(served: Served, thrown: list[bytes], leaves: bool) -> None:
+    for data in thrown:
+        throw(served, data, leaves=leaves)
+    others_are_served(served)
+
+
+@fuzzing
+@given(batches(mangled()), st.booleans())
+def test_mangled_recordings_harm_nobody(served: Served, thrown: list[bytes], leaves: bool) -> None:
+    for data in thrown:
+        throw(served, data, leaves=leaves)
+    others_are_served(served)
