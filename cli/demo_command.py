@@ -19,6 +19,7 @@ def demo(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the outcome to a file.", show_default=False)
     ] = None,
+    lane: Annotated[str, typer.Option(help="Who assigns users: ext_proc or native, Envoy itself.")] = "ext_proc",
 ) -> None:
     """Watch a rollout: real Envoy, two models, the server, the controller and two thousand users.
 
@@ -29,12 +30,15 @@ def demo(
     from rich.console import Console
 
     from cli.demo.run import run_demo
-    from cli.demo.scenarios import SCENARIOS
+    from cli.demo.scenarios import LANES, SCENARIOS
 
     if scenario not in SCENARIOS:
         raise typer.BadParameter(f"no scenario {scenario!r}; there is: {', '.join(SCENARIOS)}")
+    if lane not in LANES:
+        raise typer.BadParameter(f"no lane {lane!r}; there is: {', '.join(LANES)}")
+    told = SCENARIOS[scenario].in_lane(lane)
     try:
-        outcome = asyncio.run(run_demo(SCENARIOS[scenario], Console(), keep=keep, json_file=json_file))
+        outcome = asyncio.run(run_demo(told, Console(), keep=keep, json_file=json_file))
     except (asyncio.CancelledError, KeyboardInterrupt):
         typer.echo("interrupted; everything is ended", err=True)
         raise typer.Exit(130) from None

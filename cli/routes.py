@@ -52,13 +52,14 @@ def routes(
 
 
 def _follow(config: Path, target: EnvoyRoutes) -> None:
-    from controller.publishing import Publisher
+    from controller.publishing import WATCH_SECONDS, Publisher
     from experiment.store import FileStore
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     async def run() -> None:
-        following = asyncio.create_task(Publisher(FileStore(config).watch, target).run())
+        store = FileStore(config)
+        following = asyncio.create_task(Publisher(lambda: store.watch(WATCH_SECONDS), target).run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, following.cancel)
         with contextlib.suppress(asyncio.CancelledError):

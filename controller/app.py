@@ -13,7 +13,7 @@ from controller.lease import Lease
 from controller.live import LiveStore
 from controller.locks import make_folder
 from controller.loop import Controller
-from controller.publishing import Publisher
+from controller.publishing import WATCH_SECONDS, Publisher
 from controller.settings import ENVOY, Settings
 from controller.sinks.envoy_routes import EnvoyRoutes
 from controller.sinks.file import FileSink
@@ -62,7 +62,8 @@ def _publisher(settings: Settings) -> Publisher | None:
     if settings.routes_file is None:
         return None
     # A store of its own, since the loop reads in another thread.
-    return Publisher(FileStore(settings.config).watch, EnvoyRoutes(settings.routes_file))
+    store = FileStore(settings.config)
+    return Publisher(lambda: store.watch(WATCH_SECONDS), EnvoyRoutes(settings.routes_file))
 
 
 async def _serve(settings: Settings) -> None:

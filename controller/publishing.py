@@ -22,6 +22,9 @@ log = logging.getLogger("abmesh.routes")
 RETRY_SECONDS: Final = 1.0
 """After a failure."""
 
+WATCH_SECONDS: Final = 0.05
+"""Time between two looks at the document: new weights are to reach Envoy as fast as they reach the server."""
+
 CHECK_SECONDS: Final = 5.0
 """Time between two looks whether somebody else changed the file."""
 

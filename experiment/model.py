@@ -44,7 +44,8 @@ class Experiment(Frozen):
 
     Attributes:
         salt: what the unit is hashed with; the experiment's name unless given. Changing it reshuffles every user.
-        lane: who assigns: our server (``ext_proc``) or, in a later version, Envoy itself (``native``).
+        lane: who assigns: our server (``ext_proc``), or Envoy itself (``native``) wherever it can be as sure as the
+            server of whose request it is; the server does the rest.
         unit: where identities are looked for; the first that is present wins.
         variants: in an order that, together with the weights, decides who gets what; see ``ranges``.
         answers: where answers say what they took, and which are refusals or from a cache.

@@ -44,6 +44,9 @@ class Last(NamedTuple):
     answer: bytes
 
 
+Answer = bytes | Last | Stream | None
+"""Bytes to send; :class:`Last`, to send its bytes and close the stream; ``None``, to send nothing; or :data:`END`."""
+
 _QUIET_SECONDS = 10.0
 _NOTHING_WANTED: frozenset[str] = frozenset()
 _NO_CONFIG: Final = (NO_CONFIG.experiment, NO_CONFIG.variant, NO_CONFIG.reason)
@@ -101,17 +104,12 @@ class Service:
         self._clock_ns = clock_ns
         self._logged: dict[str, tuple[int, int]] = {}
 
-    def answer(self, message: bytes) -> bytes | Last | Stream | None:
-        """The answer to one message.
-
-        Returns:
-            Bytes to send; :class:`Last`, to send its bytes and close the stream; ``None`` to send nothing; or
-            :data:`END` to close the stream.
-        """
+    def answer(self, message: bytes) -> Answer:
+        """The answer to one message."""
         started = self._clock_ns()
         counts, rules = self.counts, self.rules
         if rules is not None and (known := rules.known.get(message)) is not None:
-            answer: bytes | Last | Stream | None
+            answer: Answer
             answer, key = known
             counts.request(key)
             counts.message(wire.REQUEST_HEADERS)
@@ -129,7 +127,7 @@ class Service:
         counts.duration(self._clock_ns() - started)
         return answer
 
-    def _answer(self, message: bytes, read: wire.Message, rules: Rules | None) -> bytes | Last | Stream | None:
+    def _answer(self, message: bytes, read: wire.Message, rules: Rules | None) -> Answer:
         if not read.expects_answer:
             return None
         kind = read.kind

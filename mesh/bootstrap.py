@@ -26,7 +26,7 @@ from mesh.buckets import stats_config
 from mesh.clusters import ext_proc_cluster, model_clusters
 from mesh.gates import LARGEST_PATTERN
 from mesh.listener import listener
-from mesh.native import fill_in, has_native
+from mesh.native import fill_in, has_native, usual_entries
 from mesh.options import RenderOptions
 from mesh.warmup import warmup_listener
 
@@ -78,10 +78,11 @@ def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, An
         ),
     )
     rendered = bootstrap.to_dict(casing=Casing.SNAKE)
+    usual = usual_entries(document)
     for item in rendered["static_resources"]["listeners"]:
         manager = item["filter_chains"][0]["filters"][0]["typed_config"]
         for host in manager.get("route_config", {}).get("virtual_hosts", ()):
-            fill_in(host["routes"], document)
+            fill_in(host["routes"], document, usual)
     return rendered
 
 

@@ -52,7 +52,10 @@ def ext_proc_filter(headers: Sequence[str], message_timeout: timedelta) -> HttpF
         message_timeout: longest wait for its answer.
     """
     config = ExternalProcessor(
-        grpc_service=GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=names.EXT_PROC_CLUSTER)),
+        # What a service behind it could want to know of the caller; our server asks for nothing of it.
+        grpc_service=GrpcService(
+            envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=names.EXT_PROC_CLUSTER, skip_envoy_headers=True)
+        ),
         failure_mode_allow=True,
         message_timeout=message_timeout,
         processing_mode=ProcessingMode(

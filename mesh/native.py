@@ -10,7 +10,7 @@ a route's own headers are added (tried).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -80,21 +80,33 @@ def native_routes(document: Document, experiment: Experiment) -> list[Route]:
     return made
 
 
-def fill_in(routes: Iterable[_Json], document: Document) -> None:
+Entries = Mapping[str, Mapping[str, _Json]]
+"""What the weighted clusters of a variant have in common, by experiment and variant."""
+
+
+def usual_entries(document: Document) -> Entries:
+    """What the weighted clusters of each variant have in common; the weights do not change it."""
+    return {
+        item.name: {variant.name: _entry(document, variant) for variant in item.variants}
+        for item in document.experiments
+        if is_native(item)
+    }
+
+
+def fill_in(routes: Iterable[_Json], document: Document, usual: Entries) -> None:
     """Put the weighted clusters into routes that have become plain dictionaries.
 
     There are hundreds of them, which differ in three numbers, and the typed messages take milliseconds for each.
     """
-    ready = {item.name: _entries(document, item) for item in document.experiments if is_native(item)}
+    ready = {item.name: _entries(item, usual[item.name]) for item in document.experiments if item.name in usual}
     for route in routes:
         experiment, separator, _ = str(route["name"]).partition(_PART)
         if separator and "weighted_clusters" in route["route"]:
             route["route"]["weighted_clusters"]["clusters"] = ready[experiment]
 
 
-def _entries(document: Document, experiment: Experiment) -> list[_Json]:
+def _entries(experiment: Experiment, usual: Mapping[str, _Json]) -> list[_Json]:
     """An entry for each run of buckets: where it leads, and what its requests are told to be."""
-    usual = {variant.name: _entry(document, variant) for variant in experiment.variants}
     made = []
     for run in bucketing.runs(experiment.effective_ranges, experiment.slices):
         entry = copy.deepcopy(usual[run.place.variant])

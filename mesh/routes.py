@@ -25,7 +25,7 @@ from mesh.answers import answers_of_route
 from mesh.events import event_routes
 from mesh.ext_proc_filter import SET_BY_SERVER
 from mesh.matches import equals, request_match
-from mesh.native import fill_in, native_routes
+from mesh.native import Entries, fill_in, native_routes, usual_entries
 from mesh.variants import evidence_of, stamp, to_cluster, to_variant
 
 NAME: Final = "abmesh"
@@ -66,21 +66,56 @@ def route_configuration(document: Document) -> RouteConfiguration:
     return RouteConfiguration(name=NAME, virtual_hosts=[host])
 
 
-def render_routes(document: Document, version: str = "") -> dict[str, Any]:
-    """The routes as the content of a file that Envoy watches, as the JSON form of Envoy's messages.
+class RoutesRenderer:
+    """Renders one document after the other as the content of a file that Envoy watches.
 
-    Args:
-        document: what to render.
-        version: what Envoy's admin endpoint shows as the routes' version: the document's generation.
+    Documents mostly differ in their weights; whatever these do not change is rendered once, since that takes ten times
+    as long as the rest.
     """
+
+    def __init__(self) -> None:
+        self._made: tuple[Document, dict[str, Any], Entries] | None = None
+
+    def render(self, document: Document, version: str = "") -> dict[str, Any]:
+        """The file's content, as the JSON form of Envoy's messages; in force until the next call.
+
+        Args:
+            document: what to render.
+            version: what Envoy's admin endpoint shows as the routes' version: the document's generation.
+        """
+        alike = _without_weights(document)
+        if self._made is None or self._made[0] != alike:
+            self._made = alike, _resource(document), usual_entries(document)
+        _, resource, usual = self._made
+        for host in resource["virtual_hosts"]:
+            fill_in(host["routes"], document, usual)
+        return {"version_info": version, "resources": [resource]}
+
+
+def render_routes(document: Document, version: str = "") -> dict[str, Any]:
+    """The routes of one document; see :meth:`RoutesRenderer.render`."""
+    return RoutesRenderer().render(document, version)
+
+
+def _resource(document: Document) -> dict[str, Any]:
     routes = route_configuration(document)
     # Routes to a cluster that the Envoy does not have are refused as a whole, and the last good ones stay: otherwise
     # requests of a variant that was added after the Envoy was started would get 503.
     routes.validate_clusters = True
-    rendered = routes.to_dict(casing=Casing.SNAKE)
-    for host in rendered["virtual_hosts"]:
-        fill_in(host["routes"], document)
-    return {"version_info": version, "resources": [{"@type": _TYPE, **rendered}]}
+    return {"@type": _TYPE, **routes.to_dict(casing=Casing.SNAKE)}
+
+
+def _without_weights(document: Document) -> Document:
+    experiments = [
+        experiment.model_copy(
+            update={
+                "variants": tuple(variant.model_copy(update={"weight": 0}) for variant in experiment.variants),
+                "ranges": None,
+            }
+        )
+        for experiment in document.experiments
+    ]
+    return document.model_copy(update={"experiments": tuple(experiments)})
 
 
 def variant_route_name(experiment: str, variant: str) -> str:

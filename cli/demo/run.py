@@ -52,7 +52,8 @@ async def run_demo(scenario: Scenario, console: Console, *, keep: bool, json_fil
         _check_writable(json_file)
     folder = Path(tempfile.mkdtemp(prefix="abmesh-demo-"))
     models = {CONTROL: scenario.control, CANDIDATE: scenario.candidate}
-    stack = Stack(scenario.document, StackOptions(models, controller_later=True), folder)
+    options = StackOptions(models, controller_later=True, routes_file=scenario.is_native)
+    stack = Stack(scenario.document, options, folder)
     passed = False
     try:
         with _signals_cancel(asyncio.current_task()):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cli.demo.model_server import Behaviour
 
 CONTROL = "model-a"
 CANDIDATE = "model-b"
+LANES = ("ext_proc", "native")
 
 Ending = Literal["promoted", "rolled_back"]
 
@@ -129,6 +130,15 @@ class Scenario:
     feedback: Feedback = field(default_factory=dict)
     reported: Mapping[str, str] = field(default_factory=dict)
     by_segment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def in_lane(self, lane: str) -> Scenario:
+        """The same story with users assigned in a lane."""
+        return replace(self, document=self.document.replace("    salt:", f"    lane: {lane}\n    salt:", 1))
+
+    @property
+    def is_native(self) -> bool:
+        """Whether Envoy assigns users itself, by routes from a file that the controller keeps."""
+        return "    lane: native\n" in self.document
 
 
 _BASE = Behaviour(latency_ms=150)

@@ -13,14 +13,15 @@ from typing import Final
 from experiment import files
 from experiment.store import Snapshot, format_generation
 from mesh.options import check_routes_file
-from mesh.routes import render_routes
+from mesh.routes import RoutesRenderer
 
 WHAT: Final = "the routes file"
 
 
-def routes_text(snapshot: Snapshot) -> str:
+def routes_text(snapshot: Snapshot, renderer: RoutesRenderer | None = None) -> str:
     """The file's content: JSON, which is YAML as well, with the document's generation as the routes' version."""
-    return json.dumps(render_routes(snapshot.document, format_generation(snapshot.generation))) + "\n"
+    rendered = (renderer or RoutesRenderer()).render(snapshot.document, format_generation(snapshot.generation))
+    return json.dumps(rendered) + "\n"
 
 
 class EnvoyRoutes:
@@ -36,6 +37,7 @@ class EnvoyRoutes:
     def __init__(self, path: Path) -> None:
         check_routes_file(str(path))
         self.path = path
+        self._renderer = RoutesRenderer()
 
     def publish(self, snapshot: Snapshot) -> bool:
         """Put a document's routes in force; whether the file had to be written.
@@ -44,7 +46,7 @@ class EnvoyRoutes:
             RenderError: the document lacks what Envoy needs to know.
             StoreError: the file cannot be written; the old one stays.
         """
-        return files.put(self.path, routes_text(snapshot).encode(), WHAT)
+        return files.put(self.path, routes_text(snapshot, self._renderer).encode(), WHAT)
 
     def signature(self) -> files.Signature | None:
         """What changes when anybody changes the file; None if it is gone."""

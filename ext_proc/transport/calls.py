@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ext_proc import wire
-from ext_proc.service import END, Last
+from ext_proc.service import END, Answer, Last
 from ext_proc.transport import grpc_protocol, http2
 from ext_proc.transport.grpc_protocol import Call, CallError, NotGrpc, Reader, Status, framed, only_message
 from ext_proc.transport.health import CHECK, WATCH
@@ -18,6 +18,8 @@ from ext_proc.transport.shared import Shared
 
 PROCESS: Final = f"/{wire.SERVICE}/{wire.METHOD}".encode()
 _METHODS: Final = frozenset({PROCESS, CHECK, WATCH})
+USUAL: Final = Call(PROCESS)
+"""What nearly every call asks for."""
 
 _MOST_HELD: Final = 32 * 1024 * 1024
 """Bytes of messages that are not complete, of one connection."""
@@ -58,8 +60,7 @@ class Calls:
         self._streams: dict[int, Stream] = {}
         self._half_open: set[int] = set()
         self._unwanted: list[int] = []
-        self._last_headers: tuple[tuple[bytes, bytes], ...] = ()
-        self._last_call = Call(b"")
+        self._usual: tuple[tuple[bytes, bytes], ...] = ()
         self._held = 0
         self._closing = False
 
@@ -85,30 +86,58 @@ class Calls:
             self._give_up(error)
 
     def _begin(self, event: Any) -> None:
-        headers = event.headers
-        if headers == self._last_headers:
-            call = self._last_call
-        else:
-            try:
-                read = grpc_protocol.read_call(headers)
-            except CallError as error:
-                self._fail(event.stream_id, Stream(Call(b"")), error)
-                return
-            if isinstance(read, NotGrpc):
-                self._refuse(event.stream_id, read)
-                return
-            self._last_headers = headers
-            call = self._last_call = read
-        self._shared.streams += 1
-        stream = self._streams[event.stream_id] = Stream(call)
+        """A call's headers have come."""
+        headers, stream_id = event.headers, event.stream_id
+        try:
+            call = grpc_protocol.read_call(headers)
+        except CallError as error:
+            self._fail(stream_id, Stream(Call(b"")), error)
+            return
+        if isinstance(call, NotGrpc):
+            self._refuse(stream_id, call)
+            return
+        stream = self._open(stream_id, call)
         if call.path not in _METHODS:
-            self._fail(event.stream_id, stream, CallError(Status.UNIMPLEMENTED, "no such method"))
+            self._fail(stream_id, stream, CallError(Status.UNIMPLEMENTED, "no such method"))
             return
         if call.timeout is not None:
             loop = asyncio.get_running_loop()
-            stream.timer = loop.call_later(call.timeout, self._expire, event.stream_id, stream)
+            stream.timer = loop.call_later(call.timeout, self._expire, stream_id, stream)
+        elif call == USUAL:
+            self._usual = headers
         if event.end_stream:
-            self._take(event.stream_id, b"", True)
+            self._take(stream_id, b"", True)
+
+    def _open(self, stream_id: int, call: Call) -> Stream:
+        self._shared.streams += 1
+        stream = self._streams[stream_id] = Stream(call)
+        return stream
+
+    def _take_first(self, stream_id: int, data: bytes) -> None:
+        """The first bytes of a call with the usual headers: nearly always a message whose answer ends the call.
+
+        What the other ways would come to, with nothing made or looked up that is not needed.
+        """
+        message = only_message(data)
+        if message is None:
+            self._open(stream_id, USUAL)
+            self._take(stream_id, data, False)
+            return
+        answer = self._service.answer(message)
+        try:
+            if type(answer) is Last:
+                self._shared.streams += 1
+                engine = self._http2
+                engine.send_response(stream_id, grpc_protocol.START)
+                engine.send_data(stream_id, framed(answer.answer))
+                engine.send_trailers(stream_id, grpc_protocol.DONE)
+                self._half_open.add(stream_id)
+            else:
+                stream = self._open(stream_id, USUAL)
+                stream.heard = True
+                self._reply(stream_id, stream, answer)
+        except http2.StreamGone:
+            self._forget(stream_id)  # reset in the very bytes that we are reading
 
     def _take(self, stream_id: int, data: bytes, ended: bool) -> None:
         """Bytes of a call; they may hold a message, a part of one, or several."""
@@ -126,7 +155,7 @@ class Calls:
         except CallError as error:
             self._fail(stream_id, stream, error)
         except http2.StreamGone:
-            self._forget(stream_id)  # reset in the very bytes that we are reading
+            self._forget(stream_id)  # as above
 
     def _pieces(self, stream_id: int, stream: Stream, data: bytes) -> None:
         if stream.reader is None:
@@ -147,7 +176,7 @@ class Calls:
         stream.heard = True
         path = stream.call.path
         if path == PROCESS:
-            self._process(stream_id, stream, message)
+            self._reply(stream_id, stream, self._service.answer(message))
         elif path == CHECK:
             self._send(stream_id, stream, self._shared.health.check(message))
             self._finish(stream_id, stream)
@@ -165,25 +194,12 @@ class Calls:
 
             self._send(stream_id, stream, self._shared.health.watch(message, (self, stream_id), tell))
 
-    def _process(self, stream_id: int, stream: Stream, message: bytes) -> None:
-        answer = self._service.answer(message)
-        if type(answer) is Last and not stream.answered and stream.timer is None:
-            # Nearly every request: what the branches below come to, with nothing looked up twice.
-            engine = self._http2
-            engine.send_response(stream_id, grpc_protocol.START)
-            engine.send_data(stream_id, framed(answer.answer))
-            engine.send_trailers(stream_id, grpc_protocol.DONE)
-            del self._streams[stream_id]
-            if not stream.ended:
-                self._half_open.add(stream_id)
+    def _reply(self, stream_id: int, stream: Stream, answer: Answer) -> None:
+        if type(answer) is bytes:
+            self._send(stream_id, stream, answer)
         elif type(answer) is Last:
             self._send(stream_id, stream, answer.answer)
-            self._finish(stream_id, stream)
-        elif type(answer) is bytes:
-            self._send(stream_id, stream, answer)
-            if self._closing:
-                self._finish(stream_id, stream)
-        elif answer is END or self._closing:
+        if self._closing or answer is END or type(answer) is Last:
             self._finish(stream_id, stream)
 
     def _half_closed(self, stream_id: int, stream: Stream) -> None:

@@ -1,7 +1,7 @@
 """One connection of a peer: bytes to events, answers to bytes, and its end. Made by :mod:`ext_proc.transport.nghttp2`.
 
 Everything that is answered while the bytes of one read are gone through leaves in one write. The path of a request
-that Envoy makes is :meth:`Connection.data_received`, ``_begin``, ``_take``, ``_process``, ``_flush``, and nothing on it
+that Envoy makes is :meth:`Connection.data_received`, ``_go_through``, ``_take_first``, ``_flush``, and nothing on it
 waits, locks or starts a task.
 """
 
@@ -10,10 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Sequence
 from typing import Any, Final
 
 from ext_proc.transport import http2
-from ext_proc.transport.calls import Calls
+from ext_proc.transport.calls import USUAL, Calls
+from ext_proc.transport.http2 import (
+    DataReceived,
+    PingAcknowledged,
+    RequestReceived,
+    SettingsReceived,
+    StreamClosed,
+    StreamReset,
+    TrailersReceived,
+)
 from ext_proc.transport.shared import Shared
 
 log = logging.getLogger("ext_proc")
@@ -78,24 +88,41 @@ class Connection(Calls, asyncio.Protocol):
         engine = self._http2
         try:
             engine.receive_data(data)
-            for event in engine.events():
-                kind = type(event)
-                if kind is http2.DataReceived:
-                    self._take(event.stream_id, event.data, event.end_stream)  # type: ignore[attr-defined]
-                elif kind is http2.RequestReceived:
-                    self._begin(event)
-                elif kind is http2.StreamClosed:
-                    self._half_open.discard(event.stream_id)  # type: ignore[attr-defined]
-                    self._forget(event.stream_id)  # type: ignore[attr-defined]
-                elif kind is http2.TrailersReceived:
-                    self._take(event.stream_id, b"", True)  # type: ignore[attr-defined]
-                elif kind is http2.SettingsReceived:
-                    self._greeted = True
-                elif kind is http2.PingAcknowledged and self._closing:
-                    self._say_last()
+            self._go_through(engine.events())
             self._flush()
         except http2.EngineError as error:
             self._give_up(error)
+
+    def _go_through(self, events: Sequence[Any]) -> None:
+        begun = 0  # a call with the usual headers, of which nothing else is known yet
+        for event in events:
+            kind = type(event)
+            if begun:
+                stream_id, begun = begun, 0
+                if kind is DataReceived and event.stream_id == stream_id and not event.end_stream:
+                    self._take_first(stream_id, event.data)
+                    continue
+                self._open(stream_id, USUAL)
+            if kind is RequestReceived:
+                if event.headers == self._usual and not event.end_stream:
+                    begun = event.stream_id
+                else:
+                    self._begin(event)
+            elif kind is StreamClosed:
+                self._half_open.discard(event.stream_id)
+                self._forget(event.stream_id)
+            elif kind is StreamReset:
+                pass  # it is closed next
+            elif kind is DataReceived:
+                self._take(event.stream_id, event.data, event.end_stream)
+            elif kind is TrailersReceived:
+                self._take(event.stream_id, b"", True)
+            elif kind is SettingsReceived:
+                self._greeted = True
+            elif kind is PingAcknowledged and self._closing:
+                self._say_last()
+        if begun:
+            self._open(begun, USUAL)
 
     def _flush(self) -> None:
         """Write everything that is ready."""

@@ -23,6 +23,7 @@ from ngh2 import (
     SettingsReceived,
     StreamClosed,
     StreamProtocolError,
+    StreamReset,
     TrailersReceived,
 )
 
@@ -39,6 +40,7 @@ __all__ = [
     "SettingsReceived",
     "StreamClosed",
     "StreamGone",
+    "StreamReset",
     "TrailersReceived",
     "last_words",
     "new_connection",

@@ -16,7 +16,7 @@ from mesh.lane import notes, obstacle
 from mesh.listener import listener
 from mesh.native import FILTER
 from mesh.options import RenderOptions
-from mesh.routes import render_routes
+from mesh.routes import RoutesRenderer, render_routes
 from tests.mesh.documents import document, experiment, values_of
 
 COOKIE = {"name": "sid", "max_age": "1h"}
@@ -194,3 +194,16 @@ def test_the_file_and_the_bootstrap_hold_the_same_routes() -> None:
     assert {key: resource[key] for key in static} == static
     assert resource["validate_clusters"] is True, "or a variant of an unknown cluster would get 503"
     assert render_routes(of, "abc")["version_info"] == "abc"
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(weights.filter(lambda found: len(found) == 2), min_size=1, max_size=4), st.booleans())
+def test_documents_one_after_the_other_are_rendered_as_each_by_itself(steps: list[list[int]], longer: bool) -> None:
+    renderer = RoutesRenderer()
+    for number, step in enumerate(steps):
+        chat = native()
+        for variant, weight in zip(chat["variants"], step, strict=True):
+            variant["weight"] = weight / 100
+        if longer and number % 2:
+            chat["variants"][0]["timeout"] = "30s"
+        assert renderer.render(document(chat), str(number)) == render_routes(document(chat), str(number))
