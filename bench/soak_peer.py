@@ -1,4 +1,4 @@
-"""One connection that loads a server as Envoy does, and gives up calls as Envoy would not. Made by :mod:`bench.soak`."""
+"""One connection that loads a server as Envoy does, and now and then gives up. Made by :mod:`bench.soak`."""
 
 from __future__ import annotations
 
