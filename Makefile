@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test programs lint format bench simulations rollouts lock image clean
+.PHONY: help demo test programs go lint format bench simulations rollouts lock image clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +47,22 @@ format: $(READY)  ## Rewrite the code in the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## Measure, side by side in one run; writes bench/results.json
+bench: $(READY) go  ## Measure beside Go, Lua and FastAPI in one run of some 20 minutes; writes bench/results.json
 	$(BIN)/python -m bench $(ARGS)
+
+GO_PACKAGES := golang-google-grpc-dev golang-google-protobuf-dev golang-github-cespare-xxhash-dev
+go:  ## Install with apt, as root, what only the benchmarks need: Go and its gRPC packages
+	@missing=; \
+	command -v go >/dev/null || missing="$$missing golang-go"; \
+	for package in $(GO_PACKAGES); do \
+	  dpkg-query --show --showformat='$${Status}' $$package 2>/dev/null | grep --quiet ' installed$$' || missing="$$missing $$package"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update --quiet=2 && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends $$missing >/dev/null && exit 0; \
+	fi; \
+	echo "NOT INSTALLED, so the Go server will not be measured:$$missing; on Debian: apt-get install$$missing" >&2
 
 simulations: $(READY)  ## Simulate experiments by the thousand: how often the statistics are wrong
 	$(BIN)/python -m bench.simulations $(ARGS)
@@ -59,7 +73,7 @@ rollouts: $(READY)  ## Whole rollouts through a real Envoy, 40 of them with equa
 lock: $(READY)  ## Resolve the newest versions anew into requirements.lock (run the tests before you commit it)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url \
-	  --custom-compile-command "make lock" --extra demo --group dev pyproject.toml --output-file requirements.lock
+	  --custom-compile-command "make lock" --extra demo --group dev --group bench pyproject.toml --output-file requirements.lock
 
 image:  ## Build the container image (needs Docker)
 	docker build --tag abmesh .

@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Container, Iterator, Mapping
+from typing import Any, Final
 
 from experiment import names
-from experiment.model import Experiment
-from mesh import answers
+from experiment.model import Document, Experiment
+from mesh import answers, native
 
 Bootstrap = dict[str, Any]
 
 _MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_ROUTER_NAME = "envoy.filters.http.router"
 _ROUTER = {
-    "name": "envoy.filters.http.router",
+    "name": _ROUTER_NAME,
     "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
 }
 
@@ -51,10 +52,98 @@ def answering(listen_port: int, admin_port: int, body: str = _BODY) -> Bootstrap
     return {"static_resources": {"listeners": [listener]}, "admin": {"address": _loopback(admin_port)}}
 
 
-def alone(rendered: Mapping[str, Any], experiment: Experiment) -> Bootstrap:
+def alone(rendered: Mapping[str, Any], document: Document) -> Bootstrap:
     """The rendered Envoy without any of abmesh: Envoy itself draws a cluster by weight for every request."""
-    weighted = [{"name": variant.cluster, "weight": variant.weight} for variant in experiment.variants]
-    return _without_server(rendered, weighted, keep_statistics=False)
+    bootstrap = _bare(rendered)
+    host = _manager(bootstrap)["route_config"]["virtual_hosts"][0]
+    host["routes"] = [
+        _weighted(
+            experiment.match.path_prefix,
+            [{"name": variant.cluster, "weight": variant.weight} for variant in experiment.variants],
+        )
+        for experiment in document.experiments
+    ]
+    host.pop("response_headers_to_add")
+    return bootstrap
+
+
+def native_alone(rendered: Mapping[str, Any], *, headers: bool = True) -> Bootstrap:
+    """The rendered Envoy of a document in the native lane, with its routes, and without all else of abmesh.
+
+    Nothing is measured, and no server is asked: what is left is what :func:`alone` has, with the native lane's way to
+    match, to choose and to say who was chosen in the place of Envoy's own draw.
+
+    Args:
+        rendered: with all that abmesh has.
+        headers: whether the upstream and the statistics are told of the choice; plain weighted clusters tell nobody.
+    """
+    kept = (native.FILTER, _ROUTER_NAME) if headers else (_ROUTER_NAME,)
+    bootstrap = _bare(rendered, kept)
+    host = _manager(bootstrap)["route_config"]["virtual_hosts"][0]
+    host.pop("response_headers_to_add", None)
+    for route in host["routes"]:
+        for where in (route, *route.get("route", {}).get("weighted_clusters", {}).get("clusters", ())):
+            of_filters = where.get("typed_per_filter_config", {})
+            where["typed_per_filter_config"] = {name: config for name, config in of_filters.items() if name in kept}
+    return bootstrap
+
+
+def lua_split(rendered: Mapping[str, Any], experiment: Experiment) -> Bootstrap:
+    """The rendered Envoy without any of abmesh, and with the script that one writes for the same split by hand."""
+    bootstrap = _bare(rendered)
+    manager = _manager(bootstrap)
+    source = {"inline_string": LUA_SPLIT.format(**_lua_values(experiment))}
+    lua = {"@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua", "default_source_code": source}
+    manager["http_filters"].insert(0, {"name": answers.NAME, "typed_config": lua})
+    host = manager["route_config"]["virtual_hosts"][0]
+    host.pop("response_headers_to_add")
+    host["routes"] = [
+        {
+            "match": {
+                "prefix": experiment.match.path_prefix,
+                "headers": [{"name": names.MODEL_VERSION, "string_match": {"exact": variant.name}}],
+            },
+            "route": {"cluster": variant.cluster, "timeout": "0s"},
+            "response_headers_to_add": [{"header": {"key": names.MODEL_VERSION, "value": variant.name}}],
+        }
+        for variant in experiment.variants
+    ]
+    return bootstrap
+
+
+LUA_SPLIT: Final = """\
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local user = headers:get("{header}")
+  if user == nil then
+    local cookie = headers:get("cookie")
+    user = cookie and string.match(cookie, "{cookie}=([^;]+)")
+  end
+  local version = "{control}"
+  if user ~= nil then
+    local hash = -2128831035 -- FNV-1a: times 16777619, by shifts, since numbers are floats
+    for place = 1, #user do
+      hash = bit.bxor(hash, string.byte(user, place))
+      hash = bit.tobit(hash + bit.lshift(hash, 1) + bit.lshift(hash, 4) + bit.lshift(hash, 7) + bit.lshift(hash, 8)
+        + bit.lshift(hash, 24))
+    end
+    if hash % 10000 >= {border} then version = "{candidate}" end
+  end
+  headers:replace("x-model-version", version)
+end
+"""
+"""Another hash than the law's, which a script cannot have at that speed; no slices, no segments, no overrides."""
+
+
+def _lua_values(experiment: Experiment) -> dict[str, object]:
+    control, candidate = experiment.variants
+    return {
+        "header": next(unit.header for unit in experiment.unit if unit.header),
+        "cookie": next(unit.cookie for unit in experiment.unit if unit.cookie).replace("-", "%-"),
+        "control": control.name,
+        "candidate": candidate.name,
+        "border": control.weight,
+    }
 
 
 def with_statistics(rendered: Mapping[str, Any], experiment: Experiment) -> Bootstrap:
@@ -63,7 +152,13 @@ def with_statistics(rendered: Mapping[str, Any], experiment: Experiment) -> Boot
     Envoy draws variant and slice at random, one weighted cluster for each, so that the very counters and histograms
     are kept that are kept with the server, and answers are read for tokens and refusals as they are with it.
     """
-    return _without_server(rendered, list(_by_slice(experiment)), keep_statistics=True)
+    bootstrap = _without_server(rendered, (_ROUTER_NAME, answers.NAME))
+    host = _manager(bootstrap)["route_config"]["virtual_hosts"][0]
+    # Only requests on a variant's route are counted as evidence, and only there are answers read.
+    marked = next(found for found in host["routes"] if answers.NAME in found.get("typed_per_filter_config", {}))
+    route = _weighted("/", list(_by_slice(experiment)))
+    host["routes"] = [{**route, **{key: marked[key] for key in ("metadata", "typed_per_filter_config")}}]
+    return bootstrap
 
 
 def _by_slice(experiment: Experiment) -> Iterator[dict[str, Any]]:
@@ -84,24 +179,30 @@ def _by_slice(experiment: Experiment) -> Iterator[dict[str, Any]]:
             }
 
 
-def _without_server(rendered: Mapping[str, Any], weighted: list[dict[str, Any]], *, keep_statistics: bool) -> Bootstrap:
+def _bare(rendered: Mapping[str, Any], filters: Container[str] = (_ROUTER_NAME,)) -> Bootstrap:
+    """The rendered Envoy with some of its filters, by default the router alone, and without statistics of ours."""
+    bootstrap = _without_server(rendered, filters)
+    del _manager(bootstrap)["access_log"]
+    return bootstrap
+
+
+def _without_server(rendered: Mapping[str, Any], filters: Container[str]) -> Bootstrap:
     bootstrap = copy.deepcopy(dict(rendered))
     resources = bootstrap["static_resources"]
     resources["clusters"] = [found for found in resources["clusters"] if found["name"] != names.EXT_PROC_CLUSTER]
-    manager = resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    kept = {_ROUTER["name"], answers.NAME} if keep_statistics else {_ROUTER["name"]}
-    manager["http_filters"] = [found for found in manager["http_filters"] if found["name"] in kept]
-    host = manager["route_config"]["virtual_hosts"][0]
-    route = {"match": {"prefix": "/"}, "route": {"weighted_clusters": {"clusters": weighted}, "timeout": "0s"}}
-    if keep_statistics:
-        # Only requests on a variant's route are counted as evidence, and only there are answers read.
-        marked = next(found for found in host["routes"] if answers.NAME in found.get("typed_per_filter_config", {}))
-        host["routes"] = [{**route, **{key: marked[key] for key in ("metadata", "typed_per_filter_config")}}]
-    else:
-        host["routes"] = [route]
-        del manager["access_log"]
-        host.pop("response_headers_to_add")
+    manager = _manager(bootstrap)
+    manager["http_filters"] = [found for found in manager["http_filters"] if found["name"] in filters]
     return bootstrap
+
+
+def _weighted(prefix: str, clusters: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"match": {"prefix": prefix}, "route": {"weighted_clusters": {"clusters": clusters}, "timeout": "0s"}}
+
+
+def _manager(bootstrap: Mapping[str, Any]) -> dict[str, Any]:
+    listener = bootstrap["static_resources"]["listeners"][0]
+    found: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return found
 
 
 def _loopback(port: int) -> dict[str, Any]:

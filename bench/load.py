@@ -91,7 +91,7 @@ class _Connection(asyncio.Protocol):
             return
         head = self._buffer[:end].lower()
         try:
-            status, length = int(head[9:12]), int(_header(head, b"content-length") or b"0")
+            status, length = int(head[9:12]), int(header_of(head, b"content-length") or b"0")
         except ValueError:  # not HTTP: connection_lost counts the request
             self.transport.abort()
             return
@@ -102,7 +102,7 @@ class _Connection(asyncio.Protocol):
         result = self._run.result
         result.latencies.append(time.perf_counter() - self._sent_at)
         result.statuses[status] += 1
-        result.versions[_header(head, b"x-model-version")] += 1
+        result.versions[header_of(head, b"x-model-version")] += 1
         self._timer = self._run.soon(self._next)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio.Protocol has it
@@ -113,7 +113,7 @@ class _Connection(asyncio.Protocol):
         self._run.closed()
 
 
-def _header(head: bytes, name: bytes) -> bytes:
+def header_of(head: bytes, name: bytes) -> bytes:
     start = head.find(b"\r\n" + name + b":")
     if start < 0:
         return b""

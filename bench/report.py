@@ -10,61 +10,54 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
+from bench import go_server, tables
+from bench.tables import TableOf
 from cli.demo.stack import find_envoy
 
-_COLUMNS = {
-    "requests_per_second": "requests/s",
-    "requests_per_second_ratio": "x alone",
-    "p50_ms": "p50 ms",
-    "p50_ratio": "x alone",
-    "p99_ms": "p99 ms",
-    "server_cpu_us": "server CPU µs",
-    "envoy_cpu_us": "Envoy CPU µs",
-    "failed_streams": "failed",
-    "rss_mb": "worker MB",
-    "worker_shares": "split",
-}
+_IDLE: Final = 0.25
+"""Of each CPU, the load average below which a machine counts as having nothing else to do."""
 
-_TICK_COLUMNS = {
-    "cpu_s": "CPU s",
-    "ask_s": "ask",
-    "parse_s": "parse",
-    "collect_s": "decide",
-    "keep_s": "keep",
-    "cpu_ms_per_envoy": "ms/Envoy",
-    "first_cpu_s": "first tick",
-    "peak_mb": "peak MB",
-}
-
-
-_STREAM_COLUMNS = {
-    "chunks_per_second": "chunks/s",
-    "p50_ms": "p50 ms",
-    "p99_ms": "p99 ms",
-    "added_p50_ms": "p50 more than Envoy alone, ms",
-}
+_PACKAGES: Final = ("grpcio", "ngh2", "uvloop", "fastapi", "httpx", "uvicorn")
 
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on, without names or paths."""
-    version = subprocess.run([find_envoy(), "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"/(\d+\.\d+\.\d+[^/]*)/", version)
+    said = subprocess.run([find_envoy(), "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"/(\d+\.\d+\.\d+[^/]*)/", said)
     return {
         "cpus": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "load_average_before": [round(value, 2) for value in os.getloadavg()],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "envoy": found[1] if found else version.strip(),
+        "envoy": found[1] if found else said.strip(),
+        "packages": {name: known for name in _PACKAGES if (known := _version(name))},
+        "go": go_server.versions(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def busy(machine: Mapping[str, Any]) -> str:
+    """That others keep the machine busy, if they do: figures mean little then, and latencies nothing."""
+    load = machine["load_average_before"][0]
+    if load < _IDLE * machine["cpus"]:
+        return ""
+    return f"the machine is busy (load average {load:g}, {machine['cpus']} CPUs): latencies will mean nothing"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 Rows = Sequence[Mapping[str, Any]]
@@ -72,88 +65,59 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Everything that was measured; empty where it was left out."""
+    """Everything that was measured; empty where it was left out.
+
+    Attributes:
+        rows: of the data paths at full load.
+        skipped: contenders that could not start, with the reason.
+    """
 
     rows: Rows = ()
+    ratios: Rows = ()
+    half_load: Rows = ()
+    growth: Rows = ()
     reactions: Rows = ()
     ticks: Rows = ()
     streams: Rows = ()
+    skipped: Rows = ()
+
+    def content(self) -> dict[str, Rows]:
+        """The rows by their name in the results file, in its order."""
+        return {
+            "rows": self.rows,
+            "ratios": self.ratios,
+            "half_load": self.half_load,
+            "growth": self.growth,
+            "streams": self.streams,
+            "reactions": self.reactions,
+            "evidence": self.ticks,
+            "skipped": self.skipped,
+        }
 
 
 def show(console: Console, measured: Measured) -> None:
     """Print the tables that have rows."""
-    if measured.rows:
-        console.print(throughput_table(measured.rows))
-    if measured.streams:
-        console.print(stream_table(measured.streams))
-    if measured.reactions:
-        console.print(reaction_table(measured.reactions))
-    if measured.ticks:
-        console.print(tick_table(measured.ticks))
+    content = measured.content()
+    for shown in tables.ALL:
+        if content[shown.key]:
+            console.print(table(shown, content[shown.key]))
 
 
-def throughput_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One line for each data path."""
-    table = Table(title="Data paths, medians of rounds; CPU per request", title_justify="left")
-    table.add_column("data path", no_wrap=True)
-    for title in _COLUMNS.values():
-        table.add_column(title, justify="right")
+def table(shown: TableOf, rows: Rows) -> Table:
+    """One line for each row."""
+    made = Table(title=shown.title, title_justify="left")
+    for title in shown.names.values():
+        made.add_column(title, no_wrap=True)
+    for title in shown.columns.values():
+        made.add_column(title, justify="right")
+    for title in shown.notes.values():
+        made.add_column(title)
     for row in rows:
-        table.add_row(row["name"], *(_cell(row[column]) for column in _COLUMNS))
-    return table
+        made.add_row(*shown.cells(row), style="red" if row.get("met") is False else None)
+    return made
 
 
-def reaction_table(reactions: Sequence[Mapping[str, Any]]) -> Table:
-    """One line for each reaction."""
-    table = Table(title="Reaction times, seconds", title_justify="left")
-    table.add_column("reaction", no_wrap=True)
-    for title in ("median", "max"):
-        table.add_column(title, justify="right")
-    table.add_column("from -> until")
-    for reaction in reactions:
-        figures = (f"{reaction['median_s']:.3f}", f"{reaction['max_s']:.3f}")
-        table.add_row(reaction["name"], *figures, reaction["meaning"])
-    return table
-
-
-def tick_table(ticks: Sequence[Mapping[str, Any]]) -> Table:
-    """One line for each number of Envoys."""
-    table = Table(title="A controller's tick over 10 experiments, CPU seconds", title_justify="left")
-    table.add_column("Envoys", justify="right")
-    for title in _TICK_COLUMNS.values():
-        table.add_column(title, justify="right")
-    for tick in ticks:
-        table.add_row(str(tick["envoys"]), *(_cell(tick[column]) for column in _TICK_COLUMNS))
-    return table
-
-
-def stream_table(streams: Sequence[Mapping[str, Any]]) -> Table:
-    """One line for each path and rate."""
-    table = Table(title="Delay of each chunk of a streamed answer", title_justify="left")
-    table.add_column("path", no_wrap=True)
-    for title in _STREAM_COLUMNS.values():
-        table.add_column(title, justify="right")
-    for row in streams:
-        table.add_row(row["name"], *(_cell(row[column]) for column in _STREAM_COLUMNS))
-    return table
-
-
-def _cell(value: Any) -> str:
-    if value is None or value == []:
-        return "-"
-    if isinstance(value, list):
-        return " ".join(f"{share:.0%}" for share in value)
-    return f"{value:g}"
-
-
-def write(path: Path, measured: Measured, machine: Mapping[str, Any], command: str) -> None:
+def write(path: Path, measured: Measured, machine: Mapping[str, Any], command: str, placement: str) -> None:
     """Write the results file."""
-    content = {
-        "rows": measured.rows,
-        "streams": measured.streams,
-        "reactions": measured.reactions,
-        "evidence": measured.ticks,
-        "machine": machine,
-        "command": command,
-    }
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    content = {**measured.content(), "machine": machine, "placement": placement, "command": command}
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -21,8 +21,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from bench import contenders
-from bench.contenders import CONTENDERS, REFERENCE
+from bench.contenders import BY_NAME, REFERENCE
+from bench.running import Bench
 from cli.demo.processes import Child, free_ports
 from cli.demo.stack import answers
 
@@ -32,7 +32,7 @@ RATES: Final = (20, 100, 500)
 STREAMS: Final = 4
 """Answers at the same time."""
 
-WITH_FILTERS: Final = "ext_proc_1_worker"
+WITH_FILTERS: Final = "nghttp2_1_worker"
 DIRECT: Final = "direct"
 _SECONDS: Final = 1.5
 _PREFIX: Final = b"data: "
@@ -66,10 +66,9 @@ async def measure(
         await upstream.start()
         await upstream.wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"))
         ports = {DIRECT: port}
-        for contender in CONTENDERS:
-            if contender.name in (REFERENCE, WITH_FILTERS):
-                running = await contenders.start(contender, port, folder, stack)
-                ports[contender.name] = running.port
+        bench = Bench(folder, stack, upstream=port)
+        for name in (REFERENCE, WITH_FILTERS):
+            ports[name] = (await bench.start(BY_NAME[name])).port
         session = await stack.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=60))
         )

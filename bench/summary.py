@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -18,20 +19,24 @@ class Sample:
     Attributes:
         p50_ms: median latency that the clients saw.
         p99_ms: 99th percentile of it.
-        envoy_cpu_us: CPU time of the Envoy under test per request, in microseconds.
+        p999_ms: 99.9th percentile; of fewer than a thousand requests the longest.
+        envoy_cpu_us: CPU time of the Envoy under test per request, in microseconds; None where there is none.
         server_cpu_us: of our server, all its processes; None where there is none.
         failures: what must not happen, by what it is called; all zero in a good round.
         rss_mb: resident memory of the largest worker, in 10^6 bytes.
+        envoy_rss_mb: of the Envoy under test.
         shares: each worker's share of the workers' CPU time, largest first; what its share of the requests was.
     """
 
     requests_per_second: float
     p50_ms: float
     p99_ms: float
-    envoy_cpu_us: float
+    p999_ms: float = math.nan
+    envoy_cpu_us: float | None = None
     server_cpu_us: float | None = None
     failures: Mapping[str, int] = field(default_factory=dict)
     rss_mb: float | None = None
+    envoy_rss_mb: float | None = None
     shares: tuple[float, ...] = ()
 
 
@@ -74,13 +79,16 @@ def row(name: str, samples: Sequence[Sample], reference: Sequence[Sample]) -> di
         "requests_per_second": middle(lambda sample: sample.requests_per_second, 0),
         "p50_ms": middle(lambda sample: sample.p50_ms, 2),
         "p99_ms": middle(lambda sample: sample.p99_ms, 2),
-        "server_cpu_us": middle(lambda sample: sample.server_cpu_us, 0),
-        "envoy_cpu_us": middle(lambda sample: sample.envoy_cpu_us, 0),
+        "p999_ms": middle(lambda sample: sample.p999_ms, 2),
+        "server_cpu_us": middle(lambda sample: sample.server_cpu_us, 1),
+        "envoy_cpu_us": middle(lambda sample: sample.envoy_cpu_us, 1),
         "failed_streams": sum(failures.values()),
         "failures": failures,
         "rss_mb": middle(lambda sample: sample.rss_mb, 1),
+        "envoy_rss_mb": middle(lambda sample: sample.envoy_rss_mb, 1),
         "requests_per_second_ratio": ratio(lambda sample: sample.requests_per_second),
         "p50_ratio": ratio(lambda sample: sample.p50_ms),
+        "p99_ratio": ratio(lambda sample: sample.p99_ms),
         "worker_shares": _middle_shares([sample.shares for sample in samples]),
         "requests_per_second_rounds": [round(sample.requests_per_second) for sample in samples],
     }

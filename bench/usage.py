@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import psutil
 
 
 def cpu_seconds(pid: int) -> dict[int, float]:
-    """CPU time, user and system, that a process and its children have used since they started, by process id."""
-    used: dict[int, float] = {}
-    for process in _family(pid):
-        times = process.cpu_times()
-        used[process.pid] = times.user + times.system
-    return used
+    """CPU time, user and system, that a process and its children have used since they started, by process id.
+
+    From each process's own CPU clock, which counts nanoseconds; the times that psutil gives are in steps of 10 ms,
+    and so a twentieth of what a fast server uses in a round.
+    """
+    return {process.pid: time.clock_gettime(_cpu_clock(process.pid)) for process in _family(pid)}
+
+
+def _cpu_clock(pid: int) -> int:
+    """The number of a process's CPU clock, as ``clock_getcpuclockid`` makes it: all threads, those that ended too."""
+    return (~pid << 3) | 2
 
 
 def spent(before: Mapping[int, float], after: Mapping[int, float]) -> dict[int, float]:

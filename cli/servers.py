@@ -27,7 +27,7 @@ def ext_proc(
     workers: Annotated[int, typer.Option(help="Processes that share the port, at most 64.")] = 1,
     drain: Annotated[str, typer.Option(help="Longest wait for running requests at shutdown.")] = "10s",
     transport: Annotated[
-        str | None, typer.Option(help="Which gRPC server: grpcio or nghttp2. [grpcio]", show_default=False)
+        str | None, typer.Option(help="Which gRPC server: grpcio or nghttp2. [nghttp2]", show_default=False)
     ] = None,
     tls_cert: Annotated[
         Path | None, typer.Option(help="The server's certificate, PEM. [plain text]", show_default=False)

@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--http", metavar="HOST:PORT", help="serve /metrics and /healthz there")
     parser.add_argument(
+        "--routes-file", type=Path, metavar="FILE", help="file that an Envoy here takes its routes from"
+    )
+    parser.add_argument(
         "--state",
         type=Path,
         default=Path(state) if state else None,
@@ -60,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 url=flags.url,
                 selector=flags.selector,
                 max_age=duration(flags.max_age),
+                routes_file=flags.routes_file.absolute() if flags.routes_file else None,
             )
         )
     except AbmeshError as error:

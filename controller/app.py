@@ -15,7 +15,6 @@ from controller.locks import make_folder
 from controller.loop import Controller
 from controller.publishing import WATCH_SECONDS, Publisher
 from controller.settings import ENVOY, Settings
-from controller.sinks.envoy_routes import EnvoyRoutes
 from controller.sinks.file import FileSink
 from controller.sources.base import Source
 from controller.sources.envoy_admin import EnvoyAdminSource
@@ -61,8 +60,10 @@ def _source(settings: Settings) -> Source:
 def _publisher(settings: Settings) -> Publisher | None:
     if settings.routes_file is None:
         return None
-    # A store of its own, since the loop reads in another thread.
-    store = FileStore(settings.config)
+    # Only here, since Envoy's messages take as much memory as all the rest of a controller.
+    from controller.sinks.envoy_routes import EnvoyRoutes
+
+    store = FileStore(settings.config)  # of its own, since the loop reads in another thread
     return Publisher(lambda: store.watch(WATCH_SECONDS), EnvoyRoutes(settings.routes_file))
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from controller.journal import JOURNAL_FILE
 from experiment.errors import SettingsError
 from experiment.quantities import DURATION_FORM, format_duration, parse_duration
-from mesh.options import check_routes_file
+from mesh.routes_file import check_routes_file
 
 STATE_PARENT = ".abmesh"
 

@@ -102,7 +102,7 @@ def parse_address(text: str, flag: str = "--listen") -> Address:
 
 Transport = Literal["grpcio", "nghttp2"]
 TRANSPORTS: Final = get_args(Transport)
-DEFAULT_TRANSPORT: Final[Transport] = "grpcio"
+DEFAULT_TRANSPORT: Final[Transport] = "nghttp2"
 
 
 def parse_transport(text: str) -> Transport:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
 
 from experiment.errors import SettingsError
 from mesh.addresses import Endpoint, UnixSocket, parse_ip_endpoint, parse_target
-
-ROUTES_ENDINGS: Final = (".json", ".yaml")
-"""Of files of routes. What is written is JSON, which is YAML as well."""
+from mesh.routes_file import check_routes_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +151,3 @@ def _between(name: str, value: timedelta, lowest: timedelta, highest: timedelta)
 def _whole(name: str, value: int, lowest: int, highest: int) -> None:
     if not lowest <= value <= highest:
         raise SettingsError(f"{name}: found {value}; allowed: {lowest} to {highest}")
-
-
-def check_routes_file(path: str) -> None:
-    """Refuse a name by which Envoy would not find or not read its routes.
-
-    It tells a file's form by its ending, and looks for a path that is not absolute in the folder it was started in.
-
-    Raises:
-        SettingsError: as the name says.
-    """
-    if not path.startswith("/") or not path.endswith(ROUTES_ENDINGS) or not path.isprintable():
-        endings = " or ".join(ROUTES_ENDINGS)
-        raise SettingsError(f"routes_file: found {path!r}; allowed: an absolute path that ends in {endings}")

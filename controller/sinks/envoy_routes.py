@@ -12,8 +12,8 @@ from typing import Final
 
 from experiment import files
 from experiment.store import Snapshot, format_generation
-from mesh.options import check_routes_file
 from mesh.routes import RoutesRenderer
+from mesh.routes_file import check_routes_file
 
 WHAT: Final = "the routes file"
 

@@ -10,7 +10,7 @@ import pytest
 
 from bench import streams
 from bench.__main__ import main
-from bench.contenders import CONTENDERS, REFERENCE
+from bench.contenders import REFERENCE
 from bench.reactions import B
 from bench.rollback import a_user_of
 from bench.throughput import turned
@@ -18,21 +18,25 @@ from bench.throughput import turned
 pytestmark = pytest.mark.envoy
 
 
-def test_every_data_path_is_measured_and_no_process_is_left(tmp_path: Path) -> None:
+def test_data_paths_are_measured_at_full_and_at_half_load_and_no_process_is_left(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
-    arguments = ["--only", "throughput", "--rounds", "1", "--requests", "200", "--output", str(results)]
-    assert main(arguments) == 0
-    rows = {row["name"]: row for row in json.loads(results.read_text())["rows"]}
-    assert list(rows) == [contender.name for contender in CONTENDERS]
-    for contender in CONTENDERS:
-        row = rows[contender.name]
+    # Two in the place of all, each of which test_contenders.py starts.
+    names = ["nghttp2_1_worker", "lua_split"]
+    arguments = ["--only", "half_load", "--quick", "--rounds", "1", "--requests", "200", "--output", str(results)]
+    assert main([*arguments, "--contenders", ",".join(names)]) == 0
+    content = json.loads(results.read_text())
+    rows = {row["name"]: row for row in content["rows"]}
+    assert set(rows) == {REFERENCE, *names}
+    for name, row in rows.items():
         assert row["failed_streams"] == 0
         assert row["requests_per_second"] > 0
-        assert 0 < row["p50_ms"] <= row["p99_ms"]
-        assert row["envoy_cpu_us"] >= 0
-        has_server = contender.kind == "ext_proc"
+        assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["p999_ms"]
+        assert row["envoy_cpu_us"] > 0
+        has_server = name == names[0]
         assert (row["server_cpu_us"] is not None) == (row["rss_mb"] is not None) == has_server
-        assert len(row["worker_shares"]) == contender.workers
+    assert [row["name"] for row in content["half_load"]] == list(rows)
+    assert content["skipped"] == []
+    assert {(row["of"], row["to"]) for row in content["ratios"]} == {("lua_split", REFERENCE)}
     assert not [child for child in psutil.Process().children(recursive=True) if "envoy" in child.name()]
 
 

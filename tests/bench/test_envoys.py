@@ -49,7 +49,7 @@ def weighted(bootstrap: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_envoy_alone_differs_only_in_filters_routes_and_statistics() -> None:
-    alone = envoys.alone(RENDERED, EXPERIMENT)
+    alone = envoys.alone(RENDERED, DOCUMENT)
     assert [found["name"] for found in manager(alone)["http_filters"]] == ["envoy.filters.http.router"]
     assert weighted(alone) == [{"name": "model-a", "weight": 9000}, {"name": "model-b", "weight": 1000}]
     changed = {"http_filters", "route_config", "access_log"}
@@ -86,7 +86,7 @@ def test_statistics_alone_keeps_the_loggers_and_says_every_slice_of_every_varian
 
 def test_the_rendered_bootstrap_is_left_as_it_was() -> None:
     before = to_yaml(RENDERED)
-    envoys.alone(RENDERED, EXPERIMENT)
+    envoys.alone(RENDERED, DOCUMENT)
     envoys.with_statistics(RENDERED, EXPERIMENT)
     assert to_yaml(RENDERED) == before
 
@@ -96,7 +96,7 @@ def test_the_rendered_bootstrap_is_left_as_it_was() -> None:
 def test_a_real_envoy_takes_it(kind: str, tmp_path: Path) -> None:
     made = {
         "answering": lambda: envoys.answering(10001, 10002),
-        "alone": lambda: envoys.alone(RENDERED, EXPERIMENT),
+        "alone": lambda: envoys.alone(RENDERED, DOCUMENT),
         "with_statistics": lambda: envoys.with_statistics(RENDERED, EXPERIMENT),
     }
     config = tmp_path / "bootstrap.yaml"

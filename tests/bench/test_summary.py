@@ -51,7 +51,7 @@ def test_a_server_has_its_cpu_memory_and_split() -> None:
         sample(server_cpu_us=300.0, rss_mb=60.0, shares=(0.5, 0.5)),
     ]
     found = row("two", samples, samples)
-    assert (found["server_cpu_us"], found["rss_mb"], found["worker_shares"]) == (400, 61.0, [0.6, 0.4])
+    assert (found["server_cpu_us"], found["rss_mb"], found["worker_shares"]) == (400.4, 61.0, [0.6, 0.4])
 
 
 def test_failures_are_summed_over_rounds_and_told_by_name() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench import usage
-from bench.contenders import shares
+from bench.running import shares
 
 _BUSY_CHILD = """
 import subprocess, sys, time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 Respond = Callable[[int], bytes | None]
 """Number of the request, from 0, to the bytes of its answer; None hangs up."""
@@ -44,8 +44,10 @@ class Server:
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
-            self.open -= 1
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+            self.open -= 1
 
 
 @asynccontextmanager
@@ -54,4 +56,14 @@ async def serving(respond: Respond) -> AsyncIterator[Server]:
     listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
     server.port = listening.sockets[0].getsockname()[1]
     async with listening:
-        yield server
+        try:
+            yield server
+        finally:
+            # Clients have closed their connections, or the test has failed: let the loop see it, and accept what the
+            # kernel has accepted before.
+            quiet = 0
+            for _ in range(500):
+                quiet = 0 if server.open else quiet + 1
+                if quiet == 4:
+                    break
+                await asyncio.sleep(0.01)

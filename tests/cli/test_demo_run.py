@@ -14,7 +14,7 @@ import pytest
 
 from cli.demo import run as demo_run
 from cli.demo import story
-from cli.demo.scenarios import CANDIDATE, CONTROL, SCENARIOS, Outcome
+from cli.demo.scenarios import CANDIDATE, CONTROL, LANES, SCENARIOS, Outcome
 from cli.demo.users import Population
 from cli.main import run
 from controller.analysis.records import Comparison, Estimate, Finding, Metric, MetricReport, Report
@@ -152,6 +152,14 @@ def test_every_scenarios_document_and_feedback_fit_each_other(name: str) -> None
     assert set(scenario.reported) <= set(experiment.metrics)
     guarded = [] if experiment.rollout is None else [rail.metric for rail in experiment.rollout.guardrails]
     assert scenario.because_of is None or scenario.because_of in guarded
+
+
+@pytest.mark.parametrize("name", list(SCENARIOS))
+def test_every_scenario_can_be_told_in_either_lane(name: str) -> None:
+    for lane in LANES:
+        scenario = SCENARIOS[name].in_lane(lane)
+        assert parse(scenario.document, "demo.yaml").experiment(demo_run.EXPERIMENT).lane == lane
+        assert scenario.is_native == (lane == "native")
 
 
 def test_the_fine_tuned_model_is_what_its_story_says() -> None:

@@ -36,6 +36,7 @@ def test_an_envoys_address_loses_its_last_slash() -> None:
         ({"envoys": ("http://h:9901/?x=1",)}, "http://HOST:PORT"),
         ({"envoys": ("http://me:secret@h:9901",)}, "password"),
         ({"envoys": ("http://h:1", "http://h:1/")}, "twice"),
+        ({"routes_file": Path("/run/routes.txt")}, "an absolute path that ends in .json or .yaml"),
         ({"warmups": ("127.0.0.1:9902",)}, "warm-up listener; write http://HOST:PORT, such as http://127.0.0.1:9902"),
         ({"warmups": ("http://me:secret@h:9902",)}, "password"),
         ({"warmups": ("http://h:1", "http://h:1/")}, "twice"),
@@ -140,7 +141,8 @@ def test_the_environment_names_document_and_state_and_flags_come_first(
     monkeypatch.setenv("ABMESH_CONFIG", "/etc/one.yaml")
     monkeypatch.setenv("ABMESH_STATE", "/var/one")
     assert main([]) == 0
-    assert main(["--config", "/etc/two.yaml", "--state", "/var/two"]) == 0
+    assert main(["--config", "/etc/two.yaml", "--state", "/var/two", "--routes-file", "/run/routes.json"]) == 0
+    assert [item.routes_file for item in used] == [None, Path("/run/routes.json")]
     monkeypatch.delenv("ABMESH_CONFIG")
     monkeypatch.setenv("ABMESH_STATE", "")
     assert main([]) == 0

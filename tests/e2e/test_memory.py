@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import contenders
 from bench.contenders import Contender
 from bench.load import LoadResult, request_of, requests_of, run_load
+from bench.running import Bench
 from bench.usage import resident_mb
 from cli.demo.stack import fetch
 from tests.e2e.support import CHAT, document, envoy_stats, eventually, metric, stack
@@ -78,8 +78,9 @@ def answered(result: LoadResult) -> int:
 
 async def test_a_worker_stays_small_and_does_not_grow(tmp_path: Path) -> None:
     async with AsyncExitStack() as ending:
-        upstream = await contenders.start_upstream(tmp_path, ending)
-        running = await contenders.start(ONE_WORKER, upstream, tmp_path, ending)
+        bench = Bench(tmp_path, ending)
+        await bench.start_upstream()
+        running = await bench.start(ONE_WORKER)
         assert running.server is not None
         chance = random.Random(2)
         await send(running.port, chance, HALF)

@@ -61,7 +61,7 @@ _JSON_TEXT = st.text(
 )
 _SIGNALS = st.lists(
     st.fixed_dictionaries({"field": _KEY}, optional={"value": _JSON_TEXT})
-    | st.fixed_dictionaries({"header": _HEADER}, optional={"value": _JSON_TEXT}),
+    | st.fixed_dictionaries({"header": _HEADER}, optional={"value": _VALUE}),
     max_size=3,
 )
 _CACHED = st.lists(st.fixed_dictionaries({"header": _HEADER}, optional={"value": _VALUE}), max_size=3)

@@ -1,0 +1,105 @@
+"""What the README and docs/benchmarks.md say of a run is what the results file says, and the picture is drawn of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import documentation, plot, tables
+from bench.contenders import BY_NAME, CONTENDERS
+
+RESULTS: dict[str, Any] = json.loads(documentation.RESULTS.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("page", "lines"),
+    [(documentation.README, documentation.readme_lines), (documentation.PAGE, documentation.page_lines)],
+    ids=["README.md", "docs/benchmarks.md"],
+)
+def test_a_page_quotes_the_results_file(page: Path, lines: Any) -> None:
+    """``python -m bench.documentation`` writes them anew."""
+    assert documentation.quoted(page.read_text(encoding="utf-8")) == "\n".join(lines(RESULTS)).split("\n")
+
+
+def test_every_contender_was_measured_or_skipped() -> None:
+    skipped = {row["name"] for row in RESULTS["skipped"]}
+    assert [row["name"] for row in RESULTS["rows"]] == [name for name in BY_NAME if name not in skipped]
+
+
+def test_nothing_failed_in_the_run_that_is_quoted() -> None:
+    assert [row["name"] for row in RESULTS["rows"] if row["failed_streams"]] == []
+
+
+def test_docs_explain_every_data_path() -> None:
+    text = documentation.PAGE.read_text(encoding="utf-8")
+    for contender in CONTENDERS:
+        explained = {f"`{contender.name}`", f"`{contender.name.split('_')[0]}_*`"}
+        assert any(name in text for name in explained), contender.name
+
+
+def test_ratios_are_quoted_with_their_aims() -> None:
+    row = {"figure": "requests_per_second", "of": "native_split", "to": "envoy_alone", "ratio": 0.9512}
+    results = {**RESULTS, "ratios": [{**row, "aim": "≥ 0.95", "met": True}], "half_load": []}
+    (line,) = (line for line in documentation.readme_lines(results) if line.startswith("- "))
+    assert line == ("- throughput, the native lane's routes to plain `weighted_clusters`: **0.9512** (aim ≥ 0.95: met)")
+
+
+def test_only_what_stands_between_the_marks_is_replaced() -> None:
+    page = f"before\n\n{documentation.BEGIN}\n\nold\n\n{documentation.END}\nafter\n"
+    made = documentation.replaced(page, ["new", "lines"])
+    assert made == f"before\n\n{documentation.BEGIN}\n\nnew\nlines\n\n{documentation.END}\nafter\n"
+    assert documentation.quoted(made) == ["new", "lines"]
+    assert documentation.replaced(made, ["new", "lines"]) == made
+
+
+def test_a_page_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="no <!-- bench"):
+        documentation.replaced("a page", ["x"])
+
+
+def test_both_pages_and_the_picture_are_written(tmp_path: Path) -> None:
+    readme, page = tmp_path / "README.md", tmp_path / "page.md"
+    for one in (readme, page):
+        one.write_text(f"{documentation.BEGIN}{documentation.END}", encoding="utf-8")
+    documentation.update(documentation.RESULTS, readme, page, tmp_path / "picture.svg")
+    assert documentation.quoted(readme.read_text(encoding="utf-8")) == documentation.readme_lines(RESULTS)
+    assert (tmp_path / "picture.svg").read_text(encoding="utf-8").count("envoy_alone") >= 1
+
+
+def test_the_picture_shows_every_data_path_once_in_every_panel() -> None:
+    panels = plot.panels(RESULTS)
+    names = [row["name"] for row in RESULTS["rows"]]
+    assert set(panels) > plot.LOGARITHMIC
+    for values in panels.values():
+        assert list(values) == names
+
+
+def test_the_picture_can_be_drawn_of_figures_that_are_missing_or_below_nothing(tmp_path: Path) -> None:
+    results = json.loads(json.dumps(RESULTS))
+    results["half_load"] = [{"name": results["rows"][0]["name"], "added_p99_ms": -3.0}]
+    for row in results["rows"]:
+        row["server_cpu_us"] = None
+    plot.draw(results, tmp_path / "picture.svg")
+    assert "-3" in (tmp_path / "picture.svg").read_text(encoding="utf-8")
+
+
+def test_the_picture_is_small_and_names_every_data_path_of_the_results() -> None:
+    drawn = documentation.PICTURE.read_text(encoding="utf-8")
+    assert len(drawn) < 200_000
+    for row in RESULTS["rows"]:
+        assert f"<!-- {row['name']} -->" in drawn
+
+
+def test_a_table_is_written_with_names_as_code_and_figures_to_the_right() -> None:
+    row = {"name": "a/b", "figure": 12345.678, "met": False, "aim": "≥ 1", "shares": [0.6, 0.4], "none": None}
+    shown = tables.TableOf(
+        "x", "X", {"figure": "f", "met": "m", "aim": "a", "shares": "s", "none": "n"}, {"name": "N"}, {}
+    )
+    assert shown.markdown([row]) == [
+        "| N | f | m | a | s | n |",
+        "| --- | --: | --: | --: | --: | --: |",
+        "| `a/b` | 12346 | NO | ≥ 1 | 60% 40% | - |",
+    ]
