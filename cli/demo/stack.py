@@ -49,6 +49,7 @@ class StackOptions:
     Attributes:
         models: behaviour of each model server, by the name of its cluster.
         workers: processes of the external-processing server.
+        transport: of the external-processing server; empty for the one it takes by itself.
         tcp: whether Envoy reaches the server over TCP instead of a Unix socket; several workers need it.
         interval: the controller's time between looks; None leaves the controller out.
         controller_later: whether the controller waits for :meth:`Stack.start_controller`.
@@ -61,6 +62,7 @@ class StackOptions:
 
     models: Mapping[str, Behaviour]
     workers: int = 1
+    transport: str = ""
     tcp: bool = True
     interval: timedelta | None = timedelta(milliseconds=500)
     controller_later: bool = False
@@ -222,6 +224,7 @@ class Stack:
             self._child(name, command)
         metrics = f"127.0.0.1:{self.ports['ext_proc_metrics']}"
         serve = ["cli", "ext-proc", "--config", str(self.config), "--listen", self.ext_proc_address]
+        serve += ["--transport", self.options.transport] if self.options.transport else []
         self._child("ext-proc", [*python, *serve, "--metrics", metrics, "--workers", str(self.options.workers)])
         concurrency = str(self.options.envoy_concurrency)
         envoy = [find_envoy(), "-c", str(self.folder / "envoy.yaml"), "--use-dynamic-base-id", "-l", "warning"]

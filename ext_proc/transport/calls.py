@@ -109,7 +109,8 @@ class Calls:
             self._take(stream_id, b"", True)
 
     def _open(self, stream_id: int, call: Call) -> Stream:
-        self._shared.streams += 1
+        if call.path == PROCESS:  # Envoy's questions about our health, which go on and on, would hold up a drain
+            self._shared.streams += 1
         stream = self._streams[stream_id] = Stream(call)
         return stream
 

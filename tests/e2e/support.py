@@ -58,6 +58,7 @@ def stack(
     models: Iterable[str] = ("model-a", "model-b"),
     behaviour: Behaviour = INSTANT,
     workers: int = 1,
+    transport: str = "",
     tcp: bool = True,
     interval: timedelta | None = None,
     message_timeout: timedelta = PATIENT,
@@ -67,6 +68,7 @@ def stack(
     options = StackOptions(
         models=dict.fromkeys(models, behaviour),
         workers=workers,
+        transport=transport,
         tcp=tcp,
         interval=interval,
         settle=settle,

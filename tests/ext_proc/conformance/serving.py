@@ -76,6 +76,7 @@ async def serve(options: dict[str, Any]) -> None:
             say()
         elif name == "drain":
             draining = asyncio.create_task(server.drain(float(argument)))
+            await asyncio.sleep(0)  # it has begun when we say so
             say()
         elif name == "drained":
             say(drained=draining is not None and draining.done())

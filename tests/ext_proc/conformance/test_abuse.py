@@ -94,7 +94,7 @@ def test_whoever_says_hello_a_byte_at_a_time_gets_no_longer(quick: Served) -> No
 def test_an_idle_peer_that_answers_pings_is_kept(quick: Served) -> None:
     with peer(quick.tcp) as found:
         with contextlib.suppress(TimeoutError):
-            found.until(lambda: False, 4)
+            found.until(lambda: False, 2.5)
         assert any(each.startswith("PingFrame") for each in found.seen)
         assert found.call(1, USER).messages == [ANSWER]
 

@@ -35,7 +35,7 @@ def throw(served: Served, data: bytes, *, leaves: bool) -> None:
 def others_are_served(served: Served) -> None:
     """Check the whole of it."""
     served_well(served)
-    served.forgets_streams()
+    served.forgets()
 
 
 def test_recordings_are_served_as_they_are(served: Served) -> None:
