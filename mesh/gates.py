@@ -27,8 +27,11 @@ from mesh.matches import absent, matches, never_matches
 PLAIN_AUTHORITY: Final = "[0-9A-Za-z._-]+(:[0-9]+)?"
 """Hosts that Envoy's way of leaving out a port and the server's agree on."""
 
-LARGEST_PATTERN: Final = 256
-"""What Envoy's limit of a pattern's size has to be, in RE2's instructions: that of the longest name is below 200."""
+LARGEST_PATTERN: Final = 2048
+"""What Envoy's limit of a pattern's size has to be, in RE2's instructions.
+
+That of the longest name is below 200, and twenty declared segments of the longest kind are below 1,500.
+"""
 
 _VALUE: Final = r"[^ \t,](?:[^,]*[^ \t,])?"
 # Printable ASCII without: #? and # and &#%+.

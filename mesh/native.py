@@ -3,19 +3,24 @@
 Called by :mod:`mesh.routes`. Envoy hashes as :func:`experiment.bucketing.bucket_of` does, and takes the hash modulo the
 sum of a route's weights, which is the number of buckets: one entry of weighted clusters for each run of buckets that
 share a place gives every user the variant, slice and group that the server gives. The server is switched off on these
-routes. Their headers are set by a filter and not by the route, so that a time limit counts: the router reads it before
-a route's own headers are added (tried).
+routes.
+
+The routes' own headers tell who was chosen, since that is what costs least. But the router reads a time limit before
+those are added (tried): where variants' limits differ, a filter sets them.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
 from betterproto2 import Casing
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
+from envoy_data_plane.envoy.config.core.v3 import HeaderValueOption
 from envoy_data_plane.envoy.config.route.v3 import (
     HeaderMatcher,
     Route,
@@ -35,7 +40,7 @@ from envoy_data_plane.google.protobuf import Any as PackedAny
 
 from experiment import bucketing, names
 from experiment.model import Document, Experiment
-from experiment.parts import Override, Segments, Variant
+from experiment.parts import Override, Variant
 from mesh import ext_proc_filter
 from mesh.answers import answers_of_route
 from mesh.gates import PLAIN_AUTHORITY, Gate, gate
@@ -62,7 +67,7 @@ def has_native(document: Document) -> bool:
 
 
 def header_filter() -> HttpFilter:
-    """The filter that sets what an assignment says; it does nothing but on routes that tell it what to set."""
+    """The filter that sets time limits; it does nothing but on routes that tell it to."""
     return HttpFilter(name=FILTER, typed_config=PackedAny.pack(HeaderMutation()))
 
 
@@ -70,12 +75,16 @@ def native_routes(document: Document, experiment: Experiment) -> list[Route]:
     """Routes of the requests that Envoy assigns itself; none where an experiment is left to the server."""
     if not is_native(experiment):
         return []
-    made = [_override(document, experiment, place) for place in range(len(experiment.overrides))]
+    made = [
+        _override(document, experiment, place, segment)
+        for place in range(len(experiment.overrides))
+        for segment in _segments(experiment)
+    ]
     earlier: list[HeaderMatcher] = []
     for source in experiment.unit:
         found = gate(source)
         if not asks_server(experiment, source):
-            made.append(_split(document, experiment, found, earlier))
+            made += [_split(document, experiment, found, earlier, segment) for segment in _segments(experiment)]
         earlier += found.finds_nothing
     return made
 
@@ -87,7 +96,7 @@ Entries = Mapping[str, Mapping[str, _Json]]
 def usual_entries(document: Document) -> Entries:
     """What the weighted clusters of each variant have in common; the weights do not change it."""
     return {
-        item.name: {variant.name: _entry(document, variant) for variant in item.variants}
+        item.name: {variant.name: _entry(document, item, variant) for variant in item.variants}
         for item in document.experiments
         if is_native(item)
     }
@@ -112,66 +121,112 @@ def _entries(experiment: Experiment, usual: Mapping[str, _Json]) -> list[_Json]:
         entry = copy.deepcopy(usual[run.place.variant])
         entry["weight"] = run.stop - run.start
         said = {names.SLICE: run.place.slice, names.GROUP: run.place.group}
-        for mutation in entry["typed_per_filter_config"][FILTER]["mutations"]["request_mutations"]:
-            header = mutation["append"]["header"]
+        for option in entry["request_headers_to_add"]:
+            header = option["header"]
             if header["key"] in said:
                 header["value"] = str(said[header["key"]])
         made.append(entry)
     return made
 
 
-def _entry(document: Document, variant: Variant) -> _Json:
+def _entry(document: Document, experiment: Experiment, variant: Variant) -> _Json:
     """What the entries of a variant have in common."""
     entry = WeightedClusterClusterWeight(
         name=variant.cluster,
         weight=1,
+        request_headers_to_add=[
+            overwriting(names.MODEL_VERSION, variant.name),
+            overwriting(names.SLICE, "0"),
+            overwriting(names.GROUP, "0"),
+        ],
         response_headers_to_add=[stamp(variant.name)],
         host_rewrite_literal=host_of(document, variant.cluster),
     )
-    _set(entry.typed_per_filter_config, [*_of_variant(variant), (names.SLICE, "0"), (names.GROUP, "0")])
+    if _one_limit(experiment) is None and variant.timeout is not None:
+        limit = overwriting(names.UPSTREAM_TIMEOUT, str(round(variant.timeout.total_seconds() * 1000)))
+        mutations = Mutations(request_mutations=[Mutation(append=limit)])
+        entry.typed_per_filter_config[FILTER] = PackedAny.pack(HeaderMutationPerRoute(mutations=mutations))
     return entry.to_dict(casing=Casing.SNAKE)
 
 
-def _override(document: Document, experiment: Experiment, place: int) -> Route:
+def _one_limit(experiment: Experiment) -> timedelta | None:
+    """The time limit that all variants have, 0 for none; None where they differ."""
+    limits = {variant.timeout or timedelta() for variant in experiment.variants}
+    return limits.pop() if len(limits) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Requests of declared segments, or all others; both where none are declared.
+
+    Attributes:
+        label: ends the names of their routes.
+        when: what tells them.
+        said: what they are told, in terms of the request's own headers.
+    """
+
+    label: str = ""
+    when: tuple[HeaderMatcher, ...] = ()
+    said: tuple[HeaderValueOption, ...] = ()
+
+
+def _segments(experiment: Experiment) -> tuple[_Segment, ...]:
+    """What routes an experiment needs for the segments of users.
+
+    A header's value is passed on where it is exactly a declared one, so that no client chooses a segment's name.
+    Repeated headers are joined with commas, which no declared value has.
+    """
+    segments = experiment.segments
+    if segments is None:
+        return (_Segment(),)
+    declared = matches(segments.header, "|".join(map(re.escape, segments.values)))
+    return (
+        _Segment("/segment", (declared,), (overwriting(names.SEGMENT, f"%REQ({segments.header})%"),)),
+        _Segment("", (), (overwriting(names.SEGMENT, names.OTHER_SEGMENT),)),
+    )
+
+
+def _override(document: Document, experiment: Experiment, place: int, segment: _Segment) -> Route:
     """To the variant, without a slice: overrides are no evidence."""
     override: Override = experiment.overrides[place]
     variant = experiment.variant(override.variant)
     said = [equals(name, value) for name, value in override.header.items()]
-    route = _route(document, experiment, f"override/{place}", said, to_variant(document, variant))
-    _set(route.typed_per_filter_config, _of_experiment(experiment) + _of_variant(variant))
+    route = _route(document, experiment, f"override/{place}", said, segment, to_variant(document, variant))
+    route.request_headers_to_add.append(overwriting(names.MODEL_VERSION, variant.name))
     route.response_headers_to_add = [stamp(variant.name)]
     return route
 
 
 def _split(
-    document: Document,
-    experiment: Experiment,
-    found: Gate,
-    earlier: Sequence[HeaderMatcher],
+    document: Document, experiment: Experiment, found: Gate, earlier: Sequence[HeaderMatcher], segment: _Segment
 ) -> Route:
     """Requests with a unit of one source, where the sources before it have none. Its clusters are filled in later."""
     action = RouteAction(
         weighted_clusters=WeightedCluster(use_hash_policy=True),
         hash_policy=[found.hash_policy(experiment.hash_salt)],
-        # A variant's own is in a header of the entry.
-        timeout=timedelta(),
+        timeout=_one_limit(experiment) or timedelta(),
         idle_timeout=idle_limit(experiment.control),
     )
-    route = _route(document, experiment, found.label.replace(" ", "/"), [*earlier, *found.opens], action)
-    _set(route.typed_per_filter_config, _of_experiment(experiment))
-    return route
+    name = found.label.replace(" ", "/")
+    return _route(document, experiment, name, [*earlier, *found.opens], segment, action)
 
 
 def _route(
-    document: Document, experiment: Experiment, name: str, further: list[HeaderMatcher], action: RouteAction
+    document: Document,
+    experiment: Experiment,
+    name: str,
+    further: list[HeaderMatcher],
+    segment: _Segment,
+    action: RouteAction,
 ) -> Route:
     disabled = PackedAny.pack(ExtProcPerRoute(disabled=True))
     return Route(
-        name=f"{experiment.name}{_PART}{name}",
-        match=_match(document, experiment, further),
+        name=f"{experiment.name}{_PART}{name}{segment.label}",
+        match=_match(document, experiment, [*segment.when, *further]),
         route=action,
         metadata=evidence_of(experiment),
         typed_per_filter_config={**answers_of_route(experiment), ext_proc_filter.NAME: disabled},
+        request_headers_to_add=[overwriting(names.EXPERIMENT, experiment.name), *segment.said],
     )
 
 
@@ -183,36 +238,3 @@ def _match(document: Document, experiment: Experiment, further: list[HeaderMatch
         further = [matches(":authority", PLAIN_AUTHORITY), *further]
     match.headers += further
     return match
-
-
-_Said = list[tuple[str, str]]
-
-
-def _of_experiment(experiment: Experiment) -> _Said:
-    said = [(names.EXPERIMENT, experiment.name)]
-    if experiment.segments is not None:
-        said.append((names.SEGMENT, _segment(experiment.segments)))
-    return said
-
-
-def _of_variant(variant: Variant) -> _Said:
-    said = [(names.MODEL_VERSION, variant.name)]
-    if variant.timeout is not None:
-        said.append((names.UPSTREAM_TIMEOUT, str(round(variant.timeout.total_seconds() * 1000))))
-    return said
-
-
-def _segment(segments: Segments) -> str:
-    """One of the declared values, or ``other``, as an expression: what clients send is compared and never passed on.
-
-    Repeated headers are joined with commas, which no declared value has.
-    """
-    choices = "".join(f'request.headers["{segments.header}"] == "{value}" ? "{value}" : ' for value in segments.values)
-    return (
-        f'%CEL("{segments.header}" in request.headers ? ({choices}"{names.OTHER_SEGMENT}") : "{names.OTHER_SEGMENT}")%'
-    )
-
-
-def _set(configuration: dict[str, PackedAny], said: Sequence[tuple[str, str]]) -> None:
-    mutations = [Mutation(append=overwriting(name, value)) for name, value in said]
-    configuration[FILTER] = PackedAny.pack(HeaderMutationPerRoute(mutations=Mutations(request_mutations=mutations)))

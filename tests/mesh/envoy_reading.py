@@ -5,6 +5,7 @@ Written from Envoy's source and held against a real Envoy by tests/e2e/test_nati
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ from typing import Any
 import re2
 import xxhash
 
+from experiment.names import UPSTREAM_TIMEOUT
 from mesh import ext_proc_filter
 from mesh.native import FILTER
 
@@ -26,7 +28,7 @@ class Taken:
     Attributes:
         asks: whether the server is asked on this route.
         cluster: that it leads to; empty where there is none.
-        said: request headers that the route sets.
+        said: request headers that the route sets; a time limit of its own counts as the header that sets one.
         stamp: ``x-model-version`` of the answer.
     """
 
@@ -48,12 +50,15 @@ def take(routes: Sequence[dict[str, Any]], headers: Headers) -> Taken:
     route = next(route for route in routes if _matches(route["match"], headers))
     filters = route.get("typed_per_filter_config", {})
     action = route.get("route", {})
-    said, stamp = dict(_said(filters)), _stamp(route)
+    said, stamp = _said(route, headers), _stamp(route)
     cluster = action.get("cluster", "")
     if "weighted_clusters" in action:
         entry = _picked(action, headers)
         cluster, stamp = entry["name"], _stamp(entry)
-        said |= dict(_said(entry["typed_per_filter_config"]))
+        said |= _said(entry, headers)
+    limit = round(float(action.get("timeout", "0s").removesuffix("s")) * 1000)
+    if limit:
+        said.setdefault(UPSTREAM_TIMEOUT, str(limit))
     asks = not filters.get(ext_proc_filter.NAME, {}).get("disabled", False)
     return Taken(route["name"], asks, cluster, said, stamp)
 
@@ -105,10 +110,18 @@ def _rewritten(regex: str, substitution: str, value: bytes) -> bytes:
     return put + value[stop:]
 
 
-def _said(filters: dict[str, Any]) -> list[tuple[str, str]]:
+def _said(of: dict[str, Any], headers: Headers) -> dict[str, str]:
+    """What a route or an entry adds to a request, by itself and by the filter."""
+    filters = of.get("typed_per_filter_config", {})
     mutations = filters.get(FILTER, {}).get("mutations", {}).get("request_mutations", ())
-    headers = [mutation["append"]["header"] for mutation in mutations]
-    return [(header["key"], header["value"]) for header in headers]
+    options = [*(mutation["append"] for mutation in mutations), *of.get("request_headers_to_add", ())]
+    return {option["header"]["key"]: _formatted(option["header"]["value"], headers) for option in options}
+
+
+def _formatted(value: str, headers: Headers) -> str:
+    """A header's value; of a repeated header, Envoy's format takes the first."""
+    found = re.fullmatch(r"%REQ\((.*)\)%", value)
+    return headers[found[1]][0].decode("latin-1") if found else value
 
 
 def _stamp(of: dict[str, Any]) -> str:

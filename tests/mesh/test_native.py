@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -37,10 +36,16 @@ def routes(*experiments: dict[str, Any], **changes: Any) -> dict[str, dict[str, 
 
 
 def said(of: dict[str, Any]) -> dict[str, str]:
-    headers = [
-        item["append"]["header"] for item in of["typed_per_filter_config"][FILTER]["mutations"]["request_mutations"]
-    ]
-    return {header["key"]: header["value"] for header in headers}
+    return {option["header"]["key"]: option["header"]["value"] for option in of["request_headers_to_add"]}
+
+
+def limit(entry: dict[str, Any]) -> str | None:
+    """The time limit that the filter sets for an entry, in milliseconds."""
+    filters = entry.get("typed_per_filter_config", {})
+    for mutation in filters.get(FILTER, {}).get("mutations", {}).get("request_mutations", ()):
+        assert mutation["append"]["header"]["key"] == "x-envoy-upstream-rq-timeout-ms"
+        return str(mutation["append"]["header"]["value"])
+    return None
 
 
 def test_native_routes_come_just_before_their_experiments_control() -> None:
@@ -114,15 +119,30 @@ def test_each_variants_time_limit_and_host_are_its_own() -> None:
     assert (action["timeout"], action.get("idle_timeout")) == ("0s", None)
     first, last = action["weighted_clusters"]["clusters"][0], action["weighted_clusters"]["clusters"][-1]
     assert (first["host_rewrite_literal"], last.get("host_rewrite_literal")) == ("models.example.com", None)
-    assert said(first)["x-envoy-upstream-rq-timeout-ms"] == "1500"
-    assert "x-envoy-upstream-rq-timeout-ms" not in said(last)
+    assert (limit(first), limit(last)) == ("1500", None)
+    assert "x-envoy-upstream-rq-timeout-ms" not in said(first), "added too late for the router, and told to the model"
+
+
+def test_a_time_limit_that_all_variants_share_is_the_routes_and_needs_no_filter() -> None:
+    chat = native()
+    for variant in chat["variants"]:
+        variant["timeout"] = "1.5s"
+    action = routes(chat)["chat/native/header/x-user-id"]["route"]
+    assert action["timeout"] == "1.500s"
+    assert {limit(entry) for entry in action["weighted_clusters"]["clusters"]} == {None}
 
 
 def test_a_segment_is_one_of_those_declared_or_other() -> None:
-    chat = native(segments={"header": "x-plan", "values": ["power", "casual"]})
-    expression = said(routes(chat)["chat/native/cookie/sid"])["x-ab-segment"]
-    results = re.findall(r'[?:] "([^"]+)"', expression)
-    assert set(results) == {"power", "casual", "other"}, "nothing that a client sent is passed on"
+    overrides = [{"header": {"x-group": "beta"}, "variant": "v1"}]
+    found = routes(native(segments={"header": "x-plan", "values": ["power", "c-1"]}, overrides=overrides))
+    for name in ("override/0", "header/x-user-id", "cookie/sid"):
+        declared, others = found[f"chat/native/{name}/segment"], found[f"chat/native/{name}"]
+        condition = declared["match"]["headers"][0]
+        assert (condition["name"], condition["string_match"]["safe_regex"]["regex"]) == ("x-plan", r"power|c\-1")
+        assert declared["match"]["headers"][1:] == others["match"]["headers"]
+        assert said(declared)["x-ab-segment"] == "%REQ(x-plan)%"
+        assert said(others)["x-ab-segment"] == "other"
+        assert list(found).index(declared["name"]) == list(found).index(others["name"]) - 1
 
 
 @pytest.mark.parametrize(
