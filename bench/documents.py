@@ -29,7 +29,7 @@ _EXPERIMENT: Final = """\
     unit: [{{header: x-user-id}}, {{cookie: llm-session}}, {{query: user_id}}]
     issue_cookie: {{name: llm-session, max_age: 1h}}
     variants:
-      - {{name: model-a, cluster: model-a, weight: 90, control: true, timeout: 30s}}
+      - {{name: model-a, cluster: model-a, weight: 90, control: true, timeout: 60s}}
       - {{name: model-b, cluster: model-b, weight: 10, timeout: 60s}}
     overrides:
       - {{header: {{x-user-group: beta-testers}}, variant: model-b}}

@@ -1,7 +1,7 @@
-"""How the cost grows with experiments, headers and connections. Called by ``python -m bench``.
+"""How the cost grows with experiments, headers, connections and new users. Called by ``python -m bench``.
 
-One of the three grows at a time, the others stay as they are everywhere else: one experiment, few headers, sixteen
-connections. All points of one document take turns in every round.
+One of the four grows at a time, the others stay as they are everywhere else: one experiment, few headers, sixteen
+connections, and users whose requests have come before. All points of one document take turns in every round.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ COMPARED: Final = (REFERENCE, "native", "nghttp2_1_worker", "grpcio_1_worker", "
 EXPERIMENTS: Final = (1, 10, 100)
 HEADER_KB: Final = (1, 20)
 CONNECTION_COUNTS: Final = (16, 64, 256, 1024)
+NEW_USERS_PERCENT: Final = 100
+"""Share of the requests that are of users who have never come before, which our server cannot answer from memory."""
+
 _HEADER_BYTES: Final = 500
 """Of one header; Envoy takes at most 100 headers."""
 
@@ -44,7 +47,7 @@ class Point:
         size: how much of it.
     """
 
-    what: Literal["usual", "experiments", "header_kb", "connections"] = "usual"
+    what: Literal["usual", "experiments", "header_kb", "connections", "new_users_percent"] = "usual"
     size: int = 0
 
     @property
@@ -55,8 +58,15 @@ class Point:
     def connections(self) -> int:
         return self.size if self.what == "connections" else CONNECTIONS
 
-    def requests(self) -> list[bytes]:
-        """The requests: of every user one, spread over the experiments, each with the headers of this size."""
+    def requests(self, count: int, round_: int) -> list[bytes]:
+        """The requests: of every user one, spread over the experiments, each with the headers of this size.
+
+        Args:
+            count: how many will be sent; new users are as many.
+            round_: number of the round, by which users are new.
+        """
+        if self.what == "new_users_percent":
+            return [request_of(documents.PATH, (f"x-user-id: user-{round_}-{number}",)) for number in range(count)]
         extra = filler(self.size * 1000) if self.what == "header_kb" else []
         paths = documents.paths(self.experiments)
         users = USERS if not extra else _USERS_WITH_HEADERS
@@ -83,7 +93,8 @@ def points(experiments: int) -> list[Point]:
     if experiments > 1:
         return [Point("experiments", experiments)]
     headers = [Point("header_kb", size) for size in HEADER_KB]
-    return [USUAL, *headers, *(Point("connections", size) for size in CONNECTION_COUNTS if size != CONNECTIONS)]
+    connections = [Point("connections", size) for size in CONNECTION_COUNTS if size != CONNECTIONS]
+    return [USUAL, *headers, *connections, Point("new_users_percent", NEW_USERS_PERCENT)]
 
 
 Found = dict[tuple[str, Point], list[Sample]]
@@ -120,15 +131,16 @@ async def measure(
             running = [await bench.start(contender, experiments, _MESSAGE_TIMEOUT) for contender in compared]
             for number in range(rounds):
                 for point in points(experiments):
-                    await _round(turned(running, number), point, count, found)
+                    await _round(turned(running, number), point, count, number, found)
                     tell(f"growth {number + 1}/{rounds}  {point.what} {point.size or ''}")
     return rows(found)
 
 
-async def _round(running: Sequence[Running], point: Point, count: int, found: Found) -> None:
-    requests = point.requests()
+async def _round(running: Sequence[Running], point: Point, count: int, number: int, found: Found) -> None:
+    sent = max(count, 4 * point.connections)
+    requests = point.requests(sent, number)
     for one in running:
-        sample = await one.measure(requests, max(count, 4 * point.connections), point.connections)
+        sample = await one.measure(requests, sent, point.connections)
         found.setdefault((one.contender.name, point), []).append(sample)
 
 
@@ -160,7 +172,7 @@ def _rows(name: str, point: Point, samples: Sequence[Sample], usual: Sequence[Sa
         yield {"what": placed.what, "size": placed.size, "name": name, **{key: figures[key] for key in _KEPT}}
 
 
-_ORDER: Final = ("experiments", "header_kb", "connections")
+_ORDER: Final = ("experiments", "header_kb", "connections", "new_users_percent")
 
 
 def _series(point: Point) -> Iterator[Point]:
@@ -170,3 +182,4 @@ def _series(point: Point) -> Iterator[Point]:
     yield replace(point, what="experiments", size=1)
     yield replace(point, what="header_kb", size=0)
     yield replace(point, what="connections", size=CONNECTIONS)
+    yield replace(point, what="new_users_percent", size=0)

@@ -46,7 +46,7 @@ from mesh.answers import answers_of_route
 from mesh.gates import PLAIN_AUTHORITY, Gate, gate
 from mesh.lane import asks_server, obstacle
 from mesh.matches import equals, matches, request_match
-from mesh.variants import evidence_of, host_of, idle_limit, overwriting, stamp, to_variant
+from mesh.variants import evidence_of, host_of, idle_limit, overwriting, stamp, to_variant, told
 
 FILTER: Final = "envoy.filters.http.header_mutation"
 
@@ -67,8 +67,8 @@ def has_native(document: Document) -> bool:
 
 
 def header_filter() -> HttpFilter:
-    """The filter that sets time limits; it does nothing but on routes that tell it to."""
-    return HttpFilter(name=FILTER, typed_config=PackedAny.pack(HeaderMutation()))
+    """The filter that sets time limits; it is there for the requests alone whose cluster tells it one."""
+    return HttpFilter(name=FILTER, typed_config=PackedAny.pack(HeaderMutation()), disabled=True)
 
 
 def native_routes(document: Document, experiment: Experiment) -> list[Route]:
@@ -135,9 +135,9 @@ def _entry(document: Document, experiment: Experiment, variant: Variant) -> _Jso
         name=variant.cluster,
         weight=1,
         request_headers_to_add=[
-            overwriting(names.MODEL_VERSION, variant.name),
-            overwriting(names.SLICE, "0"),
-            overwriting(names.GROUP, "0"),
+            told(names.MODEL_VERSION, variant.name),
+            told(names.SLICE, "0"),
+            told(names.GROUP, "0"),
         ],
         response_headers_to_add=[stamp(variant.name)],
         host_rewrite_literal=host_of(document, variant.cluster),
@@ -181,8 +181,8 @@ def _segments(experiment: Experiment) -> tuple[_Segment, ...]:
         return (_Segment(),)
     declared = matches(segments.header, "|".join(map(re.escape, segments.values)))
     return (
-        _Segment("/segment", (declared,), (overwriting(names.SEGMENT, f"%REQ({segments.header})%"),)),
-        _Segment("", (), (overwriting(names.SEGMENT, names.OTHER_SEGMENT),)),
+        _Segment("/segment", (declared,), (told(names.SEGMENT, f"%REQ({segments.header})%"),)),
+        _Segment("", (), (told(names.SEGMENT, names.OTHER_SEGMENT),)),
     )
 
 
@@ -192,7 +192,7 @@ def _override(document: Document, experiment: Experiment, place: int, segment: _
     variant = experiment.variant(override.variant)
     said = [equals(name, value) for name, value in override.header.items()]
     route = _route(document, experiment, f"override/{place}", said, segment, to_variant(document, variant))
-    route.request_headers_to_add.append(overwriting(names.MODEL_VERSION, variant.name))
+    route.request_headers_to_add.append(told(names.MODEL_VERSION, variant.name))
     route.response_headers_to_add = [stamp(variant.name)]
     return route
 
@@ -222,11 +222,11 @@ def _route(
     disabled = PackedAny.pack(ExtProcPerRoute(disabled=True))
     return Route(
         name=f"{experiment.name}{_PART}{name}{segment.label}",
-        match=_match(document, experiment, [*segment.when, *further]),
+        match=_match(document, experiment, [*further, *segment.when]),
         route=action,
         metadata=evidence_of(experiment),
         typed_per_filter_config={**answers_of_route(experiment), ext_proc_filter.NAME: disabled},
-        request_headers_to_add=[overwriting(names.EXPERIMENT, experiment.name), *segment.said],
+        request_headers_to_add=[told(names.EXPERIMENT, experiment.name), *segment.said],
     )
 
 

@@ -65,6 +65,15 @@ def stamp(variant: str) -> HeaderValueOption:
     return overwriting(names.MODEL_VERSION, variant)
 
 
+def told(name: str, value: str) -> HeaderValueOption:
+    """A header of ours on a request; the listener has removed what clients say of it, so there is none to overwrite.
+
+    Looking for one takes Envoy a microsecond for every few headers.
+    """
+    action = HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD
+    return HeaderValueOption(header=HeaderValue(key=name, value=value), append_action=action)
+
+
 def overwriting(name: str, value: str) -> HeaderValueOption:
     """A header in place of whatever there is of it."""
     action = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD

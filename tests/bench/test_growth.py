@@ -16,14 +16,14 @@ def sample(requests_per_second: float = 1000, p50_ms: float = 1.0, p99_ms: float
 
 @pytest.mark.parametrize("kb", growth.HEADER_KB)
 def test_requests_have_the_headers_of_their_size_and_no_more_than_envoy_takes(kb: int) -> None:
-    usual = USUAL.requests()[0]
-    for request in Point("header_kb", kb).requests():
+    usual = USUAL.requests(10, 0)[0]
+    for request in Point("header_kb", kb).requests(10, 0):
         assert abs(len(request) - len(usual) - kb * 1000) < 20
         assert request.count(b"\r\n") < 100
 
 
 def test_requests_are_spread_over_all_experiments() -> None:
-    requests = Point("experiments", 10).requests()
+    requests = Point("experiments", 10).requests(10, 0)
     assert {request.split(b" ")[1].decode() for request in requests} == set(documents.paths(10))
 
 
@@ -40,7 +40,9 @@ def test_every_size_is_measured_once_and_one_thing_grows_at_a_time() -> None:
     points = [point for experiments in growth.EXPERIMENTS for point in growth.points(experiments)]
     assert len(points) == len(set(points))
     for point in points:
-        assert (point.experiments > 1) + (point.connections > 16) + (point.what == "header_kb") <= 1
+        assert (point.experiments > 1) + (point.connections > 16) + (
+            point.what in ("header_kb", "new_users_percent")
+        ) <= 1
 
 
 def test_the_usual_cost_stands_in_every_series() -> None:
@@ -51,6 +53,7 @@ def test_the_usual_cost_stands_in_every_series() -> None:
         ("experiments", 10, 0.5),
         ("header_kb", 0, 1.0),
         ("connections", 16, 1.0),
+        ("new_users_percent", 0, 1.0),
     ]
 
 
@@ -65,3 +68,10 @@ def test_added_latency_is_the_median_of_each_rounds_own_difference() -> None:
     assert row["added_p99_rounds"] == [3, 1, 2]
     assert (row["p99_ms"], row["reference_p99_ms"]) == (5, 2)
     assert row["failed_streams"] == 0
+
+
+def test_new_users_are_new_in_every_round_and_as_many_as_requests() -> None:
+    new = Point("new_users_percent", 100)
+    first, second = set(new.requests(500, 0)), set(new.requests(500, 1))
+    assert len(first | second) == 1000
+    assert not (first | second) & set(USUAL.requests(500, 0))
