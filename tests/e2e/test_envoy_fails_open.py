@@ -134,7 +134,7 @@ async def test_with_two_servers_the_loss_of_one_costs_no_assignment(tmp_path: Pa
 
 
 async def test_processes_that_share_a_port_share_the_load(tmp_path: Path) -> None:
-    """One HTTP/2 connection would keep one process busy; concurrency must open several."""
+    """One HTTP/2 connection would keep one process busy; where there are several, Envoy is told to open more."""
     first = StandInServer("127.0.0.1:0")
     with ExitStack() as stack:
         stack.callback(first.end)
@@ -143,7 +143,9 @@ async def test_processes_that_share_a_port_share_the_load(tmp_path: Path) -> Non
         for server in others:
             stack.callback(server.end)
             await asyncio.to_thread(server.start)
-        options = RenderOptions(ext_proc=(first.address,), message_timeout=timedelta(seconds=10))
+        options = RenderOptions(
+            ext_proc=(first.address,), streams_per_connection=2, message_timeout=timedelta(seconds=10)
+        )
         async with rendered_mesh(tmp_path, server=False, options=options) as mesh:
             replies = await asyncio.gather(*(mesh.get(headers=user(sleep=0.3)) for _ in range(64)))
             assert_served(list(replies))
