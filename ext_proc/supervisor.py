@@ -56,6 +56,12 @@ async def supervise(settings: Settings) -> int:
                 held, address = reserve(address)
                 stack.callback(held.close)
             addresses.append(address)
+        if any(isinstance(address, Tcp) for address in addresses):
+            log.info(
+                "%d workers share the port, and each connection is one worker's: render Envoy with "
+                "--streams-per-connection 2, so that it opens enough of them",
+                settings.workers,
+            )
         fleet = _Fleet(
             [_Slot(index, _command(settings, addresses, index)) for index in range(settings.workers)], signals
         )
