@@ -10,7 +10,7 @@ COPY mesh mesh
 COPY cli cli
 # The lock as constraints: exactly the tested versions, without the development tools.
 RUN python -m venv /opt/abmesh
-RUN /opt/abmesh/bin/pip install --no-cache-dir --disable-pip-version-check --constraint requirements.lock ".[demo]"
+RUN /opt/abmesh/bin/pip install --no-cache-dir --disable-pip-version-check --constraint requirements.lock ".[demo,fast]"
 
 FROM python:3.12-slim
 RUN useradd --system --uid 65532 --home-dir /var/lib/abmesh --create-home --shell /usr/sbin/nologin abmesh

@@ -73,7 +73,7 @@ rollouts: $(READY)  ## Whole rollouts through a real Envoy, 40 of them with equa
 lock: $(READY)  ## Resolve the newest versions anew into requirements.lock (run the tests before you commit it)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url \
-	  --custom-compile-command "make lock" --extra demo --group dev --group bench pyproject.toml --output-file requirements.lock
+	  --custom-compile-command "make lock" --extra demo --extra fast --group dev --group bench pyproject.toml --output-file requirements.lock
 
 image:  ## Build the container image (needs Docker)
 	docker build --tag abmesh .

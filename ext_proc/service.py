@@ -108,7 +108,8 @@ class Service:
         """The answer to one message."""
         started = self._clock_ns()
         counts, rules = self.counts, self.rules
-        if rules is not None and (known := rules.known.get(message)) is not None:
+        short = len(message) <= _LONGEST_REMEMBERED
+        if short and rules is not None and (known := rules.known.get(message)) is not None:
             answer: Answer
             answer, key = known
             counts.request(key)

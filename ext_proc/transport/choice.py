@@ -6,7 +6,7 @@ Both are imported late: grpcio alone takes 30 MB. Whoever cannot install ngh2 is
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import importlib
 import logging
 from collections.abc import Callable
 
@@ -21,13 +21,24 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 def available(wanted: Transport) -> Transport:
     """The transport that is wanted, or the one that takes its place here; the log says why."""
-    if wanted == "nghttp2" and importlib.util.find_spec("ngh2") is None:
+    why = _missing("ngh2") if wanted == "nghttp2" else ""
+    if why:
         log.warning(
-            "transport nghttp2 needs the package ngh2, which is not installed (there may be no wheel for this "
-            "platform): serving with grpcio instead, which takes several times the CPU per request"
+            "transport nghttp2 needs the package ngh2, which cannot be used here (%s; pip install 'abmesh[fast]' where "
+            "there is a wheel): serving with grpcio instead, which takes several times the CPU per request",
+            why,
         )
         return "grpcio"
     return wanted
+
+
+def _missing(package: str) -> str:
+    """Why a package cannot be imported; empty if it can."""
+    try:
+        importlib.import_module(package)
+    except ImportError as error:  # not installed, or built for another machine
+        return str(error)
+    return ""
 
 
 def new_server(transport: Transport, service: Service, settings: Settings) -> Server:
@@ -50,7 +61,7 @@ def loop_factory(wanted: Transport) -> LoopFactory | None:
 
     grpc.aio polls in a thread of its own and gains nothing by another loop.
     """
-    if wanted != "nghttp2" or importlib.util.find_spec("uvloop") is None:
+    if wanted != "nghttp2" or _missing("ngh2") or _missing("uvloop"):
         return None
     import uvloop
 

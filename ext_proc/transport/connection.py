@@ -31,6 +31,9 @@ log = logging.getLogger("ext_proc")
 _MOST_QUEUED: Final = 4 * 1024 * 1024
 """Bytes of answers that one connection's peer has not made room for."""
 
+_MOST_AT_ONCE: Final = 8 * 1024
+"""Bytes that the engine gets at a time."""
+
 HTTP2_ERROR: Final = "http2"
 """What connections are counted as whose peers broke a rule."""
 
@@ -63,6 +66,8 @@ class Connection(Calls, asyncio.Protocol):
         self._made = self._since = asyncio.get_running_loop().time()
         self._http2 = http2.new_connection()
         self._transport.write(self._http2.data_to_send())
+        if self._shared.closing:
+            self.close()  # accepted just before nobody listened any more
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
         """Forget everything."""
@@ -87,8 +92,14 @@ class Connection(Calls, asyncio.Protocol):
         self._heard = True
         engine = self._http2
         try:
-            engine.receive_data(data)
-            self._go_through(engine.events())
+            if len(data) <= _MOST_AT_ONCE:
+                engine.receive_data(data)
+                self._go_through(engine.events())
+            else:
+                # A few bytes can stand for thousands of headers: those of one part are gone before the next is read.
+                for start in range(0, len(data), _MOST_AT_ONCE):
+                    engine.receive_data(data[start : start + _MOST_AT_ONCE])
+                    self._go_through(engine.events())
             self._flush()
         except http2.EngineError as error:
             self._give_up(error)
@@ -119,7 +130,7 @@ class Connection(Calls, asyncio.Protocol):
                 self._take(event.stream_id, b"", True)
             elif kind is SettingsReceived:
                 self._greeted = True
-            elif kind is PingAcknowledged and self._closing:
+            elif kind is PingAcknowledged and event.opaque_data == _LAST_PING:
                 self._say_last()
         if begun:
             self._open(begun, USUAL)

@@ -58,20 +58,23 @@ ENHANCE_YOUR_CALM: Final = int(ErrorCode.ENHANCE_YOUR_CALM)
 _WINDOW: Final = 1024 * 1024
 """Bytes that may be on their way to us on a stream, and on a connection: what comes is taken at once."""
 
+_HEADERS: Final = 64 * 1024
+"""Bytes of a call's headers, unpacked. Envoy sends a few hundred; what clients send is in messages."""
+
 _UNLIMITED: Final = (2**63, 2**63)
 
 _CONFIGURATION: Final = Configuration(
     # Envoy resets every stream once it has its answer, which is what an attacker does too. What a stream costs us it
     # costs whether it is reset or not, and how many are open at a time is limited.
     stream_reset_rate_limit=_UNLIMITED,
-    max_inbound_header_list_size=64 * 1024,
-    max_inbound_header_count=512,
+    max_inbound_header_list_size=_HEADERS,
+    max_inbound_header_count=256,
 )
 
 _SETTINGS: Final = {
     Setting.MAX_CONCURRENT_STREAMS: MOST_STREAMS,
     Setting.INITIAL_WINDOW_SIZE: _WINDOW,
-    Setting.MAX_HEADER_LIST_SIZE: 64 * 1024,
+    Setting.MAX_HEADER_LIST_SIZE: _HEADERS,
     Setting.ENABLE_PUSH: 0,
 }
 

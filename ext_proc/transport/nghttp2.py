@@ -123,6 +123,7 @@ class Nghttp2Server:
         self._health.end()
         await until_quiet(seconds, lambda: self._shared.streams)
         self._close_listeners()
+        self._shared.closing = True
         for connection in list(self._shared.connections):
             connection.close()
         if self._shared.connections:

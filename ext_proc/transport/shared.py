@@ -36,6 +36,7 @@ class Shared:
 
     Attributes:
         empty: set while there is no connection.
+        closing: whether the server is about to stop, and new connections are to be told.
         streams: how many calls have been begun.
     """
 
@@ -44,4 +45,5 @@ class Shared:
     limits: Limits
     connections: set[Connection] = field(default_factory=set)
     empty: asyncio.Event = field(default_factory=asyncio.Event)
+    closing: bool = False
     streams: int = 0

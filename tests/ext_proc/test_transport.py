@@ -1,7 +1,7 @@
 """What the transports are made of, without a peer: the choice of one, health, addresses and TLS files."""
 
 import asyncio
-import importlib.util
+import importlib
 import logging
 import socket
 import ssl
@@ -28,9 +28,15 @@ def question(service: str = "") -> bytes:
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
-    """As if packages were not installed."""
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in packages else find(name))
+    """As if packages were not installed, or built for another machine."""
+    load = importlib.import_module
+
+    def missing(name: str) -> ModuleType:
+        if name in packages:
+            raise ImportError(f"no module {name}")
+        return load(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
 
 
 def test_where_the_engine_is_missing_grpcio_serves_and_the_log_says_why(
@@ -42,7 +48,7 @@ def test_where_the_engine_is_missing_grpcio_serves_and_the_log_says_why(
     assert choice.available("nghttp2") == choice.available("grpcio") == "grpcio"
     [record] = caplog.records
     assert record.levelno == logging.WARNING
-    assert "ngh2, which is not installed" in record.message
+    assert "ngh2, which cannot be used here (no module ngh2; pip install 'abmesh[fast]'" in record.message
     assert "serving with grpcio instead" in record.message
 
 
@@ -53,8 +59,11 @@ def test_only_our_own_transport_runs_on_uvloop_and_on_pythons_loop_without_it(mo
     loop = factory()
     assert type(loop).__module__.startswith("uvloop")
     loop.close()
-    without(monkeypatch, "uvloop")
-    assert choice.loop_factory("nghttp2") is None
+    with monkeypatch.context() as patched:
+        without(patched, "uvloop")
+        assert choice.loop_factory("nghttp2") is None
+    without(monkeypatch, "ngh2")
+    assert choice.loop_factory("nghttp2") is None, "grpcio takes its place"
 
 
 def test_a_transport_is_one_of_two() -> None:
