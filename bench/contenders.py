@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Final, Literal
 
 from bench import documents, go_server
+from ext_proc.settings import DEFAULT_TRANSPORT, Transport
 
 Kind = Literal["alone", "statistics", "native_split", "native_alone", "native", "lua", "ext_proc", "go", "application"]
 
@@ -23,7 +24,7 @@ class Contender:
         meaning: what it is, in a few words.
         kind: who assigns, and what else is there.
         workers: processes of our server, processors that the Go server may use at a time, or processes of uvicorn.
-        transport: of our server.
+        transport: of our server, if it has one; by default the one that it has by default.
         unix: whether Envoy reaches our server over a Unix socket instead of TCP.
         client: of an application-level router: one for every request, or one that all share.
         most: most requests of a round, for those that are too slow for as many as the others get.
@@ -33,7 +34,7 @@ class Contender:
     meaning: str
     kind: Kind
     workers: int = 0
-    transport: Literal["grpcio", "nghttp2"] = "grpcio"
+    transport: Transport = DEFAULT_TRANSPORT
     unix: bool = False
     client: Literal["shared", "per_request"] = "shared"
     most: int | None = None
@@ -58,7 +59,7 @@ class Contender:
         return wanted if self.most is None else min(wanted, self.most)
 
 
-def _ext_proc(transport: Literal["grpcio", "nghttp2"], workers: int, *, unix: bool = False) -> Contender:
+def _ext_proc(transport: Transport, workers: int, *, unix: bool = False) -> Contender:
     name = f"{transport}_{workers}_worker{'s' if workers > 1 else ''}{'_unix' if unix else ''}"
     meaning = f"abmesh ext-proc --transport {transport} over {'a Unix socket' if unix else 'TCP'}"
     return Contender(name, meaning, "ext_proc", workers, transport, unix, most=4000 if transport == "grpcio" else None)
@@ -104,7 +105,7 @@ def missing(contender: Contender) -> str:
     if contender.kind == "go":
         return go_server.missing()
     modules: list[str] = []
-    if contender.kind == "ext_proc" and contender.transport == "nghttp2":
+    if contender.kind in ("ext_proc", "native") and contender.transport == "nghttp2":
         modules = ["ngh2"]
     elif contender.kind == "application":
         modules = ["fastapi", "httpx", "uvicorn"]

@@ -22,6 +22,9 @@ from bench.summary import Sample, row
 from bench.throughput import USERS, turned
 
 COMPARED: Final = (REFERENCE, "native", "nghttp2_1_worker", "grpcio_1_worker", "go_1_processor")
+SERIES: Final = ("experiments", "header_kb", "connections", "new_users_percent")
+"""What grows, in the order of the tables."""
+
 EXPERIMENTS: Final = (1, 10, 100)
 HEADER_KB: Final = (1, 20)
 CONNECTION_COUNTS: Final = (16, 64, 256, 1024)
@@ -150,7 +153,7 @@ def rows(found: Found) -> list[dict[str, Any]]:
     Ratios are to the contender's own usual cost, of the same rounds where the document is the same.
     """
     made = [one for (name, point), samples in found.items() for one in _rows(name, point, samples, found[name, USUAL])]
-    return sorted(made, key=lambda one: (_ORDER.index(one["what"]), COMPARED.index(one["name"]), one["size"]))
+    return sorted(made, key=lambda one: (SERIES.index(one["what"]), COMPARED.index(one["name"]), one["size"]))
 
 
 _KEPT: Final = (
@@ -170,9 +173,6 @@ def _rows(name: str, point: Point, samples: Sequence[Sample], usual: Sequence[Sa
     figures = row(name, samples, usual)
     for placed in _series(point):
         yield {"what": placed.what, "size": placed.size, "name": name, **{key: figures[key] for key in _KEPT}}
-
-
-_ORDER: Final = ("experiments", "header_kb", "connections", "new_users_percent")
 
 
 def _series(point: Point) -> Iterator[Point]:

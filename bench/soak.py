@@ -3,9 +3,10 @@
     python -m bench.soak --seconds 600 --connections 256
 
 Each connection makes one call after the other, as fast as the server answers, the way Envoy does: headers, one message,
-and a reset once the answer is complete. Some calls are given up before that, at a point chosen at random, and some
+and a reset once the answer is complete; one connection in ten has a time limit for its calls, or asks as older Envoys
+did. Users are more than the server remembers. Some calls are given up, at a point chosen at random, and some
 connections with them. Every other call must be answered with the very bytes that are due. Exit code 1 if one was not,
-if streams or connections stay open at the end, or if memory grew.
+if streams or connections stay open at the end, if memory grew, or if most calls did not go the usual, short way.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
+from bench.soak_messages import Due
 from bench.soak_peer import Peer, Tally
 
 _TOLERANCE_MB: Final = 3.0
 """Growth of memory from the first third of the run to the last that is put down to chance."""
+
+_LEAST_USUAL: Final = 0.6
+"""Of all calls. Two of ten are given up before the server has read them, or are of a peer that is not usual."""
 
 _WAIT: Final = 20.0
 
@@ -35,11 +40,19 @@ class Soaked(Tally):
         samples: what the server said of itself: seconds since the start, streams, connections, MB.
         left: streams and connections that the server still had when all peers had gone; -1 for unknown.
         seconds: how long peers made calls.
+        usual: calls that went the server's short way; None where the transport has none.
     """
 
     samples: list[tuple[float, int, int | None, float]] = field(default_factory=list)
     left: tuple[int, int] = (-1, -1)
     seconds: float = 0.0
+    usual: int | None = None
+
+    @property
+    def usual_share(self) -> float | None:
+        """Share of all calls that went the server's short way; None where the transport has none."""
+        calls = self.answered + self.given_up.total() + self.failed.total()
+        return None if self.usual is None else self.usual / max(1, calls)
 
     def grown_mb(self) -> float:
         """Median memory of the last third of the run beyond that of the second third: the first one warms up."""
@@ -54,6 +67,8 @@ class Soaked(Tally):
             found.append(f"{self.left[0]} streams and {self.left[1]} connections were left open")
         if self.grown_mb() > _TOLERANCE_MB:
             found.append(f"memory grew by {self.grown_mb():.1f} MB")
+        if self.usual_share is not None and self.usual_share < _LEAST_USUAL:
+            found.append(f"only {self.usual_share:.0%} of the calls went the usual way")
         return found
 
 
@@ -69,6 +84,7 @@ class _Load:
         self._port = port
         self._aborts = aborts
         self._chance = random.Random(seed)
+        self._due = Due()
         self._peers: set[Peer] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._over = False
@@ -79,7 +95,7 @@ class _Load:
         task.add_done_callback(self._opening.discard)
 
     async def _connect(self) -> None:
-        peer = Peer(self._soaked, random.Random(self._chance.random()), self._aborts, self._gone)
+        peer = Peer(self._soaked, random.Random(self._chance.random()), self._aborts, self._due, self._gone)
         self._peers.add(peer)
         try:
             await asyncio.get_running_loop().create_connection(lambda: peer, "127.0.0.1", self._port)
@@ -158,6 +174,7 @@ async def soak(transport: str, seconds: float, connections: int, aborts: float =
 async def _read(lines: asyncio.StreamReader, soaked: Soaked, started: float) -> None:
     async for line in lines:
         said = json.loads(line)
+        soaked.usual = said["usual"]
         soaked.samples.append((time.monotonic() - started, said["streams"], said["connections"], said["rss_mb"]))
 
 
@@ -176,6 +193,8 @@ def main() -> int:
         print(f"{at:7.1f} s {streams:6d} streams open {connections!s:>5} connections {memory:8.1f} MB")
     given_up = ", ".join(f"{count} {where}" for where, count in sorted(soaked.given_up.items()))
     print(f"{soaked.answered} calls answered in {soaked.seconds:.0f} s; given up by their peers: {given_up}")
+    if soaked.usual_share is not None:
+        print(f"{soaked.usual_share:.1%} of all calls went the usual, short way")
     print(
         f"memory grew by {soaked.grown_mb():.1f} MB; left open: {soaked.left[0]} streams, {soaked.left[1]} connections"
     )

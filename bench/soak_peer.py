@@ -9,23 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-import hpack
-from envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
+from bench import soak_messages
+from bench.soak_messages import TIMED_BLOCKS, USUAL_BLOCKS, Due
 
-from experiment.names import MODEL_VERSION
-
-_HEADERS: Final = (
-    (":method", "POST"),
-    (":scheme", "http"),
-    (":path", "/envoy.service.ext_proc.v3.ExternalProcessor/Process"),
-    (":authority", "abmesh"),
-    ("te", "trailers"),
-    ("content-type", "application/grpc"),
-    ("grpc-timeout", "60S"),
-)
 _DATA, _HEADERS_FRAME, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _ACK, _END_HEADERS = 0x1, 0x1, 0x4
 _CANCEL: Final = 8
+_DONE: Final = 2
+"""With what Envoy resets a call once it has its answer."""
+
+_UNUSUAL: Final = 0.1
+"""Share of the peers that send something else than the rendered Envoy does: a time limit, or what older ones send."""
+
 _GIVE_BACK: Final = 16_384
 
 
@@ -48,39 +43,26 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
-def _block() -> bytes:
-    never = [hpack.NeverIndexedHeaderTuple(name, value) for name, value in _HEADERS]
-    return hpack.Encoder().encode(never)
-
-
-def _body(*, decides: bool) -> bytes:
-    request = ProcessingRequest()
-    if decides:
-        request.protocol_config.SetInParent()
-    for name, value in ((":path", b"/v1/chat"), ("x-user-id", b"user-1"), ("x-other", b"v" * 300)):
-        request.request_headers.headers.headers.add(key=name, raw_value=value)
-    serialized: bytes = request.SerializeToString()
-    return b"\0" + len(serialized).to_bytes(4, "big") + serialized
-
-
 _HELLO: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0)
-_BLOCK: Final = _block()
-_BODIES: Final = (_body(decides=True), _body(decides=False))
-"""As Envoy says that it wants nothing but this answer, after which the server ends the call, and as older ones do."""
 
 
 class Peer(asyncio.Protocol):
     """One connection, which makes a few calls at a time until it is told to stop."""
 
-    def __init__(self, tally: Tally, chance: random.Random, aborts: float, gone: Callable[[Peer], None]) -> None:
+    def __init__(
+        self, tally: Tally, chance: random.Random, aborts: float, due: Due, gone: Callable[[Peer], None]
+    ) -> None:
         self._tally = tally
+        self._due = due
         self._chance = chance
         self._aborts = aborts
         self._gone = gone
-        self._body = chance.choice(_BODIES)
+        self._first_block, self._block = TIMED_BLOCKS if chance.random() < _UNUSUAL / 2 else USUAL_BLOCKS
+        self._decides = chance.random() >= _UNUSUAL / 2
         self._buffer = b""
         self._next = 1
         self._taken = 0
+        self._asked: dict[int, bytes] = {}
         self._answers: dict[int, bytes] = {}
         self.stopping = False
         self._leaving = False
@@ -104,10 +86,9 @@ class Peer(asyncio.Protocol):
             stream = self._next
             self._next += 2
             if self._chance.random() >= self._aborts:
-                self._answers[stream] = b""
-                self._transport.write(
-                    _frame(_HEADERS_FRAME, _END_HEADERS, stream, _BLOCK) + _frame(_DATA, 0, stream, self._body)
-                )
+                asked = self._message()
+                self._asked[stream], self._answers[stream] = asked, b""
+                self._transport.write(self._head(stream) + _frame(_DATA, 0, stream, soak_messages.framed(asked)))
                 return
             self._give_up(stream)
             if self._leaving:
@@ -115,23 +96,31 @@ class Peer(asyncio.Protocol):
         if not self._answers:
             self._leave()
 
+    def _message(self) -> bytes:
+        return soak_messages.message(self._chance.randrange(soak_messages.USERS), decides=self._decides)
+
+    def _head(self, stream: int) -> bytes:
+        block = self._first_block if stream == 1 else self._block
+        return _frame(_HEADERS_FRAME, _END_HEADERS, stream, block)
+
     def _give_up(self, stream: int) -> None:
-        head = _frame(_HEADERS_FRAME, _END_HEADERS, stream, _BLOCK)
+        head, body = self._head(stream), soak_messages.framed(self._message())
         reset = _frame(_RST_STREAM, 0, stream, _CANCEL.to_bytes(4, "big"))
-        where = self._chance.choice(("headers", "amid the message", "message", "connection"))
+        where = self._chance.choice(("headers", "amid the message", "message", "after the message", "connection"))
         if where == "connection" and self._chance.random() < 0.9:
             where = "half-closed"
         self._tally.given_up[where] += 1
         if where == "headers":
             self._transport.write(head + reset)
         elif where == "amid the message":
-            self._transport.write(
-                head + _frame(_DATA, 0, stream, self._body[: self._chance.randrange(len(self._body))]) + reset
-            )
+            self._transport.write(head + _frame(_DATA, 0, stream, body[: self._chance.randrange(len(body))]) + reset)
         elif where == "message":
-            self._transport.write(head + _frame(_DATA, 0, stream, self._body) + reset)
+            self._transport.write(head + _frame(_DATA, 0, stream, body) + reset)
+        elif where == "after the message":  # the server may have read it, or not
+            self._transport.write(head + _frame(_DATA, 0, stream, body))
+            self._transport.write(reset)
         elif where == "half-closed":
-            self._transport.write(head + _frame(_DATA, _END_STREAM, stream, self._body) + reset)
+            self._transport.write(head + _frame(_DATA, _END_STREAM, stream, body) + reset)
         else:
             # What else is under way on the connection goes with it.
             self._tally.given_up[where] += len(self._answers)
@@ -177,18 +166,16 @@ class Peer(asyncio.Protocol):
             return
         elif kind not in {_DATA, _HEADERS_FRAME}:
             return
-        if stream in self._answers and (flags & _END_STREAM or (self._body is _BODIES[1] and kind == _DATA)):
-            answer = self._answers[stream]
-            whole = len(answer) > 5 and int.from_bytes(answer[1:5], "big") == len(answer) - 5
-            if whole or flags & _END_STREAM:
-                right = whole and MODEL_VERSION.encode() in answer
-                self._over(stream, "" if right else "another answer than is due")
+        if stream in self._answers and (flags & _END_STREAM or (not self._decides and kind == _DATA)):
+            answer, due = self._answers[stream], self._due.answer(self._asked[stream])
+            if len(answer) >= len(due) or flags & _END_STREAM:
+                self._over(stream, "" if answer == due else "another answer than is due")
 
     def _over(self, stream: int, fault: str) -> None:
-        del self._answers[stream]
+        del self._answers[stream], self._asked[stream]
         if fault:
             self._tally.failed[fault] += 1
         else:
             self._tally.answered += 1
-        self._transport.write(_frame(_RST_STREAM, 0, stream, bytes(4)))
+        self._transport.write(_frame(_RST_STREAM, 0, stream, _DONE.to_bytes(4, "big")))
         self._call()

@@ -2,8 +2,9 @@
 
     python -m bench.soaked nghttp2
 
-Its first line of JSON has the address; every further one the open streams and connections, and the memory in MB
-(10^6 bytes). It ends with its standard input.
+Its first line of JSON has the address; every further one the open streams and connections, the memory in MB (10^6
+bytes), and how many calls took the usual, short way. It begins with its memory of answers full, and ends with its
+standard input.
 """
 
 from __future__ import annotations
@@ -15,29 +16,20 @@ from typing import Any, Final
 
 import psutil
 
-from experiment.codec import parse
-from ext_proc.service import Service, compile_rules
+from bench import soak_messages
+from ext_proc.service import Service
 from ext_proc.settings import Tcp
-from ext_proc.telemetry import Counts
 from ext_proc.transport.choice import loop_factory
 
-_DOCUMENT: Final = """\
-version: 1
-experiments:
-  - name: chat-model
-    match: {path_prefix: /v1/}
-    unit: [{header: x-user-id}]
-    variants:
-      - {name: model-a, cluster: model-a, weight: 90, control: true}
-      - {name: model-b, cluster: model-b, weight: 10}
-"""
 _PERIOD: Final = 0.25
 
 
 async def serve(transport: str) -> None:
     """Serve until standard input ends."""
-    service = Service(Counts())
-    service.rules = compile_rules(parse(_DOCUMENT, "the soak's document"))
+    service = soak_messages.new_service()
+    for user in range(soak_messages.WARMING_USERS):
+        service.answer(soak_messages.message(soak_messages.USERS + user, decides=True))
+    usual = _counted() if transport == "nghttp2" else None
     server = _new_server(transport, service)
     (address,) = await server.start([Tcp("127.0.0.1", 0)])
     own = len(asyncio.all_tasks())
@@ -49,7 +41,8 @@ async def serve(transport: str) -> None:
         # grpc.aio does not say how many streams are open, but has a task for each.
         streams = getattr(server, "open_streams", len(asyncio.all_tasks()) - own)
         connections = getattr(server, "open_connections", None)
-        _say(streams=streams, connections=connections, rss_mb=process.memory_info().rss / 1e6)
+        rss_mb = process.memory_info().rss / 1e6
+        _say(streams=streams, connections=connections, rss_mb=rss_mb, usual=usual and usual[0])
     await server.abort()
 
 
@@ -61,6 +54,21 @@ def _new_server(transport: str, service: Service) -> Any:
     from ext_proc.transport.nghttp2 import Nghttp2Server
 
     return Nghttp2Server(service)
+
+
+def _counted() -> list[int]:
+    """Count the calls that go the short way to its end, which makes no stream; a list of this one number."""
+    from ext_proc.transport.calls import Calls
+
+    counted, take_first = [0], Calls._take_first
+
+    def counting(calls: Calls, stream_id: int, data: bytes) -> None:
+        take_first(calls, stream_id, data)
+        counted[0] += stream_id not in calls._streams
+
+    # The server itself need not count this.
+    Calls._take_first = counting  # type: ignore[method-assign, assignment]
+    return counted
 
 
 def _say(**values: Any) -> None:

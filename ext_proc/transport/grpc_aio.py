@@ -7,6 +7,7 @@ with each.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
@@ -34,6 +35,11 @@ _OPTIONS: Final = (
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),
 )
+
+ENDED_ERROR: Final = "grpcio"
+"""As what it is counted that grpc.aio ended by itself."""
+
+_RETRY_SECONDS: Final = 0.5
 
 
 class GrpcServer:
@@ -92,13 +98,32 @@ class GrpcServer:
             try:
                 await self._server.wait_for_termination()
             except Exception as error:  # noqa: BLE001  whatever ended it, Envoy wants to be answered
+                self._service.counts.error(ENDED_ERROR)
                 log.warning("grpc.aio has ended by itself (%s): listening anew", type(error).__name__)
             if self._closing:
                 return
-            await self._server.stop(None)
-            self._server = self._new_server()
-            self._sockets.clear()
-            await self._listen(addresses)
+            await self._listen_anew(addresses)
+
+    async def _listen_anew(self, addresses: Sequence[Address]) -> None:
+        """Listen with another server as soon as it can: perhaps a socket's folder is gone, or a port is taken."""
+        while not self._closing:
+            try:
+                await self._discard()
+                await self._listen(addresses)
+                break
+            except Exception as error:  # noqa: BLE001  whatever it is, nobody is answered while we do not listen
+                log.warning("cannot listen anew, trying again: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+        if self._closing:  # meanwhile, when this server did not listen yet
+            await self._stop(None)
+
+    async def _discard(self) -> None:
+        """Put a new server into the place of the one that there is."""
+        with contextlib.suppress(grpc.aio.UsageError):
+            await self._server.start()  # what was never started would keep its ports for ever, and answer nobody
+        await self._server.stop(None)
+        self._server = self._new_server()
+        self._sockets.clear()
 
     def _bind(self, address: Address) -> Address:
         target = str(address)

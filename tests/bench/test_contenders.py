@@ -98,6 +98,12 @@ def test_what_cannot_start_is_skipped_and_says_why() -> None:
     assert skipped == [{"name": "go_1_processor", "reason": "no Go here"}]
 
 
+def test_whoever_has_a_server_of_ours_needs_what_its_transport_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "find_spec", lambda name: None if name == "ngh2" else name)
+    lacking = [contender.name for contender in CONTENDERS if "ngh2" in contenders.missing(contender)]
+    assert lacking == ["native", *(name for name in BY_NAME if name.startswith("nghttp2"))]
+
+
 def test_all_are_wanted_where_none_is_named() -> None:
     wanted, skipped = chosen([], lambda _: "")
     assert (wanted, skipped) == (list(CONTENDERS), [])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import documentation, plot, tables
+from bench import documentation, growth, plot, tables
 from bench.contenders import BY_NAME, CONTENDERS
+from bench.summary import Sample
 
 RESULTS: dict[str, Any] = json.loads(documentation.RESULTS.read_text(encoding="utf-8"))
 
@@ -38,6 +40,29 @@ def test_docs_explain_every_data_path() -> None:
     for contender in CONTENDERS:
         explained = {f"`{contender.name}`", f"`{contender.name.split('_')[0]}_*`"}
         assert any(name in text for name in explained), contender.name
+
+
+def test_docs_explain_every_series_of_growth_and_no_other() -> None:
+    explained = documentation.PAGE.read_text(encoding="utf-8").partition("### Growth")[2].partition("\n#")[0]
+    assert set(re.findall(r"`(\w+)`", explained)) == set(growth.SERIES)
+
+
+def test_a_run_puts_every_size_of_every_series_into_the_page() -> None:
+    points = [point for experiments in growth.EXPERIMENTS for point in growth.points(experiments)]
+    sample = Sample(1000.0, 1.0, 2.0, envoy_cpu_us=100.0, failures={"failed_requests": 0})
+    rows = growth.rows({(name, point): [sample] for name in growth.COMPARED for point in points})
+    lines = documentation.page_lines({**RESULTS, "growth": rows})
+    sizes = {
+        "experiments": growth.EXPERIMENTS,
+        "header_kb": (0, *growth.HEADER_KB),
+        "connections": growth.CONNECTION_COUNTS,
+        "new_users_percent": (0, growth.NEW_USERS_PERCENT),
+    }
+    assert list(sizes) == list(growth.SERIES)
+    for what, of in sizes.items():
+        for name in growth.COMPARED:
+            shown = [line.split(" | ")[1] for line in lines if line.startswith(f"| `{what}` |") and f"`{name}`" in line]
+            assert shown == [str(size) for size in of], (what, name)
 
 
 def test_ratios_are_quoted_with_their_aims() -> None:

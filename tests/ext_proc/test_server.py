@@ -12,7 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ext_proc import wire
 from tests.ext_proc.clients import NOT_SERVING, SERVING, USER, ask, connected, health, opened, scrape, total
-from tests.ext_proc.programs import Program, eventually, program
+from tests.ext_proc.conformance.peer import Peer, frame, plain
+from tests.ext_proc.programs import LIMIT, Program, eventually, program
 from tests.ext_proc.samples import DOCUMENT_TEXT, EVERY_KIND, headers_set, request_headers
 
 
@@ -40,6 +41,26 @@ async def test_a_server_answers_on_tcp_and_on_a_unix_socket_and_ends_cleanly(fol
         assert await server.stop() == 0
         assert not path.exists()
         assert "Traceback" not in server.text
+
+
+async def test_that_grpcio_ended_by_itself_is_counted_and_it_answers_again(folder: Path) -> None:
+    async with program(folder, "--listen", "127.0.0.1:0", "--transport", "grpcio") as server:
+        await server.ready()
+        await asyncio.to_thread(end_grpc_aio, server.addresses[0])
+        async with connected(server.addresses[0]) as channel:
+            await asyncio.wait_for(channel.channel_ready(), LIMIT)
+            assert await ask(channel) is not None
+        samples = await asyncio.to_thread(scrape, server.metrics)
+        assert samples["abmesh_ext_proc_errors_total{kind=grpcio}"] == 1
+        assert await server.stop() == 0
+
+
+def end_grpc_aio(address: str) -> None:
+    """By a call whose path is not UTF-8; returns when its connection is gone."""
+    with Peer(address) as found:
+        found.open()
+        found.send(frame(1, 5, 1, plain().replace(b"/Process", b"/Proce\xf0s")))
+        found.end()
 
 
 async def test_health_follows_the_document_and_a_broken_edit_never_takes_effect(tmp_path: Path) -> None:

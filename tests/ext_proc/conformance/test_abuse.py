@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -120,16 +121,47 @@ def test_thousands_of_connections_that_say_nothing_are_no_burden(quick: Served) 
 
 def test_a_path_that_is_not_utf_8_ends_no_server(own: Served) -> None:
     """grpc.aio ends by itself then; ours must be there again."""
-    with Peer(own.tcp) as found:
-        found.open()
-        found.send(frame(1, 5, 1, plain().replace(b"/Process", b"/Proce\xf0s")))
-        with contextlib.suppress(Closed):
-            found.result(1)
+    ask_for_a_path_that_is_not_utf_8(own)
     served_well(own)
     with peer(own.unix) as other:
         assert other.call(1, USER).messages == [ANSWER]
     own.tell("drain 1")
     own.until(lambda now: own.tell("drained")["drained"], "the end of the drain")
+
+
+def test_a_server_that_cannot_listen_anew_at_once_does_when_it_can(tmp_path: Path) -> None:
+    folder = tmp_path / "sockets"
+    folder.mkdir()
+    with serving(tmp_path / "server", "grpcio", socket=str(folder / "s.sock")) as server:
+        shutil.rmtree(folder)
+        ask_for_a_path_that_is_not_utf_8(server)
+        server.until(lambda now: server.text.count("cannot listen anew") > 1, "attempts to listen")
+        folder.mkdir()
+        served_well(server)
+        for _ in range(20):  # of the attempts that failed nothing is left that takes connections and never answers
+            with peer(server.tcp) as other:
+                assert other.call(1, USER).messages == [ANSWER]
+        with peer(server.unix) as other:
+            assert other.call(1, USER).messages == [ANSWER]
+
+
+def test_a_server_that_cannot_listen_anew_can_be_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "sockets"
+    folder.mkdir()
+    with serving(tmp_path / "server", "grpcio", socket=str(folder / "s.sock")) as server:
+        shutil.rmtree(folder)
+        ask_for_a_path_that_is_not_utf_8(server)
+        server.until(lambda now: "cannot listen anew" in server.text, "attempts to listen")
+        server.tell("drain 1")
+        server.until(lambda now: server.tell("drained")["drained"], "the end of the drain")
+
+
+def ask_for_a_path_that_is_not_utf_8(server: Served) -> None:
+    with Peer(server.tcp) as found:
+        found.open()
+        found.send(frame(1, 5, 1, plain().replace(b"/Process", b"/Proce\xf0s")))
+        with contextlib.suppress(Closed):
+            found.result(1)
 
 
 # Floods.

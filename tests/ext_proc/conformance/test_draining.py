@@ -13,7 +13,7 @@ import pytest
 
 from tests.ext_proc.clients import USER, ask, connected, health, opened
 from tests.ext_proc.conformance.peer import NO_ERROR, Closed, Peer, message, peer
-from tests.ext_proc.conformance.served import TRANSPORTS, Served, serving
+from tests.ext_proc.conformance.served import LIMIT, TRANSPORTS, Served, serving
 from tests.ext_proc.conformance.test_calls import EOF, MESSAGES, UNTOUCHED_BODY, expected
 from tests.ext_proc.programs import eventually
 
@@ -42,7 +42,7 @@ async def test_a_drain_under_load_fails_no_call_of_clients_that_heed_health(own:
 
 
 def test_the_end_is_announced_and_what_is_under_way_is_finished(own: Served) -> None:
-    """The peer knows nothing of health, and goes on opening streams until it sees a GOAWAY."""
+    """The peer knows nothing of health, and goes on opening streams while there has been no GOAWAY."""
     with peer(own.tcp) as idle, peer(own.tcp) as found:
         for stream in (1, 3, 5):
             found.send(found.headers(stream))
@@ -50,13 +50,10 @@ def test_the_end_is_announced_and_what_is_under_way_is_finished(own: Served) -> 
         found.send(found.data(3, message(USER)[:50]))  # amid a message
         found.until(lambda: found.streams[1].messages == [ANSWER])
         own.tell("drain 20")
-        opened_so_far = [7]
-        while found.goaway is None:
-            stream = opened_so_far[-1]
+        late = (7, 9, 11)
+        for stream in late:
             found.send(found.headers(stream), found.data(stream, message(USER), end=True))
-            found.until(lambda: found.goaway is not None or bool(found.streams[opened_so_far[-1]].headers))
-            opened_so_far.append(stream + 2)
-            time.sleep(0.3)  # the server waits for a moment without a new one
+        found.until(lambda: found.goaway is not None)  # once there has not been a new one for a moment
         assert found.goaway == NO_ERROR
         found.send(found.data(3, message(USER)[50:], end=True))
         found.send(found.data(5, message(USER), end=True))
@@ -64,11 +61,13 @@ def test_the_end_is_announced_and_what_is_under_way_is_finished(own: Served) -> 
         assert found.end() == NO_ERROR
         assert found.streams[1].status == "0"
         # grpcio gives up calls of which it has not read a message when it closes, whatever it announced.
-        begun = (3, 5, *opened_so_far[:-1]) if own.transport == "nghttp2" else ()
+        begun = (3, 5, *late) if own.transport == "nghttp2" else ()
+        assert found.last_stream is not None
         for number in begun:
-            if number <= (found.last_stream or 0):
+            if number <= found.last_stream:
                 assert found.streams[number].messages == [ANSWER]
                 assert found.streams[number].status == "0"
+        assert found.last_stream >= 5
     own.until(lambda now: own.tell("drained")["drained"], "the end of the drain")
 
 
@@ -88,7 +87,7 @@ def test_a_drain_ends_when_its_time_is_over_whatever_is_open(own: Served) -> Non
         own.tell("drain 1.5")
         found.end()
         own.until(lambda now: own.tell("drained")["drained"], "the end of the drain")
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started > 1.4, "no call is given up before"
 
 
 async def test_an_abort_ends_every_call_at_once(own: Served) -> None:
@@ -96,11 +95,9 @@ async def test_an_abort_ends_every_call_at_once(own: Served) -> None:
         stream = opened(channel)
         await stream.write(USER)
         assert await stream.read() == ANSWER
-        started = time.monotonic()
         await asyncio.to_thread(own.tell, "abort")
         with contextlib.suppress(grpc.aio.AioRpcError):
-            assert await stream.read() is EOF
-        assert time.monotonic() - started < 5
+            assert await asyncio.wait_for(stream.read(), LIMIT) is EOF
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -119,30 +116,45 @@ async def test_a_client_finds_the_server_that_takes_over_a_socket(tmp_path: Path
 
 def test_a_stream_that_is_opened_after_the_last_one_announced_is_not_half_answered(own: Served) -> None:
     with peer(own.tcp) as found:
-        own.tell("drain 3")
-        found.until(lambda: found.goaway is not None)
-        time.sleep(0.1)
+        found.send(found.headers(1), found.data(1, message(USER)[:50]))  # nghttp2 stays for the rest
+        found.ping()
+        own.tell("drain 20")
+        with contextlib.suppress(Closed):
+            found.until(lambda: found.last_stream is not None and found.last_stream < 101)
         found.send(found.headers(101), found.data(101, message(USER), end=True))
+        found.send(found.data(1, message(USER)[50:], end=True))
         with pytest.raises(Closed):
             found.until(lambda: False)
+        if own.transport == "nghttp2":
+            assert found.streams[1].messages == [ANSWER]
         late = found.streams.get(101)
         assert late is None or late.reset is not None or late.messages == [ANSWER]
 
 
 async def test_health_is_answered_while_draining(own: Served) -> None:
-    async with connected(own.tcp) as channel:
+    over = asyncio.Event()
+
+    async def load() -> None:
+        async with connected(own.tcp) as other:
+            while not over.is_set():
+                assert await ask(other) == ANSWER
+
+    async with connected(own.tcp) as channel, asyncio.TaskGroup() as tasks:
         before = await health(channel)
-        own.tell("drain 5")
+        for _ in range(4):  # or the server would close its connections soon
+            tasks.create_task(load())
+        own.tell("drain 20")
         assert await health(channel) != before
+        over.set()
 
 
 async def test_questions_about_health_do_not_hold_up_a_drain(own: Served) -> None:
     """Envoy asks on until it has heard often enough that it should go elsewhere."""
     async with connected(own.tcp) as channel:
-        started = time.monotonic()
-        own.tell("drain 30")
+        own.tell("drain 600")  # which a drain that they hold up takes nearly all of
+        deadline = time.monotonic() + 2 * LIMIT
         while not own.tell("drained")["drained"]:
+            assert time.monotonic() < deadline
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await health(channel)
             await asyncio.sleep(0.02)
-        assert time.monotonic() - started < 15

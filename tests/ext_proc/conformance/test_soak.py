@@ -20,4 +20,6 @@ async def test_under_full_load_with_aborts_nothing_fails_that_was_not_aborted_an
         faults = [fault for fault in faults if "memory" not in fault]
     assert not faults
     assert soaked.answered > 100
-    assert all(soaked.given_up[where] for where in ("headers", "amid the message", "message", "half-closed"))
+    assert (soaked.usual is not None) == busy
+    places = ("headers", "amid the message", "message", "after the message", "half-closed")
+    assert all(soaked.given_up[where] for where in places)
