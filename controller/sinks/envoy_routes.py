@@ -39,8 +39,8 @@ class EnvoyRoutes:
         self.path = path
         self._renderer = RoutesRenderer()
 
-    def publish(self, snapshot: Snapshot) -> bool:
-        """Put a document's routes in force; whether the file had to be written.
+    def publish(self, snapshot: Snapshot) -> files.Put:
+        """Put a document's routes in force.
 
         Raises:
             RenderError: the document lacks what Envoy needs to know.

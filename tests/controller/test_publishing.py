@@ -119,11 +119,11 @@ async def test_a_bug_in_rendering_or_watching_is_survived(tmp_path: Path) -> Non
     looks = 0
 
     class Target:
-        def publish(self, found: Snapshot) -> bool:
+        def publish(self, found: Snapshot) -> tuple[bool, object]:
             published.append(found.generation)
             if len(published) < 3:
                 raise KeyError("a bug") if len(published) == 1 else StoreError("full")
-            return True
+            return True, "same"
 
         def signature(self) -> object:
             return "same"
@@ -143,6 +143,45 @@ async def test_a_bug_in_rendering_or_watching_is_survived(tmp_path: Path) -> Non
     assert (publisher.state.error, publisher.state.generation) == ("", snapshot.generation)
 
 
+async def test_a_document_that_cannot_be_watched_is_said_for_as_long_as_it_lasts(tmp_path: Path) -> None:
+    snapshot = Folder(tmp_path).store.read()
+    looks = signatures = 0
+    readable = asyncio.Event()
+
+    class Target:
+        def publish(self, _: Snapshot) -> tuple[bool, object]:
+            return True, "same"
+
+        def signature(self) -> object:
+            nonlocal signatures
+            signatures += 1
+            return "same"
+
+    async def watch() -> AsyncIterator[Snapshot | Rejected]:
+        nonlocal looks
+        looks += 1
+        if looks > 1 and not readable.is_set():
+            raise StoreError("gone")
+        yield snapshot
+        if looks > 1:
+            await asyncio.Event().wait()
+
+    publisher = Publisher(watch, Target(), retry_seconds=0.02, check_seconds=0.001)
+    async with running(publisher):
+        await until(lambda: publisher.state.error)
+        start = signatures
+        seen: set[str] = set()
+
+        def looked_often_enough() -> bool:
+            seen.add(publisher.state.error)
+            return signatures > start + 10
+
+        await until(looked_often_enough)
+        assert seen == {"gone"}, "the file being as it was written says nothing of the document"
+        readable.set()
+        await until(lambda: not publisher.state.error)
+
+
 async def test_metrics_tell_what_the_file_holds(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     telemetry = Telemetry()
@@ -155,7 +194,7 @@ async def test_metrics_tell_what_the_file_holds(tmp_path: Path) -> None:
     assert float(sample.split()[1]) == folder.store.read().generation
     assert "abmesh_routes_writes_total 1.0" in text
     assert "abmesh_routes_published 1.0" in text
-    folder.publisher.state.error = "the disk is full"
+    folder.publisher.state.write_error = "the disk is full"
     assert "abmesh_routes_published 0.0" in telemetry.render().decode()
     assert b"abmesh_routes" not in Telemetry().render(), "nothing where there is no such file"
 
