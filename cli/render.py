@@ -89,5 +89,5 @@ def envoy(
     snapshot = FileStore(config).read()
     bootstrap = to_yaml(render_bootstrap(snapshot.document, options))
     if options.routes_file:
-        EnvoyRoutes(Path(options.routes_file)).publish(snapshot)
+        EnvoyRoutes(Path(options.routes_file)).begin(snapshot)
     typer.echo(bootstrap, nl=False)

@@ -275,6 +275,7 @@ def test_render_envoy_writes_the_first_routes_file_and_routes_keeps_it(abmesh: I
     assert f"path: {file}\n" in rendered.out
     first = file.read_text()
     assert json.loads(first)["resources"][0]["name"] == "abmesh"
+    assert json.loads((tmp_path / "routes.json.clusters").read_text()) == ["model-a", "model-b"]
     assert abmesh("routes", str(file)).out.startswith(f"{file}: up to date already, generation ")
     assert abmesh("routes").out == first
     assert abmesh("weights", NAME, "model-b=30").code == 0

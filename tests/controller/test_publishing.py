@@ -182,6 +182,34 @@ async def test_a_document_that_cannot_be_watched_is_said_for_as_long_as_it_lasts
         await until(lambda: not publisher.state.error)
 
 
+async def test_routes_that_the_envoys_bootstrap_could_not_serve_are_never_written(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    EnvoyRoutes(folder.file).begin(folder.store.read())
+    state = folder.publisher.state
+    async with running(folder.publisher):
+        await until(lambda: state.generation)
+        good = folder.file.read_text()
+        folder.document.write_text(TEXT.replace("cluster: b", "cluster: b2"))
+        await until(lambda: state.error)
+        assert "found routes to b2; allowed: the clusters of this Envoy's bootstrap, a, b;" in state.error
+        assert "restart Envoy" in state.error
+        assert folder.file.read_text() == good
+        # As `abmesh render envoy` does, at whose bootstrap Envoy is restarted.
+        EnvoyRoutes(folder.file).begin(folder.store.read())
+        await until(lambda: not state.error)
+        assert folder.holds_the_document()
+
+
+@pytest.mark.parametrize("found", ["[", '{"a": 1}', "[1]", "\udc80"])
+def test_a_record_of_clusters_that_makes_no_sense_is_said(tmp_path: Path, found: str) -> None:
+    folder = Folder(tmp_path)
+    routes = EnvoyRoutes(folder.file)
+    routes.record.write_bytes(found.encode(errors="surrogateescape"))
+    with pytest.raises(StoreError, match="cannot read the record of Envoy's clusters"):
+        routes.publish(folder.store.read())
+    assert not folder.file.exists()
+
+
 async def test_metrics_tell_what_the_file_holds(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     telemetry = Telemetry()
