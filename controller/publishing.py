@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from experiment.errors import AbmeshError
@@ -49,6 +49,8 @@ class Published:
         failures: how often it could not be, or the document could not be watched.
         watch_error: why the document cannot be watched; empty if it can.
         write_error: why the newest document that was seen is not in the file; empty if it is.
+        behind: Envoys that do not serve what the file holds although they have had the time for it, with the version
+            that they serve; see :mod:`controller.serving`.
     """
 
     generation: int | None = None
@@ -56,6 +58,7 @@ class Published:
     failures: int = 0
     watch_error: str = ""
     write_error: str = ""
+    behind: dict[str, str] = field(default_factory=dict)
 
     @property
     def error(self) -> str:

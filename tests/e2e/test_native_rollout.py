@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cli.demo.stack import answers, fetch
+from controller.sinks.envoy_routes import EnvoyRoutes
 from experiment.store import FileStore, format_generation
 from tests.e2e.lanes import Lanes, Reply, experiment, lanes, request, send
 from tests.e2e.support import eventually, metric, status
@@ -212,6 +213,36 @@ async def test_a_variant_that_envoy_has_no_cluster_for_does_not_take_the_others_
         assert not users.failures
 
 
+async def _health(running: Lanes) -> dict[str, Any]:
+    health: dict[str, Any] = json.loads(await fetch(f"{running.stack.controller_url}/healthz") or "{}")
+    return health
+
+
 async def _refused(running: Lanes, why: str) -> bool:
-    health = json.loads(await fetch(f"{running.stack.controller_url}/healthz") or "{}")
-    return why in health.get("routes_error", "")
+    return why in (await _health(running)).get("routes_error", "")
+
+
+async def test_an_envoy_that_refuses_what_is_published_is_told_of_until_it_serves_it(tmp_path: Path) -> None:
+    async with lanes(tmp_path, experiment("native"), interval=timedelta(milliseconds=200)) as running:
+        served = await running.version()
+        document = running.stack.config.read_text()
+        # As of an older version of ours, so that it is Envoy that has to refuse the document.
+        EnvoyRoutes(running.stack.routes_file).record.unlink()
+        newer = document.replace("clusters:\n", "clusters:\n  model-d: {host: 127.0.0.1, port: 1}\n", 1)
+        running.stack.config.write_text(newer.replace("cluster: model-c", "cluster: model-d", 1))
+
+        async def behind() -> dict[str, str]:
+            found: dict[str, str] = (await _health(running)).get("routes_behind", {})
+            return found
+
+        await eventually(behind)
+        assert await behind() == {running.stack.admin: served}
+        text = await fetch(f"{running.stack.controller_url}/metrics") or ""
+        assert metric(text, "abmesh_routes_envoys_behind") == 1
+        assert metric(text, "abmesh_routes_published") == 1, "the file is as new as the document"
+        running.stack.config.write_text(document)
+
+        async def caught_up() -> bool:
+            return not await behind()
+
+        await eventually(caught_up)
