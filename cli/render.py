@@ -70,6 +70,7 @@ def envoy(
     from controller.sinks.envoy_routes import EnvoyRoutes
     from experiment.store import FileStore
     from mesh.bootstrap import render_bootstrap
+    from mesh.native import is_native
     from mesh.options import RenderOptions, ServerTls
     from mesh.yaml_text import to_yaml
 
@@ -89,5 +90,11 @@ def envoy(
     snapshot = FileStore(config).read()
     bootstrap = to_yaml(render_bootstrap(snapshot.document, options))
     if options.routes_file:
-        EnvoyRoutes(Path(options.routes_file)).publish(snapshot)
+        EnvoyRoutes(Path(options.routes_file)).begin(snapshot)
+    elif stuck := [experiment.name for experiment in snapshot.document.experiments if is_native(experiment)]:
+        typer.echo(
+            f"abmesh: warning: lane native without --routes-file: {', '.join(stuck)}: this Envoy's weights stay as "
+            "they are now, whatever a rollout or `abmesh weights` does, until it is rendered again and restarted",
+            err=True,
+        )
     typer.echo(bootstrap, nl=False)

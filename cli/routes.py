@@ -47,7 +47,7 @@ def routes(
         _follow(config, target)
         return
     snapshot = FileStore(config).read()
-    done = "written" if target.publish(snapshot) else "up to date already"
+    done = "written" if target.publish(snapshot).written else "up to date already"
     typer.echo(f"{file}: {done}, generation {format_generation(snapshot.generation)}")
 
 

@@ -14,6 +14,7 @@ from controller.live import LiveStore
 from controller.locks import make_folder
 from controller.loop import Controller
 from controller.publishing import WATCH_SECONDS, Publisher
+from controller.serving import Watcher
 from controller.settings import ENVOY, Settings
 from controller.sinks.file import FileSink
 from controller.sources.base import Source
@@ -67,6 +68,20 @@ def _publisher(settings: Settings) -> Publisher | None:
     return Publisher(lambda: store.watch(WATCH_SECONDS), EnvoyRoutes(settings.routes_file))
 
 
+async def _keep_routes(settings: Settings, publisher: Publisher) -> None:
+    """Publish routes, and look whether Envoys serve them, until cancelled."""
+    watcher = Watcher(
+        settings.envoys,
+        publisher.state,
+        settle=settings.settle,
+        interval=settings.interval,
+        timeout=settings.timeout,
+    )
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(publisher.run())
+        tasks.create_task(watcher.run())
+
+
 async def _serve(settings: Settings) -> None:
     folder = settings.state_folder
     telemetry = Telemetry()
@@ -90,7 +105,7 @@ async def _serve(settings: Settings) -> None:
         telemetry.publishing(publisher.state)
     routes = publisher.state if publisher else None
     http = HttpServer(settings.http_listen, controller, telemetry, routes) if settings.http_listen else None
-    publishing = asyncio.create_task(publisher.run()) if publisher else None
+    publishing = asyncio.create_task(_keep_routes(settings, publisher)) if publisher else None
     try:
         address = await http.start() if http else "none"
         where = f"envoys={len(settings.envoys)}" if settings.url is None else f"prometheus={settings.url}"

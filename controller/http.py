@@ -80,4 +80,5 @@ class HttpServer:
             published = self._routes.generation
             body["routes_generation"] = None if published is None else format_generation(published)
             body["routes_error"] = self._routes.error
+            body["routes_behind"] = dict(self._routes.behind)
         return web.json_response(body, status=503 if stalled else 200)

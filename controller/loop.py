@@ -80,6 +80,7 @@ class Controller:
         self.role = Role.STARTING
         self.error = ""
         self.report: Report | None = None
+        self._stuck: set[str] = set()
 
     @property
     def idle_seconds(self) -> float:
@@ -146,6 +147,23 @@ class Controller:
             log.error("the document is refused; every rollout holds: %s", report.document_error)
         self.report = report
         self._telemetry.reported(report)
+        self._warn_of_stuck_weights(report)
+
+    def _warn_of_stuck_weights(self, report: Report) -> None:
+        """Once for each experiment: weights that only a routes file takes to Envoy, where this controller keeps none.
+
+        No more than a warning: somebody else may keep the file, where the Envoy is on another machine.
+        """
+        if self._settings.routes_file is not None or report.experiments is None:
+            return
+        native = {experiment.name for experiment in report.experiments if experiment.lane == "native"}
+        if fresh := sorted(native - self._stuck):
+            log.warning(
+                "lane native without --routes-file: new weights of %s do not reach Envoy, unless `abmesh routes FILE "
+                "--follow` keeps the file of its routes",
+                ", ".join(fresh),
+            )
+        self._stuck = native
 
     def _failed(self, reason: str) -> None:
         if reason != self.error:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from experiment.errors import AbmeshError
@@ -32,8 +32,8 @@ CHECK_SECONDS: Final = 5.0
 class Target(Protocol):
     """Where routes go; see :class:`controller.sinks.envoy_routes.EnvoyRoutes`."""
 
-    def publish(self, snapshot: Snapshot) -> bool:
-        """Put a document's routes in force; whether that was necessary."""
+    def publish(self, snapshot: Snapshot) -> tuple[bool, object]:
+        """Put a document's routes in force; whether that was necessary, and the signature of what now is."""
 
     def signature(self) -> object:
         """What changes when anybody changes them."""
@@ -47,13 +47,23 @@ class Published:
         generation: of the document that the file holds the routes of; None before the first.
         writes: how often the file was written.
         failures: how often it could not be, or the document could not be watched.
-        error: why it is behind the newest valid document; empty if it is not.
+        watch_error: why the document cannot be watched; empty if it can.
+        write_error: why the newest document that was seen is not in the file; empty if it is.
+        behind: Envoys that do not serve what the file holds although they have had the time for it, with the version
+            that they serve; see :mod:`controller.serving`.
     """
 
     generation: int | None = None
     writes: int = 0
     failures: int = 0
-    error: str = ""
+    watch_error: str = ""
+    write_error: str = ""
+    behind: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def error(self) -> str:
+        """Why the file is, or may be, behind the newest valid document; empty if it is not."""
+        return self.write_error or self.watch_error
 
 
 class Publisher:
@@ -93,18 +103,19 @@ class Publisher:
         while True:
             try:
                 async for found in self._watch():
+                    self.state.watch_error = ""
                     if isinstance(found, Snapshot):
                         self._wanted = found
                         self._changed.set()
                     else:
                         log.error("the document is refused; the routes stay as they are: %s", _one_line(found.error))
             except Exception as error:  # noqa: BLE001  whatever it is, the file stays as it is until it is over
-                self._failed(error)
+                self.state.watch_error = self._failed(error, self.state.watch_error)
             await asyncio.sleep(self._retry_seconds)
 
     async def _keep(self) -> None:
         while True:
-            pause = self._retry_seconds if self.state.error else self._check_seconds
+            pause = self._retry_seconds if self.state.write_error else self._check_seconds
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), pause)
             self._changed.clear()
@@ -114,7 +125,7 @@ class Publisher:
             if self._is_due(wanted):
                 await self._publish(wanted)
             else:
-                self.state.error = ""  # the document can be watched again, and has not changed
+                self.state.write_error = ""  # what could not be written is not wanted any more
 
     def _is_due(self, wanted: Snapshot) -> bool:
         return wanted.generation != self.state.generation or self._target.signature() != self._written
@@ -122,22 +133,21 @@ class Publisher:
     async def _publish(self, wanted: Snapshot) -> None:
         try:
             # In a thread: hundreds of entries take a while, and the loop and its health endpoint must go on.
-            written = await asyncio.to_thread(self._target.publish, wanted)
+            written, self._written = await asyncio.to_thread(self._target.publish, wanted)
         except Exception as error:  # noqa: BLE001  a bug must not end the watch: the next document may be rendered again
-            self._failed(error)
+            self.state.write_error = self._failed(error, self.state.write_error)
             return
-        self._written = self._target.signature()
-        self.state.generation, self.state.error = wanted.generation, ""
+        self.state.generation, self.state.write_error = wanted.generation, ""
         if written:
             self.state.writes += 1
             log.info("routes of generation %s are published", format_generation(wanted.generation))
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, before: str) -> str:
         reason = _one_line(error) if isinstance(error, AbmeshError) else f"{type(error).__name__}: {_one_line(error)}"
         self.state.failures += 1
-        if reason != self.state.error:
+        if reason != before:
             log.error("the routes are behind the document, trying again: %s", reason)
-        self.state.error = reason
+        return reason
 
 
 def _one_line(error: Exception) -> str:

@@ -153,6 +153,8 @@ class _Routes(Collector):
         text = "0 while the routes file is behind the newest valid document for want of a success, else 1."
         yield GaugeMetricFamily("abmesh_routes_published", text, not routes.error)
         yield CounterMetricFamily("abmesh_routes_writes", "How often the routes file was written.", routes.writes)
+        text = "Envoys that do not serve the routes file's routes although they have had the time for it."
+        yield GaugeMetricFamily("abmesh_routes_envoys_behind", text, len(routes.behind))
         text = "How often it could not be written, or the document not be watched."
         yield CounterMetricFamily("abmesh_routes_failures", text, routes.failures)
 

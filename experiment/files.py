@@ -17,12 +17,15 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from experiment.errors import StoreError
 
 LOCK_SECONDS: Final = 10.0
 """How long a writer waits for the others."""
+
+_NEW_MODE: Final = 0o644
+"""Of a file that was not there: whoever reads it may be another user."""
 
 DOCUMENT: Final = "the experiments document"
 """What a file is, where nobody says otherwise."""
@@ -31,12 +34,27 @@ Signature = tuple[int, int, int, int, int]
 """Device, inode, size, and times of modification and change in nanoseconds."""
 
 
+class Put(NamedTuple):
+    """What became of a file that was to hold some content.
+
+    Attributes:
+        written: whether it had to be written.
+        signature: of the file that holds the content, whatever others have done to it since.
+    """
+
+    written: bool
+    signature: Signature
+
+
 def signature(path: Path) -> Signature | None:
     """What changes when a file's content does, through symbolic links; None if there is no file to be seen."""
     try:
-        found = path.stat()
+        return _signature(path.stat())
     except OSError:
         return None
+
+
+def _signature(found: os.stat_result) -> Signature:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
@@ -142,11 +160,11 @@ def prepared(target: Path, content: bytes) -> Iterator[Path]:
             copy.unlink(missing_ok=True)
 
 
-def put(target: Path, content: bytes, what: str) -> bool:
-    """Give a file new content, at once for every reader and for good; whether that was necessary.
+def put(target: Path, content: bytes, what: str) -> Put:
+    """Give a file new content, at once for every reader and for good.
 
-    A file that holds the content already is left alone. Everybody can read what is written, and whoever owned the file
-    keeps it. A link is replaced by a file. Other callers wait.
+    A file that holds the content already is left alone. Everybody can read a new file; one that is there keeps its
+    mode, and its owner. A link is replaced by a file. Other callers wait.
 
     Args:
         target: the file.
@@ -158,32 +176,35 @@ def put(target: Path, content: bytes, what: str) -> bool:
     """
     with locked(target, LOCK_SECONDS, what):
         try:
-            with contextlib.suppress(FileNotFoundError):
-                if target.read_bytes() == content:
-                    return False
+            with contextlib.suppress(FileNotFoundError), target.open("rb") as present:
+                if present.read() == content:
+                    return Put(written=False, signature=_signature(os.fstat(present.fileno())))
             _remove_copies(target)
-            _put(target, content)
+            return Put(written=True, signature=_put(target, content))
         except OSError as error:
             raise _failure(target, "write", error, what) from error
-    return True
 
 
-def _put(target: Path, content: bytes) -> None:
+def _put(target: Path, content: bytes) -> Signature:
     copy = _copy_of(target)
     descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                _keep_owner(descriptor, target.stat())
-            os.fchmod(descriptor, 0o644)
-            _write_all(descriptor, content)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        mode = _NEW_MODE
+        with contextlib.suppress(FileNotFoundError):
+            present = target.stat()
+            mode = stat.S_IMODE(present.st_mode)
+            _keep_owner(descriptor, present)
+        os.fchmod(descriptor, mode)
+        _write_all(descriptor, content)
+        os.fsync(descriptor)
         copy.replace(target)
+        # After the move, which is a change of the file, and of this file: somebody may have replaced it already.
+        done = _signature(os.fstat(descriptor))
     finally:
+        os.close(descriptor)
         copy.unlink(missing_ok=True)
     _flush_folder(target)
+    return done
 
 
 def replace(copy: Path, target: Path) -> None:

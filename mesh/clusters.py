@@ -62,6 +62,14 @@ _HEALTH_INTERVAL: Final = timedelta(milliseconds=250)
 _HEALTH_TIMEOUT: Final = timedelta(milliseconds=500)
 
 
+def used_clusters(document: Document) -> set[str]:
+    """Names of the clusters that routes of the document lead to."""
+    used = {variant.cluster for experiment in document.experiments for variant in experiment.variants}
+    if document.default_cluster is not None:
+        used.add(document.default_cluster)
+    return used
+
+
 def model_clusters(document: Document) -> list[EnvoyCluster]:
     """The clusters that the document's experiments use, in the order of its ``clusters:``.
 
@@ -74,9 +82,7 @@ def model_clusters(document: Document) -> list[EnvoyCluster]:
             "the document has no clusters:, so nobody knows where its model servers are; rendering for Envoy needs "
             "it: name every cluster with its host and port, such as {model-a: {host: 127.0.0.1, port: 8001}}"
         )
-    used = {variant.cluster for experiment in document.experiments for variant in experiment.variants}
-    if document.default_cluster is not None:
-        used.add(document.default_cluster)
+    used = used_clusters(document)
     for name in sorted(used):
         if name not in document.clusters:
             raise UnknownName("cluster", name, tuple(document.clusters))

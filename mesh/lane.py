@@ -27,7 +27,7 @@ def obstacle(experiment: Experiment) -> str:
     if _HOST in used:
         return "Envoy takes a header of the name host for the request's :authority, and the server does not"
     if experiment.segments is not None and not _speakable(experiment.segments.header):
-        return f"the header of segments, {experiment.segments.header}, cannot be named in Envoy's expressions"
+        return f"the header of segments, {experiment.segments.header}, cannot be named in Envoy's formats"
     if all(asks_server(experiment, source) for source in experiment.unit):
         return f"its only unit is the issued cookie, which {CONTINUATION} needs the server for"
     return ""
@@ -48,6 +48,10 @@ def notes(experiment: Experiment) -> Iterator[str]:
     if reason:
         yield f"lane native: the server is asked about every request: {reason}"
         return
+    yield (
+        "lane native: new weights, a rollout's as well, reach Envoy only through a routes file (`abmesh render envoy "
+        "--routes-file`); without one its weights stay as they were rendered"
+    )
     for source in experiment.unit:
         if asks_server(experiment, source):
             yield (
@@ -73,5 +77,5 @@ def _headers(experiment: Experiment) -> Iterator[str]:
 
 
 def _speakable(header: str) -> bool:
-    """Whether a name stands for itself inside an expression inside a format string."""
+    """Whether a name stands for itself inside one of Envoy's formats, such as ``%REQ(name)%``."""
     return "%" not in header

@@ -211,7 +211,7 @@ class Stack:
         )
         if self.options.routes_file:
             self.routes_file.parent.mkdir(exist_ok=True)
-            EnvoyRoutes(self.routes_file.absolute()).publish(snapshot)
+            EnvoyRoutes(self.routes_file.absolute()).begin(snapshot)
         (self.folder / "envoy.yaml").write_text(to_yaml(render_bootstrap(snapshot.document, options)))
 
     def _plan(self) -> None:

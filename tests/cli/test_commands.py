@@ -275,6 +275,7 @@ def test_render_envoy_writes_the_first_routes_file_and_routes_keeps_it(abmesh: I
     assert f"path: {file}\n" in rendered.out
     first = file.read_text()
     assert json.loads(first)["resources"][0]["name"] == "abmesh"
+    assert json.loads((tmp_path / "routes.json.clusters").read_text()) == ["model-a", "model-b"]
     assert abmesh("routes", str(file)).out.startswith(f"{file}: up to date already, generation ")
     assert abmesh("routes").out == first
     assert abmesh("weights", NAME, "model-b=30").code == 0
@@ -285,10 +286,20 @@ def test_render_envoy_writes_the_first_routes_file_and_routes_keeps_it(abmesh: I
     assert abmesh("render", "envoy", "--routes-file", str(tmp_path / "gone" / "r.json")).out == ""
 
 
+def test_render_envoy_warns_where_weights_could_never_move(abmesh: Invoke, config: Path, tmp_path: Path) -> None:
+    assert abmesh("render", "envoy").err == ""
+    config.write_text(config.read_text().replace("    salt:", "    lane: native\n    salt:", 1))
+    stuck = abmesh("render", "envoy")
+    assert stuck.code == 0
+    assert f"warning: lane native without --routes-file: {NAME}: this Envoy's weights stay" in stuck.err
+    assert abmesh("render", "envoy", "--routes-file", str(tmp_path / "routes.json")).err == ""
+
+
 def test_validate_says_what_the_native_lane_leaves_to_the_server(abmesh: Invoke, config: Path) -> None:
     text = config.read_text()
     assert "lane" not in abmesh("validate").out
     config.write_text(text.replace("    salt:", "    lane: native\n    salt:", 1))
     assert f"note: {NAME}: lane native: the server is asked about requests without a unit" in abmesh("validate").out
+    assert f"note: {NAME}: lane native: new weights, a rollout's as well, reach Envoy only" in abmesh("validate").out
     config.write_text(config.read_text().replace("timeout: 30s", "timeout: 30m", 1))
     assert "about every request: time limits beyond 5m must be the same" in abmesh("validate").out

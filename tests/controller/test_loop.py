@@ -40,14 +40,14 @@ class Source:
 class Setup:
     """A controller on a world, whose clocks are the world's."""
 
-    def __init__(self, subject: World) -> None:
+    def __init__(self, subject: World, routes_file: Path | None = None) -> None:
         self.subject = subject
         self.source = Source(subject)
         self.telemetry = Telemetry()
         self.lease = Lease(subject.folder)
         self.seconds = 1000.0
         self.controller = Controller(
-            Settings(Path("e.yaml")),
+            Settings(Path("e.yaml"), routes_file=routes_file),
             source=self.source,
             steering=subject.steering,
             lease=self.lease,
@@ -80,6 +80,41 @@ async def test_a_tick_observes_decides_and_applies(setup: Setup) -> None:
     assert setup.metric('abmesh_controller_sources{state="answering"}') == 1
     assert setup.metric("abmesh_controller_last_tick_timestamp_seconds") == setup.subject.now.timestamp()
     setup.lease.release()
+
+
+async def test_native_experiments_without_a_routes_file_are_warned_of_once_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    native = DOCUMENT.replace("    unit:", "    lane: native\n    unit:")
+    setup = Setup(world(tmp_path, native))
+
+    def warned() -> list[str]:
+        return [record.message for record in caplog.records if "without --routes-file" in record.message]
+
+    for _ in range(2):
+        await setup.controller.tick()
+    assert len(warned()) == 1
+    assert "new weights of chat do not reach Envoy" in warned()[0]
+    another = native.replace("version: 1\nexperiments:\n", "").replace("name: chat", "name: shop")
+    (tmp_path / "experiments.yaml").write_text(native + another)
+    for _ in range(2):
+        await setup.controller.tick()
+    assert len(warned()) == 2
+    assert "new weights of shop do not" in warned()[1]
+    setup.lease.release()
+
+
+async def test_a_controller_that_keeps_the_routes_file_or_has_no_native_experiment_warns_of_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    native = DOCUMENT.replace("    unit:", "    lane: native\n    unit:")
+    for name, text, routes in (("kept", native, Path("/run/routes.json")), ("server", DOCUMENT, None)):
+        (tmp_path / name).mkdir()
+        setup = Setup(world(tmp_path / name, text), routes)
+        await setup.controller.tick()
+        assert setup.controller.role is Role.LEADING
+        setup.lease.release()
+    assert "without --routes-file" not in caplog.text
 
 
 async def test_the_generation_is_shown_exactly(setup: Setup) -> None:

@@ -119,11 +119,11 @@ async def test_a_bug_in_rendering_or_watching_is_survived(tmp_path: Path) -> Non
     looks = 0
 
     class Target:
-        def publish(self, found: Snapshot) -> bool:
+        def publish(self, found: Snapshot) -> tuple[bool, object]:
             published.append(found.generation)
             if len(published) < 3:
                 raise KeyError("a bug") if len(published) == 1 else StoreError("full")
-            return True
+            return True, "same"
 
         def signature(self) -> object:
             return "same"
@@ -143,6 +143,73 @@ async def test_a_bug_in_rendering_or_watching_is_survived(tmp_path: Path) -> Non
     assert (publisher.state.error, publisher.state.generation) == ("", snapshot.generation)
 
 
+async def test_a_document_that_cannot_be_watched_is_said_for_as_long_as_it_lasts(tmp_path: Path) -> None:
+    snapshot = Folder(tmp_path).store.read()
+    looks = signatures = 0
+    readable = asyncio.Event()
+
+    class Target:
+        def publish(self, _: Snapshot) -> tuple[bool, object]:
+            return True, "same"
+
+        def signature(self) -> object:
+            nonlocal signatures
+            signatures += 1
+            return "same"
+
+    async def watch() -> AsyncIterator[Snapshot | Rejected]:
+        nonlocal looks
+        looks += 1
+        if looks > 1 and not readable.is_set():
+            raise StoreError("gone")
+        yield snapshot
+        if looks > 1:
+            await asyncio.Event().wait()
+
+    publisher = Publisher(watch, Target(), retry_seconds=0.02, check_seconds=0.001)
+    async with running(publisher):
+        await until(lambda: publisher.state.error)
+        start = signatures
+        seen: set[str] = set()
+
+        def looked_often_enough() -> bool:
+            seen.add(publisher.state.error)
+            return signatures > start + 10
+
+        await until(looked_often_enough)
+        assert seen == {"gone"}, "the file being as it was written says nothing of the document"
+        readable.set()
+        await until(lambda: not publisher.state.error)
+
+
+async def test_routes_that_the_envoys_bootstrap_could_not_serve_are_never_written(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    EnvoyRoutes(folder.file).begin(folder.store.read())
+    state = folder.publisher.state
+    async with running(folder.publisher):
+        await until(lambda: state.generation)
+        good = folder.file.read_text()
+        folder.document.write_text(TEXT.replace("cluster: b", "cluster: b2"))
+        await until(lambda: state.error)
+        assert "found routes to b2; allowed: the clusters of this Envoy's bootstrap, a, b;" in state.error
+        assert "restart Envoy" in state.error
+        assert folder.file.read_text() == good
+        # As `abmesh render envoy` does, at whose bootstrap Envoy is restarted.
+        EnvoyRoutes(folder.file).begin(folder.store.read())
+        await until(lambda: not state.error)
+        assert folder.holds_the_document()
+
+
+@pytest.mark.parametrize("found", ["[", '{"a": 1}', "[1]", "\udc80"])
+def test_a_record_of_clusters_that_makes_no_sense_is_said(tmp_path: Path, found: str) -> None:
+    folder = Folder(tmp_path)
+    routes = EnvoyRoutes(folder.file)
+    routes.record.write_bytes(found.encode(errors="surrogateescape"))
+    with pytest.raises(StoreError, match="cannot read the record of Envoy's clusters"):
+        routes.publish(folder.store.read())
+    assert not folder.file.exists()
+
+
 async def test_metrics_tell_what_the_file_holds(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     telemetry = Telemetry()
@@ -155,7 +222,7 @@ async def test_metrics_tell_what_the_file_holds(tmp_path: Path) -> None:
     assert float(sample.split()[1]) == folder.store.read().generation
     assert "abmesh_routes_writes_total 1.0" in text
     assert "abmesh_routes_published 1.0" in text
-    folder.publisher.state.error = "the disk is full"
+    folder.publisher.state.write_error = "the disk is full"
     assert "abmesh_routes_published 0.0" in telemetry.render().decode()
     assert b"abmesh_routes" not in Telemetry().render(), "nothing where there is no such file"
 

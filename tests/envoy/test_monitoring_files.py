@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from ruamel.yaml import YAML
 
+from controller.publishing import Published
 from controller.report import Report
 from controller.telemetry import Telemetry
 from ext_proc.exposition import Exposition
@@ -49,6 +50,7 @@ def _dashboard() -> dict[str, Any]:
 def _kinds() -> dict[str, str]:
     """The kind of all metrics that the controller and the server have, by name."""
     telemetry = Telemetry()
+    telemetry.publishing(Published())
     segmented = experiment(segments={"header": "x-user-segment", "values": ["power"]})
     telemetry.counted(Report(1, experiments=(segmented,)), [], START)
     registry = CollectorRegistry()

@@ -20,14 +20,37 @@ def names(folder: Path) -> set[str]:
 
 def test_a_file_is_made_replaced_and_left_alone_where_nothing_changes(tmp_path: Path) -> None:
     file = tmp_path / "routes.json"
-    assert files.put(file, b"one", "the routes file") is True
+    made = files.put(file, b"one", "the routes file")
+    assert made == (True, files.signature(file))
     assert stat.S_IMODE(file.stat().st_mode) == 0o644, "Envoy may be another user"
-    before = files.signature(file)
-    assert files.put(file, b"one", "the routes file") is False
-    assert files.signature(file) == before
-    assert files.put(file, b"two", "the routes file") is True
+    assert files.put(file, b"one", "the routes file") == (False, made.signature)
+    assert files.signature(file) == made.signature
+    assert files.put(file, b"two", "the routes file").written
     assert file.read_bytes() == b"two"
     assert names(tmp_path) == {"routes.json", ".routes.json.lock"}
+
+
+def test_a_file_keeps_the_mode_that_somebody_gave_it(tmp_path: Path) -> None:
+    file = tmp_path / "routes.json"
+    files.put(file, b"one", "the routes file")
+    file.chmod(0o640)
+    files.put(file, b"two", "the routes file")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+
+
+def test_the_signature_is_of_what_was_written_and_not_of_what_another_put_in_its_place(tmp_path: Path) -> None:
+    file, another = tmp_path / "routes.json", tmp_path / "another"
+
+    def flush_late(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):  # the last that a writer does
+            another.write_bytes(b"another")
+            another.replace(file)
+
+    with patch.object(os, "fsync", side_effect=flush_late):
+        done = files.put(file, b"one", "the routes file")
+    assert file.read_bytes() == b"another"
+    assert done.written
+    assert done.signature != files.signature(file)
 
 
 def test_copies_of_killed_writers_are_removed(tmp_path: Path) -> None:

@@ -178,7 +178,8 @@ def test_the_same_long_time_limit_on_all_variants_is_no_obstacle() -> None:
 def test_continuation_leaves_the_issued_cookie_alone_to_the_server_and_says_so() -> None:
     chat = native(issue_cookie=COOKIE, events=["continuation"])
     assert [name for name in routes(chat) if "/native/" in name] == ["chat/native/header/x-user-id"]
-    first, rest = notes(document(chat).experiments[0])
+    weights, first, rest = notes(document(chat).experiments[0])
+    assert "only through a routes file" in weights
     assert "cookie sid: continuation" in first
     assert "requests without a unit" in rest
 
