@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from cli.demo.stack import answers, fetch
 from controller.sinks.envoy_routes import EnvoyRoutes
@@ -246,3 +248,29 @@ async def test_an_envoy_that_refuses_what_is_published_is_told_of_until_it_serve
             return not await behind()
 
         await eventually(caught_up)
+
+
+async def test_envoy_takes_routes_that_are_newer_than_its_bootstrap_in_anything_but_clusters(tmp_path: Path) -> None:
+    cookie = {"name": "sid", "max_age": "30d"}
+    edits: list[dict[str, Any]] = [
+        {"answers": {"input_tokens": "usage.prompt_tokens", "output_tokens": "usage.completion_tokens"}},
+        {"segments": {"header": "x-segment", "values": ["power"]}},
+        {"overrides": [{"header": {"x-debug": "b"}, "variant": "model-b"}]},
+        {"events": ["click"], "issue_cookie": cookie},
+        {"match": {"path_prefix": "/native/", "headers": {"x-new": "1"}}},
+    ]
+    async with lanes(tmp_path, experiment("native")) as running:
+        yaml = YAML(typ="safe")
+        document = yaml.load(running.stack.config.read_text())
+        for edit in edits:
+            edited = {**document, "experiments": [{**document["experiments"][0], **edit}]}
+            if "events" in edit:
+                edited["event_origins"] = ["https://app.example"]
+            if "segments" in edit:
+                for number, variant in enumerate(document["experiments"][0]["variants"]):
+                    variant["timeout"] = f"{number + 1}0s"
+            text = io.StringIO()
+            yaml.dump(json.loads(json.dumps(edited)), text)
+            running.stack.config.write_text(text.getvalue())
+            await running.in_force()
+        assert await _refusals(running) == 0
