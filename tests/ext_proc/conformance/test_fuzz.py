@@ -6,19 +6,29 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.ext_proc.conformance.checks import served_well
 from tests.ext_proc.conformance.mangling import RECORDINGS, batches, conversations, mangled
 from tests.ext_proc.conformance.peer import Peer
-from tests.ext_proc.conformance.served import Served
+from tests.ext_proc.conformance.served import TRANSPORTS, Served, serving
 
 # Each example begins anew with connections of its own, and checks at its end that the server is as before.
-_CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.large_base_example, HealthCheck.too_slow]
+_CHECKS = [HealthCheck.large_base_example, HealthCheck.too_slow]
 # The network costs fifty times what the bytes do; test_connection.py is where numbers are cheap.
 fuzzing = settings(suppress_health_check=_CHECKS, max_examples=settings().max_examples // 8)
+
+
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server that nobody else connects to: grpcio's clients, on a busy machine, linger on those of other tests."""
+    with serving(tmp_path_factory.mktemp(request.param), request.param) as server:
+        server.tell("set_serving")
+        yield server
 
 
 def throw(served: Served, data: bytes, *, leaves: bool) -> None:
