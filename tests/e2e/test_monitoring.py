@@ -224,7 +224,9 @@ async def _compare(running: Stack, server: Prometheus, run: Run) -> None:
     async def shown() -> bool:
         run.pages["controller"] = await fetch(f"{running.controller_url}/metrics") or ""
         page, feedback = run.pages["controller"], run.client.events.total()
-        return (metric(page, "llm_requests_total"), metric(page, "llm_events_total")) == (total, feedback)
+        # Envoy merges its histograms a moment later than it counts.
+        names = ("llm_requests_total", "llm_events_total", "llm_request_duration_seconds_count")
+        return [metric(page, name) for name in names] == [total, feedback, total]
 
     try:
         await eventually(same, 60, 0.3)
@@ -277,6 +279,7 @@ async def _run(folder: Path) -> Run:
     options = StackOptions(
         models=dict.fromkeys(VARIANTS, Behaviour(20, output_tokens=5)),
         interval=timedelta(seconds=1),
+        routes_file=True,  # some alerts are about it
         controller_later=True,  # or its first decisions would be over before the first scrape
         message_timeout=PATIENT,
     )
