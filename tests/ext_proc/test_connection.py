@@ -6,12 +6,13 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from envoy.service.ext_proc.v3.external_processor_pb2 import ProtocolConfiguration
 from hpack import Encoder
 
-from ext_proc.service import Service, compile_rules
+from ext_proc.service import Last, Service, compile_rules
 from ext_proc.telemetry import Counts
 from tests.ext_proc.clients import USER
-from tests.ext_proc.samples import document
+from tests.ext_proc.samples import document, request_headers
 
 pytest.importorskip("ngh2")
 
@@ -142,3 +143,43 @@ async def test_a_read_full_of_headers_that_unpack_to_much_is_not_kept_at_once() 
         tracemalloc.stop()
     assert link.server.open_streams > 1500, "they are calls like any other, and were taken"
     assert peak < 30e6, f"{peak / 1e6:.0f} MB"
+
+
+async def test_a_call_as_envoy_makes_it_gets_headers_one_message_and_trailers_on_the_short_way_too() -> None:
+    """The first call teaches a connection what the usual headers are; the others go the short way."""
+    link = Link()
+    message = request_headers([("x-user-id", b"u-1")], protocol_config=ProtocolConfiguration())
+    answer = link.shared.service.answer(message)
+    assert isinstance(answer, Last), "Envoy that sends no bodies wants nothing more"
+    for _ in range(3):
+        stream = link.client.send_request(CALL)
+        link.client.send_data(stream, framed(message))
+        events = link.exchange()
+        assert [type(event).__name__ for event in events][:3] == [
+            "ResponseReceived",
+            "DataReceived",
+            "TrailersReceived",
+        ]
+        assert named(events, "DataReceived")[0].data == framed(answer.answer)
+        assert dict(named(events, "TrailersReceived")[0].headers) == {b"grpc-status": b"0"}
+        assert link.server.open_streams == 0
+    assert link.shared.streams == 3
+
+
+async def test_a_usual_call_that_is_cut_in_pieces_or_reset_in_the_same_read_harms_nothing() -> None:
+    link = Link()
+    message = framed(request_headers([("x-user-id", b"u-1")], protocol_config=ProtocolConfiguration()))
+    for _ in range(2):
+        stream = link.client.send_request(CALL)
+        link.client.send_data(stream, message[:7])
+        link.exchange()
+        link.client.send_data(stream, message[7:])
+        assert named(link.exchange(), "TrailersReceived")
+        given_up = link.client.send_request(CALL)
+        link.client.send_data(given_up, message)
+        data = link.client.data_to_send()
+        link.client.reset_stream(given_up)
+        link.server.data_received(data + link.client.data_to_send())
+        link.exchange()
+        assert not link.closed
+        assert link.server.open_streams == 0
