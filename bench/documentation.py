@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import plot, tables
+from bench.growth import NEW_USERS_PERCENT
 
 ROOT: Final = Path(__file__).parents[1]
 RESULTS: Final = ROOT / "bench" / "results.json"
@@ -34,6 +35,7 @@ def readme_lines(results: Results) -> list[str]:
         if row is not None:
             aim = f" (aim {row['aim']}: {'met' if row['met'] else 'missed'})" if row["aim"] else ""
             lines.append(f"- {text}: **{tables.cell(row['ratio'])}**{aim}")
+    lines += _new_users(results["growth"])
     for name, text in _QUOTED_LATENCY:
         if name in said:
             row = said[name]
@@ -45,6 +47,17 @@ def readme_lines(results: Results) -> list[str]:
         "",
         *lines,
     ]
+
+
+def _new_users(growth: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the server's memory of users is worth: nothing for those who have never come before."""
+    point = ("new_users_percent", NEW_USERS_PERCENT)
+    took = {row["name"]: row["server_cpu_us"] for row in growth if (row["what"], row["size"]) == point}
+    ours, theirs = took.get("nghttp2_1_worker"), took.get("go_1_processor")
+    if not ours or not theirs:
+        return []
+    ratio = tables.cell(round(ours / theirs, 3))
+    return [f"- server CPU per request, nghttp2 to a server in Go, all users new: **{ratio}**"]
 
 
 _QUOTED: Final = (
@@ -74,9 +87,11 @@ _QUOTED: Final = (
 )
 
 _QUOTED_LATENCY: Final = (
+    ("envoy_alone", "latency that plain Envoy adds to plain Envoy at half load, which is what chance does"),
     ("native", "latency that the native lane adds at half load"),
     ("nghttp2_1_worker", "latency that ext_proc on nghttp2 adds at half load"),
     ("grpcio_1_worker", "latency that ext_proc on grpcio adds at half load"),
+    ("go_1_processor", "latency that ext_proc in Go adds at half load"),
 )
 
 

@@ -67,9 +67,22 @@ def test_a_run_puts_every_size_of_every_series_into_the_page() -> None:
 
 def test_ratios_are_quoted_with_their_aims() -> None:
     row = {"figure": "requests_per_second", "of": "native_split", "to": "envoy_alone", "ratio": 0.9512}
-    results = {**RESULTS, "ratios": [{**row, "aim": "≥ 0.95", "met": True}], "half_load": []}
+    results = {**RESULTS, "ratios": [{**row, "aim": "≥ 0.95", "met": True}], "half_load": [], "growth": []}
     (line,) = (line for line in documentation.readme_lines(results) if line.startswith("- "))
     assert line == ("- throughput, the native lane's routes to plain `weighted_clusters`: **0.9512** (aim ≥ 0.95: met)")
+
+
+def test_users_whom_the_server_does_not_remember_are_quoted_too() -> None:
+    growth_rows = [
+        {"what": "new_users_percent", "size": size, "name": name, "server_cpu_us": took}
+        for name, size, took in (
+            ("nghttp2_1_worker", 0, 10),
+            ("nghttp2_1_worker", 100, 30),
+            ("go_1_processor", 100, 20),
+        )
+    ]
+    lines = documentation.readme_lines({**RESULTS, "ratios": [], "half_load": [], "growth": growth_rows})
+    assert lines[-1].endswith("all users new: **1.5**")
 
 
 def test_only_what_stands_between_the_marks_is_replaced() -> None:
