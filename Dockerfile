@@ -3,11 +3,9 @@
 FROM python:3.12-slim AS build
 WORKDIR /src
 COPY pyproject.toml requirements.lock README.md LICENSE ./
-COPY experiment experiment
+COPY abmesh abmesh
 COPY ext_proc ext_proc
 COPY controller controller
-COPY mesh mesh
-COPY cli cli
 # The lock as constraints: exactly the tested versions, without the development tools.
 RUN python -m venv /opt/abmesh
 RUN /opt/abmesh/bin/pip install --no-cache-dir --disable-pip-version-check --constraint requirements.lock ".[demo,fast]"

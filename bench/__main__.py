@@ -16,12 +16,12 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from abmesh.experiment.errors import AbmeshError
 from bench import aims, documentation, placement, report
 from bench.contenders import CONTENDERS
 from bench.parts import FULL, PARTS, QUICK, Plan, measure
 from bench.probe import ProbeError
 from bench.summary import problems
-from experiment.errors import AbmeshError
 
 RESULTS: Final = Path(__file__).with_name("results.json")
 _MOST_REQUESTS: Final = 100_000

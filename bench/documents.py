@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from experiment.codec import parse
-from experiment.model import Document
+from abmesh.experiment.codec import parse
+from abmesh.experiment.model import Document
 
 PATH: Final = "/v1/models"
 

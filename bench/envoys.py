@@ -1,6 +1,6 @@
 """The Envoys that are compared, each made of the one that abmesh renders, so that nothing else differs. Pure.
 
-:mod:`bench.contenders` starts them. What a bootstrap holds is said by :func:`mesh.bootstrap.render_bootstrap`.
+:mod:`bench.contenders` starts them. What a bootstrap holds is said by :func:`abmesh.mesh.bootstrap.render_bootstrap`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import copy
 from collections.abc import Container, Iterator, Mapping
 from typing import Any, Final
 
-from experiment import names
-from experiment.model import Document, Experiment
-from mesh import answers, native
+from abmesh.experiment import names
+from abmesh.experiment.model import Document, Experiment
+from abmesh.mesh import answers, native
 
 Bootstrap = dict[str, Any]
 

@@ -1,8 +1,9 @@
 """What a tick over many Envoys costs: CPU time and memory of a controller, from 1 to 200 Envoys.
 
-For each size a fresh process (``python -m bench.evidence``) has the controller's own source and steering on a document
-of ten experiments, and ticks a few times over the answers that :mod:`bench.fleet` serves in another process. Nothing is
-left out: it asks, reads, decides, and keeps everything on disk. Every count of every Envoy grows between two ticks.
+For each size a fresh process (``python -m bench.evidence``) has the controller's own source and reconciler on a
+document of ten experiments, and ticks a few times over the answers that :mod:`bench.fleet` serves in another process.
+Nothing is left out: it asks, reads, decides, and keeps everything on disk. Every count of every Envoy grows between two
+ticks.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from typing import Any, Final
 
 import aiohttp
 
+from abmesh.experiment.store import FileStore
 from bench import fleet
 from bench.recording import EXPERIMENTS, document
 from controller.evidence.columns import Parser
 from controller.evidence.parse import Sample
-from controller.journal import Journal
-from controller.live import Live, LiveStore
-from controller.sinks.file import FileSink
+from controller.rollout.reconcile import Reconciler
 from controller.sources.envoy_admin import EnvoyAdminSource
-from controller.state import StateStore
-from controller.steering import Steering
+from controller.state.evidence import EvidenceStore, Live
+from controller.state.journal import Journal
+from controller.state.states import StateStore
 
 SIZES: Final = (1, 10, 50, 200)
 TICKS: Final = 5
@@ -88,7 +89,7 @@ class _TimedParser(Parser):
             self._watch.spent.parse += time.thread_time() - started
 
 
-class _TimedStore(LiveStore):
+class _TimedStore(EvidenceStore):
     def __init__(self, folder: Path, watch: _Stopwatch) -> None:
         super().__init__(folder)
         self._watch = watch
@@ -111,11 +112,11 @@ async def tick_repeatedly(base: str, envoys: int, folder: Path, ticks: int) -> l
     config = folder / "experiments.yaml"
     config.write_text(json.dumps(plain))  # JSON is YAML
     watch = _Stopwatch()
-    steering = Steering(
+    reconciler = Reconciler(
         states=StateStore(folder / "state"),
         journal=Journal(folder / "state"),
         live=_TimedStore(folder / "state", watch),
-        sink=FileSink(config),
+        documents=FileStore(config),
         settle=timedelta(),
     )
     source = EnvoyAdminSource([f"{base}/{number}" for number in range(envoys)], timeout=60, parser=_TimedParser(watch))
@@ -128,7 +129,7 @@ async def tick_repeatedly(base: str, envoys: int, folder: Path, ticks: int) -> l
                 started = time.process_time()
                 observations = await source.observe()
                 observed = time.process_time()
-                report = await asyncio.to_thread(steering.steer, observations, now, now)
+                report = await asyncio.to_thread(reconciler.reconcile, observations, now, now)
                 ended = time.process_time()
                 absent = [item.error for item in observations if item.sample is None]
                 if absent or report.failures or len(report.outcomes) != EXPERIMENTS:

@@ -13,8 +13,8 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
-from experiment.errors import AbmeshError
-from experiment.model import Document, Experiment
+from abmesh.experiment.errors import AbmeshError
+from abmesh.experiment.model import Document, Experiment
 from ext_proc.identity import compile_cookie
 
 SOURCE: Final = Path(__file__).with_name("go")

@@ -15,12 +15,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from abmesh.cli.demo.model_server import Behaviour
+from abmesh.cli.demo.stack import Stack, StackOptions
 from bench.load import requests_of, run_load
 from bench.probe import Probe, ProbeError
 from bench.reactions import DOCUMENT, A, B, at_any_moment
 from bench.summary import Reaction
-from cli.demo.model_server import Behaviour
-from cli.demo.stack import Stack, StackOptions
 
 NATIVE: Final = DOCUMENT.replace("    match:", "    lane: native\n    match:")
 PROBES: Final = 4

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.plots.canvas import canvas
+from abmesh.cli.plots.canvas import canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,11 +16,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from abmesh.cli.demo.model_server import Behaviour
+from abmesh.cli.demo.processes import Child
+from abmesh.cli.demo.stack import Stack, StackOptions, fetch
 from bench.probe import Probe, ProbeError
 from bench.summary import Reaction
-from cli.demo.model_server import Behaviour
-from cli.demo.processes import Child
-from cli.demo.stack import Stack, StackOptions, fetch
 
 A: Final = "model-a"
 B: Final = "model-b"
@@ -152,7 +152,16 @@ class _Changes:
         """Seconds to the first request that shows it: from the command's start, and from the document's writing."""
         await at_any_moment()
         self._now = B if self._now == A else A
-        command = [sys.executable, "-m", "cli", "weights", "chat", f"{self._now}=100", "--config", str(self._config)]
+        command = [
+            sys.executable,
+            "-m",
+            "abmesh.cli",
+            "weights",
+            "chat",
+            f"{self._now}=100",
+            "--config",
+            str(self._config),
+        ]
         child = Child("abmesh weights", command, self._config.with_name("weights.log"))
         inode = _inode(self._config)
         started = time.monotonic()

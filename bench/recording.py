@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from abmesh.cli.demo.processes import Child, free_ports
+from abmesh.cli.demo.stack import answers, fetch, find_envoy
+from abmesh.experiment.model import Document
+from abmesh.mesh.bootstrap import render_bootstrap
+from abmesh.mesh.options import RenderOptions
+from abmesh.mesh.yaml_text import to_yaml
 from bench import envoys
 from bench.load import request_of, run_load
-from cli.demo.processes import Child, free_ports
-from cli.demo.stack import answers, fetch, find_envoy
 from controller.sources.envoy_admin import QUERY
-from experiment.model import Document
-from mesh.bootstrap import render_bootstrap
-from mesh.options import RenderOptions
-from mesh.yaml_text import to_yaml
 
 EXPERIMENTS: Final = 10
 MEDIANS_MS: Final = (120, 1200)

@@ -18,9 +18,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from abmesh.cli.demo.stack import find_envoy
 from bench import go_server, tables
 from bench.tables import TableOf
-from cli.demo.stack import find_envoy
 
 _IDLE: Final = 0.25
 """Of each CPU, the load average below which a machine counts as having nothing else to do."""

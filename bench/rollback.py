@@ -10,14 +10,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from abmesh.cli.demo.model_server import Behaviour
+from abmesh.cli.demo.stack import Stack, StackOptions
+from abmesh.experiment import bucketing
+from abmesh.experiment.codec import parse
 from bench.load import LoadResult, request_of, run_load
 from bench.probe import Probe, ProbeError
 from bench.reactions import DOCUMENT, A, B, at_any_moment
 from bench.summary import Reaction
-from cli.demo.model_server import Behaviour
-from cli.demo.stack import Stack, StackOptions
-from experiment import bucketing
-from experiment.codec import parse
 
 INTERVAL: Final = timedelta(milliseconds=500)
 ERROR_RATE: Final = 0.5

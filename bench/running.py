@@ -13,6 +13,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from abmesh.cli.demo.processes import Child, free_ports
+from abmesh.cli.demo.stack import answers, fetch, find_envoy
+from abmesh.experiment.model import Document
+from abmesh.experiment.names import EXT_PROC_CLUSTER
+from abmesh.mesh.bootstrap import render_bootstrap
+from abmesh.mesh.options import RenderOptions
 from bench import documents, envoys, go_server, usage
 from bench.contenders import Contender
 from bench.generator import generate
@@ -20,12 +26,6 @@ from bench.load import LoadResult
 from bench.placement import Placement, here, placed
 from bench.probe import ProbeError
 from bench.summary import Sample
-from cli.demo.processes import Child, free_ports
-from cli.demo.stack import answers, fetch, find_envoy
-from experiment.model import Document
-from experiment.names import EXT_PROC_CLUSTER
-from mesh.bootstrap import render_bootstrap
-from mesh.options import RenderOptions
 
 CONNECTIONS: Final = 16
 ROUND_SECONDS: Final = 60.0
@@ -113,7 +113,7 @@ class Bench:
         serve = ["--config", str(config), "--listen", address, "--metrics", f"127.0.0.1:{metrics}"]
         serve += ["--workers", str(max(1, contender.workers)), "--transport", contender.transport]
         server = await self._child(
-            f"{name}-server", [sys.executable, "-m", "cli", "ext-proc", *serve], self.placement.tested
+            f"{name}-server", [sys.executable, "-m", "abmesh.cli", "ext-proc", *serve], self.placement.tested
         )
         await server.wait_until(lambda: answers(f"http://127.0.0.1:{metrics}/metrics"))
         return server

@@ -8,7 +8,7 @@ from typing import Final
 import hpack
 from envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
 
-from experiment.codec import parse
+from abmesh.experiment.codec import parse
 from ext_proc.service import Last, Service, compile_rules
 from ext_proc.telemetry import Counts
 

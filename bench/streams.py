@@ -21,10 +21,10 @@ from typing import Any, Final
 
 import aiohttp
 
+from abmesh.cli.demo.processes import Child, free_ports
+from abmesh.cli.demo.stack import answers
 from bench.contenders import BY_NAME, REFERENCE
 from bench.running import Bench
-from cli.demo.processes import Child, free_ports
-from cli.demo.stack import answers
 
 RATES: Final = (20, 100, 500)
 """Chunks a second of one answer."""

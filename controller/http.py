@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from abmesh.experiment.errors import SettingsError, StartError
+from abmesh.experiment.store import format_generation
 from controller.loop import Controller
-from controller.publishing import Published
+from controller.metrics.telemetry import Telemetry
+from controller.routes.publisher import Published
 from controller.settings import listen_address
-from controller.telemetry import Telemetry
-from experiment.errors import SettingsError, StartError
-from experiment.store import format_generation
 
 
 class HttpServer:

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from controller.lease import Lease
-from controller.report import Report
+from abmesh.experiment.errors import AbmeshError
+from controller.metrics.telemetry import Telemetry
+from controller.rollout.reconcile import Reconciler
+from controller.rollout.tick import Report
+from controller.rollout.warmer import Warmer
 from controller.settings import Settings
 from controller.sources.base import Source
-from controller.steering import Steering
-from controller.telemetry import Telemetry
-from controller.warmup import Warmer
-from experiment.errors import AbmeshError
+from controller.state.lease import Lease
 
 log = logging.getLogger("abmesh.controller")
 
@@ -48,7 +48,7 @@ class Controller:
     Args:
         settings: how often, and for how long.
         source: asks the Envoys.
-        steering: judges, decides and applies.
+        reconciler: judges, decides and applies.
         lease: keeps a second controller from acting.
         telemetry: metrics.
         warmer: warms candidates; none means one that knows no warm-up listener.
@@ -61,7 +61,7 @@ class Controller:
         settings: Settings,
         *,
         source: Source,
-        steering: Steering,
+        reconciler: Reconciler,
         lease: Lease,
         telemetry: Telemetry,
         warmer: Warmer | None = None,
@@ -70,7 +70,7 @@ class Controller:
     ) -> None:
         self._settings = settings
         self._source = source
-        self._steering = steering
+        self._reconciler = reconciler
         self._lease = lease
         self._telemetry = telemetry
         self._warmer = warmer or Warmer(())
@@ -139,7 +139,7 @@ class Controller:
         self._telemetry.observed(observations)
         # In a thread, because it waits for disks and locks, and the health endpoint must answer meanwhile.
         now, warmups = self._clock(), self._warmer.warmups()
-        report = await asyncio.to_thread(self._steering.steer, observations, at, now, warmups)
+        report = await asyncio.to_thread(self._reconciler.reconcile, observations, at, now, warmups)
         await asyncio.to_thread(self._telemetry.counted, report, observations, at)
         self._warmer.follow(report, now)
         before = self.report.document_error if self.report else ""

@@ -8,10 +8,12 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from controller.journal import JOURNAL_FILE
-from experiment.errors import SettingsError
-from experiment.quantities import DURATION_FORM, format_duration, parse_duration
-from mesh.routes_file import check_routes_file
+from abmesh.experiment.errors import SettingsError
+from abmesh.experiment.quantities import DURATION_FORM, format_duration, parse_duration
+from abmesh.mesh.routes_file import check_routes_file
+
+JOURNAL_FILE = "journal.jsonl"
+"""In the state folder."""
 
 STATE_PARENT = ".abmesh"
 

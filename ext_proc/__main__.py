@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiment.errors import AbmeshError, SettingsError
-from experiment.names import DEFAULT_CONFIG, ENV_CONFIG
+from abmesh.experiment.errors import AbmeshError, SettingsError
+from abmesh.experiment.names import DEFAULT_CONFIG, ENV_CONFIG
 from ext_proc.settings import DEFAULT_LISTEN, DEFAULT_TRANSPORT, OFF, TRANSPORTS, Settings, parse_metrics, parse_tls
 
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
-from experiment import bucketing
-from experiment.bucketing import Place
-from experiment.model import Document, Experiment
-from experiment.names import OTHER_SEGMENT
-from experiment.needs import AUTHORITY, PATH, needed_headers
+from abmesh.experiment import bucketing
+from abmesh.experiment.bucketing import Place
+from abmesh.experiment.model import Document, Experiment
+from abmesh.experiment.names import OTHER_SEGMENT
+from abmesh.experiment.needs import AUTHORITY, PATH, needed_headers
 from ext_proc import events, identity
 from ext_proc.identity import Headers
 from ext_proc.origins import Origins, compile_origins

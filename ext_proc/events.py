@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Final, NamedTuple
 
-from experiment.answers import Event, EventValueBounds
-from experiment.metrics import CONTINUATION, VALUE_SCALE
-from experiment.model import Experiment
-from experiment.names import EVENTS_PATH, EXPERIMENT_PARAMETER, VALUE_PARAMETER
+from abmesh.experiment.answers import Event, EventValueBounds
+from abmesh.experiment.metrics import CONTINUATION, VALUE_SCALE
+from abmesh.experiment.model import Experiment
+from abmesh.experiment.names import EVENTS_PATH, EXPERIMENT_PARAMETER, VALUE_PARAMETER
 from ext_proc.identity import decoded, query_of
 
 PREFIX: Final = EVENTS_PATH.encode()

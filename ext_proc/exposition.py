@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from experiment.errors import StartError
+from abmesh.experiment.errors import StartError
 from ext_proc.settings import Tcp, parse_tcp
 from ext_proc.telemetry import BUCKETS_US, Config, Counts
 

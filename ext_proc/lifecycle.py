@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-from experiment.store import format_generation
+from abmesh.experiment.store import format_generation
 
 T = TypeVar("T")
 

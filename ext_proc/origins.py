@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from experiment.model import USUAL_PORTS, Document
-from experiment.needs import AUTHORITY, ORIGIN
+from abmesh.experiment.model import USUAL_PORTS, Document
+from abmesh.experiment.needs import AUTHORITY, ORIGIN
 from ext_proc.identity import Headers, is_https
 
 _BLANKS: Final = b" \t"

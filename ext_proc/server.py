@@ -83,7 +83,7 @@ async def serve(settings: Settings, signals: Signals, counts: Counts, ready: Rea
         StartError: an address cannot be listened on.
     """
     # Late: a supervisor, which imports this module, should not spend 30 MB on grpc.
-    from experiment.store import FileStore
+    from abmesh.experiment.store import FileStore
     from ext_proc.service import Service
     from ext_proc.snapshot import Follower
     from ext_proc.transport.choice import available, new_server

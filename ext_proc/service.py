@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from experiment.model import Document
+from abmesh.experiment.model import Document
 from ext_proc import wire
 from ext_proc.assignment import NO_CONFIG, Table, compile_document
 from ext_proc.recent import Recent

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from experiment.errors import SettingsError
+from abmesh.experiment.errors import SettingsError
 
 DEFAULT_LISTEN: Final = "127.0.0.1:50051"
 OFF: Final = "off"

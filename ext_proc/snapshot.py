@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from experiment.store import Rejected, Snapshot, format_generation
+from abmesh.experiment.store import Rejected, Snapshot, format_generation
 from ext_proc.service import Service, compile_rules
 
 log = logging.getLogger("ext_proc")

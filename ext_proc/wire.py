@@ -22,8 +22,8 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
 )
 from google.protobuf.message import DecodeError
 
-from experiment.model import Document
-from experiment.names import (
+from abmesh.experiment.model import Document
+from abmesh.experiment.names import (
     CONTINUED,
     EVENT,
     EVENT_VALUE,

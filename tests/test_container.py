@@ -19,10 +19,10 @@ import aiohttp
 import pytest
 from ruamel.yaml import YAML
 
-from cli.demo.processes import Child, free_ports
-from cli.demo.stack import fetch
+from abmesh.cli.demo.processes import Child, free_ports
+from abmesh.cli.demo.stack import fetch
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 BUILD_VENV = "/opt/abmesh"
 PYTHON = Path(sys.executable).parent
 

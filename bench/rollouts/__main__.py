@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _problems(batch: Batch) -> list[str]:
     """What is wrong beside rates: decisions that do not recompute, requests that reached no variant."""
-    replay = [sys.executable, "-m", "cli", "replay", str(batch.state / "journal.jsonl")]
+    replay = [sys.executable, "-m", "abmesh.cli", "replay", str(batch.state / "journal.jsonl")]
     done = subprocess.run(replay, capture_output=True, text=True, check=False)
     found = [] if done.returncode == 0 else [f"abmesh replay: {done.stdout}{done.stderr}"]
     return found + ([f"{batch.unassigned} requests reached no variant"] if batch.unassigned else [])

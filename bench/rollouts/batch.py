@@ -11,16 +11,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from abmesh.cli.demo.stack import Stack, StackOptions, fetch
 from bench.load import request_of, run_load
 from bench.rollouts.people import visits
 from bench.rollouts.plans import CANDIDATE, CONTROL, Plan, document, names_of
 from bench.rollouts.upstream import UNIT, Model, Upstream, serving
-from cli.demo.stack import Stack, StackOptions, fetch
-from controller.journal import read
-from controller.model import Phase
+from controller.records import Phase
+from controller.rollout.status import read_status
 from controller.settings import Settings
-from controller.state import StateStore
-from controller.status import read_status
+from controller.state.journal import read
+from controller.state.states import StateStore
 
 INTERVAL: Final = timedelta(seconds=1)
 _SETTLE: Final = timedelta(milliseconds=700)  # more than the rendered Envoy's flush interval of 500 ms

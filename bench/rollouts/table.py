@@ -13,7 +13,7 @@ from bench.rollouts.batch import Batch, Rollout
 from bench.rollouts.naive import EVERY
 from bench.rollouts.plans import AS_FAST, DOUBLED, FEW, OPEN, SAME, SLOWER, Plan
 from bench.simulations.outcome import Outcome
-from controller.model import Cause, Phase
+from controller.records import Cause, Phase
 
 MISSING: Final = re.compile(r"\d+ of at least \d+ requests|takes about \d+ more requests \(.+ at this rate\)")
 """How a hold says how much is missing."""

@@ -15,9 +15,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from abmesh.experiment import names
 from bench.rollouts.naive import Peeking
 from bench.rollouts.people import fails, traits
-from experiment import names
 
 UNIT: Final = "x-user-id"
 _BETWEEN: Final = 0.25

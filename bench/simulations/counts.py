@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from abmesh.inference.counts import log_e_difference, log_e_ratio, log_e_share, log_e_split
+from abmesh.inference.means import best_rho2
+from abmesh.inference.numbers import Floats, Side
 from bench.simulations.outcome import Outcome
-from controller.inference.counts import log_e_difference, log_e_ratio, log_e_share, log_e_split
-from controller.inference.means import best_rho2
-from controller.inference.numbers import Floats, Side
 
 ALPHA = 0.05
 _REJECT = -math.log(ALPHA)

@@ -12,13 +12,13 @@ from typing import Final
 
 import numpy as np
 
+from abmesh.inference.numbers import Floats, Side, Slices
+from abmesh.inference.variance import design_effect, request_variance
 from bench.simulations.means import returning
 from bench.simulations.outcome import Outcome
 from bench.simulations.users import Population, batches, heavy_tailed
-from controller.inference.numbers import Floats, Side, Slices
-from controller.inference.variance import design_effect, request_variance
-from controller.judging.comparison import MIN_SLICES, Sums
-from controller.judging.shares import ShareComparison
+from controller.decision.comparison import MIN_SLICES, Sums
+from controller.decision.shares import ShareComparison
 
 ALPHA: Final = 0.05
 _LIMIT: Final = -math.log(ALPHA)

@@ -14,16 +14,16 @@ from typing import Final
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from abmesh.inference.counts import log_e_ratio, log_e_share
+from abmesh.inference.edges import edge_deflator, edge_design_effect, level_deflator
+from abmesh.inference.histogram import quantile
+from abmesh.inference.numbers import Floats, Side
+from abmesh.inference.quantiles import TAU
 from bench.simulations.error_guardrails import crowding
 from bench.simulations.outcome import Outcome
 from bench.simulations.quantiles import MEDIAN_MS, SIGMA, Binned, Durations
 from bench.simulations.users import Population, Traffic, draw, heavy_tailed
-from controller.evidence.histogram import quantile
-from controller.inference.counts import log_e_ratio, log_e_share
-from controller.inference.edges import edge_deflator, edge_design_effect, level_deflator
-from controller.inference.numbers import Floats, Side
-from controller.inference.quantiles import TAU
-from controller.judging.quantiles import MIN_GROUPS
+from controller.decision.quantiles import MIN_GROUPS
 
 ALPHA: Final = 0.05
 EDGE_SAMPLE: Final = 200

@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 from scipy.special import ndtri
 
+from abmesh.inference.means import Contrast, log_e_mean, mixture_variance, stratified
+from abmesh.inference.numbers import Floats, Side, Slices
 from bench.simulations.outcome import Outcome
 from bench.simulations.users import Population, about_twenty, arms, batches, draw, heavy_tailed, user_rates
-from controller.inference.means import Contrast, log_e_mean, mixture_variance, stratified
-from controller.inference.numbers import Floats, Side, Slices
 
 ALPHA: Final = 0.05
 _LIMIT: Final = -math.log(ALPHA)

@@ -13,13 +13,13 @@ from typing import Final
 
 import numpy as np
 
+from abmesh.inference.counts import log_e_ratio
+from abmesh.inference.histogram import Bins
+from abmesh.inference.mixture import log_sum_exp
+from abmesh.inference.numbers import Floats, Side
+from abmesh.inference.quantiles import edges_around, log_e_exceedances, spread_edges
 from bench.simulations.outcome import Outcome
 from bench.simulations.users import Activity, Flags, Population, Traffic, batches, draw, heavy_tailed
-from controller.evidence.histogram import Bins
-from controller.inference.counts import log_e_ratio
-from controller.inference.mixture import log_sum_exp
-from controller.inference.numbers import Floats, Side
-from controller.inference.quantiles import edges_around, log_e_exceedances, spread_edges
 
 ALPHA: Final = 0.05
 _LIMIT: Final = -math.log(ALPHA)

@@ -11,14 +11,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from abmesh.analysis.anytime import standardised
+from abmesh.analysis.plain import at_planned_looks
+from abmesh.analysis.records import Metric, Sums
+from abmesh.inference.counts import log_e_difference
+from abmesh.inference.numbers import Side
+from abmesh.inference.sequential import boundaries
 from bench.simulations.counts import Data, Rule, reported, tallied
 from bench.simulations.outcome import Outcome
-from controller.analysis.anytime import standardised
-from controller.analysis.plain import at_planned_looks
-from controller.analysis.records import Metric, Sums
-from controller.inference.counts import log_e_difference
-from controller.inference.numbers import Side
-from controller.inference.sequential import boundaries
 
 ALPHA: Final = 0.05
 _RATE: Final = Metric("errors", "rate", "share")

@@ -10,9 +10,9 @@ import math
 import numpy as np
 from scipy.stats import chi2
 
+from abmesh.inference.numbers import Floats
+from abmesh.inference.sample_ratio import log_e_sample_ratio, sample_ratio
 from bench.simulations.outcome import Outcome
-from controller.inference.numbers import Floats
-from controller.inference.sample_ratio import log_e_sample_ratio, sample_ratio
 
 ALPHA = 0.01
 _REJECT = -math.log(ALPHA)

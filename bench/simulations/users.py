@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.inference.numbers import Floats, Slices
+from abmesh.inference.numbers import Floats, Slices
 
 Indices = NDArray[np.intp]
 Flags = NDArray[np.bool_]

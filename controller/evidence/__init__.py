@@ -1,5 +1,4 @@
-"""From an Envoy's statistics to evidence per variant. Pure: text in, numbers out.
+"""Count: from the text of an Envoy's statistics to samples, windows without resets, and evidence per variant. Pure.
 
-``parse`` (text -> cumulative sample) -> ``window`` (differences since a stage began) -> ``summary`` (per variant), with
-``counts`` and ``histogram`` as the arithmetic below them.
+Called by :mod:`controller.sources`, which reads the text, and :mod:`controller.rollout`, which collects the evidence.
 """

@@ -9,10 +9,10 @@ from typing import Final
 
 import numpy as np
 
+from abmesh.experiment.errors import SourceError
 from controller.evidence.counts import Numbers
 from controller.evidence.digits import LAST_BYTES, IrregularError, Positions, Words, words_of
 from controller.evidence.parse import bounds
-from experiment.errors import SourceError
 
 _UNKNOWN: Final = -1
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)

@@ -21,7 +21,7 @@ RequestKey = tuple[str, int, int]
 """Variant, slice, response code. Code 0: the client went away before there was a response."""
 
 AmountKey = tuple[str, int, str]
-"""Variant, slice, amount (see :mod:`experiment.metrics`)."""
+"""Variant, slice, amount (see :mod:`abmesh.experiment.metrics`)."""
 
 SegmentKey = tuple[str, str, int | str]
 """Variant, segment, and a response code or an amount."""

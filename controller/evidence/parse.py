@@ -26,9 +26,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from abmesh.experiment import metrics, names
+from abmesh.experiment.errors import SourceError
 from controller.evidence.counts import NOTHING, BinKey, CounterKey, Counts, Index, Series
-from experiment import metrics, names
-from experiment.errors import SourceError
 
 _LABEL = r"([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)"
 _SMALL = r"(\d{1,4})"

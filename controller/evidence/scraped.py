@@ -26,12 +26,12 @@ from typing import Final
 
 import numpy as np
 
+from abmesh.experiment import metrics, names
+from abmesh.experiment.errors import SourceError
+from abmesh.experiment.latencies import bin_width
 from controller.evidence.counts import BinKey, Counts, Index, Keys, Series, values_of
 from controller.evidence.parse import Sample, counter_key, histogram_key
 from controller.evidence.vector import INSTANCE, Answer, Others, labels_of, short
-from experiment import metrics, names
-from experiment.errors import SourceError
-from experiment.latencies import bin_width
 
 UP: Final = "up"
 UPTIME: Final = "envoy_server_uptime"

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from abmesh.experiment.metrics import Metric
+from abmesh.inference.numbers import Floats, Slices
 from controller.evidence.summary import SegmentEvidence, SliceEvidence, VariantEvidence
-from controller.inference.numbers import Floats, Slices
-from experiment.metrics import Metric
 
 
 @dataclass(frozen=True, slots=True)

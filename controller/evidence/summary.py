@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from abmesh.experiment import metrics, names
+from abmesh.experiment.parts import Price
+from abmesh.inference.histogram import Bins, merge, quantile, size
 from controller.evidence.counts import Counts
-from controller.evidence.histogram import Bins, merge, quantile, size
-from experiment import metrics, names
-from experiment.parts import Price
 
 ABORTED = 0
 """The response code of a request whose client went away before there was a response."""
@@ -35,7 +35,7 @@ class SliceEvidence:
     amounts: Mapping[str, int] = field(default_factory=dict)
 
     def amount(self, name: str) -> int:
-        """An amount of :mod:`experiment.metrics`; 0 if nothing was counted under its name."""
+        """An amount of :mod:`abmesh.experiment.metrics`; 0 if nothing was counted under its name."""
         if name == metrics.ANSWERED:
             return self.requests
         if name == metrics.ERRORS:
@@ -66,7 +66,7 @@ class SegmentEvidence:
     ttft: Bins = field(default_factory=dict)
 
     def amount(self, name: str) -> int:
-        """An amount of :mod:`experiment.metrics`; 0 if nothing was counted under its name."""
+        """An amount of :mod:`abmesh.experiment.metrics`; 0 if nothing was counted under its name."""
         return _of_codes(name, self.codes, self.amounts)
 
 
@@ -93,7 +93,7 @@ class VariantEvidence:
     segments: Mapping[str, SegmentEvidence] = field(default_factory=dict)
 
     def amount(self, name: str) -> int:
-        """An amount of :mod:`experiment.metrics`; 0 if nothing was counted under its name."""
+        """An amount of :mod:`abmesh.experiment.metrics`; 0 if nothing was counted under its name."""
         if name == metrics.DURATION_MS:
             return self.duration_ms
         return _of_codes(name, self.codes, self.amounts)

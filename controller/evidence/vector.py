@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from experiment.errors import SourceError
+from abmesh.experiment.errors import SourceError
 
 INSTANCE: Final = "instance"
 """Label under which Prometheus knows a target."""

@@ -1,1 +1,4 @@
-"""Where statistics come from, behind one Protocol."""
+"""Ask: where Envoys' statistics come from.
+
+One protocol, :class:`~controller.sources.base.Source`, called by the loop.
+"""

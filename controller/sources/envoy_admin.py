@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
 
+from abmesh.experiment.errors import SourceError
+from abmesh.experiment.names import STATS_SCOPE
 from controller.evidence.columns import Parser
 from controller.evidence.parse import UPTIME, Sample
 from controller.sources.base import Observation
 from controller.sources.failures import body, reason
-from experiment.errors import SourceError
-from experiment.names import STATS_SCOPE
 
 QUERY = {
     # Envoy's plain text: it has bins of histograms in a quarter of JSON's length.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import aiohttp
 
-from experiment.errors import SourceError
+from abmesh.experiment.errors import SourceError
 
 
 async def body(response: aiohttp.ClientResponse, longest: int) -> bytes:

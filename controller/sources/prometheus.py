@@ -21,12 +21,12 @@ from typing import TypeVar
 
 import aiohttp
 
+from abmesh.experiment.errors import SourceError
+from abmesh.experiment.quantities import format_duration
 from controller.evidence.scraped import Reader, Scraped, ages_query, among, series_query
 from controller.evidence.vector import Answer, RefusedQueryError, short
 from controller.sources.base import Observation
 from controller.sources.failures import body, reason
-from experiment.errors import SourceError
-from experiment.quantities import format_duration
 
 _Read = TypeVar("_Read")
 

@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from experiment.errors import StartError
+from abmesh.experiment.errors import StartError
 from ext_proc import wire
 from ext_proc.service import END, Last, Service
 from ext_proc.settings import Address, Tls, Unix

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from experiment.errors import StartError
+from abmesh.experiment.errors import StartError
 from ext_proc.service import Service
 from ext_proc.settings import Address, Tcp, Tls, Unix
 from ext_proc.transport.base import until_quiet

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from experiment.errors import StartError
+from abmesh.experiment.errors import StartError
 from ext_proc.settings import Tcp
 
 _MODE = 0o660

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from experiment.errors import StartError
+from abmesh.experiment.errors import StartError
 from ext_proc.settings import Tls
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from abmesh.experiment import bucketing
+from abmesh.mesh.bootstrap import render_bootstrap
+from abmesh.mesh.options import RenderOptions
 from bench import contenders, documents, envoys
 from bench.contenders import BY_NAME, CONTENDERS, REFERENCE, Contender, chosen
 from bench.load import requests_of
 from bench.running import Bench
-from experiment import bucketing
-from mesh.bootstrap import render_bootstrap
-from mesh.options import RenderOptions
 
 USERS = [f"user-{number}" for number in range(200)]
 LAW = {"ext_proc", "go", "native", "native_alone", "native_split"}

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from abmesh.cli.demo.stack import find_envoy
+from abmesh.experiment.model import Document
+from abmesh.mesh.bootstrap import render_bootstrap
+from abmesh.mesh.options import RenderOptions
+from abmesh.mesh.yaml_text import to_yaml
 from bench import envoys
-from cli.demo.stack import find_envoy
-from experiment.model import Document
-from mesh.bootstrap import render_bootstrap
-from mesh.options import RenderOptions
-from mesh.yaml_text import to_yaml
 
 DOCUMENT = Document.model_validate(
     {

@@ -12,16 +12,17 @@ import pytest
 from envoy.config.core.v3.base_pb2 import HeaderValue
 from envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
 
+from abmesh.experiment import bucketing
+from abmesh.experiment.model import Document
 from bench import documents, go_server
-from experiment import bucketing
-from experiment.model import Document
 from ext_proc.service import Last, Service, compile_rules
 from ext_proc.telemetry import Counts
+from tests.paths import ROOT
 
 REASON = go_server.missing()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=f"the Go server is not compared: {REASON}")
 
-LAW = Path(__file__).parents[2] / "docs" / "assignment.md"
+LAW = ROOT / "docs" / "assignment.md"
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from abmesh.experiment.codec import parse
 from bench import native_rollout
 from bench.reactions import A, B
-from experiment.codec import parse
 
 
 def weights(text: str) -> dict[str, float]:

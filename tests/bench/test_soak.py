@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import hpack
 import pytest
@@ -12,8 +11,9 @@ from hyperframe.frame import Frame, HeadersFrame
 from bench import soak_messages
 from bench.soak import Soaked
 from bench.soak_messages import Due, message
+from tests.paths import ROOT
 
-RECORDED = Path(__file__).parents[1] / "ext_proc" / "conformance" / "recorded" / "envoy.bin"
+RECORDED = ROOT / "tests" / "ext_proc" / "conformance" / "recorded" / "envoy.bin"
 
 
 def decoded(decoder: hpack.Decoder, block: bytes) -> list[tuple[str, str]]:

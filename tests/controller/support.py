@@ -7,18 +7,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from abmesh.experiment.model import Document, Experiment
+from abmesh.experiment.store import FileStore
+from controller.decision.warmup import Warmups
 from controller.evidence.parse import parse
-from controller.journal import Journal, read
-from controller.live import LiveStore
-from controller.model import JournalEntry, Phase
-from controller.report import Report
-from controller.sinks.base import Sink
-from controller.sinks.file import FileSink
+from controller.records import JournalEntry, Phase
+from controller.rollout.reconcile import Reconciler
+from controller.rollout.tick import Report
 from controller.sources.base import Observation
-from controller.state import StateStore
-from controller.steering import Steering
-from controller.warming import Warmups
-from experiment.model import Document, Experiment
+from controller.state.documents import Documents
+from controller.state.evidence import EvidenceStore
+from controller.state.journal import Journal, read
+from controller.state.states import StateStore
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 NAME = "chat"
@@ -119,15 +119,15 @@ class Traffic:
 
 @dataclass
 class World:
-    """A document, a state folder, Envoys and a clock, with a steering on them that can be restarted."""
+    """A document, a state folder, Envoys and a clock, with a reconciler on them that can be restarted."""
 
     folder: Path
-    sink: Sink
+    documents: Documents
     now: datetime = START
     envoys: dict[str, Traffic] = field(default_factory=lambda: {ENVOY: Traffic()})
     absent: set[str] = field(default_factory=set)
     settle: timedelta = timedelta(seconds=5)
-    steering: Steering = field(init=False)
+    reconciler: Reconciler = field(init=False)
 
     def __post_init__(self) -> None:
         self.restart()
@@ -142,11 +142,11 @@ class World:
 
     def restart(self) -> None:
         """A new controller process on what is on disk."""
-        self.steering = Steering(
+        self.reconciler = Reconciler(
             states=StateStore(self.folder),
             journal=Journal(self.folder),
-            live=LiveStore(self.folder),
-            sink=self.sink,
+            live=EvidenceStore(self.folder),
+            documents=self.documents,
             settle=self.settle,
         )
 
@@ -161,11 +161,11 @@ class World:
     def tick(self, seconds: float = 5.0, warmups: Warmups | None = None) -> Report:
         """Time passes, then one tick."""
         self.now += timedelta(seconds=seconds)
-        return self.steering.steer(self.observe(), self.now, self.now, warmups)
+        return self.reconciler.reconcile(self.observe(), self.now, self.now, warmups)
 
     def weight(self) -> int:
         """The candidate's weight in the document, in basis points."""
-        return self.sink.read().document.experiment(NAME).weights["model-b"]
+        return self.documents.read().document.experiment(NAME).weights["model-b"]
 
     def phase(self) -> Phase:
         """The rollout's phase in the state."""
@@ -187,7 +187,7 @@ def world(folder: Path, text: str = DOCUMENT) -> World:
     """A world with a document in a folder."""
     path = folder / "experiments.yaml"
     path.write_text(text)
-    return World(folder / "state", FileSink(path))
+    return World(folder / "state", FileStore(path))
 
 
 def serve(subject: World, requests: int, *, code: int = 200, ms: int = 100) -> None:

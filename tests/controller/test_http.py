@@ -8,11 +8,11 @@ from unittest.mock import Mock
 
 import pytest
 
+from abmesh.experiment.errors import SettingsError, StartError
 from controller.http import HttpServer
 from controller.loop import Controller
+from controller.metrics.telemetry import Telemetry
 from controller.settings import Settings
-from controller.telemetry import Telemetry
-from experiment.errors import SettingsError, StartError
 
 
 def _server(listen: str) -> HttpServer:

@@ -9,11 +9,11 @@ import aiohttp
 import pytest
 
 from controller.http import HttpServer
-from controller.lease import Lease
 from controller.loop import Controller, Role
+from controller.metrics.telemetry import Telemetry
 from controller.settings import Settings
 from controller.sources.base import Observation
-from controller.telemetry import Telemetry
+from controller.state.lease import Lease
 from tests.controller.support import DOCUMENT, World, world
 
 
@@ -49,7 +49,7 @@ class Setup:
         self.controller = Controller(
             Settings(Path("e.yaml"), routes_file=routes_file),
             source=self.source,
-            steering=subject.steering,
+            reconciler=subject.reconciler,
             lease=self.lease,
             telemetry=self.telemetry,
             clock=lambda: subject.now,
@@ -120,7 +120,7 @@ async def test_a_controller_that_keeps_the_routes_file_or_has_no_native_experime
 async def test_the_generation_is_shown_exactly(setup: Setup) -> None:
     for _ in range(2):
         await setup.controller.tick()
-    assert setup.metric("abmesh_config_generation") == setup.subject.sink.read().generation
+    assert setup.metric("abmesh_config_generation") == setup.subject.documents.read().generation
     setup.lease.release()
 
 
@@ -230,7 +230,7 @@ async def test_it_ticks_until_told_to_stop_and_finishes_the_tick(tmp_path: Path)
     controller = Controller(
         Settings(Path("e.yaml")),
         source=setup.source,
-        steering=setup.subject.steering,
+        reconciler=setup.subject.reconciler,
         lease=setup.lease,
         telemetry=setup.telemetry,
     )

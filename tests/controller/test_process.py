@@ -17,11 +17,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from controller.journal import read
+from abmesh.experiment.names import BUCKETS
+from abmesh.experiment.store import FileStore
+from controller.rollout.status import ExperimentStatus, read_status
 from controller.settings import Settings
-from controller.sinks.file import FileSink
-from controller.status import ExperimentStatus, read_status
-from experiment.names import BUCKETS
+from controller.state.journal import read
 from tests.controller.support import DOCUMENT, NAME, Traffic
 
 FAST = DOCUMENT.replace("steps: [10, 50, 100]", "steps: [10, 25, 50, 100]").replace(
@@ -34,10 +34,10 @@ EVERY_STEP_ONCE = [0, 1000, 2500, 5000, 10_000]
 async def _envoy(folder: Path) -> AsyncIterator[str]:
     """An admin endpoint whose statistics grow with every look, by 500 requests that are split as the weights say."""
     traffic = Traffic()
-    sink = FileSink(folder / "experiments.yaml")
+    documents = FileStore(folder / "experiments.yaml")
 
     async def stats(_: web.Request) -> web.Response:
-        for variant, points in sink.read().document.experiment(NAME).weights.items():
+        for variant, points in documents.read().document.experiment(NAME).weights.items():
             traffic.serve(variant, 500 * points // BUCKETS)
         return web.Response(text=traffic.answer(datetime.now(UTC)))
 
@@ -49,7 +49,7 @@ async def _envoy(folder: Path) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _controller(folder: Path, envoy: str, *flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    command = ["-m", "controller", "--config", str(folder / "experiments.yaml"), "--envoy", envoy]
+    command = ["-m", "abmesh.cli", "controller", "--config", str(folder / "experiments.yaml"), "--envoy", envoy]
     command += ["--interval", "100ms", "--settle", "100ms", *flags]
     process = await asyncio.create_subprocess_exec(
         sys.executable, *command, stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL
@@ -141,7 +141,7 @@ async def test_it_stays_small(tmp_path: Path) -> None:
         await _until(judged)
         assert psutil.Process(process.pid).memory_info().rss < 120e6
     heavy = "('scipy.stats', 'envoy_data_plane', 'grpc')"
-    command = f"import sys, controller.app; print([name for name in {heavy} if name in sys.modules])"
+    command = f"import sys, controller.wiring; print([name for name in {heavy} if name in sys.modules])"
     probe = await asyncio.create_subprocess_exec(sys.executable, "-c", command, stdout=asyncio.subprocess.PIPE)
     output, _ = await probe.communicate()
     assert json.loads(output) == []

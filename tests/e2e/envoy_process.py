@@ -23,10 +23,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cli.demo.processes import ending_with_parent
-from mesh import warmup
-from mesh.options import RenderOptions
-from mesh.yaml_text import to_yaml
+from abmesh.cli.demo.processes import ending_with_parent
+from abmesh.mesh import warmup
+from abmesh.mesh.options import RenderOptions
+from abmesh.mesh.yaml_text import to_yaml
 
 ENVOY = Path(sys.executable).parent / "envoy"
 START_LIMIT = 30.0

@@ -18,10 +18,11 @@ import aiohttp
 import pytest
 from ruamel.yaml import YAML
 
-from cli.demo.processes import Child, free_ports
-from cli.demo.stack import answers
+from abmesh.cli.demo.processes import Child, free_ports
+from abmesh.cli.demo.stack import answers
+from tests.paths import ROOT
 
-EXAMPLE = Path(__file__).parents[2] / "envoy" / "prometheus"
+EXAMPLE = ROOT / "envoy" / "prometheus"
 ALERTS = EXAMPLE / "alerts.yaml"
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import aiohttp
 
-from experiment.model import Document
-from mesh.bootstrap import render_bootstrap
-from mesh.options import RenderOptions
+from abmesh.experiment.model import Document
+from abmesh.mesh.bootstrap import render_bootstrap
+from abmesh.mesh.options import RenderOptions
 from tests.e2e.echo_upstream import echo_upstream
 from tests.e2e.envoy_process import EnvoyProcess, launch, on_free_ports
 

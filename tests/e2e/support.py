@@ -14,11 +14,11 @@ from typing import Any
 
 import aiohttp
 
-from cli.demo.model_server import Behaviour
-from cli.demo.stack import Stack, StackOptions, fetch
-from cli.records import status_json
+from abmesh.cli.demo.model_server import Behaviour
+from abmesh.cli.demo.stack import Stack, StackOptions, fetch
+from abmesh.cli.records import status_json
+from controller.rollout.status import read_status
 from controller.settings import Settings
-from controller.status import read_status
 
 INSTANT = Behaviour(latency_ms=1, spread=0, output_tokens=2)
 PATH = "/v1/models"
@@ -130,7 +130,7 @@ async def ask_all(url: str, users: Iterable[str], concurrency: int = 16) -> dict
 
 async def abmesh(*arguments: str, config: Path | None = None, stdin: str = "") -> tuple[int, str, str]:
     """Run the command line as a user does; exit code, standard output, standard error."""
-    command = [sys.executable, "-m", "cli", *arguments]
+    command = [sys.executable, "-m", "abmesh.cli", *arguments]
     if config is not None:
         command += ["--config", str(config)]
     pipe = asyncio.subprocess.PIPE

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from cli.demo.model_server import Behaviour
-from cli.demo.processes import Child, free_ports
-from cli.demo.stack import Stack, answers, fetch
+from abmesh.cli.demo.model_server import Behaviour
+from abmesh.cli.demo.processes import Child, free_ports
+from abmesh.cli.demo.stack import Stack, answers, fetch
 from tests.e2e.load import under_load
 from tests.e2e.support import CHAT, abmesh, document, eventually, stack, status
 
@@ -190,7 +190,16 @@ async def test_a_second_controller_stands_by_and_takes_over(tmp_path: Path) -> N
         first = running.children["controller"]
         port = free_ports(1)[0]
         url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "cli", "controller", "--config", str(running.config), "--envoy", running.admin]
+        command = [
+            sys.executable,
+            "-m",
+            "abmesh.cli",
+            "controller",
+            "--config",
+            str(running.config),
+            "--envoy",
+            running.admin,
+        ]
         command += ["--state", str(running.state), "--interval", "200ms", "--settle", "500ms"]
         second = Child("second", [*command, "--http", f"127.0.0.1:{port}"], tmp_path / "second.log")
         try:

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.envoy, pytest.mark.timeout(240)]
 
 
 async def _demo(*arguments: str, folder: Path) -> tuple[int, str]:
-    command = [sys.executable, "-m", "cli", "demo", *arguments]
+    command = [sys.executable, "-m", "abmesh.cli", "demo", *arguments]
     environment = {**os.environ, "TMPDIR": str(folder)}
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environment
@@ -136,7 +136,7 @@ async def test_a_fine_tuned_model_is_rolled_back_and_the_report_says_why_segment
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 async def test_a_demo_that_is_interrupted_leaves_no_process_behind(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "cli", "demo", "good", "--keep"]
+    command = [sys.executable, "-m", "abmesh.cli", "demo", "good", "--keep"]
     process = await asyncio.create_subprocess_exec(
         *command,
         stdout=asyncio.subprocess.DEVNULL,

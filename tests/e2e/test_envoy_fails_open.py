@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.options import RenderOptions
+from abmesh.mesh.options import RenderOptions
 from tests.e2e.rendered_mesh import Reply, StandInServer, rendered_mesh, user
 
 pytestmark = pytest.mark.envoy

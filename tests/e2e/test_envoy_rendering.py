@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from mesh.bootstrap import READABLE_ADMIN_PATHS
-from mesh.buckets import BUCKETS_MS
+from abmesh.mesh.bootstrap import READABLE_ADMIN_PATHS
+from abmesh.mesh.buckets import BUCKETS_MS
 from tests.e2e.echo_upstream import CLAIMED_VERSION, echo_upstream
 from tests.e2e.envoy_process import wait_for
 from tests.e2e.rendered_mesh import UNASSIGNED, RenderedMesh, rendered_mesh, user

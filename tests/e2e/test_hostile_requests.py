@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from abmesh.cli.demo.stack import Stack, fetch
+from abmesh.experiment.codec import parse
+from abmesh.experiment.metrics import CONTINUATION
+from abmesh.experiment.model import Document
+from abmesh.experiment.names import GROUPS, OTHER_SEGMENT
+from abmesh.mesh.routes import route_configuration
 from bench.load import request_of
-from cli.demo.stack import Stack, fetch
-from experiment.codec import parse
-from experiment.metrics import CONTINUATION
-from experiment.model import Document
-from experiment.names import GROUPS, OTHER_SEGMENT
-from mesh.routes import route_configuration
 from tests.e2e.support import CHAT, document, envoy_stats, eventually, stack
 
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(240)]

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from abmesh.cli.demo.stack import fetch
 from bench.contenders import Contender, missing
 from bench.load import LoadResult, request_of, requests_of, run_load
 from bench.running import Bench, Running
 from bench.usage import resident_mb
-from cli.demo.stack import fetch
 from ext_proc.settings import DEFAULT_TRANSPORT, TRANSPORTS, Settings, Transport
 from tests.e2e.support import CHAT, document, envoy_stats, eventually, metric, stack
 

@@ -24,14 +24,14 @@ import aiohttp
 import pytest
 from ruamel.yaml import YAML
 
-from cli.demo.model_server import Behaviour
-from cli.demo.stack import Stack, StackOptions, fetch
+from abmesh.cli.demo.model_server import Behaviour
+from abmesh.cli.demo.stack import Stack, StackOptions, fetch
+from abmesh.experiment.latencies import BOUNDS_MS
+from abmesh.inference.histogram import Bins, merge, quantile, size
 from controller.evidence.counts import Counts
-from controller.evidence.histogram import Bins, merge, quantile, size
 from controller.evidence.summary import VariantEvidence, summarize
 from controller.sources.envoy_admin import EnvoyAdminSource
 from controller.sources.prometheus import PrometheusSource
-from experiment.latencies import BOUNDS_MS
 from tests.e2e.prometheus_process import ALERTS, EXAMPLE, Prometheus, need_prometheus, prometheus, promtool
 from tests.e2e.support import CHAT, PATIENT, abmesh, eventually, metric, session
 

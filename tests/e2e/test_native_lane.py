@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiment.bucketing import bucket_of
-from experiment.store import FileStore
+from abmesh.experiment.bucketing import bucket_of
+from abmesh.experiment.store import FileStore
 from tests.e2e.lanes import LANES, VARIANTS, Lanes, Reply, lanes, request, send
 from tests.e2e.support import eventually
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from experiment.bucketing import bucket_of
-from experiment.store import FileStore
+from abmesh.experiment.bucketing import bucket_of
+from abmesh.experiment.store import FileStore
 from tests.e2e.lanes import LANES, VARIANTS, Lanes, Reply, experiment, lanes, request, send, send_alone
 from tests.e2e.support import eventually
 

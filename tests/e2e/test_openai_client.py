@@ -17,11 +17,11 @@ import pytest
 from aiohttp import web
 from openai.types.chat import ChatCompletionChunk
 
-from cli.demo.stack import Stack, fetch
+from abmesh.cli.demo.stack import Stack, fetch
+from abmesh.experiment.parts import Price
 from controller.evidence.columns import Parser
 from controller.evidence.summary import VariantEvidence, summarize
 from controller.sources.envoy_admin import QUERY
-from experiment.parts import Price
 from tests.e2e.support import eventually, stack
 
 pytestmark = pytest.mark.envoy

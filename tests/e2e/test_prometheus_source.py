@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cli.demo.processes import Child, free_ports
-from cli.demo.stack import Stack, answers
+from abmesh.cli.demo.processes import Child, free_ports
+from abmesh.cli.demo.stack import Stack, answers
 from tests.e2e.load import under_load
 from tests.e2e.prometheus_process import Prometheus, need_prometheus, prometheus
 from tests.e2e.support import CHAT, abmesh, document, eventually, stack, status
@@ -35,7 +35,7 @@ ROLLOUT = document(
 @asynccontextmanager
 async def _controller(running: Stack, url: str, folder: Path) -> AsyncIterator[Child]:
     """A controller on a Prometheus server."""
-    command = [sys.executable, "-m", "cli", "controller", "--config", str(running.config)]
+    command = [sys.executable, "-m", "abmesh.cli", "controller", "--config", str(running.config)]
     command += ["--state", str(running.state), "--interval", "500ms", "--settle", "500ms", "--max-age", "5s"]
     http = f"127.0.0.1:{free_ports(1)[0]}"
     child = Child("controller", [*command, "--source", "prometheus", "--url", url, "--http", http], folder / "c.log")

@@ -14,10 +14,10 @@ import psutil
 import pytest
 import trustme
 
-from experiment.codec import parse
-from experiment.names import EXT_PROC_CLUSTER
-from mesh.bootstrap import render_bootstrap
-from mesh.options import RenderOptions
+from abmesh.experiment.codec import parse
+from abmesh.experiment.names import EXT_PROC_CLUSTER
+from abmesh.mesh.bootstrap import render_bootstrap
+from abmesh.mesh.options import RenderOptions
 from tests.e2e.echo_upstream import echo_upstream
 from tests.e2e.envoy_process import EnvoyProcess, on_free_ports
 from tests.e2e.load import under_load

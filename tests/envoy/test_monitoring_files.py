@@ -12,9 +12,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from ruamel.yaml import YAML
 
-from controller.publishing import Published
-from controller.report import Report
-from controller.telemetry import Telemetry
+from controller.metrics.telemetry import Telemetry
+from controller.rollout.tick import Report
+from controller.routes.publisher import Published
 from ext_proc.exposition import Exposition
 from ext_proc.telemetry import Counts
 from tests.controller.support import START, experiment

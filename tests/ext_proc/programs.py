@@ -15,8 +15,9 @@ from pathlib import Path
 
 import psutil
 
+from tests.paths import ROOT
+
 LIMIT = 30.0
-_ROOT = Path(__file__).parents[2]
 
 
 async def eventually(condition: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
@@ -83,7 +84,7 @@ async def program(folder: Path, *arguments: str) -> AsyncIterator[Program]:
     command = [sys.executable, "-m", "ext_proc", "--config", str(folder / "experiments.yaml"), "--poll", "0.02"]
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
-            *command, "--metrics", "127.0.0.1:0", *arguments, stderr=stderr, cwd=_ROOT, process_group=0
+            *command, "--metrics", "127.0.0.1:0", *arguments, stderr=stderr, cwd=ROOT, process_group=0
         )
     family: list[psutil.Process] = []
     try:

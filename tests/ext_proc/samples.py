@@ -13,7 +13,7 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
     ProcessingResponse,
 )
 
-from experiment.model import Document
+from abmesh.experiment.model import Document
 
 Pairs = Iterable[tuple[str, bytes]]
 

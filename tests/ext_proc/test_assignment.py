@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiment import bucketing
-from experiment.model import Document
+from abmesh.experiment import bucketing
+from abmesh.experiment.model import Document
 from ext_proc.assignment import Assignment, Table, compile_document, host_of
 from tests.ext_proc.samples import EXPERIMENT, document
 

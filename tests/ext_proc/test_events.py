@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiment.answers import Event
+from abmesh.experiment.answers import Event
 from ext_proc import events
 from ext_proc.events import ABSENT, WRONG, Asked, Reading
 from tests.ext_proc.samples import document

@@ -5,7 +5,7 @@ import urllib.error
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from experiment.errors import StartError
+from abmesh.experiment.errors import StartError
 from ext_proc.exposition import Exposition, serve_metrics
 from ext_proc.telemetry import Config, Counts
 from tests.ext_proc.clients import scrape

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiment.parts import IssueCookie, UnitSource
+from abmesh.experiment.parts import IssueCookie, UnitSource
 from ext_proc import identity
 
 ANY_HEADERS = st.dictionaries(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiment.errors import SettingsError
+from abmesh.experiment.errors import SettingsError
 from ext_proc.settings import Settings, Tcp, Unix, parse_address, parse_metrics
 
 

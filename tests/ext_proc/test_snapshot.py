@@ -3,8 +3,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from experiment.errors import DocumentError, Problem
-from experiment.store import Rejected, Snapshot
+from abmesh.experiment.errors import DocumentError, Problem
+from abmesh.experiment.store import Rejected, Snapshot
 from ext_proc import snapshot
 from ext_proc.service import Service
 from ext_proc.snapshot import Follower

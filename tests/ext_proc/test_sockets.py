@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiment.errors import StartError
+from abmesh.experiment.errors import StartError
 from ext_proc.settings import Tcp
 from ext_proc.transport.sockets import UnixSocket, reserve
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from experiment.errors import SettingsError, StartError
+from abmesh.experiment.errors import SettingsError, StartError
 from ext_proc import wire
 from ext_proc.settings import Tcp, Tls, parse_tls, parse_transport
 from ext_proc.transport import choice

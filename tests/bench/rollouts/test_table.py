@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from abmesh.experiment.codec import parse
 from bench.rollouts.__main__ import main
 from bench.rollouts.batch import Batch, Rollout
 from bench.rollouts.plans import AS_FAST, DOUBLED, FEW, OPEN, SAME, SLOWER, Plan, names_of
 from bench.rollouts.plans import document as experiments
 from bench.rollouts.table import document, held, outcomes, rolled_back_at_first_step, table, went_on
-from experiment.codec import parse
 
 GONE_UP = Rollout("same-0", "same", "promoted", 100.0, "last_step_passed", "", 5_000, naive=True, entries=9)
 ROLLED_BACK = Rollout("doubled-1", "doubled", "rolled_back", 5.0, "harmful", "", 3_000, naive=True, entries=5)

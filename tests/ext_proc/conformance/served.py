@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cli.demo.processes import ending_with_parent
+from abmesh.cli.demo.processes import ending_with_parent
+from tests.paths import ROOT
 
 TRANSPORTS = ("grpcio", "nghttp2")
 LIMIT = 30.0
-_ROOT = Path(__file__).parents[3]
 
 
 class Counters(NamedTuple):
@@ -148,7 +148,7 @@ def serving(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            cwd=_ROOT,
+            cwd=ROOT,
             text=True,
         )
     assert process.stdin is not None

@@ -1,0 +1,258 @@
+"""Why a decision was made: every guardrail with its numbers, limits and formula. Pure; shown by ``abmesh explain``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from abmesh.analysis.formulas import formula_of
+from abmesh.experiment.limits import Goal, Guardrail
+from abmesh.experiment.quantities import format_duration, format_share
+from abmesh.experiment.rollout import Rollout, Warmup
+from abmesh.inference.numbers import Interval
+from controller.decision.comparison import MIN_SLICES
+from controller.decision.comparisons import compare
+from controller.decision.course import Course
+from controller.decision.deciding import Inputs, course_of, deliberate
+from controller.decision.history import unpack
+from controller.decision.intervals import increase_interval, level_interval
+from controller.decision.means import MIN_MEAN
+from controller.decision.quantiles import MIN_GROUPS
+from controller.decision.verdicts import Balance, GoalJudgement, Judgement
+from controller.decision.warmup import Warmth
+from controller.wording.values import show_limit, show_value
+
+
+@dataclass(frozen=True, slots=True)
+class GuardrailAccount:
+    """One guardrail of a decision.
+
+    Attributes:
+        guardrail: as the document has it.
+        name: what it is called: ``error_rate max 5%``.
+        judgement: what was found.
+        interval: always-valid limits of the candidate's value (``max`` and ``min``), of its change from the control's
+            (``max_increase`` and ``max_decrease``), or of its relative change, each at the error of a healthy verdict.
+        formula: how its e-values are made, in words.
+    """
+
+    guardrail: Guardrail
+    name: str
+    judgement: Judgement
+    interval: Interval
+    formula: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a decision was made.
+
+    Attributes:
+        reason: the decision's.
+        guardrails: those in force.
+        brake: the brake's judgement, if it acted.
+        balance: whether requests are split as the weights say.
+        goal: what was found about it.
+        warmth: whether the candidate is warm enough for its first users; None where it is not to be warmed.
+        warnings: what to bear in mind.
+        choices: every choice of the analysis, in sentences.
+    """
+
+    reason: str
+    guardrails: tuple[GuardrailAccount, ...]
+    brake: Judgement | None
+    balance: Balance
+    goal: GoalJudgement | None
+    warmth: Warmth | None
+    warnings: tuple[str, ...]
+    choices: tuple[str, ...]
+
+
+def explain(inputs: Inputs) -> Explanation:
+    """Explain the decision that inputs lead to.
+
+    Raises:
+        StateError: the evidence is damaged.
+    """
+    found = deliberate(inputs)
+    rollout = inputs.experiment.rollout
+    assert rollout is not None
+    situation = found.situation
+    judged = [item for item in situation.judgements if item.kind != "brake"]
+    accounts: tuple[GuardrailAccount, ...] = ()
+    if judged:
+        # The edges are those that the deliberation chose; its marks are of no concern to intervals.
+        course = course_of(inputs, found.memory, unpack(inputs.evidence))
+        accounts = _accounts(rollout, course, judged)
+    return Explanation(
+        reason=found.decision.reason,
+        guardrails=accounts,
+        brake=next((item for item in situation.judgements if item.kind == "brake"), None),
+        balance=situation.balance,
+        goal=situation.goal,
+        warmth=situation.warmth,
+        warnings=tuple(situation.warnings),
+        choices=choices(rollout),
+    )
+
+
+def choices(rollout: Rollout) -> tuple[str, ...]:
+    """Every choice of a rollout's analysis, in sentences."""
+    analysis, stage = rollout.analysis, rollout.stage
+    found = [_errors(rollout)]
+    found.append(
+        f"a guardrail is healthy at {analysis.alpha:g}, not split, because all must be healthy before a step is taken"
+    )
+    found += [
+        f"{name_of(guardrail)}, harm: any: {'an increase over' if guardrail.upper else 'a decrease below'} the control "
+        f"that is proven at all, and not proven to stay within the limit, rolls back"
+        for guardrail in rollout.guardrails
+        if guardrail.harm == "any"
+    ]
+    if analysis.brake < 1:
+        found.append(
+            f"emergency brake at {format_share(analysis.brake)} errors, if the control has fewer; one of the alarms"
+        )
+    else:
+        found.append("no emergency brake")
+    does = "holds the rollout" if analysis.on_sample_ratio == "hold" else "is only reported"
+    found.append(f"sample-ratio alarm at {analysis.sample_ratio_alpha:g}, which {does}")
+    found.append(f"e-values of means are largest at {rollout.tuned_for} requests of the candidate")
+    found.append("half of every alarm's weight is on the whole rollout, half on harm that began later")
+    found += _floors(rollout)
+    if rollout.goal is not None:
+        found.append(_goal(rollout, rollout.goal))
+    found.append(
+        f"a stage lasts at least {format_duration(stage.min_duration)} and {stage.min_requests} requests of the "
+        f"candidate{_timeout(rollout)}"
+    )
+    if rollout.warmup is not None:
+        found.append(_warmup(rollout.warmup))
+    return tuple(found)
+
+
+def _floors(rollout: Rollout) -> list[str]:
+    """What is made of few users, for the kinds of metrics that are judged."""
+    judged = [guardrail.measured for guardrail in rollout.guardrails]
+    if rollout.goal is not None:
+        judged.append(rollout.goal.measured)
+    found = []
+    if any(metric.share for metric in judged):
+        found.append(f"a share of requests with fewer than {MIN_SLICES} slices of users counts each as one request")
+    if any(metric.quantile is not None for metric in judged):
+        found.append(f"a quantile with fewer than {MIN_GROUPS} groups of users counts each as one request")
+    if any(metric.quantile is None and not metric.share for metric in judged):
+        found.append(
+            f"a mean, and a rate of events, is judged from {MIN_MEAN} of what it is over, and from {MIN_SLICES} slices "
+            f"of users with any"
+        )
+    return found
+
+
+def _errors(rollout: Rollout) -> str:
+    """What alpha promises, and to whom."""
+    if not rollout.alarms:
+        return "without a guardrail and a brake there is no alarm that rolls back"
+    harmless = []
+    if any(guardrail.harm == "limit" for guardrail in rollout.guardrails) or rollout.analysis.brake < 1:
+        harmless.append("keeps its limits")
+    strict = dict.fromkeys(guardrail.metric for guardrail in rollout.guardrails if guardrail.harm == "any")
+    if strict:
+        harmless.append(f"is no worse than the control on {', '.join(strict)}")
+    if rollout.mode == "experiment":
+        harmless.append("is not worse on the goal")
+    return (
+        f"alpha {rollout.analysis.alpha:g}: a candidate that {' and '.join(harmless)} is rolled back with at most this "
+        f"probability over the whole rollout, however often it is looked at; split over {rollout.alarms} "
+        f"alarm{'s' if rollout.alarms > 1 else ''}, {rollout.alpha_alarm:.3g} each"
+    )
+
+
+def _goal(rollout: Rollout, goal: Goal) -> str:
+    kind = "at any look" if goal.design == "anytime" else f"at {goal.looks} planned looks (O'Brien-Fleming)"
+    text = f"goal {goal.metric}, {'more' if goal.more_is_better else 'less'} is better"
+    planned = "" if goal.planned_requests is None else f", at most {goal.planned_requests} requests of the candidate"
+    found = [
+        f"{text}, decided {kind}{planned}: won at {rollout.alpha_better:.3g}, lost at {rollout.alpha_worse:.3g}, each "
+        f"on its side"
+    ]
+    if rollout.mode == "experiment":
+        found.append("a loser is rolled back, and is one of the alarms")
+    else:
+        found.append("it is reported and decides nothing")
+    if goal.min_effect is None:
+        found.append("no min_effect, so that no difference is too small to go on for")
+    else:
+        found.append(f"min_effect {_effect(goal)}, ruled out at {rollout.analysis.alpha:g}")
+    return "; ".join(found)
+
+
+def _effect(goal: Goal) -> str:
+    effect = goal.min_effect
+    assert effect is not None
+    amount = show_limit(effect, goal.measured, relative=goal.relative)
+    return f"{amount} of the control" if goal.relative else amount
+
+
+def _timeout(rollout: Rollout) -> str:
+    longest = rollout.stage.max_duration
+    if longest is None:
+        return ", and may last for ever (no max_duration)"
+    if rollout.on_timeout == "hold":
+        return f"; after {format_duration(longest)} it holds on (on_timeout: hold)"
+    return f"; after {format_duration(longest)} it is rolled back (on_timeout: rollback), which alpha does not count"
+
+
+def _warmup(warmup: Warmup) -> str:
+    return (
+        f"warm-up: {warmup.min_requests} to {warmup.max_requests} requests in at most "
+        f"{format_duration(warmup.max_duration)}, until the median of the last ones is at most "
+        f"{format_share(warmup.settled)} below that of as many before"
+    )
+
+
+def _accounts(rollout: Rollout, course: Course, judged: Sequence[Judgement]) -> tuple[GuardrailAccount, ...]:
+    found = []
+    remaining = list(judged)
+    for guardrail in rollout.guardrails:
+        wanted = (guardrail.metric, guardrail.kind)
+        match = next((item for item in remaining if (item.metric, item.kind) == wanted), None)
+        if match is None:
+            continue
+        remaining.remove(match)
+        found.append(_account(guardrail, rollout, course, match))
+    return tuple(found)
+
+
+def _account(guardrail: Guardrail, rollout: Rollout, course: Course, judgement: Judgement) -> GuardrailAccount:
+    metric, alpha = guardrail.measured, rollout.analysis.alpha
+    comparison = compare(metric, course, rollout.tuned_for, alpha)
+    share = metric.share
+    if not guardrail.compares:
+        # A score of ups and downs is the only value that may be below 0.
+        lowest = -1.0 if any(weight < 0 for _, weight in metric.parts) else 0.0
+        interval = level_interval(comparison, alpha, share=share, lowest=lowest)
+    else:
+        interval = increase_interval(comparison, alpha, relative=guardrail.relative, share=share)
+    return GuardrailAccount(guardrail, name_of(guardrail), judgement, interval, formula_of(guardrail))
+
+
+def name_of(guardrail: Guardrail) -> str:
+    """What a guardrail is called: ``latency_p95 max_increase 20% of the control``."""
+    amount = show_limit(guardrail.limit, guardrail.measured, relative=guardrail.relative)
+    return f"{guardrail.metric} {guardrail.kind} {amount}{' of the control' if guardrail.relative else ''}"
+
+
+def show_interval(guardrail: Guardrail, interval: Interval) -> str:
+    """An interval of :class:`GuardrailAccount` as people read it."""
+    return f"{_bound(guardrail, interval.lower)} to {_bound(guardrail, interval.upper)}"
+
+
+def _bound(guardrail: Guardrail, value: float) -> str:
+    if math.isinf(value):
+        return "no limit"
+    sign = "+" if guardrail.compares and value > 0 else ""
+    if guardrail.relative:
+        return f"{sign}{format_share(value)}"
+    return f"{sign}{show_value(guardrail.measured, value)}"

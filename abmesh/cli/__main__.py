@@ -1,0 +1,5 @@
+"""``python -m cli`` is the same as ``abmesh``."""
+
+from abmesh.cli.main import run
+
+run()

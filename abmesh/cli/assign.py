@@ -1,0 +1,71 @@
+"""``assign``: which variant a unit gets, by the same law as the server's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from abmesh.cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOption, print_json
+from abmesh.experiment.errors import StartError
+
+_BLANKS = b" \t\r\n"
+"""Dropped around an identity, as the server and Envoy drop them around a header's value."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(assign)
+
+
+def assign(
+    experiment: ExperimentArgument,
+    unit: Annotated[list[str] | None, typer.Option("--unit", help="A unit's identity; may be repeated.")] = None,
+    units_from: Annotated[
+        str | None, typer.Option("--units-from", metavar="FILE|-", help="Identities, one a line; - is standard input.")
+    ] = None,
+    config: ConfigOption = CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which variant units get, and why; overrides by header are not considered."""
+    from abmesh.experiment.bucketing import bucket_of
+    from abmesh.experiment.quantities import format_weight
+    from abmesh.experiment.store import FileStore
+
+    if bool(unit) == (units_from is not None):
+        raise typer.BadParameter("give either --unit or --units-from")
+    given = [text.encode(errors="surrogateescape").strip(_BLANKS) for text in unit or ()]
+    if not all(given):
+        raise typer.BadParameter("--unit is empty; a request without an identity is assigned to nothing")
+    found = FileStore(config).read().document.experiment(experiment)
+    units = given or _lines(units_from or "-")
+    for identity in units:
+        bucket = bucket_of(found.hash_salt, identity)
+        place = found.places[bucket]
+        text = identity.decode(errors="surrogateescape")
+        if as_json:
+            print_json({"unit": text, "bucket": bucket, "variant": place.variant, "slice": place.slice})
+            continue
+        owned = next(part for part in found.effective_ranges[place.variant] if part[0] <= bucket < part[1])
+        shown = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
+        typer.echo(
+            f"{shown}: {place.variant}, slice {place.slice}: "
+            f'xxh64("{found.hash_salt}:{shown}") mod 10000 = bucket {bucket}, and {place.variant} '
+            f"({format_weight(found.weights[place.variant])}%) owns buckets {owned[0]} to {owned[1] - 1}"
+        )
+
+
+def _lines(source: str) -> Iterator[bytes]:
+    """Identities of a file; empty lines are none."""
+    if source == "-" and sys.stdin is None:
+        raise StartError("cannot read units from -: standard input is closed")
+    try:
+        with sys.stdin.buffer if source == "-" else open(source, "rb") as file:  # noqa: PTH123 - one form for both
+            for line in file:
+                identity = line.strip(_BLANKS)
+                if identity:
+                    yield identity
+    except OSError as error:
+        raise StartError(f"cannot read units from {source}: {error.strerror}") from error

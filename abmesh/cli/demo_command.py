@@ -1,0 +1,46 @@
+"""``demo``: a whole rollout through a real Envoy, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(demo)
+
+
+def demo(
+    scenario: Annotated[str, typer.Argument(help="good, errors, slow or finetune.")] = "good",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end, until Ctrl-C.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the outcome to a file.", show_default=False)
+    ] = None,
+    lane: Annotated[str, typer.Option(help="Who assigns users: ext_proc or native, Envoy itself.")] = "ext_proc",
+) -> None:
+    """Watch a rollout: real Envoy, two models, the server, the controller and two thousand users.
+
+    The exit code is 0 only if the scenario ended as it should.
+    """
+    import asyncio
+
+    from rich.console import Console
+
+    from abmesh.cli.demo.run import run_demo
+    from abmesh.cli.demo.scenarios import LANES, SCENARIOS
+
+    if scenario not in SCENARIOS:
+        raise typer.BadParameter(f"no scenario {scenario!r}; there is: {', '.join(SCENARIOS)}")
+    if lane not in LANES:
+        raise typer.BadParameter(f"no lane {lane!r}; there is: {', '.join(LANES)}")
+    told = SCENARIOS[scenario].in_lane(lane)
+    try:
+        outcome = asyncio.run(run_demo(told, Console(), keep=keep, json_file=json_file))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        typer.echo("interrupted; everything is ended", err=True)
+        raise typer.Exit(130) from None
+    if not outcome.passed:
+        raise typer.Exit(1)

@@ -1,0 +1,98 @@
+"""``validate``, ``schema`` and ``weights``: the experiments document."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from abmesh.cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOption, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(validate)
+    app.command()(schema)
+    app.command()(weights)
+
+
+def validate(config: ConfigOption = CONFIG) -> None:
+    """Check the document; name every problem with its line."""
+    from abmesh.experiment.store import FileStore, format_generation
+    from abmesh.mesh.lane import notes
+
+    snapshot = FileStore(config).read()
+    count = len(snapshot.document.experiments)
+    noun = "experiment" if count == 1 else "experiments"
+    typer.echo(f"{config}: valid, {count} {noun}, generation {format_generation(snapshot.generation)}")
+    for experiment in snapshot.document.experiments:
+        if experiment.lane == "native":
+            for note in notes(experiment):
+                typer.echo(f"{config}: note: {experiment.name}: {note}")
+
+
+def schema() -> None:
+    """Print the document's JSON Schema, for editors."""
+    from abmesh.experiment.codec import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def weights(
+    experiment: ExperimentArgument,
+    assignments: Annotated[
+        list[str], typer.Argument(metavar="VARIANT=PERCENT...", help="New weights, such as model-b=25.")
+    ],
+    config: ConfigOption = CONFIG,
+    based_on: Annotated[
+        str | None,
+        typer.Option(
+            "--based-on", help="Refuse unless the document is still of this generation.", metavar="GENERATION"
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set weights in the document (compare-and-swap).
+
+    One variant that is not named takes the rest; of several, the control does. A rollout whose weights a person set
+    turns manual and waits for `abmesh resume`.
+    """
+    from abmesh.experiment.quantities import WEIGHT_FORM, format_weight, parse_weight
+    from abmesh.experiment.store import FileStore, Snapshot, format_generation
+    from abmesh.experiment.weights import complete
+
+    named: dict[str, int] = {}
+    for assignment in assignments:
+        name, separator, percent = assignment.partition("=")
+        points = parse_weight(percent.removesuffix("%"))
+        if not separator or points is None:
+            raise typer.BadParameter(f"{assignment!r} is not VARIANT=PERCENT; a weight is {WEIGHT_FORM}")
+        if name in named:
+            raise typer.BadParameter(f"{name!r} is named twice")
+        named[name] = points
+    before: dict[str, int] = {}
+
+    def change(snapshot: Snapshot) -> dict[str, int]:
+        found = snapshot.document.experiment(experiment)
+        before.update(found.weights)
+        return complete(found.weights, found.control.name, named)
+
+    store = FileStore(config)
+    if based_on is None:
+        written = store.update_weights(experiment, change)
+    else:
+        snapshot = store.read()
+        try:
+            generation = int(based_on, 16)
+        except ValueError:
+            raise typer.BadParameter(f"{based_on!r} is not a generation; `abmesh validate` prints it") from None
+        written = store.write_weights(experiment, change(snapshot), based_on=generation)
+    after = written.document.experiment(experiment).weights
+    generation_text = format_generation(written.generation)
+    if as_json:
+        shown = {name: float(format_weight(points)) for name, points in after.items()}
+        print_json({"experiment": experiment, "weights": shown, "generation": generation_text})
+        return
+    moves = ", ".join(f"{name} {format_weight(before[name])} -> {format_weight(after[name])}" for name in after)
+    typer.echo(f"{experiment}: {moves} (generation {generation_text})")

@@ -1,0 +1,100 @@
+"""The ``abmesh`` command: puts the command groups together and turns errors into one clear line.
+
+Exit codes: 0 done, 1 refused or failed, 2 usage (flags that make no sense). Command modules import the packages that
+they need inside their functions, so that ``abmesh --help`` and shell completion stay fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from abmesh.cli import (
+    analyze,
+    assign,
+    demo_command,
+    document,
+    explain,
+    plan,
+    render,
+    replay,
+    rollout,
+    routes,
+    servers,
+    simulate,
+    status,
+)
+from abmesh.experiment.errors import AbmeshError, SettingsError
+
+app = typer.Typer(
+    name="abmesh",
+    help="A/B testing and progressive delivery of model versions, inside Envoy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"abmesh {version('abmesh')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A/B testing and progressive delivery of model versions, inside Envoy."""
+
+
+for group in (
+    demo_command,
+    servers,
+    document,
+    render,
+    routes,
+    status,
+    assign,
+    rollout,
+    explain,
+    plan,
+    analyze,
+    simulate,
+    replay,
+):
+    group.register(app)
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except AbmeshError as error:
+        typer.echo(f"abmesh: {error}", err=True)
+        sys.exit(2 if isinstance(error, SettingsError) else 1)
+    except BrokenPipeError:
+        # The reader of our output (such as `head`) has gone; there is nobody left to tell.
+        _drop_output()
+        sys.exit(1)
+    except OSError as error:
+        # Files and sockets have their own errors, so it is our output that cannot be written: the disk is full.
+        _drop_output()
+        with contextlib.suppress(OSError):
+            typer.echo(f"abmesh: {error.filename or 'output'}: {error.strerror or error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _drop_output() -> None:
+    """Let the interpreter's end, which writes what is left of the output, not fail once more."""
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: closed from the start
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,42 @@
+"""Options and output that several commands share."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from abmesh.experiment.names import DEFAULT_CONFIG, ENV_CONFIG, ENV_STATE
+from abmesh.experiment.quantities import DURATION_FORM, parse_duration
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", envvar=ENV_CONFIG, help="The experiments document.", show_default=True)
+]
+StateOption = Annotated[
+    Path | None,
+    typer.Option("--state", envvar=ENV_STATE, help="Folder of the controller's state; default: beside the document."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+ExperimentArgument = Annotated[str, typer.Argument(help="Name of the experiment.", show_default=False)]
+
+CONFIG = Path(DEFAULT_CONFIG)
+
+
+def duration(text: str) -> timedelta:
+    """The duration that an option's text means.
+
+    Raises:
+        typer.BadParameter: the text is no duration.
+    """
+    parsed = parse_duration(text)
+    if parsed is None:
+        raise typer.BadParameter(f"{text!r} is not a duration; allowed: {DURATION_FORM}")
+    return parsed
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """Print one record as one line of JSON."""
+    typer.echo(json.dumps(record, ensure_ascii=True))

@@ -1,0 +1,70 @@
+"""The controller's records as the JSON that commands print: weights in percent, times as ISO 8601 text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from abmesh.experiment.quantities import format_weight
+
+if TYPE_CHECKING:
+    from controller.records import JournalEntry
+    from controller.rollout.status import ExperimentStatus
+
+
+def percent(weights: Mapping[str, int]) -> dict[str, float]:
+    """Weights in percent from weights in basis points."""
+    return {name: float(format_weight(points)) for name, points in weights.items()}
+
+
+def journal_json(entry: JournalEntry) -> dict[str, Any]:
+    """One journal entry; ``decision`` is its kind, ``state`` the phase after it."""
+    return {
+        "at": entry.at.isoformat(),
+        "experiment": entry.experiment,
+        "decision": entry.kind.value,
+        "cause": entry.cause.value,
+        "reason": entry.reason,
+        "state": entry.phase.value,
+        "weights_before": percent(entry.weights_before),
+        "weights_after": percent(entry.weights_after),
+        "generation": entry.generation,
+        "actor": entry.actor,
+        "by": entry.by,
+        "evidence": entry.evidence,
+        "judgements": entry.judgements,
+        "sources": entry.sources,
+        "warmup": (entry.inputs or {}).get("warmup"),
+        "id": entry.id,
+    }
+
+
+def status_json(found: ExperimentStatus) -> dict[str, Any]:
+    """Where one experiment stands; ``stage`` is in words, ``state`` the phase, ``generation`` of the document."""
+    decision = found.decision
+    return {
+        "experiment": found.experiment,
+        "stage": stage_text(found),
+        "weights": percent(found.weights),
+        "state": found.phase,
+        "generation": found.generation,
+        "last_decision": decision.kind.value if decision else None,
+        "reason": decision.reason if decision else None,
+        "decided_at": decision.at.isoformat() if decision else None,
+        "candidate": found.candidate,
+        "step": found.step,
+        "steps": found.steps,
+        "stage_seconds": found.stage_age.total_seconds() if found.stage_age is not None else None,
+        "requests": found.requests,
+        "min_requests": found.min_requests,
+        "controller": found.leader,
+        "config_error": found.config_error,
+        "state_error": found.state_error,
+    }
+
+
+def stage_text(found: ExperimentStatus) -> str:
+    """The stage in words: ``step 3 of 6: model-b at 25%``."""
+    if found.candidate is None:
+        return "no rollout"
+    return f"step {found.step} of {found.steps}: {found.candidate} at {format_weight(found.weight)}%"

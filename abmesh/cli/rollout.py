@@ -1,0 +1,106 @@
+"""``pause``, ``resume``, ``promote``, ``rollback`` and ``journal``: what a person does to a rollout, and its record."""
+
+from __future__ import annotations
+
+import getpass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from abmesh.cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOption, StateOption, print_json
+from abmesh.experiment.errors import StateError
+from abmesh.experiment.quantities import format_weight
+
+if TYPE_CHECKING:
+    from controller.records import JournalEntry
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    for command in (pause, resume, promote, rollback, journal):
+        app.command()(command)
+
+
+def pause(experiment: ExperimentArgument, config: ConfigOption = CONFIG, state: StateOption = None) -> None:
+    """Keep the candidate at its weight until `abmesh resume`; harm still rolls back."""
+    from controller.rollout import commands
+    from controller.settings import Settings
+
+    _tell(commands.pause(Settings(config=config, state_dir=state), experiment, by=_user()))
+
+
+def resume(experiment: ExperimentArgument, config: ConfigOption = CONFIG, state: StateOption = None) -> None:
+    """Go on from the present weights after a pause, an edit by hand, or the end of a rollout."""
+    from controller.rollout import commands
+    from controller.settings import Settings
+
+    _tell(commands.resume(Settings(config=config, state_dir=state), experiment, by=_user()))
+
+
+def promote(
+    experiment: ExperimentArgument,
+    step: Annotated[bool, typer.Option("--step", help="Only to the next step, and go on from there.")] = False,
+    config: ConfigOption = CONFIG,
+    state: StateOption = None,
+) -> None:
+    """Give the candidate all users now; neither guardrails nor time are asked."""
+    from controller.rollout import commands
+    from controller.settings import Settings
+
+    _tell(commands.promote(Settings(config=config, state_dir=state), experiment, full=not step, by=_user()))
+
+
+def rollback(experiment: ExperimentArgument, config: ConfigOption = CONFIG, state: StateOption = None) -> None:
+    """Give all of the candidate's users back to the control now."""
+    from controller.rollout import commands
+    from controller.settings import Settings
+
+    _tell(commands.rollback(Settings(config=config, state_dir=state), experiment, by=_user()))
+
+
+def journal(
+    experiment: Annotated[str | None, typer.Argument(help="Only this experiment.", show_default=False)] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, max=1_000_000, help="Only the last N entries.")
+    ] = None,
+    config: ConfigOption = CONFIG,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print every recorded decision, the oldest first, with its reason."""
+    from abmesh.cli.records import journal_json
+    from abmesh.experiment.store import FileStore
+    from controller.settings import Settings
+    from controller.state.journal import salvage
+
+    path = Settings(config=config, state_dir=state).journal_path
+    reading = salvage(path, experiment, limit)
+    if experiment is not None and not reading.entries and not reading.damaged:
+        FileStore(config).read().document.experiment(experiment)  # raises UnknownName: nothing knows it
+    for entry in reading.entries:
+        if as_json:
+            print_json(journal_json(entry))
+        else:
+            _tell(entry, f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.experiment}  {entry.kind:<8}  ")
+    if reading.damaged:
+        numbers = ", ".join(str(number) for number in reading.damaged[:20])
+        more = f" and {len(reading.damaged) - 20} more" if len(reading.damaged) > 20 else ""
+        raise StateError(f"{path}: these lines are damaged and were left out: {numbers}{more}")
+
+
+def _tell(entry: JournalEntry, start: str = "") -> None:
+    moves = [
+        f"{name} {format_weight(entry.weights_before.get(name, 0))} -> {format_weight(points)}"
+        for name, points in entry.weights_after.items()
+        if points != entry.weights_before.get(name)
+    ]
+    end = f" ({', '.join(moves)})" if moves else ""
+    typer.echo(f"{start or entry.experiment + ': '}{entry.reason}{end}")
+
+
+def _user() -> str:
+    """Who gives the command, for the journal; a process in a container may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""

@@ -1,0 +1,96 @@
+"""``status``: where every rollout stands."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from abmesh.cli.options import CONFIG, ConfigOption, JsonOption, StateOption, print_json
+from abmesh.experiment.quantities import format_duration, format_weight
+
+if TYPE_CHECKING:
+    from controller.rollout.status import ExperimentStatus
+    from controller.settings import Settings
+
+_REFRESH_SECONDS = 1.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(status)
+
+
+def status(
+    config: ConfigOption = CONFIG,
+    state: StateOption = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh every second until Ctrl-C.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show stage, weights, state, and the last decision with its reason."""
+    from abmesh.cli.records import status_json
+    from controller.rollout.status import read_status
+    from controller.settings import Settings
+
+    settings = Settings(config=config, state_dir=state)
+    if as_json:
+        while True:
+            for found in read_status(settings):
+                print_json(status_json(found))
+            if not watch:
+                return
+            time.sleep(_REFRESH_SECONDS)
+    console = Console()
+    if not watch:
+        console.print(_picture(settings))
+        return
+    with Live(_picture(settings), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(_REFRESH_SECONDS)
+            live.update(_picture(settings), refresh=True)
+
+
+def _picture(settings: Settings) -> Group:
+    from controller.rollout.status import read_status
+
+    found = read_status(settings)
+    table = Table()
+    for name in ("experiment", "state", "stage", "weights", "requests", "last decision"):
+        table.add_column(name, overflow="fold")
+    for item in found:
+        table.add_row(*_row(item))
+    notes = [Text(f"{item.experiment}: {_why(item)}") for item in found if item.decision]
+    leader = next((item.leader for item in found if item.leader), None)
+    generation = next((item.generation for item in found if item.generation), None)
+    notes.append(
+        Text(f"controller: {leader or 'none is running'}; generation: {generation or 'the document is refused'}")
+    )
+    errors = {text for item in found for text in (item.config_error, item.state_error) if text}
+    return Group(table, *notes, *(Text(text, "bold red") for text in sorted(errors)))
+
+
+def _row(item: ExperimentStatus) -> list[str]:
+    from abmesh.cli.records import stage_text
+
+    age = ""
+    if item.stage_age is not None:
+        age = f" for {format_duration(timedelta(seconds=int(item.stage_age.total_seconds())))}"
+    return [
+        item.experiment,
+        item.phase + (" (a change is being written)" if item.pending else ""),
+        stage_text(item) + age,
+        ", ".join(f"{name} {format_weight(points)}%" for name, points in item.weights.items()),
+        f"{item.requests} of {item.min_requests}" if item.candidate else "",
+        item.decision.kind.value if item.decision else "",
+    ]
+
+
+def _why(item: ExperimentStatus) -> str:
+    assert item.decision is not None
+    return f"{item.decision.kind.value} at {item.decision.at:%H:%M:%S} UTC: {item.decision.reason}"

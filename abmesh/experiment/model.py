@@ -1,0 +1,294 @@
+"""What an experiment is: the whole of ``experiments.yaml`` as frozen models, with every invariant.
+
+A document that these models accept can be served: no other module checks it again. Pure; only
+:mod:`abmesh.experiment.codec` builds these from text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StrictInt, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from abmesh.experiment import bucketing, metrics
+from abmesh.experiment.answers import Answers, ShortEvent
+from abmesh.experiment.errors import UnknownName
+from abmesh.experiment.names import BUCKETS, CONTINUED_ENDING, GROUPS
+from abmesh.experiment.parts import (
+    Cluster,
+    Frozen,
+    IssueCookie,
+    Match,
+    Override,
+    Price,
+    Segments,
+    UnitSource,
+    Variant,
+    did_you_mean,
+    raise_all,
+    refuse,
+    repeated,
+)
+from abmesh.experiment.quantities import format_weight
+from abmesh.experiment.rollout import Rollout
+from abmesh.experiment.texts import LONGEST_TOKEN, ClusterName, DnsLabel, Origin, Salt
+
+USUAL_PORTS = (("https://", ":443"), ("http://", ":80"))
+
+
+class Experiment(Frozen):
+    """One split of traffic between versions of a model.
+
+    Attributes:
+        salt: what the unit is hashed with; the experiment's name unless given. Changing it reshuffles every user.
+        lane: who assigns: our server (``ext_proc``), or Envoy itself (``native``) wherever it can be as sure as the
+            server of whose request it is; the server does the rest.
+        unit: where identities are looked for; the first that is present wins.
+        variants: in an order that, together with the weights, decides who gets what; see ``ranges``.
+        answers: where answers say what they took, and which are refusals or from a cache.
+        events: feedback that users send, or that is counted by itself.
+        slices: how many groups of users each variant is cut into for honest variances.
+        ranges: which buckets each variant owns, half-open, kept by abmesh where there are more than two variants,
+            so that growing one takes users only from those that shrink. Not to be edited by hand. Ranges that do
+            not fit the weights are fitted with the fewest moves.
+    """
+
+    name: DnsLabel
+    salt: Salt = ""
+    match: Match = Match()
+    lane: Literal["ext_proc", "native"] = "ext_proc"
+    unit: Annotated[tuple[UnitSource, ...], Field(min_length=1, max_length=10)]
+    issue_cookie: IssueCookie | None = None
+    variants: Annotated[tuple[Variant, ...], Field(min_length=2, max_length=20)]
+    overrides: tuple[Override, ...] = ()
+    segments: Segments | None = None
+    answers: Answers = Answers()
+    events: Annotated[tuple[ShortEvent, ...], Field(max_length=20)] = ()
+    rollout: Rollout | None = None
+    slices: Annotated[int, Field(ge=GROUPS, le=100, strict=True)] = 50
+    ranges: dict[str, tuple[tuple[StrictInt, StrictInt], ...]] | None = None
+
+    @cached_property
+    def hash_salt(self) -> str:
+        """The salt in force."""
+        return self.salt or self.name
+
+    @cached_property
+    def control(self) -> Variant:
+        """The variant that the others are compared with."""
+        return next(variant for variant in self.variants if variant.control)
+
+    @cached_property
+    def weights(self) -> dict[str, int]:
+        """Basis points by variant, in the document's order."""
+        return {variant.name: variant.weight for variant in self.variants}
+
+    @cached_property
+    def effective_ranges(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        """The buckets that each variant owns under the present weights."""
+        if self.ranges is None:
+            return bucketing.initial_ranges(self.weights)
+        return bucketing.reallocate(self.ranges, self.weights)
+
+    @cached_property
+    def places(self) -> tuple[bucketing.Place, ...]:
+        """Variant, slice and group of every bucket."""
+        return bucketing.places(self.effective_ranges, self.slices)
+
+    @cached_property
+    def prices(self) -> dict[str, Price]:
+        """Prices by variant, of those that have one."""
+        return {variant.name: variant.price for variant in self.variants if variant.price is not None}
+
+    @cached_property
+    def metrics(self) -> dict[str, metrics.Metric]:
+        """What guardrails and the goal may name."""
+        return metrics.available(
+            (event.name for event in self.events),
+            self._valued,
+            priced=all(variant.price is not None for variant in self.variants),
+            sessions=self.issue_cookie is not None,
+        )
+
+    @property
+    def _valued(self) -> tuple[str, ...]:
+        """The events that may carry a value."""
+        return tuple(event.name for event in self.events if event.value is not None)
+
+    @property
+    def counts_continuation(self) -> bool:
+        """Whether the second request of a session is an event."""
+        return any(event.name == metrics.CONTINUATION for event in self.events)
+
+    def variant(self, name: str) -> Variant:
+        """The variant of a name.
+
+        Raises:
+            UnknownName: the experiment has none of that name.
+        """
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise UnknownName("variant", name, tuple(self.weights))
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        raise_all([*self._variants(), *self._identity(), *self._references(), *self._ranges_cover()])
+        return self
+
+    def _variants(self) -> Iterator[PydanticCustomError]:
+        yield from repeated((variant.name for variant in self.variants), "variant", "variants", field="name")
+        controls = [variant.name for variant in self.variants if variant.control]
+        if len(controls) != 1:
+            found = ", ".join(controls) or "none"
+            yield refuse("exactly one variant is the control", "variants", found=found, allowed="control: true on one")
+        total = sum(variant.weight for variant in self.variants)
+        if total != BUCKETS:
+            found = " + ".join(format_weight(v.weight) for v in self.variants) + f" = {format_weight(total)}"
+            yield refuse("weights must sum to exactly 100", "variants", found=found, allowed="100")
+
+    def _identity(self) -> Iterator[PydanticCustomError]:
+        yield from repeated((unit.label for unit in self.unit), "unit", "unit")
+        cookies = [unit.cookie for unit in self.unit if unit.cookie]
+        if self.issue_cookie and self.issue_cookie.name not in cookies:
+            message = "the issued cookie must be one of the units, or its holder would not be recognised"
+            found, allowed = self.issue_cookie.name, ", ".join(cookies) or "a cookie listed under unit"
+            yield refuse(message, "issue_cookie", "name", found=found, allowed=allowed)
+        yield from repeated((event.name for event in self.events), "event", "events", field="name")
+        if self.issue_cookie is None and self.counts_continuation:
+            place = [event.name for event in self.events].index(metrics.CONTINUATION)
+            message = f"{metrics.CONTINUATION} is the second request of a session, and a session is an issued cookie"
+            yield refuse(message, "events", place, found=metrics.CONTINUATION, allowed="only with issue_cookie")
+        elif self.issue_cookie and self.counts_continuation and len(self.issue_cookie.marker) > LONGEST_TOKEN:
+            longest = LONGEST_TOKEN - len(CONTINUED_ENDING)
+            message = (
+                f"too long for {metrics.CONTINUATION}, which needs a second cookie of this name and {CONTINUED_ENDING}"
+            )
+            yield refuse(message, "issue_cookie", "name", allowed=f"at most {longest} characters")
+
+    def _references(self) -> Iterator[PydanticCustomError]:
+        names = tuple(variant.name for variant in self.variants)
+        for index, override in enumerate(self.overrides):
+            if override.variant not in names:
+                place = ("overrides", index, "variant")
+                yield refuse("unknown variant", *place, found=override.variant, allowed=", ".join(names))
+        if self.rollout is None:
+            return
+        others = tuple(variant.name for variant in self.variants if not variant.control)
+        if self.rollout.candidate not in others:
+            message = "the candidate must be a variant that is not the control"
+            found, allowed = self.rollout.candidate, ", ".join(others)
+            yield refuse(message, "rollout", "candidate", found=found, allowed=allowed)
+        yield from self._metrics_measured(self.rollout)
+
+    def _metrics_measured(self, rollout: Rollout) -> Iterator[PydanticCustomError]:
+        """Refuse metrics that this experiment does not declare what they need for."""
+        named: list[tuple[tuple[str | int, ...], str]] = [
+            (("guardrails", place, "metric"), rail.metric) for place, rail in enumerate(rollout.guardrails)
+        ]
+        if rollout.goal is not None:
+            named.append((("goal", "metric"), rollout.goal.metric))
+        events = [event.name for event in self.events]
+        for place, metric in named:
+            if metric in self.metrics:
+                continue
+            message = f"not measured here: {metrics.lacking(metric, events, self._valued)}"
+            event = metrics.event_of(metric)
+            if event and event not in events:
+                message = did_you_mean(message, metric, self.metrics)
+            yield refuse(message, "rollout", *place, found=metric, allowed=", ".join(self.metrics))
+
+    def _ranges_cover(self) -> Iterator[PydanticCustomError]:
+        if self.ranges is None:
+            return
+        message = "ranges must cover every bucket once"
+        position = 0
+        for start, stop in sorted(part for parts in self.ranges.values() for part in parts):
+            if start != position or stop <= start:
+                found, allowed = f"[{start}, {stop}]", f"ranges that continue at {position} and end at {BUCKETS}"
+                yield refuse(message, "ranges", found=found, allowed=allowed)
+                return
+            position = stop
+        if position != BUCKETS:
+            yield refuse(message, "ranges", found=f"an end at {position}", allowed=f"an end at {BUCKETS}")
+
+
+class Document(Frozen):
+    """The whole of ``experiments.yaml``.
+
+    Attributes:
+        version: of the document's form.
+        clusters: where the upstreams are, for ``abmesh render envoy``. Absent under Istio, which knows them.
+        default_cluster: where ``abmesh render envoy`` sends requests that match no experiment; none means 404.
+        event_origins: web origins whose pages may send events from another site.
+        experiments: the first that matches a request wins.
+    """
+
+    version: Literal[1]
+    clusters: dict[ClusterName, Cluster] | None = None
+    default_cluster: ClusterName | None = None
+    event_origins: Annotated[tuple[Origin, ...], Field(max_length=100)] = ()
+    experiments: Annotated[tuple[Experiment, ...], Field(max_length=1000)]
+
+    def experiment(self, name: str) -> Experiment:
+        """The experiment of a name.
+
+        Raises:
+            UnknownName: the document has none of that name.
+        """
+        for experiment in self.experiments:
+            if experiment.name == name:
+                return experiment
+        raise UnknownName("experiment", name, tuple(experiment.name for experiment in self.experiments))
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _known_version(cls, value: object) -> object:
+        if type(value) is not int or value != 1:
+            raise refuse("a version of the document that this abmesh does not read", allowed="1")
+        return value
+
+    @field_validator("event_origins")
+    @classmethod
+    def _as_browsers_send_them(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for place, origin in enumerate(origins):
+            usual = next((port for scheme, port in USUAL_PORTS if origin.startswith(scheme)), "")
+            if usual and origin.endswith(usual):
+                message = "browsers leave the usual port out of an origin"
+                raise refuse(message, place, found=origin, allowed=origin.removesuffix(usual))
+        return origins
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        raise_all([*self._names(), *self._markers(), *self._clusters_known()])
+        return self
+
+    def _names(self) -> Iterator[PydanticCustomError]:
+        yield from repeated((item.name for item in self.experiments), "experiment", "experiments", field="name")
+        yield from repeated(self.event_origins, "origin", "event_origins")
+
+    def _markers(self) -> Iterator[PydanticCustomError]:
+        """What marks a continued session must be nobody's identity."""
+        counting = [item.issue_cookie for item in self.experiments if item.counts_continuation]
+        markers = {cookie.marker for cookie in counting if cookie is not None}
+        for index, item in enumerate(self.experiments):
+            for place, unit in enumerate(item.unit):
+                if unit.cookie in markers:
+                    path = ("experiments", index, "unit", place, "cookie")
+                    message = f"the cookie that {metrics.CONTINUATION} marks sessions with is no identity"
+                    yield refuse(message, *path, allowed="any other cookie")
+
+    def _clusters_known(self) -> Iterator[PydanticCustomError]:
+        if self.clusters is None:
+            return
+        known = ", ".join(self.clusters) or "none"
+        for index, item in enumerate(self.experiments):
+            for place, variant in enumerate(item.variants):
+                if variant.cluster not in self.clusters:
+                    path = ("experiments", index, "variants", place, "cluster")
+                    yield refuse("unknown cluster", *path, found=variant.cluster, allowed=known)
+        if self.default_cluster is not None and self.default_cluster not in self.clusters:
+            yield refuse("unknown cluster", "default_cluster", found=self.default_cluster, allowed=known)

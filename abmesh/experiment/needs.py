@@ -1,0 +1,49 @@
+"""Which request headers the assignment of a document looks at. Pure.
+
+The rendered Envoy configuration forwards these and no others (:mod:`abmesh.mesh`), and the server reads no others
+(:mod:`ext_proc.wire`): what nobody needs never leaves Envoy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from abmesh.experiment.metrics import CONTINUATION
+from abmesh.experiment.model import Document, Experiment
+from abmesh.experiment.names import FORWARDED_PROTO
+
+PATH = ":path"
+AUTHORITY = ":authority"
+COOKIE = "cookie"
+ORIGIN = "origin"
+
+
+def needed_headers(document: Document) -> tuple[str, ...]:
+    """Exact, lower-case names of the headers that the server needs, sorted, each once.
+
+    The path and the host are always among them, since every match is made on them; cookies only where an experiment
+    looks for its unit in one, and the page that an event is from only where there are events.
+    """
+    names = {PATH, AUTHORITY}
+    for experiment in document.experiments:
+        names.update(_of(experiment))
+    return tuple(sorted(names))
+
+
+def _of(experiment: Experiment) -> Iterator[str]:
+    yield from experiment.match.headers
+    for source in experiment.unit:
+        if source.header is not None:
+            yield source.header
+        if source.cookie is not None:
+            yield COOKIE
+    if experiment.issue_cookie is not None and experiment.issue_cookie.secure == "auto":
+        yield FORWARDED_PROTO
+    for override in experiment.overrides:
+        yield from override.header
+    if experiment.segments is not None:
+        yield experiment.segments.header
+    if any(event.name != CONTINUATION for event in experiment.events):
+        # Whose page it is, and the scheme of our own.
+        yield ORIGIN
+        yield FORWARDED_PROTO

@@ -1,0 +1,192 @@
+"""Quantities as people write them in the document: weights, shares and durations.
+
+weight    90, 12.5 or 0.25      percent, at most two decimals     -> basis points (int)
+share     5%, 0.5% or 0.05      a percentage or a plain fraction  -> fraction (float)
+duration  500ms, 30s, 1h30m     numbers with units                -> timedelta
+limit     any of share and duration, or a plain number: what its metric is measured in says which
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema, WrapValidator
+from pydantic_core import PydanticCustomError
+
+from abmesh.experiment.names import BUCKETS
+
+_UNITS = {
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+}
+_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+_DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?) *%")
+_LONGEST = timedelta(days=3650)
+
+DURATION_FORM = "a number with a unit (ms, s, m, h or d), such as 500ms, 30s or 1h30m, at most 3650d"
+SHARE_FORM = "a percentage such as 5%, or a fraction from 0 to 1"
+LARGEST = 1e12
+"""Largest plain number that a limit may be."""
+
+LIMIT_FORM = f"a percentage such as 5%; a duration: {DURATION_FORM}; or a plain number of at most {LARGEST:.0e}"
+WEIGHT_FORM = "a percentage from 0 to 100 with at most two decimals, such as 12.5"
+
+
+class Percentage(float):
+    """A share that was written with ``%``, which is no plain number."""
+
+
+def parse_duration(text: str) -> timedelta | None:
+    """The duration that a text means, or None if it means none."""
+    if not _DURATION.fullmatch(text):
+        return None
+    try:
+        total = sum((float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text)), timedelta())
+    except OverflowError:
+        return None
+    return total if total <= _LONGEST else None
+
+
+def format_duration(duration: timedelta) -> str:
+    """The shortest way to write a duration: ``3600s`` becomes ``1h``."""
+    left = round(duration / _UNITS["ms"])
+    if left == 0:
+        return "0s"
+    parts = []
+    for unit in ("d", "h", "m", "s", "ms"):
+        size = round(_UNITS[unit] / _UNITS["ms"])
+        if left >= size:
+            parts.append(f"{left // size}{unit}")
+            left %= size
+    return "".join(parts)
+
+
+def parse_weight(value: object) -> int | None:
+    """Basis points of a weight in percent, or None if the value is no weight."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        return None
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
+        return None
+    try:
+        percent = Decimal(str(value))
+    except (InvalidOperation, ValueError):  # ValueError: a whole number of more digits than Python writes
+        return None
+    if not percent.is_finite() or not 0 <= percent <= 100:
+        return None
+    _, digits, exponent = percent.as_tuple()
+    # Before multiplying, which rounds to 28 digits.
+    surplus = -int(exponent) - 2
+    if surplus > 0 and any(digits[-surplus:]):
+        return None
+    return int(percent * (BUCKETS // 100))
+
+
+def format_weight(points: int) -> str:
+    """A weight in percent without needless digits: 1250 becomes ``12.5``."""
+    percent = Decimal(points).scaleb(-2)
+    return f"{percent:f}".rstrip("0").rstrip(".") if percent % 1 else str(int(percent))
+
+
+def parse_share(value: object) -> float | None:
+    """The fraction from 0 to 1 that a percentage or fraction means, or None."""
+    if isinstance(value, str):
+        percent = _PERCENT.fullmatch(value)
+        share = float(percent[1]) / 100 if percent else math.nan
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        share = float(value) if abs(value) <= 1 else math.nan
+    else:
+        return None
+    return share if 0 <= share <= 1 else None
+
+
+def format_share(share: float) -> str:
+    """A share as a percentage, to three significant digits: 0.0123 becomes ``1.23%``."""
+    return f"{share * 100:.3g}%"
+
+
+def _weight(value: object) -> int:
+    points = parse_weight(value)
+    if points is None:
+        raise PydanticCustomError("weight", "not a weight", {"allowed": WEIGHT_FORM})
+    return points
+
+
+def _duration(value: object) -> timedelta:
+    duration = value if isinstance(value, timedelta) else parse_duration(value) if isinstance(value, str) else None
+    if duration is None:
+        raise PydanticCustomError("duration", "not a duration", {"allowed": DURATION_FORM})
+    return duration
+
+
+def _share(value: object) -> float:
+    share = parse_share(value)
+    if share is None:
+        raise PydanticCustomError("share", "not a share", {"allowed": SHARE_FORM})
+    return share
+
+
+def _limit(value: object, _: object) -> float | timedelta:
+    if isinstance(value, timedelta | Percentage):
+        return value
+    if isinstance(value, str):
+        share = parse_share(value)
+        limit = parse_duration(value) if share is None else Percentage(share)
+        if limit is not None:
+            return limit
+    elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
+        return float(value)
+    raise PydanticCustomError("limit", "not a limit", {"allowed": LIMIT_FORM})
+
+
+def _write_limit(limit: float | timedelta) -> Any:
+    return format_duration(limit) if isinstance(limit, timedelta) else float(limit)
+
+
+_DURATION_SCHEMA = {"type": "string", "pattern": f"^{_DURATION.pattern}$", "description": DURATION_FORM}
+_SHARE_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "number", "minimum": 0, "maximum": 1},
+        {"type": "string", "pattern": f"^{_PERCENT.pattern}$"},
+    ],
+    "description": SHARE_FORM,
+}
+
+Weight = Annotated[
+    int,
+    BeforeValidator(_weight),
+    PlainSerializer(lambda points: float(format_weight(points))),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100, "description": WEIGHT_FORM}),
+]
+"""Written in percent, kept in basis points (0 to 10,000)."""
+
+Duration = Annotated[
+    timedelta, BeforeValidator(_duration), PlainSerializer(format_duration), WithJsonSchema(_DURATION_SCHEMA)
+]
+
+Share = Annotated[float, BeforeValidator(_share), WithJsonSchema(_SHARE_SCHEMA)]
+"""Written as a percentage or a fraction, kept as a fraction from 0 to 1."""
+
+Limit = Annotated[
+    float | timedelta,
+    WrapValidator(_limit),  # pydantic's own would make a plain float of a percentage
+    PlainSerializer(_write_limit),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _DURATION_SCHEMA,
+                _SHARE_SCHEMA["anyOf"][1],
+                {"type": "number", "minimum": -LARGEST, "maximum": LARGEST},
+            ]
+        }
+    ),
+]
+"""A share (:class:`Percentage`), a number (float) or a duration (timedelta), whichever the metric is measured in."""

@@ -1,0 +1,201 @@
+"""How a candidate is rolled out: steps, stages, warm-up, and how sure decisions must be. Pure."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from abmesh.experiment.limits import Goal, Guardrail
+from abmesh.experiment.names import BUCKETS
+from abmesh.experiment.parts import Frozen, header_map, refuse
+from abmesh.experiment.quantities import Duration, Share, Weight, format_weight
+from abmesh.experiment.texts import HeaderValue, PathPrefix
+
+_OF_THE_CONNECTION = ("connection", "content-length", "transfer-encoding")
+
+
+class Stage(Frozen):
+    """What every step must last and see before the next one.
+
+    Attributes:
+        min_duration: shortest time on a step.
+        min_requests: fewest requests of the candidate on a step.
+        max_duration: time after which ``on_timeout`` applies; none means that a step may last for ever.
+    """
+
+    min_duration: Duration = timedelta(hours=1)
+    min_requests: Annotated[int, Field(ge=0, le=10**12, strict=True)] = 1000
+    max_duration: Duration | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_duration is not None and self.max_duration <= self.min_duration:
+            raise refuse(
+                "max_duration must be longer than min_duration", "max_duration", allowed="more than min_duration"
+            )
+        return self
+
+
+class Warmup(Frozen):
+    """Requests that the controller sends to a candidate before it gets its first users.
+
+    They go through Envoy's warm-up listener, which counts no statistics, so that they are no evidence. A candidate is
+    warm when the durations of its answers no longer fall; or is taken as warm when a limit is reached, which is
+    reported.
+
+    Attributes:
+        path: of the request.
+        method: of the request.
+        body: of the request.
+        headers: of the request.
+        concurrency: requests at the same time.
+        min_requests: fewest requests.
+        max_requests: requests after which the candidate is taken as warm.
+        max_duration: time after which the candidate is taken as warm.
+        settled: how much the median of the last requests may fall below that of as many before, to be warm.
+    """
+
+    path: PathPrefix
+    method: Literal["GET", "POST"] = "POST"
+    body: Annotated[str, Field(max_length=65536)] = ""
+    headers: dict[str, HeaderValue] = Field(default={})
+    concurrency: Annotated[int, Field(ge=1, le=64, strict=True)] = 1
+    min_requests: Annotated[int, Field(ge=2, le=10_000, strict=True)] = 10
+    max_requests: Annotated[int, Field(ge=2, le=100_000, strict=True)] = 100
+    max_duration: Duration = timedelta(minutes=5)
+    settled: Share = 0.1
+
+    _lower_headers = field_validator("headers", mode="before")(header_map)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_requests < self.min_requests:
+            allowed = f"at least min_requests, {self.min_requests}"
+            raise refuse("fewer than min_requests", "max_requests", found=str(self.max_requests), allowed=allowed)
+        if self.max_duration <= timedelta():
+            raise refuse("a warm-up of no time", "max_duration", allowed="more than 0s")
+        if self.method == "GET" and self.body:
+            raise refuse("a GET has no body", "body", allowed="no body, or method: POST")
+        for name in _OF_THE_CONNECTION:
+            if name in self.headers:
+                message = "a header that whoever sends the request writes by itself"
+                raise refuse(message, "headers", name, found=name, allowed="any other header")
+        return self
+
+
+class Analysis(Frozen):
+    """How sure a decision must be.
+
+    Attributes:
+        alpha: how probable it may be, over a whole rollout with any number of looks, that a candidate that does no harm
+            is rolled back. Split evenly over the guardrails, the brake and, in an experiment, the goal, on which a
+            candidate that is worse is rolled back. Also the error of each guardrail's ``healthy``, which needs no split
+            because all of them must be healthy; half of it is that of an experiment's win.
+        brake: the emergency brake: a candidate that surely fails more often than this, and more often than the control,
+            is rolled back whatever the guardrails say. 100% turns it off.
+        sample_ratio_alpha: the same for the alarm that requests are not split as the weights say.
+        on_sample_ratio: whether that alarm holds the rollout, or is only reported.
+        tuned_for: the candidate's requests at which intervals are narrowest for their error; the stage's
+            ``min_requests`` unless given.
+    """
+
+    alpha: Share = 0.05
+    brake: Share = 0.10
+    sample_ratio_alpha: Share = 0.01
+    on_sample_ratio: Literal["hold", "report"] = "hold"
+    tuned_for: Annotated[int, Field(ge=1, le=10**12, strict=True)] | None = None
+
+    @field_validator("alpha", "sample_ratio_alpha")
+    @classmethod
+    def _possible(cls, value: float) -> float:
+        if not 1e-6 <= value <= 0.5:
+            raise refuse("not an error probability", found=f"{value:g}", allowed="0.0001% to 50%")
+        return value
+
+    @field_validator("brake")
+    @classmethod
+    def _above_nothing(cls, value: float) -> float:
+        if value < 0.01:
+            raise refuse("too low for a brake; use a guardrail", found=f"{value:g}", allowed="1% to 100%")
+        return value
+
+
+class Rollout(Frozen):
+    """The plan by which the candidate's weight is raised.
+
+    Attributes:
+        mode: ``rollout`` raises the candidate's weight while it does no harm; ``experiment`` keeps one split until the
+            goal is decided.
+        steps: weights of the candidate in basis points, rising.
+        on_timeout: what to do when a stage lasts longer than its ``max_duration``.
+        warmup: what is sent to the candidate before it gets its first users; None sends nothing.
+    """
+
+    candidate: str
+    mode: Literal["rollout", "experiment"] = "rollout"
+    steps: Annotated[tuple[Weight, ...], Field(min_length=1, max_length=100)]
+    stage: Stage = Stage()
+    on_timeout: Literal["hold", "rollback"] = "hold"
+    guardrails: tuple[Guardrail, ...] = ()
+    goal: Goal | None = None
+    analysis: Analysis = Analysis()
+    warmup: Warmup | None = None
+
+    @property
+    def tuned_for(self) -> int:
+        """The candidate's requests at which intervals are narrowest."""
+        return self.analysis.tuned_for or max(self.stage.min_requests, 100)
+
+    @property
+    def alarms(self) -> int:
+        """How many alarms share ``alpha``: one a guardrail, the brake, and an experiment's goal, which may be lost."""
+        return len(self.guardrails) + (self.analysis.brake < 1) + (self.mode == "experiment")
+
+    @property
+    def alpha_alarm(self) -> float:
+        """The part of ``alpha`` that each alarm has."""
+        return self.analysis.alpha / max(self.alarms, 1)
+
+    @property
+    def alpha_better(self) -> float:
+        """How probable it may be that a candidate that is not better on the goal is called so."""
+        return self.analysis.alpha / 2
+
+    @property
+    def alpha_worse(self) -> float:
+        """How probable it may be that one that is not worse is called so, which in an experiment is an alarm."""
+        return min(self.alpha_better, self.alpha_alarm) if self.mode == "experiment" else self.alpha_better
+
+    @field_validator("steps")
+    @classmethod
+    def _rising(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        previous = 0
+        for index, step in enumerate(steps):
+            if step <= previous:
+                found, after = format_weight(step), format_weight(previous)
+                raise refuse("steps must rise", index, found=found, allowed=f"more than {after}")
+            previous = step
+        return steps
+
+    @model_validator(mode="after")
+    def _can_decide(self) -> Self:
+        goal = self.goal
+        if self.mode == "rollout":
+            if goal is not None and goal.design != "anytime":
+                message = "a rollout looks at any time; only an experiment has planned looks"
+                raise refuse(message, "goal", "design", found=goal.design, allowed="anytime, or mode: experiment")
+            return self
+        if len(self.steps) != 1 or self.steps[0] == BUCKETS:
+            allowed = "exactly one step below 100, the split"
+            raise refuse("an experiment keeps one split", "steps", allowed=allowed)
+        if goal is None:
+            raise refuse("an experiment needs a goal that decides it", found="no goal", allowed="goal: {metric: ...}")
+        if goal.measured.quantile is not None:
+            allowed = f"a metric that is no quantile, such as {goal.metric.partition('_')[0]}_mean"
+            raise refuse("a quantile cannot decide an experiment", "goal", "metric", found=goal.metric, allowed=allowed)
+        if goal.planned_requests is None:
+            message = "an experiment needs the size at which it ends undecided; abmesh plan computes it"
+            raise refuse(message, "goal", found="no planned_requests", allowed="planned_requests: a whole number")
+        return self

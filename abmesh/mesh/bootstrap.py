@@ -1,0 +1,103 @@
+"""The whole of an Envoy for a document. Pure; called by ``abmesh render envoy``, the demo, tests and benchmarks."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from betterproto2 import Casing
+from envoy_data_plane.envoy.config.bootstrap.v3 import (
+    Admin,
+    Bootstrap,
+    BootstrapStaticResources,
+    LayeredRuntime,
+    RuntimeLayer,
+)
+from envoy_data_plane.envoy.config.core.v3 import Node
+from envoy_data_plane.envoy.config.listener.v3 import Listener
+from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceMonitor
+from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import DownstreamConnectionsConfig
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.google.protobuf import Any as PackedAny
+from envoy_data_plane.google.protobuf import Struct
+
+from abmesh.experiment.model import Document
+from abmesh.mesh.addresses import address_of
+from abmesh.mesh.buckets import stats_config
+from abmesh.mesh.clusters import ext_proc_cluster, model_clusters
+from abmesh.mesh.listener import listener
+from abmesh.mesh.native import fill_in, has_native, usual_entries
+from abmesh.mesh.options import RenderOptions
+from abmesh.mesh.unit_matcher import LARGEST_PATTERN
+from abmesh.mesh.warmup import warmup_listener
+
+READABLE_ADMIN_PATHS: Final = ("/stats", "/ready", "/server_info", "/clusters", "/listeners", "/config_dump", "/certs")
+"""Start of every path that the admin endpoint answers. None of them changes anything."""
+
+MAX_CONNECTIONS: Final = 50_000
+"""Clients' connections after which Envoy refuses new ones rather than running out of memory."""
+
+
+def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, Any]:
+    """Envoy's bootstrap for a document, as the JSON form of Envoy's messages.
+
+    Args:
+        document: what to render; it needs ``clusters``.
+        options: addresses and time limits.
+
+    Returns:
+        Plain dictionaries, lists, strings, numbers and booleans, in the order of Envoy's own message fields.
+
+    Raises:
+        RenderError: the document lacks what Envoy needs to know.
+        UnknownName: a cluster that is used is not described.
+    """
+    server = ext_proc_cluster(options.ext_proc_targets, options.streams_per_connection, options.ext_proc_tls)
+    bootstrap = Bootstrap(
+        node=Node(id=options.node_id, cluster=options.node_cluster),
+        static_resources=BootstrapStaticResources(
+            listeners=_listeners(document, options), clusters=[*model_clusters(document), server]
+        ),
+        layered_runtime=_runtime() if has_native(document) or options.routes_file else None,
+        stats_config=stats_config(),
+        stats_flush_interval=options.stats_flush_interval,
+        admin=Admin(
+            address=address_of(options.admin_endpoint),
+            # Whoever reads statistics must be able to when clients have taken every connection.
+            ignore_global_conn_limit=True,
+            allow_paths=[StringMatcher(prefix=path) for path in READABLE_ADMIN_PATHS],
+        ),
+        overload_manager=OverloadManager(
+            resource_monitors=[
+                ResourceMonitor(
+                    name="envoy.resource_monitors.global_downstream_max_connections",
+                    typed_config=PackedAny.pack(
+                        DownstreamConnectionsConfig(max_active_downstream_connections=MAX_CONNECTIONS)
+                    ),
+                )
+            ]
+        ),
+    )
+    rendered = bootstrap.to_dict(casing=Casing.SNAKE)
+    usual = usual_entries(document)
+    for item in rendered["static_resources"]["listeners"]:
+        manager = item["filter_chains"][0]["filters"][0]["typed_config"]
+        for host in manager.get("route_config", {}).get("virtual_hosts", ()):
+            fill_in(host["routes"], document, usual)
+    return rendered
+
+
+def _listeners(document: Document, options: RenderOptions) -> list[Listener]:
+    warmup = options.warmup_endpoint
+    return [listener(document, options), *([] if warmup is None else [warmup_listener(document, warmup)])]
+
+
+def _runtime() -> LayeredRuntime:
+    """What the native lane's matches need.
+
+    Envoy refuses patterns larger than 100 instructions; each letter of a cookie's name is one. From 1.39 on it looks at
+    each value of a repeated header by itself, unless told to join them with commas, as the server does: by itself, each
+    of two identities would look like the only one.
+    """
+    wanted: dict[str, object] = {f"re2.max_program_size.{level}_level": LARGEST_PATTERN for level in ("error", "warn")}
+    wanted["envoy.reloadable_features.match_headers_individually"] = False
+    return LayeredRuntime(layers=[RuntimeLayer(name="abmesh", static_layer=Struct.from_dict(wanted))])

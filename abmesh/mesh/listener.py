@@ -1,0 +1,110 @@
+"""The listener that serves clients, with its connection manager and filters.
+
+Pure; called by :mod:`abmesh.mesh.bootstrap`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRemoveOnMatch
+from envoy_data_plane.envoy.config.core.v3 import (
+    ConfigSource,
+    PathConfigSource,
+    TypedExtensionConfig,
+    WatchedDirectory,
+)
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpFilter,
+    Rds,
+)
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
+    HeaderMutation as EarlyHeaderMutation,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+from envoy_data_plane.google.protobuf import Any
+
+from abmesh.experiment import names
+from abmesh.experiment.model import Document
+from abmesh.experiment.needs import needed_headers
+from abmesh.mesh.addresses import address_of
+from abmesh.mesh.answers import answers_filter
+from abmesh.mesh.events import cors_filters
+from abmesh.mesh.ext_proc_filter import ext_proc_filter
+from abmesh.mesh.native import has_native, header_filter
+from abmesh.mesh.options import RenderOptions
+from abmesh.mesh.routes import NAME as ROUTES
+from abmesh.mesh.routes import route_configuration
+from abmesh.mesh.statistics import loggers
+from abmesh.mesh.variants import STREAM_IDLE
+
+NAME: Final = "abmesh"
+
+_REQUEST_HEADERS: Final = timedelta(seconds=10)
+"""How long a client may take to send its headers."""
+
+
+def listener(document: Document, options: RenderOptions) -> Listener:
+    """Envoy's listener for the document's experiments."""
+    rds = _followed(options.routes_file) if options.routes_file else None
+    manager = HttpConnectionManager(
+        stat_prefix=NAME,
+        use_remote_address=True,
+        xff_num_trusted_hops=options.trusted_hops,
+        early_header_mutation_extensions=[_strip_forged_headers()],
+        # Matches are on paths, here and in the server: both must see /v1/x for /v1/../v1//x.
+        normalize_path=True,
+        merge_slashes=True,
+        stream_idle_timeout=STREAM_IDLE,
+        request_headers_timeout=_REQUEST_HEADERS,
+        access_log=loggers(document),
+        rds=rds,
+        route_config=None if rds else route_configuration(document),
+        http_filters=_filters(document, options),
+    )
+    network = Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
+    return Listener(
+        name=NAME, address=address_of(options.listen_endpoint), filter_chains=[FilterChain(filters=[network])]
+    )
+
+
+def _filters(document: Document, options: RenderOptions) -> list[HttpFilter]:
+    """A page's question whether it may send an event is answered before our server hears of it."""
+    return [
+        *cors_filters(document),
+        ext_proc_filter(needed_headers(document), options.message_timeout),
+        answers_filter(document),
+        # A file may come to hold native routes later.
+        *([header_filter()] if has_native(document) or options.routes_file else []),
+        HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router())),
+    ]
+
+
+def _followed(routes_file: str) -> Rds:
+    """Routes from a file: taken anew whenever something is moved into its folder."""
+    folder = routes_file.rpartition("/")[0] or "/"
+    source = PathConfigSource(path=routes_file, watched_directory=WatchedDirectory(path=folder))
+    return Rds(route_config_name=ROUTES, config_source=ConfigSource(path_config_source=source))
+
+
+def _strip_forged_headers() -> TypedExtensionConfig:
+    """Removes from what clients send all that only Envoy and our server may say, before anything reads it.
+
+    With underscores as well: a CGI or WSGI server makes one variable of ``x-ab-slice``, ``x_ab_slice`` and
+    ``x_ab-slice``. Envoy matches names in lower case.
+    """
+    prefixes = "|".join(_either_dash(prefix) for prefix in (names.TRUSTED_PREFIX, names.ENVOY_PREFIX))
+    forged = StringMatcher(safe_regex=RegexMatcher(regex=f"{_either_dash(names.MODEL_VERSION)}|(?:{prefixes}).*"))
+    mutation = HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=forged))
+    return TypedExtensionConfig(
+        name="envoy.http.early_header_mutation.header_mutation",
+        typed_config=Any.pack(EarlyHeaderMutation(mutations=[mutation])),
+    )
+
+
+def _either_dash(name: str) -> str:
+    return name.replace("-", "[-_]")

@@ -1,5 +1,0 @@
-"""``python -m cli`` is the same as ``abmesh``."""
-
-from cli.main import run
-
-run()

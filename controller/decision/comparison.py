@@ -1,0 +1,153 @@
+"""What a comparison of one metric is. Pure.
+
+A :class:`Comparison` answers with e-values for whichever margin is asked for; :mod:`controller.decision.guardrails`
+turns them into verdicts. Its arrays have shape (1 + moments, strata): the first row is all evidence, each other one
+what the present stage has counted since a moment, whose earlier strata are empty.
+
+Users repeat, so counts are divided by their design effect, and variances are taken between slices of users; see
+:mod:`abmesh.inference.means`. Both come from all evidence of a stratum, also for the rows that hold less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+
+from abmesh.experiment.metrics import Metric
+from abmesh.inference.numbers import Floats, Side, Slices
+from controller.decision.course import Course
+from controller.evidence.strata import denominator, numerator, spread
+from controller.evidence.summary import VariantEvidence
+
+MIN_SLICES = 10
+"""Fewest slices with requests that variances between users are taken from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What a person wants to see of a comparison.
+
+    Attributes:
+        candidate: its value over all strata, in the metric's unit; None if it has none.
+        control: the control's.
+        latest: the candidate's value in the present stage alone.
+        latest_control: the control's.
+        n: the candidate's requests, or whatever the value is of.
+        control_n: the control's.
+        latest_n: the candidate's in the present stage alone.
+        design_effect: in the present stage, at least 1.
+    """
+
+    candidate: float | None
+    control: float | None
+    latest: float | None
+    latest_control: float | None
+    n: float
+    control_n: float
+    latest_n: float = 0.0
+    design_effect: float = 1.0
+
+
+class Comparison(Protocol):
+    """One metric, ready to be tested."""
+
+    @property
+    def values(self) -> Values:
+        """What it compares."""
+        ...
+
+    def moment(self, row: int) -> tuple[float | None, int]:
+        """The candidate's value since the moment of a row above 0, and the requests that it is taken from."""
+        ...
+
+    def level(self, side: Side, limit: float) -> Floats:
+        """E-values against "the candidate's value is at most (GREATER), or at least (LESS), the limit".
+
+        Returns:
+            Natural logarithms, shape (1 + moments,).
+        """
+        ...
+
+    def increase(self, side: Side, by: float, *, relative: bool) -> Floats:
+        """The same for the candidate's value minus the control's; or, relative, for their ratio minus one."""
+        ...
+
+    def grown(self, factor: float) -> Self:
+        """As it would be if the present stage had seen so many times its requests, all alike; without moments."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Sums of a metric and of requests, each of shape (1 + moments, strata); ``a`` is the control."""
+
+    y_a: Floats
+    n_a: Floats
+    y_b: Floats
+    n_b: Floats
+
+    @classmethod
+    def of(cls, course: Course, metric: Metric) -> Sums:
+        """The sums of a course: a ratio's numerator and denominator."""
+
+        def y(evidence: VariantEvidence) -> float:
+            return numerator(evidence, metric)
+
+        def n(evidence: VariantEvidence) -> float:
+            return denominator(evidence, metric)
+
+        arms = course.arms()
+        shape = (1 + len(course.since), len(arms))
+        found = cls(np.zeros(shape), np.zeros(shape), np.zeros(shape), np.zeros(shape))
+        for index, (control, candidate) in enumerate(arms):
+            found._put(0, index, (y(control), n(control), y(candidate), n(candidate)))
+        for row, item in enumerate(course.since, start=1):
+            found._put(row, -1, (y(item.control), n(item.control), y(item.candidate), n(item.candidate)))
+        return found
+
+    def _put(self, row: int, stratum: int, values: tuple[float, float, float, float]) -> None:
+        for array, value in zip((self.y_a, self.n_a, self.y_b, self.n_b), values, strict=True):
+            array[row, stratum] = value
+
+    def values(self, design_effect: float) -> Values:
+        """What a person wants to see of them."""
+        return Values(
+            candidate=_ratio(self.y_b[0].sum(), self.n_b[0].sum()),
+            control=_ratio(self.y_a[0].sum(), self.n_a[0].sum()),
+            latest=_ratio(self.y_b[0, -1], self.n_b[0, -1]),
+            latest_control=_ratio(self.y_a[0, -1], self.n_a[0, -1]),
+            n=float(self.n_b[0].sum()),
+            control_n=float(self.n_a[0].sum()),
+            latest_n=float(self.n_b[0, -1]),
+            design_effect=design_effect,
+        )
+
+    def moment(self, row: int) -> tuple[float | None, int]:
+        """See :meth:`Comparison.moment`."""
+        return _ratio(self.y_b[row, -1], self.n_b[row, -1]), int(self.n_b[row, -1])
+
+    def grown(self, factor: float) -> Sums:
+        """All evidence, with the present stratum multiplied; see :meth:`Comparison.grown`."""
+        return Sums(*(_grown(array, factor) for array in (self.y_a, self.n_a, self.y_b, self.n_b)))
+
+
+def crowding(arm: Slices) -> float:
+    """The design effect of an arm whose requests are in few slices: each slice counts as one request.
+
+    Too few slices do not tell how alike the requests of a user are, so they are taken as all alike: a single user who
+    sends everything proves nothing about the others. 1 from :data:`MIN_SLICES` on.
+    """
+    seen = spread(arm)
+    return float(arm.total_n) / seen if 0 < seen < MIN_SLICES else 1.0
+
+
+def _grown(rows: Floats, factor: float) -> Floats:
+    grown = rows[:1].copy()
+    grown[:, -1] *= factor
+    return grown
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None

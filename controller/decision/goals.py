@@ -1,0 +1,244 @@
+"""A verdict on the goal: better, worse, no difference worth having, or not known. Pure.
+
+``anytime`` decides at any look: the candidate is better where the e-value against "it is not better" is at least
+``1 / alpha_better``, and worse where that against "it is not worse" is at least ``1 / alpha_worse``. Each side has half
+of alpha; but an experiment's loser is rolled back, so that its side is one of the alarms that share alpha and has no
+more than one of them. ``group_sequential`` decides at planned looks only, where the standardised difference crosses the
+Lan-DeMets O'Brien-Fleming boundary of its side; see :mod:`abmesh.inference.sequential`.
+
+A difference worth having is ruled out where the upper limit of the benefit is below ``min_effect``: by its own
+e-value, or by the repeated confidence interval ``d + boundary * se`` at a planned look (Jennison and Turnbull, *Group
+Sequential Methods*, 1999, chapter 9). That ends an experiment early and can only make a false win rarer, so it takes
+none of alpha.
+
+What has been decided stays decided, should anything keep it from being acted upon at once: every e-value counts with
+the largest that it has been, and the first planned look that decides is the last one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from types import MappingProxyType
+
+from abmesh.experiment.limits import Goal
+from abmesh.experiment.metrics import Metric
+from abmesh.experiment.rollout import Rollout
+from abmesh.inference.numbers import Floats, Side, always_valid_p
+from abmesh.inference.sequential import boundaries
+from controller.decision.comparison import Comparison
+from controller.decision.comparisons import compare
+from controller.decision.course import Course
+from controller.decision.guardrails import plain
+from controller.decision.history import Look
+from controller.decision.means import MeanComparison
+from controller.decision.shares import ShareComparison
+from controller.decision.verdicts import GoalJudgement, GoalVerdict
+from controller.wording.values import show_amount, show_value
+
+_NO_PEAKS: Mapping[str, float] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """What decides at any look: natural logarithms of e-values, as :class:`GoalJudgement` has them."""
+
+    better: float
+    worse: float
+    small: float
+
+    def verdict(self, rollout: Rollout) -> GoalVerdict:
+        """What they decide."""
+        if self.better >= -math.log(rollout.alpha_better):
+            return GoalVerdict.WINNER
+        if self.worse >= -math.log(rollout.alpha_worse):
+            return GoalVerdict.LOSER
+        return GoalVerdict.NO_DIFFERENCE if self.small >= -math.log(rollout.analysis.alpha) else GoalVerdict.OPEN
+
+    def after(self, earlier: _Evidence, rollout: Rollout) -> _Evidence:
+        """The larger ones, but for what contradicts a decision and comes too late."""
+        decided = earlier.verdict(rollout)
+        return _Evidence(
+            earlier.better if decided is GoalVerdict.LOSER else max(self.better, earlier.better),
+            earlier.worse if decided is GoalVerdict.WINNER else max(self.worse, earlier.worse),
+            max(self.small, earlier.small),
+        )
+
+
+def questions(goal: Goal) -> tuple[str, str, str]:
+    """What the e-values for better, for worse and for too small a difference speak against.
+
+    Names for :class:`~controller.decision.history.Memory`: another goal in the document is another question.
+    """
+    least = "" if goal.min_effect is None else f"{plain(goal.min_effect):g}{' of the control' if goal.relative else ''}"
+    higher, lower = f"{goal.metric} not higher", f"{goal.metric} not lower"
+    better, worse = (higher, lower) if goal.more_is_better else (lower, higher)
+    return better, worse, f"{goal.metric} {'higher' if goal.more_is_better else 'lower'} by {least}"
+
+
+def judge_goal(
+    rollout: Rollout, course: Course, looks: tuple[Look, ...], peaks: Mapping[str, float] = _NO_PEAKS
+) -> tuple[GoalJudgement, tuple[Look, ...]]:
+    """The verdict on the rollout's goal, which is a metric that is measured.
+
+    Args:
+        rollout: the plan, with a goal.
+        course: the evidence.
+        looks: the planned looks that were taken before.
+        peaks: the largest logarithms that the e-values have had at earlier looks, by :func:`questions`.
+
+    Returns:
+        The verdict, and the looks including this one if it was due.
+    """
+    goal = rollout.goal
+    assert goal is not None
+    metric = goal.measured
+    found = compare(metric, course, goal.planned_requests or rollout.tuned_for, rollout.analysis.alpha)
+    values = found.values
+    fraction = None if goal.planned_requests is None else values.n / goal.planned_requests
+    if values.candidate is None or values.control is None:
+        nothing = GoalJudgement(metric.name, GoalVerdict.OPEN, f"{metric.name} has no data on both sides yet")
+        return nothing, looks
+    better, worse = (Side.GREATER, Side.LESS) if goal.more_is_better else (Side.LESS, Side.GREATER)
+    evidence = _Evidence(
+        float(found.increase(better, 0.0, relative=_scale_free(metric))[0]),
+        float(found.increase(worse, 0.0, relative=_scale_free(metric))[0]),
+        _log_e_small(goal, found),
+    ).after(_Evidence(*(peaks.get(name, -math.inf) for name in questions(goal))), rollout)
+    z, error = _standardised(found, goal)
+    boundary = None
+    if goal.design == "anytime":
+        verdict = evidence.verdict(rollout)
+    else:
+        verdict, boundary, looks = _planned(rollout, goal, found, z, error, looks)
+    if verdict is GoalVerdict.OPEN and fraction is not None and fraction >= 1:
+        verdict = GoalVerdict.INCONCLUSIVE
+    judged = GoalJudgement(
+        metric=metric.name,
+        verdict=verdict,
+        text="",
+        value=values.candidate,
+        control=values.control,
+        n=round(values.n),
+        log_e_better=evidence.better,
+        log_e_worse=evidence.worse,
+        log_e_small=evidence.small,
+        z=z,
+        boundary=boundary,
+        fraction=fraction,
+    )
+    return _worded(judged, rollout, goal, course, metric, looks), looks
+
+
+def _planned(
+    rollout: Rollout, goal: Goal, found: Comparison, z: float | None, error: float, looks: tuple[Look, ...]
+) -> tuple[GoalVerdict, float | None, tuple[Look, ...]]:
+    """The verdict of a group-sequential design: that of the first look that decided, and open between looks."""
+    assert goal.planned_requests is not None
+    decided = _decided(looks, rollout)
+    if decided is not None:
+        return *decided, looks
+    fraction = min(1.0, found.values.n / goal.planned_requests)
+    taken = looks[-1].fraction if looks else 0.0
+    due = math.floor(taken * goal.looks + 1e-9) + 1  # the first planned look after the last one that was taken
+    if z is None or fraction < due / goal.looks or taken >= 1:
+        return GoalVerdict.OPEN, None, looks
+    fractions = (*(look.fraction for look in looks), fraction)
+    better, worse = (_boundaries(fractions, alpha)[-1] for alpha in (rollout.alpha_better, rollout.alpha_worse))
+    least = _least(goal, found)
+    ruled_out = least is not None and (z + better) * error < least
+    looks = (*looks, Look(fraction=fraction, z=z, ruled_out=ruled_out))
+    return *(_decided(looks, rollout) or (GoalVerdict.OPEN, worse if z < 0 else better)), looks
+
+
+def _decided(looks: tuple[Look, ...], rollout: Rollout) -> tuple[GoalVerdict, float] | None:
+    """The verdict of the first look that decided, and the boundary of the side that it is on."""
+    if not looks:
+        return None
+    fractions = tuple(look.fraction for look in looks)
+    both = (_boundaries(fractions, alpha) for alpha in (rollout.alpha_better, rollout.alpha_worse))
+    for look, better, worse in zip(looks, *both, strict=True):
+        if look.z >= better:
+            return GoalVerdict.WINNER, better
+        if -look.z >= worse:
+            return GoalVerdict.LOSER, worse
+        if look.ruled_out:
+            return GoalVerdict.NO_DIFFERENCE, worse if look.z < 0 else better
+    return None
+
+
+@lru_cache(maxsize=256)
+def _boundaries(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
+    # One side's alone: what stops on the other side can only make it rarer that this one is reached.
+    return boundaries(fractions, alpha, sides=1)
+
+
+def _standardised(found: Comparison, goal: Goal) -> tuple[float | None, float]:
+    """The benefit divided by its standard error, and that error."""
+    if not isinstance(found, ShareComparison | MeanComparison):
+        return None, 0.0
+    differences, variances = found.contrast()
+    d, v = float(differences[0]), float(variances[0])
+    if not v > 0 or not math.isfinite(v):
+        return None, 0.0
+    error = math.sqrt(v)
+    return (d if goal.more_is_better else -d) / error, error
+
+
+def _log_e_small(goal: Goal, found: Comparison) -> float:
+    """Evidence against a benefit of at least ``min_effect``; 0 where it is not asked for."""
+    if goal.min_effect is None or goal.design != "anytime":
+        return 0.0
+    effect = plain(goal.min_effect)
+    # Benefit below the effect: where more is better, an increase below +effect; where less is, one above -effect.
+    log_e: Floats
+    if goal.more_is_better:
+        log_e = found.increase(Side.LESS, effect, relative=goal.relative)
+    else:
+        log_e = found.increase(Side.GREATER, -effect, relative=goal.relative)
+    return float(log_e[0])
+
+
+def _least(goal: Goal, found: Comparison) -> float | None:
+    """The smallest benefit worth having, in the metric's unit."""
+    if goal.min_effect is None:
+        return None
+    effect = plain(goal.min_effect)
+    return effect * (found.values.control or 0.0) if goal.relative else effect
+
+
+def _scale_free(metric: Metric) -> bool:
+    """Whether "no difference" is tested as a ratio of one: for rates, whose method is exact for rare events."""
+    return metric.share
+
+
+def _worded(
+    judged: GoalJudgement, rollout: Rollout, goal: Goal, course: Course, metric: Metric, looks: tuple[Look, ...]
+) -> GoalJudgement:
+    assert judged.value is not None
+    assert judged.control is not None
+    better = "more" if goal.more_is_better else "less"
+    text = (
+        f"{metric.name} {show_value(metric, judged.value)} on {course.candidate}, "
+        f"{show_value(metric, judged.control)} on {course.control}, {better} is better"
+    )
+    if goal.design == "anytime":
+        up = judged.log_e_better >= judged.log_e_worse
+        p = always_valid_p(judged.log_e_better if up else judged.log_e_worse)
+        decides = show_amount(rollout.alpha_better if up else rollout.alpha_worse)
+        how = f"one-sided p {show_amount(p)} at any look, where {decides} decides"
+    elif judged.boundary is None:
+        how = f"look {len(looks) + 1} of {goal.looks} is still to come"
+    else:
+        how = f"z {looks[-1].z:.3g} at look {len(looks)} of {goal.looks}, where {judged.boundary:.3g} decides"
+    planned = f"{goal.planned_requests} {metric.things}"
+    sense = {
+        GoalVerdict.WINNER: "is surely better",
+        GoalVerdict.LOSER: "is surely worse",
+        GoalVerdict.NO_DIFFERENCE: "is surely not better by as much as is worth having",
+        GoalVerdict.INCONCLUSIVE: f"is not surely better or worse after the planned {planned}",
+        GoalVerdict.OPEN: "is not surely better or worse yet",
+    }[judged.verdict]
+    return replace(judged, text=f"{course.candidate} {sense}: {text}; {how}")

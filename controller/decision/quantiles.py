@@ -1,0 +1,124 @@
+"""A latency quantile, the candidate's against the control's or a limit, from histograms. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from abmesh.experiment.metrics import Metric
+from abmesh.inference.counts import log_e_ratio, log_e_share
+from abmesh.inference.cumulative import Cumulative
+from abmesh.inference.edges import edge_deflator, edge_design_effect, level_deflator
+from abmesh.inference.numbers import Floats, Side
+from abmesh.inference.quantiles import TAU
+from controller.decision.comparison import Values
+from controller.decision.course import Course
+from controller.decision.latencies import Durations
+
+MIN_GROUPS = 5
+"""Fewest groups of slices with requests that variances between users are taken from."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantileComparison:
+    """A :class:`~controller.decision.comparison.Comparison` of a latency quantile, by the requests above limits.
+
+    The candidate's quantile exceeds a limit exactly if more than ``1 - share`` of its requests do. Against the control,
+    the limit of each stratum is the control's own quantile, taken once (``edges``), times or plus the margin: requests
+    of the control above its quantile are compared with those of the candidate above the limit.
+
+    Attributes:
+        share: of the requests that are at or below the quantile, 0..1.
+        a, b: the control and the candidate.
+        edges: the control's quantile in each stratum, in milliseconds, shape (strata,); nan where it was not known.
+        values: what is compared.
+        factor: by which the present stage's counts are multiplied.
+    """
+
+    share: float
+    a: Durations
+    b: Durations
+    edges: Floats
+    values: Values
+    factor: float = 1.0
+
+    @classmethod
+    def of(cls, course: Course, metric: Metric) -> QuantileComparison:
+        """A quantile of durations, or of times to the first token, in milliseconds."""
+        assert metric.quantile is not None
+        arms = course.arms()
+        control, candidate = course.latencies(metric.histogram)
+        edges = np.array([next(iter(stratum.edges.get(metric.name, ())), np.nan) for stratum in course.strata])
+        bare = Values(
+            candidate=candidate.whole.quantile(metric.quantile),
+            control=control.whole.quantile(metric.quantile),
+            latest=candidate.groups[-1].quantile(metric.quantile),
+            latest_control=control.groups[-1].quantile(metric.quantile),
+            n=float(candidate.sizes()[0].sum()),
+            control_n=float(control.sizes()[0].sum()),
+            latest_n=float(candidate.sizes()[0, -1]),
+        )
+        found = cls(metric.quantile, control, candidate, edges, bare)
+        at = edges[-1] if not np.isnan(edges[-1]) else bare.latest
+        if at is None:
+            return found
+        return replace(found, values=replace(bare, design_effect=found._phi(len(arms) - 1, at, at, edge_design_effect)))
+
+    def moment(self, row: int) -> tuple[float | None, int]:
+        """See the protocol."""
+        now, then = self.b.groups[-1], self.b.then
+        n = float(now.sizes.sum() - then.sizes[row - 1])
+        if n <= 0:
+            return None, 0
+        # The first bound of a bin above which fewer than the quantile's share are left, which is exact to the bin.
+        bounds = np.append(now.lower, now.lower[-1] + now.width[-1])
+        above = now.exceeding(bounds).sum(axis=-1) - then.exceeding(bounds)[:, row - 1]
+        return float(bounds[int(np.argmax(above <= n * (1 - self.share) * (1 + 1e-12)))]), round(n)
+
+    def level(self, side: Side, limit: float) -> Floats:
+        """See the protocol."""
+        phi = np.array([self._phi(index, limit, limit, level_deflator) for index in range(len(self.edges))])
+        above = self._grown(self.b.above(np.full(len(self.edges), limit)))
+        s, n = (above / phi).sum(axis=-1), (self._grown(self.b.sizes()) / phi).sum(axis=-1)
+        return log_e_share(s, n, 1 - self.share, side=side)
+
+    def increase(self, side: Side, by: float, *, relative: bool) -> Floats:
+        """See the protocol."""
+        limits = self.edges * (1 + by) if relative else self.edges + by
+        phi = np.array(
+            [
+                1.0 if np.isnan(edge) else self._phi(index, edge, limit, edge_deflator)
+                for index, (edge, limit) in enumerate(zip(self.edges, limits, strict=True))
+            ]
+        )
+        y_a, y_b = self._grown(self.a.above(self.edges)) / phi, self._grown(self.b.above(limits)) / phi
+        n_a, n_b = self._grown(self.a.sizes()), self._grown(self.b.sizes())
+        return log_e_ratio(y_a, y_b, n_b / np.maximum(n_a + n_b, 1e-300), 0.0, side=side, tau=TAU)
+
+    def grown(self, factor: float) -> QuantileComparison:
+        """See the protocol."""
+        sizes = self.b.sizes()[0]
+        n = float(sizes[:-1].sum() + sizes[-1] * factor)
+        return replace(self, a=self.a.alone, b=self.b.alone, factor=factor, values=replace(self.values, n=n))
+
+    def _grown(self, rows: Floats) -> Floats:
+        if self.factor == 1:
+            return rows
+        grown = rows.copy()
+        grown[:, -1] *= self.factor
+        return grown
+
+    def _phi(self, stratum: int, edge: float, limit: float, deflator: Callable[..., Floats]) -> float:
+        """What counts above the control's edge and the candidate's limit are divided by."""
+        a, b = self.a.groups[stratum], self.b.groups[stratum]
+        edges, limits = np.array(edge), np.array(limit)
+        between = float(deflator(a.exceeding(edges), a.sizes, b.exceeding(limits), b.sizes))
+        return max(between, _crowding(a), _crowding(b))
+
+
+def _crowding(groups: Cumulative) -> float:
+    """As :func:`~controller.decision.comparison.crowding`, for groups of slices."""
+    seen = int(np.count_nonzero(groups.sizes))
+    return float(groups.sizes.sum()) / seen if 0 < seen < MIN_GROUPS else 1.0

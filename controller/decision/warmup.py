@@ -1,0 +1,236 @@
+"""Whether a candidate is warm enough for its first users, from what its warm-up has seen so far. Pure.
+
+:mod:`controller.rollout.warmer` sends the requests and keeps :class:`Progress`; :mod:`controller.decision.deciding`
+judges it as it judges evidence, so that the journal has what a start was decided on and can recompute it.
+
+Durations are in milliseconds, in the order in which requests ended; None stands for one that failed: it was not
+answered, or with another status than 2xx. Only a model that has worked has become warmer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from statistics import median
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field
+
+from abmesh.experiment.model import Experiment
+from abmesh.experiment.quantities import format_duration
+from abmesh.experiment.rollout import Warmup
+from controller.records import ExperimentState, Phase, Record
+
+AGAIN_AFTER = timedelta(minutes=1)
+"""How long after a warm-up that failed the next one begins."""
+
+_Count = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be warmed.
+
+    Attributes:
+        experiment: its name.
+        candidate: the variant.
+        stage: id of the stage in which it waits for its first users; another one begins another warm-up.
+        warmup: what the document asks for.
+    """
+
+    experiment: str
+    candidate: str
+    stage: str
+    warmup: Warmup
+
+
+class Progress(Record):
+    """How far a warm-up is.
+
+    Attributes:
+        listeners: how many warm-up listeners the controller knows.
+        began: when it began; None before that.
+        requests: that ended.
+        failed: how many of them failed.
+        failing: how many of the last ones failed, one after another.
+        first_ms: duration of the first request that succeeded.
+        last_ms: that of the last one.
+        before_ms, after_ms: the medians that tell whether it has settled; None as long as they cannot.
+        problem: why the last request that failed did.
+    """
+
+    listeners: _Count = 0
+    began: AwareDatetime | None = None
+    requests: _Count = 0
+    failed: _Count = 0
+    failing: _Count = 0
+    first_ms: float | None = None
+    last_ms: float | None = None
+    before_ms: float | None = None
+    after_ms: float | None = None
+    problem: str = ""
+
+
+class Stand(StrEnum):
+    """Where a warm-up stands.
+
+    WARM and UNSETTLED let the candidate have users: its durations no longer fall, or a limit was reached before. GOING
+    and FAILED hold it.
+    """
+
+    GOING = "going"
+    WARM = "warm"
+    UNSETTLED = "unsettled"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Warmth:
+    """What a warm-up's progress comes to.
+
+    Attributes:
+        text: what goes on after the candidate's name: ``is being warmed: 12 of at most 100 requests, last 180 ms``.
+    """
+
+    stand: Stand
+    text: str
+
+    @property
+    def enough(self) -> bool:
+        """Whether the candidate may have users."""
+        return self.stand in (Stand.WARM, Stand.UNSETTLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Warmups:
+    """All warm-ups at one time.
+
+    Attributes:
+        listeners: how many warm-up listeners the controller knows.
+        known: target and progress of each, by experiment.
+    """
+
+    listeners: int = 0
+    known: Mapping[str, tuple[Target, Progress]] = field(default_factory=dict)
+
+    def of(self, target: Target | None) -> Progress | None:
+        """How far a target's warm-up is; None if there is no target."""
+        if target is None:
+            return None
+        known, progress = self.known.get(target.experiment, (None, None))
+        return progress if known == target else Progress(listeners=self.listeners)
+
+
+def target_of(experiment: Experiment, state: ExperimentState) -> Target | None:
+    """What is to be warmed, if anything: a candidate without users whose rollout is under way, and asks for it."""
+    rollout = experiment.rollout
+    if rollout is None or rollout.warmup is None or state.phase is not Phase.PROGRESSING or state.stage.weight > 0:
+        return None
+    if experiment.weights.get(rollout.candidate) != 0 or rollout.candidate != state.candidate:
+        return None
+    return Target(experiment.name, rollout.candidate, state.stage.id, rollout.warmup)
+
+
+def halves(durations: Sequence[float | None], warmup: Warmup) -> tuple[float, float] | None:
+    """Medians of the last requests and of as many before them: before, after.
+
+    Both halves come from the second half of all requests, so that a long cold start is forgotten, but from at least
+    ``min_requests``. None if there are fewer, or if any of them failed.
+    """
+    each = max(warmup.min_requests, len(durations) // 2) // 2
+    if len(durations) < warmup.min_requests:
+        return None
+    recent = [duration for duration in durations[-2 * each :] if duration is not None]
+    if len(recent) < 2 * each:
+        return None
+    return median(recent[:each]), median(recent[each:])
+
+
+def settled(durations: Sequence[float | None], warmup: Warmup) -> bool:
+    """Whether durations no longer fall by more than is allowed."""
+    return _steady(halves(durations, warmup), warmup)
+
+
+def progress_of(durations: Sequence[float | None], warmup: Warmup) -> Progress:
+    """How far requests have come; without what is not in their durations."""
+    answered = [duration for duration in durations if duration is not None]
+    failing = next((index for index, item in enumerate(reversed(durations)) if item is not None), len(durations))
+    before, after = halves(durations, warmup) or (None, None)
+    return Progress(
+        requests=len(durations),
+        failed=len(durations) - len(answered),
+        failing=failing,
+        first_ms=answered[0] if answered else None,
+        last_ms=answered[-1] if answered else None,
+        before_ms=before,
+        after_ms=after,
+    )
+
+
+def judge_warmth(warmup: Warmup, progress: Progress, now: datetime) -> Warmth:
+    """Whether the candidate is warm.
+
+    Args:
+        warmup: what the document asks for.
+        progress: how far it is.
+        now: the time.
+    """
+    if progress.listeners == 0:
+        return Warmth(
+            Stand.FAILED,
+            "cannot be warmed as the document asks: the controller knows no warm-up listener; start it with "
+            "--warmup http://HOST:PORT, or take warmup out of the document",
+        )
+    if progress.began is None:
+        return Warmth(Stand.GOING, "is about to be warmed")
+    if progress.before_ms is not None and progress.after_ms is not None:
+        medians = progress.before_ms, progress.after_ms
+        if _steady(medians, warmup):
+            return Warmth(Stand.WARM, f"warmed by {progress.requests} requests{_change(progress)}")
+    age = max(now - progress.began, timedelta())
+    if progress.requests < warmup.max_requests and age < warmup.max_duration:
+        last = "" if progress.last_ms is None else f", last {_ms(progress.last_ms)}"
+        sent = f"{progress.requests} of at most {warmup.max_requests} requests"
+        return Warmth(Stand.GOING, f"is being warmed: {sent}{last}{_failures(progress)}")
+    if progress.failing >= min(warmup.min_requests, progress.requests):
+        return Warmth(Stand.FAILED, f"{_in_vain(progress, warmup)}; it is tried again {_again()} later")
+    limit = ", the max_requests"
+    if progress.requests < warmup.max_requests:
+        limit = f" in {format_duration(warmup.max_duration)}, the max_duration"
+    did = f"taken as warm after {progress.requests} requests{limit}, although it did not settle"
+    return Warmth(Stand.UNSETTLED, f"{did}{_change(progress)}{_failures(progress)}")
+
+
+def _steady(medians: tuple[float, float] | None, warmup: Warmup) -> bool:
+    return medians is not None and medians[1] >= medians[0] * (1 - warmup.settled)
+
+
+def _in_vain(progress: Progress, warmup: Warmup) -> str:
+    if progress.requests == 0:
+        return f"could not be warmed: no request was answered within {format_duration(warmup.max_duration)}"
+    why = f", the last with: {progress.problem}"
+    if progress.failing == progress.requests:
+        return f"could not be warmed: all of its {progress.requests} requests failed{why}"
+    return f"could not be warmed: the last {progress.failing} of its {progress.requests} requests failed{why}"
+
+
+def _again() -> str:
+    return format_duration(AGAIN_AFTER)
+
+
+def _change(progress: Progress) -> str:
+    last = progress.last_ms if progress.after_ms is None else progress.after_ms
+    if progress.first_ms is None or last is None:
+        return ""
+    return f": {_ms(progress.first_ms)} -> {_ms(last)}"
+
+
+def _failures(progress: Progress) -> str:
+    return f", {progress.failed} failed, the last with: {progress.problem}" if progress.failed else ""
+
+
+def _ms(duration: float) -> str:
+    """A duration as people read it: tenths only where they matter."""
+    return f"{duration:.0f} ms" if duration >= 9.95 else f"{duration:.1f} ms"

@@ -1,0 +1,1 @@
+"""Export: the controller's own Prometheus metrics and those of the variants. Called by the loop and the HTTP server."""

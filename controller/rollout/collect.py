@@ -1,0 +1,80 @@
+"""The evidence of every experiment's stage: collected from readings, kept between ticks and between processes.
+
+Called by :mod:`controller.rollout.reconcile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from abmesh.experiment.model import Experiment
+from controller.evidence.summary import VariantEvidence, summarize
+from controller.evidence.window import Reading, extend, open_window
+from controller.records import ExperimentState, Phase
+from controller.sources.base import Observation
+from controller.state.evidence import EvidenceStore, Live
+
+
+class Collector:
+    """Collects evidence.
+
+    Args:
+        store: where it is kept between processes.
+        settle: how long after a stage's start its evidence begins.
+    """
+
+    def __init__(self, store: EvidenceStore, settle: timedelta) -> None:
+        self._store = store
+        self._settle = settle
+        self._live: dict[str, Live] = {}
+
+    def collect(self, state: ExperimentState, name: str, observations: Sequence[Observation], at: datetime) -> Live:
+        """What is known of an experiment's stage, with what the Envoys said at a time.
+
+        Nothing is collected for a candidate without users, nor for a rollout that is finished or in a person's hands.
+        """
+        live = self._of_stage(name, state)
+        if state.phase is Phase.MANUAL or state.phase.finished or state.stage.weight == 0:
+            return live
+        readings = {
+            item.envoy: Reading(at - item.age, item.sample.uptime, item.sample.counts(name))
+            for item in observations
+            if item.sample is not None
+        }
+        window = live.window
+        if window is not None:
+            window = extend(window, readings)
+        elif readings and min(item.at for item in readings.values()) >= state.stage.started_at + self._settle:
+            # Readings may be older than the question; none may hold requests from before the new weights.
+            window = open_window(readings, at)
+        else:
+            return live
+        return replace(live, window=window)
+
+    def keep(self, name: str, state: ExperimentState, live: Live) -> None:
+        """Keep what is known; if the state has gone on to another stage, that one begins with the memory it has.
+
+        Raises:
+            StateError: it cannot be kept between processes. It is kept in memory.
+        """
+        if live.stage != state.stage.id:
+            live = Live(state.stage.id, decision=live.decision, memory=live.memory)
+        known = self._live.get(name)
+        self._live[name] = live
+        if known != live:
+            self._store.write(name, live)
+
+    def _of_stage(self, name: str, state: ExperimentState) -> Live:
+        live = self._live.get(name) or self._store.read(name)
+        if live is None or live.stage != state.stage.id:
+            return Live(state.stage.id)
+        return live
+
+
+def evidence_of(experiment: Experiment, live: Live) -> dict[str, VariantEvidence]:
+    """Evidence of every variant in a stage; empty before its evidence has begun."""
+    if live.window is None:
+        return {}
+    return summarize(live.window.totals, experiment.weights, experiment.prices)

@@ -1,1 +1,0 @@
-"""Where weights go, behind one Protocol."""

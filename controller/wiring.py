@@ -1,0 +1,124 @@
+"""The controller as a process: put together, started, and stopped by a signal. Called by the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+from abmesh.experiment.errors import SettingsError
+from abmesh.experiment.store import FileStore
+from controller.http import HttpServer
+from controller.loop import Controller
+from controller.metrics.telemetry import Telemetry
+from controller.rollout.reconcile import Reconciler
+from controller.rollout.warmer import Warmer
+from controller.routes.publisher import WATCH_SECONDS, Publisher
+from controller.routes.watcher import Watcher
+from controller.settings import ENVOY, Settings
+from controller.sources.base import Source
+from controller.sources.envoy_admin import EnvoyAdminSource
+from controller.sources.prometheus import PrometheusSource
+from controller.state.evidence import EvidenceStore
+from controller.state.journal import Journal
+from controller.state.lease import Lease
+from controller.state.locks import make_folder
+from controller.state.states import StateStore
+
+
+def run(settings: Settings) -> int:
+    """Run a controller until SIGTERM or SIGINT, which let the tick under way finish.
+
+    Args:
+        settings: with at least one Envoy, or a Prometheus server.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        SettingsError: there is no Envoy, or the HTTP address is none.
+        StartError: the HTTP address cannot be listened on.
+        StateError: the state folder cannot be made.
+    """
+    if settings.source == ENVOY and not settings.envoys:
+        raise SettingsError("no Envoy to read statistics from; name one with --envoy http://127.0.0.1:9901")
+    # Does nothing where logging is set up already.
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    make_folder(settings.state_folder)
+    asyncio.run(_serve(settings))
+    return 0
+
+
+def _source(settings: Settings) -> Source:
+    timeout = settings.timeout.total_seconds()
+    if settings.url is None:
+        return EnvoyAdminSource(settings.envoys, timeout=timeout)
+    return PrometheusSource(settings.url, selector=settings.selector, timeout=timeout, max_age=settings.max_age)
+
+
+def _publisher(settings: Settings) -> Publisher | None:
+    if settings.routes_file is None:
+        return None
+    # Only here, since Envoy's messages take as much memory as all the rest of a controller.
+    from controller.routes.envoy_file import EnvoyRoutes
+
+    store = FileStore(settings.config)  # of its own, since the loop reads in another thread
+    return Publisher(lambda: store.watch(WATCH_SECONDS), EnvoyRoutes(settings.routes_file))
+
+
+async def _keep_routes(settings: Settings, publisher: Publisher) -> None:
+    """Publish routes, and look whether Envoys serve them, until cancelled."""
+    watcher = Watcher(
+        settings.envoys,
+        publisher.state,
+        settle=settings.settle,
+        interval=settings.interval,
+        timeout=settings.timeout,
+    )
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(publisher.run())
+        tasks.create_task(watcher.run())
+
+
+async def _serve(settings: Settings) -> None:
+    folder = settings.state_folder
+    telemetry = Telemetry()
+    source = _source(settings)
+    reconciler = Reconciler(
+        states=StateStore(folder),
+        journal=Journal(folder),
+        live=EvidenceStore(folder),
+        documents=FileStore(settings.config),
+        settle=settings.settle,
+    )
+    lease = Lease(folder)
+    warmer = Warmer(settings.warmups, on_request=telemetry.warmed)
+    controller = Controller(
+        settings, source=source, reconciler=reconciler, lease=lease, telemetry=telemetry, warmer=warmer
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    publisher = _publisher(settings)
+    if publisher is not None:
+        telemetry.publishing(publisher.state)
+    routes = publisher.state if publisher else None
+    http = HttpServer(settings.http_listen, controller, telemetry, routes) if settings.http_listen else None
+    publishing = asyncio.create_task(_keep_routes(settings, publisher)) if publisher else None
+    try:
+        address = await http.start() if http else "none"
+        where = f"envoys={len(settings.envoys)}" if settings.url is None else f"prometheus={settings.url}"
+        sys.stderr.write(f"abmesh controller ready: config={settings.config} {where} http={address} state={folder}\n")
+        sys.stderr.flush()
+        await controller.run(stop)
+    finally:
+        if publishing is not None:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+        if http is not None:
+            await http.stop()
+        await warmer.close()
+        await source.close()
+        lease.release()

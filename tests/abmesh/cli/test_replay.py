@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from controller.rollout import commands
+from controller.settings import Settings
+from tests.abmesh.cli.calls import call, refused
+from tests.controller.support import NAME, World, serve_and_tick, world
+
+
+def _world(folder: Path) -> tuple[World, Path]:
+    subject = world(folder)
+    serve_and_tick(subject, 10)
+    settings = Settings(folder / "experiments.yaml", state_dir=subject.folder)
+    commands.pause(settings, NAME, now=subject.now, by="ann")
+    commands.resume(settings, NAME, now=subject.now, by="ann")
+    serve_and_tick(subject, 30)
+    return subject, subject.folder / "journal.jsonl"
+
+
+def test_a_journal_that_was_left_alone_comes_out_the_same(tmp_path: Path) -> None:
+    subject, path = _world(tmp_path)
+    called = call("replay", str(path))
+    same = len(subject.journal()) - 2
+    assert called.code == 0, called
+    assert called.out == f"{same} decisions came out the same, 0 differently; 2 left out: a person's command\n"
+    lines = [json.loads(line) for line in call("replay", str(path), "--json").out.splitlines()]
+    assert [line["replay"] for line in lines].count("same") == same
+    assert [line["why"] for line in lines if line["replay"] == "skipped"] == ["a person's command"] * 2
+    assert [line["id"] for line in lines] == [entry.id for entry in subject.journal()]
+
+
+def test_a_journal_that_was_changed_is_named_with_what_differs_and_exit_1(tmp_path: Path) -> None:
+    subject, path = _world(tmp_path)
+    entry = next(item for item in subject.journal() if item.cause == "passed")
+    path.write_text(path.read_text().replace(entry.reason, "it was a good day"))
+    called = call("replay", str(path))
+    assert called.code == 1
+    assert f"{entry.kind} {entry.id} differs:" in called.out
+    assert "reason: recorded it was a good day, recomputed model-b passed 10%" in called.out
+    assert "1 decisions come out differently from their recorded inputs" in called.err
+    assert '"replay": "differs"' in call("replay", str(path), "--json").out.replace('":"', '": "')
+
+
+def test_a_journal_that_proves_nothing_or_is_not_there_is_an_error(tmp_path: Path) -> None:
+    refused(call("replay", str(tmp_path / "none.jsonl")), 1, "there is no such file; the journal is journal.jsonl")
+    (tmp_path / "empty.jsonl").write_text("")
+    called = call("replay", str(tmp_path / "empty.jsonl"))
+    assert called.code == 1
+    assert "no decision with recorded inputs; nothing was proven" in called.err
+    (tmp_path / "damaged.jsonl").write_text("{\n")
+    assert "damaged" in call("replay", str(tmp_path / "damaged.jsonl")).err
+
+
+def test_a_decision_whose_inputs_were_deleted_is_exit_1(tmp_path: Path) -> None:
+    subject, path = _world(tmp_path)
+    entry = next(item for item in subject.journal() if item.cause == "passed")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        if line["id"] == entry.id:
+            del line["inputs"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    called = call("replay", str(path))
+    assert called.code == 1
+    assert f"{entry.kind} {entry.id} differs:\n  inputs: missing, although the decision moved users" in called.out

@@ -1,0 +1,79 @@
+from typing import Any
+
+import pytest
+from betterproto2 import Casing
+
+from abmesh.experiment.model import Document
+from abmesh.mesh.events import cors_filters, event_routes
+from tests.abmesh.mesh.documents import document, experiment
+
+
+def routes(of: Document) -> list[dict[str, Any]]:
+    return [route.to_dict(casing=Casing.SNAKE) for route in event_routes(of)]
+
+
+OF = document(
+    experiment(
+        "one", events=["click", "continuation"], unit=[{"cookie": "s"}], issue_cookie={"name": "s", "max_age": "1h"}
+    ),
+    experiment("two", clusters=("a", "b", "c"), events=["buy", "click"]),
+)
+
+
+def test_every_event_has_a_route_of_each_variant_and_then_those_that_say_why_it_does_not_count() -> None:
+    """What counts by itself is no event that anybody may send."""
+    click = ["one/events/click"] * 2 + ["two/events/click"] * 3
+    click += [f"/_ab/events/click/{why}" for why in ("method", "refused", "unassigned")]
+    buy = ["two/events/buy"] * 3 + [f"/_ab/events/buy/{why}" for why in ("method", "refused", "unassigned")]
+    assert [route["name"] for route in routes(OF)] == [*click, *buy, "/_ab/events/unknown"]
+
+
+def test_an_event_counts_as_the_server_said_it_and_its_route_names_it() -> None:
+    route = routes(OF)[3]
+    assert route["match"] == {
+        "path": "/_ab/events/click",
+        "headers": [
+            {"name": "x-ab-event", "string_match": {"exact": "click"}},
+            {"name": "x-ab-experiment", "string_match": {"exact": "two"}},
+            {"name": "x-model-version", "string_match": {"exact": "v1"}},
+            {"name": ":method", "string_match": {"exact": "POST"}},
+        ],
+    }
+    assert route["direct_response"] == {"status": 204}
+    assert route["metadata"] == {"filter_metadata": {"abmesh": {"experiment": "two", "event": "click"}}}
+    assert [added["header"] for added in route["response_headers_to_add"]] == [
+        {"key": "x-model-version", "value": "v1"}
+    ]
+
+
+def test_what_does_not_count_is_marked_as_nothing() -> None:
+    others = [route for route in routes(OF) if route["name"].startswith("/")]
+    of_envoy = [route["direct_response"]["status"] for route in others if "direct_response" in route]
+    assert of_envoy == [405, 400, 405, 400]
+    nowhere = [route["route"] for route in others if "route" in route]
+    assert nowhere == [
+        {"cluster_header": "x-ab-nowhere"},  # 503 is Envoy's default
+        {"cluster_header": "x-ab-nowhere"},
+        {"cluster_header": "x-ab-nowhere", "cluster_not_found_response_code": "NOT_FOUND"},
+    ]
+    assert not any("metadata" in route for route in others)
+
+
+def test_without_any_event_the_path_is_still_nobody_elses() -> None:
+    assert [(route["name"], route["match"]) for route in routes(document())] == [
+        ("/_ab/events/unknown", {"prefix": "/_ab/events/"})
+    ]
+
+
+@pytest.mark.parametrize("origins", [[], ["https://shop.example", "http://localhost:8080"]], ids=["none", "two"])
+def test_only_pages_of_the_documents_origins_may_send_events(origins: list[str]) -> None:
+    of = document(experiment(events=["click"]), event_origins=origins)
+    assert len(cors_filters(of)) == bool(origins)
+    for route in routes(of):
+        policy = route.get("typed_per_filter_config", {}).get("envoy.filters.http.cors")
+        if not origins:
+            assert policy is None
+            continue
+        assert policy["allow_origin_string_match"] == [{"exact": origin} for origin in origins]
+        assert (policy["allow_methods"], policy["allow_credentials"]) == ("POST", True)
+    assert (routes(of)[0]["name"] == "/_ab/events/preflight") == bool(origins)

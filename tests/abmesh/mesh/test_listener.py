@@ -1,0 +1,69 @@
+import re
+from datetime import timedelta
+from typing import Any
+
+from betterproto2 import Casing
+
+from abmesh.experiment.needs import needed_headers
+from abmesh.mesh.listener import listener
+from abmesh.mesh.options import RenderOptions
+from tests.abmesh.mesh.documents import document
+
+
+def manager(options: RenderOptions, **changes: Any) -> dict[str, Any]:
+    rendered = listener(document(**changes), options).to_dict(casing=Casing.SNAKE)
+    typed: dict[str, Any] = rendered["filter_chains"][0]["filters"][0]["typed_config"]
+    return typed
+
+
+def test_forged_headers_are_removed_before_anything_reads_them() -> None:
+    mutations = manager(RenderOptions())["early_header_mutation_extensions"][0]["typed_config"]["mutations"]
+    (mutation,) = mutations
+    forged = re.compile(mutation["remove_on_match"]["key_matcher"]["safe_regex"]["regex"])
+    for name in (
+        "x-model-version",
+        "x-ab-slice",
+        "x-ab-",
+        "x-envoy-retry-on",
+        "x_model_version",
+        "x_ab-slice",
+        "x-ab_",
+    ):
+        assert forged.fullmatch(name), name
+    for name in ("x-user-id", "x-model-versions", "x-abc", "x-ab", "ax-ab-slice", "x-envoy", "x_user_id", "xaabbslice"):
+        assert not forged.fullmatch(name), name
+
+
+def test_the_server_is_asked_before_answers_are_read_and_requests_routed() -> None:
+    options = RenderOptions(message_timeout=timedelta(seconds=1))
+    filters = manager(options)["http_filters"]
+    assert [item["name"] for item in filters] == [
+        "envoy.filters.http.ext_proc",
+        "envoy.filters.http.lua",
+        "envoy.filters.http.router",
+    ]
+    asked = filters[0]["typed_config"]
+    assert asked["message_timeout"] == "1s"
+    sent = [pattern["exact"] for pattern in asked["forward_rules"]["allowed_headers"]["patterns"]]
+    assert sent == list(needed_headers(document()))
+
+
+def test_clients_are_believed_only_through_proxies_that_were_named() -> None:
+    assert "xff_num_trusted_hops" not in manager(RenderOptions())
+    assert manager(RenderOptions())["use_remote_address"] is True
+    assert manager(RenderOptions(trusted_hops=2))["xff_num_trusted_hops"] == 2
+
+
+def test_the_listener_is_where_the_options_say() -> None:
+    rendered = listener(document(), RenderOptions(listen="[::]:8080")).to_dict(casing=Casing.SNAKE)
+    assert rendered["address"] == {"socket_address": {"address": "::", "port_value": 8080}}
+
+
+def test_paths_are_normalised_whatever_envoy_was_built_to_do() -> None:
+    rendered = manager(RenderOptions())
+    assert (rendered["normalize_path"], rendered["merge_slashes"]) == (True, True)
+
+
+def test_a_page_that_asks_whether_it_may_send_events_is_answered_before_the_server_hears_of_it() -> None:
+    filters = manager(RenderOptions(), event_origins=["https://shop.example"])["http_filters"]
+    assert [item["name"] for item in filters[:2]] == ["envoy.filters.http.cors", "envoy.filters.http.ext_proc"]

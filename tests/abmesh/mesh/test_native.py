@@ -1,0 +1,230 @@
+"""What is rendered for the native lane; that it agrees with the server is looked at in test_native_agrees.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from betterproto2 import Casing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from abmesh.experiment.bucketing import Place
+from abmesh.mesh.bootstrap import render_bootstrap
+from abmesh.mesh.lane import notes, obstacle
+from abmesh.mesh.listener import listener
+from abmesh.mesh.native import FILTER
+from abmesh.mesh.options import RenderOptions
+from abmesh.mesh.routes import RoutesRenderer, render_routes
+from tests.abmesh.mesh.documents import document, experiment, values_of
+
+COOKIE = {"name": "sid", "max_age": "1h"}
+SLOW = {"name": "a", "cluster": "a", "weight": 100, "control": True, "timeout": "10m"}
+UNIT = [{"header": "x-user-id"}, {"cookie": "sid"}]
+
+
+def native(**changes: Any) -> dict[str, Any]:
+    return experiment(**({"lane": "native", "unit": UNIT} | changes))
+
+
+def routes(*experiments: dict[str, Any], **changes: Any) -> dict[str, dict[str, Any]]:
+    """Rendered routes by name, without those of events."""
+    (resource,) = render_routes(document(*experiments, **changes))["resources"]
+    found = {route["name"]: route for route in resource["virtual_hosts"][0]["routes"]}
+    assert next(iter(found)) == "/_ab/events/unknown"
+    return {name: route for name, route in found.items() if not name.startswith("/")}
+
+
+def said(of: dict[str, Any]) -> dict[str, str]:
+    return {option["header"]["key"]: option["header"]["value"] for option in of["request_headers_to_add"]}
+
+
+def limit(entry: dict[str, Any]) -> str | None:
+    """The time limit that the filter sets for an entry, in milliseconds."""
+    filters = entry.get("typed_per_filter_config", {})
+    for mutation in filters.get(FILTER, {}).get("mutations", {}).get("request_mutations", ()):
+        assert mutation["append"]["header"]["key"] == "x-envoy-upstream-rq-timeout-ms"
+        return str(mutation["append"]["header"]["value"])
+    return None
+
+
+def test_native_routes_come_just_before_their_experiments_control() -> None:
+    overrides = [{"header": {"x-group": "beta"}, "variant": "v1"}]
+    assert list(routes(experiment("one"), native(name="two", overrides=overrides))) == [
+        "one/v0",
+        "one/v1",
+        "two/v0",
+        "two/v1",
+        "one/unassigned",
+        "two/native/override/0",
+        "two/native/header/x-user-id",
+        "two/native/cookie/sid",
+        "two/unassigned",
+        "unmatched",
+    ]
+
+
+weights = st.lists(st.integers(0, 10_000), min_size=1, max_size=4).map(
+    lambda cuts: [b - a for a, b in zip([0, *sorted(cuts)], [*sorted(cuts), 10_000], strict=True)]
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(weights, weights, st.integers(10, 100))
+def test_the_entries_are_the_buckets_places_in_order(now: list[int], before: list[int], slices: int) -> None:
+    """Also where ranges were fitted to new weights, and lie about in pieces."""
+    names = [f"v{number}" for number in range(max(len(now), len(before)))]
+    starts = [sum(before[:number]) for number in range(len(names) + 1)]
+    ranges = {
+        name: [[start, stop]] for name, start, stop in zip(names, starts, starts[1:], strict=False) if start < stop
+    }
+    variants = [
+        {"name": name, "cluster": "abc"[number % 3], "weight": weight / 100, "control": number == 0}
+        for number, (name, weight) in enumerate(zip(names, [*now, *[0] * len(names)], strict=False))
+    ]
+    chat = native(variants=variants, slices=slices, ranges=ranges)
+    entries = routes(chat)["chat/native/header/x-user-id"]["route"]["weighted_clusters"]["clusters"]
+    spread = []
+    for entry in entries:
+        told = said(entry)
+        place = Place(told["x-model-version"], int(told["x-ab-slice"]), int(told["x-ab-group"]))
+        spread += [place] * entry["weight"]
+        assert entry["name"] == "abc"[int(place.variant[1:]) % 3]
+    assert tuple(spread) == document(chat).experiments[0].places
+
+
+def test_every_route_has_what_an_assigned_one_has_and_does_not_ask_the_server() -> None:
+    found = routes(native(overrides=[{"header": {"x-group": "beta"}, "variant": "v1"}]))
+    assigned = found["chat/v1"]
+    for name in ("chat/native/override/0", "chat/native/header/x-user-id", "chat/native/cookie/sid"):
+        own = found[name]["typed_per_filter_config"]
+        assert own["envoy.filters.http.ext_proc"]["disabled"] is True
+        assert own["envoy.filters.http.lua"] == assigned["typed_per_filter_config"]["envoy.filters.http.lua"]
+        assert found[name]["metadata"] == assigned["metadata"]
+    assert said(found["chat/native/override/0"]) == {"x-ab-experiment": "chat", "x-model-version": "v1"}
+    assert found["chat/native/override/0"]["response_headers_to_add"] == assigned["response_headers_to_add"]
+    for name in ("chat/unassigned", "chat/v1"):
+        assert "envoy.filters.http.ext_proc" not in found[name].get("typed_per_filter_config", {})
+
+
+def test_each_variants_time_limit_and_host_are_its_own() -> None:
+    chat = native(clusters=("a", "b"))
+    chat["variants"][0] |= {"weight": 50, "timeout": "1.5s"}
+    chat["variants"][1] |= {"weight": 50}
+    clusters = {
+        "a": {"host": "models.example.com", "port": 443, "tls": True},
+        "b": {"host": "127.0.0.1", "port": 80},
+    }
+    action = routes(chat, clusters=clusters)["chat/native/header/x-user-id"]["route"]
+    assert (action["timeout"], action.get("idle_timeout")) == ("0s", None)
+    first, last = action["weighted_clusters"]["clusters"][0], action["weighted_clusters"]["clusters"][-1]
+    assert (first["host_rewrite_literal"], last.get("host_rewrite_literal")) == ("models.example.com", None)
+    assert (limit(first), limit(last)) == ("1500", None)
+    assert "x-envoy-upstream-rq-timeout-ms" not in said(first), "added too late for the router, and told to the model"
+
+
+def test_a_time_limit_that_all_variants_share_is_the_routes_and_needs_no_filter() -> None:
+    chat = native()
+    for variant in chat["variants"]:
+        variant["timeout"] = "1.5s"
+    action = routes(chat)["chat/native/header/x-user-id"]["route"]
+    assert action["timeout"] == "1.500s"
+    assert {limit(entry) for entry in action["weighted_clusters"]["clusters"]} == {None}
+
+
+def test_a_segment_is_one_of_those_declared_or_other() -> None:
+    overrides = [{"header": {"x-group": "beta"}, "variant": "v1"}]
+    found = routes(native(segments={"header": "x-plan", "values": ["power", "c-1"]}, overrides=overrides))
+    for name in ("override/0", "header/x-user-id", "cookie/sid"):
+        declared, others = found[f"chat/native/{name}/segment"], found[f"chat/native/{name}"]
+        condition = declared["match"]["headers"][-1]
+        assert (condition["name"], condition["string_match"]["safe_regex"]["regex"]) == ("x-plan", r"power|c\-1")
+        assert declared["match"]["headers"][:-1] == others["match"]["headers"]
+        assert said(declared)["x-ab-segment"] == "%REQ(x-plan)%"
+        assert said(others)["x-ab-segment"] == "other"
+        assert list(found).index(declared["name"]) == list(found).index(others["name"]) - 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"variants": [SLOW, {"name": "b", "cluster": "b", "weight": 0}]}, "beyond 5m"),
+        ({"match": {"headers": {"Host": "a"}}}, "host"),
+        ({"unit": [{"header": "host"}]}, "host"),
+        ({"overrides": [{"header": {"host": "a"}, "variant": "v1"}]}, "host"),
+        ({"segments": {"header": "host", "values": ["a"]}}, "host"),
+        ({"segments": {"header": "x%y", "values": ["a"]}}, "x%y"),
+        ({"unit": [{"cookie": "sid"}], "issue_cookie": COOKIE, "events": ["continuation"]}, "continuation"),
+    ],
+)
+def test_what_the_lane_cannot_express_is_left_to_the_server_and_said(changes: dict[str, Any], why: str) -> None:
+    chat = native(**changes)
+    of = document(chat).experiments[0]
+    assert why in obstacle(of)
+    (note,) = notes(of)
+    assert note.startswith("lane native: the server is asked about every request: ")
+    assert why in note
+    assert not [name for name in routes(chat) if "/native/" in name]
+    assert "layered_runtime" not in render_bootstrap(document(chat), RenderOptions())
+
+
+def test_the_same_long_time_limit_on_all_variants_is_no_obstacle() -> None:
+    chat = native()
+    for variant in chat["variants"]:
+        variant["timeout"] = "10m"
+    assert routes(chat)["chat/native/header/x-user-id"]["route"]["idle_timeout"] == "600s"
+
+
+def test_continuation_leaves_the_issued_cookie_alone_to_the_server_and_says_so() -> None:
+    chat = native(issue_cookie=COOKIE, events=["continuation"])
+    assert [name for name in routes(chat) if "/native/" in name] == ["chat/native/header/x-user-id"]
+    weights, first, rest = notes(document(chat).experiments[0])
+    assert "only through a routes file" in weights
+    assert "cookie sid: continuation" in first
+    assert "requests without a unit" in rest
+
+
+def test_only_an_envoy_that_may_need_it_gets_the_filter_and_the_limits() -> None:
+    def parts(options: RenderOptions, *experiments: dict[str, Any]) -> tuple[bool, bool, dict[str, Any]]:
+        of = document(*experiments)
+        rendered = listener(of, options).to_dict(casing=Casing.SNAKE)
+        manager = rendered["filter_chains"][0]["filters"][0]["typed_config"]
+        names = [item["name"] for item in manager["http_filters"]]
+        return FILTER in names, "layered_runtime" in render_bootstrap(of, options), manager
+
+    assert parts(RenderOptions(), experiment())[:2] == (False, False)
+    assert parts(RenderOptions(), native())[:2] == (True, True)
+    filtered, limits, manager = parts(RenderOptions(routes_file="/run/abmesh/routes.json"), experiment())
+    assert (filtered, limits) == (True, True), "the file may hold native routes later"
+    assert "route_config" not in manager
+    assert manager["rds"] == {
+        "config_source": {
+            "path_config_source": {
+                "path": "/run/abmesh/routes.json",
+                "watched_directory": {"path": "/run/abmesh"},
+            }
+        },
+        "route_config_name": "abmesh",
+    }
+
+
+def test_the_file_and_the_bootstrap_hold_the_same_routes() -> None:
+    of = document(native())
+    (resource,) = render_routes(of, "abc")["resources"]
+    (static,) = (found for found in values_of(render_bootstrap(of, RenderOptions(warmup="")), "route_config"))
+    assert {key: resource[key] for key in static} == static
+    assert resource["validate_clusters"] is True, "or a variant of an unknown cluster would get 503"
+    assert render_routes(of, "abc")["version_info"] == "abc"
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(weights.filter(lambda found: len(found) == 2), min_size=1, max_size=4), st.booleans())
+def test_documents_one_after_the_other_are_rendered_as_each_by_itself(steps: list[list[int]], longer: bool) -> None:
+    renderer = RoutesRenderer()
+    for number, step in enumerate(steps):
+        chat = native()
+        for variant, weight in zip(chat["variants"], step, strict=True):
+            variant["weight"] = weight / 100
+        if longer and number % 2:
+            chat["variants"][0]["timeout"] = "30s"
+        assert renderer.render(document(chat), str(number)) == render_routes(document(chat), str(number))

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from abmesh.experiment.rollout import Rollout
+from abmesh.inference.numbers import Side
+from controller.decision.comparisons import compare
+from controller.decision.course import Course, Since
+from controller.decision.guardrails import judge, requests_needed
+from controller.decision.history import pack
+from controller.decision.verdicts import Judgement, Verdict
+from controller.evidence.counts import Counts, add
+from controller.evidence.summary import summarize
+from tests.controller.decision.support import NOTHING, arm, course, rollout, scaled, stage
+
+ERRORS = {"metric": "error_rate", "max": "5%"}
+MORE_ERRORS = {"metric": "error_rate", "max_increase": "1%"}
+RELATIVE_ERRORS = {"metric": "error_rate", "max_increase": "20%", "relative": True}
+P95 = {"metric": "latency_p95", "max": "500ms"}
+SLOWER_P95 = {"metric": "latency_p95", "max_increase": "20%", "relative": True}
+MEAN = {"metric": "latency_mean", "max": "500ms"}
+SLOWER_MEAN = {"metric": "latency_mean", "max_increase": "20%", "relative": True}
+SLOWER_MEAN_BY = {"metric": "latency_mean", "max_increase": "30ms"}
+
+TYPICAL = {80: 40, 100: 40, 150: 15, 300: 5}
+"""How many requests of a hundred take how many milliseconds."""
+
+P95_EDGES = {"latency_p95": (300.0,)}
+
+
+def _judge(guardrail: dict[str, Any], subject: Course, plan: Rollout | None = None) -> Judgement:
+    plan = plan or rollout(guardrail)
+    return judge(plan.guardrails[0], plan, subject)
+
+
+@pytest.mark.parametrize(
+    ("guardrail", "good", "bad"),
+    [
+        (ERRORS, arm(1000, 10), arm(1000, 120)),
+        (MORE_ERRORS, arm(5000, 50), arm(5000, 250)),
+        (RELATIVE_ERRORS, arm(100_000, 1000), arm(100_000, 1700)),
+        (P95, arm(1000, ms=TYPICAL), arm(1000, ms={100: 70, 900: 30})),
+        (SLOWER_P95, arm(5000, ms=TYPICAL), arm(5000, ms={100: 70, 900: 30})),
+        (MEAN, arm(1010, ms=TYPICAL), arm(1010, ms={800: 50, 900: 50})),
+        (SLOWER_MEAN, arm(5000, ms=TYPICAL), arm(5000, ms={240: 50, 300: 50})),
+        (SLOWER_MEAN_BY, arm(5000, ms=TYPICAL), arm(5000, ms={240: 50, 300: 50})),
+    ],
+    ids=lambda value: f"{value['metric']}-{len(value)}-{'max' in value}" if isinstance(value, dict) else "",
+)
+def test_every_guardrail_finds_health_and_harm_and_says_so(guardrail: dict[str, Any], good: Any, bad: Any) -> None:
+    errors = guardrail["metric"] == "error_rate"
+    control = arm(good.requests, good.requests // 100) if errors else arm(good.requests, ms=TYPICAL)
+    healthy = _judge(guardrail, course(control, good, edges=P95_EDGES))
+    assert (healthy.verdict, healthy.needed) == (Verdict.HEALTHY, None), healthy.text
+    assert "is surely within its limit of" in healthy.text
+    assert healthy.p_healthy <= 0.05 < healthy.p_harm
+    harmful = _judge(guardrail, course(control, bad, edges=P95_EDGES))
+    assert harmful.verdict is Verdict.HARMFUL, harmful.text
+    assert "is surely above its limit of" in harmful.text
+    assert harmful.p_harm <= harmful.alpha_harm < harmful.p_healthy
+    assert (harmful.control is None) == ("max" in guardrail)
+
+
+def test_without_an_error_it_takes_some_130_requests_to_keep_a_limit_of_5_percent() -> None:
+    verdicts = {n: _judge(ERRORS, course(arm(n), arm(n))).verdict for n in range(50, 200, 5)}
+    first = next(n for n, verdict in verdicts.items() if verdict is Verdict.HEALTHY)
+    assert 100 <= first <= 140
+    assert all(verdict is (Verdict.HEALTHY if n >= first else Verdict.INCONCLUSIVE) for n, verdict in verdicts.items())
+
+
+@pytest.mark.parametrize("guardrail", [ERRORS, MORE_ERRORS, P95, SLOWER_P95, SLOWER_MEAN])
+def test_few_requests_prove_nothing_and_the_reason_says_how_many_more_it_takes(guardrail: dict[str, Any]) -> None:
+    control = arm(60, 1, ms=TYPICAL)
+    judgement = _judge(guardrail, course(control, arm(60, 1, ms=TYPICAL), edges=P95_EDGES))
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "is not yet surely within its limit of" in judgement.text
+    assert "where 0.05 is enough; it takes about" in judgement.text
+    assert "at this rate)" in judgement.text
+    assert judgement.needed is not None
+    assert judgement.needed > 0
+
+
+@pytest.mark.parametrize(("n", "errors"), [(40, 0), (100, 2), (100, 3), (200, 7)])
+def test_as_many_more_requests_as_it_says_do_decide_and_a_third_do_not(n: int, errors: int) -> None:
+    needed = _judge(ERRORS, course(arm(n), arm(n, errors))).needed
+    assert needed is not None
+
+    def after(more: float) -> Verdict:
+        grown = round(n + more)
+        rails = rollout(ERRORS)
+        subject = compare(rails.guardrails[0].measured, course(arm(n), arm(n, errors)), 100, 0.05).grown(grown / n)
+        return Verdict.HEALTHY if subject.level(Side.LESS, 0.05)[0] >= math.log(20) else Verdict.INCONCLUSIVE
+
+    assert after(needed) is Verdict.HEALTHY
+    assert after(needed / 3) is Verdict.INCONCLUSIVE
+
+
+def test_a_candidate_at_its_limit_is_never_decided() -> None:
+    for n in (200, 2000, 20_000, 200_000):
+        judgement = _judge(ERRORS, course(arm(n), arm(n, n // 20)))
+        assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert judgement.needed is None
+    assert "more requests than can be said" in judgement.text
+
+
+def test_no_data_of_the_candidate_or_of_the_control_is_an_error() -> None:
+    nothing = _judge(ERRORS, course(arm(100), NOTHING))
+    assert (nothing.verdict, nothing.value) == (Verdict.ERROR, None)
+    assert "error_rate of model-b has no data yet" in nothing.text
+    alone = _judge(MORE_ERRORS, course(NOTHING, arm(100)))
+    assert alone.verdict is Verdict.ERROR
+    assert "error_rate of model-a has no data to compare with" in alone.text
+    assert _judge(ERRORS, course(NOTHING, arm(1000))).verdict is Verdict.HEALTHY
+
+
+def test_alpha_is_split_over_what_can_roll_back_and_not_over_health() -> None:
+    three = rollout(ERRORS, P95, MEAN, analysis={"alpha": "8%"})
+    judgement = _judge(ERRORS, course(arm(100), arm(100)), three)
+    assert judgement.alpha_harm == pytest.approx(0.02)
+    assert judgement.alpha_healthy == pytest.approx(0.08)
+    without = rollout(ERRORS, analysis={"alpha": "8%", "brake": "100%"})
+    assert _judge(ERRORS, course(arm(100), arm(100)), without).alpha_harm == pytest.approx(0.08)
+
+
+def test_health_needs_the_present_stages_own_value_to_be_within_too() -> None:
+    good = stage(arm(20_000), arm(20_000), weight=1000)
+    judgement = _judge(ERRORS, course(arm(100), arm(100, 8), past=[good]))
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert judgement.p_healthy < 0.05
+    assert judgement.needed is None
+    assert "but its value in this stage alone is not" in judgement.text
+    assert _judge(ERRORS, course(arm(100), arm(100, 4), past=[good])).verdict is Verdict.HEALTHY
+    assert _judge(ERRORS, course(arm(100), NOTHING, past=[good])).verdict is Verdict.HEALTHY
+
+
+def test_stages_are_compared_each_with_its_own_control() -> None:
+    """The rate rose tenfold while the candidate's share did: pooled, the candidate would look three times worse."""
+    early, late = stage(arm(9000, 90), arm(1000, 10), weight=1000), (arm(5000, 500), arm(5000, 500))
+    subject = course(*late, past=[early])
+    judgement = _judge({**RELATIVE_ERRORS, "max_increase": "30%"}, subject)
+    assert judgement.value is not None
+    assert judgement.control is not None
+    assert judgement.value > 1.9 * judgement.control
+    assert judgement.verdict is Verdict.HEALTHY
+
+
+def test_harm_any_rolls_back_what_is_worse_and_not_surely_within_the_limit() -> None:
+    # 80% more errors than the control's where 100% are allowed: within the limit, but surely worse.
+    some = {"metric": "error_rate", "max_increase": "100%", "relative": True}
+    subject = course(arm(10_000, 100), arm(10_000, 180))
+    assert _judge(some, subject).verdict is Verdict.INCONCLUSIVE
+    judgement = _judge({**some, "harm": "any"}, subject)
+    assert judgement.verdict is Verdict.HARMFUL
+    assert "is surely above model-a's, and not surely within its limit" in judgement.text
+    surely_within = course(arm(100_000, 1000), arm(100_000, 1400))
+    assert _judge({**some, "harm": "any"}, surely_within).verdict is Verdict.HEALTHY
+
+
+def test_harm_since_a_moment_is_found_and_told_with_the_numbers_since_then() -> None:
+    before = {"model-a": arm(50_000), "model-b": arm(50_000)}
+    now = course(arm(50_060), arm(50_060, 30))
+    assert _judge(ERRORS, now).verdict is Verdict.HEALTHY
+    since = Since(math.log(0.05), timedelta(seconds=5), arm(60, 30), arm(60), pack(before))
+    judgement = _judge(ERRORS, replace(now, since=(since,)))
+    assert judgement.verdict is Verdict.HARMFUL
+    assert (judgement.value, judgement.n, judgement.since) == (0.5, 60, 5.0)
+    assert "error_rate 50% over 60 requests in the last 5 s is surely above" in judgement.text
+
+
+@pytest.mark.parametrize("guardrail", [ERRORS, MORE_ERRORS, RELATIVE_ERRORS, P95, SLOWER_P95, MEAN, SLOWER_MEAN])
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_single_user_who_sends_everything_proves_nothing(guardrail: dict[str, Any], bad: bool) -> None:
+    errors, ms = (500, 5000) if bad else (0, 50)
+    subject = course(arm(1000, 10, ms=TYPICAL), arm(1000, errors, ms=ms, slices=[17]), edges=P95_EDGES)
+    assert _judge(guardrail, subject).verdict is Verdict.INCONCLUSIVE
+
+
+# Laws
+
+RATES = st.sampled_from([0, 1, 2, 5, 10, 20, 50, 100])
+SIZES = st.sampled_from([50, 200, 1000, 5000])
+ANY = st.sampled_from([ERRORS, MORE_ERRORS, RELATIVE_ERRORS, P95, SLOWER_P95, MEAN, SLOWER_MEAN, SLOWER_MEAN_BY])
+LATENCIES = [P95, SLOWER_P95, MEAN, SLOWER_MEAN, SLOWER_MEAN_BY]
+MIXES = st.dictionaries(st.sampled_from([50, 90, 100, 150, 300, 450, 700, 2000]), st.integers(1, 50), min_size=1)
+
+
+@given(ANY, SIZES, SIZES, RATES, RATES, MIXES, MIXES)
+@settings(max_examples=60, deadline=None)
+def test_evidence_never_shows_harm_and_health_at_once_and_more_of_the_same_never_turns_harm_into_health(
+    guardrail: dict[str, Any],
+    n_a: int,
+    n_b: int,
+    rate_a: int,
+    rate_b: int,
+    mix_a: dict[int, int],
+    mix_b: dict[int, int],
+) -> None:
+    verdicts = []
+    for repeat in (1, 2, 7):
+        a = arm(n_a, n_a * rate_a // 1000, ms=mix_a, repeat=repeat)
+        b = arm(n_b, n_b * rate_b // 1000, ms=mix_b, repeat=repeat)
+        judgement = _judge(guardrail, course(a, b, edges=P95_EDGES))
+        assert math.isfinite(judgement.log_e_harm)
+        assert math.isfinite(judgement.log_e_healthy)
+        assert min(judgement.log_e_harm, judgement.log_e_healthy) < math.log(20)
+        verdicts.append(judgement.verdict)
+    if Verdict.HARMFUL in verdicts:
+        assert Verdict.HEALTHY not in verdicts
+
+
+@given(st.sampled_from(LATENCIES), SIZES, SIZES, MIXES, MIXES)
+@settings(max_examples=60, deadline=None)
+def test_another_unit_of_time_changes_no_verdict(
+    guardrail: dict[str, Any], n_a: int, n_b: int, mix_a: dict[int, int], mix_b: dict[int, int]
+) -> None:
+    a, b = arm(n_a, ms=mix_a), arm(n_b, ms=mix_b)
+    limits = {name: f"{int(value[:-2]) * 10}ms" for name, value in guardrail.items() if str(value).endswith("ms")}
+    once = _judge(guardrail, course(a, b, edges=P95_EDGES))
+    tenfold = _judge({**guardrail, **limits}, course(scaled(a, 10), scaled(b, 10), edges={"latency_p95": (3000.0,)}))
+    assert tenfold.verdict is once.verdict
+    assert tenfold.needed == once.needed
+    for name in ("log_e_harm", "log_e_healthy", "design_effect"):
+        assert getattr(tenfold, name) == pytest.approx(getattr(once, name), rel=1e-6, abs=1e-9)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["model-a", "model-b"]),
+            st.integers(0, 49),
+            st.sampled_from([0, 200, 404, 503]),
+            st.integers(1, 60),
+            st.sampled_from([90, 100, 300, 800]),
+            st.integers(0, 3),
+        ),
+        max_size=60,
+    ),
+    ANY,
+)
+@settings(max_examples=60, deadline=None)
+def test_it_does_not_matter_which_envoy_counted_what(
+    requests: list[tuple[str, int, int, int, int, int]], guardrail: dict[str, Any]
+) -> None:
+    def counts(chosen: list[tuple[str, int, int, int, int, int]]) -> Counts:
+        by_code: dict[tuple[str, int, int], int] = {}
+        durations: dict[tuple[str, int, str], int] = {}
+        bins: dict[tuple[str, str, int | str, float, float], int] = {}
+        for variant, slice_, code, count, ms, _ in chosen:
+            by_code[variant, slice_, code] = by_code.get((variant, slice_, code), 0) + count
+            timed = (variant, slice_, "duration_ms")
+            durations[timed] = durations.get(timed, 0) + count * ms
+            key = (variant, "duration", slice_ // 5, float(ms), 10.0)
+            bins[key] = bins.get(key, 0) + count
+        return Counts(by_code, durations, bins)
+
+    names = ["model-a", "model-b"]
+    apart = [counts([request for request in requests if request[-1] == envoy]) for envoy in range(4)]
+    merged, whole = summarize(add(apart), names), summarize(counts(requests), names)
+    found = [_judge(guardrail, course(item["model-a"], item["model-b"], edges=P95_EDGES)) for item in (merged, whole)]
+    # Sums of floats depend on the order in the sixteenth digit; the journal keeps six.
+    assert found[0].outline() == found[1].outline()
+
+
+@given(SIZES, RATES, RATES, MIXES, MIXES, st.sampled_from([SLOWER_MEAN, RELATIVE_ERRORS]))
+@settings(max_examples=60, deadline=None)
+def test_changing_the_variants_names_turns_worse_into_better(
+    n: int, rate_a: int, rate_b: int, mix_a: dict[int, int], mix_b: dict[int, int], guardrail: dict[str, Any]
+) -> None:
+    a, b = arm(n, n * rate_a // 1000, ms=mix_a), arm(n, n * rate_b // 1000, ms=mix_b)
+    metric = rollout(guardrail).guardrails[0].measured
+    one, other = compare(metric, course(a, b), 1000, 0.05), compare(metric, course(b, a), 1000, 0.05)
+    for side, opposite in ((Side.GREATER, Side.LESS), (Side.LESS, Side.GREATER)):
+        assert one.increase(side, 0.0, relative=False)[0] == pytest.approx(
+            other.increase(opposite, 0.0, relative=False)[0], rel=1e-6, abs=1e-6
+        )
+    if _judge(guardrail, course(a, b)).verdict is Verdict.HARMFUL:
+        assert _judge(guardrail, course(b, a)).verdict is Verdict.HEALTHY
+
+
+def test_what_is_needed_is_not_said_where_nothing_would_do() -> None:
+    subject = compare(rollout(ERRORS).guardrails[0].measured, course(arm(10), arm(10)), 100, 0.05)
+    assert requests_needed(subject, lambda _: False) is None
+    assert requests_needed(subject, lambda grown: grown.values.n >= 25) == pytest.approx(15, abs=1)

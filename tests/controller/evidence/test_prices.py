@@ -1,0 +1,90 @@
+"""A price that is edited in the middle of a stage: everything that is compared is at the price of now."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from base64 import b85decode, b85encode
+from datetime import timedelta
+
+import pytest
+
+from abmesh.experiment.model import Experiment
+from controller.decision.deciding import Inputs, after_stage, deliberate
+from controller.decision.history import Evidence, Memory, pack, unpack
+from controller.decision.verdicts import Verdict
+from controller.evidence.counts import Counts
+from controller.evidence.summary import VariantEvidence, summarize
+from controller.records import Phase, adopt
+from tests.controller.support import START, experiment
+
+COSTS = {"metric": "cost_per_request", "max": 0.001}
+
+
+def _at_price(dollars: float) -> Experiment:
+    price = {"input": 0.0, "output": dollars}
+    return experiment(
+        weight=50,
+        rollout={"guardrails": [COSTS], "steps": [50, 100]},
+        variants=[
+            {"name": "model-a", "cluster": "a", "weight": 50, "control": True, "price": price},
+            {"name": "model-b", "cluster": "b", "weight": 50, "price": price},
+        ],
+    )
+
+
+def _evidence(subject: Experiment, requests: int) -> dict[str, VariantEvidence]:
+    """So many requests in every slice, of some 200 output tokens each."""
+    names = list(subject.weights)
+    codes = {(name, slice_, 200): requests for name in names for slice_ in range(50)}
+    amounts = {}
+    for name in names:
+        for slice_ in range(50):
+            amounts[name, slice_, "output_tokens"] = requests * (195 + slice_ % 11)
+            amounts[name, slice_, "usage"] = requests
+    return summarize(Counts(codes, amounts), names, subject.prices)
+
+
+def _inputs(subject: Experiment, memory: Memory, seconds: float) -> Inputs:
+    state = adopt(subject, Phase.PROGRESSING, "s", START)
+    at = START + timedelta(seconds=seconds)
+    return Inputs(experiment=subject, state=state, memory=memory, began=START, envoys=1, at=at, now=at)
+
+
+@pytest.mark.parametrize("after", [2.5, 0.1])
+def test_a_new_price_holds_for_the_whole_stage_and_is_no_change_of_what_was_spent(after: float) -> None:
+    """At 1 and at 2.5 dollars an answer costs less than its limit of a thousandth, whatever was marked before."""
+    before, memory = _at_price(1.0), Memory()
+    for tick in range(1, 6):
+        memory = deliberate(_inputs(before, memory, 60 * tick), _evidence(before, 20 * tick)).memory
+    assert len(memory.marks) > 2
+    now = _at_price(after)
+    (judged,) = deliberate(_inputs(now, memory, 360), _evidence(now, 120)).situation.judgements
+    assert judged.verdict is not Verdict.HARMFUL, judged.text
+    assert judged.value == pytest.approx(200 * after / 1e6, rel=0.01)
+
+
+def test_earlier_stages_are_at_the_price_of_now_too() -> None:
+    before, now = _at_price(1.0), _at_price(2.5)
+    state = adopt(before, Phase.PROGRESSING, "s", START)
+    memory = after_stage(Memory(), state, "ended", _evidence(before, 50))
+    (judged,) = deliberate(_inputs(now, memory, 60), _evidence(now, 50)).situation.judgements
+    assert judged.value == pytest.approx(0.0005, rel=0.01)
+
+
+def test_a_price_that_is_beyond_the_limit_is_harm_at_once() -> None:
+    now = _at_price(10.0)
+    (judged,) = deliberate(_inputs(now, Memory(), 60), _evidence(now, 50)).situation.judgements
+    assert judged.verdict is Verdict.HARMFUL
+
+
+def test_evidence_that_counted_less_is_read_as_what_it_counted() -> None:
+    """Packed before there were amounts, first tokens and segments."""
+    found: Evidence = {"model-b": VariantEvidence({200: 5}, 50, {}, {0: {(10.0, 1.0): 5}})}
+    plain = json.loads(zlib.decompress(b85decode(pack(found))))
+    for field in ("amounts", "ttft", "segments"):
+        del plain["model-b"][field]
+    plain["model-b"]["slices"] = [[3, 5, 0, 0, 50]]
+    (read,) = unpack(b85encode(zlib.compress(json.dumps(plain).encode())).decode()).values()
+    assert (read.codes, read.slices[3].requests, read.slices[3].duration_ms) == ({200: 5}, 5, 50)
+    assert (read.amounts, read.ttft, read.segments) == ({}, {}, {})

@@ -1,0 +1,232 @@
+"""The routes file follows the document, whatever goes wrong on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from abmesh.experiment.errors import SettingsError, StoreError
+from abmesh.experiment.store import FileStore, Rejected, Snapshot, format_generation
+from controller.metrics.telemetry import Telemetry
+from controller.routes.envoy_file import EnvoyRoutes, routes_text
+from controller.routes.publisher import Publisher
+
+TEXT = """\
+version: 1
+experiments:
+  - name: chat
+    lane: native
+    unit: [{header: x-user-id}]
+    variants:
+      - {name: model-a, cluster: a, weight: 90, control: true}
+      - {name: model-b, cluster: b, weight: 10}
+"""
+
+
+class Folder:
+    """A document, the file of its routes, and a publisher that is quick to try again."""
+
+    def __init__(self, path: Path) -> None:
+        self.document = path / "experiments.yaml"
+        self.document.write_text(TEXT)
+        self.store = FileStore(self.document)
+        (path / "routes").mkdir()
+        self.file = path / "routes" / "routes.json"
+        self.publisher = Publisher(
+            lambda: FileStore(self.document).watch(0.01),
+            EnvoyRoutes(self.file),
+            retry_seconds=0.02,
+            check_seconds=0.05,
+        )
+
+    def holds_the_document(self) -> bool:
+        return self.file.exists() and self.file.read_text() == routes_text(self.store.read())
+
+
+@asynccontextmanager
+async def running(publisher: Publisher) -> AsyncIterator[None]:
+    task = asyncio.create_task(publisher.run())
+    try:
+        yield
+        assert not task.done(), "it never ends by itself"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_the_file_follows_every_good_document_and_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Folder(tmp_path)
+    state = folder.publisher.state
+    async with running(folder.publisher):
+        await until(folder.holds_the_document)
+        assert json.loads(folder.file.read_text())["version_info"] == format_generation(folder.store.read().generation)
+        folder.store.update_weights("chat", lambda _: {"model-a": 5000, "model-b": 5000})
+        await until(folder.holds_the_document)
+        good = folder.file.read_text()
+        folder.document.write_text(TEXT.replace("weight: 10", "weight: 11"))
+        await until(lambda: "the document is refused; the routes stay as they are" in caplog.text)
+        assert folder.file.read_text() == good
+        folder.document.write_text(TEXT.replace("weight: 10", "weight: 0").replace("weight: 90", "weight: 100"))
+        await until(folder.holds_the_document)
+        await until(lambda: state.generation == folder.store.read().generation)
+    assert (state.writes, state.failures, state.error) == (3, 0, "")
+
+
+async def test_a_folder_that_is_gone_is_said_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Folder(tmp_path)
+    folder.file.parent.rmdir()
+    state = folder.publisher.state
+    async with running(folder.publisher):
+        await until(lambda: state.failures >= 3)
+        assert "cannot write the routes file: no such file" in state.error
+        assert state.generation is None
+        folder.file.parent.mkdir()
+        await until(folder.holds_the_document)
+        await until(lambda: not state.error)
+    assert len([record for record in caplog.records if "behind the document" in record.message]) == 1, (
+        "once, not each time"
+    )
+
+
+async def test_a_file_that_somebody_else_changed_or_removed_is_made_again(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    async with running(folder.publisher):
+        await until(folder.holds_the_document)
+        folder.file.write_text("{")
+        await until(folder.holds_the_document)
+        folder.file.unlink()
+        await until(folder.holds_the_document)
+
+
+async def test_a_bug_in_rendering_or_watching_is_survived(tmp_path: Path) -> None:
+    snapshot = Folder(tmp_path).store.read()
+    published: list[int] = []
+    looks = 0
+
+    class Target:
+        def publish(self, found: Snapshot) -> tuple[bool, object]:
+            published.append(found.generation)
+            if len(published) < 3:
+                raise KeyError("a bug") if len(published) == 1 else StoreError("full")
+            return True, "same"
+
+        def signature(self) -> object:
+            return "same"
+
+    async def watch() -> AsyncIterator[Snapshot | Rejected]:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise RuntimeError("another")
+        yield snapshot
+        await asyncio.Event().wait()
+
+    publisher = Publisher(watch, Target(), retry_seconds=0.01, check_seconds=0.01)
+    async with running(publisher):
+        await until(lambda: publisher.state.writes)
+    assert publisher.state.failures == 3
+    assert (publisher.state.error, publisher.state.generation) == ("", snapshot.generation)
+
+
+async def test_a_document_that_cannot_be_watched_is_said_for_as_long_as_it_lasts(tmp_path: Path) -> None:
+    snapshot = Folder(tmp_path).store.read()
+    looks = signatures = 0
+    readable = asyncio.Event()
+
+    class Target:
+        def publish(self, _: Snapshot) -> tuple[bool, object]:
+            return True, "same"
+
+        def signature(self) -> object:
+            nonlocal signatures
+            signatures += 1
+            return "same"
+
+    async def watch() -> AsyncIterator[Snapshot | Rejected]:
+        nonlocal looks
+        looks += 1
+        if looks > 1 and not readable.is_set():
+            raise StoreError("gone")
+        yield snapshot
+        if looks > 1:
+            await asyncio.Event().wait()
+
+    publisher = Publisher(watch, Target(), retry_seconds=0.02, check_seconds=0.001)
+    async with running(publisher):
+        await until(lambda: publisher.state.error)
+        start = signatures
+        seen: set[str] = set()
+
+        def looked_often_enough() -> bool:
+            seen.add(publisher.state.error)
+            return signatures > start + 10
+
+        await until(looked_often_enough)
+        assert seen == {"gone"}, "the file being as it was written says nothing of the document"
+        readable.set()
+        await until(lambda: not publisher.state.error)
+
+
+async def test_routes_that_the_envoys_bootstrap_could_not_serve_are_never_written(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    EnvoyRoutes(folder.file).begin(folder.store.read())
+    state = folder.publisher.state
+    async with running(folder.publisher):
+        await until(lambda: state.generation)
+        good = folder.file.read_text()
+        folder.document.write_text(TEXT.replace("cluster: b", "cluster: b2"))
+        await until(lambda: state.error)
+        assert "found routes to b2; allowed: the clusters of this Envoy's bootstrap, a, b;" in state.error
+        assert "restart Envoy" in state.error
+        assert folder.file.read_text() == good
+        # As `abmesh render envoy` does, at whose bootstrap Envoy is restarted.
+        EnvoyRoutes(folder.file).begin(folder.store.read())
+        await until(lambda: not state.error)
+        assert folder.holds_the_document()
+
+
+@pytest.mark.parametrize("found", ["[", '{"a": 1}', "[1]", "\udc80"])
+def test_a_record_of_clusters_that_makes_no_sense_is_said(tmp_path: Path, found: str) -> None:
+    folder = Folder(tmp_path)
+    routes = EnvoyRoutes(folder.file)
+    routes.record.write_bytes(found.encode(errors="surrogateescape"))
+    with pytest.raises(StoreError, match="cannot read the record of Envoy's clusters"):
+        routes.publish(folder.store.read())
+    assert not folder.file.exists()
+
+
+async def test_metrics_tell_what_the_file_holds(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    telemetry = Telemetry()
+    telemetry.publishing(folder.publisher.state)
+    assert b"\nabmesh_routes_generation " not in telemetry.render()
+    async with running(folder.publisher):
+        await until(lambda: folder.publisher.state.generation)
+    text = telemetry.render().decode()
+    (sample,) = (line for line in text.splitlines() if line.startswith("abmesh_routes_generation "))
+    assert float(sample.split()[1]) == folder.store.read().generation
+    assert "abmesh_routes_writes_total 1.0" in text
+    assert "abmesh_routes_published 1.0" in text
+    folder.publisher.state.write_error = "the disk is full"
+    assert "abmesh_routes_published 0.0" in telemetry.render().decode()
+    assert b"abmesh_routes" not in Telemetry().render(), "nothing where there is no such file"
+
+
+def test_a_name_that_envoy_would_not_read_is_refused() -> None:
+    with pytest.raises(SettingsError, match="routes_file"):
+        EnvoyRoutes(Path("/run/routes.txt"))
