@@ -116,11 +116,14 @@ class JournalEntry(Record):
     Attributes:
         by: who, if an operator decided.
         generation: of the document that it was based on, as 13 hex digits.
+        obstacle: what kept the candidate where it was, where the cause is that it took too long.
+        reason: cause and numbers as a sentence for people; no program should depend on its wording.
         evidence: outline per variant since the stage's evidence began.
-        judgements: outline per guardrail, and of the brake if it acted.
+        judgements: outline per guardrail, and of the emergency stop if it acted.
         goal: outline of the goal's, if it is measured.
-        balance: outline of whether requests are split as the weights say.
-        warnings: what to bear in mind, in sentences.
+        balance: outline of the sample-ratio check, under the name that it had in the first version.
+        paradoxes: outline of each Simpson's paradox.
+        warnings: the same in sentences.
         inputs: everything that the decision can be recomputed from, as :mod:`controller.decision.deciding` has it; none
             for an operator's command.
         sources: how many Envoys there are, how many answered, and why the others did not.
@@ -135,6 +138,7 @@ class JournalEntry(Record):
     by: str = ""
     kind: Kind
     cause: Cause
+    obstacle: Cause | None = None
     reason: str
     phase_before: Phase
     phase: Phase
@@ -146,6 +150,7 @@ class JournalEntry(Record):
     judgements: list[dict[str, Any]] = Field(default_factory=list)
     goal: dict[str, Any] | None = None
     balance: dict[str, Any] = Field(default_factory=dict)
+    paradoxes: list[dict[str, Any]] = Field(default_factory=list)
     warnings: tuple[str, ...] = ()
     inputs: dict[str, Any] | None = None
     sources: dict[str, Any] = Field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from abmesh.analysis.formulas import formula_of
@@ -13,25 +13,28 @@ from abmesh.experiment.rollout import Rollout, Warmup
 from abmesh.inference.numbers import Interval
 from controller.decision.comparison import MIN_SLICES
 from controller.decision.comparisons import compare
-from controller.decision.course import Course
-from controller.decision.deciding import Inputs, course_of, deliberate
-from controller.decision.history import unpack
+from controller.decision.decide import Inputs, decide, evidence_of
 from controller.decision.intervals import increase_interval, level_interval
 from controller.decision.means import MIN_MEAN
 from controller.decision.quantiles import MIN_GROUPS
-from controller.decision.verdicts import Balance, GoalJudgement, Judgement
-from controller.decision.warmup import Warmth
+from controller.decision.rollout_evidence import RolloutEvidence
+from controller.decision.verdicts import GoalJudgement, Judgement, SampleRatio
+from controller.decision.warmup import WarmupResult
+from controller.records import ExperimentState
+from controller.wording.reasons import reason
 from controller.wording.values import show_limit, show_value
+from controller.wording.verdicts import goal_text, judgement_text, paradox_text, sample_ratio_text, warmup_text
 
 
 @dataclass(frozen=True, slots=True)
-class GuardrailAccount:
+class ExplainedGuardrail:
     """One guardrail of a decision.
 
     Attributes:
         guardrail: as the document has it.
         name: what it is called: ``error_rate max 5%``.
         judgement: what was found.
+        text: the same as a sentence.
         interval: always-valid limits of the candidate's value (``max`` and ``min``), of its change from the control's
             (``max_increase`` and ``max_decrease``), or of its relative change, each at the error of a healthy verdict.
         formula: how its e-values are made, in words.
@@ -40,59 +43,66 @@ class GuardrailAccount:
     guardrail: Guardrail
     name: str
     judgement: Judgement
+    text: str
     interval: Interval
     formula: str
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a decision was made.
+    """Why a decision was made, as numbers and as sentences.
 
     Attributes:
         reason: the decision's.
         guardrails: those in force.
-        brake: the brake's judgement, if it acted.
-        balance: whether requests are split as the weights say.
+        emergency_stop: its judgement, if it acted.
+        sample_ratio: whether requests are split as the weights promise.
         goal: what was found about it.
-        warmth: whether the candidate is warm enough for its first users; None where it is not to be warmed.
+        warmup: whether the candidate is warm enough for its first users; None where it needs no warm-up.
+        texts: of emergency stop, sample ratio, goal and warm-up, by these names, where there is one.
         warnings: what to bear in mind.
         choices: every choice of the analysis, in sentences.
     """
 
     reason: str
-    guardrails: tuple[GuardrailAccount, ...]
-    brake: Judgement | None
-    balance: Balance
+    guardrails: tuple[ExplainedGuardrail, ...]
+    emergency_stop: Judgement | None
+    sample_ratio: SampleRatio
     goal: GoalJudgement | None
-    warmth: Warmth | None
+    warmup: WarmupResult | None
+    texts: Mapping[str, str]
     warnings: tuple[str, ...]
     choices: tuple[str, ...]
 
 
 def explain(inputs: Inputs) -> Explanation:
-    """Explain the decision that inputs lead to.
-
-    Raises:
-        StateError: the evidence is damaged.
-    """
-    found = deliberate(inputs)
-    rollout = inputs.experiment.rollout
-    assert rollout is not None
-    situation = found.situation
-    judged = [item for item in situation.judgements if item.kind != "brake"]
-    accounts: tuple[GuardrailAccount, ...] = ()
+    """Explain the decision that inputs lead to."""
+    decided = decide(inputs)
+    situation, state = decided.situation, inputs.state
+    rollout = situation.rollout
+    stopped = next((item for item in situation.judgements if item.guardrail is None), None)
+    judged = [item for item in situation.judgements if item.guardrail is not None]
+    guardrails: tuple[ExplainedGuardrail, ...] = ()
     if judged:
-        # The edges are those that the deliberation chose; its marks are of no concern to intervals.
-        course = course_of(inputs, found.memory, unpack(inputs.evidence))
-        accounts = _accounts(rollout, course, judged)
+        # The edges are those that the decision chose; its checkpoints are of no concern to intervals.
+        evidence = evidence_of(inputs, decided.history)
+        guardrails = tuple(_explained(item, rollout, evidence, state) for item in judged)
+    texts = {"sample_ratio": sample_ratio_text(situation.sample_ratio, rollout)}
+    if stopped is not None:
+        texts["emergency_stop"] = judgement_text(stopped, state)
+    if situation.goal is not None:
+        texts["goal"] = goal_text(situation.goal, rollout, state)
+    if situation.warmup is not None:
+        texts["warmup"] = warmup_text(situation.warmup)
     return Explanation(
-        reason=found.decision.reason,
-        guardrails=accounts,
-        brake=next((item for item in situation.judgements if item.kind == "brake"), None),
-        balance=situation.balance,
+        reason=reason(decided.decision, situation, inputs.now),
+        guardrails=guardrails,
+        emergency_stop=stopped,
+        sample_ratio=situation.sample_ratio,
         goal=situation.goal,
-        warmth=situation.warmth,
-        warnings=tuple(situation.warnings),
+        warmup=situation.warmup,
+        texts=texts,
+        warnings=tuple(paradox_text(item, state) for item in situation.paradoxes),
         choices=choices(rollout),
     )
 
@@ -212,30 +222,21 @@ def _warmup(warmup: Warmup) -> str:
     )
 
 
-def _accounts(rollout: Rollout, course: Course, judged: Sequence[Judgement]) -> tuple[GuardrailAccount, ...]:
-    found = []
-    remaining = list(judged)
-    for guardrail in rollout.guardrails:
-        wanted = (guardrail.metric, guardrail.kind)
-        match = next((item for item in remaining if (item.metric, item.kind) == wanted), None)
-        if match is None:
-            continue
-        remaining.remove(match)
-        found.append(_account(guardrail, rollout, course, match))
-    return tuple(found)
-
-
-def _account(guardrail: Guardrail, rollout: Rollout, course: Course, judgement: Judgement) -> GuardrailAccount:
+def _explained(
+    judgement: Judgement, rollout: Rollout, evidence: RolloutEvidence, state: ExperimentState
+) -> ExplainedGuardrail:
+    guardrail = judgement.guardrail
+    assert guardrail is not None
     metric, alpha = guardrail.measured, rollout.analysis.alpha
-    comparison = compare(metric, course, rollout.tuned_for, alpha)
-    share = metric.share
-    if not guardrail.compares:
+    comparison = compare(metric, evidence, rollout.tuned_for, alpha)
+    if guardrail.compares:
+        interval = increase_interval(comparison, alpha, relative=guardrail.relative, share=metric.share)
+    else:
         # A score of ups and downs is the only value that may be below 0.
         lowest = -1.0 if any(weight < 0 for _, weight in metric.parts) else 0.0
-        interval = level_interval(comparison, alpha, share=share, lowest=lowest)
-    else:
-        interval = increase_interval(comparison, alpha, relative=guardrail.relative, share=share)
-    return GuardrailAccount(guardrail, name_of(guardrail), judgement, interval, formula_of(guardrail))
+        interval = level_interval(comparison, alpha, share=metric.share, lowest=lowest)
+    text = judgement_text(judgement, state)
+    return ExplainedGuardrail(guardrail, name_of(guardrail), judgement, text, interval, formula_of(guardrail))
 
 
 def name_of(guardrail: Guardrail) -> str:
@@ -245,7 +246,7 @@ def name_of(guardrail: Guardrail) -> str:
 
 
 def show_interval(guardrail: Guardrail, interval: Interval) -> str:
-    """An interval of :class:`GuardrailAccount` as people read it."""
+    """An interval of :class:`ExplainedGuardrail` for people to read."""
     return f"{_bound(guardrail, interval.lower)} to {_bound(guardrail, interval.upper)}"
 
 

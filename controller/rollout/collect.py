@@ -1,4 +1,4 @@
-"""The evidence of every experiment's stage: collected from readings, kept between ticks and between processes.
+"""The evidence of every experiment's stage, collected from readings and kept between ticks and processes.
 
 Called by :mod:`controller.rollout.reconcile`.
 """
@@ -33,7 +33,7 @@ class Collector:
     def collect(self, state: ExperimentState, name: str, observations: Sequence[Observation], at: datetime) -> Live:
         """What is known of an experiment's stage, with what the Envoys said at a time.
 
-        Nothing is collected for a candidate without users, nor for a rollout that is finished or in a person's hands.
+        Nothing is collected for a candidate without users, nor for a rollout that is finished or manual.
         """
         live = self._of_stage(name, state)
         if state.phase is Phase.MANUAL or state.phase.finished or state.stage.weight == 0:
@@ -54,13 +54,13 @@ class Collector:
         return replace(live, window=window)
 
     def keep(self, name: str, state: ExperimentState, live: Live) -> None:
-        """Keep what is known; if the state has gone on to another stage, that one begins with the memory it has.
+        """Keep what is known; if the state has gone on to another stage, that one begins with the history it has.
 
         Raises:
             StateError: it cannot be kept between processes. It is kept in memory.
         """
         if live.stage != state.stage.id:
-            live = Live(state.stage.id, decision=live.decision, memory=live.memory)
+            live = Live(state.stage.id, decision=live.decision, history=live.history)
         known = self._live.get(name)
         self._live[name] = live
         if known != live:

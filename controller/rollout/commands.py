@@ -14,6 +14,7 @@ from uuid import uuid4
 from abmesh.experiment.errors import AbmeshError, RefusedError, StateError
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.names import BUCKETS
+from abmesh.experiment.quantities import format_percent
 from abmesh.experiment.store import FileStore, Snapshot, format_generation
 from abmesh.experiment.weights import move_candidate
 from controller.decision.policy import next_step
@@ -22,7 +23,6 @@ from controller.rollout.commit import Change, Committer
 from controller.settings import Settings
 from controller.state.journal import Journal
 from controller.state.states import StateStore
-from controller.wording.phrases import percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def pause(settings: Settings, experiment: str, *, by: str = "", now: datetime | 
             raise RefusedError(
                 f"{experiment} needs no pause: a person edited its weights, so nothing moves until resume"
             )
-        return _Wish(Kind.HOLD, f"paused at {percent(state.stage.weight)} by {_who(by)}", Phase.PAUSED)
+        return _Wish(Kind.HOLD, f"paused at {format_percent(state.stage.weight)} by {_who(by)}", Phase.PAUSED)
 
     return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
 
@@ -79,7 +79,7 @@ def resume(settings: Settings, experiment: str, *, by: str = "", now: datetime |
         edited = present.weights != state.weights
         if state.phase is Phase.PROGRESSING and not edited and _same_plan(present, state):
             raise RefusedError(f"{experiment} needs no resume: it is {_standing(state)}")
-        weight = percent(present.weights[_candidate(present)])
+        weight = format_percent(present.weights[_candidate(present)])
         return _Wish(Kind.HOLD, f"resumed by {_who(by)} with a new stage at {weight}", Phase.PROGRESSING, afresh=True)
 
     return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
@@ -98,16 +98,16 @@ def promote(
         if full:
             if state.phase is Phase.PROMOTED and weight == BUCKETS:
                 raise RefusedError(f"{experiment} cannot be promoted: it is {_standing(state)}")
-            reason = f"promoted from {percent(weight)} to 100% by {_who(by)}"
+            reason = f"promoted from {format_percent(weight)} to 100% by {_who(by)}"
             return _Wish(Kind.COMPLETE, reason, Phase.PROMOTED, BUCKETS)
         assert present.rollout is not None
         target = next_step(present.rollout.steps, weight)
         if target is None or state.phase is Phase.PROMOTED:
             raise RefusedError(
-                f"{experiment} has no step after {percent(weight)}: it is {_standing(state)}; a full promotion gives "
-                f"the candidate all users"
+                f"{experiment} has no step after {format_percent(weight)}: it is {_standing(state)}; a full promotion "
+                f"gives the candidate all users"
             )
-        reason = f"promoted from {percent(weight)} to {percent(target)} by {_who(by)}"
+        reason = f"promoted from {format_percent(weight)} to {format_percent(target)} by {_who(by)}"
         return _Wish(Kind.ADVANCE, reason, Phase.PROGRESSING, target)
 
     return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
@@ -123,7 +123,7 @@ def rollback(settings: Settings, experiment: str, *, by: str = "", now: datetime
         weight = present.weights[_candidate(present)]
         if state.phase is Phase.ROLLED_BACK and weight == 0:
             raise RefusedError(f"{experiment} cannot be rolled back: it is {_standing(state)}")
-        return _Wish(Kind.ROLLBACK, f"rolled back from {percent(weight)} by {_who(by)}", Phase.ROLLED_BACK, 0)
+        return _Wish(Kind.ROLLBACK, f"rolled back from {format_percent(weight)} by {_who(by)}", Phase.ROLLED_BACK, 0)
 
     return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
 
@@ -220,7 +220,7 @@ def _same_plan(experiment: Experiment, state: ExperimentState) -> bool:
 
 
 def _standing(state: ExperimentState) -> str:
-    return f"{state.phase.replace('_', ' ')} at {percent(state.stage.weight)}"
+    return f"{state.phase.replace('_', ' ')} at {format_percent(state.stage.weight)}"
 
 
 def _who(by: str) -> str:

@@ -30,6 +30,7 @@ from controller.records import Cause, ExperimentState, Intent, JournalEntry, Kin
 from controller.state.documents import Documents
 from controller.state.journal import Journal
 from controller.state.states import StateStore
+from controller.wording.reasons import abandoned
 
 _ATTEMPTS = 100
 """How often a write is tried while others write to the same document; each failure means that another succeeded."""
@@ -198,10 +199,6 @@ class Committer:
 
     def _abandon(self, name: str, state: ExperimentState, intent: Intent) -> ExperimentState:
         weights = self._documents.read().document.experiment(name).weights
-        reason = (
-            f"a person edited the weights while {intent.entry.kind} was being carried out; it was abandoned, and "
-            f"abmesh resume goes on from there"
-        )
         entry = intent.entry.model_copy(
             update={
                 "id": f"{intent.entry.id}-abandoned",
@@ -209,7 +206,7 @@ class Committer:
                 "by": "",
                 "kind": Kind.HOLD,
                 "cause": Cause.WEIGHTS_EDITED,
-                "reason": reason,
+                "reason": abandoned(intent.entry.kind),
                 "phase": Phase.MANUAL,
                 "weights_before": weights,
                 "weights_after": weights,
