@@ -1,4 +1,4 @@
-"""Why a decision was made: every guardrail with its numbers, limits and formula. Pure; shown by ``abmesh explain``."""
+"""Why a decision was made: every guardrail with its numbers, limits and formula. Pure; called by ``abmesh explain``."""
 
 from __future__ import annotations
 
@@ -111,24 +111,22 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
     """Every choice of a rollout's analysis, in sentences."""
     analysis, stage = rollout.analysis, rollout.stage
     found = [_errors(rollout)]
-    found.append(
-        f"a guardrail is healthy at {analysis.alpha:g}, not split, because all must be healthy before a step is taken"
-    )
+    found.append(f"a guardrail is healthy at {analysis.alpha:g}, which is not split: all must be healthy before a step")
     found += [
-        f"{name_of(guardrail)}, harm: any: {'an increase over' if guardrail.upper else 'a decrease below'} the control "
-        f"that is proven at all, and not proven to stay within the limit, rolls back"
+        f"{name_of(guardrail)}, harm: any: a significant {'increase over' if guardrail.upper else 'decrease below'} "
+        f"the control that is not significantly within the limit rolls back"
         for guardrail in rollout.guardrails
         if guardrail.harm == "any"
     ]
     if analysis.brake < 1:
         found.append(
-            f"emergency brake at {format_share(analysis.brake)} errors, if the control has fewer; one of the alarms"
+            f"emergency stop at {format_share(analysis.brake)} errors, if the control has fewer; one of the alarms"
         )
     else:
-        found.append("no emergency brake")
+        found.append("no emergency stop")
     does = "holds the rollout" if analysis.on_sample_ratio == "hold" else "is only reported"
     found.append(f"sample-ratio alarm at {analysis.sample_ratio_alpha:g}, which {does}")
-    found.append(f"e-values of means are largest at {rollout.tuned_for} requests of the candidate")
+    found.append(f"tests of means are most powerful at {rollout.tuned_for} requests of the candidate")
     found.append("half of every alarm's weight is on the whole rollout, half on harm that began later")
     found += _floors(rollout)
     if rollout.goal is not None:
@@ -143,7 +141,7 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
 
 
 def _floors(rollout: Rollout) -> list[str]:
-    """What is made of few users, for the kinds of metrics that are judged."""
+    """What happens with few users, for the kinds of metrics that are judged."""
     judged = [guardrail.measured for guardrail in rollout.guardrails]
     if rollout.goal is not None:
         judged.append(rollout.goal.measured)
@@ -154,16 +152,15 @@ def _floors(rollout: Rollout) -> list[str]:
         found.append(f"a quantile with fewer than {MIN_GROUPS} groups of users counts each as one request")
     if any(metric.quantile is None and not metric.share for metric in judged):
         found.append(
-            f"a mean, and a rate of events, is judged from {MIN_MEAN} of what it is over, and from {MIN_SLICES} slices "
-            f"of users with any"
+            f"a mean or a rate of events needs {MIN_MEAN} of what it is over, and {MIN_SLICES} slices of users with any"
         )
     return found
 
 
 def _errors(rollout: Rollout) -> str:
-    """What alpha promises, and to whom."""
+    """What alpha promises."""
     if not rollout.alarms:
-        return "without a guardrail and a brake there is no alarm that rolls back"
+        return "without a guardrail and an emergency stop, no alarm rolls back"
     harmless = []
     if any(guardrail.harm == "limit" for guardrail in rollout.guardrails) or rollout.analysis.brake < 1:
         harmless.append("keeps its limits")
@@ -174,7 +171,7 @@ def _errors(rollout: Rollout) -> str:
         harmless.append("is not worse on the goal")
     return (
         f"alpha {rollout.analysis.alpha:g}: a candidate that {' and '.join(harmless)} is rolled back with at most this "
-        f"probability over the whole rollout, however often it is looked at; split over {rollout.alarms} "
+        f"probability over the whole rollout, however often somebody looks; split over {rollout.alarms} "
         f"alarm{'s' if rollout.alarms > 1 else ''}, {rollout.alpha_alarm:.3g} each"
     )
 
@@ -192,7 +189,7 @@ def _goal(rollout: Rollout, goal: Goal) -> str:
     else:
         found.append("it is reported and decides nothing")
     if goal.min_effect is None:
-        found.append("no min_effect, so that no difference is too small to go on for")
+        found.append("no min_effect, so no difference is too small to continue for")
     else:
         found.append(f"min_effect {_effect(goal)}, ruled out at {rollout.analysis.alpha:g}")
     return "; ".join(found)
@@ -208,9 +205,9 @@ def _effect(goal: Goal) -> str:
 def _timeout(rollout: Rollout) -> str:
     longest = rollout.stage.max_duration
     if longest is None:
-        return ", and may last for ever (no max_duration)"
+        return ", and may last forever (no max_duration)"
     if rollout.on_timeout == "hold":
-        return f"; after {format_duration(longest)} it holds on (on_timeout: hold)"
+        return f"; after {format_duration(longest)} it keeps holding (on_timeout: hold)"
     return f"; after {format_duration(longest)} it is rolled back (on_timeout: rollback), which alpha does not count"
 
 

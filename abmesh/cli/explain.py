@@ -44,7 +44,7 @@ def explain(
         raise StateError(f"{path}: no decision about {experiment} is recorded yet; is a controller running?")
     # A finished or waiting rollout only says so; what is to be explained is what brought it there.
     judged = [item for item in entries if evidence_text(item)]
-    entry = next((item for item in reversed(judged) if item.judgements), entries[-1])
+    entry = next((item for item in reversed(judged) if item.judgements or item.goal), entries[-1])
     if entry_id is not None:
         found = [item for item in entries if item.id == entry_id]
         if not found:

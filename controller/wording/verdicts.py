@@ -98,7 +98,7 @@ def goal_text(judgement: GoalJudgement, rollout: Rollout, state: ExperimentState
     sense = {
         GoalVerdict.WINNER: "is significantly better",
         GoalVerdict.LOSER: "is significantly worse",
-        GoalVerdict.NO_DIFFERENCE: "is significantly less than min_effect better",
+        GoalVerdict.NO_DIFFERENCE: "improves by significantly less than min_effect",
         GoalVerdict.INCONCLUSIVE: (
             f"is neither significantly better nor worse after the planned {goal.planned_requests} {metric.things}"
         ),
@@ -135,11 +135,11 @@ def sample_ratio_text(found: SampleRatio, rollout: Rollout) -> str:
         for name, share in found.seen.items()
     )
     when = "are not split as the weights promise" if found.now else "were not split as the weights promise earlier"
-    alpha = show_probability(rollout.analysis.sample_ratio_alpha)
+    p, alpha = show_probability(found.p), show_probability(rollout.analysis.sample_ratio_alpha)
     return (
-        f"requests {when} ({split} in this stage): p {show_probability(found.p)}, alarms at {alpha}. Look for a variant "
-        f"so slow that its users send fewer requests, for requests that are lost or answered before Envoy counts them, "
-        f"and for clients that do not return their cookie. After the fix, abmesh pause and abmesh resume start afresh"
+        f"requests {when} ({split} in this stage): p {p}, alarms at {alpha}. Look for a variant so slow that its users "
+        f"send fewer requests, for requests that are lost or answered before Envoy counts them, and for clients that "
+        f"do not return their cookie. After the fix, abmesh pause and abmesh resume start afresh"
     )
 
 
