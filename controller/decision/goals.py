@@ -2,8 +2,8 @@
 
 ``anytime`` decides at any look: the candidate is better where the e-value against "it is not better" is at least
 ``1 / alpha_better``, and worse where that against "it is not worse" is at least ``1 / alpha_worse``. Each side has half
-of alpha; but an experiment's loser is rolled back, so that its side is one of the alarms that share alpha and has no
-more than one of them. ``group_sequential`` decides at planned looks only, where the standardised difference crosses the
+of alpha; but an experiment's loser is rolled back, so its side is one of the alarms that share alpha, and gets no more
+than one alarm's part. ``group_sequential`` decides at planned looks only, where the standardised difference crosses the
 Lan-DeMets O'Brien-Fleming boundary of its side; see :mod:`abmesh.inference.sequential`.
 
 A difference worth having is ruled out where the upper limit of the benefit is below ``min_effect``: by its own
@@ -11,8 +11,8 @@ e-value, or by the repeated confidence interval ``d + boundary * se`` at a plann
 Sequential Methods*, 1999, chapter 9). That ends an experiment early and can only make a false win rarer, so it takes
 none of alpha.
 
-What has been decided stays decided, should anything keep it from being acted upon at once: every e-value counts with
-the largest that it has been, and the first planned look that decides is the last one.
+What has been decided stays decided even if it could not be carried out at once: every e-value counts at the largest
+that it has been, and the first planned look that decides is the last one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NO_PEAKS: Mapping[str, float] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class _EValues:
-    """What decides at any look: natural logarithms of e-values, as :class:`GoalJudgement` has them."""
+    """Natural logarithms of the e-values that decide at any look, as in :class:`GoalJudgement`."""
 
     better: float
     worse: float
@@ -57,7 +57,7 @@ class _EValues:
         return GoalVerdict.NO_DIFFERENCE if self.small >= -math.log(rollout.analysis.alpha) else GoalVerdict.OPEN
 
     def after(self, earlier: _EValues, rollout: Rollout) -> _EValues:
-        """The larger ones, but for what contradicts a decision and comes too late."""
+        """The larger ones, except evidence against a decision that was made before."""
         decided = earlier.verdict(rollout)
         return _EValues(
             earlier.better if decided is GoalVerdict.LOSER else max(self.better, earlier.better),
@@ -67,9 +67,9 @@ class _EValues:
 
 
 def hypotheses(goal: Goal) -> tuple[str, str, str]:
-    """What the e-values for better, for worse and for too small a difference speak against.
+    """Names of the hypotheses that the e-values for better, worse and too small a difference speak against.
 
-    Names for :class:`~controller.decision.history.History`: another goal in the document is another question.
+    For :class:`~controller.decision.history.History`: another goal in the document is another hypothesis.
     """
     least = "" if goal.min_effect is None else f"{plain(goal.min_effect):g}{' of the control' if goal.relative else ''}"
     higher, lower = f"{goal.metric} not higher", f"{goal.metric} not lower"
@@ -80,7 +80,7 @@ def hypotheses(goal: Goal) -> tuple[str, str, str]:
 def judge_goal(
     rollout: Rollout, evidence: RolloutEvidence, looks: tuple[Look, ...], peaks: Mapping[str, float] = _NO_PEAKS
 ) -> tuple[GoalJudgement, tuple[Look, ...]]:
-    """The verdict on the rollout's goal, which is a metric that is measured.
+    """The verdict on the rollout's goal.
 
     Args:
         rollout: the plan, with a goal.
@@ -134,10 +134,8 @@ def judge_goal(
 def _planned(
     rollout: Rollout, goal: Goal, found: Comparison, z: float | None, error: float, looks: tuple[Look, ...]
 ) -> tuple[GoalVerdict, float | None, tuple[Look, ...]]:
-    """The verdict of a group-sequential design: that of the first look that decided, and open between looks."""
-    assert goal.planned_requests is not None
-    decided = _decided(looks, rollout)
-    if decided is not None:
+    """The verdict of a group-sequential design: open between looks, and from the first look that decides on, its
+    own.""" assert goal.planned_requests is not None decided = _decided(looks, rollout) if decided is not None:
         return *decided, looks
     fraction = min(1.0, found.values.n / goal.planned_requests)
     taken = looks[-1].fraction if looks else 0.0
@@ -153,7 +151,7 @@ def _planned(
 
 
 def _decided(looks: tuple[Look, ...], rollout: Rollout) -> tuple[GoalVerdict, float] | None:
-    """The verdict of the first look that decided, and the boundary of the side that it is on."""
+    """The verdict of the first look that decided, and the boundary on its side."""
     if not looks:
         return None
     fractions = tuple(look.fraction for look in looks)
@@ -187,7 +185,7 @@ def _standardised(found: Comparison, goal: Goal) -> tuple[float | None, float]:
 
 
 def _log_e_small(goal: Goal, found: Comparison) -> float:
-    """Evidence against a benefit of at least ``min_effect``; 0 where it is not asked for."""
+    """Evidence against a benefit of at least ``min_effect``; 0 without one."""
     if goal.min_effect is None or goal.design != "anytime":
         return 0.0
     effect = plain(goal.min_effect)

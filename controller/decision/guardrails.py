@@ -1,4 +1,4 @@
-"""A verdict on each guardrail: non-inferior, harmful, or not known yet. Pure.
+"""A verdict on each guardrail: healthy (non-inferior), harmful, or not known yet. Pure.
 
 Harm is a one-sided question about the candidate's value ``b``, its limit and, with ``max_increase``, the control's
 value ``a``. Two e-values are kept, each valid at any time:
@@ -10,14 +10,14 @@ value ``a``. Two e-values are kept, each valid at any time:
     HEALTHY       the second is at least 1/alpha, and the present stage's own value is within the limit
     INCONCLUSIVE  neither
 
-Where more is better, the limit is ``min`` or ``max_decrease``, and all of this is the other way round. Harm stays
-proven, whatever comes after it, should anything keep the rollback from being carried out at once. Health is that of the
-present: a step is only taken while the candidate is healthy.
+Where more is better, the limit is ``min`` or ``max_decrease``, and the sides are swapped. Harm stays proven whatever
+comes after it, in case the rollback could not be carried out at once. Health is judged now: a step is only taken while
+the candidate is healthy.
 
 Equivalently, harm is proven where the lower confidence limit of ``b`` (or of ``b - a``, or ``b / a``) is above what is
 allowed, and health where the upper one is below. After Schultzberg et al., *Risk-aware product decisions in A/B tests
-with multiple metrics* (2024, arXiv 2402.11609): alpha is split over the alarms that can roll back, because any of them
-does; it is not split over the guardrails' health, because all of them must be healthy.
+with multiple metrics* (2024, arXiv 2402.11609): alpha is split over the alarms that can roll back, because any one of
+them does; it is not split over the guardrails' health, because all of them must be healthy.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.verdicts import Judgement, Verdict
 
 FARTHEST = 1e4
-"""Times the present stage's requests, beyond which no estimate of what is needed is given."""
+"""Multiple of the present stage's requests beyond which no estimate is given."""
 
 
 def hypothesis(guardrail: Guardrail) -> str:
-    """What the guardrail's e-value for harm speaks against, for :class:`~controller.decision.history.History`."""
+    """Name of what its e-value for harm speaks against, for :class:`~controller.decision.history.History`."""
     limit = f"{guardrail.metric} {guardrail.kind} {plain(guardrail.limit):g}"
     if not guardrail.compares:
         return limit
@@ -119,14 +119,14 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
 
 
 def requests_needed(found: Comparison, decided: Callable[[Comparison], bool]) -> int | None:
-    """About how many more requests of the candidate it takes to decide, if the present stage goes on as it has been.
+    """About how many more requests of the candidate a decision takes, if the present stage continues as it is.
 
     Args:
         found: the comparison now.
         decided: whether a comparison decides.
 
     Returns:
-        Requests; None if even 10,000 times as many would not do, as where the value is at its limit.
+        Requests; None if even 10,000 times as many would not be enough, such as where the value is at its limit.
     """
     low, high = 1.0, 1.0
     while not decided(found.grown(high)):
@@ -143,7 +143,7 @@ _OPPOSITE = {Side.GREATER: Side.LESS, Side.LESS: Side.GREATER}
 
 
 def _harm(guardrail: Guardrail) -> Side:
-    """On which side of the limit harm lies."""
+    """The side of the limit where harm lies."""
     return Side.GREATER if guardrail.upper else Side.LESS
 
 
@@ -155,7 +155,7 @@ def _log_e(guardrail: Guardrail, found: Comparison, side: Side) -> Floats:
 
 
 def _latest_within(guardrail: Guardrail, values: Values) -> bool:
-    """Whether the present stage's own values keep the limit; also where it has none yet."""
+    """Whether the present stage's own values keep the limit; a stage without values does."""
     if values.latest is None:
         return True
     if not guardrail.compares:

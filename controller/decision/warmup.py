@@ -30,7 +30,7 @@ _Count = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be warmed.
+    """What needs warming up.
 
     Attributes:
         experiment: its name.
@@ -56,8 +56,8 @@ class Progress(Record):
         failing: how many of the last ones failed, one after another.
         first_ms: duration of the first request that succeeded.
         last_ms: that of the last one.
-        before_ms, after_ms: the medians that tell whether it has settled; None as long as they cannot.
-        problem: why the last request that failed did.
+        before_ms, after_ms: the medians that show whether it has settled; None until there are enough requests.
+        problem: why the last failed request failed.
     """
 
     listeners: _Count = 0
@@ -126,7 +126,7 @@ class Warmups:
 
 
 def target_of(experiment: Experiment, state: ExperimentState) -> Target | None:
-    """What is to be warmed, if anything: a candidate without users whose rollout is under way, and asks for it."""
+    """What needs warming up, if anything: a candidate without users whose rollout is under way and asks for it."""
     rollout = experiment.rollout
     if rollout is None or rollout.warmup is None or state.phase is not Phase.PROGRESSING or state.stage.weight > 0:
         return None
@@ -156,7 +156,7 @@ def settled(durations: Sequence[float | None], warmup: Warmup) -> bool:
 
 
 def progress_of(durations: Sequence[float | None], warmup: Warmup) -> Progress:
-    """How far requests have come; without what is not in their durations."""
+    """How far requests have come, as far as their durations show."""
     answered = [duration for duration in durations if duration is not None]
     failing = next((index for index, item in enumerate(reversed(durations)) if item is not None), len(durations))
     before, after = halves(durations, warmup) or (None, None)

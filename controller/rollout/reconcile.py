@@ -1,7 +1,7 @@
 """One tick's work on every experiment: collect evidence, decide, and commit the decision.
 
-Called by :mod:`controller.loop` in a worker thread, with what the Envoys said and the time. What goes wrong with one
-experiment is reported and leaves the others alone.
+Called by :mod:`controller.loop` in a worker thread, with the Envoys' samples and the time. A failure in one experiment
+is reported and leaves the others alone.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ log = logging.getLogger("abmesh.controller")
 
 
 class Reconciler:
-    """Judges, decides and applies.
+    """Brings every rollout of the document to where its decision puts it.
 
     Args:
-        states: where rollouts stand.
-        journal: where decisions go.
-        live: where evidence is kept between processes.
-        documents: where the document is.
+        states: the state of every rollout.
+        journal: records decisions.
+        live: keeps evidence between processes.
+        documents: keeps the document.
         settle: how long new weights need until every server and Envoy serves them.
         new_id: makes the ids of decisions.
     """
@@ -78,13 +78,13 @@ class Reconciler:
     def reconcile(
         self, observations: Sequence[Observation], at: datetime, now: datetime, warmups: Warmups | None = None
     ) -> Report:
-        """Deal with every experiment that has a rollout.
+        """Reconcile every experiment that has a rollout.
 
         Args:
             observations: one of each Envoy.
             at: when they were asked.
             now: when they had answered.
-            warmups: how far they are; without, no warm-up listener is known.
+            warmups: how far they are; None where no warm-up listener is known.
 
         Raises:
             StateError: the state cannot be read; nothing was done.
@@ -125,7 +125,7 @@ class Reconciler:
         if state is None:
             state = self._first_state(experiment, tick.now)
         elif state.intent is not None:
-            log.warning("%s: finishing %s, which was cut short", name, state.intent.entry.kind)
+            log.warning("%s: finishing an interrupted %s", name, state.intent.entry.kind)
             try:
                 recovered = self._committer.recover(name, tick.now)
             except StateError:
@@ -135,7 +135,7 @@ class Reconciler:
             state, snapshot = recovered, self._documents.read()
             experiment = snapshot.document.experiment(name)
             if experiment.rollout is None:
-                raise SupersededError("the rollout was taken out of the document")
+                raise SupersededError("the rollout was removed from the document")
         state = self._correct_clock(name, state, tick.now)
         live = self._collector.collect(state, experiment.name, tick.observations, tick.at)
         inputs = _inputs(experiment, state, live, tick)
@@ -173,7 +173,7 @@ class Reconciler:
         return decision_entry(self._new_id(), format_generation(snapshot.generation), inputs, decided)
 
     def _first_state(self, experiment: Experiment, now: datetime) -> ExperimentState:
-        """The state of a rollout that is new, or whose state was lost."""
+        """The state of a new rollout, or of one whose state was lost."""
         name, stage_id = experiment.name, self._new_id()
         state = adopt(experiment, Phase.PROGRESSING, stage_id, now)
         if self._journal.knows(name):
@@ -218,7 +218,7 @@ class Reconciler:
         return changed
 
     def _guard_while_pending(self, name: str, state: ExperimentState, pending: Intent, tick: Tick) -> None:
-        """Roll back for harm although an earlier change cannot be finished, because its record cannot be kept."""
+        """Roll back for harm even though an earlier change cannot be finished because its record cannot be written."""
         snapshot = self._documents.read()
         experiment = snapshot.document.experiment(name)
         present = _state_at_weights(state, pending, experiment)
@@ -231,19 +231,19 @@ class Reconciler:
             self._collector.keep(name, present, replace(live, history=decided.history))
         if decided.decision.cause is Cause.HARMFUL:
             entry = self._entry(snapshot, inputs, decided)
-            log.error("%s: rolling back although %s cannot be finished", name, pending.entry.kind)
+            log.error("%s: rolling back even though %s cannot be finished", name, pending.entry.kind)
             change = Change(present, _after(present, entry, tick.now), entry)
             self._committer.roll_back_instead(name, pending, change, tick.now)
 
     def _roll_back_regardless(self, experiment: Experiment, entry: JournalEntry, error: StateError) -> None:
-        """Protect users although the state cannot be kept (a full disk): a rollback needs nothing but the document."""
-        log.error("%s: rolling back although the state cannot be kept: %s", experiment.name, error)
+        """Protect users even if the state cannot be written (a full disk): a rollback needs only the document."""
+        log.error("%s: rolling back even though the state cannot be written: %s", experiment.name, error)
         present = self._documents.read()
         if present.document.experiment(experiment.name).weights == entry.weights_before:
             self._documents.write_weights(experiment.name, entry.weights_after, based_on=present.generation)
 
     def _refused(self, states: Mapping[str, ExperimentState], error: str, tick: Tick) -> Report:
-        """Hold everything that is under way, because weights can only be written into a document that is valid."""
+        """Hold every rollout under way: weights can only be written into a valid document."""
         outcomes = []
         for name, state in states.items():
             if state.phase.finished:

@@ -41,10 +41,10 @@ class Report:
 
     Attributes:
         generation: of the document, or None if it is refused or unreadable.
-        document_error: why it is, or empty.
-        outcomes: one for each experiment with a rollout that could be dealt with.
-        failures: why others could not, by name.
-        superseded: those that somebody else changed meanwhile, which are to be decided on again.
+        document_error: why it is refused; empty if it is not.
+        outcomes: one for each experiment with a rollout that was reconciled.
+        failures: why others were not, by name.
+        superseded: those that someone else changed meanwhile; the next tick decides again.
         experiments: all of the document, with a rollout or without; None if it is refused.
     """
 

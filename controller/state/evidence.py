@@ -1,11 +1,11 @@
 """What every tick changes: a stage's evidence and the last decision, one file for each experiment.
 
-Losing such a file loses evidence, never a step: a stage whose evidence is gone collects it afresh. So it is replaced as
-a whole but not forced to disk, and one that is damaged or belongs to another stage is not used.
+Losing such a file loses evidence, never a step: the stage collects it again. So a file is replaced atomically but not
+forced to disk, and one that is damaged or belongs to another stage is ignored.
 
-A file holds the last cumulative values of every Envoy, which may be millions: it is one of numpy's archives. JSON for
-what is small, keys once for all Envoys, then the counts of the totals and of each Envoy, one behind the other, in as
-few bytes as the largest needs. A hash in front of the archive tells a damaged file.
+A file holds the last cumulative values of every Envoy, which may be millions, so it is a numpy archive: JSON for what
+is small, keys once for all Envoys, then the counts of the totals and of each Envoy in as few bytes as the largest
+needs. A hash before the archive detects damage.
 """
 
 from __future__ import annotations

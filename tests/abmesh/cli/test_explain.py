@@ -41,7 +41,7 @@ def test_every_guardrail_of_the_last_decision_is_explained_with_its_limits_and_f
         "; health: E ",
         "S errors of N requests",
         "sample ratio: requests are split as the weights promise: p ",
-        "how sure a decision must be:",
+        "how certain a decision must be:",
         "alpha 0.05: a candidate that keeps its limits is rolled back with at most this probability",
         "emergency stop at 10% errors",
     ):
