@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.records import Cause
 from tests.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -87,3 +88,11 @@ def test_the_index_has_the_status_that_the_record_has() -> None:
         assert found is not None, name
         by = f"superseded by [{found[2]}]" if found[2] else "accepted"
         assert shown.startswith(by), name
+
+
+def test_the_page_on_the_controller_explains_every_cause_of_a_decision() -> None:
+    page = (DOCS / "operations" / "controller.md").read_text(encoding="utf-8")
+    causes = page.partition("### Causes")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (`[^|]+) \|", causes, re.MULTILINE)
+    explained = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(explained) == sorted(cause.value for cause in Cause)
