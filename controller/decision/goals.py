@@ -134,8 +134,10 @@ def judge_goal(
 def _planned(
     rollout: Rollout, goal: Goal, found: Comparison, z: float | None, error: float, looks: tuple[Look, ...]
 ) -> tuple[GoalVerdict, float | None, tuple[Look, ...]]:
-    """The verdict of a group-sequential design: open between looks, and from the first look that decides on, its
-    own.""" assert goal.planned_requests is not None decided = _decided(looks, rollout) if decided is not None:
+    """The verdict of a group-sequential design: open between looks, then that of the first look that decided."""
+    assert goal.planned_requests is not None
+    decided = _decided(looks, rollout)
+    if decided is not None:
         return *decided, looks
     fraction = min(1.0, found.values.n / goal.planned_requests)
     taken = looks[-1].fraction if looks else 0.0
