@@ -25,6 +25,7 @@ from typing import Final
 
 import xxhash
 
+from abmesh import atomic
 from abmesh.experiment import codec, files
 from abmesh.experiment.errors import AbmeshError, Conflict, DocumentError, Problem, StoreError
 from abmesh.experiment.model import Document
@@ -158,12 +159,12 @@ class FileStore:
         """
         tracker = Tracker()
         while True:
-            seen = files.signature(self._path)
+            seen = atomic.signature(self._path)
             now = time.monotonic()
             if tracker.is_due(seen, now):
                 # Parsing takes milliseconds, for large documents seconds: not in the loop that serves requests.
                 found, content = await asyncio.to_thread(self._look)
-                unchanged = files.signature(self._path) == seen
+                unchanged = atomic.signature(self._path) == seen
                 if unchanged and tracker.is_news(seen, content, good=isinstance(found, Snapshot), now=now):
                     yield found
             await asyncio.sleep(interval)
