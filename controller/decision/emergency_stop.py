@@ -31,7 +31,7 @@ KIND = "brake"
 
 def question(rollout: Rollout) -> str:
     """What the brake's e-value speaks against, for :class:`~controller.decision.history.Memory`."""
-    return f"errors at most {rollout.analysis.brake:g} or as the control's"
+    return f"errors at most {rollout.analysis.emergency_stop:g} or as the control's"
 
 
 def _log_e(found: ShareComparison, course: Course, limit: float) -> tuple[float, int]:
@@ -55,7 +55,7 @@ def judge_brake(rollout: Rollout, course: Course, peak: float = -math.inf) -> Ju
         course: the evidence.
         peak: the largest logarithm that the e-value has had at earlier looks.
     """
-    limit = rollout.analysis.brake
+    limit = rollout.analysis.emergency_stop
     if limit >= 1:
         return None
     found = ShareComparison.of(course, ERROR_RATE)
