@@ -267,6 +267,7 @@ class TestUpdateWeights:
         with files.locked(path, 1), pytest.raises(StoreError, match=message):
             FileStore(path, lock_seconds=0.05).update_weights("chat", lambda _: {})
 
+    @pytest.mark.process
     def test_a_killed_writer_blocks_nobody(self, store: FileStore, path: Path, tmp_path: Path) -> None:
         ready = tmp_path / "ready"
         program = (
@@ -330,6 +331,7 @@ def writers(path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
             process.wait()
 
 
+@pytest.mark.process
 def test_200_updates_of_8_processes_lose_nothing_and_show_nothing_torn(
     writers: list[subprocess.Popen[bytes]], store: FileStore, path: Path
 ) -> None:
