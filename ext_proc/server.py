@@ -93,7 +93,7 @@ async def serve(settings: Settings, signals: Signals, counts: Counts, ready: Rea
     service = Service(counts)
     transport = available(settings.transport)
     server = new_server(transport, service, settings)
-    store = FileStore(settings.config)
+    store = FileStore(settings.config, warn=log.warning)
     follower = Follower(lambda: store.watch(interval=settings.poll_interval), service, server.set_serving)
     async with background(follower.run()):
         # Serve only once the document is in force, or known to be refused: a server that takes over from another

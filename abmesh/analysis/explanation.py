@@ -118,9 +118,9 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
         for guardrail in rollout.guardrails
         if guardrail.harm == "any"
     ]
-    if analysis.brake < 1:
+    if analysis.emergency_stop < 1:
         found.append(
-            f"emergency stop at {format_share(analysis.brake)} errors, if the control has fewer; one of the alarms"
+            f"emergency stop at {format_share(analysis.emergency_stop)} errors, if the control has fewer; one of the alarms"
         )
     else:
         found.append("no emergency stop")
@@ -162,7 +162,7 @@ def _errors(rollout: Rollout) -> str:
     if not rollout.alarms:
         return "without a guardrail and an emergency stop, no alarm rolls back"
     harmless = []
-    if any(guardrail.harm == "limit" for guardrail in rollout.guardrails) or rollout.analysis.brake < 1:
+    if any(guardrail.harm == "limit" for guardrail in rollout.guardrails) or rollout.analysis.emergency_stop < 1:
         harmless.append("keeps its limits")
     strict = dict.fromkeys(guardrail.metric for guardrail in rollout.guardrails if guardrail.harm == "any")
     if strict:

@@ -102,7 +102,7 @@ def breaks(guardrail: Guardrail, truth: Truth) -> bool:
 def _broken(rollout: Rollout, truth: Truth) -> tuple[str, ...]:
     found = [rail.metric for rail in rollout.guardrails if breaks(rail, truth)]
     candidate, control = (_value(ERROR_RATE, truth, candidate=which) for which in (True, False))
-    if candidate > max(rollout.analysis.brake, control):
+    if candidate > max(rollout.analysis.emergency_stop, control):
         found.append(ERROR_RATE.name)
     goal = rollout.goal
     if rollout.mode == "experiment" and goal is not None:

@@ -31,7 +31,7 @@ KIND = "brake"
 
 def hypothesis(rollout: Rollout) -> str:
     """Name of what its e-value speaks against, for :class:`~controller.decision.history.History`."""
-    return f"emergency_stop {rollout.analysis.brake:g}"
+    return f"emergency_stop {rollout.analysis.emergency_stop:g}"
 
 
 def judge_emergency_stop(rollout: Rollout, evidence: RolloutEvidence, peak: float = -math.inf) -> Judgement | None:
@@ -42,7 +42,7 @@ def judge_emergency_stop(rollout: Rollout, evidence: RolloutEvidence, peak: floa
         evidence: what was counted.
         peak: the largest logarithm that the e-value has had at earlier looks.
     """
-    limit = rollout.analysis.brake
+    limit = rollout.analysis.emergency_stop
     if limit >= 1:
         return None
     found = ShareComparison.of(evidence, ERROR_RATE)

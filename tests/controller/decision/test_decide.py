@@ -49,7 +49,7 @@ def experiments(draw: st.DrawFn) -> Experiment:
                 {},
                 optional={
                     "alpha": st.sampled_from(["1%", "20%"]),
-                    "brake": st.sampled_from(["5%", "100%"]),
+                    "emergency_stop": st.sampled_from(["5%", "100%"]),
                     "on_sample_ratio": st.just("report"),
                     "tuned_for": st.integers(1, 10**6),
                 },

@@ -55,7 +55,7 @@ def test_without_requests_of_the_control_the_limit_alone_decides() -> None:
 
 
 def test_at_100_percent_there_is_none() -> None:
-    off = rollout(LOOSE, analysis={"brake": "100%"})
+    off = rollout(LOOSE, analysis={"emergency_stop": "100%"})
     assert judge_emergency_stop(off, course(arm(1000), arm(1000, 1000))) is None
 
 

@@ -125,7 +125,7 @@ def test_alpha_is_split_over_what_can_roll_back_and_not_over_health() -> None:
     judgement = _judge(ERRORS, course(arm(100), arm(100)), three)
     assert judgement.alpha_harm == pytest.approx(0.02)
     assert judgement.alpha_healthy == pytest.approx(0.08)
-    without = rollout(ERRORS, analysis={"alpha": "8%", "brake": "100%"})
+    without = rollout(ERRORS, analysis={"alpha": "8%", "emergency_stop": "100%"})
     assert _judge(ERRORS, course(arm(100), arm(100)), without).alpha_harm == pytest.approx(0.08)
 
 

@@ -124,7 +124,7 @@ def test_harm_that_could_not_be_acted_upon_stays_harm_and_says_so(guardrail: dic
         if guardrail.get("harm") != "any"
         else [(arm(3000, 60), arm(3000, 110)), (arm(10_000, 200), arm(10_000, 220))]
     )
-    plan = {"guardrails": [guardrail], "steps": [50, 100], "analysis": {"brake": "100%"}}
+    plan = {"guardrails": [guardrail], "steps": [50, 100], "analysis": {"emergency_stop": "100%"}}
     subject = experiment(weight=50, rollout=plan)
     (first,), (second,) = (found.situation.judgements for found in _looks(subject, path))
     assert (first.verdict, second.verdict) == (Verdict.HARMFUL, Verdict.HARMFUL)

@@ -1,37 +1,36 @@
-"""What pydantic finds wrong with a document, in words that a person can act on.
+"""What pydantic finds wrong with a document, in words that its author can act on.
 
-Pure; :mod:`abmesh.experiment.codec` calls it.
+Pure; called by :mod:`abmesh.experiment.codec`.
 
-Every error becomes a :class:`~abmesh.experiment.errors.Problem` that names the field's path and line, what stands there
-(unless that may be a secret), and what may stand there. pydantic's own wording ("Input should be ...") never reaches
-anybody.
+Every error becomes a :class:`~abmesh.experiment.errors.Problem` that names the field's path and line, the value found
+(unless it may be a secret), and what is allowed. pydantic's own wording ("Input should be ...") never reaches the user.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from abmesh.experiment import yaml_nodes
+from abmesh.experiment import field_names, yaml_nodes
 from abmesh.experiment.errors import Problem
-from abmesh.experiment.parts import did_you_mean
-from abmesh.experiment.texts import FORMS
+from abmesh.experiment.field_names import OldName
+from abmesh.experiment.fields import FORMS
+from abmesh.experiment.validation import did_you_mean
 from abmesh.experiment.yaml_nodes import Collection, Node, Scalar
 from abmesh.text import shorten
 
 _OWN = ("weight", "duration", "limit", "share")
-_LIST = ("must be a list", "a list: one item a line, each after -, or [in, brackets]")
+_LIST = ("must be a list", "a list: one item per line, each after -, or [in, brackets]")
 _MAPPING = ("must be a mapping", "fields, each as name: value")
 _WHOLE = ("must be a whole number", "a whole number without quotes")
 _NUMBER = ("must be a number", "a number without quotes")
 _FLAG = ("must be true or false", "true or false, without quotes")
 
 _PLAIN: dict[str, tuple[str, str]] = {
-    "string_type": ("must be a text", "a text; put quotes around it if it looks like a number or true or false"),
+    "string_type": ("must be a string", "a string; put quotes around it if it looks like a number, true or false"),
     "int_type": _WHOLE,
     "int_from_float": _WHOLE,
     "int_parsing": _WHOLE,
@@ -57,25 +56,32 @@ _BOUNDS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def explain(error: ValidationError, model: type[BaseModel], root: Node, text: str) -> tuple[Problem, ...]:
-    """Everything that is wrong, in the order of the lines."""
+def problems_of(error: ValidationError, root: Node, text: str, old_names: Sequence[OldName]) -> tuple[Problem, ...]:
+    """Everything that is wrong, in the order of the lines.
+
+    Args:
+        error: what pydantic raised for the document.
+        root: the document's tree.
+        text: the document.
+        old_names: fields that the document calls by old names; problems call them as the document does.
+    """
     problems = [
         problem
         for detail in error.errors(include_url=False, include_input=False)
-        for problem in _explain(detail, model, root, text)
+        for problem in _problems(detail, field_names.as_written(detail["loc"], old_names), root, text)
     ]
     return tuple(sorted(dict.fromkeys(problems), key=lambda problem: problem.line))
 
 
-def _explain(detail: ErrorDetails, model: type[BaseModel], root: Node, text: str) -> Iterator[Problem]:
-    kind, loc, context = detail["type"], detail["loc"], detail.get("ctx", {})
+def _problems(detail: ErrorDetails, loc: Sequence[str | int], root: Node, text: str) -> Iterator[Problem]:
+    kind, context = detail["type"], detail.get("ctx", {})
     if kind == "invariants":
         for problem in context["problems"]:
-            yield _invariant(problem, loc, root, text)
+            yield _broken_rule(problem, loc, root, text)
     elif kind == "invariant":
-        yield _invariant(context, loc, root, text)
+        yield _broken_rule(context, loc, root, text)
     elif kind == "extra_forbidden":
-        yield _unknown_field(loc, model, root, text)
+        yield _unknown_field(loc, root, text)
     elif kind == "missing":
         node, key, _ = yaml_nodes.find(root, loc)
         yield Problem(yaml_nodes.format_path(loc), key.line if key is not None else node.line, "missing field")
@@ -90,15 +96,15 @@ def _explain(detail: ErrorDetails, model: type[BaseModel], root: Node, text: str
         yield Problem(yaml_nodes.format_path(loc[:done]), line, message, yaml_nodes.quote(node, text, loc), allowed)
 
 
-def _invariant(context: Mapping[str, Any], loc: Sequence[str | int], root: Node, text: str) -> Problem:
-    """A rule of ours; its path leads on from the model that it is a rule of."""
+def _broken_rule(context: Mapping[str, Any], loc: Sequence[str | int], root: Node, text: str) -> Problem:
+    """A rule of ours; its path goes on from the model that has the rule."""
     path = (*loc, *context["path"])
     node, key, done = yaml_nodes.find(root, path)
     found = "" if yaml_nodes.is_private(path) else context["found"]
     if not found and done == len(path):
         found = yaml_nodes.quote(node, text, path)
     line = key.line if key is not None else node.line
-    # What is written short, such as an event that is only a name, has no fields that a path could lead to.
+    # A value in short form, such as an event that is only a name, has no fields that a path could lead to.
     shown_path = yaml_nodes.format_path(path[:done] if isinstance(node, Scalar) else path)
     return Problem(shown_path, line, context["message"], shorten(found, yaml_nodes.SHOWN), context["allowed"])
 
@@ -114,30 +120,13 @@ def _wrong_length(loc: Sequence[str | int], context: Mapping[str, Any], root: No
         yield Problem(yaml_nodes.format_path(loc), line, message, str(count), allowed)
 
 
-def _unknown_field(loc: Sequence[str | int], model: type[BaseModel], root: Node, text: str) -> Problem:
+def _unknown_field(loc: Sequence[str | int], root: Node, text: str) -> Problem:
     node, key, _ = yaml_nodes.find(root, loc)
     name = str(loc[-1])
-    known = _field_names(model, loc[:-1])
+    known = field_names.known(loc[:-1])
     message = did_you_mean("unknown field", name, known)
     key = key or node
     return Problem(yaml_nodes.format_path(loc), key.line, message, yaml_nodes.quote(key, text, loc), ", ".join(known))
-
-
-def _field_names(model: type[BaseModel], path: Sequence[str | int]) -> tuple[str, ...]:
-    """The fields of the model that a path leads to."""
-    here: Any = model
-    for step in path:
-        if isinstance(here, type) and issubclass(here, BaseModel):
-            here = here.model_fields[str(step)].annotation
-        elif get_origin(here) is tuple:
-            here = get_args(here)[0]
-        else:
-            here = get_args(here)[1]
-        if get_origin(here) is Annotated:
-            here = get_args(here)[0]
-        if get_origin(here) in (Union, UnionType):
-            here = next(option for option in get_args(here) if option is not NoneType)
-    return tuple(here.model_fields)
 
 
 def _wording(kind: str, message: str, context: Mapping[str, Any]) -> tuple[str, str]:
@@ -153,7 +142,7 @@ def _wording(kind: str, message: str, context: Mapping[str, Any]) -> tuple[str, 
         return wording, allowed.format(f"{context[bound]:.12g}")
     if kind == "string_pattern_mismatch":
         pattern = str(context["pattern"])
-        return "not of the required form", FORMS.get(pattern, f"a text that matches {pattern}")
+        return "not in the required form", FORMS.get(pattern, f"a string that matches {pattern}")
     if kind == "literal_error":
         return "not one of the allowed values", str(context["expected"]).replace("'", "")
     plain = message.removeprefix("Input ").removeprefix("should ")
