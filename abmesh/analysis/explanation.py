@@ -119,9 +119,8 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
         if guardrail.harm == "any"
     ]
     if analysis.emergency_stop < 1:
-        found.append(
-            f"emergency stop at {format_share(analysis.emergency_stop)} errors, if the control has fewer; one of the alarms"
-        )
+        limit = format_share(analysis.emergency_stop)
+        found.append(f"emergency stop at {limit} errors, if the control has fewer; one of the alarms")
     else:
         found.append("no emergency stop")
     does = "holds the rollout" if analysis.on_sample_ratio == "hold" else "is only reported"
