@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from controller.metrics.telemetry import Telemetry
 from controller.rollout.tick import Report
-from controller.routes.publisher import Published
+from controller.routes.publisher import RoutesStatus
 from ext_proc.exposition import Exposition
 from ext_proc.telemetry import Counts
 from tests.controller.support import START, experiment
@@ -50,9 +50,9 @@ def _dashboard() -> dict[str, Any]:
 def _kinds() -> dict[str, str]:
     """The kind of all metrics that the controller and the server have, by name."""
     telemetry = Telemetry()
-    telemetry.publishing(Published())
+    telemetry.add_routes(RoutesStatus())
     segmented = experiment(segments={"header": "x-user-segment", "values": ["power"]})
-    telemetry.counted(Report(1, experiments=(segmented,)), [], START)
+    telemetry.record_counts(Report(1, experiments=(segmented,)), [], START)
     registry = CollectorRegistry()
     registry.register(Exposition(Counts, lambda: 0.0))
     pages = telemetry.render().decode() + generate_latest(registry).decode()
