@@ -226,6 +226,7 @@ def test_a_rollout_of_which_nothing_is_known(tmp_path: Path, config: Path) -> No
     refused(call("analyze", "chat", *given), 1, "chat has no rollout")
 
 
+@pytest.mark.process
 def test_help_needs_no_science() -> None:
     """Shell completion would wait for scipy otherwise."""
     import subprocess

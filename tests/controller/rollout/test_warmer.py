@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import TestServer, unused_port
 
-from abmesh.cli.demo.processes import free_ports
 from abmesh.experiment.model import Experiment
 from controller.decision.warmup import AGAIN_AFTER, Progress, Target, WarmupState, judge_warmup, target_of
 from controller.records import Cause, DecisionRecord, ExperimentState, Kind, Phase, adopt
@@ -179,7 +178,7 @@ async def test_every_listener_gets_requests_in_turn() -> None:
 
 
 @pytest.mark.parametrize("status", [500, 503, 404, 429, 302])
-async def test_answers_that_are_no_success_end_at_the_limit_and_are_told(status: int) -> None:
+async def test_failed_requests_end_at_the_limit_and_are_reported(status: int) -> None:
     target = _target(max_requests=12, min_requests=12)
     noted: list[bool] = []
     async with _model(status=status) as model:
@@ -193,17 +192,15 @@ async def test_answers_that_are_no_success_end_at_the_limit_and_are_told(status:
             assert noted == [False] * 12
 
 
-async def test_a_listener_that_is_not_there_is_told() -> None:
+async def test_an_unreachable_listener_is_reported() -> None:
     target = _target(max_requests=4, min_requests=2)
-    async with _warmer(f"http://127.0.0.1:{free_ports(1)[0]}", first_pause=0) as warmer:
+    async with _warmer(f"http://127.0.0.1:{unused_port()}", first_pause=0) as warmer:
         warmer.follow(_report(target), START)
         progress = await _reach(warmer, target, WarmupState.FAILED)
         assert progress.problem.startswith("no connection: ")
 
 
-async def test_after_a_failure_it_waits_a_little_so_that_a_model_that_is_starting_does_not_use_up_its_requests() -> (
-    None
-):
+async def test_it_pauses_after_a_failed_request() -> None:
     target = _target(max_requests=100)
     async with _model(status=503) as model, _warmer(model.url, first_pause=3600) as warmer:
         warmer.follow(_report(target), START)
@@ -212,7 +209,7 @@ async def test_after_a_failure_it_waits_a_little_so_that_a_model_that_is_startin
         assert len(model.seen) == 1
 
 
-async def test_a_model_that_never_answers_ends_at_the_longest_time() -> None:
+async def test_a_warm_up_of_a_model_that_never_answers_ends_at_max_duration() -> None:
     target = _target(max_duration="200ms", concurrency=2)
     async with _model(gate=asyncio.Event()) as model, _warmer(model.url) as warmer:
         warmer.follow(_report(target), START)
@@ -223,7 +220,7 @@ async def test_a_model_that_never_answers_ends_at_the_longest_time() -> None:
         assert warmup_text(result).startswith("could not warm up: no request was answered within 200ms")
 
 
-async def test_one_that_failed_begins_again_after_a_while() -> None:
+async def test_a_failed_warm_up_starts_again_after_a_while() -> None:
     target = _target(max_requests=2, min_requests=2)
     async with _model(status=503) as model, _warmer(model.url, first_pause=0) as warmer:
         warmer.follow(_report(target), START)
@@ -239,7 +236,7 @@ async def test_one_that_failed_begins_again_after_a_while() -> None:
         assert (progress.failed, progress.problem) == (0, "")
 
 
-async def test_it_begins_only_where_a_rollout_waits_for_it_and_then_goes_on_through_other_holds() -> None:
+async def test_it_starts_when_the_rollout_waits_for_it_and_continues_through_other_holds() -> None:
     target = _target(min_requests=1000, max_requests=1000)
     async with _model() as model, _warmer(model.url) as warmer:
         warmer.follow(_report(target, Cause.MISSING_DATA), START)
@@ -258,7 +255,7 @@ async def test_it_begins_only_where_a_rollout_waits_for_it_and_then_goes_on_thro
     [_report(None, Cause.PAUSED), _report(None, Cause.STARTING), Report(1), Report(None, "not valid")],
     ids=["paused", "started", "taken out of the document", "document refused"],
 )
-async def test_it_ends_when_there_is_nothing_to_be_warmed(ends: Report) -> None:
+async def test_it_ends_when_there_is_nothing_to_warm_up(ends: Report) -> None:
     target = _target(min_requests=1000, max_requests=1000)
     async with _model(gate=asyncio.Event()) as model, _warmer(model.url) as warmer:
         warmer.follow(_report(target), START)
@@ -269,7 +266,7 @@ async def test_it_ends_when_there_is_nothing_to_be_warmed(ends: Report) -> None:
         assert len(model.seen) == 1
 
 
-async def test_another_target_begins_afresh() -> None:
+async def test_another_target_starts_a_new_warm_up() -> None:
     target, other = _target(min_requests=1000, max_requests=1000), _target(path="/v2/y")
     async with _model() as model, _warmer(model.url) as warmer:
         warmer.follow(_report(target), START)
@@ -280,7 +277,7 @@ async def test_another_target_begins_afresh() -> None:
         assert warmer.warmups().of(target) == Progress(listeners=1)
 
 
-async def test_a_clock_that_is_set_back_makes_it_begin_by_the_new_time() -> None:
+async def test_a_clock_set_back_moves_the_start_back() -> None:
     target = _target(min_requests=1000, max_requests=1000)
     async with _model() as model, _warmer(model.url) as warmer:
         warmer.follow(_report(target), START)
@@ -288,14 +285,14 @@ async def test_a_clock_that_is_set_back_makes_it_begin_by_the_new_time() -> None
         assert _progress(warmer).began == START - timedelta(hours=1)
 
 
-async def test_without_a_listener_nothing_begins() -> None:
+async def test_without_a_listener_nothing_starts() -> None:
     async with _warmer() as warmer:
         warmer.follow(_report(_target()), START)
         assert warmer.warmups().known == {}
         assert warmer.warmups().of(_target()) == Progress(listeners=0)
 
 
-async def test_closing_ends_what_is_under_way() -> None:
+async def test_closing_ends_running_warm_ups() -> None:
     async with _model(gate=asyncio.Event()) as model:
         async with _warmer(model.url) as warmer:
             warmer.follow(_report(_target()), START)

@@ -16,6 +16,8 @@ from bench.evidence import run_fresh
 from controller.evidence.columns import Parser
 from controller.evidence.parse import parse
 
+pytestmark = pytest.mark.process
+
 FEW, MANY = 40, 200
 
 
@@ -29,14 +31,17 @@ def _cpu(found: dict[str, Any], part: str = "total") -> float:
     return float(median(tick[part] for tick in found["ticks"][1:]))
 
 
+@pytest.mark.process
 def test_a_tick_over_200_envoys_needs_less_than_300_mb(measured: dict[int, dict[str, Any]]) -> None:
     assert measured[MANY]["peak_mb"] < 300
 
 
+@pytest.mark.process
 def test_a_tick_over_200_envoys_takes_a_second_of_cpu_or_little_more(measured: dict[int, dict[str, Any]]) -> None:
     assert _cpu(measured[MANY]) < 2.5
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("part", ["ask", "parse"])
 def test_what_is_done_for_each_envoy_grows_no_faster_than_they_do(
     measured: dict[int, dict[str, Any]], part: str
