@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import NoReturn
 
 from abmesh.experiment.errors import DataError, Problem
-from abmesh.experiment.yaml_nodes import shorten
+from abmesh.text import shorten
 
 LARGEST = 10**15
 """Most requests in one cell."""
@@ -41,7 +41,7 @@ class Where:
             DataError: always.
         """
         if found:
-            found = shorten(found)
+            found = shorten(found, 60)
             found = found if found.isprintable() else found.encode("unicode_escape").decode()
         raise DataError(Problem(column, self.line, message, found, allowed).describe(self.source))
 

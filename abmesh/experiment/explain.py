@@ -21,6 +21,7 @@ from abmesh.experiment.errors import Problem
 from abmesh.experiment.parts import did_you_mean
 from abmesh.experiment.texts import FORMS
 from abmesh.experiment.yaml_nodes import Collection, Node, Scalar
+from abmesh.text import shorten
 
 _OWN = ("weight", "duration", "limit", "share")
 _LIST = ("must be a list", "a list: one item a line, each after -, or [in, brackets]")
@@ -99,7 +100,7 @@ def _invariant(context: Mapping[str, Any], loc: Sequence[str | int], root: Node,
     line = key.line if key is not None else node.line
     # What is written short, such as an event that is only a name, has no fields that a path could lead to.
     shown_path = yaml_nodes.format_path(path[:done] if isinstance(node, Scalar) else path)
-    return Problem(shown_path, line, context["message"], yaml_nodes.shorten(found), context["allowed"])
+    return Problem(shown_path, line, context["message"], shorten(found, yaml_nodes.SHOWN), context["allowed"])
 
 
 def _wrong_length(loc: Sequence[str | int], context: Mapping[str, Any], root: Node) -> Iterator[Problem]:

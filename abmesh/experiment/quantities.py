@@ -91,9 +91,14 @@ def parse_weight(value: object) -> int | None:
 
 
 def format_weight(points: int) -> str:
-    """A weight in percent without needless digits: 1250 becomes ``12.5``."""
+    """A weight as the document has it, in percent without a sign: 1250 basis points become ``12.5``."""
     percent = Decimal(points).scaleb(-2)
     return f"{percent:f}".rstrip("0").rstrip(".") if percent % 1 else str(int(percent))
+
+
+def format_percent(points: int) -> str:
+    """A weight as people read it: 1250 basis points become ``12.5%``."""
+    return f"{format_weight(points)}%"
 
 
 def parse_share(value: object) -> float | None:
@@ -108,9 +113,9 @@ def parse_share(value: object) -> float | None:
     return share if 0 <= share <= 1 else None
 
 
-def format_share(share: float) -> str:
-    """A share as a percentage, to three significant digits: 0.0123 becomes ``1.23%``."""
-    return f"{share * 100:.3g}%"
+def format_share(share: float, digits: int = 3) -> str:
+    """A share as a percentage, to so many significant digits: 0.0123 becomes ``1.23%``."""
+    return f"{share * 100:.{digits}g}%"
 
 
 def _weight(value: object) -> int:

@@ -28,13 +28,16 @@ from ruamel.yaml.events import (
 )
 
 from abmesh.experiment.errors import DocumentError, Problem
+from abmesh.text import shorten
 
 LONGEST: Final = 1 << 20
 """Most bytes of a document."""
 
 _DEEPEST = 32
 _MOST_NODES = 200_000
-_SHOWN = 60
+SHOWN: Final = 60
+"""Most characters of a value that a problem quotes."""
+
 _WARMUP = "warmup"
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -204,7 +207,7 @@ def _syntax_problem(error: BaseException, text: str) -> Problem:
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark is not None else 0
     lines = _NEWLINE.split(text)
-    found = shorten(lines[line - 1]) if 0 < line <= len(lines) else ""
+    found = shorten(lines[line - 1], SHOWN) if 0 < line <= len(lines) else ""
     if any(_WARMUP in before for before in lines[:line]):
         found = ""  # what is no YAML has no path, so this may be a line of a warm-up's headers
     message = f"not valid YAML: {error.problem or error.context}"
@@ -245,18 +248,12 @@ def quote(node: Node, text: str, path: Sequence[str | int]) -> str:
     written = text[node.start : node.end]
     if is_private(path) or (isinstance(node, Collection) and (_WARMUP in path or _WARMUP in written)):
         return ""
-    return shorten(written) or "nothing"
+    return shorten(written, SHOWN) or "nothing"
 
 
 def is_private(path: Sequence[str | int]) -> bool:
     """Whether what stands there is never shown: a warm-up may carry credentials, and problems are logged."""
     return any(above == _WARMUP and step in ("headers", "body") for above, step in itertools.pairwise(path))
-
-
-def shorten(text: str) -> str:
-    """A text on one line of at most 60 characters."""
-    line = " ".join(text[: 20 * _SHOWN].split())
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
 
 
 def format_path(path: Sequence[str | int]) -> str:
@@ -268,5 +265,5 @@ def format_path(path: Sequence[str | int]) -> str:
         elif re.fullmatch(r"[A-Za-z0-9_-]{1,60}", step):
             parts.append(f".{step}" if parts else step)
         else:
-            parts.append(f"[{json.dumps(shorten(step), ensure_ascii=False)}]")
+            parts.append(f"[{json.dumps(shorten(step, SHOWN), ensure_ascii=False)}]")
     return "".join(parts)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from abmesh.experiment.quantities import (
     format_duration,
+    format_percent,
     format_share,
     format_weight,
     parse_duration,
@@ -68,6 +69,7 @@ class TestWeight:
     @given(st.integers(0, 10_000))
     def test_survives_being_written(self, points: int) -> None:
         written = format_weight(points)
+        assert format_percent(points) == f"{written}%"
         assert parse_weight(written) == parse_weight(float(written)) == parse_weight(Decimal(written)) == points
         assert len(written) <= 5
         assert not written.endswith((".", "0")) or "." not in written
@@ -99,6 +101,7 @@ class TestShare:
 
     def test_is_shown_with_three_digits(self) -> None:
         assert [format_share(share) for share in (0.0123, 0.5, 1.0, 0.0)] == ["1.23%", "50%", "100%", "0%"]
+        assert format_share(0.123456, digits=4) == "12.35%"
 
 
 class TestDuration:
