@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from abmesh.experiment.model import Document
 from abmesh.mesh.routes import render_routes
-from ext_proc.assignment import Assignment, Table, compile_document
+from ext_proc.core.assignment import Assignment
+from ext_proc.core.table import Table, compile_document
 from ext_proc.wire import Answers
 from tests.abmesh.mesh.documents import document, experiment
 from tests.abmesh.mesh.envoy_reading import Headers, Taken, take
