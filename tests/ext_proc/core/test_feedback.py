@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext_proc.assignment import FEEDBACK, UNMATCHED, Assignment, Table, compile_document
+from ext_proc.core.assignment import FEEDBACK, UNMATCHED, Assignment
+from ext_proc.core.table import Table, compile_document
 from tests.ext_proc.samples import document
 
 EVENTS = ["click", "thumbs_up", "continuation", {"name": "purchase", "value": {"min": 1, "max": 500}}]

@@ -1,4 +1,4 @@
-"""A bounded memory of what was worked out not long ago. Pure; :mod:`ext_proc.service` keeps answers in one."""
+"""A bounded cache. Pure; :mod:`ext_proc.service` keeps recent answers in one."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """Values by key, forgotten when they have not been asked for in a while.
+    """Values by key; a key that has not been used for a while is dropped.
 
-    Two generations: what is asked for moves to the young one; when that is full it becomes the old one, and what the
-    old one held is gone. So it holds ``room`` to twice ``room`` of the keys that were used last, and costs one or two
-    looks into a dictionary.
+    Two generations: a key that is used moves to the young one; when that is full, it becomes the old one and the
+    previous old one is dropped. So the cache holds between ``room`` and twice ``room`` of the most recently used keys,
+    and a look-up costs one or two dictionary reads.
     """
 
     __slots__ = ("_old", "_room", "_young")
 
     def __init__(self, room: int) -> None:
-        """Make an empty memory.
+        """Make an empty cache.
 
         Args:
-            room: keys of one generation.
+            room: keys in one generation.
         """
         self._room = room
         self._young: dict[K, V] = {}
@@ -32,14 +32,14 @@ class Recent(Generic[K, V]):
         return len(self._young.keys() | self._old.keys())
 
     def get(self, key: K) -> V | None:
-        """The value of a key; None if it is not, or not any more, remembered."""
+        """The value of a key; None if it is not, or no longer, in the cache."""
         value = self._young.get(key)
         if value is None and (value := self._old.get(key)) is not None:
             self.put(key, value)
         return value
 
     def put(self, key: K, value: V) -> None:
-        """Remember a value, which must not be None."""
+        """Store a value, which must not be None."""
         if len(self._young) >= self._room:
             self._old = self._young
             self._young = {}

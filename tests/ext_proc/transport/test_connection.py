@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
+import weakref
 from typing import Any
 
 import pytest
@@ -90,13 +92,13 @@ def named(events: list[Any], kind: str) -> list[Any]:
 async def test_a_call_that_is_under_way_when_an_idle_ping_is_answered_survives_a_drain() -> None:
     """Only the answer to the last ping says that the peer has heard of the end."""
     link = Link()
-    link.server.tend(1e9)
-    link.server.tend(2e9)  # long after: is the peer still there?
+    link.server.check_limits(1e9)
+    link.server.check_limits(2e9)  # long after: is the peer still there?
     answer_to_idle_ping = link.to_client()
     assert named(answer_to_idle_ping, "PingReceived")
     link.to_server()
-    link.server.tend(3e9)
-    link.server.tend(4e9)
+    link.server.check_limits(3e9)
+    link.server.check_limits(4e9)
     link.to_client()
     pong = link.client.data_to_send()
     link.server.close()
@@ -183,3 +185,25 @@ async def test_a_usual_call_that_is_cut_in_pieces_or_reset_in_the_same_read_harm
         link.exchange()
         assert not link.closed
         assert link.server.open_streams == 0
+
+
+async def test_a_connection_that_is_lost_is_freed_without_garbage_collection() -> None:
+    """The server collects garbage rarely, and an engine holds tens of kilobytes."""
+    link = Link()
+    link.client.send_request((*CALL, (b"grpc-timeout", b"60S")))
+    watch = link.client.send_request(
+        tuple((n, b"/grpc.health.v1.Health/Watch" if n == b":path" else v) for n, v in CALL)
+    )
+    link.client.send_data(watch, framed(b""))
+    link.exchange()
+    assert link.server.open_streams == 2
+    assert link.shared.health.watchers
+    gone = weakref.ref(link.server)
+    gc.disable()
+    try:
+        link.server.connection_lost(None)
+        del link.server
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert not link.shared.health.watchers

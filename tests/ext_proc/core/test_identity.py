@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abmesh.experiment.parts import IssueCookie, UnitSource
-from ext_proc import identity
+from ext_proc.core import identity
 
 ANY_HEADERS = st.dictionaries(
     st.sampled_from(["x-user-id", "cookie", ":path", ":scheme", "x-forwarded-proto"]),

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abmesh.experiment.answers import Event
-from ext_proc import events
-from ext_proc.events import ABSENT, WRONG, Asked, Reading
+from ext_proc.core import events
+from ext_proc.core.events import NO_VALUE, WRONG_VALUE, CheckedValue, EventQuery
 from tests.ext_proc.samples import document
 
 
-def declared(lowest: float, highest: float) -> events.Declared:
+def declared(lowest: float, highest: float) -> events.DeclaredEvent:
     experiment = document({"events": [{"name": "purchase", "value": {"min": lowest, "max": highest}}]}).experiments[0]
     return events.compile_events(experiment)[b"purchase"]
 
@@ -19,8 +19,8 @@ def declared(lowest: float, highest: float) -> events.Declared:
 def test_the_events_of_an_experiment_are_those_that_clients_may_send() -> None:
     experiment = document({"events": ["click", "continuation", {"name": "purchase", "value": {"max": 9.5}}]})
     assert events.compile_events(experiment.experiments[0]) == {
-        b"click": events.Declared("click", None),
-        b"purchase": events.Declared("purchase", events.Values(0, 9500)),
+        b"click": events.DeclaredEvent("click", None),
+        b"purchase": events.DeclaredEvent("purchase", events.ValueRange(0, 9500)),
     }
 
 
@@ -51,7 +51,7 @@ def test_the_events_of_an_experiment_are_those_that_clients_may_send() -> None:
 def test_the_query_says_what_the_event_is_worth_and_which_experiment_it_is_about(
     target: bytes, value: bytes | None, experiment: bytes | None
 ) -> None:
-    assert events.asked(target) == Asked(value, experiment)
+    assert events.read_query(target) == EventQuery(value, experiment)
 
 
 parameters = st.lists(st.tuples(st.sampled_from(["value", "experiment", "other", "values"]), st.text()), max_size=6)
@@ -62,13 +62,13 @@ def test_of_any_well_written_query_the_first_parameter_of_a_name_counts(pairs: l
     encodable = [(name, text) for name, text in pairs if text.encode(errors="ignore").decode() == text]
     query = "&".join(f"{name}={quote_plus(text)}" for name, text in encodable)
     first = {name: text.encode() for name, text in reversed(encodable)}
-    asked = events.asked(b"/_ab/events/click?" + query.encode())
-    assert asked == Asked(first.get("value"), first.get("experiment"))
+    asked = events.read_query(b"/_ab/events/click?" + query.encode())
+    assert asked == EventQuery(first.get("value"), first.get("experiment"))
 
 
 @given(st.binary(max_size=200))
 def test_no_query_raises(query: bytes) -> None:
-    value, experiment = events.asked(b"/_ab/events/click?" + query)
+    value, experiment = events.read_query(b"/_ab/events/click?" + query)
     assert value is None or isinstance(value, bytes)
     assert experiment is None or isinstance(experiment, bytes)
 
@@ -78,8 +78,8 @@ def test_no_query_raises(query: bytes) -> None:
 )
 def test_reading_a_huge_query_takes_time_in_proportion(part: bytes) -> None:
     started = time.perf_counter()
-    asked = events.asked(b"/_ab/events/click?" + part * (1_000_000 // len(part)))
-    declared(0, 100).read(asked.value)
+    asked = events.read_query(b"/_ab/events/click?" + part * (1_000_000 // len(part)))
+    declared(0, 100).check(asked.value)
     assert time.perf_counter() - started < 2  # quadratic would be minutes
 
 
@@ -96,7 +96,7 @@ def test_reading_a_huge_query_takes_time_in_proportion(part: bytes) -> None:
     ],
 )
 def test_a_value_is_read_in_thousandths(text: bytes, thousandths: int) -> None:
-    assert declared(0, 100).read(text) == Reading(True, thousandths)
+    assert declared(0, 100).check(text) == CheckedValue(True, thousandths)
 
 
 @pytest.mark.parametrize(
@@ -125,17 +125,17 @@ def test_a_value_is_read_in_thousandths(text: bytes, thousandths: int) -> None:
     ],
 )
 def test_what_is_no_value_or_one_out_of_bounds_is_wrong(text: bytes) -> None:
-    assert declared(0, 100).read(text) == WRONG
+    assert declared(0, 100).check(text) == WRONG_VALUE
 
 
 def test_an_event_that_carries_no_value_may_have_none() -> None:
-    click = events.Declared("click", None)
-    assert click.read(None) == ABSENT
-    assert click.read(b"1") == click.read(b"") == WRONG
+    click = events.DeclaredEvent("click", None)
+    assert click.check(None) == NO_VALUE
+    assert click.check(b"1") == click.check(b"") == WRONG_VALUE
 
 
 def test_an_event_that_carries_a_value_may_come_without() -> None:
-    assert declared(5, 10).read(None) == ABSENT
+    assert declared(5, 10).check(None) == NO_VALUE
 
 
 thousandths = st.integers(0, 10**9)
@@ -151,17 +151,17 @@ def test_bounds_are_the_decimals_that_the_document_writes_both_included(one: int
         if number < 0:
             continue
         text = b"%d.%03d" % divmod(number, 1000)
-        expected = Reading(True, number) if lowest <= number <= highest else WRONG
-        assert event.read(text) == expected
+        expected = CheckedValue(True, number) if lowest <= number <= highest else WRONG_VALUE
+        assert event.check(text) == expected
 
 
 @given(st.binary() | st.text().map(lambda text: quote(text, errors="ignore").encode()))
 def test_no_value_raises(text: bytes) -> None:
-    reading = declared(0, 100).read(text)
+    reading = declared(0, 100).check(text)
     assert reading.allowed is (reading.thousandths is not None)
 
 
 def test_bounds_between_two_thousandths_are_rounded_inwards() -> None:
     event = Event.model_validate({"name": "purchase", "value": {"min": 0.0015, "max": 0.0035}})
     experiment = document({"events": [event.model_dump()]}).experiments[0]
-    assert events.compile_events(experiment)[b"purchase"].values == events.Values(2, 3)
+    assert events.compile_events(experiment)[b"purchase"].values == events.ValueRange(2, 3)

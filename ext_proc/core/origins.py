@@ -1,8 +1,8 @@
-"""Which pages' feedback events may be counted, by the origin that browsers tell. Pure.
+"""Which pages may send feedback events, by the ``origin`` header that browsers add. Pure.
 
-:mod:`ext_proc.assignment` calls this. A browser sends a visitor's cookie with what any page posts, and asks beforehand
-only for some of it: whether the page may is decided here or nowhere. Header values are bytes that anybody may have
-written: nothing here raises, and it takes time in proportion to their length.
+:mod:`ext_proc.core.table` calls this. A browser attaches a visitor's cookies to whatever any page posts, and asks for
+permission first only for some requests, so this check is the only protection. Header values are bytes that a client may
+have chosen freely: nothing here raises, and every check is linear in their length.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from typing import Final
 
 from abmesh.experiment.model import USUAL_PORTS, Document
 from abmesh.experiment.needs import AUTHORITY, ORIGIN
-from ext_proc.identity import Headers, is_https
+from ext_proc.core.headers import BLANKS, Headers, is_https
 
-_BLANKS: Final = b" \t"
 _USUAL_PORTS: Final = tuple((scheme.encode(), port.encode()) for scheme, port in USUAL_PORTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """Whose pages may send events.
+    """The sites whose pages may send events.
 
     Attributes:
         listed: origins of other sites, as browsers write them.
@@ -29,17 +28,17 @@ class Origins:
     listed: frozenset[bytes]
 
     def allow(self, headers: Headers) -> bool:
-        """Whether an event may be counted: of a page of its own site or of one that is listed, or of no page.
+        """Whether an event may be counted: it comes from the request's own site, a listed one, or not from a page.
 
-        Browsers always tell the origin of what a page posts, so that what comes without one comes from a program. They
-        say ``null`` for pages that they give away nothing of, which therefore may not. No browser tells two.
+        Browsers add an origin to everything that a page posts, so a request without one comes from a program. They send
+        ``null`` for pages whose origin they hide; those are refused. No browser sends more than one origin.
         """
         sent = headers.get(ORIGIN)
         if sent is None:
             return True
         if len(sent) != 1:
             return False
-        origin = _as_browsers_write_it(sent[0].strip(_BLANKS))
+        origin = _normalized(sent[0].strip(BLANKS))
         return origin in self.listed or origin == _own(headers)
 
 
@@ -49,15 +48,15 @@ def compile_origins(document: Document) -> Origins:
 
 
 def _own(headers: Headers) -> bytes | None:
-    """The origin of the site that a request is for; None if it names none."""
+    """The origin of the site that a request is for; None if the request names none."""
     authority = headers[AUTHORITY][0] if AUTHORITY in headers else b""
     if not authority:
         return None
-    return _as_browsers_write_it((b"https://" if is_https(headers) else b"http://") + authority)
+    return _normalized((b"https://" if is_https(headers) else b"http://") + authority)
 
 
-def _as_browsers_write_it(origin: bytes) -> bytes:
-    """In lower case, without the usual port."""
+def _normalized(origin: bytes) -> bytes:
+    """An origin as browsers write it: in lower case, without the scheme's default port."""
     lower = origin.lower()
     for scheme, port in _USUAL_PORTS:
         if lower.startswith(scheme):

@@ -1,24 +1,23 @@
-"""One of several worker processes, and how it talks with its supervisor.
+"""One of several worker processes.
 
-:mod:`ext_proc.supervisor` starts workers as ``python -m ext_proc ... --worker INDEX`` and holds two pipes to each: the
-worker's stdin, which ends when the supervisor does, however that happened; and its stdout, on which the worker reports
-where it listens and what it has counted, one JSON object a line.
+:mod:`ext_proc.workers.supervisor` starts workers as ``python -m ext_proc ... --worker INDEX``; ``ext_proc.__main__``
+then calls :func:`run_worker`. Two pipes connect a worker with its supervisor: stdin, which closes when the supervisor
+ends for whatever reason; and stdout, on which the worker writes a :class:`~ext_proc.workers.report.Report` per line.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ext_proc.lifecycle import Signals, background, log_to_stderr
-from ext_proc.server import on_loop, serve
+from ext_proc.serving import run_on_loop, serve
 from ext_proc.settings import Settings
 from ext_proc.telemetry import Counts
+from ext_proc.workers.report import Report
 
 log = logging.getLogger("ext_proc")
 
@@ -26,43 +25,14 @@ REPORT_SECONDS: Final = 0.5
 _FLUSH_SECONDS: Final = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a worker tells.
-
-    Attributes:
-        addresses: where it listens; empty until it answers requests.
-    """
-
-    addresses: tuple[str, ...] = ()
-    counts: Counts = field(default_factory=Counts)
-
-    def to_line(self) -> bytes:
-        """The report on one line."""
-        return json.dumps({"addresses": self.addresses, "counts": self.counts.dump()}).encode() + b"\n"
-
-    @classmethod
-    def from_line(cls, line: bytes) -> Report:
-        """The report that a worker wrote.
-
-        Raises:
-            ValueError: the line is none.
-        """
-        try:
-            content = json.loads(line)
-            return cls(tuple(content["addresses"]), Counts.load(content["counts"]))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a report: {type(error).__name__}") from error
-
-
 def run_worker(settings: Settings, index: int) -> int:
     """Serve as a supervisor's worker; returns the exit code.
 
     Raises:
-        StartError: an address cannot be listened on.
+        StartError: the worker cannot listen on an address.
     """
     log_to_stderr(f"ext_proc[{index}]")
-    return on_loop(settings, _work(settings))
+    return run_on_loop(settings, _work(settings))
 
 
 async def _work(settings: Settings) -> int:
@@ -70,13 +40,13 @@ async def _work(settings: Settings) -> int:
     reporter = _Reporter(counts)
     with signals.installed():
         await reporter.connect()
-        async with background(_end_with_supervisor(signals.ask)), background(reporter.run()):
+        async with background(_stop_with_supervisor(signals.ask)), background(reporter.run()):
             code = await serve(settings, signals, counts, reporter.ready)
         await reporter.close()
     return code
 
 
-async def _end_with_supervisor(ask: Callable[[], None]) -> None:
+async def _stop_with_supervisor(ask: Callable[[], None]) -> None:
     reader = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
@@ -84,14 +54,14 @@ async def _end_with_supervisor(ask: Callable[[], None]) -> None:
     try:
         while await reader.read(1024):
             pass
-        log.warning("the supervisor is gone")
+        log.warning("the supervisor has ended; draining")
         ask()
     finally:
         transport.close()
 
 
 class _Reporter(asyncio.Protocol):
-    """Writes reports to stdout without ever making a request wait for whoever reads them."""
+    """Writes reports to stdout, and never makes a request wait for the supervisor to read them."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
@@ -114,7 +84,7 @@ class _Reporter(asyncio.Protocol):
     async def run(self) -> None:
         while True:
             await asyncio.sleep(REPORT_SECONDS)
-            # A reader that is behind gets the next report instead, which holds everything in this one.
+            # If the supervisor is behind, skip this one: the next report holds everything in it.
             if self._transport.get_write_buffer_size() == 0:
                 self._write()
 
@@ -123,7 +93,7 @@ class _Reporter(asyncio.Protocol):
             self._transport.write(Report(self._addresses, self._counts).to_line())
 
     async def close(self) -> None:
-        """Report a last time."""
+        """Write a last report."""
         self._write()
         self._transport.close()
         await asyncio.wait({self._closed}, timeout=_FLUSH_SECONDS)

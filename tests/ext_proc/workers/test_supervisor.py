@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ext_proc import supervisor
 from ext_proc.settings import Settings, Tcp, Unix
+from ext_proc.workers import supervisor
 from tests.ext_proc.clients import ask, connected, scrape, total
 from tests.ext_proc.programs import Program, eventually, program
 from tests.ext_proc.samples import DOCUMENT_TEXT, headers_set
@@ -69,7 +69,7 @@ async def test_a_worker_that_dies_is_started_again_and_its_counts_are_kept(folde
         assert first not in server.children()
         await call(server, 20)
         await eventually(lambda: requests(server) == 40, "all requests")
-        assert "ended (exit code -9), starting it again" in server.text
+        assert "exited with code -9, restarting it" in server.text
         assert await server.stop() == 0
 
 
@@ -120,7 +120,7 @@ async def test_workers_that_cannot_start_end_the_server(folder: Path) -> None:
     async with program(folder, *flags) as server:
         assert await asyncio.wait_for(server.process.wait(), 30) == 1
         assert "could not start" in server.text
-        assert "make" in server.text
+        assert "must be a folder" in server.text
         assert "Traceback" not in server.text
 
 

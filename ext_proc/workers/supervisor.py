@@ -1,8 +1,8 @@
 """Keeps several workers running as one server.
 
-:func:`ext_proc.server.run` calls :func:`supervise` for ``--workers N``. Workers are fresh processes, not forks: grpc
-does not survive a fork. They share TCP ports by SO_REUSEPORT, which the supervisor holds for them; a Unix socket cannot
-be shared, so that worker 0 listens on its path and worker i on ``PATH.i``.
+:func:`ext_proc.server.run` calls :func:`supervise` for ``--workers N``. Workers are new processes, not forks, because
+grpc does not survive a fork. They share TCP ports with SO_REUSEPORT, and the supervisor keeps the ports reserved. A
+Unix socket cannot be shared: worker 0 listens on its path and worker i on ``PATH.i``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ext_proc.lifecycle import Signals, background, either, ready_line
 from ext_proc.settings import Address, Settings, Tcp, Tls, Unix
 from ext_proc.telemetry import Counts, merge
 from ext_proc.transport.sockets import reserve
-from ext_proc.worker import Report
+from ext_proc.workers.report import Report
 
 log = logging.getLogger("ext_proc")
 
@@ -45,7 +45,7 @@ async def supervise(settings: Settings) -> int:
         The exit code: 0 once every worker has drained, 1 otherwise.
 
     Raises:
-        StartError: an address cannot be listened on.
+        StartError: the server cannot listen on an address.
     """
     signals = Signals()
     with contextlib.ExitStack() as stack:
@@ -58,8 +58,8 @@ async def supervise(settings: Settings) -> int:
             addresses.append(address)
         if any(isinstance(address, Tcp) for address in addresses):
             log.info(
-                "%d workers share the port, and each connection is one worker's: render Envoy with "
-                "--streams-per-connection 2, so that it opens enough of them",
+                "%d workers share the port, and each connection stays with one worker: render Envoy with "
+                "--streams-per-connection 2, so that it opens enough connections",
                 settings.workers,
             )
         fleet = _Fleet(
@@ -70,7 +70,7 @@ async def supervise(settings: Settings) -> int:
 
 
 def _command(settings: Settings, addresses: Sequence[Address], index: int) -> tuple[str, ...]:
-    """What starts a worker."""
+    """The command line of a worker."""
     own = (
         Unix(address.path.with_name(f"{address.path.name}.{index}")) if isinstance(address, Unix) and index else address
         for address in addresses
@@ -85,20 +85,20 @@ def _command(settings: Settings, addresses: Sequence[Address], index: int) -> tu
 
 
 def _tls_flags(tls: Tls) -> tuple[str, ...]:
-    """The flags that mean this."""
+    """The command-line flags for TLS."""
     clients = () if tls.client_ca is None else ("--tls-client-ca", str(tls.client_ca))
     return ("--tls-cert", str(tls.cert), "--tls-key", str(tls.key), *clients)
 
 
 def _environment() -> dict[str, str]:
-    """Workers import what we import: the same packages, wherever either was started."""
+    """The environment of workers: they import the same packages as we do, whatever their working directory."""
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
     return {**os.environ, "PYTHONPATH": path}
 
 
 @dataclass(slots=True)
 class _Slot:
-    """One worker's place, taken by one process after another."""
+    """One worker: its process is replaced when it ends, its index and command stay."""
 
     index: int
     command: tuple[str, ...]
@@ -119,15 +119,15 @@ class _Fleet(Collector):
         self._failed = False
 
     def counts(self) -> Counts:
-        """What all workers have counted since the supervisor started, at most half a second old."""
-        with self._counting:  # a scrape, in a thread of its own, must not see a worker's counts twice, or not at all
+        """The counts of all workers since the supervisor started, at most half a second old."""
+        with self._counting:  # a scrape, in its own thread, must not see a worker's counts twice or not at all
             return merge([slot.report.counts for slot in self._slots if slot.report.addresses], [self._retired])
 
     def collect(self) -> Iterator[Metric]:
         """The supervisor's own metrics."""
         ready = sum(bool(slot.report.addresses) for slot in self._slots)
         yield GaugeMetricFamily("abmesh_ext_proc_workers", "Workers that answer requests.", ready)
-        yield CounterMetricFamily("abmesh_ext_proc_worker_restarts", "Workers started again.", self._restarts)
+        yield CounterMetricFamily("abmesh_ext_proc_worker_restarts", "Worker restarts.", self._restarts)
 
     async def run(self, metrics_url: str | None, drain_seconds: float) -> int:
         """Keep the workers running until a signal, and wait until they have drained."""
@@ -141,7 +141,7 @@ class _Fleet(Collector):
         log.info(ready_line(tuple(addresses), metrics_url, self.counts().config.generation))
 
     async def _stop(self, drain_seconds: float) -> None:
-        """Pass a signal on; end by force what does not end by itself."""
+        """Pass a signal on, and kill workers that do not exit in time."""
         await self._signals.stop.wait()
         for slot in self._slots:
             if slot.process is not None:
@@ -149,7 +149,7 @@ class _Fleet(Collector):
         await either(self._signals.now.wait(), asyncio.sleep(drain_seconds + _KILL_AFTER_SECONDS))
         for slot in self._slots:
             if slot.process is not None:
-                log.warning("worker %d is ended by force", slot.index)
+                log.warning("worker %d did not exit in time, killing it", slot.index)
                 _signal(slot.process, force=True)
 
     async def _keep(self, slot: _Slot) -> None:
@@ -157,38 +157,38 @@ class _Fleet(Collector):
         pause = _FIRST_PAUSE
         while not self._signals.stop.is_set():
             started = time.monotonic()
-            code = await self._live(slot)
+            code = await self._run_process(slot)
             if self._signals.stop.is_set():
                 self._failed |= code != 0
                 return
             if not self._all_ready.is_set():
-                log.error("worker %d could not start (exit code %d), stopping", slot.index, code)
+                log.error("worker %d could not start (exit code %d), stopping the server", slot.index, code)
                 self._failed = True
                 self._signals.stop.set()
                 return
             pause = _FIRST_PAUSE if time.monotonic() - started > _STABLE_SECONDS else min(2 * pause, _LONGEST_PAUSE)
-            log.error("worker %d ended (exit code %d), starting it again in %g s", slot.index, code, pause)
+            log.error("worker %d exited with code %d, restarting it in %g s", slot.index, code, pause)
             await either(self._signals.stop.wait(), asyncio.sleep(pause))
             self._restarts += 1
 
-    async def _live(self, slot: _Slot) -> int:
-        """One worker's life; returns its exit code, negative if a signal ended it."""
+    async def _run_process(self, slot: _Slot) -> int:
+        """Run one worker process; returns its exit code, negative if a signal killed it."""
         process = await asyncio.create_subprocess_exec(
             *slot.command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=_environment(),
             limit=_LONGEST_LINE,
-            # In a group of its own, so that Ctrl-C reaches only the supervisor: two signals would end the drain.
+            # In its own process group, so that Ctrl-C reaches only the supervisor: a second signal would end the drain.
             process_group=0,
         )
         slot.process = process
         try:
-            if self._signals.stop.is_set():  # it came while the process was being started
+            if self._signals.stop.is_set():  # it was set while the process started
                 _signal(process, force=False)
             assert process.stdout is not None  # a pipe was asked for
             async for line in process.stdout:
-                self._take(slot, line)
+                self._take_report(slot, line)
             return await process.wait()
         finally:
             slot.process = None
@@ -196,16 +196,16 @@ class _Fleet(Collector):
                 self._retired = merge([], [self._retired, slot.report.counts])
                 slot.report = Report()
 
-    def _take(self, slot: _Slot, line: bytes) -> None:
+    def _take_report(self, slot: _Slot, line: bytes) -> None:
         try:
             slot.report = Report.from_line(line)
         except ValueError:
-            log.warning("worker %d wrote something that is no report", slot.index)
+            log.warning("worker %d wrote a line that is not a report", slot.index)
             return
         if all(slot.report.addresses for slot in self._slots):
             self._all_ready.set()
 
 
 def _signal(process: asyncio.subprocess.Process, *, force: bool) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+    with contextlib.suppress(ProcessLookupError):  # it has just exited
         process.kill() if force else process.terminate()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext_proc.origins import compile_origins
+from ext_proc.core.origins import compile_origins
 from tests.ext_proc.samples import document
 
 SHOP = b"https://shop.example"

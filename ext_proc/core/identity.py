@@ -1,31 +1,23 @@
-"""Which unit a request belongs to, and the cookie that gives one to a client that has none. Pure.
+"""Finds a request's unit, and writes the cookies that give one to a client without any. Pure.
 
-:mod:`ext_proc.assignment` calls this. Header values are bytes that anybody may have written: nothing here raises,
-whatever they hold, and every scan is linear in their length.
+:mod:`ext_proc.core.experiment` calls this. Header values are bytes that a client may have chosen freely: nothing here
+raises, and every scan is linear in their length.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
-from urllib.parse import unquote_to_bytes
 
 import xxhash
 
-from abmesh.experiment.names import FORWARDED_PROTO
 from abmesh.experiment.needs import COOKIE, PATH
 from abmesh.experiment.parts import IssueCookie, UnitSource
-
-Headers = Mapping[str, Sequence[bytes]]
-"""A request's headers: lower-case name to the values that it came with, in order; never an empty sequence."""
+from ext_proc.core.headers import BLANKS, Headers, decoded, is_https, query_of
 
 SourceKind = Literal["header", "cookie", "query"]
-
-SCHEME = ":scheme"
-_BLANKS = b" \t"
-_NOTHING: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +26,7 @@ class Source:
 
     Attributes:
         header: the header to look in.
-        pattern: what finds the values in that header, in group 1; None where the whole header is the value.
+        pattern: finds the values in that header, in group 1; None where the whole header is the value.
     """
 
     kind: SourceKind
@@ -70,10 +62,10 @@ def _cookie_pattern(name: str) -> re.Pattern[bytes]:
 
 
 def find_unit(sources: Sequence[Source], headers: Headers) -> Found | None:
-    """The first source's unit that is present and not empty, or None.
+    """The unit from the first source that is present and not empty, or None.
 
     Of repeated headers, cookies and parameters, the first that is not empty counts. Blanks around a header's or a
-    cookie's value are no part of it; double quotes are. A query parameter is percent-decoded, and its plus signs
+    cookie's value are ignored; double quotes are part of it. A query parameter is percent-decoded, and its plus signs
     are spaces.
     """
     for source in sources:
@@ -87,12 +79,12 @@ def _first(source: Source, values: Sequence[bytes]) -> bytes:
     pattern = source.pattern
     for value in values:
         if pattern is None:
-            unit = value.strip(_BLANKS)
+            unit = value.strip(BLANKS)
             if unit:
                 return unit
         elif source.kind == "cookie":
             for match in pattern.finditer(value):
-                unit = match[1].strip(_BLANKS)
+                unit = match[1].strip(BLANKS)
                 if unit:
                     return unit
         else:
@@ -102,33 +94,18 @@ def _first(source: Source, values: Sequence[bytes]) -> bytes:
     return b""
 
 
-def decoded(text: bytes) -> bytes:
-    """What a part of a query string means: percent-decoded, and its plus signs are spaces."""
-    return unquote_to_bytes(text.replace(b"+", b" "))
-
-
-def path_of(target: bytes) -> bytes:
-    """A request target's path, without query and fragment: what Envoy matches a route's prefix on."""
-    return target.partition(b"?")[0].partition(b"#")[0]
-
-
-def query_of(target: bytes) -> bytes:
-    """A request target's query, without its question mark and without the fragment."""
-    return target.partition(b"#")[0].partition(b"?")[2]
-
-
 @dataclass(frozen=True, slots=True)
 class CookieForm:
-    """How an issued identity is written down as a Set-Cookie value: ``name=`` + identity + attributes."""
+    """How a cookie is written as a Set-Cookie value: ``name=`` + value + attributes."""
 
     name: str
     attributes: str
     secure: Literal["auto"] | bool
 
-    def write(self, identity: str, headers: Headers) -> str:
-        """The value of the Set-Cookie header that gives an identity to the client that sent these headers."""
+    def write(self, value: str, headers: Headers) -> str:
+        """The Set-Cookie value for the client that sent these headers."""
         secure = is_https(headers) if self.secure == "auto" else self.secure
-        return f"{self.name}={identity}{self.attributes}{'; Secure' if secure else ''}"
+        return f"{self.name}={value}{self.attributes}{'; Secure' if secure else ''}"
 
 
 def compile_cookie(cookie: IssueCookie) -> CookieForm:
@@ -147,52 +124,44 @@ def compile_cookie(cookie: IssueCookie) -> CookieForm:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """The second request of a session, told by a cookie that marks sessions whose second one has been.
+    """Recognises the second request of a session: it carries the issued cookie but no marker cookie yet.
 
-    Nothing is remembered here, so the mark is the client's to keep. It holds a digest of the session's identity: one
-    that outlives its session, or that an older document set on another path, says nothing about the next session.
+    The server keeps no list of sessions; the marker cookie is all there is. Its value is a digest of the session's
+    identity, so a marker that outlives its session, or that an older document set on another path, does not match the
+    next session.
 
     Attributes:
-        issued: the source of the issued cookie, which is what a session is.
-        pattern: finds the marks.
-        form: of the cookie that marks.
+        issued: the source of the issued cookie; a session is one value of it.
+        pattern: finds the marker cookies.
+        form: of the marker cookie.
     """
 
     issued: Source
     pattern: re.Pattern[bytes]
     form: CookieForm
 
-    def mark(self, found: Found, headers: Headers) -> str | None:
-        """The Set-Cookie value that marks a session, if the unit found is one's and the request is its second."""
+    def marker_cookie(self, found: Found, headers: Headers) -> str | None:
+        """The Set-Cookie value to answer a session's second request with; None for any other request."""
         if found.source != self.issued:
             return None
         digest = xxhash.xxh64_hexdigest(found.unit)
-        mark = digest.encode()
+        marker = digest.encode()
         for value in headers[COOKIE]:
             for match in self.pattern.finditer(value):
-                if match[1].strip(_BLANKS) == mark:
+                if match[1].strip(BLANKS) == marker:
                     return None
         return self.form.write(digest, headers)
 
 
 def session_source(cookie: IssueCookie) -> Source:
-    """Where an issued identity is found: a unit from there is one's that a session has begun for."""
+    """Where an issued identity is found: a unit from this source belongs to a session."""
     return _compile(UnitSource(cookie=cookie.name))
 
 
 def compile_continuation(cookie: IssueCookie) -> Continuation:
-    """What tells the second request of a session that a cookie carries."""
+    """What recognises the second request of the sessions that a cookie carries."""
     return Continuation(
         issued=session_source(cookie),
         pattern=_cookie_pattern(cookie.marker),
         form=replace(compile_cookie(cookie), name=cookie.marker),
     )
-
-
-def is_https(headers: Headers) -> bool:
-    """Whether the client spoke HTTPS, as far as Envoy tells."""
-    for name in (FORWARDED_PROTO, SCHEME):
-        value = headers.get(name, _NOTHING)
-        if value:
-            return value[0].strip(_BLANKS).lower() == b"https"
-    return False

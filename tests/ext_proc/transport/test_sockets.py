@@ -54,13 +54,13 @@ def test_a_socket_that_was_never_published_leaves_nothing_behind(tmp_path: Path)
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
-    with pytest.raises(StartError, match="no socket; move it away"):
+    with pytest.raises(StartError, match="not a socket; move it away"):
         UnixSocket(path)
     assert path.read_text() == "data"
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="a folder that the server may write"):
+    with pytest.raises(StartError, match="must be a folder that the server may write to"):
         UnixSocket(tmp_path / "missing" / "x.sock")
 
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext_proc.recent import Recent
+from ext_proc.core.recent import Recent
 
 keys = st.lists(st.integers(0, 30), max_size=200)
 

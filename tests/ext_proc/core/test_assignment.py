@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from abmesh.experiment import bucketing
 from abmesh.experiment.model import Document
-from ext_proc.assignment import Assignment, Table, compile_document, host_of
+from ext_proc.core.assignment import Assignment
+from ext_proc.core.headers import host_of
+from ext_proc.core.table import Table, compile_document
 from tests.ext_proc.samples import EXPERIMENT, document
 
 SALT = "chat-model-2026-11"

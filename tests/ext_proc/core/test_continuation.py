@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext_proc.assignment import Assignment, Table, compile_document
+from ext_proc.core.assignment import Assignment
+from ext_proc.core.table import Table, compile_document
 from tests.ext_proc.samples import document
 
 

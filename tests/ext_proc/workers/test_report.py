@@ -1,7 +1,7 @@
 import pytest
 
 from ext_proc.telemetry import Config, Counts
-from ext_proc.worker import Report
+from ext_proc.workers.report import Report
 
 
 def test_a_report_survives_the_pipe() -> None:

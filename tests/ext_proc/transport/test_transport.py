@@ -48,7 +48,7 @@ def test_where_the_engine_is_missing_grpcio_serves_and_the_log_says_why(
     assert choice.available("nghttp2") == choice.available("grpcio") == "grpcio"
     [record] = caplog.records
     assert record.levelno == logging.WARNING
-    assert "ngh2, which cannot be used here (no module ngh2; pip install 'abmesh[fast]'" in record.message
+    assert "ngh2, which cannot be imported (no module ngh2; pip install 'abmesh[fast]'" in record.message
     assert "serving with grpcio instead" in record.message
 
 
@@ -77,7 +77,7 @@ def test_tls_needs_a_certificate_and_a_key() -> None:
     assert parse_tls(None, None, None) is None
     assert parse_tls(cert, key, authority) == Tls(cert, key, authority)
     for some in ((cert, None, None), (None, key, None), (None, None, authority), (cert, None, authority)):
-        with pytest.raises(SettingsError, match="--tls-cert, --tls-key: both are needed"):
+        with pytest.raises(SettingsError, match="--tls-cert, --tls-key: TLS needs both"):
             parse_tls(*some)
 
 
@@ -136,7 +136,7 @@ def test_addresses_that_cannot_be_had_are_named() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = Tcp("127.0.0.1", taken.getsockname()[1])
-        with pytest.raises(StartError, match=f"cannot listen on {address}: is it in use"):
+        with pytest.raises(StartError, match=f"cannot listen on {address}: is the port already in use"):
             bound(address)
     with pytest.raises(StartError, match=r"cannot listen on 192\.0\.2\.1:0"):
         bound(Tcp("192.0.2.1", 0))
@@ -164,7 +164,7 @@ async def test_quiet_is_waited_for_and_not_longer_than_most_of_the_time(monkeypa
 
     module: ModuleType = base
     monkeypatch.setattr(module, "_QUIET_SECONDS", 0.02)
-    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(module, "_CHECK_SECONDS", 0.001)
     seen = iter(range(1_000_000))
     begun = asyncio.get_running_loop().time()
     await base.until_quiet(0.1, lambda: next(seen))  # never quiet
