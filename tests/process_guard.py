@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing.util
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pytest
@@ -47,14 +47,14 @@ class ProcessGuard:
             self._complain(" ".join(map(str, arguments[1])) if event == "subprocess.Popen" else event)
 
     def _watch_multiprocessing(self) -> None:
-        spawn = multiprocessing.util.spawnv_passfds  # type: ignore[attr-defined] # typeshed leaves it out
+        spawn = multiprocessing.util.spawnv_passfds
 
-        def watched(path: Any, arguments: Any, descriptors: Any) -> Any:
+        def watched(path: bytes, args: Any, passfds: Sequence[int]) -> int:
             if self._unmarked is not None:
                 self._complain("multiprocessing")
-            return spawn(path, arguments, descriptors)
+            return spawn(path, args, passfds)
 
-        multiprocessing.util.spawnv_passfds = watched  # type: ignore[attr-defined]
+        multiprocessing.util.spawnv_passfds = watched
 
     def _complain(self, what: str) -> None:
         assert self._unmarked is not None

@@ -19,9 +19,11 @@ import aiohttp
 import pytest
 from ruamel.yaml import YAML
 
-from abmesh.cli.demo.processes import Child, free_ports
-from abmesh.cli.demo.stack import fetch
+from abmesh.local.processes import Child, free_ports
+from abmesh.local.stack import fetch
 from tests.paths import ROOT
+
+pytestmark = pytest.mark.process
 
 BUILD_VENV = "/opt/abmesh"
 PYTHON = Path(sys.executable).parent

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from abmesh.cli.demo.stack import Stack
+from abmesh.local.stack import Stack
 from tests.e2e.support import abmesh, ask, ask_all, document, envoy_stats, eventually, predicted, session, stack
 
 pytestmark = pytest.mark.envoy

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from abmesh.cli.demo.model_server import Behaviour
-from abmesh.cli.demo.processes import Child, free_ports
-from abmesh.cli.demo.stack import Stack, answers, fetch
+from abmesh.local.model_server import Behaviour
+from abmesh.local.processes import Child, free_ports
+from abmesh.local.stack import Stack, answers, fetch
 from tests.e2e.load import under_load
 from tests.e2e.support import CHAT, abmesh, document, eventually, stack, status
 

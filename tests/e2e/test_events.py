@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from abmesh.cli.demo.stack import Stack
+from abmesh.local.stack import Stack
 from tests.e2e import support
 from tests.e2e.envoy_process import wait_for
 from tests.e2e.playing import amounts

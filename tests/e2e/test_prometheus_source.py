@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from abmesh.cli.demo.processes import Child, free_ports
-from abmesh.cli.demo.stack import Stack, answers
+from abmesh.local.processes import Child, free_ports
+from abmesh.local.stack import Stack, answers
 from tests.e2e.load import under_load
 from tests.e2e.prometheus_process import Prometheus, need_prometheus, prometheus
 from tests.e2e.support import CHAT, abmesh, document, eventually, stack, status

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from ruamel.yaml import YAML
 
@@ -116,6 +117,7 @@ def test_every_alert_says_what_happened_and_how_bad_it_is() -> None:
         assert rule["annotations"].keys() == {"summary", "description"}
 
 
+@pytest.mark.process
 def test_every_alert_is_raised_when_it_should_be_and_not_before() -> None:
     need_prometheus()
     tests = YAML(typ="safe").load(TESTS.read_text())["tests"]

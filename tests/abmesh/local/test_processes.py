@@ -1,4 +1,4 @@
-"""Children of the demo end with it, and say why when they fail."""
+"""Child processes end with their parent, and say why when they fail; ports are free and in their range."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from abmesh.cli.demo.processes import Child, ProcessError, free_ports
+from abmesh.local.processes import Child, ProcessError, free_ports
+
+pytestmark = pytest.mark.process
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -68,7 +70,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = f"""
 import asyncio, sys
 from pathlib import Path
-from abmesh.cli.demo.processes import Child
+from abmesh.local.processes import Child
 async def main():
     child = Child("orphan", {SLEEP!r}, Path({str(tmp_path / "log")!r}))
     await child.start()
@@ -92,3 +94,13 @@ def test_free_ports_are_all_different_and_none_can_become_an_outgoing_connection
     assert len(set(ports)) == 20
     first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert max(ports) < first_ephemeral
+
+
+def test_ports_come_from_the_range_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    low, *_ = free_ports(1)
+    monkeypatch.setenv("ABMESH_PORTS", f"{low}-{low + 20}")
+    found = free_ports(3)
+    assert len(set(found)) == 3
+    assert set(found) <= set(range(low, low + 21))
+    with pytest.raises(ProcessError, match=f"fewer than 22 ports are free from {low} to {low + 20}"):
+        free_ports(22)

@@ -16,6 +16,8 @@ from bench.evidence import run_fresh
 from controller.evidence.columns import Parser
 from controller.evidence.parse import parse
 
+pytestmark = pytest.mark.process
+
 FEW, MANY = 40, 200
 
 
