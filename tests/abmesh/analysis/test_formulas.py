@@ -73,7 +73,7 @@ def test_what_is_made_of_few_users_is_said_for_the_metrics_that_are_judged() -> 
         "a share of requests with fewer than 10 slices",
         "a quantile with fewer than 5 groups",
         "needs 50 of what it is over, and 10 slices",
-        "click_rate max_decrease 1%, harm: any: a decrease below the control that is proven at all",
+        "click_rate max_decrease 1%, harm: any: a significant decrease below the control that is not",
     ):
         assert words in text
     assert "quantile" not in "\n".join(choices(rollout({"metric": "error_rate", "max": "5%"})))
