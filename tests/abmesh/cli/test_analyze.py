@@ -233,8 +233,6 @@ def test_help_needs_no_science() -> None:
 
     heavy = "('numpy', 'scipy', 'matplotlib')"
     code = f"import sys, abmesh.cli.main; print([name for name in {heavy} if name in sys.modules])"
-        "import sys, abmesh.cli.main; print([name for name in ('numpy', 'scipy', 'matplotlib') if name in sys.modules])"
-    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"
     assert shutil.which("abmesh", path=str(Path(sys.executable).parent))
