@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from abmesh.analysis.records import Report
+from abmesh.analysis.records import AnalysisReport
 from abmesh.analysis.render import as_text
 from abmesh.cli.analyze_live import report_live
 from abmesh.cli.demo.scenarios import Scenario
@@ -12,7 +12,7 @@ from abmesh.experiment.errors import AbmeshError
 from controller.settings import Settings
 
 
-def report_of(scenario: Scenario, experiment: str, settings: Settings) -> tuple[Report | None, str]:
+def report_of(scenario: Scenario, experiment: str, settings: Settings) -> tuple[AnalysisReport | None, str]:
     """A report, and what it lacks to tell the story; nothing of both where none is to be told."""
     if not scenario.reported:
         return None, ""
@@ -23,7 +23,7 @@ def report_of(scenario: Scenario, experiment: str, settings: Settings) -> tuple[
     return report, untold(report, scenario)
 
 
-def untold(report: Report, scenario: Scenario) -> str:
+def untold(report: AnalysisReport, scenario: Scenario) -> str:
     """What a report lacks to tell the story; empty if nothing."""
     parts = {part.metric.name: part for part in report.metrics}
     for name, wanted in scenario.reported.items():
@@ -41,7 +41,7 @@ def untold(report: Report, scenario: Scenario) -> str:
     return ""
 
 
-def told(report: Report, scenario: Scenario) -> str:
+def told(report: AnalysisReport, scenario: Scenario) -> str:
     """The part of a report that tells the story, as text."""
     metrics = [part for part in report.metrics if part.metric.name in scenario.reported]
     return as_text(replace(report, metrics=metrics), "text")
