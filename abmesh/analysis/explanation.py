@@ -15,6 +15,7 @@ from controller.decision.comparison import MIN_SLICES
 from controller.decision.comparisons import compare
 from controller.decision.course import Course
 from controller.decision.deciding import Inputs, course_of, deliberate
+from controller.decision.guardrails import plain
 from controller.decision.history import unpack
 from controller.decision.intervals import increase_interval, level_interval
 from controller.decision.means import MIN_MEAN
@@ -232,9 +233,11 @@ def _account(guardrail: Guardrail, rollout: Rollout, course: Course, judgement: 
     if not guardrail.compares:
         # A score of ups and downs is the only value that may be below 0.
         lowest = -1.0 if any(weight < 0 for _, weight in metric.parts) else 0.0
-        interval = level_interval(comparison, alpha, share=share, lowest=lowest)
+        limit = plain(guardrail.limit)
+        interval = level_interval(comparison, alpha, share=share, lowest=lowest, judged=limit)
     else:
-        interval = increase_interval(comparison, alpha, relative=guardrail.relative, share=share)
+        margin = plain(guardrail.limit) if guardrail.upper else -plain(guardrail.limit)
+        interval = increase_interval(comparison, alpha, relative=guardrail.relative, share=share, judged=margin)
     return GuardrailAccount(guardrail, name_of(guardrail), judgement, interval, formula_of(guardrail))
 
 

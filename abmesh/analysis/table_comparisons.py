@@ -51,10 +51,23 @@ def compared(table: Table, arms: Arms, alpha: float, tuned_for: float) -> ShareC
     # Each side of a two-sided report has half of alpha.
     rho2 = tuned_rho2(tuned_for * part, alpha / 2)
     if slices:
-        variances = SliceVariances(slices)
-        return MeanComparison(sums, sums, variances, rho2, variances.freedom)
+        stages = [SliceVariances.of([pair]) for pair in slices]
+        return MeanComparison(sums, sums, _StageVariances(stages), rho2, stages[-1].freedom)
     own = _OwnVariances([(_moments(a), _moments(b)) for a, b in arms])
     return MeanComparison(sums, sums, own, rho2, math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class _StageVariances:
+    """Variances of stages whose users fall in different groups, which cannot be put into one array."""
+
+    stages: Sequence[SliceVariances]
+
+    def compared(self, scale: float, offset: float) -> Floats:
+        return np.concatenate([stage.compared(scale, offset) for stage in self.stages])
+
+    def candidate(self) -> Floats:
+        return np.concatenate([stage.candidate() for stage in self.stages])
 
 
 @dataclass(frozen=True, slots=True)

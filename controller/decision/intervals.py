@@ -19,7 +19,7 @@ _GROWTH = 4.0
 _FARTHEST = 1e12
 """How many times the scale of the values a limit is looked for."""
 
-_PRECISION = 1e-10
+_PRECISION = 1e-9
 """Of a limit, as a part of the scale."""
 
 _NEAR_THE_END = 1 - 1e-9
@@ -110,16 +110,18 @@ def _interval(
     """
     scale = scale or 1e-6
 
-    def side_of(side: Side) -> Callable[[float], float]:
-        def excess(margin: float) -> float:
-            return log_e(side, margin) + math.log(alpha)
+    def excess(side: Side) -> Callable[[float], float]:
+        return lambda margin: _root(log_e(side, margin)) - _root(-math.log(alpha))
 
-        return excess
-
-    lower = _limit(side_of(Side.GREATER), estimate, scale, low, high, known)
-    upper = _limit(side_of(Side.LESS), estimate, scale, high, low, known)
+    lower = _limit(excess(Side.GREATER), estimate, scale, low, high, known)
+    upper = _limit(excess(Side.LESS), estimate, scale, high, low, known)
     # Strata that contradict each other may reject every margin; what lies between the limits is all there is to show.
     return Interval(min(lower, upper), max(lower, upper))
+
+
+def _root(log_e: float) -> float:
+    """Evidence on a scale on which it grows nearly evenly with the margin; a logarithm grows with its square."""
+    return math.copysign(math.sqrt(min(abs(log_e), 1e6)), log_e)
 
 
 def _limit(
@@ -133,7 +135,7 @@ def _limit(
     """Where rejection begins on the way to ``end``: the nearest margin with an ``excess`` of at least 0.
 
     Args:
-        excess: by how much the e-value's logarithm exceeds what rejects.
+        excess: by how much the evidence exceeds what rejects.
         estimate: where to begin.
         scale: of the values.
         end: of the scale, where the limit lies if nothing is rejected.
@@ -202,10 +204,7 @@ def _crossing(excess: Callable[[float], float], inside: float, outside: float, s
     """Where the excess becomes 0 between a margin that is not rejected and one that is; on the rejected side."""
     tolerance = _PRECISION * scale
 
-    def bounded(margin: float) -> float:
-        return min(max(excess(margin), -50.0), 50.0)
-
-    found = float(brentq(bounded, inside, outside, xtol=tolerance, rtol=1e-12))
+    found = float(brentq(excess, inside, outside, xtol=tolerance, rtol=1e-12))
     step = math.copysign(tolerance, outside - inside)
     while excess(found) < 0 and (outside - found) * step > 0:
         found, step = found + step, 2 * step

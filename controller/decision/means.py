@@ -51,7 +51,7 @@ class MeanComparison:
         Its denominator takes the place of requests everywhere, even where it does not count them: the method needs
         independent slices, whatever is counted in them.
         """
-        variances = SliceVariances(
+        variances = SliceVariances.of(
             [
                 (metric_slices(control, course.slices, metric), metric_slices(candidate, course.slices, metric))
                 for control, candidate in course.arms()
@@ -62,7 +62,7 @@ class MeanComparison:
         effect = 1.0
         if metric == LATENCY_MEAN:  # Only a histogram of the very amount tells how requests differ.
             bins = merge(evidence.bins for evidence in course.arms()[-1])
-            effect = _design_effect(bins, float(request_variance(*variances.strata[-1])))
+            effect = _design_effect(bins, float(request_variance(variances.a, variances.b)[-1]))
         return cls(sums, counts, variances, tuned_rho2(tuned_for, alpha), variances.freedom, effect)
 
     @property

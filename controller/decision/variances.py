@@ -19,10 +19,6 @@ from controller.decision.comparison import MIN_SLICES, few_slices_effect
 _ROUNDING = 1e-15
 """A variance below this part of the squared mean is rounding."""
 
-Strata = Sequence[tuple[Slices, Slices]]
-"""The control's and the candidate's slices in each stratum."""
-
-
 class Variances(Protocol):
     """Each stratum's variance per request, shape (..., strata); infinite where the evidence is too thin to tell."""
 
@@ -40,24 +36,36 @@ class SliceVariances:
     """Variances between slices of users, pooled over both variants.
 
     Attributes:
-        strata: the control's and the candidate's slices in each.
+        a: the control's slices in each stratum, shape (..., strata, B).
+        b: the candidate's.
     """
 
-    strata: Strata
+    a: Slices
+    b: Slices
+
+    @classmethod
+    def of(cls, strata: Sequence[tuple[Slices, Slices]]) -> SliceVariances:
+        """The control's and the candidate's slices in each stratum, each of shape (..., B)."""
+        arms = list(zip(*strata, strict=True))
+        a, b = (
+            Slices(np.stack([arm.n for arm in each], axis=-2), np.stack([arm.y for arm in each], axis=-2))
+            for each in arms
+        )
+        return cls(a, b)
 
     def compared(self, scale: float, offset: float) -> Floats:
         """See :class:`Variances`; both variants must have requests in :data:`MIN_SLICES` slices."""
-        moved = [(Slices(a.n, scale * a.y + offset * a.n), b) for a, b in self.strata]
-        return np.stack([_between_slices(a, b, np.minimum(_seen(a), _seen(b))) for a, b in moved], axis=-1)
+        moved = Slices(self.a.n, scale * self.a.y + offset * self.a.n)
+        return _between_slices(moved, self.b, np.minimum(_seen(self.a), _seen(self.b)))
 
     def candidate(self) -> Floats:
         """See :class:`Variances`; only the candidate must have requests in that many slices."""
-        return np.stack([_between_slices(a, b, _seen(b)) for a, b in self.strata], axis=-1)
+        return _between_slices(self.a, self.b, _seen(self.b))
 
     @property
     def freedom(self) -> Floats:
-        """Degrees of freedom in the present stratum."""
-        return freedom(*self.strata[-1])
+        """Degrees of freedom in the present stratum, shape (...)."""
+        return freedom(self.a, self.b)[..., -1]
 
 
 def share_design_effect(a: Slices, b: Slices) -> Floats:
