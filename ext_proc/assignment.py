@@ -16,7 +16,7 @@ from abmesh.experiment import bucketing
 from abmesh.experiment.bucketing import Place
 from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.names import OTHER_SEGMENT
-from abmesh.experiment.needs import AUTHORITY, PATH, needed_headers
+from abmesh.experiment.request_headers import AUTHORITY, PATH, needed_headers
 from ext_proc import events, identity
 from ext_proc.identity import Headers
 from ext_proc.origins import Origins, compile_origins

@@ -15,8 +15,8 @@ from urllib.parse import unquote_to_bytes
 import xxhash
 
 from abmesh.experiment.names import FORWARDED_PROTO
-from abmesh.experiment.needs import COOKIE, PATH
 from abmesh.experiment.parts import IssueCookie, UnitSource
+from abmesh.experiment.request_headers import COOKIE, PATH
 
 Headers = Mapping[str, Sequence[bytes]]
 """A request's headers: lower-case name to the values that it came with, in order; never an empty sequence."""

@@ -77,12 +77,18 @@ def _guarded(**guardrail: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (_guarded(max="0%"), "rollout.guardrails.0.max: a limit of nothing can never be shown to be kept"),
-        (_guarded(max_increase=0), "rollout.guardrails.0.max_increase: a limit of nothing can never be shown"),
-        (_guarded(max="5%", harm="any"), "rollout.guardrails.0.harm: only a change from the control can be any change"),
+        (_guarded(max="0%"), "rollout.guardrails.0.max: no number of requests can prove that a limit of 0 is kept"),
+        (
+            _guarded(max_increase=0),
+            "rollout.guardrails.0.max_increase: no number of requests can prove that a limit of 0",
+        ),
+        (
+            _guarded(max="5%", harm="any"),
+            "rollout.guardrails.0.harm: any change can count as harm only with max_increase or max_decrease",
+        ),
         (_guarded(max="5%", harm="some"), "rollout.guardrails.0.harm: Input should be 'limit' or 'any'"),
-        ({**ROLLOUT, "analysis": {"alpha": 0}}, "rollout.analysis.alpha: not an error probability"),
-        ({**ROLLOUT, "analysis": {"alpha": "60%"}}, "rollout.analysis.alpha: not an error probability"),
+        ({**ROLLOUT, "analysis": {"alpha": 0}}, "rollout.analysis.alpha: not a possible error probability"),
+        ({**ROLLOUT, "analysis": {"alpha": "60%"}}, "rollout.analysis.alpha: not a possible error probability"),
         ({**ROLLOUT, "analysis": {"alpha": "often"}}, "rollout.analysis.alpha: not a share"),
         (
             {**ROLLOUT, "analysis": {"brake": "0.1%"}},
@@ -91,7 +97,7 @@ def _guarded(**guardrail: Any) -> dict[str, Any]:
         ({**ROLLOUT, "analysis": {"tuned_for": 0}}, "rollout.analysis.tuned_for: Input should be greater than"),
         (
             {**ROLLOUT, "goal": {"metric": "error_rate", "design": "group_sequential"}},
-            "rollout.goal.design: a rollout looks at any time; only an experiment has planned looks",
+            "rollout.goal.design: only mode: experiment has planned looks",
         ),
         (
             {**ROLLOUT, "goal": {"metric": "error_rate", "relative": True}},
@@ -99,12 +105,15 @@ def _guarded(**guardrail: Any) -> dict[str, Any]:
         ),
         (
             {**ROLLOUT, "goal": {"metric": "latency_mean", "min_effect": "5%"}},
-            "rollout.goal.min_effect: latency_mean has no such effect",
+            "rollout.goal.min_effect: not a possible effect for latency_mean",
         ),
         ({**SPLIT, "steps": [5, 50]}, "rollout.steps: an experiment keeps one split"),
         ({**SPLIT, "steps": [100]}, "rollout.steps: an experiment keeps one split"),
-        ({**SPLIT, "goal": None}, "rollout: an experiment needs a goal that decides it"),
-        ({**SPLIT, "goal": {"metric": "latency_mean"}}, "rollout.goal: an experiment needs the size at which it ends"),
+        ({**SPLIT, "goal": None}, "rollout: an experiment needs a goal to decide on"),
+        (
+            {**SPLIT, "goal": {"metric": "latency_mean"}},
+            "rollout.goal: an experiment needs the number of requests at which it ends",
+        ),
         (
             {**SPLIT, "goal": {"metric": "latency_p95", "planned_requests": 1000}},
             "rollout.goal.metric: a quantile cannot decide an experiment",

@@ -201,7 +201,7 @@ class TestPlaces:
             assert all(place.group == group_of(place.slice, slices) for place in mine)
 
     def test_of_ranges_with_a_hole_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="leave 1 of 10000 buckets to nobody"):
+        with pytest.raises(ValueError, match="1 of 10000 buckets are in no range"):
             places({"a": ((0, 9999),)}, 10)
 
 

@@ -38,7 +38,7 @@ def test_a_cookies_name_must_leave_room_for_the_marks() -> None:
 def test_no_experiment_may_take_a_mark_for_an_identity() -> None:
     taken = {"unit": [{"cookie": "sid"}, {"cookie": "sid-continued"}]}
     other = {"name": "other", "unit": [{"cookie": "sid-continued"}], "issue_cookie": None, "events": []}
-    message = re.escape("the cookie that continuation marks sessions with is no identity")
+    message = re.escape("continuation sets this cookie itself, so it cannot be a unit")
     for experiments in ([taken], [{}, other], [other, {}]):
         with pytest.raises(ValidationError, match=message):
             parse(*experiments)

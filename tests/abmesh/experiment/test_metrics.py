@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abmesh.experiment import metrics
-from abmesh.experiment.metrics import THUMBS_DOWN, THUMBS_UP, available, find, lacking, taken
+from abmesh.experiment.limits import missing_for
+from abmesh.experiment.metrics import THUMBS_DOWN, THUMBS_UP, available, find, taken
 
 EVENTS = ("click", "purchase", "continuation", THUMBS_UP, THUMBS_DOWN, "a", "a_value", "a_rate", "a_value_mean")
 
@@ -46,7 +47,7 @@ def test_a_metric_is_measured_once_what_it_lacks_is_declared(name: str, declared
     for _ in range(3):  # an event, its value and a cookie
         if name in available(**declared):
             return
-        missing = lacking(name, declared["events"], declared["valued"])
+        missing = missing_for(name, declared["events"], declared["valued"])
         if "price" in missing:
             declared["priced"] = True
         elif "issue_cookie" in missing:

@@ -4,7 +4,7 @@ from typing import Any
 
 from betterproto2 import Casing
 
-from abmesh.experiment.needs import needed_headers
+from abmesh.experiment.request_headers import needed_headers
 from abmesh.mesh.listener import listener
 from abmesh.mesh.options import RenderOptions
 from tests.abmesh.mesh.documents import document
