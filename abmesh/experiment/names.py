@@ -75,7 +75,6 @@ GROUPS: Final = 10
 
 STATS_SCOPE: Final = "abmesh"
 STAT_REQUESTS: Final = "requests"
-STAT_DURATION_MS: Final = "duration_ms"
 STAT_DURATION: Final = "duration"
 STAT_TTFT: Final = "ttft"
 STAT_UNASSIGNED: Final = "unassigned"

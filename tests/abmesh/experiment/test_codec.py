@@ -7,12 +7,13 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from abmesh.experiment.codec import json_schema, parse
 from abmesh.experiment.errors import DocumentError, Problem
 from tests.abmesh.experiment.documents import SMALL, THREE, Written, written
+from tests.examples import examples
 from tests.paths import ROOT
 
 DEFAULT = (ROOT / "experiments.yaml").read_text()
@@ -230,7 +231,7 @@ experiments:
             text = with_line(SMALL, "weight: 10", "weight: x").replace("\n", newline)
             assert problem(text).line == 7
 
-    @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+    @examples(100, suppress_health_check=[HealthCheck.too_slow])
     @given(st.text() | st.text(alphabet="ab:-?!&*|>'\"%@`{}[],# \n\t\r1~<=.\\"))
     @example("%TAG ! tag:x,2000:\n--- !a\n")
     @example("? ")
@@ -246,7 +247,7 @@ experiments:
         except DocumentError as error:
             assert error.problems  # noqa: PT017 - a document is as good as an error here
 
-    @settings(max_examples=300)
+    @examples(100)
     @given(st.data())
     def test_a_damaged_document_is_a_document_or_a_document_error(self, data: st.DataObject) -> None:
         text = data.draw(st.sampled_from([DEFAULT, SMALL, THREE]))
@@ -280,7 +281,7 @@ experiments:
         except DocumentError as error:
             assert all(item.message for item in error.problems)  # noqa: PT017 - as above
 
-    @settings(max_examples=100)
+    @examples(50)
     @given(
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -300,7 +301,7 @@ experiments:
             assert item.message
             assert "Input should" not in item.message
 
-    @settings(max_examples=100)
+    @examples(50)
     @given(written())
     def test_documents_of_every_style_are_read(self, doc: Written) -> None:
         assert parse(doc.text).experiment("chat").weights == doc.weights
