@@ -114,7 +114,9 @@ class TestEvents:
             ),
         ],
     )
-    def test_a_wrong_one_is_named_as_it_was_written(self, written: str, path: str, message: str, allowed: str) -> None:
+    def test_a_wrong_event_is_reported_as_it_is_written(
+        self, written: str, path: str, message: str, allowed: str
+    ) -> None:
         found = problem("      - continuation\n", f"      - continuation\n      - {written}\n")
         assert (found.line, found.path, found.message) == (14, f"experiments[0].{path}", message)
         assert found.allowed.startswith(allowed)
@@ -203,7 +205,7 @@ class TestAnswers:
         assert Signal(header="X-Ab-Cached").header == "x-ab-cached"
 
     @pytest.mark.parametrize("kind", ["cached", "refusals"])
-    def test_what_envoy_says_itself_is_no_sign_of_the_upstreams(self, kind: str) -> None:
+    def test_a_header_that_envoy_sets_is_not_a_signal(self, kind: str) -> None:
         found = problem("answers: {", f"answers: {{{kind}: [{{header: X-Envoy-Upstream-Service-Time}}], ")
         assert (found.path, found.found) == (
             f"experiments[0].answers.{kind}[0].header",
@@ -289,7 +291,7 @@ class TestWarmup:
         assert (found.line, found.path.lower()) == (18, f"experiments[0].rollout.warmup.{path}".lower())
         assert found.message.startswith(message)
 
-    def test_a_body_that_is_too_long_is_told_how_long_it_may_be(self) -> None:
+    def test_a_body_that_is_too_long_is_refused_with_the_limit(self) -> None:
         found = problem("warmup: {path: /v1/chat/completions}", f"warmup: {{path: /v1, body: {'a' * 65537}}}")
         assert (found.message, found.found, found.allowed) == ("too long", "", "at most 65536 characters")
 

@@ -214,7 +214,7 @@ experiments:
             ("ü" * (1 << 19) + "\n", "the document is too large"),
         ],
     )
-    def test_text_that_is_no_document_is_refused(self, text: str, message: str) -> None:
+    def test_text_that_is_not_a_document_is_refused(self, text: str, message: str) -> None:
         assert problems(text)[0].message.startswith(message)
 
     def test_duplicate_keys_name_both_lines(self) -> None:

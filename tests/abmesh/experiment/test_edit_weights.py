@@ -57,7 +57,7 @@ class TestEditWeights:
         line = "    ranges: {model-a: [[0, 4000]], model-b: [[5000, 8000]], model-c: [[4000, 5000], [8000, 10000]]}\n"
         assert edited == with_line(expected, "    events: [click]\n", line + "    events: [click]\n")
 
-    def test_ranges_are_replaced_where_they_stand(self) -> None:
+    def test_existing_ranges_are_replaced_in_place(self) -> None:
         once = edit(THREE, "chat", {"model-a": 4000, "model-c": 3000})
         twice = edit(once, "chat", {"model-a": 5000, "model-c": 2000})
         assert once.count("ranges") == twice.count("ranges") == 1

@@ -203,7 +203,7 @@ class TestGoal:
     ) -> None:
         assert Goal.model_validate(fields).more_is_better is more
 
-    def test_it_must_say_so_where_the_metric_does_not(self) -> None:
+    def test_its_direction_is_required_if_the_metric_has_none(self) -> None:
         message = "increase: whether more complaint_rate is better depends on you"
         assert refused(Goal, metric="complaint_rate") == (message, "true or false")
 

@@ -87,7 +87,7 @@ def test_no_ending_of_an_events_metrics_ends_with_another() -> None:
     assert [(a, b) for a in endings for b in endings if a != b and a.endswith(b)] == []
 
 
-def test_an_event_may_not_be_called_so_that_its_rate_is_another_metric() -> None:
+def test_an_events_rate_cannot_have_the_name_of_a_built_in_metric() -> None:
     assert {event: taken(event) for event in ("error", "refusal", "cache", "click", "thumbs_up")} == {
         "error": "error_rate",
         "refusal": "refusal_rate",
@@ -97,7 +97,7 @@ def test_an_event_may_not_be_called_so_that_its_rate_is_another_metric() -> None
     }
 
 
-def test_a_metric_says_which_way_harm_lies_only_where_that_is_sure() -> None:
+def test_only_some_metrics_have_a_fixed_direction_of_harm() -> None:
     more, less, unsure = (
         {name for name in (*metrics.MEASURED, *metrics.COSTS) if find(name).more_is_better is way}  # type: ignore[union-attr]  # all are found
         for way in (True, False, None)
