@@ -50,7 +50,12 @@ class Signal(Frozen):
 
 
 class HeaderSignal(Frozen):
-    """A response header of the upstream; without ``value``, any value but 0 counts."""
+    """A response header of the upstream.
+
+    Attributes:
+        header: its name.
+        value: its exact value, in any case. Without it, any value but 0 counts.
+    """
 
     header: str
     value: HeaderValue | None = None
@@ -118,7 +123,7 @@ class Event(Frozen):
 
     Attributes:
         name: the last part of the path that it is sent to.
-        value: range of the values that it may carry, with three decimals; None if it carries none.
+        value: range of the value that it may carry, with up to three decimals; leave it out if it carries none.
     """
 
     name: EventName

@@ -28,6 +28,7 @@ class Guardrail(Frozen):
     value.
 
     Attributes:
+        metric: the metric that is limited.
         max: highest allowed value.
         max_increase: how far the value may be above the control's.
         min: lowest allowed value.
@@ -101,10 +102,10 @@ class Goal(Frozen):
     ``experiment`` it decides.
 
     Attributes:
-        metric: a rate or a mean.
+        metric: the metric that should improve; in mode ``experiment``, a rate or a mean.
         increase: whether more is better; may be left out if that is clear from the metric.
-        min_effect: the smallest difference that matters; None means any. With it, an experiment ends early once
-            a difference of that size is ruled out.
+        min_effect: the smallest difference that matters; leave it out if any does. With it, an experiment ends early
+            once a difference of that size is ruled out.
         relative: whether ``min_effect`` is a share of the control's value.
         design: ``anytime`` may decide at any look; ``group_sequential`` at ``looks`` planned ones, with fewer requests.
         looks: number of planned looks of a group-sequential design, the last at ``planned_requests``.

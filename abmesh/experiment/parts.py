@@ -43,7 +43,13 @@ class Tls(Frozen):
 
 
 class Cluster(Frozen):
-    """Where an upstream is; only rendering for Envoy needs it."""
+    """Where an upstream is; only rendering for Envoy needs it.
+
+    Attributes:
+        host: a host name or an IP address.
+        port: the port.
+        tls: whether Envoy uses TLS; ``true`` means TLS with its defaults.
+    """
 
     host: Host
     port: Annotated[int, Field(ge=1, le=65535, strict=True)]
@@ -72,7 +78,13 @@ class Match(Frozen):
 
 
 class UnitSource(Frozen):
-    """A place where a request may carry its unit: a header, a cookie or a query parameter."""
+    """A place where a request may carry its unit; exactly one of the three.
+
+    Attributes:
+        header: name of a request header.
+        cookie: name of a cookie.
+        query: name of a query parameter.
+    """
 
     header: str | None = None
     cookie: Token | None = None
@@ -99,9 +111,12 @@ class IssueCookie(Frozen):
     """The cookie that gives an identity to a client without one. It is always HttpOnly.
 
     Attributes:
+        name: one of the cookies under ``unit``.
         max_age: how long the client keeps it.
+        path: which paths it is sent with.
+        domain: which domain it is sent to; default: only the host that set it.
         secure: whether it is sent over HTTPS only; ``auto`` means yes if the client used HTTPS.
-        same_site: lax, strict or none; none needs ``secure: true``.
+        same_site: whether it is sent with requests from other sites; ``none`` needs ``secure: true``.
     """
 
     name: Token
@@ -138,7 +153,12 @@ class IssueCookie(Frozen):
 
 
 class Price(Frozen):
-    """US dollars per million tokens."""
+    """US dollars per million tokens.
+
+    Attributes:
+        input: for input tokens.
+        output: for output tokens.
+    """
 
     input: Dollars
     output: Dollars
@@ -148,11 +168,12 @@ class Variant(Frozen):
     """One version of the model.
 
     Attributes:
+        name: the value of ``X-Model-Version``.
         cluster: the upstream that serves it, as Envoy names it.
-        weight: share of the users, in basis points.
+        weight: share of the users.
         control: whether the other variants are compared with it, and unassigned traffic goes to it.
-        timeout: time limit of a whole request; none means no limit.
-        price: of its tokens, for the cost metrics.
+        timeout: time limit of a whole request; without it there is no limit.
+        price: what its tokens cost, for the cost metrics.
     """
 
     name: DnsLabel
@@ -171,7 +192,12 @@ class Variant(Frozen):
 
 
 class Override(Frozen):
-    """Requests that get a variant whatever their unit; never counted as evidence. All headers must match."""
+    """Requests that get a variant whatever their unit; never counted as evidence.
+
+    Attributes:
+        header: headers with exactly these values; all must match.
+        variant: what these requests get.
+    """
 
     header: dict[str, HeaderValue]
     variant: str
@@ -186,7 +212,12 @@ class Override(Frozen):
 
 
 class Segments(Frozen):
-    """Groups of users that are reported separately; any other value of the header counts as ``other``."""
+    """Groups of users that are reported separately.
+
+    Attributes:
+        header: the request header that holds the segment.
+        values: the segments; any other value counts as ``other``.
+    """
 
     header: str
     values: Annotated[tuple[SegmentValue, ...], Field(min_length=1, max_length=20)]

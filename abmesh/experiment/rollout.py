@@ -25,7 +25,7 @@ class Stage(Frozen):
     Attributes:
         min_duration: shortest time on a step.
         min_requests: fewest requests of the candidate on a step.
-        max_duration: time after which ``on_timeout`` applies; none means that a step may last indefinitely.
+        max_duration: time after which ``on_timeout`` applies; without it a step may last indefinitely.
     """
 
     min_duration: Duration = timedelta(hours=1)
@@ -48,10 +48,10 @@ class Warmup(Frozen):
     once its response times stop falling, or is assumed to be warm when a limit is reached, which is reported.
 
     Attributes:
-        path: of the request.
-        method: of the request.
-        body: of the request.
-        headers: of the request.
+        path: path of the request.
+        method: method of the request.
+        body: body of the request.
+        headers: headers of the request.
         concurrency: number of requests at the same time.
         min_requests: fewest requests.
         max_requests: requests after which the candidate is assumed to be warm.
@@ -134,13 +134,13 @@ class Rollout(Frozen):
         candidate: name of the variant that is rolled out.
         mode: ``rollout`` raises the candidate's weight while it does no harm; ``experiment`` keeps one split until the
             goal is decided.
-        steps: the candidate's weights in basis points, rising.
+        steps: weights of the candidate, each higher than the one before.
         stage: what every step needs before the next one begins.
         on_timeout: what happens when a stage lasts longer than its ``max_duration``.
         guardrails: limits that the candidate must keep.
         goal: what the candidate should improve.
         analysis: how sure decisions must be.
-        warmup: requests to the candidate before its first users; None for no warm-up.
+        warmup: requests to the candidate before its first users; leave it out for no warm-up.
     """
 
     candidate: str

@@ -7,6 +7,7 @@ Rules between fields raise :func:`refuse` with a path relative to the model that
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -44,10 +45,22 @@ class Frozen(BaseModel):
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core_schema)
         written = handler.resolve_ref_schema(schema)
+        written["description"], meanings = _explained(cls.__doc__ or "")
+        fields = written["properties"]
+        for name, meaning in meanings.items():
+            form = fields[name].get("description")
+            fields[name]["description"] = f"{meaning} Write {form}." if form else meaning
         for old, new in cls.renamed_fields.items():
-            note = {"deprecated": True, "description": f"Old name of {new}."}
-            written["properties"][old] = {**written["properties"][new], **note}
+            fields[old] = {**fields[new], "deprecated": True, "description": f"Old name of {new}."}
         return schema
+
+
+def _explained(docstring: str) -> tuple[str, dict[str, str]]:
+    """What a model is, and what each field under ``Attributes:`` means, as sentences for editors."""
+    summary, _, attributes = inspect.cleandoc(docstring).replace("``", "`").partition("\nAttributes:\n")
+    found = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", attributes, re.MULTILINE)
+    sentences = {name: " ".join(meaning.split()) for name, meaning in found}
+    return " ".join(summary.split()), {name: text[0].upper() + text[1:] for name, text in sentences.items()}
 
 
 def refuse(message: str, *path: str | int, found: object = "", allowed: str = "") -> PydanticCustomError:

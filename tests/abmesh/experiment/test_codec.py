@@ -326,6 +326,16 @@ class TestJsonSchema:
         assert parts["Experiment"]["properties"]["lane"]["enum"] == ["ext_proc", "native"]
         assert {"type": "boolean"} in parts["Cluster"]["properties"]["tls"]["anyOf"]
 
+    def test_explains_what_fields_mean_and_how_they_are_written(self) -> None:
+        parts = json_schema()["$defs"]
+        assert parts["Analysis"]["description"] == "How sure a decision must be."
+        alpha = parts["Analysis"]["properties"]["alpha"]["description"]
+        assert alpha.startswith("Highest probability, over a whole rollout")
+        assert alpha.endswith("Write a percentage such as 5%, or a fraction from 0 to 1.")
+        assert not re.search(r"``|:\w+:`|Attributes:", json.dumps(parts))
+        fields = [field for part in parts.values() for field in part["properties"].values()]
+        assert all(field["description"] for field in fields)
+
     def test_refuses_unknown_fields_everywhere(self) -> None:
         schema = json_schema()
         for part in (schema, *schema["$defs"].values()):
