@@ -89,7 +89,7 @@ async def _serve(settings: Settings) -> None:
         states=StateStore(folder),
         journal=Journal(folder),
         live=EvidenceStore(folder),
-        documents=FileStore(settings.config),
+        documents=FileStore(settings.config, warn=logging.getLogger("abmesh.controller").warning),
         settle=settings.settle,
     )
     lease = Lease(folder)

@@ -8,6 +8,10 @@ Envoy) implies ``process``. ``make soak ARGS="--hypothesis-profile thorough"`` t
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -47,3 +51,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("process")
         if item.path.is_relative_to(SIMULATIONS):
             item.add_marker("simulation")
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder like ``tmp_path`` whose path leaves room for that of a Unix socket, which has 90 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="abmesh-"))
+    yield folder
+    shutil.rmtree(folder)

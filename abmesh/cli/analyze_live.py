@@ -94,9 +94,8 @@ def _draw_live(
 
 def _moments(folder: Path, name: str) -> list[tuple[float, list[Stratum]]]:
     """Evidence at recorded moments of the present rollout, evenly thinned out to at most 120, by the journal."""
-    from abmesh.analysis.replay import inputs_of
-    from controller.decision.course import past_strata
-    from controller.decision.history import unpack
+    from controller.codec.inputs import load_inputs, packed_evidence
+    from controller.decision.decide import past_strata
     from controller.evidence.strata import Stratum
     from controller.settings import JOURNAL_FILE
     from controller.state.evidence import EvidenceStore
@@ -106,25 +105,25 @@ def _moments(folder: Path, name: str) -> list[tuple[float, list[Stratum]]]:
     if live is None:
         return []
     entries = salvage(folder / JOURNAL_FILE, name).entries
-    packed = {entry.id: str((entry.inputs or {}).get("evidence", "")) for entry in entries}
-    ended = {stage.id for stage in live.memory.past}
+    packed = packed_evidence(entries)
+    ended = {stage.id for stage in live.history.past}
     stages = {live.stage, *(entry.stage.id for entry in entries if entry.id in ended)}
-    mine = [entry for entry in entries if entry.stage.id in stages and packed[entry.id]]
+    mine = [entry for entry in entries if entry.stage.id in stages and entry.id in packed]
     thin = max(1, -(-len(mine) // _MOST_MOMENTS))
     found = []
     for entry in mine[max(len(mine) - 1, 0) % thin :: thin]:
         try:
-            inputs = inputs_of(entry, packed)
+            inputs = load_inputs(entry, packed)
         except StateError:
             continue
-        present = Stratum(inputs.state.weights, unpack(inputs.evidence), inputs.memory.edges)
-        found.append((entry.at.timestamp(), [*past_strata(inputs.memory, inputs.experiment.prices), present]))
+        present = Stratum(inputs.state.weights, inputs.evidence, inputs.history.edges)
+        found.append((entry.at.timestamp(), [*past_strata(inputs.history, inputs.experiment.prices), present]))
     return found
 
 
 def _strata(folder: Path, experiment: Experiment) -> list[Stratum]:
     """Everything that was counted since the rollout began, one stratum a stage."""
-    from controller.decision.course import past_strata
+    from controller.decision.decide import past_strata
     from controller.evidence.strata import Stratum
     from controller.rollout.collect import evidence_of
     from controller.state.evidence import EvidenceStore
@@ -134,7 +133,7 @@ def _strata(folder: Path, experiment: Experiment) -> list[Stratum]:
     live = EvidenceStore(folder).read(experiment.name)
     if live is None:
         return []
-    strata = past_strata(live.memory, experiment.prices)
+    strata = past_strata(live.history, experiment.prices)
     if live.window is not None and known is not None and live.stage == known.stage.id:
-        strata.append(Stratum(known.weights, evidence_of(experiment, live), live.memory.edges))
+        strata.append(Stratum(known.weights, evidence_of(experiment, live), live.history.edges))
     return strata

@@ -26,6 +26,8 @@ def validate(config: ConfigOption = CONFIG) -> None:
     count = len(snapshot.document.experiments)
     noun = "experiment" if count == 1 else "experiments"
     typer.echo(f"{config}: valid, {count} {noun}, generation {format_generation(snapshot.generation)}")
+    for warning in snapshot.warnings:
+        typer.echo(f"warning: {warning.describe(str(config))}")
     for experiment in snapshot.document.experiments:
         if experiment.lane == "native":
             for note in notes(experiment):

@@ -11,9 +11,9 @@ from typing import Annotated, Final, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from abmesh.experiment.fields import EventName, FieldPath, HeaderValue, JsonKey, JsonText
 from abmesh.experiment.metrics import CONTINUATION, VALUE_SCALE, taken
-from abmesh.experiment.parts import Frozen, refuse, response_header_name
-from abmesh.experiment.texts import EventName, FieldPath, HeaderValue, JsonKey, JsonText
+from abmesh.experiment.validation import Frozen, refuse, response_header_name
 
 LARGEST_VALUE: Final = 1e6
 """Most that an event may be worth. Envoy adds thousandths in 64 bits: 18 thousand million such events have room."""

@@ -1,97 +1,112 @@
-"""The experiments document as text: reading it with every problem named, editing its weights, its JSON Schema. Pure.
+"""The experiments document as text: read it with every problem named, edit its weights, describe it as JSON Schema.
 
-Called by :mod:`abmesh.experiment.store` and by whoever has the text at hand. A person's file is never written anew: an
-edit replaces the characters of the weights that change, and nothing else.
+Pure; called by :mod:`abmesh.experiment.store` and by others that have the text at hand. A person's file is never
+rewritten: an edit replaces the characters of the weights that change, and nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
-from abmesh.experiment import yaml_edit, yaml_nodes, yaml_plain
-from abmesh.experiment.bucketing import reallocate
+from abmesh.experiment import field_names, yaml_edit, yaml_nodes, yaml_plain
+from abmesh.experiment.bucketing import Ranges, reallocate
 from abmesh.experiment.errors import DocumentError, Problem, UnknownName, WeightsError
-from abmesh.experiment.explain import explain
 from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.names import BUCKETS, DEFAULT_CONFIG
+from abmesh.experiment.problems import problems_of
 from abmesh.experiment.quantities import format_weight
 from abmesh.experiment.yaml_nodes import Collection, Node, Scalar
 
 VERSIONS: Final = (1,)
 """Versions of the document that can be read."""
 
-Ranges = Mapping[str, tuple[tuple[int, int], ...]]
+
+class Parsed(NamedTuple):
+    """A document that was read from text.
+
+    Attributes:
+        document: what the text means.
+        warnings: what is still accepted but should be changed, such as a field's old name.
+        root: the text's tree.
+    """
+
+    document: Document
+    warnings: tuple[Problem, ...]
+    root: Node
 
 
 def parse(text: str, source: str = DEFAULT_CONFIG) -> Document:
-    """The document that a text holds.
+    """The document that a text holds; see :func:`parse_with_warnings`."""
+    return parse_with_warnings(text, source).document
 
-    Problems come in three layers, and the first that has any ends the search: what is no YAML or no plain data, fields
-    that are wrong on their own, and rules between fields. Within a layer all of them are named.
+
+def parse_with_warnings(text: str, source: str = DEFAULT_CONFIG) -> Parsed:
+    """The document that a text holds, and what its author should change.
+
+    Problems come in three layers: invalid YAML or values that are not plain data; fields that are wrong on their own;
+    rules between fields. The first layer with problems ends the search, and all of its problems are named.
 
     Args:
         text: YAML 1.2, at most 1 MiB.
-        source: what to call it in messages, as a rule the file's path.
+        source: what messages call the text, usually the file's path.
 
     Raises:
         DocumentError: the text is refused; carries every problem found.
     """
-    return _load(text, source)[0]
-
-
-def _load(text: str, source: str) -> tuple[Document, Node]:
     root = yaml_nodes.compose(text, source)
     data = yaml_plain.plain(root, text, source)
     if not isinstance(data, dict):
         found, allowed = yaml_nodes.quote(root, text, ()), "a mapping that starts with version: 1"
-        raise DocumentError(source, (Problem("", root.line, "the document is no mapping", found, allowed),))
+        raise DocumentError(source, (Problem("", root.line, "the document is not a mapping", found, allowed),))
     _check_version(data, root, text, source)
+    old_names = field_names.old_names(data)
     try:
-        return Document.model_validate(data), root
+        document = Document.model_validate(data)
     except ValidationError as error:
-        raise DocumentError(source, explain(error, Document, root, text)) from error
+        raise DocumentError(source, problems_of(error, root, text, old_names)) from error
+    return Parsed(document, tuple(old.warning(root) for old in old_names), root)
 
 
 def _check_version(data: Mapping[str, object], root: Node, text: str, source: str) -> None:
-    """A document of another version is no version 1 with a hundred unknown fields: it is refused for that alone."""
+    """Refuse another version for that alone: read as version 1, it would have a hundred unknown fields."""
     version = data.get("version", VERSIONS[0])
     if type(version) is int and version in VERSIONS:
         return
     node, key, _ = yaml_nodes.find(root, ("version",))
     line = (key or node).line
-    message = "a version of the document that this abmesh does not read"
+    message = "this abmesh cannot read this version of the document"
     allowed = ", ".join(map(str, VERSIONS))
     raise DocumentError(
         source, (Problem("version", line, message, yaml_nodes.quote(node, text, ("version",)), allowed),)
     )
 
 
-def edit_weights(text: str, experiment: str, weights: Mapping[str, int], source: str = DEFAULT_CONFIG) -> str:
-    """The text with new weights for an experiment, and every other character as it was.
+def edit_weights(
+    text: str, experiment: str, weights: Mapping[str, int], source: str = DEFAULT_CONFIG
+) -> tuple[str, Document]:
+    """Give an experiment new weights and keep every other character.
 
-    Where the experiment has more than two variants, or already has ``ranges``, its ranges are fitted to the new
-    weights with the fewest moves and written with them.
+    If the experiment has more than two variants, or already has ``ranges``, its ranges are fitted to the new weights
+    with the fewest moves and written with them.
 
     Args:
         text: a valid document.
         experiment: name of the experiment.
         weights: basis points by variant; variants that are not named keep theirs.
-        source: what to call the text in messages.
+        source: what messages call the text.
+
+    Returns:
+        The new text, and the document that it holds.
 
     Raises:
-        DocumentError: the text is no valid document.
+        DocumentError: the text is not a valid document.
         UnknownName: it has no such experiment or variant.
         WeightsError: the weights do not sum to 100, or the text cannot be edited without changing anything else.
     """
-    return edit(text, experiment, weights, source)[0]
-
-
-def edit(text: str, experiment: str, weights: Mapping[str, int], source: str = DEFAULT_CONFIG) -> tuple[str, Document]:
-    """As :func:`edit_weights`; also returns the document that the new text holds."""
-    document, root = _load(text, source)
+    document, _, root = parse_with_warnings(text, source)
     before = document.experiment(experiment)
     wanted = _checked(before, weights)
     if wanted == before.weights:
@@ -133,8 +148,8 @@ def _expected(document: Document, before: Experiment, weights: Mapping[str, int]
 
 def _not_editable(source: str, experiment: str) -> WeightsError:
     return WeightsError(
-        f"{source}: the weights of {experiment} cannot be changed without changing anything else; "
-        "write its variants as a plain list, one field a line, or edit the weights by hand"
+        f"{source}: cannot change the weights of {experiment} without changing something else; write its variants as a "
+        "plain list with one field per line, or edit the weights by hand"
     )
 
 
@@ -148,9 +163,9 @@ def _edited(
             assert isinstance(node, Scalar)
             edits.append(yaml_edit.replace_scalar(node, format_weight(weights[variant.name])))
     if ranges is not None:
-        home, _, _ = yaml_nodes.find(root, ("experiments", index))
-        assert isinstance(home, Collection)
-        edits.append(yaml_edit.put_mapping(text, home, "ranges", ranges, after="variants"))
+        experiment, _, _ = yaml_nodes.find(root, ("experiments", index))
+        assert isinstance(experiment, Collection)
+        edits.append(yaml_edit.put_mapping(text, experiment, "ranges", ranges, after="variants"))
     return yaml_edit.apply(text, edits)
 
 

@@ -11,9 +11,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from abmesh.experiment import metrics
-from abmesh.experiment.parts import Frozen, did_you_mean, refuse
+from abmesh.experiment.fields import Flag
 from abmesh.experiment.quantities import Limit, Percentage
-from abmesh.experiment.texts import Flag
+from abmesh.experiment.validation import Frozen, did_you_mean, refuse
 
 LimitKind = Literal["max", "max_increase", "min", "max_decrease"]
 LIMITS: tuple[LimitKind, ...] = ("max", "max_increase", "min", "max_decrease")

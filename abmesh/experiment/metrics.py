@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from abmesh.experiment.texts import EVENT_NAME
+from abmesh.experiment.fields import EVENT_NAME
 
 Unit = Literal["share", "duration", "number", "dollars"]
 """What a value is written in: a share in 0..1, milliseconds, a plain number, US dollars."""

@@ -16,25 +16,12 @@ from pydantic_core import PydanticCustomError
 from abmesh.experiment import bucketing, metrics
 from abmesh.experiment.answers import Answers, ShortEvent
 from abmesh.experiment.errors import UnknownName
+from abmesh.experiment.fields import LONGEST_TOKEN, ClusterName, DnsLabel, Origin, Salt
 from abmesh.experiment.names import BUCKETS, CONTINUED_ENDING, GROUPS
-from abmesh.experiment.parts import (
-    Cluster,
-    Frozen,
-    IssueCookie,
-    Match,
-    Override,
-    Price,
-    Segments,
-    UnitSource,
-    Variant,
-    did_you_mean,
-    raise_all,
-    refuse,
-    repeated,
-)
+from abmesh.experiment.parts import Cluster, IssueCookie, Match, Override, Price, Segments, UnitSource, Variant
 from abmesh.experiment.quantities import format_weight
 from abmesh.experiment.rollout import Rollout
-from abmesh.experiment.texts import LONGEST_TOKEN, ClusterName, DnsLabel, Origin, Salt
+from abmesh.experiment.validation import Frozen, did_you_mean, raise_all, refuse, repeated
 
 USUAL_PORTS = (("https://", ":443"), ("http://", ":80"))
 
@@ -248,7 +235,7 @@ class Document(Frozen):
     @classmethod
     def _known_version(cls, value: object) -> object:
         if type(value) is not int or value != 1:
-            raise refuse("a version of the document that this abmesh does not read", allowed="1")
+            raise refuse("this abmesh cannot read this version of the document", allowed="1")
         return value
 
     @field_validator("event_origins")

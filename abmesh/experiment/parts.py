@@ -1,23 +1,16 @@
 """The parts that an experiment is made of: matches, identities, variants, overrides, segments, clusters.
 
-:mod:`abmesh.experiment.model` puts them together. Cross-field rules raise :func:`refuse`, whose ``path`` is relative to
-the model that raises, so that the codec can name the exact field and line. Pure.
+Pure; :mod:`abmesh.experiment.model` puts them together.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, field_validator, model_validator
 
-from abmesh.experiment.names import CONTINUED_ENDING, ENVOY_PREFIX, MODEL_VERSION, OTHER_SEGMENT, TRUSTED_PREFIX
-from abmesh.experiment.quantities import Duration, Weight
-from abmesh.experiment.texts import (
+from abmesh.experiment.fields import (
     ClusterName,
     CookieDomain,
     CookiePath,
@@ -32,97 +25,9 @@ from abmesh.experiment.texts import (
     SegmentValue,
     Token,
 )
-
-
-class Frozen(BaseModel):
-    """Base of every model of the document: immutable, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def refuse(message: str, *path: str | int, found: object = "", allowed: str = "") -> PydanticCustomError:
-    """An invariant that does not hold, to be raised in a validator; ``path`` leads from there to the field."""
-    context: dict[str, Any] = {"path": path, "found": str(found), "allowed": allowed}
-    return PydanticCustomError("invariant", "{message}", {**context, "message": message})
-
-
-def raise_all(problems: Iterable[PydanticCustomError]) -> None:
-    """Raise what :func:`refuse` made: nothing if there is nothing, and several as one error that carries them all."""
-    found = list(problems)
-    if len(found) == 1:
-        raise found[0]
-    if found:
-        raise PydanticCustomError(
-            "invariants",
-            "{message}",
-            {
-                "message": "; ".join(problem.message() for problem in found),
-                "problems": tuple(problem.context for problem in found),
-            },
-        )
-
-
-def did_you_mean(message: str, name: str, known: Iterable[str]) -> str:
-    """The message, and the known name that is likeliest meant if one is close."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"{message}; did you mean {close[0]}?" if close else message
-
-
-def header_name(value: object) -> object:
-    """A request header's name in lower case; for ``field_validator(..., mode="before")``."""
-    return _lowered(value) if isinstance(value, str) else value
-
-
-def response_header_name(value: object) -> object:
-    """As :func:`header_name`, of a header that an upstream sends: any but those that Envoy writes itself."""
-    if not isinstance(value, str):
-        return value
-    name = _form_checked(value)
-    if name.startswith(ENVOY_PREFIX):
-        message = "Envoy itself sets such headers, whatever the upstream says"
-        raise refuse(message, found=value, allowed=f"any header of the upstream's but {ENVOY_PREFIX}*")
-    return name
-
-
-def _form_checked(value: str, *path: str) -> str:
-    name = value.lower()
-    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]{1,128}", name):
-        raise refuse("not a header name", *path, found=value, allowed="letters, digits and -, such as x-user-id")
-    return name
-
-
-def _lowered(value: str, *path: str) -> str:
-    """Lower-case a header name; pseudo-headers and those that only abmesh may set are refused."""
-    name = _form_checked(value, *path)
-    spelled = name.replace("_", "-")  # Envoy strips those with underscores, too
-    if spelled == MODEL_VERSION or spelled.startswith((TRUSTED_PREFIX, ENVOY_PREFIX)):
-        allowed = (
-            f"any header but {MODEL_VERSION}, {TRUSTED_PREFIX}* and {ENVOY_PREFIX}*, which are stripped from clients"
-        )
-        raise refuse("a header that clients cannot send", *path, found=value, allowed=allowed)
-    return name
-
-
-def header_map(value: object) -> object:
-    """Values by header name, with lower-case names; for ``field_validator(..., mode="before")``."""
-    if not isinstance(value, Mapping):
-        return value
-    lowered = {_lowered(name, name) if isinstance(name, str) else name: content for name, content in value.items()}
-    if len(lowered) < len(value):
-        raise refuse("the same header twice", found=", ".join(map(str, value)), allowed="each header once, in any case")
-    return lowered
-
-
-def repeated(
-    names: Iterable[str], what: str, *path: str | int, field: str | None = None
-) -> Iterator[PydanticCustomError]:
-    """Refuse every name that came before; ``path`` leads to the list, ``field`` to the name in an item of it."""
-    seen: set[str] = set()
-    for index, name in enumerate(names):
-        if name in seen:
-            where = (*path, index) if field is None else (*path, index, field)
-            yield refuse(f"{what} {name!r} appears twice", *where, found=name, allowed="each name once")
-        seen.add(name)
+from abmesh.experiment.names import CONTINUED_ENDING, OTHER_SEGMENT
+from abmesh.experiment.quantities import Duration, Weight
+from abmesh.experiment.validation import Frozen, header_map, header_name, raise_all, refuse, repeated
 
 
 class Tls(Frozen):
@@ -161,7 +66,7 @@ class Match(Frozen):
 
     path_prefix: PathPrefix = "/"
     host: HostName | None = None
-    headers: dict[str, HeaderValue] = {}
+    headers: dict[str, HeaderValue] = Field(default={})
 
     _lower_headers = field_validator("headers", mode="before")(header_map)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from abmesh.experiment.fields import HeaderValue, PathPrefix
 from abmesh.experiment.limits import Goal, Guardrail
 from abmesh.experiment.names import BUCKETS
-from abmesh.experiment.parts import Frozen, header_map, refuse
 from abmesh.experiment.quantities import Duration, Share, Weight, format_weight
-from abmesh.experiment.texts import HeaderValue, PathPrefix
+from abmesh.experiment.validation import Frozen, header_map, refuse
 
 _OF_THE_CONNECTION = ("connection", "content-length", "transfer-encoding")
 
@@ -89,20 +89,22 @@ class Analysis(Frozen):
     """How sure a decision must be.
 
     Attributes:
-        alpha: how probable it may be, over a whole rollout with any number of looks, that a candidate that does no harm
-            is rolled back. Split evenly over the guardrails, the brake and, in an experiment, the goal, on which a
-            candidate that is worse is rolled back. Also the error of each guardrail's ``healthy``, which needs no split
-            because all of them must be healthy; half of it is that of an experiment's win.
-        brake: the emergency brake: a candidate that surely fails more often than this, and more often than the control,
-            is rolled back whatever the guardrails say. 100% turns it off.
-        sample_ratio_alpha: the same for the alarm that requests are not split as the weights say.
-        on_sample_ratio: whether that alarm holds the rollout, or is only reported.
-        tuned_for: the candidate's requests at which intervals are narrowest for their error; the stage's
-            ``min_requests`` unless given.
+        alpha: highest probability, over a whole rollout with any number of looks, of rolling back a candidate that does
+            no harm. It is split evenly over the guardrails, the emergency stop and, in an experiment, the goal, where a
+            worse candidate is rolled back. It is also the error probability of each guardrail's ``healthy``, which
+            needs no split because all guardrails must be healthy; a win in an experiment has half of it.
+        emergency_stop: a candidate whose error rate is significantly above this, and above the control's, is rolled
+            back whatever the guardrails say. 100% turns it off.
+        sample_ratio_alpha: highest probability of a false alarm that requests are not split as the weights promise.
+        on_sample_ratio: whether that alarm holds the rollout or is only reported.
+        tuned_for: number of the candidate's requests at which intervals are narrowest; default: the stage's
+            ``min_requests``.
     """
 
+    renamed_fields: ClassVar = {"brake": "emergency_stop"}
+
     alpha: Share = 0.05
-    brake: Share = 0.10
+    emergency_stop: Share = 0.10
     sample_ratio_alpha: Share = 0.01
     on_sample_ratio: Literal["hold", "report"] = "hold"
     tuned_for: Annotated[int, Field(ge=1, le=10**12, strict=True)] | None = None
@@ -114,11 +116,11 @@ class Analysis(Frozen):
             raise refuse("not an error probability", found=f"{value:g}", allowed="0.0001% to 50%")
         return value
 
-    @field_validator("brake")
+    @field_validator("emergency_stop")
     @classmethod
     def _above_nothing(cls, value: float) -> float:
         if value < 0.01:
-            raise refuse("too low for a brake; use a guardrail", found=f"{value:g}", allowed="1% to 100%")
+            raise refuse("too low for an emergency stop; use a guardrail", found=f"{value:g}", allowed="1% to 100%")
         return value
 
 
@@ -150,8 +152,8 @@ class Rollout(Frozen):
 
     @property
     def alarms(self) -> int:
-        """How many alarms share ``alpha``: one a guardrail, the brake, and an experiment's goal, which may be lost."""
-        return len(self.guardrails) + (self.analysis.brake < 1) + (self.mode == "experiment")
+        """How many alarms share ``alpha``: one per guardrail, the emergency stop, and an experiment's goal."""
+        return len(self.guardrails) + (self.analysis.emergency_stop < 1) + (self.mode == "experiment")
 
     @property
     def alpha_alarm(self) -> float:

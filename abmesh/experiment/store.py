@@ -25,6 +25,7 @@ from typing import Final
 
 import xxhash
 
+from abmesh import atomic
 from abmesh.experiment import codec, files
 from abmesh.experiment.errors import AbmeshError, Conflict, DocumentError, Problem, StoreError
 from abmesh.experiment.model import Document
@@ -43,11 +44,13 @@ class Snapshot:
         document: what the text means.
         text: the file's content.
         generation: names the content; see :func:`generation_of`.
+        warnings: what is still accepted but should be changed, such as a field's old name.
     """
 
     document: Document
     text: str
     generation: int
+    warnings: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +82,20 @@ class FileStore:
     Args:
         path: the file, which may be a symbolic link; writes leave the link as it is.
         lock_seconds: how long a write waits for other writers.
+        warn: told once of everything in the document that is still accepted but should be changed.
     """
 
-    def __init__(self, path: Path, *, lock_seconds: float = files.LOCK_SECONDS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lock_seconds: float = files.LOCK_SECONDS,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
         self._path = path
         self._lock_seconds = lock_seconds
+        self._warn = warn
+        self._warned: set[tuple[str, str]] = set()
         self._last: tuple[bytes, Snapshot | DocumentError] | None = None
 
     @property
@@ -158,12 +170,12 @@ class FileStore:
         """
         tracker = Tracker()
         while True:
-            seen = files.signature(self._path)
+            seen = atomic.signature(self._path)
             now = time.monotonic()
             if tracker.is_due(seen, now):
                 # Parsing takes milliseconds, for large documents seconds: not in the loop that serves requests.
                 found, content = await asyncio.to_thread(self._look)
-                unchanged = files.signature(self._path) == seen
+                unchanged = atomic.signature(self._path) == seen
                 if unchanged and tracker.is_news(seen, content, good=isinstance(found, Snapshot), now=now):
                     yield found
             await asyncio.sleep(interval)
@@ -203,7 +215,13 @@ class FileStore:
             line = len(re.findall(rb"\r\n|\r|\n", content[: error.start])) + 1
             problem = Problem("", line, "not UTF-8", f"byte 0x{content[error.start]:02x}", "text in UTF-8")
             raise DocumentError(source, (problem,)) from error
-        return Snapshot(codec.parse(text, source), text, generation_of(content))
+        document, warnings, _ = codec.parse_with_warnings(text, source)
+        for warning in warnings:
+            # Once, although every step of a rollout changes the content.
+            if self._warn is not None and (warning.path, warning.message) not in self._warned:
+                self._warned.add((warning.path, warning.message))
+                self._warn(warning.describe(source))
+        return Snapshot(document, text, generation_of(content), warnings)
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[Path]:
@@ -215,7 +233,7 @@ class FileStore:
 
     def _write(self, target: Path, snapshot: Snapshot, experiment: str, weights: Mapping[str, int]) -> Snapshot:
         """To be called under the lock."""
-        text, document = codec.edit(snapshot.text, experiment, weights, str(self._path))
+        text, document = codec.edit_weights(snapshot.text, experiment, weights, str(self._path))
         if text == snapshot.text:
             return snapshot
         content = text.encode()
@@ -224,7 +242,7 @@ class FileStore:
             if present != snapshot.generation:
                 raise self._conflict(snapshot.generation, present)
             files.replace(copy, target)
-        return Snapshot(document, text, generation_of(content))
+        return Snapshot(document, text, generation_of(content), snapshot.warnings)
 
     def _conflict(self, based_on: int, present: int) -> Conflict:
         return Conflict(

@@ -1,4 +1,4 @@
-"""Addresses as people write them in flags, and as Envoy's messages. Pure; used by every module here that has one.
+"""Addresses as people write them in flags, and as Envoy's messages. Pure; used by every module here with an address.
 
 ``host:port``, ``[::1]:port`` or ``unix:/path``.
 """
@@ -26,7 +26,7 @@ class Endpoint:
 
     @property
     def is_name(self) -> bool:
-        """Whether the host has to be resolved."""
+        """Whether the host must be resolved."""
         return not is_ip(self.host)
 
 
@@ -38,7 +38,7 @@ class UnixSocket:
 
 
 def is_ip(host: str) -> bool:
-    """Whether a host is an IP address and not a name."""
+    """Whether a host is an IP address, not a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -47,14 +47,14 @@ def is_ip(host: str) -> bool:
 
 
 def parse_endpoint(text: str, flag: str) -> Endpoint:
-    """The TCP address that a text means.
+    """Parse a TCP address.
 
     Args:
-        text: ``host:port``; an IPv6 address stands in brackets.
+        text: ``host:port``; an IPv6 address is in brackets.
         flag: what the text was given for, for the message.
 
     Raises:
-        SettingsError: it means none.
+        SettingsError: it is not an address.
     """
     found = _HOST_PORT.fullmatch(text)
     if found is None or int(found["port"]) > 65535 or (found["v6"] and not is_ip(found["v6"])):
@@ -66,7 +66,7 @@ def parse_ip_endpoint(text: str, flag: str) -> Endpoint:
     """Like :func:`parse_endpoint`, for an address that Envoy listens on, which cannot be a name.
 
     Raises:
-        SettingsError: it is no TCP address, or its host is a name.
+        SettingsError: it is not a TCP address, or its host is a name.
     """
     endpoint = parse_endpoint(text, flag)
     if endpoint.is_name:
@@ -75,14 +75,14 @@ def parse_ip_endpoint(text: str, flag: str) -> Endpoint:
 
 
 def parse_target(text: str, flag: str) -> Endpoint | UnixSocket:
-    """The server that a text means.
+    """Parse a server's address.
 
     Args:
         text: ``host:port`` or ``unix:/path``.
         flag: what the text was given for, for the message.
 
     Raises:
-        SettingsError: it means neither, or the port is 0, or the path is longer than Linux allows.
+        SettingsError: it is neither, or the port is 0, or the path is longer than Linux allows.
     """
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")

@@ -1,19 +1,19 @@
--- Reads what answers say of themselves, as they pass: tokens, refusals, whether they came from a cache. Above these
--- lines mesh/answers.py puts what to look for: NAMESPACE, CACHED, REFUSED, KEYS.
+-- Reads answers as they pass: tokens, refusals, whether they came from a cache. Above these lines,
+-- abmesh/mesh/answers.py puts what to look for: NAMESPACE, CACHED, REFUSED, KEYS.
 --
--- Chunks are looked at and passed on one by one. Between two of them no more is kept than what a key and its value may
--- begin with, so that memory does not grow with the answer.
+-- Chunks are read and passed on one by one. Between two of them only a possible beginning of a key and its value is
+-- kept, so that memory does not grow with the answer.
 
 local byte, find, lower, match, sub = string.byte, string.find, string.lower, string.match, string.sub
 
 local LONGEST = 4096 -- bytes of a key and its value; a longer one is not read
-local DEEPEST = 8 -- objects and lists in one another
+local DEEPEST = 8 -- levels of nested objects and lists
 local MOST = 1e9 -- tokens
 
 local WORDS = { ["true"] = true, ["false"] = true, null = true }
 local QUOTE, COMMA, COLON, OPEN_LIST, BACKSLASH, CLOSE_LIST, OPEN, CLOSE = 34, 44, 58, 91, 92, 93, 123, 125
 
--- All that walk through JSON return where a thing ends; nil where the text ends first, false where it is no JSON.
+-- Every function that walks JSON returns where a value ends; nil if the text ends first, false if it is not JSON.
 
 local function text_end(text, p)
   while true do
@@ -68,7 +68,7 @@ local function list_end(text, p, found, depth)
   end
 end
 
--- `place` says what is looked for here: `place.number` is which number this is, `place.inside` what to find by key.
+-- `place` says what to look for here: `place.number` is which number this is, `place.inside` what to find by key.
 value_end = function(text, p, place, found, depth)
   p = find(text, "%S", p)
   if not p then return nil end
@@ -91,7 +91,7 @@ value_end = function(text, p, place, found, depth)
   return stop
 end
 
--- Look at the value of a key that ends at `stop`. Returns false if more of the text is needed.
+-- Reads the value of a key that ends at `stop`. Returns false if more text is needed.
 local function look(text, stop, key, seen)
   local p = find(text, "%S", stop + 1)
   if not p then return false end
@@ -127,13 +127,13 @@ local function look(text, stop, key, seen)
   return reached ~= nil
 end
 
--- Look at every place of a key in the text from `from` on. Returns where to go on once more of it is there.
+-- Reads every occurrence of a key in the text from `from` on. Returns where to go on when more text has arrived.
 local function search(text, from, key, seen)
   local quoted, length = key.quoted, #text
   while true do
     local start, stop = find(text, quoted, from, true)
     if not start then break end
-    if byte(text, start - 1) ~= BACKSLASH then -- or the quote belongs to a text
+    if byte(text, start - 1) ~= BACKSLASH then -- otherwise the quote is inside a string
       local cut = length - start >= LONGEST
       local within, ending = text, stop
       if cut then within, ending = sub(text, start, start + LONGEST - 1), #quoted end
@@ -150,7 +150,7 @@ local function says(headers, signals)
     local signal = signals[i]
     for index = 0, headers:getNumValues(signal.name) - 1 do
       local value = lower(headers:getAtIndex(signal.name, index))
-      -- Without a value the header need only be there, but 0 says no: gateways send `age: 0` with fresh answers.
+      -- Without a value any header counts, except 0: gateways send `age: 0` with fresh answers.
       if signal.value and value == signal.value or not signal.value and value ~= "0" then return true end
     end
   end
@@ -159,7 +159,7 @@ end
 
 local function read(handle)
   local headers = handle:headers()
-  -- Envoy's own answers say nothing of the model; only those of an upstream have this header.
+  -- Only an upstream's answers have this header; Envoy's own answers do not come from a model.
   if not headers:get("x-envoy-upstream-service-time") then return end
   if says(headers, CACHED) then
     handle:streamInfo():dynamicMetadata():set(NAMESPACE, "cached", 1)
@@ -187,12 +187,12 @@ local function read(handle)
       local keep = #text + 1
       for i = 1, #KEYS do
         local key = KEYS[i]
-        -- Nothing is left to find for a key of refusals alone.
+        -- A key that only shows refusals needs no further search.
         local next_at = (seen.refused and not key.place) and #text + 1 or search(text, at[i], key, seen)
         at[i] = next_at
         if next_at < keep then keep = next_at end
       end
-      keep = keep > 1 and keep - 1 or 1 -- the byte before says whether a quote begins a key
+      keep = keep > 1 and keep - 1 or 1 -- the byte before tells whether a quote begins a key
       tail = sub(text, keep)
       for i = 1, #KEYS do at[i] = at[i] - keep + 1 end
     end
@@ -210,5 +210,5 @@ local function read(handle)
 end
 
 function envoy_on_response(handle)
-  pcall(read, handle) -- Envoy would log an error of ours for every answer
+  pcall(read, handle) -- otherwise Envoy would log our error for every answer
 end

@@ -1,9 +1,9 @@
-"""Envoy's Lua filter, which reads what answers say: tokens, refusals, whether they came from a cache. Pure.
+"""Envoy's Lua filter, which reads models' answers: tokens, refusals, whether they came from a cache. Pure.
 
-Called by :mod:`abmesh.mesh.listener` for the filter and by :mod:`abmesh.mesh.routes` for what stands on a variant's
-route. There is one script for each way of answering that the document has; routes that are no variant's have none. The
-script itself is ``answers.lua``; what it looks for is put above it as Lua literals. It sets dynamic metadata in the
-namespace ``abmesh``, which the loggers of :mod:`abmesh.mesh.statistics` go by.
+Called by :mod:`abmesh.mesh.listener` for the filter and by :mod:`abmesh.mesh.routes` for a variant's route. There is
+one script for each distinct ``answers:`` in the document; routes that lead to no variant have none. A script is
+``answers.lua`` with Lua literals above it that say what to look for. It sets dynamic metadata in the namespace
+``abmesh``, which the loggers of :mod:`abmesh.mesh.statistics` read.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ _NUMBERS: Final = ("input_tokens", "output_tokens")
 
 
 def answers_filter(document: Document) -> HttpFilter:
-    """The filter, which knows every script and runs none but on routes that name one."""
+    """The filter: it has every script, and runs one only on a route that names it."""
     kinds = dict.fromkeys(experiment.answers for experiment in document.experiments)
     scripts = {script_name(answers): DataSource(inline_string=script(answers)) for answers in kinds}
     return HttpFilter(name=NAME, typed_config=Any.pack(Lua(source_codes=scripts)))
 
 
 def answers_of_route(experiment: Experiment) -> dict[str, Any]:
-    """The route's own configuration of the filter: the experiment's script."""
+    """A route's configuration of the filter: the experiment's script."""
     return {NAME: Any.pack(LuaPerRoute(name=script_name(experiment.answers)))}
 
 
 def script_name(answers: Answers) -> str:
     """The name of a script, which is a digest of it.
 
-    Routes may be newer than the filter, and must then find the scripts that it has: those of experiments whose
-    answers are what they were, whichever experiments have come or gone.
+    Routes may be newer than the filter. The digest lets them find its scripts as long as an experiment's ``answers:``
+    stay the same, whichever experiments have been added or removed.
     """
     return f"answers-{xxhash.xxh64_hexdigest(script(answers).encode())}"
 
 
 def script(answers: Answers) -> str:
-    """The Lua script that reads answers of this kind."""
+    """The Lua script for answers of this kind."""
     refused = [signal for signal in answers.refusals if signal.header is not None]
     return (
         f"local NAMESPACE = {lua_text(names.METADATA_NAMESPACE)}\n"
@@ -64,7 +64,7 @@ def script(answers: Answers) -> str:
 
 
 def lua_text(text: str) -> str:
-    """A Lua literal of a text: whatever a document says, it stays a text."""
+    """A Lua string literal; whatever a document contains, it stays a string."""
     escaped = "".join(chr(byte) if chr(byte) in _PLAIN else f"\\{byte:03d}" for byte in text.encode())
     return f'"{escaped}"'
 
@@ -78,7 +78,7 @@ def _headers(signals: Iterable[Signal | HeaderSignal]) -> str:
 
 
 def _keys(answers: Answers) -> str:
-    """What is looked for by the key that it begins with: each key is looked for once."""
+    """The keys to look for, each once, with what may follow them."""
     places: dict[str, dict[tuple[str, ...], int]] = {}
     for number, field in enumerate(_NUMBERS, 1):
         first, *rest = getattr(answers, field).split(".")

@@ -1,4 +1,4 @@
-"""The whole of an Envoy for a document. Pure; called by ``abmesh render envoy``, the demo, tests and benchmarks."""
+"""A complete Envoy bootstrap for a document. Pure; called by ``abmesh render envoy``, the demo and benchmarks."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from abmesh.mesh.addresses import address_of
 from abmesh.mesh.buckets import stats_config
 from abmesh.mesh.clusters import ext_proc_cluster, model_clusters
 from abmesh.mesh.listener import listener
-from abmesh.mesh.native import fill_in, has_native, usual_entries
+from abmesh.mesh.native import cluster_templates, fill_in, has_native
 from abmesh.mesh.options import RenderOptions
 from abmesh.mesh.unit_matcher import LARGEST_PATTERN
 from abmesh.mesh.warmup import warmup_listener
 
 READABLE_ADMIN_PATHS: Final = ("/stats", "/ready", "/server_info", "/clusters", "/listeners", "/config_dump", "/certs")
-"""Start of every path that the admin endpoint answers. None of them changes anything."""
+"""Prefixes of the paths that the admin endpoint answers. None of them changes anything."""
 
 MAX_CONNECTIONS: Final = 50_000
-"""Clients' connections after which Envoy refuses new ones rather than running out of memory."""
+"""Client connections after which Envoy refuses new ones, so that it does not run out of memory."""
 
 
 def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, Any]:
-    """Envoy's bootstrap for a document, as the JSON form of Envoy's messages.
+    """Envoy's bootstrap for a document, in the JSON form of Envoy's messages.
 
     Args:
         document: what to render; it needs ``clusters``.
@@ -48,8 +48,8 @@ def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, An
         Plain dictionaries, lists, strings, numbers and booleans, in the order of Envoy's own message fields.
 
     Raises:
-        RenderError: the document lacks what Envoy needs to know.
-        UnknownName: a cluster that is used is not described.
+        RenderError: the document lacks something that Envoy needs.
+        UnknownName: a cluster that is used is not in ``clusters``.
     """
     server = ext_proc_cluster(options.ext_proc_targets, options.streams_per_connection, options.ext_proc_tls)
     bootstrap = Bootstrap(
@@ -62,7 +62,7 @@ def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, An
         stats_flush_interval=options.stats_flush_interval,
         admin=Admin(
             address=address_of(options.admin_endpoint),
-            # Whoever reads statistics must be able to when clients have taken every connection.
+            # Statistics must stay readable even if clients have taken every connection.
             ignore_global_conn_limit=True,
             allow_paths=[StringMatcher(prefix=path) for path in READABLE_ADMIN_PATHS],
         ),
@@ -78,11 +78,11 @@ def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, An
         ),
     )
     rendered = bootstrap.to_dict(casing=Casing.SNAKE)
-    usual = usual_entries(document)
+    templates = cluster_templates(document)
     for item in rendered["static_resources"]["listeners"]:
         manager = item["filter_chains"][0]["filters"][0]["typed_config"]
         for host in manager.get("route_config", {}).get("virtual_hosts", ()):
-            fill_in(host["routes"], document, usual)
+            fill_in(host["routes"], document, templates)
     return rendered
 
 
@@ -92,11 +92,11 @@ def _listeners(document: Document, options: RenderOptions) -> list[Listener]:
 
 
 def _runtime() -> LayeredRuntime:
-    """What the native lane's matches need.
+    """Runtime settings that the native lane's matchers need.
 
-    Envoy refuses patterns larger than 100 instructions; each letter of a cookie's name is one. From 1.39 on it looks at
-    each value of a repeated header by itself, unless told to join them with commas, as the server does: by itself, each
-    of two identities would look like the only one.
+    By default, Envoy refuses patterns larger than 100 instructions, and each letter of a cookie's name is one. Since
+    1.39 it matches each value of a repeated header separately, so each of two identities would look like the only one;
+    here it joins them with commas, as the server does.
     """
     wanted: dict[str, object] = {f"re2.max_program_size.{level}_level": LARGEST_PATTERN for level in ("error", "warn")}
     wanted["envoy.reloadable_features.match_headers_individually"] = False

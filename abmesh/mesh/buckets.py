@@ -1,7 +1,7 @@
-"""The buckets that Envoy's histograms have where they are read in Prometheus's form. Pure; called by mesh.bootstrap.
+"""The buckets of Envoy's histograms in Prometheus's text format. Pure; called by :mod:`abmesh.mesh.bootstrap`.
 
-Envoy's admin endpoint gives every bin of its own, of which there are about 90 to a power of ten. Prometheus's form has
-only configured buckets, and by default three to a power of ten, in which nobody can tell 300 from 500 ms.
+Envoy's admin endpoint can show all of its own bins, about 90 per power of ten. Prometheus's format has only configured
+buckets, by default three per power of ten, which cannot tell 300 from 500 ms.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from abmesh.experiment import names
 from abmesh.experiment.latencies import BOUNDS_MS, last_bin
 
 BUCKETS_MS: Final = tuple(map(last_bin, BOUNDS_MS))
-"""Bounds as Envoy takes them: one of 99 counts what is below 100; one of 100 would count 105 as well (tried)."""
+"""Bounds as Envoy reads them: a bound of 99 counts what is below 100; one of 100 would count 105 as well (tried)."""
 
 
 def stats_config() -> StatsConfig:
-    """For our histograms alone."""
+    """Buckets for our own histograms only."""
     ours = StringMatcher(prefix=f"{names.STATS_SCOPE}.")
     return StatsConfig(histogram_bucket_settings=[HistogramBucketSettings(match=ours, buckets=list(BUCKETS_MS))])

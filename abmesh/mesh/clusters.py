@@ -1,6 +1,6 @@
-"""Envoy clusters: the model servers of the document, and our external-processing server. Pure.
+"""Envoy clusters: the document's model servers, and our external-processing server. Pure.
 
-Called by :mod:`abmesh.mesh.bootstrap`; :mod:`abmesh.mesh.routes` asks for names of TLS servers.
+Called by :mod:`abmesh.mesh.bootstrap`; :mod:`abmesh.mesh.variants` needs the names of TLS servers.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ _MODEL_CONNECT: Final = timedelta(seconds=2)
 _SERVER_CONNECT: Final = timedelta(milliseconds=250)
 
 _MODEL_IDLE: Final = timedelta(seconds=4)
-"""Envoy drops an unused connection to a model server after this time.
+"""Envoy closes an unused connection to a model server after this time.
 
-uvicorn, which most model servers run on, does so after 5 s. A request that meets the closing of its connection fails,
-so the end that knows when the next request comes must be the first to close.
+uvicorn, which most model servers run on, does so after 5 s. A request sent while the server closes its connection
+fails, so Envoy, which sends the requests, must close first.
 """
 
 _NO_LIMIT: Final = 1_000_000
-"""Envoy's circuit breakers open at 1,024, which a streaming service reaches; limits belong to the model servers."""
+"""By default Envoy's circuit breakers open at 1,024, which a streaming service reaches; model servers limit load."""
 
 _HEALTH_INTERVAL: Final = timedelta(milliseconds=250)
 _HEALTH_TIMEOUT: Final = timedelta(milliseconds=500)
 
 
 def used_clusters(document: Document) -> set[str]:
-    """Names of the clusters that routes of the document lead to."""
+    """Names of the clusters that the document's routes lead to."""
     used = {variant.cluster for experiment in document.experiments for variant in experiment.variants}
     if document.default_cluster is not None:
         used.add(document.default_cluster)
@@ -74,25 +74,27 @@ def model_clusters(document: Document) -> list[EnvoyCluster]:
     """The clusters that the document's experiments use, in the order of its ``clusters:``.
 
     Raises:
-        RenderError: there is no ``clusters:``, or a name or address in it that Envoy could not take.
+        RenderError: there is no ``clusters:``, or it has a name or address that Envoy cannot use.
         UnknownName: a cluster that is used is not among them.
     """
     if document.clusters is None:
         raise RenderError(
-            "the document has no clusters:, so nobody knows where its model servers are; rendering for Envoy needs "
-            "it: name every cluster with its host and port, such as {model-a: {host: 127.0.0.1, port: 8001}}"
+            "the document has no clusters:, which rendering for Envoy needs to find the model servers; name every "
+            "cluster with its host and port, such as {model-a: {host: 127.0.0.1, port: 8001}}"
         )
     used = used_clusters(document)
     for name in sorted(used):
         if name not in document.clusters:
             raise UnknownName("cluster", name, tuple(document.clusters))
     if EXT_PROC_CLUSTER in used:
-        raise RenderError(f"a cluster is named {EXT_PROC_CLUSTER!r}, as our own server's is; give it another name")
+        raise RenderError(
+            f"a cluster is named {EXT_PROC_CLUSTER!r}, which is the name of abmesh's own server; rename it"
+        )
     return [_model_cluster(name, cluster) for name, cluster in document.clusters.items() if name in used]
 
 
 def server_name(cluster: Cluster) -> str | None:
-    """The name that a TLS cluster's server goes by, or None without TLS or where there is only an IP address."""
+    """The name of a TLS cluster's server; None without TLS, or if only an IP address is known."""
     if cluster.tls is None:
         return None
     name = cluster.tls.sni or cluster.host
@@ -102,7 +104,7 @@ def server_name(cluster: Cluster) -> str | None:
 def _model_cluster(name: str, cluster: Cluster) -> EnvoyCluster:
     endpoint = TcpEndpoint(cluster.host, cluster.port)
     if endpoint.is_name and ":" in cluster.host:
-        allowed = "a name or an IP address; the port is a field of its own"
+        allowed = "a name or an IP address; the port has its own field"
         raise RenderError(f"clusters.{name}.host: found {cluster.host!r}; allowed: {allowed}")
     return EnvoyCluster(
         name=name,
@@ -128,15 +130,15 @@ def _model_cluster(name: str, cluster: Cluster) -> EnvoyCluster:
 def ext_proc_cluster(
     targets: Sequence[TcpEndpoint | UnixSocket], streams_per_connection: int, tls: ServerTls | None = None
 ) -> EnvoyCluster:
-    """Our server: HTTP/2, health-checked, so that Envoy stops asking one that hangs.
+    """Our server: HTTP/2, and health-checked, so that Envoy stops asking a server that hangs.
 
-    Panic is off: with every endpoint unhealthy Envoy must not ask any, but let requests go on at once. Connections of
-    an unhealthy endpoint are closed, since those to a machine that vanished would never answer again.
+    Panic routing is off: if every endpoint is unhealthy, Envoy must ask none of them and let requests go on at once.
+    Connections of an unhealthy endpoint are closed, since those to a machine that vanished would never answer again.
 
     Args:
         targets: where it listens.
         streams_per_connection: concurrent streams after which Envoy opens another connection.
-        tls: how to speak TLS to it; None for plain text.
+        tls: how to speak TLS to it; None for plaintext.
     """
     endpoints = [target for target in targets if isinstance(target, TcpEndpoint)]
     return EnvoyCluster(
@@ -150,7 +152,7 @@ def ext_proc_cluster(
             core.HealthCheck(
                 timeout=_HEALTH_TIMEOUT,
                 interval=_HEALTH_INTERVAL,
-                # Envoy's default for a cluster without traffic is 60 s, which a cluster that recovers would wait for.
+                # Envoy's default for a cluster without traffic is 60 s, too long to wait after a recovery.
                 no_traffic_interval=_HEALTH_INTERVAL,
                 unhealthy_threshold=2,
                 healthy_threshold=1,
@@ -161,7 +163,7 @@ def ext_proc_cluster(
         close_connections_on_host_health_failure=True,
         common_lb_config=ClusterCommonLbConfig(
             healthy_panic_threshold=Percent(value=0),
-            update_merge_window=timedelta(),  # by default a change that follows another waits for up to a second
+            update_merge_window=timedelta(),  # by default, a change soon after another waits for up to a second
         ),
         typed_extension_protocol_options={
             _PROTOCOL_OPTIONS: Any.pack(
@@ -181,7 +183,7 @@ def _discovery(endpoints: Sequence[TcpEndpoint]) -> ClusterDiscoveryType:
 
 
 def _lookup(endpoints: Sequence[TcpEndpoint]) -> ClusterDnsLookupFamily:
-    """IPv4 first for names: Envoy's default is IPv6 first, and ``localhost`` would be ``::1``, where few listen."""
+    """IPv4 first for names: Envoy's default is IPv6 first, so ``localhost`` would be ``::1``, where few listen."""
     named = any(endpoint.is_name for endpoint in endpoints)
     return ClusterDnsLookupFamily.V4_PREFERRED if named else ClusterDnsLookupFamily.AUTO
 
@@ -199,14 +201,14 @@ def _breakers() -> CircuitBreakers:
 
 
 def _tls(cluster: Cluster, tls: Tls) -> core.TransportSocket:
-    """TLS that believes only a certificate of the expected name, from an authority that the document trusts."""
+    """TLS that accepts only a certificate with the expected name, from an authority that the document trusts."""
     name = server_name(cluster)
     common = CommonTlsContext(validation_context=_trusted(tls.ca_file, [name or tls.sni or cluster.host]))
     return _tls_socket(UpstreamTlsContext(sni=name or "", common_tls_context=common))
 
 
 def _server_tls(tls: ServerTls, hosts: Sequence[str]) -> core.TransportSocket:
-    """TLS to our server: HTTP/2 is agreed on in the handshake, or it closes the connection."""
+    """TLS to our server, which closes the connection unless the handshake negotiates HTTP/2."""
     names = [tls.name] if tls.name else list(dict.fromkeys(hosts))
     common = CommonTlsContext(alpn_protocols=["h2"], validation_context=_trusted(tls.ca, names))
     if tls.cert:

@@ -1,7 +1,7 @@
-"""Feedback events: routes that Envoy answers itself, and who may send events from another site. Pure.
+"""Feedback events: routes that Envoy answers itself, and which sites' pages may send events. Pure.
 
-``POST /_ab/events/NAME`` passes our server like any request, which says whose event it is and whether it counts; the
-route that takes what it said names the event, so that no statistic has a name that anybody else chose. Called by
+``POST /_ab/events/NAME`` passes our server like any request; the server says whose event it is and whether it counts.
+The route that matches its answer names the event, so no statistic has a name that a client chose. Called by
 :mod:`abmesh.mesh.routes` and, for the filter, :mod:`abmesh.mesh.listener`.
 """
 
@@ -10,13 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from envoy_data_plane.envoy.config.core.v3 import (
-    DataSource,
-    HeaderValue,
-    HeaderValueOption,
-    HeaderValueOptionHeaderAppendAction,
-    Metadata,
-)
+from envoy_data_plane.envoy.config.core.v3 import DataSource, HeaderValueOption, Metadata
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
     HeaderMatcher,
@@ -32,28 +26,30 @@ from envoy_data_plane.google.protobuf import Any, Struct
 
 from abmesh.experiment import metrics, names
 from abmesh.experiment.model import Document, Experiment
+from abmesh.mesh.matches import equals, present
+from abmesh.mesh.variants import overwrite_header
 
 CORS: Final = "envoy.filters.http.cors"
 UNKNOWN: Final = f"{names.EVENTS_PATH}unknown"
-"""Name of the route of events that no experiment declares."""
+"""Name of the route for events that no experiment declares."""
 
 PREFLIGHT: Final = f"{names.EVENTS_PATH}preflight"
-"""Name of the route of a browser's question whether a page may send an event."""
+"""Name of the route for CORS preflight requests: a browser asks whether a page may send an event."""
 
 _NOWHERE: Final = f"{names.TRUSTED_PREFIX}nowhere"
-"""A header that nobody can set: clients' are stripped, and the server may not."""
+"""A header that never exists: it is stripped from what clients send, and the server may not set it."""
 
 _PREFLIGHT_SECONDS: Final = 600
 _RETRY_SECONDS: Final = 1
 
 
 def event_route_name(experiment: str, event: str) -> str:
-    """Name of the route of events that count for an experiment."""
+    """Name of the route for an experiment's counted events."""
     return f"{experiment}/events/{event}"
 
 
 def event_routes(document: Document) -> list[Route]:
-    """Routes of everything below the events' path; they come before all others."""
+    """Routes for everything below the events' path; they come before all others."""
     declared: dict[str, list[Experiment]] = {}
     for experiment in document.experiments:
         for event in experiment.events:
@@ -61,7 +57,7 @@ def event_routes(document: Document) -> list[Route]:
                 declared.setdefault(event.name, []).append(experiment)
     made = [_preflight()] if document.event_origins else []
     made += [route for event, experiments in declared.items() for route in _of_event(event, experiments)]
-    made.append(_unanswered(UNKNOWN, RouteMatch(prefix=names.EVENTS_PATH), 404))
+    made.append(_no_cluster(UNKNOWN, RouteMatch(prefix=names.EVENTS_PATH), 404))
     policy = _cors_policy(document)
     for route in made:
         route.typed_per_filter_config.update(policy)
@@ -69,7 +65,7 @@ def event_routes(document: Document) -> list[Route]:
 
 
 def cors_filters(document: Document) -> list[HttpFilter]:
-    """The filter that answers a browser's question which pages may send events; none where no page may."""
+    """The filter that answers preflight requests; none if no other site's pages may send events."""
     return [HttpFilter(name=CORS, typed_config=Any.pack(Cors()))] if document.event_origins else []
 
 
@@ -78,50 +74,43 @@ def _of_event(event: str, experiments: list[Experiment]) -> Iterator[Route]:
         for variant in experiment.variants:
             yield _counted(experiment, variant.name, event)
     path = names.EVENTS_PATH + event
-    other = HeaderMatcher(name=":method", string_match=StringMatcher(exact="POST"), invert_match=True)
-    yield _answered(f"{path}/method", RouteMatch(path=path, headers=[other]), 405, {"allow": "POST"})
-    known = HeaderMatcher(name=names.EXPERIMENT, present_match=True)
+    not_post = HeaderMatcher(name=":method", string_match=StringMatcher(exact="POST"), invert_match=True)
+    yield _direct(f"{path}/method", RouteMatch(path=path, headers=[not_post]), 405, {"allow": "POST"})
     needed = (
-        f"{event} was not counted. It needs what says whose it is, as on the user's other requests: the same\n"
-        f"header, cookie or query parameter. {names.VALUE_PARAMETER}=NUMBER is allowed only within the bounds that\n"
-        "the experiment declares for this event. A page of another site must be one of event_origins.\n"
+        f"{event} was not counted. Send it with the header, cookie or query parameter that identifies the user on\n"
+        f"other requests. {names.VALUE_PARAMETER}=NUMBER must be within the bounds that the experiment declares for\n"
+        "this event. A page of another site must be listed in event_origins.\n"
     )
-    yield _answered(f"{path}/refused", RouteMatch(path=path, headers=[known]), 400, body=needed)
-    yield _unanswered(f"{path}/unassigned", RouteMatch(path=path), 503, {"retry-after": str(_RETRY_SECONDS)})
+    yield _direct(f"{path}/refused", RouteMatch(path=path, headers=[present(names.EXPERIMENT)]), 400, body=needed)
+    yield _no_cluster(f"{path}/unassigned", RouteMatch(path=path), 503, {"retry-after": str(_RETRY_SECONDS)})
 
 
 def _preflight() -> Route:
-    """The filter answers here; nothing goes on."""
-    asked = [
-        _equals(":method", "OPTIONS"),
-        HeaderMatcher(name="origin", present_match=True),
-        HeaderMatcher(name="access-control-request-method", present_match=True),
-    ]
-    return _unanswered(PREFLIGHT, RouteMatch(prefix=names.EVENTS_PATH, headers=asked), 404)
+    """The CORS filter answers on this route, so the request goes no further."""
+    asked = [equals(":method", "OPTIONS"), present("origin"), present("access-control-request-method")]
+    return _no_cluster(PREFLIGHT, RouteMatch(prefix=names.EVENTS_PATH, headers=asked), 404)
 
 
 def _counted(experiment: Experiment, variant: str, event: str) -> Route:
-    """What the server says may be counted, of a variant that this Envoy knows.
+    """Events that the server allows to be counted, for a variant that this Envoy knows.
 
-    One route for each variant: a regular expression of twenty names is more than Envoy takes. The header that only
-    events have is asked for first, since Envoy goes through all of these for every request.
+    One route per variant: a regular expression of twenty names is larger than Envoy allows. The header that only
+    events have comes first, since Envoy tests these routes for every request.
     """
-    said = [
-        _equals(names.EVENT, event),
-        _equals(names.EXPERIMENT, experiment.name),
-        _equals(names.MODEL_VERSION, variant),
-        _equals(":method", "POST"),
+    conditions = [
+        equals(names.EVENT, event),
+        equals(names.EXPERIMENT, experiment.name),
+        equals(names.MODEL_VERSION, variant),
+        equals(":method", "POST"),
     ]
-    match = RouteMatch(path=names.EVENTS_PATH + event, headers=said)
-    route = _answered(event_route_name(experiment.name, event), match, 204, {names.MODEL_VERSION: variant})
+    match = RouteMatch(path=names.EVENTS_PATH + event, headers=conditions)
+    route = _direct(event_route_name(experiment.name, event), match, 204, {names.MODEL_VERSION: variant})
     counted = Struct.from_dict({names.TAG_EXPERIMENT: experiment.name, names.METADATA_EVENT: event})
     route.metadata = Metadata(filter_metadata={names.METADATA_NAMESPACE: counted})
     return route
 
 
-def _answered(
-    name: str, match: RouteMatch, status: int, headers: dict[str, str] | None = None, body: str = ""
-) -> Route:
+def _direct(name: str, match: RouteMatch, status: int, headers: dict[str, str] | None = None, body: str = "") -> Route:
     return Route(
         name=name,
         match=match,
@@ -130,11 +119,11 @@ def _answered(
     )
 
 
-def _unanswered(name: str, match: RouteMatch, status: int, headers: dict[str, str] | None = None) -> Route:
-    """A route that leads to no cluster, which Envoy answers with a status.
+def _no_cluster(name: str, match: RouteMatch, status: int, headers: dict[str, str] | None = None) -> Route:
+    """A route to a cluster that does not exist, which Envoy answers with a status.
 
-    Envoy's filter for pages of other sites overlooks routes that are answers themselves, and it looks but once: at the
-    route that an event has before our server has said anything of it, which is one of these.
+    Envoy's CORS filter ignores routes with a direct response, and it looks only once: at the route that an event has
+    before our server has answered, which is one of these.
     """
     codes = RouteActionClusterNotFoundResponseCode
     missing = {404: codes.NOT_FOUND, 503: codes.SERVICE_UNAVAILABLE}[status]
@@ -143,15 +132,11 @@ def _unanswered(name: str, match: RouteMatch, status: int, headers: dict[str, st
 
 
 def _added(headers: dict[str, str]) -> list[HeaderValueOption]:
-    overwrite = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
-    return [
-        HeaderValueOption(header=HeaderValue(key=key, value=value), append_action=overwrite)
-        for key, value in headers.items()
-    ]
+    return [overwrite_header(name, value) for name, value in headers.items()]
 
 
 def _cors_policy(document: Document) -> dict[str, Any]:
-    """With credentials: the user's cookie says whose event it is."""
+    """With credentials, because the user's cookie says whose event it is."""
     if not document.event_origins:
         return {}
     policy = CorsPolicy(
@@ -163,7 +148,3 @@ def _cors_policy(document: Document) -> dict[str, Any]:
         forward_not_matching_preflights=False,
     )
     return {CORS: Any.pack(policy)}
-
-
-def _equals(name: str, value: str) -> HeaderMatcher:
-    return HeaderMatcher(name=name, string_match=StringMatcher(exact=value))

@@ -1,4 +1,4 @@
-"""Envoy's external-processing filter, which asks our server who gets what.
+"""Envoy's external-processing filter, which asks our server for each request's assignment.
 
 Pure; called by :mod:`abmesh.mesh.listener`.
 """
@@ -45,17 +45,17 @@ SET_BY_SERVER: Final = (
 
 
 def ext_proc_filter(headers: Sequence[str], message_timeout: timedelta) -> HttpFilter:
-    """One message per request, holding the headers that the document needs; whatever goes wrong, the request goes on.
+    """One message per request, with the headers that the document needs; if anything fails, the request goes on.
 
-    The server may set its own headers and nothing else, may not answer in the upstream's place, and may hand back
-    only our namespace of dynamic metadata.
+    The server may set its own headers and nothing else, may not answer in the upstream's place, and may return only
+    our namespace of dynamic metadata.
 
     Args:
         headers: names of the request headers that the server needs.
-        message_timeout: longest wait for its answer.
+        message_timeout: longest wait for the server's answer.
     """
     config = ExternalProcessor(
-        # What a service behind it could want to know of the caller; our server asks for nothing of it.
+        # Envoy's own headers would only tell our server what it does not use.
         grpc_service=GrpcService(
             envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=names.EXT_PROC_CLUSTER, skip_envoy_headers=True)
         ),
@@ -85,5 +85,5 @@ def ext_proc_filter(headers: Sequence[str], message_timeout: timedelta) -> HttpF
 
 
 def _any_of(headers: Sequence[str]) -> str:
-    """A regular expression of names; sorted, so that RE2 shares beginnings, or it is larger than Envoy takes."""
+    """A regular expression of names, sorted so that RE2 shares prefixes; unsorted it is larger than Envoy allows."""
     return "|".join(sorted(headers))

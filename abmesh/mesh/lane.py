@@ -1,6 +1,6 @@
-"""What the native lane can express of an experiment, and what it says where it cannot. Pure.
+"""Which experiments and units the native lane can express, and why it cannot express the others. Pure.
 
-Called by :mod:`abmesh.mesh.native`, and by ``abmesh validate`` for the words.
+Called by :mod:`abmesh.mesh.native`, and by ``abmesh validate`` for the notes.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ _HOST = "host"
 
 
 def obstacle(experiment: Experiment) -> str:
-    """Why the whole of an experiment is left to the server; empty where Envoy can assign its requests itself."""
+    """Why all of an experiment is left to the server; empty if Envoy can assign its requests itself."""
     if len({idle_limit(variant) for variant in experiment.variants}) > 1:
         return (
-            f"time limits beyond {format_duration(STREAM_IDLE)} must be the same on all variants: how long a request "
-            "may stand still belongs to a route, and the variants share one"
+            f"timeouts beyond {format_duration(STREAM_IDLE)} must be the same for all variants: they also set the idle "
+            "timeout, which belongs to the route, and the variants share one route"
         )
     used = set(_headers(experiment))
     if _HOST in used:
-        return "Envoy takes a header of the name host for the request's :authority, and the server does not"
-    if experiment.segments is not None and not _speakable(experiment.segments.header):
-        return f"the header of segments, {experiment.segments.header}, cannot be named in Envoy's formats"
+        return "Envoy reads a header named host as the request's :authority, and the server does not"
+    if experiment.segments is not None and not _can_be_formatted(experiment.segments.header):
+        return f"the segments' header, {experiment.segments.header}, cannot be named in Envoy's format strings"
     if all(asks_server(experiment, source) for source in experiment.unit):
-        return f"its only unit is the issued cookie, which {CONTINUATION} needs the server for"
+        return f"its only unit is the issued cookie, and {CONTINUATION} needs the server to mark its sessions"
     return ""
 
 
 def asks_server(experiment: Experiment, source: UnitSource) -> bool:
-    """Whether requests whose unit is from a source are left to the server.
+    """Whether requests whose unit comes from a source are left to the server.
 
-    The second request of a session marks the session with a cookie that holds a digest, which Envoy cannot compute.
+    The second request of a session sets a cookie that holds a digest, which Envoy cannot compute.
     """
     cookie = experiment.issue_cookie
     return experiment.counts_continuation and cookie is not None and source.cookie == cookie.name
 
 
 def notes(experiment: Experiment) -> Iterator[str]:
-    """What an operator should know of an experiment in the native lane."""
+    """What an operator should know about an experiment in the native lane."""
     reason = obstacle(experiment)
     if reason:
         yield f"lane native: the server is asked about every request: {reason}"
         return
     yield (
-        "lane native: new weights, a rollout's as well, reach Envoy only through a routes file (`abmesh render envoy "
-        "--routes-file`); without one its weights stay as they were rendered"
+        "lane native: new weights, including a rollout's, reach Envoy only through a routes file (`abmesh render envoy "
+        "--routes-file`); without one, the weights stay as they were rendered"
     )
     for source in experiment.unit:
         if asks_server(experiment, source):
@@ -58,7 +58,7 @@ def notes(experiment: Experiment) -> Iterator[str]:
                 f"lane native: the server is asked about requests identified by {source.label}: {CONTINUATION} marks "
                 "a session with a cookie that only the server can write"
             )
-    # The odd ones are the same for every document; the page on Envoy lists them.
+    # These units are the same for every document; docs/operations/envoy.md lists them.
     yield (
         "lane native: the server is asked about requests without a unit, about feedback events, and about units that "
         "Envoy may read differently (see docs/operations/envoy.md)"
@@ -76,6 +76,6 @@ def _headers(experiment: Experiment) -> Iterator[str]:
         yield experiment.segments.header
 
 
-def _speakable(header: str) -> bool:
-    """Whether a name stands for itself inside one of Envoy's formats, such as ``%REQ(name)%``."""
+def _can_be_formatted(header: str) -> bool:
+    """Whether a name can be used inside one of Envoy's format strings, such as ``%REQ(name)%``."""
     return "%" not in header

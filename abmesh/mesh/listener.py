@@ -45,18 +45,18 @@ from abmesh.mesh.variants import STREAM_IDLE
 NAME: Final = "abmesh"
 
 _REQUEST_HEADERS: Final = timedelta(seconds=10)
-"""How long a client may take to send its headers."""
+"""How long a client may take to send its request headers."""
 
 
 def listener(document: Document, options: RenderOptions) -> Listener:
     """Envoy's listener for the document's experiments."""
-    rds = _followed(options.routes_file) if options.routes_file else None
+    rds = _routes_from_file(options.routes_file) if options.routes_file else None
     manager = HttpConnectionManager(
         stat_prefix=NAME,
         use_remote_address=True,
         xff_num_trusted_hops=options.trusted_hops,
         early_header_mutation_extensions=[_strip_forged_headers()],
-        # Matches are on paths, here and in the server: both must see /v1/x for /v1/../v1//x.
+        # Envoy and the server both match paths: both must see /v1/x for /v1/../v1//x.
         normalize_path=True,
         merge_slashes=True,
         stream_idle_timeout=STREAM_IDLE,
@@ -73,28 +73,28 @@ def listener(document: Document, options: RenderOptions) -> Listener:
 
 
 def _filters(document: Document, options: RenderOptions) -> list[HttpFilter]:
-    """A page's question whether it may send an event is answered before our server hears of it."""
+    """The HTTP filters; a CORS preflight request is answered before it reaches our server."""
     return [
         *cors_filters(document),
         ext_proc_filter(needed_headers(document), options.message_timeout),
         answers_filter(document),
-        # A file may come to hold native routes later.
+        # A routes file may hold native routes later.
         *([header_filter()] if has_native(document) or options.routes_file else []),
         HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router())),
     ]
 
 
-def _followed(routes_file: str) -> Rds:
-    """Routes from a file: taken anew whenever something is moved into its folder."""
+def _routes_from_file(routes_file: str) -> Rds:
+    """Routes from a file, which Envoy reads again whenever something is moved into its folder."""
     folder = routes_file.rpartition("/")[0] or "/"
     source = PathConfigSource(path=routes_file, watched_directory=WatchedDirectory(path=folder))
     return Rds(route_config_name=ROUTES, config_source=ConfigSource(path_config_source=source))
 
 
 def _strip_forged_headers() -> TypedExtensionConfig:
-    """Removes from what clients send all that only Envoy and our server may say, before anything reads it.
+    """Remove the headers that only Envoy and our server may set from what clients send, before anything reads them.
 
-    With underscores as well: a CGI or WSGI server makes one variable of ``x-ab-slice``, ``x_ab_slice`` and
+    Names with underscores too: a CGI or WSGI server makes one variable of ``x-ab-slice``, ``x_ab_slice`` and
     ``x_ab-slice``. Envoy matches names in lower case.
     """
     prefixes = "|".join(_either_dash(prefix) for prefix in (names.TRUSTED_PREFIX, names.ENVOY_PREFIX))

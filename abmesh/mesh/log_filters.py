@@ -1,7 +1,7 @@
 """Filters of Envoy's access loggers: which requests a logger counts. Pure; called by :mod:`abmesh.mesh.statistics`.
 
-What took a variant's route is known by metadata of the route, which only an expression can ask for. Everything else
-here is a look at one header or one value of dynamic metadata, which costs next to nothing.
+Only an expression can read a route's metadata, which says whether a request took a variant's route. All other filters
+look at one header or one value of dynamic metadata, which costs next to nothing.
 """
 
 from __future__ import annotations
@@ -34,70 +34,70 @@ from envoy_data_plane.google.protobuf import Any
 
 from abmesh.experiment import names
 
-OUR_ROUTE: Final = f"'{names.METADATA_NAMESPACE}' in xds.route_metadata.filter_metadata"
-"""Whether a request took a variant's route, or that of an event that counts: only those carry our metadata.
+EVIDENCE_ROUTE: Final = f"'{names.METADATA_NAMESPACE}' in xds.route_metadata.filter_metadata"
+"""Whether a request took the route of a variant or of a counted event: only those carry our metadata.
 
-An error, and so false, without a route.
+Without a route the expression is an error, which counts as false.
 """
 
 
-def having(header: str) -> AccessLogFilter:
-    """Requests with a header, as they were when they left the filters."""
+def header_present(header: str) -> AccessLogFilter:
+    """Requests that had a header when they left Envoy's HTTP filters."""
     return _header(HeaderMatcher(name=header, present_match=True))
 
 
-def lacking(header: str) -> AccessLogFilter:
+def header_absent(header: str) -> AccessLogFilter:
     """Requests without a header."""
     return _header(HeaderMatcher(name=header, present_match=True, invert_match=True))
 
 
-def on_our_route() -> AccessLogFilter:
-    """Requests that took a variant's route, or that of an event that counts."""
-    return _expression(OUR_ROUTE)
+def on_evidence_route() -> AccessLogFilter:
+    """Requests that took the route of a variant or of a counted event."""
+    return _expression(EVIDENCE_ROUTE)
 
 
-def on_another_route() -> AccessLogFilter:
-    """All others but those without a route."""
-    return _expression(f"!({OUR_ROUTE})")
+def on_other_route() -> AccessLogFilter:
+    """Requests that took any other route; not those without a route."""
+    return _expression(f"!({EVIDENCE_ROUTE})")
 
 
-def saying(key: str) -> AccessLogFilter:
-    """Answers of which a key of our dynamic metadata is known."""
+def metadata_set(key: str) -> AccessLogFilter:
+    """Requests with a key of our dynamic metadata."""
     return _metadata(key, ValueMatcher(present_match=True), absent=False)
 
 
-def not_saying(key: str) -> AccessLogFilter:
-    """Answers of which a key of our dynamic metadata is not known; no value that we set is null."""
+def metadata_unset(key: str) -> AccessLogFilter:
+    """Requests without a key of our dynamic metadata; we never set a null value."""
     return _metadata(key, ValueMatcher(null_match=ValueMatcherNullMatch()), absent=True)
 
 
-def flagged(flags: Sequence[str]) -> AccessLogFilter:
+def any_flag(flags: Sequence[str]) -> AccessLogFilter:
     """Requests with any of Envoy's response flags."""
     return AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=list(flags)))
 
 
 def code_below(code: int) -> AccessLogFilter:
-    """Requests whose answer's code is lower; no answer is code 0."""
+    """Requests answered with a lower status code; a request without an answer has code 0."""
     return _code(ComparisonFilterOp.LE, code - 1, f"code_below_{code}")
 
 
 def code_from(code: int) -> AccessLogFilter:
-    """Requests whose answer's code is this one or higher."""
+    """Requests answered with this status code or a higher one."""
     return _code(ComparisonFilterOp.GE, code, f"code_from_{code}")
 
 
 def all_of(*filters: AccessLogFilter) -> AccessLogFilter:
-    """Envoy stops at the first that does not hold."""
+    """Requests that pass all filters; Envoy stops at the first that fails."""
     return filters[0] if len(filters) == 1 else AccessLogFilter(and_filter=AndFilter(filters=list(filters)))
 
 
 def any_of(*filters: AccessLogFilter) -> AccessLogFilter:
-    """Envoy stops at the first that holds."""
+    """Requests that pass any filter; Envoy stops at the first that holds."""
     return AccessLogFilter(or_filter=OrFilter(filters=list(filters)))
 
 
 def _code(comparison: ComparisonFilterOp, code: int, key: str) -> AccessLogFilter:
-    # Envoy wants a name under which its runtime could change the number; nothing sets it.
+    # Envoy requires a runtime key that could override the number; nothing sets it.
     value = RuntimeUInt32(default_value=code, runtime_key=f"{names.STATS_SCOPE}.{key}")
     return AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=ComparisonFilter(op=comparison, value=value)))
 

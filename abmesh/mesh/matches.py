@@ -1,7 +1,4 @@
-"""Conditions on requests, as Envoy's messages.
-
-Pure; used by :mod:`abmesh.mesh.routes` and :mod:`abmesh.mesh.native`.
-"""
+"""Conditions on requests, as Envoy's messages. Pure; used by every module here that makes routes."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ def request_match(match: Match) -> RouteMatch:
 
 
 def equals(name: str, value: str) -> HeaderMatcher:
-    """Requests with exactly this value of a header; repeated ones are joined with commas."""
+    """Requests with exactly this value of a header; Envoy joins repeated headers with commas."""
     return HeaderMatcher(name=name, string_match=StringMatcher(exact=value))
 
 
@@ -33,8 +30,13 @@ def matches(name: str, pattern: str) -> HeaderMatcher:
 
 def never_matches(name: str, pattern: str) -> HeaderMatcher:
     """Requests without the header, or whose header as a whole does not match a pattern."""
-    # Without the last flag a request that lacks the header would not be taken either (tried).
+    # Without the last flag a request without the header would not match either (tried).
     return HeaderMatcher(name=name, string_match=_regex(pattern), invert_match=True, treat_missing_header_as_empty=True)
+
+
+def present(name: str) -> HeaderMatcher:
+    """Requests with a header."""
+    return HeaderMatcher(name=name, present_match=True)
 
 
 def absent(name: str) -> HeaderMatcher:

@@ -1,4 +1,4 @@
-"""What rendering needs to know besides the document. Built by the command line and the demo; pure."""
+"""Settings of rendering besides the document. Built by the command line and the demo; pure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from abmesh.mesh.routes_file import check_routes_file
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """How Envoy speaks TLS to the external-processing server. Paths are those that Envoy sees.
+    """How Envoy speaks TLS to the external-processing server. Paths are as Envoy sees them.
 
     Attributes:
-        ca: certificates of those who may vouch for the server.
-        name: what its certificate must be for; empty: the hosts that Envoy connects to.
+        ca: file of the certificates to trust.
+        name: the name that the server's certificate must have; empty: the hosts that Envoy connects to.
         cert: Envoy's own certificate, for a server that asks for one; empty: none.
         key: its private key.
 
     Raises:
-        SettingsError: they make no sense together.
+        SettingsError: they do not fit together.
     """
 
     ca: str
@@ -32,7 +32,7 @@ class ServerTls:
 
     def __post_init__(self) -> None:
         if not self.ca:
-            raise SettingsError("ext_proc_ca: found none; allowed: a file of the certificates to trust")
+            raise SettingsError("ext_proc_ca: found none; allowed: a file with the certificates to trust")
         if bool(self.cert) != bool(self.key):
             raise SettingsError("ext_proc_cert, ext_proc_key: found only one of them; allowed: both or neither")
 
@@ -42,26 +42,26 @@ class RenderOptions:
     """How the rendered Envoy is reached, and how it reaches the external-processing server.
 
     Attributes:
-        listen: IP address and port that serve clients. Port 0 lets the system choose one.
+        listen: IP address and port for clients. Port 0 lets the system choose one.
         admin: IP address and port of Envoy's admin endpoint. Loopback only: it has no authentication.
-        warmup: IP address and port through which the controller warms new versions; loopback only, since whoever
-            reaches it chooses the variant. Empty: nowhere.
+        warmup: IP address and port through which the controller warms up new versions. Loopback only: anyone who can
+            connect to it chooses the variant. Empty: none.
         ext_proc: where the server listens, ``host:port`` or ``unix:/path``; several share the load.
-        ext_proc_tls: how it speaks TLS to the server; None for plain text.
-        streams_per_connection: how many requests Envoy asks about at the same time on one connection to the server
-            before it opens another. Many save CPU on both sides. But a server's worker processes share one port, and
-            the system gives each *connection* to one of them: with several workers, say 2, or few of them work.
+        ext_proc_tls: how Envoy speaks TLS to the server; None for plaintext.
+        streams_per_connection: concurrent requests on one connection to the server after which Envoy opens another.
+            A high number saves CPU on both sides. But a server's worker processes share one port, and the system gives
+            each *connection* to one of them: with several workers, choose about 2, or few of them get work.
         message_timeout: longest wait for the server's answer to one request; then the request goes to the control.
-        stats_flush_interval: how often Envoy merges its histograms, and so how old they may be when they are read.
-        trusted_hops: how many proxies in front of Envoy may be believed what they say in ``x-forwarded-for`` and
-            ``x-forwarded-proto``. With none, Envoy sets both from the connection.
-        routes_file: absolute path of the file that Envoy takes its routes from and takes anew whenever it is replaced,
-            as Envoy sees it. Empty: the routes are in the bootstrap and stay as they are.
-        node_id: what Envoy calls itself.
-        node_cluster: what Envoy calls the group that it belongs to.
+        stats_flush_interval: how often Envoy merges its histograms, and so how old they may be when read.
+        trusted_hops: number of proxies in front of Envoy whose ``x-forwarded-for`` and ``x-forwarded-proto`` are
+            trusted. With none, Envoy sets both from the connection.
+        routes_file: absolute path, as Envoy sees it, of the file that Envoy reads its routes from whenever it is
+            replaced. Empty: the routes are in the bootstrap and never change.
+        node_id: Envoy's own name.
+        node_cluster: name of the group of Envoys that it belongs to.
 
     Raises:
-        SettingsError: a value makes no sense.
+        SettingsError: a value is not allowed.
     """
 
     listen: str = "0.0.0.0:10000"
@@ -81,7 +81,7 @@ class RenderOptions:
         parse_ip_endpoint(self.listen, "listen")
         _loopback("admin", self.admin_endpoint, "Envoy's admin endpoint has no authentication", "127.0.0.1:9901")
         if self.warmup_endpoint is not None:
-            why = "whoever reaches it chooses the variant, and nobody counts it"
+            why = "anyone who can connect to it chooses the variant, uncounted"
             _loopback("warmup", self.warmup_endpoint, why, "127.0.0.1:9902")
         self._check_targets()
         _between("message_timeout", self.message_timeout, timedelta(milliseconds=1), timedelta(minutes=1))
@@ -92,11 +92,11 @@ class RenderOptions:
             check_routes_file(self.routes_file)
         for name, value in (("node_id", self.node_id), ("node_cluster", self.node_cluster)):
             if not value or not value.isprintable():
-                raise SettingsError(f"{name}: found {value!r}; allowed: any printable text that is not empty")
+                raise SettingsError(f"{name}: found {value!r}; allowed: printable text that is not empty")
 
     @property
     def listen_endpoint(self) -> Endpoint:
-        """Where clients are served."""
+        """Where clients connect."""
         return parse_ip_endpoint(self.listen, "listen")
 
     @property
@@ -106,7 +106,7 @@ class RenderOptions:
 
     @property
     def warmup_endpoint(self) -> Endpoint | None:
-        """Where new versions are warmed."""
+        """Where new versions are warmed up; None if nowhere."""
         return parse_ip_endpoint(self.warmup, "warmup") if self.warmup else None
 
     @property
@@ -123,12 +123,12 @@ class RenderOptions:
         sockets = any(isinstance(target, UnixSocket) for target in targets)
         if sockets and self.ext_proc_tls is not None and not self.ext_proc_tls.name:
             raise SettingsError(
-                "ext_proc_name: found none; allowed: the name in the certificate of a Unix socket's server"
+                "ext_proc_name: found none, which a Unix socket needs; allowed: the name in the server's certificate"
             )
         if sockets and any(isinstance(target, Endpoint) and target.is_name for target in targets):
             raise SettingsError(
-                f"ext_proc: found {', '.join(self.ext_proc)}; Envoy cannot mix Unix sockets with names that it has "
-                "to resolve; allowed: Unix sockets and IP addresses, or names and IP addresses"
+                f"ext_proc: found {', '.join(self.ext_proc)}; Envoy cannot mix Unix sockets with names that it must "
+                "resolve; allowed: Unix sockets and IP addresses, or names and IP addresses"
             )
 
 

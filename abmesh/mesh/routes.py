@@ -1,6 +1,6 @@
-"""The route table: first what the server assigned, then what Envoy assigns itself and where everything else goes. Pure.
+"""The route table: requests that the server assigned, then those that Envoy assigns itself, then all others. Pure.
 
-Called by :mod:`abmesh.mesh.listener`, and by whoever keeps the file that Envoy takes its routes from.
+Called by :mod:`abmesh.mesh.listener`, and by :mod:`controller.routes` for the file that Envoy reads its routes from.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from abmesh.mesh.answers import answers_of_route
 from abmesh.mesh.events import event_routes
 from abmesh.mesh.ext_proc_filter import SET_BY_SERVER
 from abmesh.mesh.matches import equals, request_match
-from abmesh.mesh.native import Entries, fill_in, native_routes, usual_entries
-from abmesh.mesh.variants import evidence_of, stamp, to_cluster, to_variant
+from abmesh.mesh.native import ClusterTemplates, cluster_templates, fill_in, native_routes
+from abmesh.mesh.variants import evidence_metadata, to_cluster, to_variant, version_header
 
 NAME: Final = "abmesh"
 UNMATCHED: Final = "unmatched"
-"""Name of the route of requests that match no experiment."""
+"""Name of the route for requests that match no experiment."""
 
 _TYPE: Final = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 _ASSIGNMENT: Final = [name for name in SET_BY_SERVER if name.startswith((names.MODEL_VERSION, names.TRUSTED_PREFIX))]
@@ -43,7 +43,7 @@ def route_configuration(document: Document) -> RouteConfiguration:
         for experiment in document.experiments
         for variant in experiment.variants
     ]
-    # The first experiment that matches wins, whichever lane it is in.
+    # The first experiment that matches wins, whatever its lane.
     others = [
         route
         for experiment in document.experiments
@@ -67,40 +67,35 @@ def route_configuration(document: Document) -> RouteConfiguration:
 
 
 class RoutesRenderer:
-    """Renders one document after the other as the content of a file that Envoy watches.
+    """Renders one document after another as the content of a file that Envoy watches.
 
-    Documents mostly differ in their weights; whatever these do not change is rendered once, since that takes ten times
-    as long as the rest.
+    Successive documents mostly differ in their weights. Everything else is rendered once, since it takes ten times as
+    long.
     """
 
     def __init__(self) -> None:
-        self._made: tuple[Document, dict[str, Any], Entries] | None = None
+        self._made: tuple[Document, dict[str, Any], ClusterTemplates] | None = None
 
     def render(self, document: Document, version: str = "") -> dict[str, Any]:
-        """The file's content, as the JSON form of Envoy's messages; in force until the next call.
+        """The file's content, in the JSON form of Envoy's messages; the next call changes it.
 
         Args:
             document: what to render.
-            version: what Envoy's admin endpoint shows as the routes' version: the document's generation.
+            version: shown as the routes' version by Envoy's admin endpoint: the document's generation.
         """
         alike = _without_weights(document)
         if self._made is None or self._made[0] != alike:
-            self._made = alike, _resource(document), usual_entries(document)
-        _, resource, usual = self._made
+            self._made = alike, _resource(document), cluster_templates(document)
+        _, resource, templates = self._made
         for host in resource["virtual_hosts"]:
-            fill_in(host["routes"], document, usual)
+            fill_in(host["routes"], document, templates)
         return {"version_info": version, "resources": [resource]}
-
-
-def render_routes(document: Document, version: str = "") -> dict[str, Any]:
-    """The routes of one document; see :meth:`RoutesRenderer.render`."""
-    return RoutesRenderer().render(document, version)
 
 
 def _resource(document: Document) -> dict[str, Any]:
     routes = route_configuration(document)
-    # Routes to a cluster that the Envoy does not have are refused as a whole, and the last good ones stay: otherwise
-    # requests of a variant that was added after the Envoy was started would get 503.
+    # If a route leads to a cluster that this Envoy does not have, it refuses the whole table and keeps the last good
+    # one. Otherwise requests for a variant that was added after Envoy started would get 503.
     routes.validate_clusters = True
     return {"@type": _TYPE, **routes.to_dict(casing=Casing.SNAKE)}
 
@@ -119,43 +114,43 @@ def _without_weights(document: Document) -> Document:
 
 
 def variant_route_name(experiment: str, variant: str) -> str:
-    """Name of the route of requests that were assigned a variant."""
+    """Name of the route for requests that were assigned a variant."""
     return f"{experiment}/{variant}"
 
 
 def unassigned_route_name(experiment: str) -> str:
-    """Name of the route of requests that match an experiment, but that nobody assigned."""
+    """Name of the route for requests that match an experiment but were not assigned."""
     return f"{experiment}/unassigned"
 
 
 def assigned_match(experiment: Experiment, variant: Variant) -> RouteMatch:
-    """Requests that say that they are a variant's, whatever their path."""
-    said = [equals(names.EXPERIMENT, experiment.name), equals(names.MODEL_VERSION, variant.name)]
-    return RouteMatch(prefix="/", headers=said)
+    """Requests whose headers name a variant, whatever their path."""
+    conditions = [equals(names.EXPERIMENT, experiment.name), equals(names.MODEL_VERSION, variant.name)]
+    return RouteMatch(prefix="/", headers=conditions)
 
 
 def _assigned(document: Document, experiment: Experiment, variant: Variant) -> Route:
-    """Where the server's word leads.
+    """The route for requests that the server assigned to a variant.
 
-    The experiment's match is not asked again: clients cannot send these headers, and a server that has already read
-    an edit of the match must not be contradicted by an Envoy that has not. Only requests on a route with our metadata
-    are evidence, and only the variant's own route stamps answers with it.
+    It does not test the experiment's match again: clients cannot send these headers, and the server may have read an
+    edit of the match that this Envoy has not. Only requests on a route with our metadata are evidence, and only the
+    variant's own route names the variant on its answers.
     """
     return Route(
         name=variant_route_name(experiment.name, variant.name),
         match=assigned_match(experiment, variant),
         route=to_variant(document, variant),
-        metadata=evidence_of(experiment),
+        metadata=evidence_metadata(experiment),
         typed_per_filter_config=answers_of_route(experiment),
-        response_headers_to_add=[stamp(variant.name)],
+        response_headers_to_add=[version_header(variant.name)],
     )
 
 
 def _unassigned(document: Document, experiment: Experiment) -> Route:
     """The control, for requests whose assignment is missing or names a variant that this Envoy does not know.
 
-    The latter lose their assignment here, so that the control is not told that it is another variant. What an
-    upstream says of its version is removed.
+    An unknown assignment is removed, so that the control is not addressed as another variant. A version that the
+    upstream claims is removed from its answers.
     """
     return Route(
         name=unassigned_route_name(experiment.name),

@@ -1,6 +1,6 @@
-"""What a file of routes may be called. Pure; the one module here that a controller without such a file needs.
+"""Which names a routes file may have. Pure; the only module here that a controller without a routes file needs.
 
-It imports none of Envoy's messages, which would take half of such a controller's memory.
+It imports none of Envoy's messages, which would double such a controller's memory.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import Final
 from abmesh.experiment.errors import SettingsError
 
 ROUTES_ENDINGS: Final = (".json", ".yaml")
-"""Of files of routes. What is written is JSON, which is YAML as well."""
+"""Endings of a routes file's name. Its content is JSON, which is also YAML."""
 
 
 def check_routes_file(path: str) -> None:
-    """Refuse a name by which Envoy would not find or not read its routes.
+    """Refuse a name under which Envoy could not find or read its routes.
 
-    It tells a file's form by its ending, and looks for a path that is not absolute in the folder it was started in.
+    Envoy recognises a file's format by its ending, and looks for a relative path in the folder that it was started in.
 
     Raises:
-        SettingsError: as the name says.
+        SettingsError: the path is not absolute, not printable, or has another ending.
     """
     if not path.startswith("/") or not path.endswith(ROUTES_ENDINGS) or not path.isprintable():
         endings = " or ".join(ROUTES_ENDINGS)

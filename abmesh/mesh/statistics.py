@@ -1,12 +1,12 @@
 """Envoy's statistics access loggers, which turn trusted headers into tagged counters and histograms. Pure.
 
-Called by :mod:`abmesh.mesh.listener`. No tag takes a value that a client can choose, or anyone could grow Envoy's
-memory: the headers read here are stripped from what clients send, names of routes and events are ours, and codes are
-numbers. Nor does the server choose names of experiments and variants: only requests on a variant's or an event's route
-are counted under them, and such a route takes only requests that say exactly its names.
+Called by :mod:`abmesh.mesh.listener`. Clients choose no tag's value, or anyone could grow Envoy's memory: the headers
+read here are stripped from what clients send, names of routes and events are ours, and status codes are numbers. The
+server cannot invent names of experiments and variants either: only requests on the route of a variant or an event are
+counted under a name, and such a route takes only requests that carry exactly its names.
 
-Every logger is asked about every request, so each asks first what is seldom so or costs little, and what an expression
-must say last. A value that a counter adds up must be there, or Envoy logs an error: the logger's filter sees to that.
+Envoy runs every logger's filter for every request, so a filter tests first what is rare or cheap, and the expression
+last. If a counter adds up a value that is missing, Envoy logs an error; the logger's filter prevents that.
 """
 
 from __future__ import annotations
@@ -47,86 +47,87 @@ _GROUP: Final = _VARIANT | {names.TAG_GROUP: f"%REQ({names.GROUP})%"}
 _SEGMENT: Final = _VARIANT | {names.TAG_SEGMENT: f"%REQ({names.SEGMENT})%"}
 
 BROKEN_OFF: Final = ("UC", "UF", "UR", "LR", "UT", "UPE", "UMSDR", "SI")
-"""Envoy's flags of answers that the upstream did not bring to an end."""
+"""Envoy's response flags for answers that the upstream did not finish."""
 
 GIVEN_UP: Final = ("DC", "DR")
-"""Those of answers that the client left: it closed the connection, or reset its stream of HTTP/2."""
+"""Response flags for answers that the client abandoned: it closed the connection, or reset its HTTP/2 stream."""
 
 
 def loggers(document: Document) -> list[AccessLog]:
-    """Every statistic that requests of the document can have."""
+    """The loggers of every statistic that the document's experiments can have."""
     segments = any(experiment.segments is not None for experiment in document.experiments)
     return [_unassigned(), *_of_answers(), *_of_users(document), *(_by_segment(document) if segments else ())]
 
 
 def _unassigned() -> AccessLog:
-    """Requests that took neither a variant's route nor that of an event that counts, by the route that they took.
+    """Requests that took neither a variant's route nor that of a counted event, by the route that they took.
 
-    One without any route, which no expression can ask about, has not been assigned.
+    An expression cannot recognise a request without any route, but such a request was never assigned.
     """
-    where = log_filters.any_of(log_filters.lacking(names.MODEL_VERSION), log_filters.on_another_route())
+    where = log_filters.any_of(log_filters.header_absent(names.MODEL_VERSION), log_filters.on_other_route())
     return _logger(where, _counter(names.STAT_UNASSIGNED, {names.TAG_ROUTE: "%ROUTE_NAME%"} | _CODE))
 
 
 def _of_answers() -> Iterator[AccessLog]:
-    """What is measured of every experiment. Only requests with a slice are evidence, which overrides are not.
+    """What is measured for every experiment. Only requests with a slice are evidence; overrides have none.
 
-    What the server assigned is not enough: it may know an experiment that this Envoy was not rendered for, whose
-    requests nobody served as a variant's. Answers are read on variants' routes alone.
+    An assignment by the server is not enough: it may know an experiment that this Envoy was not rendered for, so that
+    no variant served the request. Answers are read only on variants' routes.
     """
-    sliced, requests = log_filters.having(names.SLICE), _counter(names.STAT_REQUESTS, _SLICE | _CODE)
+    sliced, requests = log_filters.header_present(names.SLICE), _counter(names.STAT_REQUESTS, _SLICE | _CODE)
     yield _logger(
-        log_filters.all_of(log_filters.not_saying(names.METADATA_CACHED), _evidence()),
+        log_filters.all_of(log_filters.metadata_unset(names.METADATA_CACHED), _evidence()),
         requests,
         _counter(metrics.DURATION_MS, _SLICE, _DURATION),
         _histogram(names.STAT_DURATION, _GROUP, _DURATION),
     )
-    cached = log_filters.all_of(log_filters.saying(names.METADATA_CACHED), sliced)
+    cached = log_filters.all_of(log_filters.metadata_set(names.METADATA_CACHED), sliced)
     yield _logger(cached, requests, _counter(metrics.CACHED, _SLICE))
     yield _logger(
-        log_filters.all_of(log_filters.saying(names.METADATA_ANSWERED), sliced),
+        log_filters.all_of(log_filters.metadata_set(names.METADATA_ANSWERED), sliced),
         _counter(metrics.TTFT_MS, _SLICE, _TTFT),
         _counter(metrics.FIRST_TOKENS, _SLICE),
         _histogram(names.STAT_TTFT, _GROUP, _TTFT),
     )
-    yield _logger(log_filters.all_of(log_filters.saying(names.METADATA_OUTPUT), sliced), *_usage("", _SLICE))
+    yield _logger(log_filters.all_of(log_filters.metadata_set(names.METADATA_OUTPUT), sliced), *_usage("", _SLICE))
     yield _logger(
-        log_filters.all_of(log_filters.saying(names.METADATA_STREAMED), sliced),
+        log_filters.all_of(log_filters.metadata_set(names.METADATA_STREAMED), sliced),
         _counter(metrics.STREAMED_TOKENS, _SLICE, _metadata(names.METADATA_STREAMED)),
         _counter(metrics.GENERATION_MS, _SLICE, _GENERATION),
         _counter(metrics.STREAMS, _SLICE),
     )
     yield _logger(
-        log_filters.all_of(log_filters.saying(names.METADATA_REFUSED), sliced), _counter(metrics.REFUSALS, _SLICE)
+        log_filters.all_of(log_filters.metadata_set(names.METADATA_REFUSED), sliced), _counter(metrics.REFUSALS, _SLICE)
     )
-    broken = log_filters.all_of(log_filters.flagged(BROKEN_OFF), log_filters.code_below(500), _evidence())
+    broken = log_filters.all_of(log_filters.any_flag(BROKEN_OFF), log_filters.code_below(500), _evidence())
     yield _logger(broken, _counter(metrics.BROKEN, _SLICE))
     left = log_filters.all_of(
-        log_filters.flagged(GIVEN_UP), log_filters.code_below(400), log_filters.code_from(200), _evidence()
+        log_filters.any_flag(GIVEN_UP), log_filters.code_below(400), log_filters.code_from(200), _evidence()
     )
     yield _logger(left, _counter(metrics.LEFT, _SLICE))
 
 
 def _of_users(document: Document) -> Iterator[AccessLog]:
-    """Sessions, and the feedback of users."""
+    """Sessions and feedback events."""
     events = [event for experiment in document.experiments for event in experiment.events]
     sessions = any(experiment.issue_cookie is not None for experiment in document.experiments)
     if sessions:
         yield _logger(
-            log_filters.all_of(log_filters.having(names.ISSUED), _evidence()), _counter(metrics.SESSIONS, _SLICE)
+            log_filters.all_of(log_filters.header_present(names.ISSUED), _evidence()),
+            _counter(metrics.SESSIONS, _SLICE),
         )
     if any(event.name == metrics.CONTINUATION for event in events):
-        continued = log_filters.all_of(log_filters.having(names.CONTINUED), _evidence())
+        continued = log_filters.all_of(log_filters.header_present(names.CONTINUED), _evidence())
         tags = _SLICE | _event(metrics.CONTINUATION)
         yield _logger(continued, _counter(metrics.EVENTS, tags), _counter(metrics.SESSION_EVENTS, tags))
     if any(event.name != metrics.CONTINUATION for event in events):
         yield _logger(_feedback(), _counter(metrics.EVENTS, _SLICE | _event()))
         if sessions:
-            in_session = log_filters.all_of(log_filters.having(names.ISSUED), _feedback())
+            in_session = log_filters.all_of(log_filters.header_present(names.ISSUED), _feedback())
             yield _logger(in_session, _counter(metrics.SESSION_EVENTS, _SLICE | _event()))
     if any(event.value is not None for event in events):
         yield _logger(
-            log_filters.all_of(log_filters.having(names.EVENT_VALUE), _feedback()),
+            log_filters.all_of(log_filters.header_present(names.EVENT_VALUE), _feedback()),
             _counter(metrics.EVENT_VALUE, _SLICE | _event(), _VALUE),
             _counter(metrics.VALUED_EVENTS, _SLICE | _event()),
         )
@@ -135,44 +136,51 @@ def _of_users(document: Document) -> Iterator[AccessLog]:
 def _by_segment(document: Document) -> Iterator[AccessLog]:
     """The same by segment of users instead of by slice."""
     events = [event for experiment in document.experiments for event in experiment.events]
-    in_one, requests = log_filters.having(names.SEGMENT), _counter(_named(names.STAT_REQUESTS), _SEGMENT | _CODE)
+    in_one, requests = (
+        log_filters.header_present(names.SEGMENT),
+        _counter(_by_segment_name(names.STAT_REQUESTS), _SEGMENT | _CODE),
+    )
     yield _logger(
-        log_filters.all_of(in_one, log_filters.not_saying(names.METADATA_CACHED), _evidence()),
+        log_filters.all_of(in_one, log_filters.metadata_unset(names.METADATA_CACHED), _evidence()),
         requests,
-        _histogram(_named(names.STAT_DURATION), _SEGMENT, _DURATION),
+        _histogram(_by_segment_name(names.STAT_DURATION), _SEGMENT, _DURATION),
     )
-    sliced = log_filters.all_of(in_one, log_filters.having(names.SLICE))
-    yield _logger(log_filters.all_of(log_filters.saying(names.METADATA_CACHED), sliced), requests)
+    sliced = log_filters.all_of(in_one, log_filters.header_present(names.SLICE))
+    yield _logger(log_filters.all_of(log_filters.metadata_set(names.METADATA_CACHED), sliced), requests)
     yield _logger(
-        log_filters.all_of(log_filters.saying(names.METADATA_ANSWERED), sliced),
-        _histogram(_named(names.STAT_TTFT), _SEGMENT, _TTFT),
+        log_filters.all_of(log_filters.metadata_set(names.METADATA_ANSWERED), sliced),
+        _histogram(_by_segment_name(names.STAT_TTFT), _SEGMENT, _TTFT),
     )
     yield _logger(
-        log_filters.all_of(log_filters.saying(names.METADATA_OUTPUT), sliced), *_usage(names.BY_SEGMENT, _SEGMENT)
+        log_filters.all_of(log_filters.metadata_set(names.METADATA_OUTPUT), sliced), *_usage(names.BY_SEGMENT, _SEGMENT)
     )
     if any(event.name == metrics.CONTINUATION for event in events):
-        continued = log_filters.all_of(log_filters.having(names.CONTINUED), in_one, _evidence())
-        yield _logger(continued, _counter(_named(metrics.EVENTS), _SEGMENT | _event(metrics.CONTINUATION)))
+        continued = log_filters.all_of(log_filters.header_present(names.CONTINUED), in_one, _evidence())
+        yield _logger(continued, _counter(_by_segment_name(metrics.EVENTS), _SEGMENT | _event(metrics.CONTINUATION)))
     if any(event.name != metrics.CONTINUATION for event in events):
-        yield _logger(log_filters.all_of(_feedback(), in_one), _counter(_named(metrics.EVENTS), _SEGMENT | _event()))
+        yield _logger(
+            log_filters.all_of(_feedback(), in_one), _counter(_by_segment_name(metrics.EVENTS), _SEGMENT | _event())
+        )
 
 
 def _evidence() -> AccessLogFilter:
-    """Requests with a slice on a variant's route; that of an event is told from it by the event's header."""
+    """Requests with a slice on a variant's route; the event header distinguishes them from events."""
     return log_filters.all_of(
-        log_filters.having(names.SLICE), log_filters.lacking(names.EVENT), log_filters.on_our_route()
+        log_filters.header_present(names.SLICE), log_filters.header_absent(names.EVENT), log_filters.on_evidence_route()
     )
 
 
 def _feedback() -> AccessLogFilter:
-    """Events that count: on the route of an event, of a user who is no override."""
+    """Events that count: on an event's route, and not from an override, which has no slice."""
     return log_filters.all_of(
-        log_filters.having(names.EVENT), log_filters.having(names.SLICE), log_filters.on_our_route()
+        log_filters.header_present(names.EVENT),
+        log_filters.header_present(names.SLICE),
+        log_filters.on_evidence_route(),
     )
 
 
 def _usage(ending: str, tags: _Tags) -> tuple[ConfigCounter, ...]:
-    """An answer that says the one number of tokens always says the other: ``answers.lua`` sees to that."""
+    """Counters of tokens; ``answers.lua`` always sets both numbers or neither."""
     return (
         _counter(metrics.INPUT_TOKENS + ending, tags, _metadata(names.METADATA_INPUT)),
         _counter(metrics.OUTPUT_TOKENS + ending, tags, _metadata(names.METADATA_OUTPUT)),
@@ -180,7 +188,7 @@ def _usage(ending: str, tags: _Tags) -> tuple[ConfigCounter, ...]:
     )
 
 
-def _named(statistic: str) -> str:
+def _by_segment_name(statistic: str) -> str:
     return statistic + names.BY_SEGMENT
 
 
@@ -193,7 +201,7 @@ def _metadata(key: str) -> str:
 
 
 def _counter(name: str, tags: _Tags, value: str | None = None) -> ConfigCounter:
-    """A counter of requests, or of a value of theirs."""
+    """A counter of requests, or of a value that they carry."""
     if value is None:
         return ConfigCounter(stat=_stat(name, tags), value_fixed=1)
     return ConfigCounter(stat=_stat(name, tags), value_format=value)

@@ -1,14 +1,13 @@
-"""Which requests Envoy reads a unit of exactly as the server does, and where it finds nothing for certain. Pure.
+"""Conditions under which Envoy reads a request's unit exactly as the server does, or is sure to find none. Pure.
 
-:mod:`abmesh.mesh.native` makes routes of them. :mod:`ext_proc.identity` is the law that they keep to. What a gate does
-not let pass, the server is asked about, which is always right; so every doubt is settled by not letting pass:
+:mod:`abmesh.mesh.native` makes routes of them; they follow :mod:`ext_proc.identity`. Requests that do not match go to
+the server, which is always right, so whenever in doubt they do not match:
 
-- Envoy joins repeated headers with commas where it compares them and hashes them one by one. Values with commas stay
-  with the server.
-- RE2 reads UTF-8 and nothing else. Headers with other bytes stay with the server.
-- A query's percent signs and plus signs stand for something else. Values with any stay with the server.
+- Envoy compares repeated headers joined with commas, but hashes them one by one. Values with commas go to the server.
+- RE2 reads nothing but UTF-8. Headers with other bytes go to the server.
+- Percent signs and plus signs in a query stand for other characters. Values with any go to the server.
 
-The pattern that decides is the one that rewrites, so that what is hashed is what was looked at.
+The pattern that matches is also the one that rewrites, so that Envoy hashes what it has matched.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from abmesh.experiment.parts import UnitSource
 from abmesh.mesh.matches import absent, matches, never_matches
 
 PLAIN_AUTHORITY: Final = "[0-9A-Za-z._-]+(:[0-9]+)?"
-"""Hosts that Envoy's way of leaving out a port and the server's agree on."""
+"""Hosts whose port Envoy and the server leave out in the same way."""
 
 LARGEST_PATTERN: Final = 2048
-"""What Envoy's limit of a pattern's size has to be, in RE2's instructions.
+"""The limit on a pattern's size that Envoy needs, in RE2's instructions.
 
-That of the longest name is below 200, and twenty declared segments of the longest kind are below 1,500.
+The longest name takes fewer than 200, and twenty declared segments of the longest kind fewer than 1,500.
 """
 
 _VALUE: Final = r"[^ \t,](?:[^,]*[^ \t,])?"
@@ -39,75 +38,77 @@ _IN_PATH, _IN_QUERY, _IN_VALUE = r"""[!"$->@-~]""", r"""[!"$-~]""", r"""[!"$'-*,
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """One source of units, as Envoy looks at it.
+class UnitMatcher:
+    """One source of units, as Envoy sees it.
 
     Attributes:
         label: the source as a person names it.
-        opens: conditions under which Envoy reads the unit as the server does.
-        finds_nothing: conditions under which the server finds no unit there.
+        has_unit: conditions under which Envoy reads the unit as the server does.
+        has_none: conditions under which the server finds no unit there.
         header: the header that is hashed.
-        pattern: what is rewritten in it.
-        rest: what the salt is followed by.
+        pattern: the part of its value that is replaced before hashing.
+        replacement: what replaces it, after the salt and a colon.
     """
 
     label: str
-    opens: tuple[HeaderMatcher, ...]
-    finds_nothing: tuple[HeaderMatcher, ...]
+    has_unit: tuple[HeaderMatcher, ...]
+    has_none: tuple[HeaderMatcher, ...]
     header: str
     pattern: str
-    rest: str
+    replacement: str
 
     def hash_policy(self, salt: str) -> RouteActionHashPolicy:
         """What Envoy hashes: the salt, a colon and the unit, as :func:`abmesh.experiment.bucketing.bucket_of` does."""
-        rewrite = RegexMatchAndSubstitute(pattern=RegexMatcher(regex=self.pattern), substitution=f"{salt}:{self.rest}")
+        rewrite = RegexMatchAndSubstitute(
+            pattern=RegexMatcher(regex=self.pattern), substitution=f"{salt}:{self.replacement}"
+        )
         return RouteActionHashPolicy(
             header=RouteActionHashPolicyHeader(header_name=self.header, regex_rewrite=rewrite), terminal=True
         )
 
 
-def gate(source: UnitSource) -> Gate:
-    """How Envoy looks at a source."""
+def unit_matcher(source: UnitSource) -> UnitMatcher:
+    """How Envoy reads a source."""
     if source.cookie is not None:
         return _cookie(source.label, re.escape(source.cookie))
     if source.query is not None:
         return _query(source.label, re.escape(source.query))
     assert source.header is not None  # a UnitSource has exactly one of the three
-    return Gate(
+    return UnitMatcher(
         label=source.label,
-        opens=(matches(source.header, _VALUE),),
-        finds_nothing=(absent(source.header),),
+        has_unit=(matches(source.header, _VALUE),),
+        has_none=(absent(source.header),),
         header=source.header,
         pattern="^",
-        rest="",
+        replacement="",
     )
 
 
-def _cookie(label: str, name: str) -> Gate:
-    """The first that is not empty wins: as few cookies as possible are passed over, and no empty one can be taken."""
+def _cookie(label: str, name: str) -> UnitMatcher:
+    """The first cookie of the name that is not empty wins: the pattern skips few cookies and takes no empty one."""
     pattern = rf"^(?:[^,]*?;)??[ \t]*{name}[ \t]*=[ \t]*([^ \t,;][^,;]*?)[ \t]*(?:;[^,]*)?$"
-    # A second header's cookies come after a comma here; \C is any byte.
+    # The cookies of a second header follow a comma here; \C is any byte.
     named = rf"(?:\C*[,;])?[ \t]*{name}[ \t]*=\C*"
-    return Gate(
+    return UnitMatcher(
         label=label,
-        opens=(matches(COOKIE, pattern),),
-        finds_nothing=(never_matches(COOKIE, named),),
+        has_unit=(matches(COOKIE, pattern),),
+        has_none=(never_matches(COOKIE, named),),
         header=COOKIE,
         pattern=pattern,
-        rest=r"\1",
+        replacement=r"\1",
     )
 
 
-def _query(label: str, name: str) -> Gate:
-    """As of cookies; but one that has to be decoded must not be passed over, so there must be none of the name."""
+def _query(label: str, name: str) -> UnitMatcher:
+    """As for cookies, except that no parameter of the name may be encoded, since the pattern would skip it."""
     pattern = rf"^{_IN_PATH}*\?(?:{_IN_QUERY}*?&)??{name}=({_IN_VALUE}+)(?:&{_IN_QUERY}*)?$"
     encoded = rf"{_IN_QUERY}*[?&]{name}=[^&]*[%+]{_IN_QUERY}*"
     named = rf"\C*[?&]{name}=\C*"
-    return Gate(
+    return UnitMatcher(
         label=label,
-        opens=(matches(PATH, pattern), never_matches(PATH, encoded)),
-        finds_nothing=(never_matches(PATH, named),),
+        has_unit=(matches(PATH, pattern), never_matches(PATH, encoded)),
+        has_none=(never_matches(PATH, named),),
         header=PATH,
         pattern=pattern,
-        rest=r"\1",
+        replacement=r"\1",
     )

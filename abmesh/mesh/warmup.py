@@ -1,16 +1,15 @@
-"""The listener through which the controller warms a new version before users reach it. Pure; called by mesh.bootstrap.
+"""The listener through which the controller warms up a new version before its first users. Pure.
 
-A request says whom it is for, in the two headers that the server sets otherwise, and reaches the variant's cluster as a
-user's request would: with its time limit, over the connections that users will find open. It passes no server of ours,
-nothing reads its answer and nothing counts it, so that it is no evidence. Loopback only: who may come here chooses the
-variant.
+Called by :mod:`abmesh.mesh.bootstrap`. A request names its experiment and variant in the two headers that the server
+sets otherwise, and reaches the variant's cluster as a user's request would: with its time limit, over the connections
+that users will find open. It skips our server, and nothing reads its answer or counts it, so it is not evidence.
+Loopback only: anyone who can connect here chooses the variant.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from envoy_data_plane.envoy.config.core.v3 import HeaderValue, HeaderValueOption, HeaderValueOptionHeaderAppendAction
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
@@ -31,22 +30,22 @@ from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.parts import Variant
 from abmesh.mesh.addresses import Endpoint, address_of
 from abmesh.mesh.routes import assigned_match, variant_route_name
-from abmesh.mesh.variants import STREAM_IDLE, to_variant
+from abmesh.mesh.variants import STREAM_IDLE, overwrite_header, to_variant
 
 NAME: Final = "abmesh-warmup"
 
-MARK: Final = f"{names.TRUSTED_PREFIX}warmup"
-"""Request header that tells a model server that nobody waits for the answer; no client can send it."""
+WARMUP_HEADER: Final = f"{names.TRUSTED_PREFIX}warmup"
+"""Request header that tells a model server that no user waits for the answer; clients cannot send it."""
 
 
 def warmup_listener(document: Document, endpoint: Endpoint) -> Listener:
-    """The listener, with a route for every variant; anything else is 404."""
+    """The listener, with a route for every variant; anything else gets 404."""
     routes = [_route(document, item, variant) for item in document.experiments for variant in item.variants]
     rest = Route(name="unknown", match=RouteMatch(prefix="/"), direct_response=DirectResponseAction(status=404))
     host = VirtualHost(name=NAME, domains=["*"], routes=[*routes, rest])
     manager = HttpConnectionManager(
         stat_prefix=NAME,
-        # As for users, so that the version is warmed with the very paths that it will get.
+        # As for users, so that the version is warmed up with the paths that it will get.
         normalize_path=True,
         merge_slashes=True,
         stream_idle_timeout=STREAM_IDLE,
@@ -58,13 +57,9 @@ def warmup_listener(document: Document, endpoint: Endpoint) -> Listener:
 
 
 def _route(document: Document, experiment: Experiment, variant: Variant) -> Route:
-    marked = HeaderValueOption(
-        header=HeaderValue(key=MARK, value="1"),
-        append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
-    )
     return Route(
         name=variant_route_name(experiment.name, variant.name),
         match=assigned_match(experiment, variant),
         route=to_variant(document, variant),
-        request_headers_to_add=[marked],
+        request_headers_to_add=[overwrite_header(WARMUP_HEADER, "1")],
     )

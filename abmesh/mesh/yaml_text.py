@@ -1,7 +1,7 @@
-"""Configuration as YAML that people can read and that Envoy reads as it was meant. Pure.
+"""Envoy's configuration as readable YAML that Envoy parses as intended. Pure; called by ``abmesh render envoy``.
 
-Envoy reads YAML 1.1, where a bare ``no`` or ``on`` is a boolean, ``1:30`` a number and ``n`` surprising. Only text
-that no reader can take for anything else is left bare.
+Envoy parses YAML 1.1, where an unquoted ``no`` or ``on`` is a boolean and ``1:30`` a number. Only strings that no
+parser can mistake for anything else are left unquoted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NOT_TEXT = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "nul
 
 
 class _Representer(SafeRepresenter):
-    """Keeps the order, quotes what is not plainly text, and repeats rather than refers to what appears twice."""
+    """Keeps the order, quotes what might not be read as a string, and writes repeated values out, without aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the base class's signature
         return True

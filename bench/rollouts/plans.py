@@ -121,7 +121,7 @@ def _experiment(name: str, plan: Plan, seed: int) -> str:
       candidate: {CANDIDATE}
       steps: [{", ".join(str(step) for step in plan.steps)}]
       stage: {{min_duration: 1s, min_requests: {plan.min_requests}}}
-      # So that the guardrail decides, and not the brake, which acts at 10% unless told otherwise.
-      analysis: {{brake: 50%}}
+      # So that the guardrail decides, not the emergency stop, which acts at 10% by default.
+      analysis: {{emergency_stop: 50%}}
       guardrails:
 {guardrails}"""

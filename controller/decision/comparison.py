@@ -17,7 +17,7 @@ import numpy as np
 
 from abmesh.experiment.metrics import Metric
 from abmesh.inference.numbers import Floats, Side, Slices
-from controller.decision.course import Course
+from controller.decision.rollout_evidence import RolloutEvidence
 from controller.evidence.strata import denominator, numerator, spread
 from controller.evidence.summary import VariantEvidence
 
@@ -89,7 +89,7 @@ class Sums:
     n_b: Floats
 
     @classmethod
-    def of(cls, course: Course, metric: Metric) -> Sums:
+    def of(cls, evidence: RolloutEvidence, metric: Metric) -> Sums:
         """The sums of a course: a ratio's numerator and denominator."""
 
         def y(evidence: VariantEvidence) -> float:
@@ -98,12 +98,12 @@ class Sums:
         def n(evidence: VariantEvidence) -> float:
             return denominator(evidence, metric)
 
-        arms = course.arms()
-        shape = (1 + len(course.since), len(arms))
+        arms = evidence.arms()
+        shape = (1 + len(evidence.look_back.increments), len(arms))
         found = cls(np.zeros(shape), np.zeros(shape), np.zeros(shape), np.zeros(shape))
         for index, (control, candidate) in enumerate(arms):
             found._put(0, index, (y(control), n(control), y(candidate), n(candidate)))
-        for row, item in enumerate(course.since, start=1):
+        for row, item in enumerate(evidence.look_back.increments, start=1):
             found._put(row, -1, (y(item.control), n(item.control), y(item.candidate), n(item.candidate)))
         return found
 

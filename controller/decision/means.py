@@ -14,7 +14,7 @@ from abmesh.inference.means import best_rho2, log_e_mean
 from abmesh.inference.numbers import Floats, Side, Slices
 from abmesh.inference.variance import freedom, request_variance
 from controller.decision.comparison import MIN_SLICES, Sums, Values
-from controller.decision.course import Course
+from controller.decision.rollout_evidence import RolloutEvidence
 from controller.evidence.strata import metric_slices, spread
 
 MIN_MEAN = 50
@@ -46,24 +46,24 @@ class MeanComparison:
     design_effect: float = 1.0
 
     @classmethod
-    def of(cls, course: Course, metric: Metric, tuned_for: float, alpha: float) -> MeanComparison:
+    def of(cls, evidence: RolloutEvidence, metric: Metric, tuned_for: float, alpha: float) -> MeanComparison:
         """A ratio of two amounts, such as the tokens of an answer or the clicks of a request.
 
         Its denominator takes the place of requests everywhere, also where it is not a number of them: what the
         method needs is that slices are independent, not what is counted in them.
         """
         slices = [
-            (metric_slices(control, course.slices, metric), metric_slices(candidate, course.slices, metric))
-            for control, candidate in course.arms()
+            (metric_slices(control, evidence.slices, metric), metric_slices(candidate, evidence.slices, metric))
+            for control, candidate in evidence.arms()
         ]
-        sums = Sums.of(course, metric)
-        counts = Sums.of(course, replace(metric, per=(metric.counted,))) if metric.counted else sums
+        sums = Sums.of(evidence, metric)
+        counts = Sums.of(evidence, replace(metric, per=(metric.counted,))) if metric.counted else sums
         # A one-sided test at alpha is tuned as a two-sided one at twice that.
         rho2 = best_rho2(min(2 * alpha, 0.5), tuned_for)
         a, b = slices[-1]
         effect = 1.0
         if metric == LATENCY_MEAN:  # Only a histogram of the very amount tells how requests differ.
-            bins = merge(evidence.bins for evidence in course.arms()[-1])
+            bins = merge(arm.bins for arm in evidence.arms()[-1])
             effect = _design_effect(bins, float(request_variance(a, b)))
         return cls(sums, counts, slices, rho2, float(freedom(a, b)), effect)
 

@@ -14,8 +14,8 @@ from abmesh.inference.edges import edge_deflator, edge_design_effect, level_defl
 from abmesh.inference.numbers import Floats, Side
 from abmesh.inference.quantiles import TAU
 from controller.decision.comparison import Values
-from controller.decision.course import Course
-from controller.decision.latencies import Durations
+from controller.decision.latencies import LatencyTable
+from controller.decision.rollout_evidence import RolloutEvidence
 
 MIN_GROUPS = 5
 """Fewest groups of slices with requests that variances between users are taken from."""
@@ -38,19 +38,19 @@ class QuantileComparison:
     """
 
     share: float
-    a: Durations
-    b: Durations
+    a: LatencyTable
+    b: LatencyTable
     edges: Floats
     values: Values
     factor: float = 1.0
 
     @classmethod
-    def of(cls, course: Course, metric: Metric) -> QuantileComparison:
+    def of(cls, evidence: RolloutEvidence, metric: Metric) -> QuantileComparison:
         """A quantile of durations, or of times to the first token, in milliseconds."""
         assert metric.quantile is not None
-        arms = course.arms()
-        control, candidate = course.latencies(metric.histogram)
-        edges = np.array([next(iter(stratum.edges.get(metric.name, ())), np.nan) for stratum in course.strata])
+        arms = evidence.arms()
+        control, candidate = evidence.latencies.of(metric.histogram)
+        edges = np.array([next(iter(stratum.edges.get(metric.name, ())), np.nan) for stratum in evidence.strata])
         bare = Values(
             candidate=candidate.whole.quantile(metric.quantile),
             control=control.whole.quantile(metric.quantile),
@@ -68,7 +68,7 @@ class QuantileComparison:
 
     def moment(self, row: int) -> tuple[float | None, int]:
         """See the protocol."""
-        now, then = self.b.groups[-1], self.b.then
+        now, then = self.b.groups[-1], self.b.before
         n = float(now.sizes.sum() - then.sizes[row - 1])
         if n <= 0:
             return None, 0
@@ -101,7 +101,13 @@ class QuantileComparison:
         """See the protocol."""
         sizes = self.b.sizes()[0]
         n = float(sizes[:-1].sum() + sizes[-1] * factor)
-        return replace(self, a=self.a.alone, b=self.b.alone, factor=factor, values=replace(self.values, n=n))
+        return replace(
+            self,
+            a=self.a.without_look_back,
+            b=self.b.without_look_back,
+            factor=factor,
+            values=replace(self.values, n=n),
+        )
 
     def _grown(self, rows: Floats) -> Floats:
         if self.factor == 1:

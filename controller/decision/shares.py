@@ -13,7 +13,7 @@ from abmesh.inference.counts import log_e_difference, log_e_ratio, log_e_share
 from abmesh.inference.numbers import Floats, Side
 from abmesh.inference.variance import design_effect, request_variance
 from controller.decision.comparison import Sums, Values, crowding
-from controller.decision.course import Course
+from controller.decision.rollout_evidence import RolloutEvidence
 from controller.evidence.strata import metric_slices
 
 _LEAST = -1 + 1e-9
@@ -33,15 +33,15 @@ class ShareComparison:
     phi: Floats
 
     @classmethod
-    def of(cls, course: Course, metric: Metric) -> ShareComparison:
+    def of(cls, evidence: RolloutEvidence, metric: Metric) -> ShareComparison:
         """The requests that a metric counts among those that it is of."""
         phi = []
-        for control, candidate in course.arms():
-            a, b = (metric_slices(arm, course.slices, metric) for arm in (control, candidate))
+        for control, candidate in evidence.arms():
+            a, b = (metric_slices(arm, evidence.slices, metric) for arm in (control, candidate))
             pooled = (a.total_y + b.total_y) / np.maximum(a.total_n + b.total_n, 1)
             between = float(design_effect(request_variance(a, b, share=True), pooled))
             phi.append(max(between, crowding(a), crowding(b)))
-        return cls(Sums.of(course, metric), np.array(phi))
+        return cls(Sums.of(evidence, metric), np.array(phi))
 
     @property
     def values(self) -> Values:

@@ -246,8 +246,8 @@ class _Gauges:
                 show(self._guardrail, judgement.value, *labels)
                 show(self._p_harm, judgement.p_harm, *labels)
                 show(self._budget, budget_used(judgement), *labels)
-        if outcome.balance is not None:
-            show(self._sample_ratio, outcome.balance.alarm, name)
+        if outcome.sample_ratio is not None:
+            show(self._sample_ratio, outcome.sample_ratio.alarm, name)
         return shown
 
 

@@ -66,7 +66,7 @@ def pause(settings: Settings, experiment: str, *, by: str = "", now: datetime | 
             raise RefusedError(f"cannot pause {experiment}: it is {_phase_at_weight(state)}")
         if present.weights != state.weights:
             raise RefusedError(
-                f"no need to pause {experiment}: somebody edited its weights, so nothing moves until abmesh resume"
+                f"no need to pause {experiment}: someone edited its weights, so nothing moves until abmesh resume"
             )
         reason = f"paused at {format_percent(state.stage.weight)} by {_operator(by)}"
         return _Operation(Kind.HOLD, reason, Phase.PAUSED)
@@ -163,7 +163,7 @@ def _run(settings: Settings, name: str, by: str, decide: _Decide, now: datetime)
         raise
     if state.decision is None or state.decision.id != made[0].id:
         raise StateError(
-            f"{name}: somebody edited the weights at the same moment, so nothing was done; check abmesh status, then "
+            f"{name}: someone edited the weights at the same moment, so nothing was done; check abmesh status, then "
             f"try again"
         )
     return made[0]

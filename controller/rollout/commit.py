@@ -8,7 +8,7 @@ A change takes four steps, each durable before the next:
 4. *Commit*: the state after the change replaces the intent.
 
 After a crash, the next controller or command that finds an intent finishes it. If the document has the new weights, it
-continues with step 3; if it has the old ones, with step 2. If it has any other weights, somebody edited it in between:
+continues with step 3; if it has the old ones, with step 2. If it has any other weights, someone edited it in between:
 the change is abandoned and the rollout turns manual.
 
 A rollback for harm does not wait for the disk. If the change before it cannot be finished, the rollback replaces it:
@@ -31,6 +31,7 @@ from controller.records import Cause, ExperimentState, Intent, JournalEntry, Kin
 from controller.state.documents import Documents
 from controller.state.journal import Journal
 from controller.state.states import StateStore
+from controller.wording.reasons import abandoned
 
 _ATTEMPTS = 100
 """Most attempts to write the document while others write to it; each failed attempt means that another write won."""
@@ -98,7 +99,7 @@ class Committer:
             now: the time.
 
         Returns:
-            The state after the change; ``manual`` if somebody edited the weights at the same moment.
+            The state after the change; ``manual`` if someone edited the weights at the same moment.
 
         Raises:
             AbmeshError: the change was not begun; or it was begun and cannot be finished now, so its intent stays.
@@ -201,10 +202,6 @@ class Committer:
 
     def _abandon(self, name: str, state: ExperimentState, intent: Intent) -> ExperimentState:
         weights = self._documents.read().document.experiment(name).weights
-        reason = (
-            f"somebody edited the weights during this {intent.entry.kind}, so it was abandoned; run abmesh resume to "
-            f"continue from the edited weights"
-        )
         entry = intent.entry.model_copy(
             update={
                 "id": f"{intent.entry.id}-abandoned",
@@ -212,7 +209,7 @@ class Committer:
                 "by": "",
                 "kind": Kind.HOLD,
                 "cause": Cause.WEIGHTS_EDITED,
-                "reason": reason,
+                "reason": abandoned(intent.entry.kind),
                 "phase": Phase.MANUAL,
                 "weights_before": weights,
                 "weights_after": weights,

@@ -21,7 +21,16 @@ import aiohttp
 from yarl import URL
 
 from abmesh.experiment.names import EXPERIMENT, MODEL_VERSION
-from controller.decision.warmup import AGAIN_AFTER, Progress, Stand, Target, Warmups, judge_warmth, progress_of, settled
+from controller.decision.warmup import (
+    AGAIN_AFTER,
+    Progress,
+    Target,
+    Warmups,
+    WarmupState,
+    judge_warmup,
+    progress_of,
+    settled,
+)
 from controller.records import Cause
 from controller.rollout.tick import Report
 
@@ -125,7 +134,7 @@ class Warmer:
     def _retry_failed(self, run: _Run, now: datetime) -> None:
         """Start a warm-up again some time after it failed."""
         run.began = min(run.began, now)  # the clock may have been set back
-        if judge_warmth(run.target.warmup, self._progress(run), now).stand is not Stand.FAILED:
+        if judge_warmup(run.target.warmup, self._progress(run), now).state is not WarmupState.FAILED:
             return
         if run.failed_at is None or now < run.failed_at:
             run.failed_at = now

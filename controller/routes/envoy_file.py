@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 from typing import Final
 
+from abmesh.atomic import Signature, signature
 from abmesh.experiment import files
 from abmesh.experiment.errors import StoreError
 from abmesh.experiment.model import Document
@@ -73,9 +74,9 @@ class EnvoyRoutes:
         self._check(snapshot.document)
         return files.put(self.path, routes_text(snapshot, self._renderer).encode(), WHAT)
 
-    def signature(self) -> files.Signature | None:
+    def signature(self) -> Signature | None:
         """A value that changes when anybody changes the file; None if it is gone."""
-        return files.signature(self.path)
+        return signature(self.path)
 
     def _check(self, document: Document) -> None:
         there = self._recorded()

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from abmesh.experiment.errors import StateError
-from controller.state.locks import make_folder, try_lock
+from controller.state.locks import make_folder, open_lock, try_lock
 
 LOCK_FILE = "leader.lock"
 
@@ -42,7 +42,7 @@ class Lease:
         if self.held:
             return True
         make_folder(self._path.parent)
-        descriptor = _open(self._path)
+        descriptor = open_lock(self._path)
         try:
             locked = try_lock(descriptor)
         except StateError:
@@ -74,17 +74,10 @@ def leader(folder: Path) -> str | None:
     path = folder / LOCK_FILE
     if not path.exists():
         return None
-    descriptor = _open(path, os.O_RDONLY)
+    descriptor = open_lock(path, os.O_RDONLY)
     try:
         if try_lock(descriptor, shared=True):
             return None
         return os.pread(descriptor, 300, 0).decode(errors="replace").strip() or "somebody"
     finally:
         os.close(descriptor)
-
-
-def _open(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> int:
-    try:
-        return os.open(path, flags | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise StateError(f"{path}: cannot be opened: {error.strerror}") from error

@@ -1,21 +1,17 @@
-"""Locks and atomic files: the two things that everything on disk here is built on.
+"""The lock files and files of the controller's state folder: :mod:`abmesh.atomic`, with errors in words.
 
-The locks are ``flock(2)``: they belong to an open file, so that they go with the process however it dies, and they hold
-between threads as well as between processes.
+Called by the other modules of this folder and by :mod:`controller.wiring`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from abmesh import atomic
 from abmesh.experiment.errors import StateError
-
-_POLL = 0.01
 
 
 @contextmanager
@@ -27,73 +23,60 @@ def exclusive(path: Path, *, timeout: float = 10.0) -> Iterator[None]:
         timeout: seconds to wait for another holder.
 
     Raises:
-        StateError: the lock cannot be had.
+        StateError: the lock file cannot be used, or another process held it for too long.
     """
+    descriptor = open_lock(path)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise StateError(f"{path}: cannot be opened: {error.strerror}") from error
-    try:
-        deadline = time.monotonic() + timeout
-        while not try_lock(descriptor):
-            if time.monotonic() >= deadline:
-                raise StateError(f"{path}: another process has held this lock for {timeout:g} s; try again")
-            time.sleep(_POLL)
+        try:
+            taken = atomic.wait_for_lock(descriptor, timeout)
+        except OSError as error:
+            raise _no_locks(error) from error
+        if not taken:
+            raise StateError(f"{path}: another process has held this lock for {timeout:g} s; try again")
         yield
     finally:
         os.close(descriptor)
 
 
+def open_lock(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> int:
+    """The descriptor of a lock file, for :func:`try_lock`.
+
+    Raises:
+        StateError: it cannot be opened.
+    """
+    try:
+        return os.open(path, flags | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StateError(f"{path}: cannot be opened: {error.strerror}") from error
+
+
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Take a lock on an open file if it is free; closing the file gives it back.
+    """Take the lock of an open file if it is free; closing the file gives it back.
 
     Raises:
         StateError: the file system has no locks.
     """
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return atomic.try_lock(descriptor, shared=shared)
     except OSError as error:
-        raise StateError(
-            f"a file in the controller's state folder cannot be locked: {error.strerror}; the folder must be on a file "
-            f"system with locks, such as a local disk; name another with --state"
-        ) from error
-    return True
+        raise _no_locks(error) from error
 
 
 def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace a file as a whole: a reader sees the old content or the new one. Callers hold a lock.
 
     Args:
-        path: of the file; beside it a temporary one is written.
+        path: of the file.
         content: what it will hold.
         durable: whether it must survive a power failure, not only the death of the process.
 
     Raises:
         StateError: it cannot be written; the old content is still there.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-        if durable:
-            sync_folder(path.parent)
+        atomic.replace_file(path, content, path=path.with_name(path.name + ".tmp"), durable=durable)
     except OSError as error:
         raise StateError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def sync_folder(path: Path) -> None:
-    """Make a folder's entries durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def make_folder(path: Path) -> None:
@@ -106,5 +89,13 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StateError(
-            f"{path}: the folder for the controller's state cannot be made: {error.strerror}; name another with --state"
+            f"{path}: cannot create the folder for the controller's state: {error.strerror}; choose another with "
+            f"--state"
         ) from error
+
+
+def _no_locks(error: OSError) -> StateError:
+    return StateError(
+        f"a file in the controller's state folder cannot be locked: {error.strerror}; the folder must be on a file "
+        f"system with locks, such as a local disk; choose another with --state"
+    )

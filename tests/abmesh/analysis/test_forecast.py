@@ -122,7 +122,7 @@ def test_a_rollback_by_any_harm_is_not_false_where_the_candidate_is_worse_within
 def test_a_rollback_by_the_brake_is_not_false_where_errors_are_above_it_and_the_controls(
     error_rate: float, factor: float, brake: str, broken: tuple[str, ...]
 ) -> None:
-    plan = rollout({"metric": "error_rate", "max": "90%"}, analysis={"brake": brake})
+    plan = rollout({"metric": "error_rate", "max": "90%"}, analysis={"emergency_stop": brake})
     found = forecast(PLAYS, plan, replace(TRUTH, error_rate=error_rate, error_factor=factor))
     assert found.broken == broken
     assert (found.false_rollbacks, found.missed_harm) == ((None, 0.5) if broken else (0.5, None))

@@ -299,6 +299,6 @@ def test_validate_says_what_the_native_lane_leaves_to_the_server(abmesh: Invoke,
     assert "lane" not in abmesh("validate").out
     config.write_text(text.replace("    salt:", "    lane: native\n    salt:", 1))
     assert f"note: {NAME}: lane native: the server is asked about requests without a unit" in abmesh("validate").out
-    assert f"note: {NAME}: lane native: new weights, a rollout's as well, reach Envoy only" in abmesh("validate").out
+    assert f"note: {NAME}: lane native: new weights, including a rollout's, reach Envoy only" in abmesh("validate").out
     config.write_text(config.read_text().replace("timeout: 30s", "timeout: 30m", 1))
-    assert "about every request: time limits beyond 5m must be the same" in abmesh("validate").out
+    assert "about every request: timeouts beyond 5m must be the same" in abmesh("validate").out

@@ -25,23 +25,25 @@ def rollout_of(plan: dict[str, Any]) -> Any:
 
 def test_without_a_word_alpha_is_5_percent_shared_by_the_guardrails_and_the_brake() -> None:
     plan = rollout_of({**ROLLOUT, "guardrails": [{"metric": "error_rate", "max": "5%"}]})
-    assert (plan.mode, plan.analysis.alpha, plan.analysis.brake, plan.alarms) == ("rollout", 0.05, 0.10, 2)
+    assert (plan.mode, plan.analysis.alpha, plan.analysis.emergency_stop, plan.alarms) == ("rollout", 0.05, 0.10, 2)
     assert (plan.analysis.sample_ratio_alpha, plan.analysis.on_sample_ratio) == (0.01, "hold")
     assert plan.guardrails[0].harm == "limit"
 
 
 def test_no_brake_takes_no_part_of_alpha() -> None:
-    plan = rollout_of({**ROLLOUT, "guardrails": [{"metric": "error_rate", "max": "5%"}], "analysis": {"brake": "100%"}})
+    plan = rollout_of(
+        {**ROLLOUT, "guardrails": [{"metric": "error_rate", "max": "5%"}], "analysis": {"emergency_stop": "100%"}}
+    )
     assert plan.alarms == 1
 
 
 def test_the_goal_of_an_experiment_may_be_lost_and_is_an_alarm_like_the_others() -> None:
     guardrails = [{"metric": "error_rate", "max": "5%"}, {"metric": "latency_p95", "max": "1s"}]
     for brake, alarms in (("10%", 4), ("100%", 3)):
-        plan = rollout_of({**SPLIT, "guardrails": guardrails, "analysis": {"brake": brake}})
+        plan = rollout_of({**SPLIT, "guardrails": guardrails, "analysis": {"emergency_stop": brake}})
         assert (plan.alarms, plan.alpha_alarm, plan.alpha_worse) == (alarms, 0.05 / alarms, 0.05 / alarms)
         assert plan.alpha_better == 0.025
-    alone = rollout_of({**SPLIT, "analysis": {"brake": "100%"}})
+    alone = rollout_of({**SPLIT, "analysis": {"emergency_stop": "100%"}})
     assert (alone.alarms, alone.alpha_worse) == (1, 0.025)
     reported = rollout_of({**ROLLOUT, "guardrails": guardrails, "goal": {"metric": "latency_mean", "increase": False}})
     assert (reported.alarms, reported.alpha_worse) == (3, 0.025)
@@ -52,7 +54,7 @@ def test_the_goal_of_an_experiment_may_be_lost_and_is_an_alarm_like_the_others()
 @pytest.mark.parametrize("base", [ROLLOUT, SPLIT])
 def test_all_that_can_roll_back_have_no_more_than_alpha_together(count: int, brake: str, base: dict[str, Any]) -> None:
     guardrails = [{"metric": "latency_p95", "max": f"{limit}s"} for limit in range(1, count + 1)]
-    plan = rollout_of({**base, "guardrails": guardrails, "analysis": {"brake": brake}})
+    plan = rollout_of({**base, "guardrails": guardrails, "analysis": {"emergency_stop": brake}})
     lost = plan.alpha_worse if plan.mode == "experiment" else 0
     assert (count + (brake == "10%")) * plan.alpha_alarm + lost <= 0.05 + 1e-12
 
@@ -82,7 +84,10 @@ def _guarded(**guardrail: Any) -> dict[str, Any]:
         ({**ROLLOUT, "analysis": {"alpha": 0}}, "rollout.analysis.alpha: not an error probability"),
         ({**ROLLOUT, "analysis": {"alpha": "60%"}}, "rollout.analysis.alpha: not an error probability"),
         ({**ROLLOUT, "analysis": {"alpha": "often"}}, "rollout.analysis.alpha: not a share"),
-        ({**ROLLOUT, "analysis": {"brake": "0.1%"}}, "rollout.analysis.brake: too low for a brake; use a guardrail"),
+        (
+            {**ROLLOUT, "analysis": {"brake": "0.1%"}},
+            "rollout.analysis.emergency_stop: too low for an emergency stop; use a guardrail",
+        ),
         ({**ROLLOUT, "analysis": {"tuned_for": 0}}, "rollout.analysis.tuned_for: Input should be greater than"),
         (
             {**ROLLOUT, "goal": {"metric": "error_rate", "design": "group_sequential"}},

@@ -80,8 +80,8 @@ class TestEvents:
         [
             ("click", "events[3]", "event 'click' appears twice", "each name once"),
             ("{name: click}", "events[3].name", "event 'click' appears twice", "each name once"),
-            ("Click", "events[3]", "not of the required form", "1 to 63 lower-case letters"),
-            ("{name: Click}", "events[3].name", "not of the required form", "1 to 63 lower-case letters"),
+            ("Click", "events[3]", "not in the required form", "1 to 63 lower-case letters"),
+            ("{name: Click}", "events[3].name", "not in the required form", "1 to 63 lower-case letters"),
             ("7", "events[3]", "not an event", "a name such as click, or {name: purchase, value: {max: 500}}"),
             ("null", "events[3]", "not an event", "a name such as click, or {name: purchase, value: {max: 500}}"),
             ("{value: {max: 1}}", "events[3].name", "missing field", ""),
@@ -225,8 +225,13 @@ class TestAnswers:
                 "not a header name",
                 "letters, digits and -, such as x-user-id",
             ),
-            ("refusals: [{field: a.b}]", "refusals[0].field", "not of the required form", "a key of JSON: 1 to 64"),
-            ("refusals: [{field: a, value: 1}]", "refusals[0].value", "must be a text", "a text; put quotes around it"),
+            ("refusals: [{field: a.b}]", "refusals[0].field", "not in the required form", "a key of JSON: 1 to 64"),
+            (
+                "refusals: [{field: a, value: 1}]",
+                "refusals[0].value",
+                "must be a string",
+                "a string; put quotes around it",
+            ),
             (
                 "refusals: [{header: a, value: ' hit'}]",
                 "refusals[0].value",
@@ -234,7 +239,7 @@ class TestAnswers:
                 "'hit'",
             ),
             ("cached: [age]", "cached[0]", "must be a mapping", "fields, each as name: value"),
-            ("output_tokens: a..b", "output_tokens", "not of the required form", "1 to 4 keys of JSON with dots"),
+            ("output_tokens: a..b", "output_tokens", "not in the required form", "1 to 4 keys of JSON with dots"),
             (
                 "output_tokens: usage.input_tokens",
                 "output_tokens",
@@ -267,7 +272,7 @@ class TestWarmup:
     @pytest.mark.parametrize(
         ("written", "path", "message"),
         [
-            ({"path": "v1"}, "path", "not of the required form"),
+            ({"path": "v1"}, "path", "not in the required form"),
             ({"method": "GET", "body": "{}"}, "body", "a GET has no body"),
             ({"headers": {"Content-Length": "2"}}, "headers.content-length", "a header that whoever sends the request"),
             ({"headers": {"X-Model-Version": "a"}}, "headers.X-Model-Version", "a header that clients cannot send"),

@@ -28,31 +28,37 @@ def with_line(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
+def edit(text: str, experiment: str, weights: Mapping[str, int]) -> str:
+    edited, document = edit_weights(text, experiment, weights)
+    assert document == parse(edited)
+    return edited
+
+
 class TestEditWeights:
     def test_only_the_weights_change(self) -> None:
-        edited = edit_weights(DEFAULT, "chat-model", {"model-a": 7550, "model-b": 2450})
+        edited = edit(DEFAULT, "chat-model", {"model-a": 7550, "model-b": 2450})
         assert edited == DEFAULT.replace("weight: 90", "weight: 75.5").replace("weight: 10", "weight: 24.5")
 
     def test_the_same_weights_change_nothing(self) -> None:
         text = with_line(SMALL, "weight: 90", "weight: 90.00")
-        assert edit_weights(text, "chat", {"model-a": 9000}) == text
+        assert edit(text, "chat", {"model-a": 9000}) == text
 
     def test_quotes_stay(self) -> None:
         text = with_line(with_line(SMALL, "weight: 90", "weight: '90'"), "weight: 10", 'weight: "10"')
-        edited = edit_weights(text, "chat", {"model-a": 8000, "model-b": 2000})
+        edited = edit(text, "chat", {"model-a": 8000, "model-b": 2000})
         assert "weight: '80'" in edited
         assert 'weight: "20"' in edited
 
     def test_ranges_are_written_behind_three_variants(self) -> None:
-        edited = edit_weights(THREE, "chat", {"model-a": 4000, "model-b": 3000, "model-c": 3000})
+        edited = edit(THREE, "chat", {"model-a": 4000, "model-b": 3000, "model-c": 3000})
         expected = with_line(THREE, "weight: 50", "weight: 40")
         expected = with_line(expected, "weight: 20", "weight: 30")
         line = "    ranges: {model-a: [[0, 4000]], model-b: [[5000, 8000]], model-c: [[4000, 5000], [8000, 10000]]}\n"
         assert edited == with_line(expected, "    events: [click]\n", line + "    events: [click]\n")
 
     def test_ranges_are_replaced_where_they_stand(self) -> None:
-        once = edit_weights(THREE, "chat", {"model-a": 4000, "model-c": 3000})
-        twice = edit_weights(once, "chat", {"model-a": 5000, "model-c": 2000})
+        once = edit(THREE, "chat", {"model-a": 4000, "model-c": 3000})
+        twice = edit(once, "chat", {"model-a": 5000, "model-c": 2000})
         assert once.count("ranges") == twice.count("ranges") == 1
         assert len(once.splitlines()) == len(twice.splitlines()) == len(THREE.splitlines()) + 1
 
@@ -72,13 +78,13 @@ class TestEditWeights:
                 ],
             }
         )
-        edited = json.loads(edit_weights(text, "chat", {"a": 7500, "b": 0}))
+        edited = json.loads(edit(text, "chat", {"a": 7500, "b": 0}))
         assert edited["experiments"][0]["ranges"] == {"a": [[0, 7500]], "b": [], "c": [[7500, 10000]]}
 
     def test_a_gone_variant_leaves_the_ranges(self) -> None:
         ranges = "ranges: {gone: [[0, 1000]], model-a: [[1000, 9000]], model-b: [[9000, 10000]]}"
         text = with_line(SMALL, "name: chat", f"name: chat\n    {ranges}")
-        edited = edit_weights(text, "chat", {"model-a": 8000, "model-b": 2000})
+        edited = edit(text, "chat", {"model-a": 8000, "model-b": 2000})
         assert "gone" not in edited
         assert parse(edited).experiment("chat").ranges == parse(edited).experiment("chat").effective_ranges
 
@@ -94,42 +100,42 @@ class TestEditWeights:
         self, weights: Mapping[str, int], error: type[Exception], message: str
     ) -> None:
         with pytest.raises(error, match=message.replace("+", r"\+")):
-            edit_weights(SMALL, "chat", weights)
+            edit(SMALL, "chat", weights)
 
     def test_an_unknown_experiment_is_refused(self) -> None:
         with pytest.raises(UnknownName, match="no experiment named 'talk'; there is: chat"):
-            edit_weights(SMALL, "talk", {})
+            edit(SMALL, "talk", {})
 
     def test_an_invalid_document_is_never_edited(self) -> None:
         with pytest.raises(DocumentError):
-            edit_weights(with_line(SMALL, "weight: 10", "weight: 11"), "chat", {"model-a": 8900, "model-b": 1100})
+            edit(with_line(SMALL, "weight: 10", "weight: 11"), "chat", {"model-a": 8900, "model-b": 1100})
 
     def test_a_style_that_cannot_be_edited_is_refused_and_says_so(self) -> None:
         text = with_line(THREE, "    variants:\n", "    ? variants\n    :\n")
         assert parse(text) == parse(THREE)
-        with pytest.raises(WeightsError, match="cannot be changed without changing anything else"):
-            edit_weights(text, "chat", {"model-a": 4000, "model-c": 3000})
+        with pytest.raises(WeightsError, match="cannot change the weights of chat without"):
+            edit(text, "chat", {"model-a": 4000, "model-c": 3000})
 
     def test_ranges_stand_right_behind_a_variant_that_ends_with_an_absent_value(self) -> None:
         old = "      - {name: model-c, cluster: c, weight: 20}   # the newest\n"
         new = "      - name: model-c\n        cluster: c\n        weight: 20\n        timeout:   # none\n"
         new += "\n    # feedback\n"
-        edited = edit_weights(with_line(THREE, old, new), "chat", {"model-a": 4000, "model-c": 3000})
+        edited = edit(with_line(THREE, old, new), "chat", {"model-a": 4000, "model-c": 3000})
         assert "        timeout:   # none\n    ranges: {model-a: " in edited
         assert "\n\n    # feedback\n    events: [click]\n" in edited
 
     def test_an_edit_that_would_mean_something_else_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # No text is known on which the editor goes wrong; should there be one, it must not be written.
         monkeypatch.setattr(yaml_edit, "apply", lambda _text, _edits: SMALL.replace("x-user-id", "x-other"))
-        with pytest.raises(WeightsError, match="cannot be changed without changing anything else"):
-            edit_weights(SMALL, "chat", {"model-a": 8000, "model-b": 2000})
+        with pytest.raises(WeightsError, match="cannot change the weights of chat without"):
+            edit(SMALL, "chat", {"model-a": 8000, "model-b": 2000})
 
     @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
     @given(written(), st.data())
     def test_every_style_of_yaml_survives_an_edit(self, doc: Written, data: st.DataObject) -> None:
         names = list(doc.weights)
         wanted = dict(zip(names, data.draw(weights_of(len(names))), strict=True))
-        before, after_text = parse(doc.text), edit_weights(doc.text, "chat", wanted)
+        before, after_text = parse(doc.text), edit(doc.text, "chat", wanted)
         after = parse(after_text)
         assert after.experiment("chat").weights == wanted
         assert _without_weights(before) == _without_weights(after)

@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
+from abmesh.atomic import signature
 from abmesh.experiment import files
 from abmesh.experiment.errors import StoreError
 
@@ -21,10 +22,10 @@ def names(folder: Path) -> set[str]:
 def test_a_file_is_made_replaced_and_left_alone_where_nothing_changes(tmp_path: Path) -> None:
     file = tmp_path / "routes.json"
     made = files.put(file, b"one", "the routes file")
-    assert made == (True, files.signature(file))
+    assert made == (True, signature(file))
     assert stat.S_IMODE(file.stat().st_mode) == 0o644, "Envoy may be another user"
     assert files.put(file, b"one", "the routes file") == (False, made.signature)
-    assert files.signature(file) == made.signature
+    assert signature(file) == made.signature
     assert files.put(file, b"two", "the routes file").written
     assert file.read_bytes() == b"two"
     assert names(tmp_path) == {"routes.json", ".routes.json.lock"}
@@ -50,7 +51,7 @@ def test_the_signature_is_of_what_was_written_and_not_of_what_another_put_in_its
         done = files.put(file, b"one", "the routes file")
     assert file.read_bytes() == b"another"
     assert done.written
-    assert done.signature != files.signature(file)
+    assert done.signature != signature(file)
 
 
 def test_copies_of_killed_writers_are_removed(tmp_path: Path) -> None:

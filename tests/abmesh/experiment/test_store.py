@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from abmesh.atomic import signature
 from abmesh.experiment import files
 from abmesh.experiment.errors import Conflict, DocumentError, StoreError, UnknownName, WeightsError
 from abmesh.experiment.store import FileStore, Snapshot, format_generation, generation_of
@@ -144,13 +145,13 @@ class TestWriteWeights:
     def test_what_is_refused_or_changes_nothing_leaves_the_file_untouched(
         self, store: FileStore, path: Path, weights: Mapping[str, int], error: type[Exception] | None
     ) -> None:
-        before, snapshot = files.signature(path), store.read()
+        before, snapshot = signature(path), store.read()
         if error is None:
             assert store.write_weights("chat", weights, based_on=snapshot.generation) == snapshot
         else:
             with pytest.raises(error):
                 store.write_weights("chat", weights, based_on=snapshot.generation)
-        assert files.signature(path) == before
+        assert signature(path) == before
         assert only_the_document_and_its_lock(path)
 
     def test_mode_and_owner_stay(self, store: FileStore, path: Path) -> None:
@@ -262,10 +263,11 @@ class TestUpdateWeights:
         assert len(calls) == 10
 
     def test_a_writer_that_holds_the_lock_too_long_is_named(self, path: Path) -> None:
-        message = r"another writer has held the lock for 0.05 s; see who has .*\.experiments\.yaml\.lock open"
+        message = r"another writer has held the lock for 0.05 s; find out who has .*\.experiments\.yaml\.lock open"
         with files.locked(path, 1), pytest.raises(StoreError, match=message):
             FileStore(path, lock_seconds=0.05).update_weights("chat", lambda _: {})
 
+    @pytest.mark.process
     def test_a_killed_writer_blocks_nobody(self, store: FileStore, path: Path, tmp_path: Path) -> None:
         ready = tmp_path / "ready"
         program = (
@@ -329,6 +331,7 @@ def writers(path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
             process.wait()
 
 
+@pytest.mark.process
 def test_200_updates_of_8_processes_lose_nothing_and_show_nothing_torn(
     writers: list[subprocess.Popen[bytes]], store: FileStore, path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from abmesh.experiment.model import Document
+from abmesh.mesh.routes import RoutesRenderer
 from tests.paths import ROOT
 
 
@@ -31,6 +32,11 @@ def document(*experiments: dict[str, Any], **changes: Any) -> Document:
     clusters = {name: {"host": "127.0.0.1", "port": 8000 + index} for index, name in enumerate("abc")}
     chosen = list(experiments) or [experiment()]
     return Document.model_validate({"version": 1, "clusters": clusters, "experiments": chosen, **changes})
+
+
+def render_routes(of: Document, version: str = "") -> dict[str, Any]:
+    """The content of a routes file for a document."""
+    return RoutesRenderer().render(of, version)
 
 
 def values_of(tree: Any, key: str) -> Iterator[Any]:

@@ -1,12 +1,13 @@
 from betterproto2 import Casing
 from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap
-from hypothesis import given, settings
+from hypothesis import given
 
 from abmesh.experiment.model import Document
 from abmesh.mesh.bootstrap import render_bootstrap
 from abmesh.mesh.options import RenderOptions
 from abmesh.mesh.yaml_text import to_yaml
 from tests.abmesh.mesh.documents import default_document, document, documents, values_of
+from tests.examples import examples
 from tests.paths import ROOT
 
 
@@ -18,7 +19,7 @@ def test_the_readable_copy_is_what_is_rendered_for_the_default_document() -> Non
     )
 
 
-@settings(max_examples=15, deadline=None)
+@examples(3)
 @given(documents())
 def test_whatever_is_rendered_is_complete_and_reads_back_as_the_same_messages(of: Document) -> None:
     """Strictly: a field that Envoy's messages do not have would be refused."""

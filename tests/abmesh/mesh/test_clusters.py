@@ -35,7 +35,7 @@ def test_a_cluster_that_nobody_described_is_named() -> None:
 
 def test_the_name_of_our_own_server_is_taken() -> None:
     clusters = {"abmesh-ext-proc": {"host": "h", "port": 1}}
-    with pytest.raises(RenderError, match="'abmesh-ext-proc', as our own"):
+    with pytest.raises(RenderError, match="'abmesh-ext-proc', which is the name of abmesh's own"):
         model_clusters(document(experiment(clusters=("abmesh-ext-proc",) * 2), clusters=clusters))
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 
 from abmesh.experiment.model import Document
 from abmesh.local.processes import find_envoy
 from abmesh.mesh.bootstrap import render_bootstrap
 from abmesh.mesh.options import RenderOptions
-from abmesh.mesh.routes import render_routes
 from abmesh.mesh.yaml_text import to_yaml
-from tests.abmesh.mesh.documents import document, documents, experiment, values_of
+from tests.abmesh.mesh.documents import document, documents, experiment, render_routes, values_of
+from tests.examples import examples
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.envoy
@@ -102,7 +102,7 @@ def test_envoy_takes_the_native_lane_with_the_longest_names_from_bootstrap_and_f
     assert "max program size of 100" in complaint(json.dumps(rendered), tmp_path), "or a limit need not be raised"
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@examples(4, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(of=documents())
 def test_envoy_takes_any_document(tmp_path: Path, of: Document) -> None:
     rendered: dict[str, Any] = render_bootstrap(of, RenderOptions())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from betterproto2 import Casing
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from abmesh.experiment.bucketing import Place
@@ -15,8 +15,9 @@ from abmesh.mesh.lane import notes, obstacle
 from abmesh.mesh.listener import listener
 from abmesh.mesh.native import FILTER
 from abmesh.mesh.options import RenderOptions
-from abmesh.mesh.routes import RoutesRenderer, render_routes
-from tests.abmesh.mesh.documents import document, experiment, values_of
+from abmesh.mesh.routes import RoutesRenderer
+from tests.abmesh.mesh.documents import document, experiment, render_routes, values_of
+from tests.examples import examples
 
 COOKIE = {"name": "sid", "max_age": "1h"}
 SLOW = {"name": "a", "cluster": "a", "weight": 100, "control": True, "timeout": "10m"}
@@ -69,7 +70,7 @@ weights = st.lists(st.integers(0, 10_000), min_size=1, max_size=4).map(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@examples(8)
 @given(weights, weights, st.integers(10, 100))
 def test_the_entries_are_the_buckets_places_in_order(now: list[int], before: list[int], slices: int) -> None:
     """Also where ranges were fitted to new weights, and lie about in pieces."""
@@ -217,7 +218,7 @@ def test_the_file_and_the_bootstrap_hold_the_same_routes() -> None:
     assert render_routes(of, "abc")["version_info"] == "abc"
 
 
-@settings(max_examples=10, deadline=None)
+@examples(4)
 @given(st.lists(weights.filter(lambda found: len(found) == 2), min_size=1, max_size=4), st.booleans())
 def test_documents_one_after_the_other_are_rendered_as_each_by_itself(steps: list[list[int]], longer: bool) -> None:
     renderer = RoutesRenderer()

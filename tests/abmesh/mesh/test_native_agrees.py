@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from abmesh.experiment.model import Document
-from abmesh.mesh.routes import render_routes
-from ext_proc.assignment import Assignment, Table, compile_document
+from ext_proc.core.assignment import Assignment
+from ext_proc.core.table import Table, compile_document
 from ext_proc.wire import Answers
-from tests.abmesh.mesh.documents import document, experiment
+from tests.abmesh.mesh.documents import document, experiment, render_routes
 from tests.abmesh.mesh.envoy_reading import Headers, Taken, take
+from tests.examples import examples
 
 UNIT = [{"header": "x-user-id"}, {"cookie": "sid"}, {"query": "user.id"}]
 VARIANTS = [
@@ -118,7 +119,7 @@ def agrees(of: Document, table: Table, routes: list[dict[str, Any]], headers: He
     return taken
 
 
-@settings(max_examples=2000, deadline=None)
+@examples(400)
 @given(st.sampled_from(RENDERED), requests())
 def test_a_native_route_gives_what_the_server_gives(
     rendered: tuple[Document, Table, list[dict[str, Any]]], headers: Headers
@@ -130,7 +131,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters
 PLAIN = TEXT.map(lambda text: text.strip(" \t").encode()).filter(bool)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(100)
 @given(PLAIN, st.sampled_from(["header", "cookie", "both"]))
 @example("Zoë 用户".encode(), "cookie")
 @example(b"u-1", "header")

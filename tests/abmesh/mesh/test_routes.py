@@ -3,12 +3,13 @@ from typing import Any
 
 import pytest
 from betterproto2 import Casing
-from hypothesis import given, settings
+from hypothesis import given
 
 from abmesh.experiment.model import Document
 from abmesh.mesh.events import event_routes
 from abmesh.mesh.routes import UNMATCHED, route_configuration, unassigned_route_name, variant_route_name
 from tests.abmesh.mesh.documents import document, documents, experiment
+from tests.examples import examples
 
 
 def routes(of: Document) -> list[dict[str, Any]]:
@@ -34,7 +35,7 @@ def test_assigned_requests_come_first_then_each_experiments_control_then_the_res
     ]
 
 
-@settings(max_examples=50, deadline=None)
+@examples(5)
 @given(documents())
 def test_every_variant_has_a_route_of_its_own_name_and_the_last_route_takes_everything(of: Document) -> None:
     found = routes(of)

@@ -8,7 +8,8 @@ from ruamel.yaml import YAML
 from abmesh.mesh.bootstrap import render_bootstrap
 from abmesh.mesh.options import RenderOptions
 from abmesh.mesh.yaml_text import to_yaml
-from tests.abmesh.mesh.documents import default_document
+from tests.abmesh.mesh.documents import document
+from tests.examples import examples
 
 SURPRISES = [
     "n",
@@ -47,6 +48,7 @@ def read(text: str, version: str) -> Any:
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.2"])
+@examples(40)
 @given(value=st.dictionaries(_TEXT, _PLAIN, max_size=4))
 def test_readers_of_either_version_read_what_was_meant(version: str, value: dict[str, Any]) -> None:
     assert read(to_yaml(value), version) == value
@@ -68,8 +70,8 @@ def test_the_order_is_kept_and_nothing_is_an_alias() -> None:
 
 
 def test_the_same_document_is_always_the_same_text() -> None:
-    first = to_yaml(render_bootstrap(default_document(), RenderOptions()))
-    assert first == to_yaml(render_bootstrap(default_document(), RenderOptions()))
+    first = to_yaml(render_bootstrap(document(), RenderOptions()))
+    assert first == to_yaml(render_bootstrap(document(), RenderOptions()))
     assert all(len(line) < 200 for line in first.splitlines())
 
 

@@ -1,21 +1,23 @@
 """Rollouts through a real Envoy, looked at every second: the verdicts of the running controller are right.
 
-One stack serves all of them at once, each with users of its own who send 1 to 50 requests. What ends a rollout are
-counts, never seconds. Chance is left its part: what alpha allows may happen once, what must never happen may not.
-``make rollouts`` does the same with 40 equal versions.
+One stack serves all of them at once, each with users of its own who send 1 to 50 requests. Counts end a rollout, never
+seconds. Chance is left its part: what alpha allows may happen once, what must never happen may not. ``make test`` runs
+the few that take seconds, ``make soak`` all of them, and ``make rollouts`` does the same with 40 equal versions.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from bench.rollouts.batch import Batch, Rollout, run
-from bench.rollouts.plans import AS_FAST, DOUBLED, FEW, OPEN, SAME, SLOWER
+from bench.rollouts.plans import AS_FAST, DOUBLED, FEW, OPEN, SAME, SLOWER, Plan
 from bench.rollouts.table import held, outcomes, promoted, rolled_back, rolled_back_at_first_step, went_on
 from bench.rollouts.upstream import Model
 from tests.e2e.support import abmesh
@@ -34,12 +36,37 @@ EASY = replace(
 )
 """With a margin that a busy machine's own delays leave room in."""
 
-PLANS = (SAME, SAME, SAME, OFTEN, OFTEN, SLOWER, AS_FAST, EASY, FEW, OPEN)
+
+@dataclass(frozen=True)
+class Choice:
+    plans: tuple[Plan, ...]
+    at_least: float
+    """Seconds, for those with few requests a minute."""
+
+
+SHORT = Choice((OFTEN, OFTEN, replace(FEW, per_minute=60), replace(OPEN, per_minute=60)), 10)
+LONG = Choice((SAME, SAME, SAME, OFTEN, OFTEN, SLOWER, AS_FAST, EASY, FEW, OPEN), 45)
 
 
 @pytest.fixture(scope="module")
-def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
-    return asyncio.run(run(PLANS, tmp_path_factory.mktemp("rollouts"), SEED, at_least=45))
+def batch_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Choice], Batch]:
+    """Runs each choice once for all tests."""
+
+    @cache
+    def of(choice: Choice) -> Batch:
+        return asyncio.run(run(choice.plans, tmp_path_factory.mktemp("rollouts"), SEED, at_least=choice.at_least))
+
+    return of
+
+
+@pytest.fixture(params=[SHORT, pytest.param(LONG, marks=pytest.mark.soak)], ids=["short", "long"])
+def batch(request: pytest.FixtureRequest, batch_of: Callable[[Choice], Batch]) -> Batch:
+    return batch_of(request.param)
+
+
+@pytest.fixture
+def long_batch(batch_of: Callable[[Choice], Batch]) -> Batch:
+    return batch_of(LONG)
 
 
 def _of(batch: Batch, name: str) -> list[Rollout]:
@@ -50,21 +77,23 @@ def _of(batch: Batch, name: str) -> list[Rollout]:
 
 def test_every_request_reached_a_variant_and_every_rollout_was_looked_at(batch: Batch) -> None:
     assert batch.unassigned == 0
-    assert batch.requests >= sum(rollout.requests for rollout in batch.rollouts) > 5_000
-    assert batch.ticks >= 20
+    assert batch.requests >= sum(rollout.requests for rollout in batch.rollouts) > 3_000
+    assert batch.ticks >= 8
 
 
-def test_equal_versions_are_not_rolled_back_more_often_than_alpha_allows(batch: Batch) -> None:
-    same = _of(batch, SAME.name)
+@pytest.mark.soak
+def test_equal_versions_are_not_rolled_back_more_often_than_alpha_allows(long_batch: Batch) -> None:
+    same = _of(long_batch, SAME.name)
     found = next(item for item, _ in outcomes(same) if item.allowed is not None)
     assert (found.runs, found.allowed) == (3, 0.05)
     assert found.kept, [rollout.reason for rollout in same if rolled_back(rollout)]
     assert all(rollout.requests > 500 for rollout in same)
 
 
-def test_an_equal_version_is_promoted_where_its_guardrail_is_easy_to_keep(batch: Batch) -> None:
+@pytest.mark.soak
+def test_an_equal_version_is_promoted_where_its_guardrail_is_easy_to_keep(long_batch: Batch) -> None:
     """Equal versions are not kept from harm by never deciding anything."""
-    for rollout in _of(batch, EASY.name):
+    for rollout in _of(long_batch, EASY.name):
         assert promoted(rollout), rollout
 
 
@@ -76,14 +105,16 @@ def test_doubled_errors_are_rolled_back_at_5_percent(batch: Batch) -> None:
     assert all("error_rate" in rollout.reason for rollout in found)
 
 
-def test_a_p95_that_is_10_percent_slower_does_not_pass_a_margin_of_5_percent(batch: Batch) -> None:
-    for rollout in _of(batch, SLOWER.name):
+@pytest.mark.soak
+def test_a_p95_that_is_10_percent_slower_does_not_pass_a_margin_of_5_percent(long_batch: Batch) -> None:
+    for rollout in _of(long_batch, SLOWER.name):
         assert not went_on(rollout), rollout
         assert "latency_p95" in rollout.reason
 
 
-def test_an_equal_p95_is_not_rolled_back_for_the_same_margin(batch: Batch) -> None:
-    for rollout in _of(batch, AS_FAST.name):
+@pytest.mark.soak
+def test_an_equal_p95_is_not_rolled_back_for_the_same_margin(long_batch: Batch) -> None:
+    for rollout in _of(long_batch, AS_FAST.name):
         assert not rolled_back(rollout), rollout
 
 

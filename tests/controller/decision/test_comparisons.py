@@ -12,10 +12,10 @@ from abmesh.experiment import metrics
 from abmesh.inference.numbers import Side, Slices
 from controller.decision.comparison import Sums, crowding
 from controller.decision.comparisons import compare
-from controller.decision.course import Course, Since
-from controller.decision.history import pack
+from controller.decision.look_back import Increment
 from controller.decision.means import MeanComparison
 from controller.decision.quantiles import QuantileComparison
+from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.shares import ShareComparison
 from tests.controller.decision.support import arm, course, stage
 
@@ -36,10 +36,10 @@ def test_every_metric_has_its_method(name: str, kind: type[Any]) -> None:
     assert isinstance(compare(metrics.MEASURED[name], course(arm(100), arm(100)), 1000, 0.05), kind)
 
 
-def _whole() -> Course:
+def _whole() -> RolloutEvidence:
     early = stage(arm(900, 9, ms=MIX), arm(100, 1, ms=MIX), weight=1000, edges=EDGES)
     before = {"model-a": arm(400, 4, ms=MIX), "model-b": arm(400, 40, ms=MIX)}
-    since = Since(math.log(0.1), timedelta(seconds=5), arm(100, 60, ms=MIX), arm(100, 1, ms=MIX), pack(before))
+    since = Increment(math.log(0.1), timedelta(seconds=5), arm(100, 60, ms=MIX), arm(100, 1, ms=MIX), before)
     return course(arm(500, 5, ms=MIX), arm(500, 100, ms=MIX), past=[early], since=[since], edges=EDGES)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from abmesh.experiment.errors import DocumentError, RefusedError, StateError, UnknownName
-from controller.decision.policy import Decision, Situation, decide
+from controller.decision.policy import Decision, Situation, apply_policy
 from controller.records import Cause, Kind, Phase
 from controller.rollout import commands
 from controller.settings import Settings
@@ -234,13 +234,13 @@ def test_a_controller_respects_a_command_given_while_it_was_deciding(
     serve(subject, 500)
 
     def deciding(situation: Situation, now: datetime) -> Decision:
-        decision = decide(situation, now)
+        decision = apply_policy(situation, now)
         assert decision.kind is Kind.ADVANCE
         commands.pause(settings, NAME, now=subject.now)
         return decision
 
     with monkeypatch.context() as patch:
-        patch.setattr("controller.decision.deciding.decide", deciding)
+        patch.setattr("controller.decision.decide.apply_policy", deciding)
         report = subject.tick(60)
     assert report.superseded == (NAME,)
     assert report.failures == {}

@@ -171,7 +171,7 @@ def test_weights_edited_between_a_crash_and_its_recovery_are_not_overwritten(tmp
     state = subject.states.read().experiments[NAME]
     assert (subject.weight(), state.phase, state.intent) == (3300, Phase.MANUAL, None)
     assert state.decision is not None
-    assert "somebody edited the weights" in state.decision.reason
+    assert "someone edited the weights" in state.decision.reason
     assert subject.moves() == [("advance", 0, 1000)]
     assert [entry.phase for entry in subject.journal()].count(Phase.MANUAL) >= 1
 

@@ -75,14 +75,14 @@ def _replays(subject: World) -> None:
 def test_a_candidate_gets_its_first_users_when_it_is_warm(tmp_path: Path) -> None:
     subject, target = _begun(tmp_path)
     assert subject.weight() == 0
-    assert _reason(subject) == "model-b at 0% is about to be warmed"
+    assert _reason(subject) == "model-b at 0% is about to warm up"
     subject.tick(warmups=_warmups(subject, target, COLD_FIRST[:8]))
     assert subject.weight() == 0
-    assert _reason(subject) == "model-b at 0% is being warmed: 8 of at most 100 requests, last 180 ms"
+    assert _reason(subject) == "model-b at 0% is warming up: 8 of at most 100 requests, last 180 ms"
     report = subject.tick(warmups=_warmups(subject, target, COLD_FIRST))
     assert subject.weight() == 1000
     assert report.outcomes[0].warms is None
-    assert _reason(subject) == "the rollout of model-b starts at 10%, warmed by 24 requests: 900 ms -> 180 ms"
+    assert _reason(subject) == "the rollout of model-b starts at 10%; it warmed up with 24 requests: 900 ms -> 180 ms"
     entries = subject.journal()
     assert [entry.cause for entry in entries] == [Cause.WARMING, Cause.STARTING]
     assert entries[-1].inputs is not None
@@ -123,7 +123,7 @@ def test_a_candidate_that_does_not_answer_gets_no_users(tmp_path: Path) -> None:
     subject.tick(warmups=_warmups(subject, target, [None] * 100, "status 503"))
     assert subject.weight() == 0
     assert subject.phase() is Phase.PROGRESSING
-    assert "all of its 100 requests failed, the last with: status 503" in _reason(subject)
+    assert "all 100 requests failed, the last one with: status 503" in _reason(subject)
     assert [entry.cause for entry in subject.journal()] == [Cause.WARMING, Cause.WARMUP_FAILED]
     _replays(subject)
 
@@ -132,7 +132,7 @@ def test_a_candidate_that_does_not_settle_gets_users_and_the_reason_says_so(tmp_
     subject, target = _begun(tmp_path)
     subject.tick(warmups=_warmups(subject, target, [1000 * 0.99**n for n in range(100)]))
     assert subject.weight() == 1000
-    assert "although it did not settle: 1000 ms -> " in _reason(subject)
+    assert "although its latency has not settled: 1000 ms -> " in _reason(subject)
     _replays(subject)
 
 
@@ -142,7 +142,7 @@ def test_a_restarted_controller_warms_up_again(tmp_path: Path) -> None:
     subject.restart()
     report = subject.tick(warmups=Warmups(1))
     assert (_target(report), report.outcomes[0].decision.cause) == (target, Cause.WARMING)
-    assert _reason(subject) == "model-b at 0% is about to be warmed"
+    assert _reason(subject) == "model-b at 0% is about to warm up"
 
 
 def test_an_envoy_that_does_not_answer_holds_before_the_warm_up_and_does_not_end_it(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_edited_limits_start_the_warm_up_again(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("min_requests: 10\n", "min_requests: 50\n"))
     report = subject.tick(warmups=_warmups(subject, target, COLD_FIRST))
     assert (_target(report).warmup.min_requests, subject.weight()) == (50, 0)
-    assert _reason(subject) == "model-b at 0% is about to be warmed"
+    assert _reason(subject) == "model-b at 0% is about to warm up"
 
 
 @pytest.mark.parametrize(("durations", "stand"), [(COLD_FIRST[:8], "going"), (COLD_FIRST, "warm")])
@@ -207,9 +207,10 @@ def test_explain_and_journal_show_it(tmp_path: Path, durations: Sequence[float |
     subject.now = subject.now.replace(hour=13)
     subject.tick(warmups=_warmups(subject, target, durations))
     places = ("--config", str(tmp_path / "experiments.yaml"), "--state", str(subject.folder))
-    said = call("explain", NAME, *places).out
-    assert "\nwarm-up: " + ("is being warmed: 8" if stand == "going" else "warmed by 24 requests: 900 ms -> ") in said
-    assert "warm-up: 10 to 100 requests in at most 5m, until the median of the last ones is at most 10% below" in said
+    shown = call("explain", NAME, *places).out
+    progress = "is warming up: 8" if stand == "going" else "warmed up with 24 requests: 900 ms -> "
+    assert f"\nwarm-up: {progress}" in shown
+    assert "warm-up: 10 to 100 requests in at most 5m, until the median of the last ones is at most 10% below" in shown
     found = json.loads(call("explain", NAME, "--json", *places).out)["warmup"]
     assert (found["stand"], found["requests"], found["last_ms"]) == (stand, len(durations), 180.0)
     lines = call("journal", "--json", "--state", str(subject.folder), "--config", places[1]).out.splitlines()
@@ -263,12 +264,12 @@ async def test_the_loop_keeps_ticking_while_warm_up_requests_hang_and_starts_the
                 for _ in range(3):
                     await controller.tick()
                 assert controller.error == ""
-                assert _reason(subject) == "model-b at 0% is being warmed: 0 of at most 100 requests"
+                assert _reason(subject) == "model-b at 0% is warming up: 0 of at most 100 requests"
                 assert metric("abmesh_controller_warming{") == ['abmesh_controller_warming{experiment="chat"} 1.0']
                 gate.set()
                 while subject.weight() == 0:
                     await controller.tick()
-            assert "warmed by" in _reason(subject)
+            assert "warmed up with" in _reason(subject)
             await controller.tick()
             assert metric("abmesh_controller_warming{") == ['abmesh_controller_warming{experiment="chat"} 0.0']
             labels = '{experiment="chat",model_version="model-b",result="succeeded"}'

@@ -62,7 +62,7 @@ def test_a_file_system_without_locks_is_an_error_that_leaks_no_descriptor(
     def none(*_: object) -> None:
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr("controller.state.locks.fcntl.flock", none)
+    monkeypatch.setattr("abmesh.atomic.fcntl.flock", none)
     before = set(Path("/proc/self/fd").iterdir())
     with pytest.raises(StateError, match="file system with locks"):
         Lease(tmp_path).acquire()

@@ -1,0 +1,135 @@
+"""What every model of the document is built on: the base class, and how a broken rule is reported. Pure.
+
+Rules between fields raise :func:`refuse` with a path relative to the model that raises, so that
+:mod:`abmesh.experiment.problems` can name the exact field and line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from abmesh.experiment.names import ENVOY_PREFIX, MODEL_VERSION, TRUSTED_PREFIX
+
+
+class Frozen(BaseModel):
+    """Base of every model of the document: immutable, and unknown keys are refused.
+
+    Attributes:
+        renamed_fields: names that fields once had, each with its present name. The old ones are still accepted, in the
+            document and in journals; :func:`abmesh.experiment.renames.find` says where a document has them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    renamed_fields: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, value: object) -> object:
+        if not isinstance(value, Mapping) or not cls.renamed_fields.keys() & value.keys():
+            return value
+        for old, new in cls.renamed_fields.items():
+            if old in value and new in value:
+                message = f"{old} is the old name of {new}, and both are given"
+                raise refuse(message, old, allowed=f"{new} alone")
+        return {cls.renamed_fields.get(name, name): item for name, item in value.items()}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        written = handler.resolve_ref_schema(schema)
+        for old, new in cls.renamed_fields.items():
+            note = {"deprecated": True, "description": f"Old name of {new}."}
+            written["properties"][old] = {**written["properties"][new], **note}
+        return schema
+
+
+def refuse(message: str, *path: str | int, found: object = "", allowed: str = "") -> PydanticCustomError:
+    """An invariant that does not hold, to be raised in a validator; ``path`` leads from there to the field."""
+    context: dict[str, Any] = {"path": path, "found": str(found), "allowed": allowed}
+    return PydanticCustomError("invariant", "{message}", {**context, "message": message})
+
+
+def raise_all(problems: Iterable[PydanticCustomError]) -> None:
+    """Raise what :func:`refuse` made: nothing if there is nothing, and several as one error that carries them all."""
+    found = list(problems)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise PydanticCustomError(
+            "invariants",
+            "{message}",
+            {
+                "message": "; ".join(problem.message() for problem in found),
+                "problems": tuple(problem.context for problem in found),
+            },
+        )
+
+
+def did_you_mean(message: str, name: str, known: Iterable[str]) -> str:
+    """The message, and the known name that is likeliest meant if one is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"{message}; did you mean {close[0]}?" if close else message
+
+
+def header_name(value: object) -> object:
+    """A request header's name in lower case; for ``field_validator(..., mode="before")``."""
+    return _lowered(value) if isinstance(value, str) else value
+
+
+def response_header_name(value: object) -> object:
+    """As :func:`header_name`, of a header that an upstream sends: any but those that Envoy writes itself."""
+    if not isinstance(value, str):
+        return value
+    name = _form_checked(value)
+    if name.startswith(ENVOY_PREFIX):
+        message = "Envoy itself sets such headers, whatever the upstream says"
+        raise refuse(message, found=value, allowed=f"any header of the upstream's but {ENVOY_PREFIX}*")
+    return name
+
+
+def _form_checked(value: str, *path: str) -> str:
+    name = value.lower()
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]{1,128}", name):
+        raise refuse("not a header name", *path, found=value, allowed="letters, digits and -, such as x-user-id")
+    return name
+
+
+def _lowered(value: str, *path: str) -> str:
+    """Lower-case a header name; pseudo-headers and those that only abmesh may set are refused."""
+    name = _form_checked(value, *path)
+    spelled = name.replace("_", "-")  # Envoy strips those with underscores, too
+    if spelled == MODEL_VERSION or spelled.startswith((TRUSTED_PREFIX, ENVOY_PREFIX)):
+        allowed = (
+            f"any header but {MODEL_VERSION}, {TRUSTED_PREFIX}* and {ENVOY_PREFIX}*, which are stripped from clients"
+        )
+        raise refuse("a header that clients cannot send", *path, found=value, allowed=allowed)
+    return name
+
+
+def header_map(value: object) -> object:
+    """Values by header name, with lower-case names; for ``field_validator(..., mode="before")``."""
+    if not isinstance(value, Mapping):
+        return value
+    lowered = {_lowered(name, name) if isinstance(name, str) else name: content for name, content in value.items()}
+    if len(lowered) < len(value):
+        raise refuse("the same header twice", found=", ".join(map(str, value)), allowed="each header once, in any case")
+    return lowered
+
+
+def repeated(
+    names: Iterable[str], what: str, *path: str | int, field: str | None = None
+) -> Iterator[PydanticCustomError]:
+    """Refuse every name that came before; ``path`` leads to the list, ``field`` to the name in an item of it."""
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if name in seen:
+            where = (*path, index) if field is None else (*path, index, field)
+            yield refuse(f"{what} {name!r} appears twice", *where, found=name, allowed="each name once")
+        seen.add(name)
