@@ -261,7 +261,7 @@ def test_render_envoy_warns_where_weights_could_never_move(config: Path, tmp_pat
     assert call("render", "envoy", "--routes-file", str(tmp_path / "routes.json")).err == ""
 
 
-def test_validate_says_what_the_native_lane_leaves_to_the_server(config: Path) -> None:
+def test_validate_notes_what_the_native_lane_leaves_to_the_server(config: Path) -> None:
     text = config.read_text()
     assert "lane" not in call("validate").out
     config.write_text(text.replace("    salt:", "    lane: native\n    salt:", 1))
