@@ -18,14 +18,19 @@ from controller.evidence.summary import SegmentEvidence, SliceEvidence, VariantE
 
 
 def pack(evidence: Evidence) -> str:
-    """Evidence as a short text. The text of the same object is remembered: most evidence never changes again."""
-    return _pack(ById(evidence))
+    """Evidence as a short text."""
+    plain = {name: _dump(item) for name, item in evidence.items()}
+    return base64.b85encode(zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 6)).decode()
+
+
+def pack_once(evidence: Evidence) -> str:
+    """The same, remembered for the object: for evidence that is kept at every tick and never changes again."""
+    return _pack_once(ById(evidence))
 
 
 @lru_cache(maxsize=512)
-def _pack(evidence: ById[Evidence]) -> str:
-    plain = {name: _dump(item) for name, item in evidence.value.items()}
-    return base64.b85encode(zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 6)).decode()
+def _pack_once(evidence: ById[Evidence]) -> str:
+    return pack(evidence.value)
 
 
 @lru_cache(maxsize=512)

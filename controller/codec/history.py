@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
-from controller.codec.evidence import pack, unpack
+from controller.codec.evidence import pack_once, unpack
 from controller.decision import sample_ratio
 from controller.decision.history import Checkpoint, History, Look, PastStage
 from controller.records import Record, Weights
@@ -64,13 +64,13 @@ class HistoryRecord(Record):
                 _PastStage.model_construct(
                     id=stage.id,
                     weights=dict(stage.weights),
-                    evidence=pack(stage.evidence) if past_evidence else "",
+                    evidence=pack_once(stage.evidence) if past_evidence else "",
                     edges=dict(stage.edges),
                 )
                 for stage in history.past
             ),
             marks=tuple(
-                _Mark.model_construct(number=item.number, at=item.at, evidence=pack(item.evidence))
+                _Mark.model_construct(number=item.number, at=item.at, evidence=pack_once(item.evidence))
                 for item in history.checkpoints
             ),
             marked=history.taken,
