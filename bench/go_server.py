@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from abmesh.experiment.errors import AbmeshError
 from abmesh.experiment.model import Document, Experiment
-from ext_proc.identity import compile_cookie
+from ext_proc.core.identity import compile_cookie
 
 SOURCE: Final = Path(__file__).with_name("go")
 PACKAGES: Final = Path("/usr/share/gocode")

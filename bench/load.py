@@ -2,7 +2,7 @@
 
 Each connection sends its next request as soon as the answer to the last has arrived. Requests are bytes that were
 built before; of an answer only the status, one header and the length are looked at. Loopback only, bounded in count
-and time. The benchmarks and ``tests/e2e/test_memory.py`` use it; it knows neither pipelining nor chunked answers.
+and time. The benchmarks and ``tests/bench/test_memory.py`` use it; it knows neither pipelining nor chunked answers.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from abmesh.cli.demo.model_server import Behaviour
-from abmesh.cli.demo.processes import Child
-from abmesh.cli.demo.stack import Stack, StackOptions, fetch
+from abmesh.local.model_server import Behaviour
+from abmesh.local.processes import Child
+from abmesh.local.stack import Stack, StackOptions, fetch
 from bench.probe import Probe, ProbeError
 from bench.summary import Reaction
 

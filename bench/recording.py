@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from abmesh.cli.demo.processes import Child, free_ports
-from abmesh.cli.demo.stack import answers, fetch, find_envoy
 from abmesh.experiment.model import Document
+from abmesh.local.processes import Child, find_envoy, free_ports
+from abmesh.local.stack import answers, fetch
 from abmesh.mesh.bootstrap import render_bootstrap
 from abmesh.mesh.options import RenderOptions
 from abmesh.mesh.yaml_text import to_yaml

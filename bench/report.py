@@ -18,7 +18,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from abmesh.cli.demo.stack import find_envoy
+from abmesh.local.processes import find_envoy
 from bench import go_server, tables
 from bench.tables import TableOf
 

@@ -10,10 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from abmesh.cli.demo.model_server import Behaviour
-from abmesh.cli.demo.stack import Stack, StackOptions
 from abmesh.experiment import bucketing
 from abmesh.experiment.codec import parse
+from abmesh.local.model_server import Behaviour
+from abmesh.local.stack import Stack, StackOptions
 from bench.load import LoadResult, request_of, run_load
 from bench.probe import Probe, ProbeError
 from bench.reactions import DOCUMENT, A, B, at_any_moment

@@ -13,10 +13,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from abmesh.cli.demo.processes import Child, free_ports
-from abmesh.cli.demo.stack import answers, fetch, find_envoy
 from abmesh.experiment.model import Document
 from abmesh.experiment.names import EXT_PROC_CLUSTER
+from abmesh.local.processes import Child, find_envoy, free_ports
+from abmesh.local.stack import answers, fetch
 from abmesh.mesh.bootstrap import render_bootstrap
 from abmesh.mesh.options import RenderOptions
 from bench import documents, envoys, go_server, usage

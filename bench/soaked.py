@@ -57,17 +57,17 @@ def _new_server(transport: str, service: Service) -> Any:
 
 
 def _counted() -> list[int]:
-    """Count the calls that go the short way to its end, which makes no stream; a list of this one number."""
+    """Count the calls that take the short way to its end, which makes no stream; a list of this one number."""
     from ext_proc.transport.calls import Calls
 
-    counted, take_first = [0], Calls._take_first
+    counted, answer_usual = [0], Calls.answer_usual
 
     def counting(calls: Calls, stream_id: int, data: bytes) -> None:
-        take_first(calls, stream_id, data)
+        answer_usual(calls, stream_id, data)
         counted[0] += stream_id not in calls._streams
 
     # The server itself need not count this.
-    Calls._take_first = counting  # type: ignore[method-assign, assignment]
+    Calls.answer_usual = counting  # type: ignore[method-assign, assignment]
     return counted
 
 

@@ -21,8 +21,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from abmesh.cli.demo.processes import Child, free_ports
-from abmesh.cli.demo.stack import answers
+from abmesh.local.processes import Child, free_ports
+from abmesh.local.stack import answers
 from bench.contenders import BY_NAME, REFERENCE
 from bench.running import Bench
 

@@ -1,6 +1,6 @@
-"""What the tables of the results show, for a terminal and for Markdown alike. Pure.
+"""The tables of a run: which columns they have, as plain cells and as Markdown. Pure.
 
-:mod:`bench.report` prints them; :mod:`bench.documentation` puts them into the README and docs/benchmarks.md.
+:mod:`bench.report` prints them on a terminal; :mod:`bench.documentation` writes them into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class TableOf:
     """A table of rows of one kind.
 
     Attributes:
-        key: of the rows in the results file.
-        title: above the table.
+        key: under which the results file keeps the rows.
+        title: shown above the table.
         columns: header by field.
-        names: the fields that say what a row is about; they stand left, in code font.
-        notes: further fields of text, at the end.
+        names: header by field, for the leftmost columns that identify a row; set in code font.
+        notes: header by field, for columns of text at the right.
     """
 
     key: str
@@ -31,11 +31,11 @@ class TableOf:
     notes: Mapping[str, str]
 
     def headers(self) -> list[str]:
-        """Of all columns, in order."""
+        """The headers of all columns, in order."""
         return [*self.names.values(), *self.columns.values(), *self.notes.values()]
 
     def cells(self, row: Row) -> list[str]:
-        """A row's texts, in the order of the headers."""
+        """A row's cells, in the order of the headers."""
         return [cell(row[field]) for field in (*self.names, *self.columns, *self.notes)]
 
     def markdown(self, rows: Sequence[Row]) -> list[str]:
@@ -54,7 +54,7 @@ def _line(texts: Sequence[str]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A figure as people read it."""
+    """A figure as the tables show it: four significant digits, shares in percent, `-` for nothing."""
     if value is None or value == []:
         return "-"
     if isinstance(value, bool):
@@ -68,7 +68,7 @@ def cell(value: Any) -> str:
 
 PATHS: Final = TableOf(
     "rows",
-    "Data paths, medians of rounds at full load; CPU per request",
+    "Data paths at full load: medians of the rounds, CPU per request",
     {
         "requests_per_second": "requests/s",
         "requests_per_second_ratio": "x alone",
@@ -90,15 +90,15 @@ PATHS: Final = TableOf(
 
 RATIOS: Final = TableOf(
     "ratios",
-    "Ratios, medians of each round's own, and aims",
+    "Ratios (medians of the rounds' ratios) and aims",
     {"ratio": "ratio", "aim": "aim", "met": "met"},
-    {"figure": "of what", "of": "of", "to": "to"},
+    {"figure": "figure", "of": "of", "to": "to"},
     {},
 )
 
 HALF_LOAD: Final = TableOf(
     "half_load",
-    "Latency at half of each one's own highest rate, from when a request was meant to be sent",
+    "Latency at half of each data path's highest rate, from the moment a request was due",
     {
         "requests_per_second": "requests/s",
         "p50_ms": "p50 ms",
@@ -116,7 +116,7 @@ HALF_LOAD: Final = TableOf(
 
 GROWTH: Final = TableOf(
     "growth",
-    "How the cost grows, one thing at a time",
+    "How the cost grows, one factor at a time",
     {
         "requests_per_second": "requests/s",
         "requests_per_second_ratio": "x usual",
@@ -126,7 +126,7 @@ GROWTH: Final = TableOf(
         "envoy_cpu_us": "Envoy CPU µs",
         "failed_streams": "failed",
     },
-    {"what": "what grows", "size": "to", "name": "data path"},
+    {"what": "factor", "size": "size", "name": "data path"},
     {},
 )
 
@@ -137,7 +137,7 @@ STREAMS: Final = TableOf(
         "chunks_per_second": "chunks/s",
         "p50_ms": "p50 ms",
         "p99_ms": "p99 ms",
-        "added_p50_ms": "p50 more than Envoy alone, ms",
+        "added_p50_ms": "p50 above Envoy alone, ms",
     },
     {"name": "path"},
     {},

@@ -1,6 +1,6 @@
-"""The control plane process. Its folders, in the order in which a tick runs:
+"""The controller: the process that moves weights on evidence from Envoy. Its folders, in the order of a tick:
 
-``sources`` asks Envoys, ``evidence`` counts, ``decision`` judges and decides, ``wording`` turns a decision into
-sentences, ``rollout`` carries it out, ``state`` keeps it, ``routes`` publishes it to Envoy and ``metrics`` exports it.
-:mod:`controller.loop` has the only clock; :mod:`controller.wiring` puts the process together.
+``sources`` reads Envoys' statistics, ``evidence`` counts, ``decision`` judges and decides, ``wording`` turns a decision
+into sentences, ``rollout`` carries it out, ``state`` stores it, ``routes`` publishes it to Envoy and ``metrics``
+exports it. :mod:`controller.loop` runs the ticks and owns the clock; :mod:`controller.wiring` builds the process.
 """

@@ -1,4 +1,4 @@
-"""``/metrics`` and ``/healthz`` of the controller."""
+"""Serves the controller's ``/metrics`` and ``/healthz``. Started by :mod:`controller.wiring`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from abmesh.experiment.errors import SettingsError, StartError
 from abmesh.experiment.store import format_generation
 from controller.loop import Controller
 from controller.metrics.telemetry import Telemetry
-from controller.routes.publisher import Published
+from controller.routes.publisher import RoutesStatus
 from controller.settings import listen_address
 
 
 class HttpServer:
-    """The controller's HTTP endpoint.
+    """The controller's HTTP server.
 
     Args:
-        listen: ``HOST:PORT``; port 0 takes a free one.
-        controller: whose health to tell.
-        telemetry: whose metrics to show.
-        routes: how the file stands that Envoy takes its routes from; none where there is no such file.
+        listen: ``HOST:PORT``; port 0 picks a free port.
+        controller: the controller whose health it reports.
+        telemetry: the metrics that it serves.
+        routes: the state of the routes file; None if the controller keeps none.
     """
 
     def __init__(
-        self, listen: str, controller: Controller, telemetry: Telemetry, routes: Published | None = None
+        self, listen: str, controller: Controller, telemetry: Telemetry, routes: RoutesStatus | None = None
     ) -> None:
         self._listen = listen
         self._controller = controller
@@ -35,11 +35,14 @@ class HttpServer:
         self._runner = web.AppRunner(app, access_log=None)
 
     async def start(self) -> str:
-        """Listen; the address, as ``HOST:PORT``.
+        """Start listening.
+
+        Returns:
+            The address, as ``HOST:PORT``.
 
         Raises:
-            SettingsError: it is no address.
-            StartError: it cannot be listened on.
+            SettingsError: ``listen`` is not an address.
+            StartError: cannot listen on it.
         """
         host, port = listen_address(self._listen)
         await self._runner.setup()
@@ -64,7 +67,7 @@ class HttpServer:
         )
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        """200 while ticks end, as leader or standing by; 503 when they do not."""
+        """200 while ticks keep finishing, leading or on standby; 503 once they stall."""
         controller, report = self._controller, self._controller.report
         stalled = controller.stalled
         generation = report.generation if report else None
@@ -77,8 +80,8 @@ class HttpServer:
             "error": controller.error,
         }
         if self._routes is not None:
-            published = self._routes.generation
-            body["routes_generation"] = None if published is None else format_generation(published)
+            written = self._routes.generation
+            body["routes_generation"] = None if written is None else format_generation(written)
             body["routes_error"] = self._routes.error
             body["routes_behind"] = dict(self._routes.behind)
         return web.json_response(body, status=503 if stalled else 200)

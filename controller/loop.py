@@ -1,8 +1,8 @@
-"""The controller's loop: observe, then judge, decide and apply; wait; again.
+"""The controller's loop: read Envoys' statistics, judge, decide, apply, wait, repeat. Run by :mod:`controller.wiring`.
 
-Everything that a tick decides on is told its time from here. Other clocks are those of operators' commands and of the
-status, which are no part of a tick, and the time limits of locks and of Envoys' answers.
-Nothing that goes wrong in a tick ends the loop: it is counted, logged, and tried again at the next tick.
+Decisions get the time from here, as a parameter. The only other clocks are those of operators' commands and of
+``abmesh status``, and time limits of locks and requests. A failure in a tick does not end the loop: it is counted,
+logged, and retried at the next tick.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from controller.state.lease import Lease
 log = logging.getLogger("abmesh.controller")
 
 STANDBY_WAIT = 1.0
-"""Longest time, in seconds, after which a controller that stands by looks again."""
+"""How often, in seconds, a standby controller tries to lead; more often if the interval is shorter."""
 
 
 class Role(StrEnum):
-    """What a controller is doing."""
+    """Whether a controller leads."""
 
     STARTING = "starting"
     LEADING = "leading"
@@ -38,7 +38,7 @@ class Role(StrEnum):
 
 
 def utc_now() -> datetime:
-    """The wall clock: the ages of stages survive restarts."""
+    """The wall clock; not the monotonic one, because the ages of stages survive restarts."""
     return datetime.now(UTC)
 
 
@@ -46,14 +46,19 @@ class Controller:
     """One controller process.
 
     Args:
-        settings: how often, and for how long.
-        source: asks the Envoys.
+        settings: the interval and the time limits.
+        source: reads Envoys' statistics.
         reconciler: judges, decides and applies.
-        lease: keeps a second controller from acting.
-        telemetry: metrics.
-        warmer: warms candidates; none means one that knows no warm-up listener.
+        lease: makes sure that only one controller acts.
+        telemetry: the metrics.
+        warmer: warms up candidates; one without warm-up listeners if None.
         clock: the wall clock, in UTC.
-        monotonic: seconds that never go back, for how long things take.
+        monotonic: a monotonic clock, in seconds, to measure how long things take.
+
+    Attributes:
+        role: whether it leads.
+        error: why the last tick failed; empty if it did not.
+        report: what the last successful tick did; None before the first.
     """
 
     def __init__(
@@ -84,17 +89,17 @@ class Controller:
 
     @property
     def idle_seconds(self) -> float:
-        """Seconds since a tick last ended, as leader or standing by."""
+        """Seconds since a tick last ended, leading or on standby."""
         return self._monotonic() - self._last_tick
 
     @property
     def stalled(self) -> bool:
-        """Whether no tick has ended for far longer than one takes."""
+        """Whether no tick has ended for much longer than one should take."""
         longest = self._settings.interval.total_seconds() + self._settings.timeout.total_seconds()
         return self.idle_seconds > max(15.0, 3 * longest)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Tick until told to stop; the tick under way is finished."""
+        """Tick until ``stop`` is set; a tick in progress finishes first."""
         while not stop.is_set():
             started = self._monotonic()
             await self.tick()
@@ -107,7 +112,7 @@ class Controller:
                 continue
 
     async def tick(self) -> None:
-        """One tick, or a look at whether to lead. Raises nothing."""
+        """Run one tick if this controller leads; otherwise, try to lead. Never raises."""
         started = self._monotonic()
         try:
             if self._lead():
@@ -116,11 +121,11 @@ class Controller:
         except AbmeshError as error:
             self._failed(str(error))
         except Exception as error:
-            log.exception("this is a bug in abmesh; the loop goes on")
+            log.exception("a tick failed; this is a bug in abmesh; retrying at the next tick")
             self._failed(repr(error))
         self._last_tick = self._monotonic()
         if self.role is Role.LEADING:
-            self._telemetry.ticked(self._last_tick - started, self._clock())
+            self._telemetry.record_tick(self._last_tick - started, self._clock())
 
     def _lead(self) -> bool:
         if self._lease.held:
@@ -130,37 +135,37 @@ class Controller:
         if role is not self.role:
             log.info("leading" if held else "standing by: another controller leads on this state folder")
         self.role = role
-        self._telemetry.leading(held)
+        self._telemetry.set_leading(held)
         return held
 
     async def _act(self) -> None:
         at = self._clock()
         observations = await self._source.observe()
-        self._telemetry.observed(observations)
-        # In a thread, because it waits for disks and locks, and the health endpoint must answer meanwhile.
+        self._telemetry.record_observations(observations)
+        # In a thread, because it waits for disks and locks, and /healthz must keep answering.
         now, warmups = self._clock(), self._warmer.warmups()
         report = await asyncio.to_thread(self._reconciler.reconcile, observations, at, now, warmups)
-        await asyncio.to_thread(self._telemetry.counted, report, observations, at)
+        await asyncio.to_thread(self._telemetry.record_counts, report, observations, at)
         self._warmer.follow(report, now)
         before = self.report.document_error if self.report else ""
         if report.document_error and report.document_error != before:
-            log.error("the document is refused; every rollout holds: %s", report.document_error)
+            log.error("the document was refused, so every rollout holds: %s", report.document_error)
         self.report = report
-        self._telemetry.reported(report)
+        self._telemetry.record_report(report)
         self._warn_of_stuck_weights(report)
 
     def _warn_of_stuck_weights(self, report: Report) -> None:
-        """Once for each experiment: weights that only a routes file takes to Envoy, where this controller keeps none.
+        """Warn, once per experiment, of weights that reach Envoy only by a routes file if this controller keeps none.
 
-        No more than a warning: somebody else may keep the file, where the Envoy is on another machine.
+        It is only a warning, because somebody else may keep the file, next to an Envoy on another machine.
         """
         if self._settings.routes_file is not None or report.experiments is None:
             return
         native = {experiment.name for experiment in report.experiments if experiment.lane == "native"}
         if fresh := sorted(native - self._stuck):
             log.warning(
-                "lane native without --routes-file: new weights of %s do not reach Envoy, unless `abmesh routes FILE "
-                "--follow` keeps the file of its routes",
+                "lane native without --routes-file: new weights of %s do not reach Envoy unless `abmesh routes FILE "
+                "--follow` keeps its routes file up to date",
                 ", ".join(fresh),
             )
         self._stuck = native
@@ -169,4 +174,4 @@ class Controller:
         if reason != self.error:
             log.error("the tick failed: %s", reason)
         self.error = reason
-        self._telemetry.failed()
+        self._telemetry.record_failure()

@@ -18,13 +18,13 @@ Weights = dict[str, Annotated[int, Field(ge=0, le=10_000)]]
 
 
 class Record(BaseModel):
-    """Base of what is kept on disk: immutable; a key that is not known is a sign of damage."""
+    """Base of what is kept on disk: immutable; an unknown key is a sign of damage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Phase(StrEnum):
-    """Where a rollout stands."""
+    """The state of a rollout, as one word."""
 
     PROGRESSING = "progressing"
     PAUSED = "paused"
@@ -94,12 +94,12 @@ class Stage(Record):
     started_at: AwareDatetime
 
     def age(self, now: datetime) -> timedelta:
-        """How old the stage is; never negative, also if the clock was set back."""
+        """How old the stage is; never negative, even if the clock was set back."""
         return max(now - self.started_at, timedelta())
 
 
 class DecisionRecord(Record):
-    """A decision as it is remembered: what, why, when and by whom."""
+    """A decision as the state keeps it: what, why, when and by whom."""
 
     id: str
     kind: Kind
@@ -116,12 +116,15 @@ class JournalEntry(Record):
     Attributes:
         by: who, if an operator decided.
         generation: of the document that it was based on, as 13 hex digits.
+        obstacle: what kept the candidate at its weight, where the cause is that it took too long.
+        reason: cause and numbers as a sentence for people; no program should depend on its wording.
         evidence: outline per variant since the stage's evidence began.
-        judgements: outline per guardrail, and of the brake if it acted.
+        judgements: outline per guardrail, and of the emergency stop if it acted.
         goal: outline of the goal's, if it is measured.
-        balance: outline of whether requests are split as the weights say.
-        warnings: what to bear in mind, in sentences.
-        inputs: everything that the decision can be recomputed from, as :mod:`controller.decision.deciding` has it; none
+        balance: outline of the sample-ratio check, under the name that it had in the first version.
+        paradoxes: outline of each Simpson's paradox.
+        warnings: the same in sentences.
+        inputs: everything that the decision can be recomputed from, in the form of :mod:`controller.codec.inputs`; None
             for an operator's command.
         sources: how many Envoys there are, how many answered, and why the others did not.
     """
@@ -135,6 +138,7 @@ class JournalEntry(Record):
     by: str = ""
     kind: Kind
     cause: Cause
+    obstacle: Cause | None = None
     reason: str
     phase_before: Phase
     phase: Phase
@@ -146,6 +150,7 @@ class JournalEntry(Record):
     judgements: list[dict[str, Any]] = Field(default_factory=list)
     goal: dict[str, Any] | None = None
     balance: dict[str, Any] = Field(default_factory=dict)
+    paradoxes: list[dict[str, Any]] = Field(default_factory=list)
     warnings: tuple[str, ...] = ()
     inputs: dict[str, Any] | None = None
     sources: dict[str, Any] = Field(default_factory=dict)
@@ -169,10 +174,10 @@ class ExperimentState(Record):
 
     Attributes:
         candidate, control, steps: the plan that the rollout is following.
-        weights: the last ones that the controller or an operator's command wrote or accepted. Others in the document
-            mean that a person edited it.
-        decision: the last one that changed anything here; holds are not kept here.
-        intent: a change that was begun and is not known to be complete.
+        weights: the last ones that the controller or an operator's command wrote or accepted; if the document has
+            others, someone edited it.
+        decision: the last one that changed anything; holds are not kept here.
+        intent: a change that was begun and may not be complete.
     """
 
     phase: Phase
@@ -192,7 +197,7 @@ class Intent(Record):
         before: the document's weights that the change starts from.
         after: the state once it is complete; its ``weights`` are those to write.
         entry: the line that the journal will hold exactly once.
-        unrecorded: lines of changes that were carried out but for their record, and that this one has replaced.
+        unrecorded: lines of earlier changes that were carried out but not recorded, and that this one replaces.
     """
 
     before: Weights

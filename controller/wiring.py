@@ -1,4 +1,4 @@
-"""The controller as a process: put together, started, and stopped by a signal. Called by the command line."""
+"""The controller as a process: builds it, runs it, and stops it on a signal. Called by ``abmesh controller``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from controller.state.states import StateStore
 
 
 def run(settings: Settings) -> int:
-    """Run a controller until SIGTERM or SIGINT, which let the tick under way finish.
+    """Run a controller until SIGTERM or SIGINT; a tick in progress finishes first.
 
     Args:
         settings: with at least one Envoy, or a Prometheus server.
@@ -37,13 +37,13 @@ def run(settings: Settings) -> int:
         The exit code, 0.
 
     Raises:
-        SettingsError: there is no Envoy, or the HTTP address is none.
-        StartError: the HTTP address cannot be listened on.
-        StateError: the state folder cannot be made.
+        SettingsError: there is no Envoy, or the HTTP address is not valid.
+        StartError: cannot listen on the HTTP address.
+        StateError: the state folder cannot be created.
     """
     if settings.source == ENVOY and not settings.envoys:
-        raise SettingsError("no Envoy to read statistics from; name one with --envoy http://127.0.0.1:9901")
-    # Does nothing where logging is set up already.
+        raise SettingsError("no Envoy to read statistics from; add one, such as --envoy http://127.0.0.1:9901")
+    # Does nothing if logging is already configured.
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     make_folder(settings.state_folder)
     asyncio.run(_serve(settings))
@@ -60,18 +60,18 @@ def _source(settings: Settings) -> Source:
 def _publisher(settings: Settings) -> Publisher | None:
     if settings.routes_file is None:
         return None
-    # Only here, since Envoy's messages take as much memory as all the rest of a controller.
+    # Imported here, because Envoy's protobuf messages take as much memory as the rest of a controller.
     from controller.routes.envoy_file import EnvoyRoutes
 
-    store = FileStore(settings.config)  # of its own, since the loop reads in another thread
+    store = FileStore(settings.config)  # a second one, because the loop reads the document in another thread
     return Publisher(lambda: store.watch(WATCH_SECONDS), EnvoyRoutes(settings.routes_file))
 
 
 async def _keep_routes(settings: Settings, publisher: Publisher) -> None:
-    """Publish routes, and look whether Envoys serve them, until cancelled."""
+    """Publish routes, and check that Envoys serve them, until cancelled."""
     watcher = Watcher(
         settings.envoys,
-        publisher.state,
+        publisher.status,
         settle=settings.settle,
         interval=settings.interval,
         timeout=settings.timeout,
@@ -93,7 +93,7 @@ async def _serve(settings: Settings) -> None:
         settle=settings.settle,
     )
     lease = Lease(folder)
-    warmer = Warmer(settings.warmups, on_request=telemetry.warmed)
+    warmer = Warmer(settings.warmups, on_request=telemetry.record_warmup_request)
     controller = Controller(
         settings, source=source, reconciler=reconciler, lease=lease, telemetry=telemetry, warmer=warmer
     )
@@ -103,8 +103,8 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     publisher = _publisher(settings)
     if publisher is not None:
-        telemetry.publishing(publisher.state)
-    routes = publisher.state if publisher else None
+        telemetry.add_routes(publisher.status)
+    routes = publisher.status if publisher else None
     http = HttpServer(settings.http_listen, controller, telemetry, routes) if settings.http_listen else None
     publishing = asyncio.create_task(_keep_routes(settings, publisher)) if publisher else None
     try:

@@ -1,4 +1,7 @@
-"""``python -m ext_proc``: the server alone, as a container or a supervisor runs it. See docs/operations/ext-proc.md."""
+"""``python -m ext_proc``: the server without the rest of the command line. See docs/operations/ext-proc.md.
+
+The supervisor starts its workers this way (:mod:`ext_proc.workers`).
+"""
 
 from __future__ import annotations
 
@@ -17,25 +20,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m ext_proc", description="Envoy's external-processing server.")
     config = os.environ.get(ENV_CONFIG) or DEFAULT_CONFIG
     parser.add_argument("--config", type=Path, default=Path(config), metavar="FILE", help=f"default: {config}")
-    listen = f"HOST:PORT or unix:PATH, may be repeated; default: {DEFAULT_LISTEN}"
+    listen = f"HOST:PORT or unix:PATH, repeatable; default: {DEFAULT_LISTEN}"
     parser.add_argument("--listen", action="append", metavar="ADDR", help=listen)
     parser.add_argument("--metrics", default=OFF, metavar="ADDR", help=f"HOST:PORT, or off; default: {OFF}")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the port; default: 1")
-    parser.add_argument("--drain", type=float, default=10.0, metavar="SECONDS", help="longest drain; default: 10")
     parser.add_argument(
-        "--poll", type=float, default=0.1, metavar="SECONDS", help="between looks at FILE; default: 0.1"
+        "--drain", type=float, default=10.0, metavar="SECONDS", help="maximum time to drain; default: 10"
     )
-    transport = f"which gRPC server; default: {DEFAULT_TRANSPORT}"
+    poll = "how often to check FILE for changes; default: 0.1"
+    parser.add_argument("--poll", type=float, default=0.1, metavar="SECONDS", help=poll)
+    transport = f"the gRPC server to use; default: {DEFAULT_TRANSPORT}"
     parser.add_argument("--transport", choices=TRANSPORTS, default=DEFAULT_TRANSPORT, help=transport)
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="the server's certificate, PEM")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
-    parser.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="who may vouch for clients, PEM")
+    parser.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="CA that signs client certificates, PEM")
     parser.add_argument("--worker", type=int, metavar="INDEX", help=argparse.SUPPRESS)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server; returns the exit code: 0 drained, 1 failed; exits with 2 for flags that make no sense."""
+    """Run the server; returns the exit code: 0 drained, 1 failed. Exits with 2 if the flags are wrong."""
     parser = _parser()
     given = parser.parse_args(arguments)
     try:
@@ -53,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     try:
         if given.worker is not None:
-            from ext_proc.worker import run_worker
+            from ext_proc.workers.worker import run_worker
 
             return run_worker(settings, given.worker)
         from ext_proc.server import run

@@ -1,7 +1,7 @@
-"""The server's counts as Prometheus metrics, over HTTP.
+"""Serves the server's counts as Prometheus metrics over HTTP.
 
-:mod:`ext_proc.server` and :mod:`ext_proc.supervisor` serve one endpoint per server. Experiments and variants are labels
-only under names that a document had, so that no client can grow the metrics.
+:mod:`ext_proc.server` and :mod:`ext_proc.workers.supervisor` serve one endpoint per server. Labels hold only names from
+a document, so no client can add metrics.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ async def serve_metrics(address: str | None, collectors: Iterable[Collector]) ->
 
     Args:
         address: ``HOST:PORT``, or None to serve none.
-        collectors: what to show.
+        collectors: the metrics to serve.
 
     Yields:
         The endpoint's URL with its real port, or None.
 
     Raises:
-        StartError: the address cannot be listened on.
+        StartError: the endpoint cannot listen on the address.
     """
     if address is None:
         yield None
@@ -53,26 +53,26 @@ async def serve_metrics(address: str | None, collectors: Iterable[Collector]) ->
 
 
 class Exposition(Collector):
-    """Counts as Prometheus metric families; register it in a registry of its own."""
+    """Exports counts as Prometheus metric families."""
 
     def __init__(self, counts: Callable[[], Counts], now: Callable[[], float]) -> None:
-        """Show what ``counts`` returns at every scrape; ``now`` gives seconds since the epoch."""
+        """Export what ``counts`` returns at each scrape; ``now`` returns seconds since the epoch."""
         self._counts = counts
         self._now = now
 
     def collect(self) -> Iterator[Metric]:
-        """The families, for one scrape."""
+        """The metric families, for one scrape."""
         counts = self._counts()
         requests = CounterMetricFamily(
             "abmesh_ext_proc_requests",
-            "Requests, by what they got and why.",
+            "Requests by experiment, variant and reason.",
             labels=("experiment", "variant", "reason"),
         )
         for key, count in list(counts.requests.items()):
             requests.add_metric(key, count)
         yield requests
-        yield _by_kind("abmesh_ext_proc_messages", "Messages of Envoy's, by kind.", counts.messages)
-        yield _by_kind("abmesh_ext_proc_errors", "Messages that could not be answered as meant.", counts.errors)
+        yield _by_kind("abmesh_ext_proc_messages", "Messages from Envoy by kind.", counts.messages)
+        yield _by_kind("abmesh_ext_proc_errors", "Errors by kind.", counts.errors)
         yield _processing(counts)
         yield from self._config(counts.config)
 
@@ -82,14 +82,14 @@ class Exposition(Collector):
             yield GaugeMetricFamily("abmesh_config_generation", "Generation of the document in force.", generation)
             yield GaugeMetricFamily(
                 "abmesh_config_loaded_timestamp_seconds",
-                "When the document in force took effect, seconds since the epoch.",
+                "When the document in force took effect, in seconds since the epoch.",
                 config.loaded_at,
             )
             age = max(0.0, self._now() - config.loaded_at)
             yield GaugeMetricFamily(
                 "abmesh_config_age_seconds", "How long the document in force has been in force.", age
             )
-        yield CounterMetricFamily("abmesh_config_rejected", "Edits of the document that were refused.", config.rejected)
+        yield CounterMetricFamily("abmesh_config_rejected", "Refused edits of the document.", config.rejected)
         yield GaugeMetricFamily(
             "abmesh_config_valid", "1 while the newest edit is in force, 0 while it is refused.", int(config.valid)
         )
@@ -109,7 +109,7 @@ def _processing(counts: Counts) -> Metric:
         total += count
         buckets.append(("+Inf" if bound is None else repr(bound / 1e6), total))
     family = HistogramMetricFamily(
-        "abmesh_ext_proc_processing_seconds", "The server's own time for one message, without the transport's."
+        "abmesh_ext_proc_processing_seconds", "Processing time of one message, without the transport's share."
     )
     family.add_metric((), buckets, counts.duration_ns / 1e9)
     return family

@@ -1,6 +1,6 @@
-"""How the processes of a server are told to stop, and the tasks that run beside the main one.
+"""What the processes of a server share: signals, background tasks, logging and garbage collection.
 
-:mod:`ext_proc.server`, :mod:`ext_proc.worker` and :mod:`ext_proc.supervisor` share this.
+:mod:`ext_proc.server`, :mod:`ext_proc.serving` and :mod:`ext_proc.workers` use it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from abmesh.experiment.store import format_generation
 T = TypeVar("T")
 
 _GC_THRESHOLDS: Final = (50_000, 20, 100)
-"""New objects before a look at the youngest, and looks before one at the older ones; Python's are 700, 10 and 10."""
+"""Thresholds of the three generations for ``gc.set_threshold``; Python's defaults are 700, 10 and 10."""
 
 
 class Signals:
-    """What SIGTERM and SIGINT ask for.
+    """SIGTERM and SIGINT as events.
 
     Attributes:
-        stop: set by the first of them: drain, then exit.
-        now: set by the second: exit at once.
+        stop: set by the first signal: drain, then exit.
+        now: set by the second signal: exit at once.
     """
 
     def __init__(self) -> None:
@@ -35,12 +35,12 @@ class Signals:
         self.now = asyncio.Event()
 
     def ask(self) -> None:
-        """One more request to stop."""
+        """Handle a signal, or another reason to stop."""
         (self.now if self.stop.is_set() else self.stop).set()
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Listen to the process's signals while the context lasts."""
+        """Handle the process's signals while the context lasts."""
         loop = asyncio.get_running_loop()
         numbers = (signal.SIGTERM, signal.SIGINT)
         for number in numbers:
@@ -54,10 +54,10 @@ class Signals:
 
 @contextlib.asynccontextmanager
 async def background(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """Run something beside the body, and cancel it when the body is done.
+    """Run a coroutine in the background of the body, and cancel it when the body is done.
 
     Raises:
-        Exception: whatever the work raised, once the body is done.
+        Exception: what the coroutine raised, once the body is done.
     """
     task = asyncio.create_task(work)
     try:
@@ -69,7 +69,7 @@ async def background(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task
 
 
 async def either(*waits: Coroutine[Any, Any, Any]) -> None:
-    """Wait until one of several is done, and cancel the others."""
+    """Wait until one of several coroutines is done, and cancel the others."""
     tasks = [asyncio.create_task(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -83,10 +83,10 @@ async def either(*waits: Coroutine[Any, Any, Any]) -> None:
 
 
 def spare_garbage_collection() -> None:
-    """Keep the collector of reference cycles off what lives as long as the process, and let it look less often.
+    """Exclude everything loaded so far from garbage collection, and collect less often.
 
-    A request leaves no cycles behind. But the collector goes through every module and the whole document each time
-    that it looks at the oldest objects, which takes tens of milliseconds, during which requests wait.
+    A request leaves no reference cycles behind. But a full collection goes through every module and the whole document,
+    which takes tens of milliseconds, and requests wait meanwhile.
     """
     gc.collect()
     gc.freeze()
@@ -94,14 +94,14 @@ def spare_garbage_collection() -> None:
 
 
 def log_to_stderr(name: str) -> None:
-    """Log one line per event on stderr under a name, unless the program around us has set up its own logging."""
+    """Log to stderr under a name, one line per record, unless the calling program has set up its own logging."""
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {name}: %(message)s", stream=sys.stderr)
-    # What grpc logs are tracebacks of streams that the other side broke off; our own errors are counted.
+    # grpc logs tracebacks of streams that the peer broke off; our own errors are counted.
     logging.getLogger("grpc").setLevel(logging.CRITICAL)
 
 
 def ready_line(addresses: Sequence[str], metrics: str | None, generation: int | None) -> str:
-    """What a server says once it serves."""
+    """The line that a server logs once it serves."""
     shown = "none, so health is NOT_SERVING" if generation is None else format_generation(generation)
     on = f", metrics on {metrics}" if metrics else ""
     return f"serving on {', '.join(addresses)}{on}, generation {shown}"

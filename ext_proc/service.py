@@ -1,7 +1,7 @@
-"""One answer to every message of a stream, whatever the transport.
+"""Answers every message of a stream, whatever the transport.
 
-A transport (:mod:`ext_proc.transport`) hands every message it receives to :meth:`Service.answer` and does what the
-result says. Nothing here raises, waits or touches the network: whatever happens, the answer lets traffic flow on.
+A transport (:mod:`ext_proc.transport`) passes every message to :meth:`Service.answer` and carries out the result.
+Nothing here raises, waits or touches the network: whatever goes wrong, the answer lets the request pass.
 """
 
 from __future__ import annotations
@@ -17,61 +17,61 @@ from typing import Final, NamedTuple
 
 from abmesh.experiment.model import Document
 from ext_proc import wire
-from ext_proc.assignment import NO_CONFIG, Table, compile_document
-from ext_proc.recent import Recent
+from ext_proc.core.assignment import NO_CONFIG
+from ext_proc.core.recent import Recent
+from ext_proc.core.table import Table, compile_document
 from ext_proc.telemetry import Counts
 
 log = logging.getLogger("ext_proc")
 
 
 class Stream(Enum):
-    """What to do with a stream instead of answering."""
+    """What to do with a stream instead of sending an answer."""
 
     END = "end"
-    """Close it without an error: Envoy goes on without us."""
+    """Close it without an error: Envoy continues without us."""
 
 
 END: Final = Stream.END
 
 
 class Last(NamedTuple):
-    """An answer after which the stream is to be closed, because nothing that may still come needs another one.
+    """An answer after which to close the stream, because no later message needs another answer.
 
-    Envoy would close it itself a moment later. That grpc.aio is waiting for a message by then costs it memory that it
-    never gives back (https://github.com/grpc/grpc/issues/43360).
+    Envoy would reset the stream a moment later. A grpc.aio server that waits for a message when that happens leaks
+    memory (https://github.com/grpc/grpc/issues/43360).
     """
 
     answer: bytes
 
 
 Answer = bytes | Last | Stream | None
-"""Bytes to send; :class:`Last`, to send its bytes and close the stream; ``None``, to send nothing; or :data:`END`."""
+"""Bytes to send; :class:`Last` to send its bytes and close the stream; ``None`` to send nothing; or :data:`END`."""
 
 _QUIET_SECONDS = 10.0
-_NOTHING_WANTED: frozenset[str] = frozenset()
+_NO_HEADERS: frozenset[str] = frozenset()
 _NO_CONFIG: Final = (NO_CONFIG.experiment, NO_CONFIG.variant, NO_CONFIG.reason)
 
-
-_REMEMBERED: Final = 8_192
-_LONGEST_REMEMBERED: Final = 1_024
-"""At most 16,384 messages of 1,024 bytes: some 20 MB at worst, a third of that with usual ones."""
+_CACHED: Final = 8_192
+_LONGEST_CACHED: Final = 1_024
+"""At most 16,384 messages of 1,024 bytes: about 20 MB at worst, a third of that with typical messages."""
 
 RequestKey = tuple[str, str, str]
-"""What a request is counted by: experiment, variant and reason."""
+"""The labels that a request is counted under: experiment, variant and reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A document in force: who gets what, and the answers that say so.
+    """A compiled document: the assignments, and their answers as bytes.
 
     Attributes:
-        known: what messages that came not long ago were answered and counted by. A user's requests are mostly told
-            to us in the very same bytes, and under one document they get the very same answer.
+        cached: answers and labels of recent messages. Envoy mostly sends a user's requests as identical bytes, which
+            get an identical answer as long as the document stays the same.
     """
 
     table: Table
     answers: wire.Answers
-    known: Recent[bytes, tuple[bytes | Last, RequestKey]] = field(default_factory=lambda: Recent(_REMEMBERED))
+    cached: Recent[bytes, tuple[bytes | Last, RequestKey]] = field(default_factory=lambda: Recent(_CACHED))
 
 
 def compile_rules(document: Document) -> Rules:
@@ -80,16 +80,16 @@ def compile_rules(document: Document) -> Rules:
 
 
 def new_identity() -> str:
-    """A random identity of 128 bits, in 32 hex digits."""
+    """A random identity: 128 bits as 32 hex digits."""
     return secrets.token_hex(16)
 
 
 class Service:
-    """Answers messages under the rules in force.
+    """Answers messages under the document in force.
 
     Attributes:
-        rules: replaced as a whole when the document changes; None until there has been a valid one.
-        counts: what has been counted.
+        rules: replaced as a whole when the document changes; None before the first valid one.
+        counts: where messages, requests and errors are counted.
     """
 
     def __init__(
@@ -108,20 +108,20 @@ class Service:
         """The answer to one message."""
         started = self._clock_ns()
         counts, rules = self.counts, self.rules
-        short = len(message) <= _LONGEST_REMEMBERED
-        if short and rules is not None and (known := rules.known.get(message)) is not None:
+        short = len(message) <= _LONGEST_CACHED
+        if short and rules is not None and (cached := rules.cached.get(message)) is not None:
             answer: Answer
-            answer, key = known
+            answer, key = cached
             counts.request(key)
             counts.message(wire.REQUEST_HEADERS)
             counts.duration(self._clock_ns() - started)
             return answer
         kind: wire.Kind = "undecodable"
         try:
-            read = wire.read(message, _NOTHING_WANTED if rules is None else rules.table.needed)
+            read = wire.read(message, _NO_HEADERS if rules is None else rules.table.needed)
             kind = read.kind
             answer = self._answer(message, read, rules)
-        except Exception as error:  # noqa: BLE001  whatever we got wrong, the stream and its request must survive
+        except Exception as error:  # noqa: BLE001  a bug of ours must not cost the stream or its request
             self._report("internal", _where(error))
             answer = wire.UNTOUCHED.get(kind, END)
         counts.message(kind)
@@ -144,13 +144,13 @@ class Service:
         text = rules.answers.write(assignment)
         answer = Last(text) if read.decides else text
         key = (assignment.experiment, assignment.variant, assignment.reason)
-        if assignment.reason != "issued" and len(message) <= _LONGEST_REMEMBERED:
-            rules.known.put(message, (answer, key))
+        if assignment.reason != "issued" and len(message) <= _LONGEST_CACHED:
+            rules.cached.put(message, (answer, key))
         self.counts.request(key)
         return answer
 
     def _report(self, kind: str, detail: str) -> None:
-        """Count an error, and log it unless one of its kind was logged a moment ago."""
+        """Count an error, and log it unless one of its kind was logged in the last ten seconds."""
         self.counts.error(kind)
         now = self._clock_ns()
         logged = self._logged.get(kind)
@@ -159,18 +159,18 @@ class Service:
             return
         silent = logged[1] if logged is not None else 0
         self._logged[kind] = (now, 0)
-        log.warning("message not answered as meant: %s%s (%d more since the last such line)", kind, detail, silent)
+        log.warning("message not answered normally: %s%s (%d more since the last such line)", kind, detail, silent)
 
 
 _ADVICE: Final = {
     "undecodable": ": not a ProcessingRequest; is something other than Envoy calling?",
-    "unknown": ": of a kind that this version does not know; the stream was closed and Envoy goes on without us",
-    "unsupported": ": set the filter's body modes to NONE; the stream was closed and Envoy goes on without us",
+    "unknown": ": this version does not know its kind; the stream was closed and Envoy continues without us",
+    "unsupported": ": set the filter's body modes to NONE; the stream was closed and Envoy continues without us",
 }
 
 
 def _where(error: Exception) -> str:
-    """An error's type and place, without its message, which may hold what a client sent."""
+    """An error's type and place, without its message, which may contain client data."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,6 +1,6 @@
-"""How one server is run: validated before anything starts.
+"""The settings of one server, validated before anything starts.
 
-``abmesh ext-proc`` and ``python -m ext_proc`` build :class:`Settings` and hand them to :func:`ext_proc.server.run`.
+``abmesh ext-proc`` and ``python -m ext_proc`` build :class:`Settings` and pass them to :func:`ext_proc.server.run`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from abmesh.experiment.errors import SettingsError
+from abmesh.text import quoted
 
 DEFAULT_LISTEN: Final = "127.0.0.1:50051"
 OFF: Final = "off"
-"""What ``--metrics`` says for no endpoint, as does leaving it out."""
+"""The value of ``--metrics`` for no endpoint."""
 
 _LONGEST_PATH: Final = 90
-"""Bytes of a Unix socket's path: the kernel takes 107, and the socket is made under a longer name first."""
+"""Bytes of a Unix socket's path: the kernel allows 107, and the socket is first created under a longer name."""
 
 MOST_WORKERS: Final = 64
 
@@ -52,27 +53,23 @@ Address = Tcp | Unix
 
 
 def parse_tcp(text: str, flag: str) -> Tcp:
-    """The address that ``HOST:PORT`` means.
+    """Parse ``HOST:PORT``.
 
     Raises:
-        SettingsError: it is none.
+        SettingsError: the text is not an address.
     """
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     bare = host[1:-1] if bracketed else host
-    known = colon and bare and bare.isprintable() and " " not in bare and (bracketed or ":" not in bare)
-    if not known or not _is_host(bare) or not _PORT.fullmatch(port) or int(port) > 65535:
+    plausible = colon and bare and bare.isprintable() and " " not in bare and (bracketed or ":" not in bare)
+    if not plausible or not _is_host(bare) or not _PORT.fullmatch(port) or int(port) > 65535:
         allowed = "HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051; port 0 means any free one"
-        raise SettingsError(f"{flag}: not an address; found {_shown(text)}; allowed: {allowed}")
+        raise SettingsError(f"{flag}: not an address; found {quoted(text, _LONGEST_SHOWN)}; allowed: {allowed}")
     return Tcp(bare, int(port))
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
-
-
 def _is_host(host: str) -> bool:
-    """Whether the name can be looked up at all: no label is empty or longer than 63 bytes."""
+    """Whether DNS can look the name up at all: no label is empty or longer than 63 bytes."""
     try:
         host.encode("idna")
     except UnicodeError:
@@ -81,22 +78,22 @@ def _is_host(host: str) -> bool:
 
 
 def parse_metrics(text: str | None) -> str | None:
-    """What ``--metrics`` means: the address, or None where it is left out or ``off``."""
+    """The address in ``--metrics``; None if it is left out or ``off``."""
     return None if text == OFF else text
 
 
 def parse_address(text: str, flag: str = "--listen") -> Address:
-    """The address that ``HOST:PORT`` or ``unix:PATH`` means.
+    """Parse ``HOST:PORT`` or ``unix:PATH``.
 
     Raises:
-        SettingsError: it is neither.
+        SettingsError: the text is neither.
     """
     if not text.startswith("unix:"):
         return parse_tcp(text, flag)
     path = text.removeprefix("unix:")
     if not path or "\0" in path or path.endswith("/") or len(os.fsencode(path)) > _LONGEST_PATH:
         allowed = f"unix:PATH, such as unix:/run/abmesh/ext_proc.sock, at most {_LONGEST_PATH} bytes"
-        raise SettingsError(f"{flag}: not a socket's path; found {_shown(text)}; allowed: {allowed}")
+        raise SettingsError(f"{flag}: not a socket path; found {quoted(text, _LONGEST_SHOWN)}; allowed: {allowed}")
     return Unix(Path(path))
 
 
@@ -106,26 +103,28 @@ DEFAULT_TRANSPORT: Final[Transport] = "nghttp2"
 
 
 def parse_transport(text: str) -> Transport:
-    """The transport of a name.
+    """The transport with this name.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: there is no such transport.
     """
     for name in TRANSPORTS:
         if text == name:
             known: Transport = name
             return known
-    raise SettingsError(f"--transport: not a transport; found {_shown(text)}; allowed: {', '.join(TRANSPORTS)}")
+    raise SettingsError(
+        f"--transport: not a transport; found {quoted(text, _LONGEST_SHOWN)}; allowed: {', '.join(TRANSPORTS)}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What makes connections secret.
+    """The TLS files of a server.
 
     Attributes:
-        cert: the server's certificate, with the chain that leads to it, in PEM.
+        cert: the server's certificate with its chain, in PEM.
         key: its private key, in PEM.
-        client_ca: certificates of those who may vouch for clients; None if any client may connect.
+        client_ca: the CA certificates that client certificates are verified against; None to accept any client.
     """
 
     cert: Path
@@ -134,34 +133,34 @@ class Tls:
 
 
 def parse_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
-    """What the three flags of TLS mean together; None for plain text.
+    """The TLS files from the three flags; None for plain text.
 
     Raises:
-        SettingsError: they make no sense together.
+        SettingsError: the certificate or the key is missing.
     """
     if cert is None and key is None and client_ca is None:
         return None
     if cert is None or key is None:
-        raise SettingsError("--tls-cert, --tls-key: both are needed, also for --tls-client-ca")
+        raise SettingsError("--tls-cert, --tls-key: TLS needs both, and so does --tls-client-ca")
     return Tls(cert, key, client_ca)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How one server is run.
+    """The settings of one server.
 
     Attributes:
-        config: the experiments document; it need not exist yet.
+        config: the experiments document; it may appear later.
         listen: addresses for Envoy, ``HOST:PORT`` or ``unix:PATH``.
         metrics: ``HOST:PORT`` of the Prometheus endpoint, or None for none.
         workers: processes that share the TCP ports.
-        drain_seconds: longest time that a stopping server goes on serving.
-        poll_interval: seconds between two looks at the document.
-        transport: which gRPC server answers; where ``nghttp2`` is not installed, ``grpcio`` takes its place.
+        drain_seconds: the longest time to drain.
+        poll_interval: seconds between checks of the document.
+        transport: which gRPC server answers; ``grpcio`` replaces ``nghttp2`` where that is not installed.
         tls: certificate and key; None for plain text.
 
     Raises:
-        SettingsError: one of them makes no sense.
+        SettingsError: a setting is not allowed.
     """
 
     config: Path
@@ -176,7 +175,7 @@ class Settings:
     def __post_init__(self) -> None:
         addresses = self.addresses
         if not addresses:
-            raise SettingsError("--listen: no address is given; write --listen 127.0.0.1:50051")
+            raise SettingsError("--listen: no address; found nothing; allowed: one or more, such as 127.0.0.1:50051")
         fixed = [address for address in addresses if not (isinstance(address, Tcp) and address.port == 0)]
         for index, address in enumerate(fixed):
             if address in fixed[:index]:

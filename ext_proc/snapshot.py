@@ -1,8 +1,8 @@
 """Keeps the service on the newest valid document.
 
-:mod:`ext_proc.server` runs one :class:`Follower` per process. A document is compiled in a thread, so that requests are
-answered meanwhile, and takes effect by replacing one reference. A refused edit changes nothing but the metrics and the
-log; the last good document stays in force.
+:mod:`ext_proc.serving` runs one :class:`Follower` per process. A document is compiled in a thread while requests are
+still answered, and takes effect by replacing one reference. A refused edit changes only the metrics and the log; the
+last good document stays in force.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from abmesh.experiment.store import Rejected, Snapshot, format_generation
+from abmesh.text import one_line
 from ext_proc.service import Service, compile_rules
 
 log = logging.getLogger("ext_proc")
 
 Watch = Callable[[], AsyncIterator[Snapshot | Rejected]]
-"""Starts to watch a store: yields its present state at once, and every change."""
+"""Starts to watch a store: yields its current state at once, then every change."""
 
 _RETRY_SECONDS = 1.0
 
 
 class Follower:
-    """Follows a store for as long as :meth:`run` runs.
+    """Follows a store while :meth:`run` runs.
 
     Attributes:
-        seen: set once the first state, valid or not, has been dealt with.
+        seen: set once the first state, valid or not, has been handled.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Follower:
 
         Args:
             watch: starts to watch the store.
-            service: what to keep up to date.
+            service: the service to keep up to date.
             on_valid: called once, when the first valid document has taken effect.
             now: seconds since the epoch.
         """
@@ -57,16 +58,16 @@ class Follower:
         while True:
             try:
                 async for state in self._watch():
-                    await self._take(state)
+                    await self._apply(state)
                     self.seen.set()
             except Exception as error:  # noqa: BLE001  serving goes on with the last good document
                 self._service.counts.error("watch")
-                self._config.error = f"{type(error).__name__}: {_one_line(str(error))}"
-                log.error("the document cannot be watched, trying again: %s", self._config.error)  # noqa: TRY400  one line
+                self._config.error = f"{type(error).__name__}: {one_line(error)}"
+                log.error("cannot watch the document, trying again: %s", self._config.error)  # noqa: TRY400  one line
                 self.seen.set()
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _take(self, state: Snapshot | Rejected) -> None:
+    async def _apply(self, state: Snapshot | Rejected) -> None:
         if isinstance(state, Rejected):
             self._refuse(state)
         else:
@@ -75,7 +76,7 @@ class Follower:
     def _refuse(self, refused: Rejected) -> None:
         config = self._config
         config.rejected += 1
-        config.error = _one_line(str(refused.error))
+        config.error = one_line(refused.error)
         if config.generation is None:
             stays = "no valid document yet, so requests pass untouched and health is NOT_SERVING"
         else:
@@ -100,7 +101,3 @@ class Follower:
         )
         if first:
             await self._on_valid()
-
-
-def _one_line(text: str) -> str:
-    return " | ".join(text.splitlines())

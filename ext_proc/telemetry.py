@@ -1,8 +1,8 @@
-"""What the server counts about itself, in plain numbers.
+"""The server's own metrics as plain numbers. Pure.
 
 :mod:`ext_proc.service` and :mod:`ext_proc.snapshot` count into one :class:`Counts` per process, without locks: only the
-event loop's thread writes. :mod:`ext_proc.exposition` shows them as Prometheus metrics. With several workers, each
-sends its counts to the supervisor (:mod:`ext_proc.supervisor`), which adds them up with :func:`merge`.
+event loop's thread writes. :mod:`ext_proc.exposition` exports them to Prometheus. With several workers, each sends its
+counts to the supervisor (:mod:`ext_proc.workers.supervisor`), which adds them up with :func:`merge`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _BOUNDS_NS: Final = tuple(bound * 1000 for bound in BUCKETS_US)
 
 @dataclass(slots=True)
 class Config:
-    """What is known about the configuration in force.
+    """The state of the configuration.
 
     Attributes:
-        generation: of the document in force; None while there has been no valid one.
-        loaded_at: when it took effect, seconds since the epoch.
+        generation: of the document in force; None before the first valid one.
+        loaded_at: when it took effect, in seconds since the epoch.
         rejected: how many edits have been refused.
-        error: why the newest edit is refused; empty while it is in force.
+        error: why the newest edit was refused; empty while it is in force.
     """
 
     generation: int | None = None
@@ -37,7 +37,7 @@ class Config:
 
     @property
     def valid(self) -> bool:
-        """Whether the newest edit is the one in force."""
+        """Whether the newest edit is in force."""
         return self.generation is not None and not self.error
 
 
@@ -49,8 +49,9 @@ class Counts:
         requests: by experiment, variant and reason.
         messages: by kind.
         errors: by kind.
-        durations: processing times by histogram bucket, the last one for those beyond every bound.
-        duration_ns: their sum.
+        durations: messages by histogram bucket of their processing time; the last bucket has no upper bound.
+        duration_ns: the sum of all processing times, in nanoseconds.
+        config: the state of the configuration.
     """
 
     requests: dict[tuple[str, str, str], int] = field(default_factory=dict)
@@ -78,7 +79,7 @@ class Counts:
         self.duration_ns += nanoseconds
 
     def dump(self) -> dict[str, Any]:
-        """The counts as JSON has them, for :meth:`load`."""
+        """The counts as JSON values, for :meth:`load`."""
         config = self.config
         return {
             "requests": [[*key, count] for key, count in self.requests.items()],
@@ -91,7 +92,7 @@ class Counts:
 
     @classmethod
     def load(cls, content: Mapping[str, Any]) -> Counts:
-        """The counts that another process made with :meth:`dump`."""
+        """Read what another process wrote with :meth:`dump`."""
         return cls(
             {(experiment, variant, reason): count for experiment, variant, reason, count in content["requests"]},
             content["messages"],
@@ -103,14 +104,14 @@ class Counts:
 
 
 def merge(live: Iterable[Counts], retired: Iterable[Counts] = ()) -> Counts:
-    """The counts of several processes as one.
+    """Add up the counts of several processes.
 
-    All workers watch the same document and refuse the same edits, so the merged configuration is not a sum: it is the
-    state of the worker that is furthest behind, and the largest number of refusals.
+    All workers watch the same document and refuse the same edits, so the configuration is not added up: the result has
+    the state of the worker that is furthest behind, and the largest number of refused edits.
 
     Args:
-        live: of processes that run.
-        retired: of those that do not any more; their configuration no longer matters, what they counted does.
+        live: counts of running processes.
+        retired: counts of processes that have ended; their configuration no longer matters.
     """
     present = list(live)
     total = Counts()

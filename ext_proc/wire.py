@@ -1,7 +1,7 @@
-"""Envoy's external-processing protocol: bytes to what a message is about, an assignment to the bytes of its answer.
+"""Envoy's external-processing protocol: parses messages, and writes assignments as answers.
 
-The only module that knows protobuf; :mod:`ext_proc.service` calls it. Messages are parsed and built with xds-protos on
-protobuf's C core (docs/decisions/0002-wire-library.md says why).
+:mod:`ext_proc.service` calls it. No other module knows Envoy's protobuf messages, which are parsed and built with
+xds-protos on protobuf's C core (see docs/decisions/0002-wire-library.md).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from abmesh.experiment.names import (
     SLICE,
     UPSTREAM_TIMEOUT,
 )
-from ext_proc.assignment import FEEDBACK, Assignment
+from ext_proc.core.assignment import FEEDBACK, Assignment
 
 SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 METHOD: Final = "Process"
@@ -53,16 +53,16 @@ Kind = Literal[
     "undecodable",
     "unsupported",
 ]
-"""What a message is about.
+"""The kind of a message.
 
-The first six are Envoy's own names. ``unknown`` is a message of a kind that a later Envoy may have, ``undecodable``
-are bytes that are no message, and ``unsupported`` opens a stream in a body mode whose answers would have to carry the
-body itself (full duplex, gRPC).
+The first six are Envoy's own names. ``unknown`` is a kind that a later Envoy may send, ``undecodable`` stands for bytes
+that are not a message, and ``unsupported`` opens a stream in a body mode whose answers would have to carry the body
+itself (full duplex, gRPC).
 """
 
 REQUEST_HEADERS: Final = "request_headers"
 ENDS_STREAM: Final[frozenset[Kind]] = frozenset({"unknown", "undecodable", "unsupported"})
-"""Kinds that have no answer: closing the stream makes Envoy go on without us."""
+"""Kinds without an answer: the stream is closed, and Envoy continues without us."""
 
 _COMMON = CommonResponse()
 UNTOUCHED: Final[Mapping[str, bytes]] = {
@@ -77,10 +77,10 @@ UNTOUCHED: Final[Mapping[str, bytes]] = {
         response_trailers=TrailersResponse(header_mutation=HeaderMutation())
     ).SerializeToString(),
 }
-"""For every kind that has an answer, the one that changes nothing."""
+"""For each kind, the answer that changes nothing."""
 
 _MOST_ANSWERS: Final = 50_000
-"""Answers kept ready, at some 300 bytes each. A document needs variants x slices x segments of them per experiment."""
+"""Answers kept, at about 300 bytes each. An experiment needs one per variant, slice and segment."""
 
 _CARRIES_BODIES: Final = frozenset({ProcessingMode.FULL_DUPLEX_STREAMED, ProcessingMode.GRPC})
 _NO_BODY: Final[int] = ProcessingMode.NONE
@@ -89,14 +89,14 @@ _parse = ProcessingRequest.FromString
 
 
 class Message(NamedTuple):
-    """One message of Envoy's.
+    """One message from Envoy.
 
     Attributes:
-        headers: of a request, those that are wanted; empty for every other kind.
-        expects_answer: false in observability mode, where Envoy only tells us.
-        decides: whether it is all that we have a say in: a request's headers, from an Envoy that says that it sends no
-            bodies. Headers of the response and trailers may still come, but all that we answer to them is that they
-            stay as they are, and that is what Envoy takes the end of a stream for.
+        headers: the wanted headers of a request; empty for every other kind.
+        expects_answer: false in observability mode, where Envoy ignores answers.
+        decides: whether no later message of the stream can need an answer: these are request headers, and Envoy has
+            declared that it sends no bodies. Response headers and trailers may still come, but our answer to them
+            would be "no change", which is also how Envoy takes the end of the stream.
     """
 
     kind: Kind
@@ -109,11 +109,11 @@ _NO_HEADERS: Mapping[str, list[bytes]] = {}
 
 
 def read(message: bytes, wanted: Container[str]) -> Message:
-    """What a message is about.
+    """Parse a message.
 
     Args:
         message: any bytes.
-        wanted: lower-case names of the headers to read; the others are skipped unread.
+        wanted: lower-case names of the headers to return; the others are skipped.
     """
     try:
         parsed = _parse(message)
@@ -123,10 +123,10 @@ def read(message: bytes, wanted: Container[str]) -> Message:
     decides = False
     if parsed.HasField("protocol_config"):
         config = parsed.protocol_config
-        asked, answered = config.request_body_mode, config.response_body_mode
-        if asked == answered == _NO_BODY:
+        request_mode, response_mode = config.request_body_mode, config.response_body_mode
+        if request_mode == response_mode == _NO_BODY:
             decides = True
-        elif asked in _CARRIES_BODIES or answered in _CARRIES_BODIES:
+        elif request_mode in _CARRIES_BODIES or response_mode in _CARRIES_BODIES:
             kind = "unsupported"
     expects_answer = not parsed.observability_mode
     if kind != REQUEST_HEADERS:
@@ -135,7 +135,7 @@ def read(message: bytes, wanted: Container[str]) -> Message:
     for header in parsed.request_headers.headers.headers:
         name = header.key
         if name in wanted:
-            # Envoy fills raw_value; very old ones, or with a runtime switch, the text field instead.
+            # Envoy fills raw_value; very old versions, or a runtime switch, fill the text field instead.
             value = header.raw_value or header.value.encode()
             if name in headers:
                 headers[name].append(value)
@@ -145,7 +145,7 @@ def read(message: bytes, wanted: Container[str]) -> Message:
 
 
 def _headers_set(values: Mapping[str, object], *, choose_route: bool = False) -> bytes:
-    """An answer that sets request headers; it adds them to those of another answer that it is appended to."""
+    """An answer that sets request headers. Appended to another answer, it adds its headers to that answer's."""
     common = CommonResponse(clear_route_cache=choose_route)
     for name, value in values.items():
         option = common.header_mutation.set_headers.add(
@@ -162,7 +162,7 @@ _CONTINUED: Final = _headers_set({CONTINUED: 1})
 
 
 class Answers:
-    """The answers to requests under one document, each built once, when it is first needed."""
+    """The answers to requests under one document, each built when it is first needed and then kept."""
 
     def __init__(self, document: Document) -> None:
         self._timeouts = {
@@ -174,11 +174,11 @@ class Answers:
         self._built: dict[tuple[str, str, int | None, str | None], bytes] = {}
 
     def write(self, assignment: Assignment) -> bytes:
-        """The answer to the request headers that an assignment is for."""
+        """The answer that carries an assignment."""
         if not assignment.variant:
             if assignment.reason not in FEEDBACK:
                 return UNTOUCHED[REQUEST_HEADERS]
-            # Envoy tells by this header alone that the server was asked.
+            # This header alone tells Envoy that the server was reached.
             return _headers_set({EXPERIMENT: assignment.experiment}, choose_route=True)
         key = (assignment.experiment, assignment.variant, assignment.slice, assignment.segment)
         answer = self._built.get(key)
@@ -186,14 +186,14 @@ class Answers:
             if len(self._built) >= _MOST_ANSWERS:
                 self._built.clear()
             answer = self._built[key] = self._build(assignment)
-        # Concatenated messages are one message with the fields of both, inner messages and lists included.
+        # Concatenated protobuf messages parse as one, with inner messages and lists merged.
         if assignment.set_cookie is not None:
-            mark = _CONTINUED if assignment.continued else _ISSUED
-            return answer + mark + _cookie_metadata(assignment.set_cookie)
+            session = _CONTINUED if assignment.continued else _ISSUED
+            return answer + session + _cookie_metadata(assignment.set_cookie)
         if assignment.event is not None:
             value = {} if assignment.value is None else {EVENT_VALUE: assignment.value}
-            session = {ISSUED: 1} if assignment.in_session else {}
-            return answer + _headers_set({EVENT: assignment.event, **value, **session})
+            issued = {ISSUED: 1} if assignment.in_session else {}
+            return answer + _headers_set({EVENT: assignment.event, **value, **issued})
         return answer
 
     def _build(self, assignment: Assignment) -> bytes:

@@ -1,9 +1,9 @@
-"""Why a decision was made: every guardrail with its numbers, limits and formula. Pure; shown by ``abmesh explain``."""
+"""Why a decision was made: every guardrail with its numbers, limits and formula. Pure; called by ``abmesh explain``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from abmesh.analysis.formulas import formula_of
@@ -13,25 +13,29 @@ from abmesh.experiment.rollout import Rollout, Warmup
 from abmesh.inference.numbers import Interval
 from controller.decision.comparison import MIN_SLICES
 from controller.decision.comparisons import compare
-from controller.decision.course import Course
-from controller.decision.deciding import Inputs, course_of, deliberate
-from controller.decision.history import unpack
+from controller.decision.decide import Inputs, decide, evidence_of
+from controller.decision.guardrails import plain
 from controller.decision.intervals import increase_interval, level_interval
 from controller.decision.means import MIN_MEAN
 from controller.decision.quantiles import MIN_GROUPS
-from controller.decision.verdicts import Balance, GoalJudgement, Judgement
-from controller.decision.warmup import Warmth
+from controller.decision.rollout_evidence import RolloutEvidence
+from controller.decision.verdicts import GoalJudgement, Judgement, SampleRatio
+from controller.decision.warmup import WarmupResult
+from controller.records import ExperimentState
+from controller.wording.reasons import reason
 from controller.wording.values import show_limit, show_value
+from controller.wording.verdicts import goal_text, judgement_text, paradox_text, sample_ratio_text, warmup_text
 
 
 @dataclass(frozen=True, slots=True)
-class GuardrailAccount:
+class ExplainedGuardrail:
     """One guardrail of a decision.
 
     Attributes:
         guardrail: as the document has it.
         name: what it is called: ``error_rate max 5%``.
         judgement: what was found.
+        text: the same as a sentence.
         interval: always-valid limits of the candidate's value (``max`` and ``min``), of its change from the control's
             (``max_increase`` and ``max_decrease``), or of its relative change, each at the error of a healthy verdict.
         formula: how its e-values are made, in words.
@@ -40,59 +44,66 @@ class GuardrailAccount:
     guardrail: Guardrail
     name: str
     judgement: Judgement
+    text: str
     interval: Interval
     formula: str
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a decision was made.
+    """Why a decision was made, as numbers and as sentences.
 
     Attributes:
         reason: the decision's.
         guardrails: those in force.
-        brake: the brake's judgement, if it acted.
-        balance: whether requests are split as the weights say.
+        emergency_stop: its judgement, if it acted.
+        sample_ratio: whether requests are split as the weights promise.
         goal: what was found about it.
-        warmth: whether the candidate is warm enough for its first users; None where it is not to be warmed.
+        warmup: whether the candidate is warm enough for its first users; None where it needs no warm-up.
+        texts: of emergency stop, sample ratio, goal and warm-up, by these names, where there is one.
         warnings: what to bear in mind.
         choices: every choice of the analysis, in sentences.
     """
 
     reason: str
-    guardrails: tuple[GuardrailAccount, ...]
-    brake: Judgement | None
-    balance: Balance
+    guardrails: tuple[ExplainedGuardrail, ...]
+    emergency_stop: Judgement | None
+    sample_ratio: SampleRatio
     goal: GoalJudgement | None
-    warmth: Warmth | None
+    warmup: WarmupResult | None
+    texts: Mapping[str, str]
     warnings: tuple[str, ...]
     choices: tuple[str, ...]
 
 
 def explain(inputs: Inputs) -> Explanation:
-    """Explain the decision that inputs lead to.
-
-    Raises:
-        StateError: the evidence is damaged.
-    """
-    found = deliberate(inputs)
-    rollout = inputs.experiment.rollout
-    assert rollout is not None
-    situation = found.situation
-    judged = [item for item in situation.judgements if item.kind != "brake"]
-    accounts: tuple[GuardrailAccount, ...] = ()
+    """Explain the decision that inputs lead to."""
+    decided = decide(inputs)
+    situation, state = decided.situation, inputs.state
+    rollout = situation.rollout
+    stopped = next((item for item in situation.judgements if item.guardrail is None), None)
+    judged = [item for item in situation.judgements if item.guardrail is not None]
+    guardrails: tuple[ExplainedGuardrail, ...] = ()
     if judged:
-        # The edges are those that the deliberation chose; its marks are of no concern to intervals.
-        course = course_of(inputs, found.memory, unpack(inputs.evidence))
-        accounts = _accounts(rollout, course, judged)
+        # The edges are those that the decision chose; its checkpoints are of no concern to intervals.
+        evidence = evidence_of(inputs, decided.history)
+        guardrails = tuple(_explained(item, rollout, evidence, state) for item in judged)
+    texts = {"sample_ratio": sample_ratio_text(situation.sample_ratio, rollout)}
+    if stopped is not None:
+        texts["emergency_stop"] = judgement_text(stopped, state)
+    if situation.goal is not None:
+        texts["goal"] = goal_text(situation.goal, rollout, state)
+    if situation.warmup is not None:
+        texts["warmup"] = warmup_text(situation.warmup)
     return Explanation(
-        reason=found.decision.reason,
-        guardrails=accounts,
-        brake=next((item for item in situation.judgements if item.kind == "brake"), None),
-        balance=situation.balance,
+        reason=reason(decided.decision, situation, inputs.now),
+        guardrails=guardrails,
+        emergency_stop=stopped,
+        sample_ratio=situation.sample_ratio,
         goal=situation.goal,
-        warmth=situation.warmth,
-        warnings=tuple(situation.warnings),
+        warmup=situation.warmup,
+        texts=texts,
+        warnings=tuple(paradox_text(item, state) for item in situation.paradoxes),
         choices=choices(rollout),
     )
 
@@ -101,25 +112,21 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
     """Every choice of a rollout's analysis, in sentences."""
     analysis, stage = rollout.analysis, rollout.stage
     found = [_errors(rollout)]
-    found.append(
-        f"a guardrail is healthy at {analysis.alpha:g}, not split, because all must be healthy before a step is taken"
-    )
+    found.append(f"a guardrail is healthy at {analysis.alpha:g}, which is not split: all must be healthy before a step")
     found += [
-        f"{name_of(guardrail)}, harm: any: {'an increase over' if guardrail.upper else 'a decrease below'} the control "
-        f"that is proven at all, and not proven to stay within the limit, rolls back"
+        f"{name_of(guardrail)}, harm: any: a significant {'increase over' if guardrail.upper else 'decrease below'} "
+        f"the control that is not significantly within the limit rolls back"
         for guardrail in rollout.guardrails
         if guardrail.harm == "any"
     ]
     if analysis.emergency_stop < 1:
-        found.append(
-            f"emergency brake at {format_share(analysis.emergency_stop)} errors, if the control has fewer; "
-            f"one of the alarms"
-        )
+        limit = format_share(analysis.emergency_stop)
+        found.append(f"emergency stop at {limit} errors, if the control has fewer; one of the alarms")
     else:
-        found.append("no emergency brake")
+        found.append("no emergency stop")
     does = "holds the rollout" if analysis.on_sample_ratio == "hold" else "is only reported"
     found.append(f"sample-ratio alarm at {analysis.sample_ratio_alpha:g}, which {does}")
-    found.append(f"e-values of means are largest at {rollout.tuned_for} requests of the candidate")
+    found.append(f"tests of means are most powerful at {rollout.tuned_for} requests of the candidate")
     found.append("half of every alarm's weight is on the whole rollout, half on harm that began later")
     found += _floors(rollout)
     if rollout.goal is not None:
@@ -134,7 +141,7 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
 
 
 def _floors(rollout: Rollout) -> list[str]:
-    """What is made of few users, for the kinds of metrics that are judged."""
+    """What happens with few users, for the kinds of metrics that are judged."""
     judged = [guardrail.measured for guardrail in rollout.guardrails]
     if rollout.goal is not None:
         judged.append(rollout.goal.measured)
@@ -145,16 +152,15 @@ def _floors(rollout: Rollout) -> list[str]:
         found.append(f"a quantile with fewer than {MIN_GROUPS} groups of users counts each as one request")
     if any(metric.quantile is None and not metric.share for metric in judged):
         found.append(
-            f"a mean, and a rate of events, is judged from {MIN_MEAN} of what it is over, and from {MIN_SLICES} slices "
-            f"of users with any"
+            f"a mean or a rate of events needs {MIN_MEAN} of what it is over, and {MIN_SLICES} slices of users with any"
         )
     return found
 
 
 def _errors(rollout: Rollout) -> str:
-    """What alpha promises, and to whom."""
+    """What alpha promises."""
     if not rollout.alarms:
-        return "without a guardrail and a brake there is no alarm that rolls back"
+        return "without a guardrail and an emergency stop, no alarm rolls back"
     harmless = []
     if any(guardrail.harm == "limit" for guardrail in rollout.guardrails) or rollout.analysis.emergency_stop < 1:
         harmless.append("keeps its limits")
@@ -165,7 +171,7 @@ def _errors(rollout: Rollout) -> str:
         harmless.append("is not worse on the goal")
     return (
         f"alpha {rollout.analysis.alpha:g}: a candidate that {' and '.join(harmless)} is rolled back with at most this "
-        f"probability over the whole rollout, however often it is looked at; split over {rollout.alarms} "
+        f"probability over the whole rollout, however often somebody looks; split over {rollout.alarms} "
         f"alarm{'s' if rollout.alarms > 1 else ''}, {rollout.alpha_alarm:.3g} each"
     )
 
@@ -183,7 +189,7 @@ def _goal(rollout: Rollout, goal: Goal) -> str:
     else:
         found.append("it is reported and decides nothing")
     if goal.min_effect is None:
-        found.append("no min_effect, so that no difference is too small to go on for")
+        found.append("no min_effect, so no difference is too small to continue for")
     else:
         found.append(f"min_effect {_effect(goal)}, ruled out at {rollout.analysis.alpha:g}")
     return "; ".join(found)
@@ -199,9 +205,9 @@ def _effect(goal: Goal) -> str:
 def _timeout(rollout: Rollout) -> str:
     longest = rollout.stage.max_duration
     if longest is None:
-        return ", and may last for ever (no max_duration)"
+        return ", and may last forever (no max_duration)"
     if rollout.on_timeout == "hold":
-        return f"; after {format_duration(longest)} it holds on (on_timeout: hold)"
+        return f"; after {format_duration(longest)} it keeps holding (on_timeout: hold)"
     return f"; after {format_duration(longest)} it is rolled back (on_timeout: rollback), which alpha does not count"
 
 
@@ -213,30 +219,23 @@ def _warmup(warmup: Warmup) -> str:
     )
 
 
-def _accounts(rollout: Rollout, course: Course, judged: Sequence[Judgement]) -> tuple[GuardrailAccount, ...]:
-    found = []
-    remaining = list(judged)
-    for guardrail in rollout.guardrails:
-        wanted = (guardrail.metric, guardrail.kind)
-        match = next((item for item in remaining if (item.metric, item.kind) == wanted), None)
-        if match is None:
-            continue
-        remaining.remove(match)
-        found.append(_account(guardrail, rollout, course, match))
-    return tuple(found)
-
-
-def _account(guardrail: Guardrail, rollout: Rollout, course: Course, judgement: Judgement) -> GuardrailAccount:
+def _explained(
+    judgement: Judgement, rollout: Rollout, evidence: RolloutEvidence, state: ExperimentState
+) -> ExplainedGuardrail:
+    guardrail = judgement.guardrail
+    assert guardrail is not None
     metric, alpha = guardrail.measured, rollout.analysis.alpha
-    comparison = compare(metric, course, rollout.tuned_for, alpha)
-    share = metric.share
-    if not guardrail.compares:
+    comparison = compare(metric, evidence, rollout.tuned_for, alpha)
+    limit = plain(guardrail.limit)
+    if guardrail.compares:
+        margin = limit if guardrail.upper else -limit
+        interval = increase_interval(comparison, alpha, relative=guardrail.relative, share=metric.share, judged=margin)
+    else:
         # A score of ups and downs is the only value that may be below 0.
         lowest = -1.0 if any(weight < 0 for _, weight in metric.parts) else 0.0
-        interval = level_interval(comparison, alpha, share=share, lowest=lowest)
-    else:
-        interval = increase_interval(comparison, alpha, relative=guardrail.relative, share=share)
-    return GuardrailAccount(guardrail, name_of(guardrail), judgement, interval, formula_of(guardrail))
+        interval = level_interval(comparison, alpha, share=metric.share, lowest=lowest, judged=limit)
+    text = judgement_text(judgement, state)
+    return ExplainedGuardrail(guardrail, name_of(guardrail), judgement, text, interval, formula_of(guardrail))
 
 
 def name_of(guardrail: Guardrail) -> str:
@@ -246,7 +245,7 @@ def name_of(guardrail: Guardrail) -> str:
 
 
 def show_interval(guardrail: Guardrail, interval: Interval) -> str:
-    """An interval of :class:`GuardrailAccount` as people read it."""
+    """An interval of :class:`ExplainedGuardrail` for people to read."""
     return f"{_bound(guardrail, interval.lower)} to {_bound(guardrail, interval.upper)}"
 
 

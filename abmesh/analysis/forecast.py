@@ -1,4 +1,4 @@
-"""What many simulated rollouts say together: how often the plan errs, and how long it takes. Pure.
+"""What many simulated rollouts show together: how often the plan errs, and how long it takes. Pure.
 
 Made from :func:`abmesh.analysis.simulation.play`; shown by ``abmesh simulate``.
 """
@@ -29,10 +29,10 @@ class Forecast:
         runs: how many.
         endings: how many ended in which way.
         causes: how many ended for which cause.
-        broken: names of the metrics whose guardrails the candidate truly breaks, of the brake's if its errors are above
-            that and the control's, and of an experiment's goal if it is truly worse on it; none if it does no harm.
-        worse: names of those on which it is truly worse than the control although within its limit, where ``harm: any``
-            may roll it back for that and need not.
+        broken: metrics whose guardrails the candidate truly breaks, including the emergency stop's if its errors exceed
+            both that and the control's, and an experiment's goal if it is truly worse on it; empty if it does no harm.
+        worse: metrics on which it is truly worse than the control but within its limit, where ``harm: any`` may roll it
+            back but need not.
         after: median and 90th percentile of the time to the end, by the way it ended.
         weights: the candidate's weight in basis points at a rollback, and how often.
         requests: median of the candidate's requests.
@@ -48,25 +48,25 @@ class Forecast:
     worse: tuple[str, ...] = ()
 
     def share(self, ending: Ending) -> tuple[float, float]:
-        """Share of the runs that ended so, and its Monte-Carlo standard error."""
+        """Share of the runs that ended this way, and its Monte Carlo standard error."""
         rate = self.endings.get(ending, 0) / self.runs
         return rate, math.sqrt(rate * (1 - rate) / self.runs)
 
     @property
     def false_rollbacks(self) -> float | None:
-        """Share of the runs that were rolled back although nothing entitles to it; None if something does."""
+        """Share of the runs that were rolled back without a reason to; None if there is one."""
         return None if self.broken or self.worse else self.share(Ending.ROLLED_BACK)[0]
 
     @property
     def missed_harm(self) -> float | None:
-        """Share of the runs that were promoted, or called a win, although the candidate does harm; None if none."""
+        """Share of the runs that were promoted or won even though the candidate does harm; None if it does none."""
         if not self.broken:
             return None
         return (self.endings.get(Ending.PROMOTED, 0) + self.causes.get(Cause.WINNER, 0)) / self.runs
 
 
 def forecast(plays: Sequence[Played], rollout: Rollout, truth: Truth) -> Forecast:
-    """Sum up plays, of which there is at least one.
+    """Sum up at least one play.
 
     Raises:
         ValueError: the rollout has a guardrail, or an experiment's goal, on a metric that is not simulated.
@@ -92,7 +92,7 @@ def forecast(plays: Sequence[Played], rollout: Rollout, truth: Truth) -> Forecas
 
 
 def breaks(guardrail: Guardrail, truth: Truth) -> bool:
-    """Whether a candidate of this truth is really beyond a guardrail's limit."""
+    """Whether a candidate of this truth really exceeds a guardrail's limit."""
     metric = guardrail.measured
     candidate, control = _value(metric, truth, candidate=True), _value(metric, truth, candidate=False)
     limit = limit_of(guardrail, control)
@@ -124,7 +124,7 @@ def _worse(rollout: Rollout, truth: Truth) -> tuple[str, ...]:
 
 
 def _value(metric: Metric, truth: Truth, *, candidate: bool) -> float:
-    """A variant's true value: durations are lognormal over all requests, whatever part of it lies between users."""
+    """A variant's true value: durations are lognormal over all requests, however they vary between users."""
     if not simulated(metric):
         raise ValueError(f"{metric.name} has no true value in a simulation, which makes only errors and durations")
     if metric.share:

@@ -21,10 +21,10 @@ _AMOUNTS: Final[Mapping[str, str]] = {
     metrics.CACHED: "answers from a cache",
     metrics.INPUT_TOKENS: "input tokens",
     metrics.OUTPUT_TOKENS: "output tokens",
-    metrics.USAGE: "answers that say their tokens",
+    metrics.USAGE: "answers that report their tokens",
     metrics.STREAMED_TOKENS: "streamed tokens",
     metrics.GENERATION_MS: "milliseconds from first to last token",
-    metrics.STREAMS: "streamed answers that say their tokens",
+    metrics.STREAMS: "streamed answers that report their tokens",
     metrics.REFUSALS: "refusals",
     metrics.SESSIONS: "sessions",
     metrics.COST: "dollars of its tokens' price",
@@ -39,7 +39,7 @@ _OF_EVENTS: Final[Mapping[str, str]] = {
 
 
 def ratio_in_words(metric: Metric) -> str:
-    """What a ratio is made of: ``click events per answered requests``; a quantile is none, and gives nothing."""
+    """What a ratio is made of: ``click events over answered requests``; empty for a quantile, which is no ratio."""
     if metric.quantile is not None:
         return ""
     top = ""
@@ -99,7 +99,7 @@ def _mean(guardrail: Guardrail) -> str:
 
 
 def _quantile(guardrail: Guardrail) -> str:
-    """Of a latency, of which less is always better."""
+    """A latency; less is always better."""
     if not guardrail.compares:
         return (
             "a quantile is above a limit if more than 1 - share of the requests are: E as for a rate, of such requests"

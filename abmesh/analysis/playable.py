@@ -1,4 +1,4 @@
-"""What of an experiment's rollout can be simulated. Pure; called by ``abmesh simulate``."""
+"""The part of an experiment's rollout that can be simulated. Pure; called by ``abmesh simulate``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Playable:
 
     Attributes:
         experiment: without the guardrails and the goal on metrics that a simulation has no data for.
-        left_out: those, as people read them.
+        left_out: the names of those.
     """
 
     experiment: Experiment
@@ -29,20 +29,20 @@ _AMOUNTS: Final = frozenset({metrics.ERRORS, metrics.ANSWERED, metrics.DURATION_
 
 
 def simulated(metric: Metric) -> bool:
-    """Whether :mod:`abmesh.analysis.simulation` has data for a metric: errors and durations are all that it makes."""
+    """Whether :mod:`abmesh.analysis.simulation` has data for a metric: it makes errors and durations only."""
     if metric.quantile is not None:
         return metric.histogram == "duration"
     return _AMOUNTS.issuperset([*(name for name, _ in metric.parts), *metric.per])
 
 
 def playable(experiment: Experiment) -> Playable:
-    """An experiment, which has a rollout, without what cannot be simulated.
+    """An experiment with a rollout, without what cannot be simulated.
 
-    A metric without data is never healthy, so that a rollout that waits for it would hold for ever; one of which
-    nothing is ever counted, such as refusals, would be healthy whatever its limit.
+    A metric without data is never healthy, so a rollout that waits for it would hold forever; one that is never
+    counted, such as refusals, would be healthy whatever its limit.
 
     Raises:
-        RefusedError: nothing of what decides can be simulated.
+        RefusedError: nothing that decides can be simulated.
     """
     rollout = experiment.rollout
     assert rollout is not None

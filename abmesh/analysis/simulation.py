@@ -1,10 +1,10 @@
-"""Plays whole rollouts on a described truth, with the very function that decides in production. Pure but for its seed.
+"""Plays whole rollouts on a described truth, with the function that decides in production. Deterministic for a seed.
 
-Users have an activity (Pareto: a few send most of the requests), a proneness to errors and a slowness of their own; the
-law assigns them by bucket, slice and group; every tick they send requests, whose errors and durations are counted as
-Envoy counts them, in slices and in histograms with two significant digits. :func:`play` then does what the controller
-does: deliberate, and move the weights. What is left out is what is no question of statistics: Envoys that restart or do
-not answer, and people.
+Users have an activity (Pareto: a few send most of the requests), an error rate and a latency of their own; the
+assignment law gives them a bucket, slice and group; every tick they send requests, whose errors and durations are
+counted as Envoy counts them, in slices and in histograms with two significant digits. :func:`play` then does what the
+controller does: decide, and move the weights. Left out is what is not a question of statistics: Envoys that restart or
+do not answer, and people.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from abmesh.experiment.model import Experiment
 from abmesh.experiment.names import BUCKETS, GROUPS
 from abmesh.experiment.weights import move_candidate
 from abmesh.inference.numbers import Floats
-from controller.decision.deciding import Inputs, after_stage, deliberate
-from controller.decision.history import Evidence, Memory
+from controller.decision.decide import Inputs, decide
+from controller.decision.history import Evidence, History, PastStage
+from controller.evidence.coverage import Coverage
 from controller.evidence.summary import SliceEvidence, VariantEvidence
 from controller.records import Cause, ExperimentState, Phase, Stage, adopt
+from controller.wording.reasons import reason
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _DECADES = 7
@@ -44,7 +46,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What the variants are really like.
+    """The true properties of the variants.
 
     Attributes:
         users: how many there are.
@@ -83,7 +85,7 @@ class Played:
         weight: the candidate's before that decision, in basis points.
         after: from the start to that decision.
         requests: the candidate's, in all stages.
-        reason: of that decision.
+        reason: of that decision, as a sentence.
     """
 
     ending: Ending
@@ -99,40 +101,39 @@ def play(experiment: Experiment, truth: Truth, *, tick: timedelta, longest: time
 
     Args:
         experiment: with a rollout, and any weights.
-        truth: what the variants are like.
-        tick: between two looks.
-        longest: after which an unfinished rollout is UNDECIDED.
+        truth: the true properties of the variants.
+        tick: time between two looks.
+        longest: time after which an unfinished rollout is UNDECIDED.
         seed: of the random numbers; the same seed plays the same rollout.
     """
     assert experiment.rollout is not None
     crowd = _Crowd(truth, np.random.default_rng(seed))
     now = _START
     state = adopt(experiment, Phase.PROGRESSING, "start", now)
-    memory, counted, requests = Memory(), _nothing(experiment), 0
+    history, counted, requests = History(), _nothing(experiment), 0
     decided = 0
     while True:
         inputs = Inputs(
             experiment=experiment,
             state=state,
-            memory=memory,
-            began=state.stage.started_at if state.stage.weight else None,
-            envoys=1,
+            history=history,
+            coverage=Coverage(1),
             at=now,
             now=now,
+            began=state.stage.started_at if state.stage.weight else None,
+            evidence=_evidence(counted, experiment.slices) if state.stage.weight else {},
         )
-        evidence = _evidence(counted, experiment.slices) if state.stage.weight else {}
-        found = deliberate(inputs, evidence)
-        decision, memory = found.decision, found.memory
+        found = decide(inputs)
+        decision, history = found.decision, found.history
         ending = _ending(decision.phase)
         if ending is not None or now - _START >= longest:
             requests += found.situation.requests
-            return Played(
-                ending or Ending.UNDECIDED, decision.cause, state.stage.weight, now - _START, requests, decision.reason
-            )
+            text = reason(decision, found.situation, now)
+            return Played(ending or Ending.UNDECIDED, decision.cause, state.stage.weight, now - _START, requests, text)
         if decision.target is not None:
             decided += 1
             requests += found.situation.requests
-            memory = after_stage(memory, state, str(decided), evidence)
+            history = history.after_stage(PastStage(str(decided), state.weights, inputs.evidence, history.edges))
             experiment, state = _moved(experiment, state, decision.target, str(decided), now)
             counted = _nothing(experiment)
         now += tick
@@ -183,7 +184,7 @@ def _nothing(experiment: Experiment) -> dict[str, _Counted]:
 
 
 class _Crowd:
-    """Users who send requests."""
+    """The users, who send requests."""
 
     def __init__(self, truth: Truth, random: np.random.Generator) -> None:
         self._truth = truth

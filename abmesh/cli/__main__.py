@@ -1,4 +1,4 @@
-"""``python -m cli`` is the same as ``abmesh``."""
+"""``python -m abmesh.cli`` is the same as ``abmesh``."""
 
 from abmesh.cli.main import run
 

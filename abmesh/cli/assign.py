@@ -1,4 +1,4 @@
-"""``assign``: which variant a unit gets, by the same law as the server's."""
+"""``abmesh assign``: which variant a unit gets, by the same function as the server's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from abmesh.cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOpt
 from abmesh.experiment.errors import StartError
 
 _BLANKS = b" \t\r\n"
-"""Dropped around an identity, as the server and Envoy drop them around a header's value."""
+"""Stripped from both ends of an identity, as the server and Envoy strip them from a header's value."""
 
 
 def register(app: typer.Typer) -> None:
@@ -22,14 +22,15 @@ def register(app: typer.Typer) -> None:
 
 def assign(
     experiment: ExperimentArgument,
-    unit: Annotated[list[str] | None, typer.Option("--unit", help="A unit's identity; may be repeated.")] = None,
+    unit: Annotated[list[str] | None, typer.Option("--unit", help="Identity of a unit; repeatable.")] = None,
     units_from: Annotated[
-        str | None, typer.Option("--units-from", metavar="FILE|-", help="Identities, one a line; - is standard input.")
+        str | None,
+        typer.Option("--units-from", metavar="FILE|-", help="File of identities, one per line; - for standard input."),
     ] = None,
     config: ConfigOption = CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which variant units get, and why; overrides by header are not considered."""
+    """Show which variant a unit gets, and why. Ignores overrides."""
     from abmesh.experiment.bucketing import bucket_of
     from abmesh.experiment.quantities import format_weight
     from abmesh.experiment.store import FileStore
@@ -38,7 +39,7 @@ def assign(
         raise typer.BadParameter("give either --unit or --units-from")
     given = [text.encode(errors="surrogateescape").strip(_BLANKS) for text in unit or ()]
     if not all(given):
-        raise typer.BadParameter("--unit is empty; a request without an identity is assigned to nothing")
+        raise typer.BadParameter("--unit is empty; a request without an identity gets no assignment")
     found = FileStore(config).read().document.experiment(experiment)
     units = given or _lines(units_from or "-")
     for identity in units:
@@ -58,7 +59,7 @@ def assign(
 
 
 def _lines(source: str) -> Iterator[bytes]:
-    """Identities of a file; empty lines are none."""
+    """Yield the identities in a file, without empty lines."""
     if source == "-" and sys.stdin is None:
         raise StartError("cannot read units from -: standard input is closed")
     try:

@@ -1,4 +1,4 @@
-"""``demo``: a whole rollout through a real Envoy, on this machine."""
+"""``abmesh demo``: a whole rollout through a real Envoy, on this machine."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    scenario: Annotated[str, typer.Argument(help="good, errors, slow or finetune.")] = "good",
-    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end, until Ctrl-C.")] = False,
+    scenario: Annotated[str, typer.Argument(help="Scenario: good, errors, slow or finetune.")] = "good",
+    keep: Annotated[bool, typer.Option("--keep", help="Keep everything running at the end, until Ctrl-C.")] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the outcome to a file.", show_default=False)
     ] = None,
-    lane: Annotated[str, typer.Option(help="Who assigns users: ext_proc or native, Envoy itself.")] = "ext_proc",
+    lane: Annotated[
+        str, typer.Option(help="Who assigns users: ext_proc (our server) or native (Envoy itself).")
+    ] = "ext_proc",
 ) -> None:
-    """Watch a rollout: real Envoy, two models, the server, the controller and two thousand users.
+    """Watch a rollout on this machine, with a real Envoy, two models and 2,000 users.
 
-    The exit code is 0 only if the scenario ended as it should.
+    Exits with 0 only if the scenario ended as expected.
     """
     import asyncio
 
@@ -33,14 +35,14 @@ def demo(
     from abmesh.cli.demo.scenarios import LANES, SCENARIOS
 
     if scenario not in SCENARIOS:
-        raise typer.BadParameter(f"no scenario {scenario!r}; there is: {', '.join(SCENARIOS)}")
+        raise typer.BadParameter(f"no scenario {scenario!r}; allowed: {', '.join(SCENARIOS)}")
     if lane not in LANES:
-        raise typer.BadParameter(f"no lane {lane!r}; there is: {', '.join(LANES)}")
-    told = SCENARIOS[scenario].in_lane(lane)
+        raise typer.BadParameter(f"no lane {lane!r}; allowed: {', '.join(LANES)}")
+    chosen = SCENARIOS[scenario].in_lane(lane)
     try:
-        outcome = asyncio.run(run_demo(told, Console(), keep=keep, json_file=json_file))
+        outcome = asyncio.run(run_demo(chosen, Console(), keep=keep, json_file=json_file))
     except (asyncio.CancelledError, KeyboardInterrupt):
-        typer.echo("interrupted; everything is ended", err=True)
+        typer.echo("interrupted; everything is stopped", err=True)
         raise typer.Exit(130) from None
     if not outcome.passed:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""``validate``, ``schema`` and ``weights``: the experiments document."""
+"""``abmesh validate``, ``schema`` and ``weights``: the experiments document."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def validate(config: ConfigOption = CONFIG) -> None:
-    """Check the document; name every problem with its line."""
+    """Check the document and report every problem with its line."""
     from abmesh.experiment.store import FileStore, format_generation
     from abmesh.mesh.lane import notes
 
@@ -49,16 +49,14 @@ def weights(
     config: ConfigOption = CONFIG,
     based_on: Annotated[
         str | None,
-        typer.Option(
-            "--based-on", help="Refuse unless the document is still of this generation.", metavar="GENERATION"
-        ),
+        typer.Option("--based-on", help="Refuse unless the document still has this generation.", metavar="GENERATION"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Set weights in the document (compare-and-swap).
+    """Set an experiment's weights in the document.
 
-    One variant that is not named takes the rest; of several, the control does. A rollout whose weights a person set
-    turns manual and waits for `abmesh resume`.
+    If you leave out one variant, it takes the rest; if several, the control does.
+    The experiment's rollout, if any, turns manual and waits for `abmesh resume`.
     """
     from abmesh.experiment.quantities import WEIGHT_FORM, format_weight, parse_weight
     from abmesh.experiment.store import FileStore, Snapshot, format_generation
@@ -71,7 +69,7 @@ def weights(
         if not separator or points is None:
             raise typer.BadParameter(f"{assignment!r} is not VARIANT=PERCENT; a weight is {WEIGHT_FORM}")
         if name in named:
-            raise typer.BadParameter(f"{name!r} is named twice")
+            raise typer.BadParameter(f"{name!r} is given twice")
         named[name] = points
     before: dict[str, int] = {}
 
@@ -88,7 +86,7 @@ def weights(
         try:
             generation = int(based_on, 16)
         except ValueError:
-            raise typer.BadParameter(f"{based_on!r} is not a generation; `abmesh validate` prints it") from None
+            raise typer.BadParameter(f"{based_on!r} is not a generation; see `abmesh validate`") from None
         written = store.write_weights(experiment, change(snapshot), based_on=generation)
     after = written.document.experiment(experiment).weights
     generation_text = format_generation(written.generation)

@@ -1,7 +1,7 @@
-"""The ``abmesh`` command: puts the command groups together and turns errors into one clear line.
+"""The ``abmesh`` command: registers the commands and turns errors into one clear line.
 
-Exit codes: 0 done, 1 refused or failed, 2 usage (flags that make no sense). Command modules import the packages that
-they need inside their functions, so that ``abmesh --help`` and shell completion stay fast.
+Exit codes: 0 for success, 1 for a refusal or failure, 2 for wrong usage. Commands import what they need inside their
+functions, so that ``abmesh --help`` and shell completion stay fast.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ def run() -> None:
         typer.echo(f"abmesh: {error}", err=True)
         sys.exit(2 if isinstance(error, SettingsError) else 1)
     except BrokenPipeError:
-        # The reader of our output (such as `head`) has gone; there is nobody left to tell.
+        # The reader of our output, such as `head`, has gone.
         _drop_output()
         sys.exit(1)
     except OSError as error:
-        # Files and sockets have their own errors, so it is our output that cannot be written: the disk is full.
+        # Files and sockets raise errors of our own, so this is our output, for example on a full disk.
         _drop_output()
         with contextlib.suppress(OSError):
             typer.echo(f"abmesh: {error.filename or 'output'}: {error.strerror or error}", err=True)
@@ -95,6 +95,6 @@ def run() -> None:
 
 
 def _drop_output() -> None:
-    """Let the interpreter's end, which writes what is left of the output, not fail once more."""
-    with contextlib.suppress(OSError, AttributeError):  # AttributeError: closed from the start
+    """Redirect output to nowhere, so that the interpreter's final flush does not fail, too."""
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: it was closed from the start
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Options and output that several commands share."""
+"""Options and output that several commands share. Each command's module imports it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,24 @@ ConfigOption = Annotated[
 ]
 StateOption = Annotated[
     Path | None,
-    typer.Option("--state", envvar=ENV_STATE, help="Folder of the controller's state; default: beside the document."),
+    typer.Option(
+        "--state",
+        envvar=ENV_STATE,
+        help="Folder of the controller's state.",
+        show_default=".abmesh/NAME beside the document NAME.yaml",
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line, for programs.")]
 ExperimentArgument = Annotated[str, typer.Argument(help="Name of the experiment.", show_default=False)]
 
 CONFIG = Path(DEFAULT_CONFIG)
 
 
 def duration(text: str) -> timedelta:
-    """The duration that an option's text means.
+    """Parse the duration given as an option.
 
     Raises:
-        typer.BadParameter: the text is no duration.
+        typer.BadParameter: the text is not a duration.
     """
     parsed = parse_duration(text)
     if parsed is None:

@@ -1,24 +1,27 @@
-"""The controller's records as the JSON that commands print: weights in percent, times as ISO 8601 text."""
+"""The controller's records as the JSON that commands print. Pure; for ``status``, ``journal`` and the demo.
+
+Weights are in percent, times are ISO 8601 text.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from abmesh.experiment.quantities import format_weight
+from abmesh.experiment.quantities import format_percent, format_weight
 
 if TYPE_CHECKING:
     from controller.records import JournalEntry
     from controller.rollout.status import ExperimentStatus
 
 
-def percent(weights: Mapping[str, int]) -> dict[str, float]:
-    """Weights in percent from weights in basis points."""
+def weights_json(weights: Mapping[str, int]) -> dict[str, float]:
+    """Convert weights from basis points to percent."""
     return {name: float(format_weight(points)) for name, points in weights.items()}
 
 
 def journal_json(entry: JournalEntry) -> dict[str, Any]:
-    """One journal entry; ``decision`` is its kind, ``state`` the phase after it."""
+    """Convert a journal entry; ``decision`` is its kind, ``state`` the phase after it."""
     return {
         "at": entry.at.isoformat(),
         "experiment": entry.experiment,
@@ -26,8 +29,8 @@ def journal_json(entry: JournalEntry) -> dict[str, Any]:
         "cause": entry.cause.value,
         "reason": entry.reason,
         "state": entry.phase.value,
-        "weights_before": percent(entry.weights_before),
-        "weights_after": percent(entry.weights_after),
+        "weights_before": weights_json(entry.weights_before),
+        "weights_after": weights_json(entry.weights_after),
         "generation": entry.generation,
         "actor": entry.actor,
         "by": entry.by,
@@ -40,12 +43,12 @@ def journal_json(entry: JournalEntry) -> dict[str, Any]:
 
 
 def status_json(found: ExperimentStatus) -> dict[str, Any]:
-    """Where one experiment stands; ``stage`` is in words, ``state`` the phase, ``generation`` of the document."""
+    """Convert an experiment's status; ``stage`` is text, ``state`` the phase, ``generation`` the document's."""
     decision = found.decision
     return {
         "experiment": found.experiment,
         "stage": stage_text(found),
-        "weights": percent(found.weights),
+        "weights": weights_json(found.weights),
         "state": found.phase,
         "generation": found.generation,
         "last_decision": decision.kind.value if decision else None,
@@ -64,7 +67,7 @@ def status_json(found: ExperimentStatus) -> dict[str, Any]:
 
 
 def stage_text(found: ExperimentStatus) -> str:
-    """The stage in words: ``step 3 of 6: model-b at 25%``."""
+    """The stage as text: ``step 3 of 6: model-b at 25%``."""
     if found.candidate is None:
         return "no rollout"
-    return f"step {found.step} of {found.steps}: {found.candidate} at {format_weight(found.weight)}%"
+    return f"step {found.step} of {found.steps}: {found.candidate} at {format_percent(found.weight)}"

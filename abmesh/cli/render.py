@@ -1,4 +1,4 @@
-"""``render``: the document as configuration of a mesh."""
+"""``abmesh render``: the document as configuration for a mesh."""
 
 from __future__ import annotations
 
@@ -12,61 +12,67 @@ from abmesh.cli.options import CONFIG, ConfigOption, duration
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
-    group = typer.Typer(name="render", help="Print the document as configuration of a mesh.", no_args_is_help=True)
+    group = typer.Typer(name="render", help="Render the document as configuration for a mesh.", no_args_is_help=True)
     group.command("envoy")(envoy)
     group.callback()(_group)
     app.add_typer(group)
 
 
 def _group() -> None:
-    """Print the document as configuration of a mesh."""
+    """Render the document as configuration for a mesh."""
 
 
 def envoy(
     config: ConfigOption = CONFIG,
-    listen: Annotated[str, typer.Option(help="Where Envoy serves clients.")] = "0.0.0.0:10000",
-    admin: Annotated[str, typer.Option(help="Where Envoy's admin endpoint listens; loopback only.")] = "127.0.0.1:9901",
+    listen: Annotated[str, typer.Option(help="Address on which Envoy serves clients.")] = "0.0.0.0:10000",
+    admin: Annotated[str, typer.Option(help="Address of Envoy's admin endpoint; loopback only.")] = "127.0.0.1:9901",
     warmup: Annotated[
-        str, typer.Option(help="Where the controller warms new versions; loopback only, '' for nowhere.")
+        str, typer.Option(help="Address of Envoy's warm-up listener; loopback only, '' for none.")
     ] = "127.0.0.1:9902",
     ext_proc: Annotated[
         list[str] | None,
-        typer.Option("--ext-proc", help="HOST:PORT or unix:PATH of the server; may be repeated. [127.0.0.1:50051]"),
+        typer.Option(
+            "--ext-proc", help="The server's HOST:PORT or unix:PATH; repeatable.", show_default="127.0.0.1:50051"
+        ),
     ] = None,
     message_timeout: Annotated[str, typer.Option(help="Longest wait for the server, per request.")] = "500ms",
     trusted_hops: Annotated[
-        int, typer.Option(help="Proxies in front of Envoy whose x-forwarded-for and x-forwarded-proto are believed.")
+        int,
+        typer.Option(help="Number of proxies before Envoy whose x-forwarded-for and x-forwarded-proto are trusted."),
     ] = 0,
     streams_per_connection: Annotated[
         int,
         typer.Option(
-            help="Requests asked about at once on one connection to the server; where it has several workers, say 2, "
-            "so that all of them get some."
+            help="Most concurrent requests on one connection to the server. Use 2 if the server has several workers, "
+            "so that each gets a share."
         ),
     ] = 100,
     ext_proc_ca: Annotated[
         str,
         typer.Option(
-            help="Who may vouch for the server, PEM, as Envoy sees the file. [plain text]", show_default=False
+            help="CA that signed the server's certificate: a PEM file, as Envoy sees it.",
+            show_default="plain text, without TLS",
         ),
     ] = "",
     ext_proc_name: Annotated[
-        str, typer.Option(help="What the server's certificate must be for. [its hosts]", show_default=False)
+        str, typer.Option(help="Name that the server's certificate must have.", show_default="the server's hosts")
     ] = "",
     ext_proc_cert: Annotated[
-        str, typer.Option(help="Envoy's certificate for a server that asks for one, PEM.", show_default=False)
+        str, typer.Option(help="Envoy's client certificate, if the server asks for one; PEM.", show_default=False)
     ] = "",
-    ext_proc_key: Annotated[str, typer.Option(help="Its private key, PEM.", show_default=False)] = "",
+    ext_proc_key: Annotated[
+        str, typer.Option(help="Private key of Envoy's client certificate; PEM.", show_default=False)
+    ] = "",
     routes_file: Annotated[
         Path | None,
         typer.Option(
-            help="Let Envoy take its routes from this file, which is written now, and kept by `abmesh controller "
-            "--routes-file` or `abmesh routes --follow`; .json or .yaml. [routes in the bootstrap]",
-            show_default=False,
+            help="Let Envoy read its routes from this file, .json or .yaml. Writes it now; `abmesh controller "
+            "--routes-file` or `abmesh routes --follow` keeps it up to date.",
+            show_default="routes in the bootstrap",
         ),
     ] = None,
 ) -> None:
-    """Print Envoy's bootstrap for the document."""
+    """Print Envoy's bootstrap configuration."""
     from abmesh.experiment.store import FileStore
     from abmesh.mesh.bootstrap import render_bootstrap
     from abmesh.mesh.native import is_native
@@ -93,8 +99,8 @@ def envoy(
         EnvoyRoutes(Path(options.routes_file)).begin(snapshot)
     elif stuck := [experiment.name for experiment in snapshot.document.experiments if is_native(experiment)]:
         typer.echo(
-            f"abmesh: warning: lane native without --routes-file: {', '.join(stuck)}: this Envoy's weights stay as "
-            "they are now, whatever a rollout or `abmesh weights` does, until it is rendered again and restarted",
+            f"abmesh: warning: lane native without --routes-file: {', '.join(stuck)}: this Envoy keeps the present "
+            "weights until you render its bootstrap again and restart it, whatever a rollout or `abmesh weights` does",
             err=True,
         )
     typer.echo(bootstrap, nl=False)

@@ -1,4 +1,4 @@
-"""``pause``, ``resume``, ``promote``, ``rollback`` and ``journal``: what a person does to a rollout, and its record."""
+"""``abmesh pause``, ``resume``, ``promote``, ``rollback`` and ``journal``: operators' commands, and the record."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ def register(app: typer.Typer) -> None:
 
 
 def pause(experiment: ExperimentArgument, config: ConfigOption = CONFIG, state: StateOption = None) -> None:
-    """Keep the candidate at its weight until `abmesh resume`; harm still rolls back."""
+    """Keep the candidate at its weight until `abmesh resume`. Harm still rolls it back."""
     from controller.rollout import commands
     from controller.settings import Settings
 
-    _tell(commands.pause(Settings(config=config, state_dir=state), experiment, by=_user()))
+    _print(commands.pause(Settings(config=config, state_dir=state), experiment, by=_user()))
 
 
 def resume(experiment: ExperimentArgument, config: ConfigOption = CONFIG, state: StateOption = None) -> None:
-    """Go on from the present weights after a pause, an edit by hand, or the end of a rollout."""
+    """Continue from the present weights after a pause, an edit, or the end of a rollout."""
     from controller.rollout import commands
     from controller.settings import Settings
 
-    _tell(commands.resume(Settings(config=config, state_dir=state), experiment, by=_user()))
+    _print(commands.resume(Settings(config=config, state_dir=state), experiment, by=_user()))
 
 
 def promote(
     experiment: ExperimentArgument,
-    step: Annotated[bool, typer.Option("--step", help="Only to the next step, and go on from there.")] = False,
+    step: Annotated[bool, typer.Option("--step", help="Only advance to the next step; the rollout continues.")] = False,
     config: ConfigOption = CONFIG,
     state: StateOption = None,
 ) -> None:
-    """Give the candidate all users now; neither guardrails nor time are asked."""
+    """Give the candidate all users now, without checking guardrails."""
     from controller.rollout import commands
     from controller.settings import Settings
 
-    _tell(commands.promote(Settings(config=config, state_dir=state), experiment, full=not step, by=_user()))
+    _print(commands.promote(Settings(config=config, state_dir=state), experiment, full=not step, by=_user()))
 
 
 def rollback(experiment: ExperimentArgument, config: ConfigOption = CONFIG, state: StateOption = None) -> None:
@@ -55,19 +55,21 @@ def rollback(experiment: ExperimentArgument, config: ConfigOption = CONFIG, stat
     from controller.rollout import commands
     from controller.settings import Settings
 
-    _tell(commands.rollback(Settings(config=config, state_dir=state), experiment, by=_user()))
+    _print(commands.rollback(Settings(config=config, state_dir=state), experiment, by=_user()))
 
 
 def journal(
-    experiment: Annotated[str | None, typer.Argument(help="Only this experiment.", show_default=False)] = None,
+    experiment: Annotated[
+        str | None, typer.Argument(help="Print only this experiment's entries.", show_default=False)
+    ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=1, max=1_000_000, help="Only the last N entries.")
+        int | None, typer.Option("--limit", "-n", min=1, max=1_000_000, help="Print only the last N entries.")
     ] = None,
     config: ConfigOption = CONFIG,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print every recorded decision, the oldest first, with its reason."""
+    """Print the recorded decisions with their reasons, oldest first."""
     from abmesh.cli.records import journal_json
     from abmesh.experiment.store import FileStore
     from controller.settings import Settings
@@ -76,19 +78,19 @@ def journal(
     path = Settings(config=config, state_dir=state).journal_path
     reading = salvage(path, experiment, limit)
     if experiment is not None and not reading.entries and not reading.damaged:
-        FileStore(config).read().document.experiment(experiment)  # raises UnknownName: nothing knows it
+        FileStore(config).read().document.experiment(experiment)  # raises UnknownName if the document lacks it, too
     for entry in reading.entries:
         if as_json:
             print_json(journal_json(entry))
         else:
-            _tell(entry, f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.experiment}  {entry.kind:<8}  ")
+            _print(entry, f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.experiment}  {entry.kind:<8}  ")
     if reading.damaged:
         numbers = ", ".join(str(number) for number in reading.damaged[:20])
         more = f" and {len(reading.damaged) - 20} more" if len(reading.damaged) > 20 else ""
-        raise StateError(f"{path}: these lines are damaged and were left out: {numbers}{more}")
+        raise StateError(f"{path}: skipped damaged lines: {numbers}{more}")
 
 
-def _tell(entry: JournalEntry, start: str = "") -> None:
+def _print(entry: JournalEntry, start: str = "") -> None:
     moves = [
         f"{name} {format_weight(entry.weights_before.get(name, 0))} -> {format_weight(points)}"
         for name, points in entry.weights_after.items()
@@ -99,7 +101,7 @@ def _tell(entry: JournalEntry, start: str = "") -> None:
 
 
 def _user() -> str:
-    """Who gives the command, for the journal; a process in a container may have no name."""
+    """The operator's name, for the journal; empty if the user has none, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

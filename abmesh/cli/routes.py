@@ -1,4 +1,4 @@
-"""``routes``: the file that an Envoy takes its routes from, where no controller is near to keep it."""
+"""``abmesh routes``: keeps an Envoy's routes file up to date where no controller does."""
 
 from __future__ import annotations
 
@@ -26,32 +26,35 @@ def register(app: typer.Typer) -> None:
 def routes(
     file: Annotated[
         Path | None,
-        typer.Argument(help="The file, .json or .yaml, as in `abmesh render envoy --routes-file`.", show_default=False),
+        typer.Argument(
+            help="The file given to `abmesh render envoy --routes-file`; .json or .yaml.",
+            show_default="print to standard output",
+        ),
     ] = None,
     config: ConfigOption = CONFIG,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Keep the file on the newest valid document, until a signal.")
+        bool, typer.Option("--follow", "-f", help="Keep the file up to date with the document, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Print Envoy's routes for the document, or write them to a file that an Envoy watches."""
+    """Print Envoy's routes, or write them to a file that Envoy watches."""
     from abmesh.experiment.store import FileStore, format_generation
     from controller.routes.envoy_file import EnvoyRoutes, routes_text
 
     if file is None:
         if follow:
-            raise typer.BadParameter("--follow needs the file to keep")
+            raise typer.BadParameter("--follow needs a file to keep up to date")
         typer.echo(routes_text(FileStore(config).read()), nl=False)
         return
-    target = EnvoyRoutes(file.absolute())
+    routes_file = EnvoyRoutes(file.absolute())
     if follow:
-        _follow(config, target)
+        _follow(config, routes_file)
         return
     snapshot = FileStore(config).read()
-    done = "written" if target.publish(snapshot).written else "up to date already"
+    done = "written" if routes_file.publish(snapshot).written else "already up to date"
     typer.echo(f"{file}: {done}, generation {format_generation(snapshot.generation)}")
 
 
-def _follow(config: Path, target: EnvoyRoutes) -> None:
+def _follow(config: Path, routes_file: EnvoyRoutes) -> None:
     from abmesh.experiment.store import FileStore
     from controller.routes.publisher import WATCH_SECONDS, Publisher
 
@@ -59,7 +62,7 @@ def _follow(config: Path, target: EnvoyRoutes) -> None:
 
     async def run() -> None:
         store = FileStore(config)
-        following = asyncio.create_task(Publisher(lambda: store.watch(WATCH_SECONDS), target).run())
+        following = asyncio.create_task(Publisher(lambda: store.watch(WATCH_SECONDS), routes_file).run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, following.cancel)
         with contextlib.suppress(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""``ext-proc`` and ``controller``: the two servers."""
+"""``abmesh ext-proc`` and ``abmesh controller``: the two processes that run beside Envoy."""
 
 from __future__ import annotations
 
@@ -19,25 +19,29 @@ def register(app: typer.Typer) -> None:
 def ext_proc(
     config: ConfigOption = CONFIG,
     listen: Annotated[
-        list[str] | None, typer.Option(help="HOST:PORT or unix:PATH; may be repeated. [127.0.0.1:50051]")
+        list[str] | None,
+        typer.Option(help="HOST:PORT or unix:PATH to listen on; repeatable.", show_default="127.0.0.1:50051"),
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="HOST:PORT of Prometheus metrics, or off. [off]", show_default=False)
+        str | None, typer.Option(help="HOST:PORT on which to serve Prometheus metrics, or off.", show_default="off")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that share the port, at most 64.")] = 1,
+    workers: Annotated[int, typer.Option(help="Worker processes that share the port, at most 64.")] = 1,
     drain: Annotated[str, typer.Option(help="Longest wait for running requests at shutdown.")] = "10s",
     transport: Annotated[
-        str | None, typer.Option(help="Which gRPC server: grpcio or nghttp2. [nghttp2]", show_default=False)
+        str | None, typer.Option(help="gRPC implementation: grpcio or nghttp2.", show_default="nghttp2")
     ] = None,
     tls_cert: Annotated[
-        Path | None, typer.Option(help="The server's certificate, PEM. [plain text]", show_default=False)
+        Path | None, typer.Option(help="The server's certificate; PEM.", show_default="plain text, without TLS")
     ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.", show_default=False)] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Private key of the server's certificate; PEM.", show_default=False)
+    ] = None,
     tls_client_ca: Annotated[
-        Path | None, typer.Option(help="Who may vouch for clients, PEM. [any client]", show_default=False)
+        Path | None,
+        typer.Option(help="CA that clients' certificates must be signed by; PEM.", show_default="accept any client"),
     ] = None,
 ) -> None:
-    """Run the external-processing server that Envoy asks for assignments."""
+    """Run the external-processing server, which assigns users for Envoy."""
     from ext_proc.server import run
     from ext_proc.settings import DEFAULT_LISTEN, DEFAULT_TRANSPORT, Settings, parse_metrics, parse_tls, parse_transport
 
@@ -56,38 +60,39 @@ def ext_proc(
 def controller(
     config: ConfigOption = CONFIG,
     envoy: Annotated[
-        list[str] | None, typer.Option(help="Admin endpoint of an Envoy; may be repeated. [http://127.0.0.1:9901]")
+        list[str] | None,
+        typer.Option(help="Admin endpoint of an Envoy; repeatable.", show_default="http://127.0.0.1:9901"),
     ] = None,
     warmup: Annotated[
-        list[str] | None,
-        typer.Option(help="Warm-up listener of an Envoy; may be repeated. [none]", show_default=False),
+        list[str] | None, typer.Option(help="Warm-up listener of an Envoy; repeatable.", show_default="none")
     ] = None,
     state: StateOption = None,
-    interval: Annotated[str, typer.Option(help="Time between two looks.")] = "5s",
+    interval: Annotated[str, typer.Option(help="Time between two ticks.")] = "5s",
     settle: Annotated[
-        str, typer.Option(help="Time for new weights to reach every server and Envoy, not counted as evidence.")
+        str, typer.Option(help="Time for new weights to reach every server and Envoy; not counted as evidence.")
     ] = "5s",
-    timeout: Annotated[
-        str, typer.Option(help="Longest wait for the answer of one Envoy, or of the Prometheus server.")
-    ] = "5s",
+    timeout: Annotated[str, typer.Option(help="Longest wait for an Envoy or the Prometheus server to answer.")] = "5s",
     http: Annotated[
-        str | None, typer.Option(help="HOST:PORT of /metrics and /healthz; none where left out.", show_default=False)
+        str | None, typer.Option(help="HOST:PORT on which to serve /metrics and /healthz.", show_default="off")
     ] = None,
-    source: Annotated[str, typer.Option(help="Where statistics come from: envoy, or prometheus.")] = "envoy",
+    source: Annotated[str, typer.Option(help="Source of Envoys' statistics: envoy or prometheus.")] = "envoy",
     url: Annotated[
-        str | None, typer.Option(help="Address of the Prometheus server, for --source prometheus.", show_default=False)
+        str | None,
+        typer.Option(help="Address of the Prometheus server; only for --source prometheus.", show_default=False),
     ] = None,
-    selector: Annotated[str, typer.Option(help="Matchers of the server's targets that are Envoys.")] = 'job="envoy"',
-    max_age: Annotated[str, typer.Option(help="How old a target's last scrape may be.")] = "2m",
+    selector: Annotated[
+        str, typer.Option(help="Label matchers that select the Prometheus targets that are Envoys.")
+    ] = 'job="envoy"',
+    max_age: Annotated[str, typer.Option(help="Oldest scrape of a Prometheus target to accept.")] = "2m",
     routes_file: Annotated[
         Path | None,
         typer.Option(
-            help="File that an Envoy here takes its routes from (`abmesh render envoy --routes-file`). [none]",
-            show_default=False,
+            help="Routes file of an Envoy on this machine to keep up to date; see `abmesh render envoy`.",
+            show_default="none",
         ),
     ] = None,
 ) -> None:
-    """Run the controller that moves weights on evidence from Envoy."""
+    """Run the controller, which moves weights on evidence from Envoy."""
     from controller.settings import Settings
     from controller.wiring import run
 

@@ -1,4 +1,4 @@
-"""``abmesh simulate``: play the document's rollout many times on a described truth."""
+"""``abmesh simulate``: simulate the document's rollout many times under assumed effects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from abmesh.cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOption, duration, print_json
 from abmesh.experiment.errors import RefusedError, SettingsError
-from abmesh.experiment.quantities import format_duration, format_share, format_weight, parse_share
+from abmesh.experiment.quantities import format_duration, format_percent, format_share, format_weight, parse_share
 
 if TYPE_CHECKING:
     from abmesh.analysis.forecast import Forecast
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from abmesh.experiment.model import Experiment
 
 _SHORTEST_TICK = timedelta(milliseconds=100)
-"""As of the controller."""
+"""The controller's own limit."""
 
-_MOST_LOOKS = 1_000_000
-"""Of one rollout: more would play for days."""
+_MOST_TICKS = 1_000_000
+"""Most ticks in one simulated rollout; more would take days."""
 
 _SWEPT = ("error-factor", "latency-factor")
 
@@ -35,36 +35,40 @@ def register(app: typer.Typer) -> None:
 
 def simulate(
     experiment: ExperimentArgument,
-    runs: Annotated[int, typer.Option("--runs", "-n", min=1, max=100_000, help="Simulated rollouts.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed plays the same rollouts.")] = 1,
-    users: Annotated[int, typer.Option(min=1, max=1_000_000, help="Users.")] = 5000,
-    traffic: Annotated[float, typer.Option(min=0.001, max=100_000, help="Requests a second, of all users.")] = 20.0,
+    runs: Annotated[int, typer.Option("--runs", "-n", min=1, max=100_000, help="Number of simulated rollouts.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same results.")] = 1,
+    users: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of users.")] = 5000,
+    traffic: Annotated[float, typer.Option(min=0.001, max=100_000, help="Requests per second, all users.")] = 20.0,
     activity: Annotated[
-        float, typer.Option(min=1.01, max=100, help="Shape of the users' Pareto activity; 1.2 is very uneven.")
+        float, typer.Option(min=1.01, max=100, help="Pareto shape of the users' activity; 1.2 is very uneven.")
     ] = 2.0,
-    error_rate: Annotated[str, typer.Option(help="The control's error rate, such as 1%.")] = "1%",
+    error_rate: Annotated[str, typer.Option(help="The control's error rate.")] = "1%",
     error_factor: Annotated[
-        float, typer.Option(min=0, max=1000, help="The candidate's error rate over the control's.")
+        float, typer.Option(min=0, max=1000, help="The candidate's error rate relative to the control's.")
     ] = 1.0,
-    latency: Annotated[str, typer.Option(help="The control's median latency, such as 200ms.")] = "200ms",
+    latency: Annotated[str, typer.Option(help="The control's median latency.")] = "200ms",
     latency_factor: Annotated[
-        float, typer.Option(min=0.01, max=1000, help="The candidate's latency over the control's.")
+        float, typer.Option(min=0.01, max=1000, help="The candidate's latency relative to the control's.")
     ] = 1.0,
-    drift: Annotated[float, typer.Option(min=0, max=0.9, help="Daily wave in load and error rate, 0 to 0.9.")] = 0.0,
-    tick: Annotated[str, typer.Option(help="Time between two looks.")] = "30s",
-    longest: Annotated[str, typer.Option(help="After which an unfinished rollout counts as undecided.")] = "2d",
+    drift: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Amplitude of a daily wave in load and error rate.")
+    ] = 0.0,
+    tick: Annotated[str, typer.Option(help="Time between two ticks of the controller.")] = "30s",
+    longest: Annotated[str, typer.Option(help="Count a rollout that runs longer as undecided.")] = "2d",
     sweep: Annotated[
-        str | None, typer.Option(help="Play several truths: error-factor=1,1.5,2 or latency-factor=1,1.1,1.2.")
+        str | None, typer.Option(help="Try several effects: error-factor=1,1.5,2 or latency-factor=1,1.1,1.2.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw power curves into a .png, .svg or .pdf.")] = None,
-    processes: Annotated[int, typer.Option(min=1, max=256, help="Processes at a time.")] = 2,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw power curves to a .png, .svg or .pdf file; needs --sweep.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, max=256, help="Processes to run in parallel.")] = 2,
     config: ConfigOption = CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Play a rollout many times on a described truth: how often it errs, and how long it takes.
+    """Simulate a rollout many times: how often it errs, and how long it takes.
 
-    The decisions are made by the controller's own code. Weights of the document are taken as they stand. Guardrails and
-    a goal on anything but errors and durations are left out, which is said.
+    The controller's own code decides, starting from the document's weights.
+    Guardrails and goals on anything but errors and durations are left out.
     """
     from abmesh.analysis.forecast import forecast
     from abmesh.analysis.playable import playable
@@ -73,18 +77,18 @@ def simulate(
 
     found = FileStore(config).read().document.experiment(experiment)
     if found.rollout is None:
-        raise RefusedError(f"{experiment} has no rollout to simulate; give it one in {config}")
+        raise RefusedError(f"{experiment} has no rollout to simulate; add one to {config}")
     share = parse_share(error_rate)
     if share is None:
         raise SettingsError(f"--error-rate: {error_rate!r} is not a share; allowed: a percentage, such as 1%, or 0%")
     median = duration(latency)
     if not median:
-        raise SettingsError(f"--latency {latency!r}: every request takes some time; allowed: more than 0ms")
+        raise SettingsError(f"--latency {latency!r} is too short; allowed: more than 0ms")
     between, end = duration(tick), duration(longest)
-    if between < _SHORTEST_TICK or end > _MOST_LOOKS * between:
+    if between < _SHORTEST_TICK or end > _MOST_TICKS * between:
         raise SettingsError(
             f"--tick {tick!r} is out of range; allowed: {format_duration(_SHORTEST_TICK)} or more, and at most "
-            f"{_MOST_LOOKS} ticks until --longest {longest!r}"
+            f"{_MOST_TICKS} ticks until --longest {longest!r}"
         )
     truth = Truth(
         users=users,
@@ -98,7 +102,7 @@ def simulate(
     )
     truths = _swept(truth, sweep)
     if plot is not None and len(truths) < 2:
-        raise SettingsError("--plot draws curves over several truths; give --sweep error-factor=1,1.5,2")
+        raise SettingsError("--plot draws curves over several effects; add, for example, --sweep error-factor=1,1.5,2")
     plan = playable(found)
     rollout = plan.experiment.rollout
     assert rollout is not None
@@ -107,7 +111,7 @@ def simulate(
 
         check_target(plot)
     if plan.left_out and not as_json:
-        _say_left_out(plan.left_out)
+        _print_left_out(plan.left_out)
     played = _play_all(plan.experiment, [item for _, item in truths], runs, seed, between, end, processes)
     forecasts = []
     for (factor, item), plays in zip(truths, played, strict=True):
@@ -116,7 +120,7 @@ def simulate(
         if as_json:
             print_json({**_as_json(item, result), "left_out": list(plan.left_out)})
         else:
-            _say(item, result)
+            _print_result(item, result)
     if plot is not None:
         from abmesh.cli.plots.power import power_curves
 
@@ -129,20 +133,20 @@ def _swept(truth: Truth, sweep: str | None) -> list[tuple[float, Truth]]:
     if sweep is None:
         return [(truth.error_factor, truth)]
     name, _, values = sweep.partition("=")
-    allowed = f"{' or '.join(_SWEPT)}, then = and factors above 0 with commas, such as error-factor=1,1.5,2"
+    allowed = f"{' or '.join(_SWEPT)}, = and factors above 0 separated by commas, such as error-factor=1,1.5,2"
     try:
         factors = [float(value) for value in values.split(",")]
     except ValueError:
         factors = []
     if name not in _SWEPT or not factors or not all(0 < factor < 1000 for factor in factors):
-        raise SettingsError(f"--sweep: {sweep!r} is not understood; allowed: {allowed}")
+        raise SettingsError(f"--sweep: {sweep!r} is not valid; allowed: {allowed}")
     if name == _SWEPT[0]:
         return [(factor, replace(truth, error_factor=factor)) for factor in factors]
     return [(factor, replace(truth, latency_factor=factor)) for factor in factors]
 
 
 def _picture(name: str, swept: str, forecasts: Sequence[tuple[float, Forecast]], alpha: float) -> PowerPicture:
-    from abmesh.analysis.pictures import Mark, PowerCurve, PowerPicture
+    from abmesh.analysis.pictures import PowerCurve, PowerPicture, ReferenceLine
     from abmesh.analysis.simulation import Ending
 
     ordered = sorted(forecasts, key=lambda item: item[0])
@@ -157,10 +161,10 @@ def _picture(name: str, swept: str, forecasts: Sequence[tuple[float, Forecast]],
     ]
     return PowerPicture(
         title=f"{name}: how simulated rollouts end",
-        effect=f"the candidate's {swept.partition('-')[0]}s over the control's".replace("latencys", "latency"),
+        effect=f"the candidate's {swept.partition('-')[0]}s relative to the control's".replace("latencys", "latency"),
         curves=curves,
-        effects=[Mark(1.0, "no difference")],
-        rates=[Mark(alpha, f"alpha {alpha:g}")],
+        effects=[ReferenceLine(1.0, "no difference")],
+        rates=[ReferenceLine(alpha, f"alpha {alpha:g}")],
     )
 
 
@@ -173,7 +177,7 @@ def _play_all(
     longest: timedelta,
     processes: int,
 ) -> list[list[Played]]:
-    """Plays of each truth, in its order; the seeds make them the same however many processes there are."""
+    """The simulated rollouts of each truth, in order. Seeds make the result independent of the number of processes."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
@@ -188,29 +192,29 @@ def _play_all(
 
 
 def play_one(job: tuple[Experiment, Truth, timedelta, timedelta, list[int]]) -> Played:
-    """Play one rollout; a function of the module's, so that other processes can be sent to it."""
+    """Simulate one rollout. At module level, so that it can be pickled for other processes."""
     from abmesh.analysis.simulation import play
 
     experiment, truth, tick, longest, seed = job
     return play(experiment, truth, tick=tick, longest=longest, seed=seed)
 
 
-def _say_left_out(left_out: Sequence[str]) -> None:
-    typer.echo(f"left out, because a simulation makes only errors and durations: {', '.join(left_out)}")
-    typer.echo("what follows is of the rollout without them; fewer guardrails share alpha, so that each alarms sooner")
+def _print_left_out(left_out: Sequence[str]) -> None:
+    typer.echo(f"left out, because only errors and durations are simulated: {', '.join(left_out)}")
+    typer.echo("the results are without them; with fewer guardrails sharing alpha, each one acts on less evidence")
 
 
-def _say(truth: Truth, result: Forecast) -> None:
+def _print_result(truth: Truth, result: Forecast) -> None:
     if result.broken:
-        does = f"does harm to {', '.join(result.broken)}"
+        effect = f"harms {', '.join(result.broken)}"
     elif result.worse:
-        does = f"is worse on {', '.join(result.worse)}, within the limit, for which harm: any may roll it back"
+        effect = f"is worse on {', '.join(result.worse)}, but within the limit; harm: any may roll it back"
     else:
-        does = "does no harm"
+        effect = "does no harm"
     typer.echo(
         f"truth: errors {format_share(truth.error_rate)} x {truth.error_factor:g}, latency {truth.latency_ms:g} ms x "
-        f"{truth.latency_factor:g}, {truth.requests_per_second:g} requests/s of {truth.users} users;"
-        f" the candidate {does}"
+        f"{truth.latency_factor:g}, {truth.requests_per_second:g} requests/s from {truth.users} users;"
+        f" the candidate {effect}"
     )
     for ending, (median, late) in sorted(result.after.items()):
         rate, error = result.share(ending)
@@ -218,16 +222,20 @@ def _say(truth: Truth, result: Forecast) -> None:
             f"  {ending.replace('_', ' ')}: {format_share(rate)} +- {format_share(error)} of {result.runs} runs, after "
             f"{format_duration(median)} (median), {format_duration(late)} (90%)"
         )
-    causes = ", ".join(f"{cause.replace('_', ' ')} {count} times" for cause, count in result.causes.items())
-    typer.echo(f"  because: {causes}")
+    causes = ", ".join(
+        f"{cause.replace('_', ' ')} ({count} of {result.runs})" for cause, count in result.causes.items()
+    )
+    typer.echo(f"  causes: {causes}")
     if result.weights:
-        at = ", ".join(f"{format_weight(weight)}% {count} times" for weight, count in result.weights.items())
+        at = ", ".join(
+            f"{format_percent(weight)} ({count} of {result.runs})" for weight, count in result.weights.items()
+        )
         typer.echo(f"  rolled back at {at}")
     if result.false_rollbacks is not None:
         typer.echo(f"  false rollbacks: {format_share(result.false_rollbacks)}")
     if result.missed_harm is not None:
-        typer.echo(f"  missed harm (promoted or called a win all the same): {format_share(result.missed_harm)}")
-    typer.echo(f"  requests of the candidate: {result.requests} (median)")
+        typer.echo(f"  missed harm (promoted or declared a winner): {format_share(result.missed_harm)}")
+    typer.echo(f"  requests to the candidate: {result.requests} (median)")
 
 
 def _as_json(truth: Truth, result: Forecast) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``status``: where every rollout stands."""
+"""``abmesh status``: each rollout's stage, weights, state and last decision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from abmesh.cli.options import CONFIG, ConfigOption, JsonOption, StateOption, print_json
-from abmesh.experiment.quantities import format_duration, format_weight
+from abmesh.experiment.quantities import format_duration, format_percent
 
 if TYPE_CHECKING:
     from controller.rollout.status import ExperimentStatus
@@ -33,7 +33,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh every second until Ctrl-C.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show stage, weights, state, and the last decision with its reason."""
+    """Show each rollout's stage, weights, state and last decision."""
     from abmesh.cli.records import status_json
     from controller.rollout.status import read_status
     from controller.settings import Settings
@@ -69,7 +69,7 @@ def _picture(settings: Settings) -> Group:
     leader = next((item.leader for item in found if item.leader), None)
     generation = next((item.generation for item in found if item.generation), None)
     notes.append(
-        Text(f"controller: {leader or 'none is running'}; generation: {generation or 'the document is refused'}")
+        Text(f"controller: {leader or 'none running'}; generation: {generation or 'none, the document is refused'}")
     )
     errors = {text for item in found for text in (item.config_error, item.state_error) if text}
     return Group(table, *notes, *(Text(text, "bold red") for text in sorted(errors)))
@@ -83,9 +83,9 @@ def _row(item: ExperimentStatus) -> list[str]:
         age = f" for {format_duration(timedelta(seconds=int(item.stage_age.total_seconds())))}"
     return [
         item.experiment,
-        item.phase + (" (a change is being written)" if item.pending else ""),
+        item.phase + (" (a change is pending)" if item.pending else ""),
         stage_text(item) + age,
-        ", ".join(f"{name} {format_weight(points)}%" for name, points in item.weights.items()),
+        ", ".join(f"{name} {format_percent(points)}" for name, points in item.weights.items()),
         f"{item.requests} of {item.min_requests}" if item.candidate else "",
         item.decision.kind.value if item.decision else "",
     ]

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from abmesh.cli.demo.stack import Stack, StackOptions, fetch
+from abmesh.local.stack import Stack, StackOptions, fetch
 from bench.load import request_of, run_load
 from bench.rollouts.people import visits
 from bench.rollouts.plans import CANDIDATE, CONTROL, Plan, document, names_of

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from abmesh.experiment.metrics import Metric
 from controller.decision.comparison import Comparison
-from controller.decision.course import Course
 from controller.decision.means import MeanComparison
 from controller.decision.quantiles import QuantileComparison
+from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.shares import ShareComparison
 
 
-def compare(metric: Metric, course: Course, tuned_for: float, alpha: float) -> Comparison:
+def compare(metric: Metric, evidence: RolloutEvidence, tuned_for: float, alpha: float) -> Comparison:
     """The comparison of a metric.
 
     Args:
         metric: what is compared.
-        course: the evidence.
+        evidence: what was counted.
         tuned_for: the candidate's requests at which a mean's e-value is to be largest.
         alpha: of the decision that is wanted then.
     """
     if metric.quantile is not None:
-        return QuantileComparison.of(course, metric)
+        return QuantileComparison.of(evidence, metric)
     if metric.share:
-        return ShareComparison.of(course, metric)
-    return MeanComparison.of(course, metric, tuned_for, alpha)
+        return ShareComparison.of(evidence, metric)
+    return MeanComparison.of(evidence, metric, tuned_for, alpha)

@@ -2,8 +2,8 @@
 
 ``anytime`` decides at any look: the candidate is better where the e-value against "it is not better" is at least
 ``1 / alpha_better``, and worse where that against "it is not worse" is at least ``1 / alpha_worse``. Each side has half
-of alpha; but an experiment's loser is rolled back, so that its side is one of the alarms that share alpha and has no
-more than one of them. ``group_sequential`` decides at planned looks only, where the standardised difference crosses the
+of alpha; but an experiment's loser is rolled back, so its side is one of the alarms that share alpha, and gets no more
+than one alarm's part. ``group_sequential`` decides at planned looks only, where the standardised difference crosses the
 Lan-DeMets O'Brien-Fleming boundary of its side; see :mod:`abmesh.inference.sequential`.
 
 A difference worth having is ruled out where the upper limit of the benefit is below ``min_effect``: by its own
@@ -11,39 +11,38 @@ e-value, or by the repeated confidence interval ``d + boundary * se`` at a plann
 Sequential Methods*, 1999, chapter 9). That ends an experiment early and can only make a false win rarer, so it takes
 none of alpha.
 
-What has been decided stays decided, should anything keep it from being acted upon at once: every e-value counts with
-the largest that it has been, and the first planned look that decides is the last one.
+What has been decided stays decided even if it could not be carried out at once: every e-value counts at the largest
+that it has been, and the first planned look that decides is the last one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
 from abmesh.experiment.limits import Goal
 from abmesh.experiment.metrics import Metric
 from abmesh.experiment.rollout import Rollout
-from abmesh.inference.numbers import Floats, Side, always_valid_p
+from abmesh.inference.numbers import Floats, Side
 from abmesh.inference.sequential import boundaries
 from controller.decision.comparison import Comparison
 from controller.decision.comparisons import compare
-from controller.decision.course import Course
 from controller.decision.guardrails import plain
 from controller.decision.history import Look
 from controller.decision.means import MeanComparison
+from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.shares import ShareComparison
 from controller.decision.verdicts import GoalJudgement, GoalVerdict
-from controller.wording.values import show_amount, show_value
 
 _NO_PEAKS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class _Evidence:
-    """What decides at any look: natural logarithms of e-values, as :class:`GoalJudgement` has them."""
+class _EValues:
+    """Natural logarithms of the e-values that decide at any look, as in :class:`GoalJudgement`."""
 
     better: float
     worse: float
@@ -57,20 +56,20 @@ class _Evidence:
             return GoalVerdict.LOSER
         return GoalVerdict.NO_DIFFERENCE if self.small >= -math.log(rollout.analysis.alpha) else GoalVerdict.OPEN
 
-    def after(self, earlier: _Evidence, rollout: Rollout) -> _Evidence:
-        """The larger ones, but for what contradicts a decision and comes too late."""
+    def after(self, earlier: _EValues, rollout: Rollout) -> _EValues:
+        """The larger ones, except evidence against a decision that was made before."""
         decided = earlier.verdict(rollout)
-        return _Evidence(
+        return _EValues(
             earlier.better if decided is GoalVerdict.LOSER else max(self.better, earlier.better),
             earlier.worse if decided is GoalVerdict.WINNER else max(self.worse, earlier.worse),
             max(self.small, earlier.small),
         )
 
 
-def questions(goal: Goal) -> tuple[str, str, str]:
-    """What the e-values for better, for worse and for too small a difference speak against.
+def hypotheses(goal: Goal) -> tuple[str, str, str]:
+    """Names of the hypotheses that the e-values for better, worse and too small a difference speak against.
 
-    Names for :class:`~controller.decision.history.Memory`: another goal in the document is another question.
+    For :class:`~controller.decision.history.History`: another goal in the document is another hypothesis.
     """
     least = "" if goal.min_effect is None else f"{plain(goal.min_effect):g}{' of the control' if goal.relative else ''}"
     higher, lower = f"{goal.metric} not higher", f"{goal.metric} not lower"
@@ -79,15 +78,15 @@ def questions(goal: Goal) -> tuple[str, str, str]:
 
 
 def judge_goal(
-    rollout: Rollout, course: Course, looks: tuple[Look, ...], peaks: Mapping[str, float] = _NO_PEAKS
+    rollout: Rollout, evidence: RolloutEvidence, looks: tuple[Look, ...], peaks: Mapping[str, float] = _NO_PEAKS
 ) -> tuple[GoalJudgement, tuple[Look, ...]]:
-    """The verdict on the rollout's goal, which is a metric that is measured.
+    """The verdict on the rollout's goal.
 
     Args:
         rollout: the plan, with a goal.
-        course: the evidence.
+        evidence: what was counted.
         looks: the planned looks that were taken before.
-        peaks: the largest logarithms that the e-values have had at earlier looks, by :func:`questions`.
+        peaks: the largest logarithms that the e-values have had at earlier looks, by :func:`hypotheses`.
 
     Returns:
         The verdict, and the looks including this one if it was due.
@@ -95,22 +94,21 @@ def judge_goal(
     goal = rollout.goal
     assert goal is not None
     metric = goal.measured
-    found = compare(metric, course, goal.planned_requests or rollout.tuned_for, rollout.analysis.alpha)
+    found = compare(metric, evidence, goal.planned_requests or rollout.tuned_for, rollout.analysis.alpha)
     values = found.values
     fraction = None if goal.planned_requests is None else values.n / goal.planned_requests
     if values.candidate is None or values.control is None:
-        nothing = GoalJudgement(metric.name, GoalVerdict.OPEN, f"{metric.name} has no data on both sides yet")
-        return nothing, looks
+        return GoalJudgement(metric.name, GoalVerdict.OPEN), looks
     better, worse = (Side.GREATER, Side.LESS) if goal.more_is_better else (Side.LESS, Side.GREATER)
-    evidence = _Evidence(
+    e_values = _EValues(
         float(found.increase(better, 0.0, relative=_scale_free(metric))[0]),
         float(found.increase(worse, 0.0, relative=_scale_free(metric))[0]),
         _log_e_small(goal, found),
-    ).after(_Evidence(*(peaks.get(name, -math.inf) for name in questions(goal))), rollout)
+    ).after(_EValues(*(peaks.get(name, -math.inf) for name in hypotheses(goal))), rollout)
     z, error = _standardised(found, goal)
     boundary = None
     if goal.design == "anytime":
-        verdict = evidence.verdict(rollout)
+        verdict = e_values.verdict(rollout)
     else:
         verdict, boundary, looks = _planned(rollout, goal, found, z, error, looks)
     if verdict is GoalVerdict.OPEN and fraction is not None and fraction >= 1:
@@ -118,24 +116,25 @@ def judge_goal(
     judged = GoalJudgement(
         metric=metric.name,
         verdict=verdict,
-        text="",
         value=values.candidate,
         control=values.control,
         n=round(values.n),
-        log_e_better=evidence.better,
-        log_e_worse=evidence.worse,
-        log_e_small=evidence.small,
+        log_e_better=e_values.better,
+        log_e_worse=e_values.worse,
+        log_e_small=e_values.small,
         z=z,
         boundary=boundary,
         fraction=fraction,
+        looks=len(looks),
+        look_z=looks[-1].z if looks else None,
     )
-    return _worded(judged, rollout, goal, course, metric, looks), looks
+    return judged, looks
 
 
 def _planned(
     rollout: Rollout, goal: Goal, found: Comparison, z: float | None, error: float, looks: tuple[Look, ...]
 ) -> tuple[GoalVerdict, float | None, tuple[Look, ...]]:
-    """The verdict of a group-sequential design: that of the first look that decided, and open between looks."""
+    """The verdict of a group-sequential design: open between looks, then that of the first look that decided."""
     assert goal.planned_requests is not None
     decided = _decided(looks, rollout)
     if decided is not None:
@@ -154,7 +153,7 @@ def _planned(
 
 
 def _decided(looks: tuple[Look, ...], rollout: Rollout) -> tuple[GoalVerdict, float] | None:
-    """The verdict of the first look that decided, and the boundary of the side that it is on."""
+    """The verdict of the first look that decided, and the boundary on its side."""
     if not looks:
         return None
     fractions = tuple(look.fraction for look in looks)
@@ -188,7 +187,7 @@ def _standardised(found: Comparison, goal: Goal) -> tuple[float | None, float]:
 
 
 def _log_e_small(goal: Goal, found: Comparison) -> float:
-    """Evidence against a benefit of at least ``min_effect``; 0 where it is not asked for."""
+    """Evidence against a benefit of at least ``min_effect``; 0 without one."""
     if goal.min_effect is None or goal.design != "anytime":
         return 0.0
     effect = plain(goal.min_effect)
@@ -212,33 +211,3 @@ def _least(goal: Goal, found: Comparison) -> float | None:
 def _scale_free(metric: Metric) -> bool:
     """Whether "no difference" is tested as a ratio of one: for rates, whose method is exact for rare events."""
     return metric.share
-
-
-def _worded(
-    judged: GoalJudgement, rollout: Rollout, goal: Goal, course: Course, metric: Metric, looks: tuple[Look, ...]
-) -> GoalJudgement:
-    assert judged.value is not None
-    assert judged.control is not None
-    better = "more" if goal.more_is_better else "less"
-    text = (
-        f"{metric.name} {show_value(metric, judged.value)} on {course.candidate}, "
-        f"{show_value(metric, judged.control)} on {course.control}, {better} is better"
-    )
-    if goal.design == "anytime":
-        up = judged.log_e_better >= judged.log_e_worse
-        p = always_valid_p(judged.log_e_better if up else judged.log_e_worse)
-        decides = show_amount(rollout.alpha_better if up else rollout.alpha_worse)
-        how = f"one-sided p {show_amount(p)} at any look, where {decides} decides"
-    elif judged.boundary is None:
-        how = f"look {len(looks) + 1} of {goal.looks} is still to come"
-    else:
-        how = f"z {looks[-1].z:.3g} at look {len(looks)} of {goal.looks}, where {judged.boundary:.3g} decides"
-    planned = f"{goal.planned_requests} {metric.things}"
-    sense = {
-        GoalVerdict.WINNER: "is surely better",
-        GoalVerdict.LOSER: "is surely worse",
-        GoalVerdict.NO_DIFFERENCE: "is surely not better by as much as is worth having",
-        GoalVerdict.INCONCLUSIVE: f"is not surely better or worse after the planned {planned}",
-        GoalVerdict.OPEN: "is not surely better or worse yet",
-    }[judged.verdict]
-    return replace(judged, text=f"{course.candidate} {sense}: {text}; {how}")

@@ -1,4 +1,4 @@
-"""A verdict on each guardrail: non-inferior, harmful, or not known yet. Pure.
+"""A verdict on each guardrail: healthy (non-inferior), harmful, or not known yet. Pure.
 
 Harm is a one-sided question about the candidate's value ``b``, its limit and, with ``max_increase``, the control's
 value ``a``. Two e-values are kept, each valid at any time:
@@ -10,14 +10,14 @@ value ``a``. Two e-values are kept, each valid at any time:
     HEALTHY       the second is at least 1/alpha, and the present stage's own value is within the limit
     INCONCLUSIVE  neither
 
-Where more is better, the limit is ``min`` or ``max_decrease``, and all of this is the other way round. Harm stays
-proven, whatever comes after it, should anything keep the rollback from being carried out at once. Health is that of the
-present: a step is only taken while the candidate is healthy.
+Where more is better, the limit is ``min`` or ``max_decrease``, and the sides are swapped. Harm stays proven whatever
+comes after it, in case the rollback could not be carried out at once. Health is judged now: a step is only taken while
+the candidate is healthy.
 
 Equivalently, harm is proven where the lower confidence limit of ``b`` (or of ``b - a``, or ``b / a``) is above what is
 allowed, and health where the upper one is below. After Schultzberg et al., *Risk-aware product decisions in A/B tests
-with multiple metrics* (2024, arXiv 2402.11609): alpha is split over the alarms that can roll back, because any of them
-does; it is not split over the guardrails' health, because all of them must be healthy.
+with multiple metrics* (2024, arXiv 2402.11609): alpha is split over the alarms that can roll back, because any one of
+them does; it is not split over the guardrails' health, because all of them must be healthy.
 """
 
 from __future__ import annotations
@@ -28,51 +28,44 @@ from dataclasses import replace
 from datetime import timedelta
 
 from abmesh.experiment.limits import Guardrail
-from abmesh.experiment.quantities import format_duration
 from abmesh.experiment.rollout import Rollout
 from abmesh.inference.numbers import Floats, Side
 from controller.decision.comparison import Comparison, Values
 from controller.decision.comparisons import compare
-from controller.decision.course import Course
+from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.verdicts import Judgement, Verdict
-from controller.wording.values import show_amount, show_change, show_value
 
 FARTHEST = 1e4
-"""Times the present stage's requests, beyond which no estimate of what is needed is given."""
+"""Multiple of the present stage's requests beyond which no estimate is given."""
 
 
-def question(guardrail: Guardrail) -> str:
-    """What the guardrail's e-value for harm speaks against, for :class:`~controller.decision.history.Memory`."""
+def hypothesis(guardrail: Guardrail) -> str:
+    """Name of what its e-value for harm speaks against, for :class:`~controller.decision.history.History`."""
     limit = f"{guardrail.metric} {guardrail.kind} {plain(guardrail.limit):g}"
     if not guardrail.compares:
         return limit
     return f"{limit}{' of the control' if guardrail.relative else ''}, harm {guardrail.harm}"
 
 
-def judge(guardrail: Guardrail, rollout: Rollout, course: Course, peak: float = -math.inf) -> Judgement:
+def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, peak: float = -math.inf) -> Judgement:
     """The verdict on one guardrail.
 
     Args:
         guardrail: of the rollout.
-        rollout: the plan, whose analysis says how sure to be.
-        course: the evidence.
+        rollout: the plan, whose analysis sets the error probabilities.
+        evidence: what was counted.
         peak: the largest logarithm that the e-value for harm has had at earlier looks.
     """
     metric = guardrail.measured
-    alpha = rollout.analysis.alpha
-    alpha_harm = rollout.alpha_alarm
-    found = compare(metric, course, rollout.tuned_for, alpha)
-    kind, harm = guardrail.kind, _harm(guardrail)
+    alpha, alpha_harm = rollout.analysis.alpha, rollout.alpha_alarm
+    found = compare(metric, evidence, rollout.tuned_for, alpha)
+    harm = _harm(guardrail)
     values = found.values
-    if values.candidate is None:
-        text = f"{metric.name} of {course.candidate} has no data yet"
-        return Judgement(metric.name, kind, Verdict.ERROR, text)
     reference = values.control if guardrail.compares else None
-    if guardrail.compares and reference is None:
-        text = f"{metric.name} of {course.control} has no data to compare with"
-        return Judgement(metric.name, kind, Verdict.ERROR, text, values.candidate, n=round(values.n))
-    limit = limit_of(guardrail, reference)
-    log_e_harm, row = course.mixed(_log_e(guardrail, found, harm))
+    if values.candidate is None or (guardrail.compares and reference is None):
+        n = 0 if values.candidate is None else round(values.n)
+        return Judgement(metric.name, guardrail.kind, Verdict.ERROR, value=values.candidate, n=n, guardrail=guardrail)
+    log_e_harm, row = evidence.look_back.mixed(_log_e(guardrail, found, harm))
     log_e_healthy = float(_log_e(guardrail, found.grown(1.0), _OPPOSITE[harm])[0])
     healthy = log_e_healthy >= -math.log(alpha)
     within = _latest_within(guardrail, values)
@@ -84,7 +77,7 @@ def judge(guardrail: Guardrail, rollout: Rollout, course: Course, peak: float = 
     else:
         verdict = Verdict.INCONCLUSIVE
     if guardrail.harm == "any" and verdict is Verdict.INCONCLUSIVE and not healthy:
-        log_e_any, row_any = course.mixed(found.increase(harm, 0.0, relative=guardrail.relative))
+        log_e_any, row_any = evidence.look_back.mixed(found.increase(harm, 0.0, relative=guardrail.relative))
         if log_e_any > log_e_harm:
             log_e_harm, row = log_e_any, row_any
         if log_e_harm >= proven:
@@ -101,11 +94,10 @@ def judge(guardrail: Guardrail, rollout: Rollout, course: Course, peak: float = 
         )
     judgement = Judgement(
         metric=metric.name,
-        kind=kind,
+        kind=guardrail.kind,
         verdict=verdict,
-        text="",
         value=values.candidate,
-        limit=limit,
+        limit=limit_of(guardrail, reference),
         control=reference,
         n=round(values.n),
         log_e_harm=max(log_e_harm, peak),
@@ -114,22 +106,27 @@ def judge(guardrail: Guardrail, rollout: Rollout, course: Course, peak: float = 
         alpha_healthy=alpha,
         design_effect=values.design_effect,
         needed=needed,
+        still=still,
+        within=within,
+        latest_n=values.latest_n,
+        elapsed=evidence.elapsed.total_seconds(),
+        guardrail=guardrail,
     )
     if verdict is Verdict.HARMFUL and still and row:
         value, n = found.moment(row)
-        judgement = replace(judgement, value=value, n=n, since=course.seconds_since(row))
-    return worded(judgement, guardrail, course, values, within=within, still=still)
+        judgement = replace(judgement, value=value, n=n, since=evidence.look_back.seconds_since(row))
+    return judgement
 
 
 def requests_needed(found: Comparison, decided: Callable[[Comparison], bool]) -> int | None:
-    """About how many more requests of the candidate it takes to decide, if the present stage goes on as it has been.
+    """About how many more requests of the candidate a decision takes, if the present stage continues as it is.
 
     Args:
         found: the comparison now.
         decided: whether a comparison decides.
 
     Returns:
-        Requests; None if even 10,000 times as many would not do, as where the value is at its limit.
+        Requests; None if even 10,000 times as many would not be enough, such as where the value is at its limit.
     """
     low, high = 1.0, 1.0
     while not decided(found.grown(high)):
@@ -142,78 +139,11 @@ def requests_needed(found: Comparison, decided: Callable[[Comparison], bool]) ->
     return max(1, math.ceil(found.grown(high).values.n - found.values.n))
 
 
-def worded(
-    judgement: Judgement, guardrail: Guardrail, course: Course, values: Values, *, within: bool, still: bool
-) -> Judgement:
-    """The judgement with its sentence.
-
-    Args:
-        judgement: without one.
-        guardrail: that it is about.
-        course: the evidence.
-        values: what was compared.
-        within: whether the present stage's own value is within the limit.
-        still: whether harm that is proven shows in the evidence as it is now.
-    """
-    metric = guardrail.measured
-    assert judgement.value is not None
-    assert judgement.limit is not None
-    text = f"{metric.name} {show_value(metric, judgement.value)} over {judgement.n} {metric.things}"
-    if judgement.since is not None:
-        text = f"{text} in the last {judgement.since:.0f} s"
-    limit = f"its limit of {show_value(metric, judgement.limit)}"
-    if guardrail.compares and judgement.control is not None:
-        allowed = show_change(guardrail.limit, metric, relative=guardrail.relative, upper=guardrail.upper)
-        limit = f"{limit} ({course.control}'s {show_value(metric, judgement.control)} {allowed})"
-    beyond = "above" if guardrail.upper else "below"
-    if judgement.verdict is Verdict.HARMFUL:
-        what = f"is surely {beyond} {limit}"
-        if guardrail.harm == "any" and keeps(guardrail, judgement.value, judgement.limit):
-            what = f"is surely {beyond} {course.control}'s, and not surely within {limit}"
-        if not still:
-            what = f"was surely too {'high' if guardrail.upper else 'low'} at an earlier look, against {limit}"
-        text = f"{text} {what}: p {show_amount(judgement.p_harm)}, where {show_amount(judgement.alpha_harm)} rolls back"
-    elif judgement.verdict is Verdict.HEALTHY:
-        text = f"{text} is surely within {limit}: p {show_amount(judgement.p_healthy)}"
-    elif not within and judgement.p_healthy <= judgement.alpha_healthy:
-        text = f"{text} is surely within {limit}, but its value in this stage alone is not"
-    else:
-        needs = f"more {metric.things} than can be said"
-        if judgement.needed is not None:
-            needs = missing(judgement.needed, metric.things, values.latest_n, course.elapsed)
-        text = (
-            f"{text} is not yet surely within {limit}: p {show_amount(judgement.p_healthy)}, where "
-            f"{show_amount(judgement.alpha_healthy)} is enough; it takes {needs}"
-        )
-    return replace(judgement, text=text)
-
-
-def missing(needed: int, things: str, seen: float, elapsed: timedelta) -> str:
-    """So many more, and how long they take at the present rate: ``about 1200 more requests (14m at this rate)``.
-
-    Args:
-        needed: how many more.
-        things: what they are.
-        seen: how many the present stage has had.
-        elapsed: in what time.
-    """
-    digits = 10 ** max(0, len(str(needed)) - 2)
-    shown = -(-needed // digits) * digits
-    text = f"about {shown} more {things}"
-    if seen <= 0 or not elapsed:
-        return text
-    lasts = elapsed / seen * needed
-    if lasts > timedelta(days=365):
-        return f"{text} (more than a year at this rate)"
-    coarse = timedelta(minutes=1) if lasts >= timedelta(minutes=10) else timedelta(seconds=1)
-    return f"{text} ({format_duration(max(coarse, lasts // coarse * coarse))} at this rate)"
-
-
 _OPPOSITE = {Side.GREATER: Side.LESS, Side.LESS: Side.GREATER}
 
 
 def _harm(guardrail: Guardrail) -> Side:
-    """On which side of the limit harm lies."""
+    """The side of the limit where harm lies."""
     return Side.GREATER if guardrail.upper else Side.LESS
 
 
@@ -225,7 +155,7 @@ def _log_e(guardrail: Guardrail, found: Comparison, side: Side) -> Floats:
 
 
 def _latest_within(guardrail: Guardrail, values: Values) -> bool:
-    """Whether the present stage's own values keep the limit; also where it has none yet."""
+    """Whether the present stage's own values keep the limit; a stage without values does."""
     if values.latest is None:
         return True
     if not guardrail.compares:

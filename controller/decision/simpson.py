@@ -1,4 +1,7 @@
-"""Warnings of Simpson's paradox over a rollout's stages and its users' segments. Pure."""
+"""Simpson's paradox between a metric's total and its stages or segments. Pure.
+
+Called by :mod:`controller.decision.decide`. A finding warns the reader and decides nothing: verdicts compare by stage.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +9,30 @@ from collections.abc import Iterable
 
 from abmesh.experiment.metrics import ERROR_RATE, LATENCY_MEAN, Metric
 from abmesh.inference.segments import Part, simpson
-from controller.decision.course import Course
+from controller.decision.rollout_evidence import RolloutEvidence
+from controller.decision.verdicts import Paradox
 from controller.evidence.strata import denominator, numerator
 from controller.evidence.summary import SegmentEvidence, VariantEvidence
 
 
-def reversals(course: Course, watched: Iterable[Metric] = ()) -> tuple[str, ...]:
-    """A sentence for each metric that compares one way part by part and the other way pooled.
+def paradoxes(evidence: RolloutEvidence, watched: Iterable[Metric] = ()) -> tuple[Paradox, ...]:
+    """Each metric that compares one way in every part and the other way over all of them.
 
-    Stages are looked at, and segments of the users where they are declared.
+    Parts are the stages, and the users' segments where they are declared.
 
     Args:
-        course: the evidence.
+        evidence: what was counted.
         watched: metrics of the rollout's own beside error rate and mean latency; quantiles are passed over.
     """
     found = []
     for metric in dict.fromkeys((ERROR_RATE, LATENCY_MEAN, *watched)):
         if metric.quantile is not None:
             continue
-        parts = [_part(control, candidate, metric) for control, candidate in course.arms()]
-        if simpson(parts) is not None:
-            found.append(
-                f"{metric.name}: pooled over its stages {course.candidate} compares with {course.control} the other "
-                f"way than stage by stage, because the rate drifted while the weights changed; the verdicts compare by "
-                f"stage"
-            )
-        by_segment = _segments(course, metric)
+        if simpson([_part(control, candidate, metric) for control, candidate in evidence.arms()]) is not None:
+            found.append(Paradox(metric.name, "stages"))
+        by_segment = _segments(evidence, metric)
         if len(by_segment) > 1 and simpson(by_segment) is not None:
-            found.append(
-                f"{metric.name}: over all users {course.candidate} compares with {course.control} the other way than "
-                f"in every segment, because the variants' users are another mix of segments; believe the segments"
-            )
+            found.append(Paradox(metric.name, "segments"))
     return tuple(found)
 
 
@@ -51,9 +47,9 @@ def _part(
     )
 
 
-def _segments(course: Course, metric: Metric) -> list[Part]:
+def _segments(evidence: RolloutEvidence, metric: Metric) -> list[Part]:
     """The present stage's segments."""
-    control, candidate = course.arms()[-1]
+    control, candidate = evidence.arms()[-1]
     nothing = SegmentEvidence()
     return [
         _part(control.segments.get(name, nothing), candidate.segments.get(name, nothing), metric)

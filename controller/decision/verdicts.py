@@ -1,12 +1,18 @@
-"""What a verdict is, however it was reached. Pure."""
+"""What a judge finds, as data: verdicts and the numbers behind them. Pure.
+
+Made by the judges beside this module, weighed by :mod:`controller.decision.policy`, put into sentences by
+:mod:`controller.wording`.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from abmesh.experiment.limits import Guardrail
 from abmesh.inference.numbers import always_valid_p
 from controller.evidence.summary import rounded
 
@@ -14,8 +20,8 @@ from controller.evidence.summary import rounded
 class Verdict(StrEnum):
     """What the evidence says about a guardrail.
 
-    HEALTHY lets a rollout go on, HARMFUL rolls it back, INCONCLUSIVE and ERROR hold it: there is too little evidence,
-    or none that could be judged.
+    HEALTHY lets a rollout go on, HARMFUL rolls it back. INCONCLUSIVE and ERROR hold it: there is too little evidence,
+    or none that can be judged.
     """
 
     HEALTHY = "healthy"
@@ -27,8 +33,8 @@ class Verdict(StrEnum):
 class GoalVerdict(StrEnum):
     """What the evidence says about the goal.
 
-    WINNER and LOSER: the candidate is proven better, or worse. NO_DIFFERENCE: a difference worth having is ruled out.
-    INCONCLUSIVE: the planned size is reached without any of these. OPEN: more requests may still decide.
+    WINNER and LOSER: the candidate is significantly better, or worse. NO_DIFFERENCE: a difference worth having is ruled
+    out. INCONCLUSIVE: the planned size is reached without any of these. OPEN: more requests may still decide.
     """
 
     WINNER = "winner"
@@ -40,32 +46,36 @@ class GoalVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A verdict on one guardrail, or on the brake, and the numbers behind it.
+    """A verdict on one guardrail, or on the emergency stop, and the numbers behind it.
 
     Attributes:
-        metric: the guardrail's metric; ``error_rate`` for the brake.
-        kind: which limit it has: ``max``, ``max_increase`` or ``brake``.
+        metric: the guardrail's metric; ``error_rate`` for the emergency stop.
+        kind: which limit it has: ``max``, ``max_increase``, ``min``, ``max_decrease`` or ``brake``, the emergency stop.
         verdict: what the evidence says.
-        text: one sentence with the numbers, without a full stop.
         value: the candidate's value over the rollout, or since ``since``: a share in 0..1 or milliseconds, as the
             metric has it; None if there is none.
-        limit: the highest value allowed, in the same unit.
+        limit: the last value allowed, in the same unit.
         control: the control's value, where the limit depends on it.
         n: how many of the candidate's requests the value is taken from.
         log_e_harm: natural logarithm of the e-value against "the limit is kept", the largest that it has been.
-        log_e_healthy: the same against "the limit is not kept", as it is now: a step is taken on what is healthy now.
+        log_e_healthy: the same against "the limit is not kept", as it is now: a step is only taken on present health.
         alpha_harm: harm is proven where the e-value is at least ``1 / alpha_harm``.
         alpha_healthy: the same for health.
-        design_effect: by how much users who repeat make requests worth less than independent ones, at least 1.
-        needed: about how many more requests of the candidate it takes to tell; None where that is known, or cannot be
-            said.
+        design_effect: by how much repeated requests of the same users are worth less than independent ones, at least 1.
+        needed: about how many more requests of the candidate a verdict takes; None where there is a verdict, or where
+            not even 10,000 times the present stage's requests would do.
         since: seconds before the decision since when harm was found, if the whole rollout's evidence does not show it.
+        still: whether the evidence still shows harm that was proven, now or at an earlier look.
+        within: whether the present stage's own value keeps the limit.
+        others: whether the value leaves out the busiest slice of users; only the emergency stop does.
+        latest_n: the candidate's requests in the present stage.
+        elapsed: seconds in which they were counted.
+        guardrail: the one that was judged; None for the emergency stop.
     """
 
     metric: str
     kind: str
     verdict: Verdict
-    text: str
     value: float | None = None
     limit: float | None = None
     control: float | None = None
@@ -77,6 +87,12 @@ class Judgement:
     design_effect: float = 1.0
     needed: int | None = None
     since: float | None = None
+    still: bool = True
+    within: bool = True
+    others: bool = False
+    latest_n: float = 0.0
+    elapsed: float = 0.0
+    guardrail: Guardrail | None = None
 
     @property
     def p_harm(self) -> float:
@@ -89,8 +105,8 @@ class Judgement:
         return always_valid_p(self.log_e_healthy)
 
     def outline(self) -> dict[str, Any]:
-        """The judgement as the journal keeps it."""
-        return _outline(asdict(self))
+        """The numbers as the journal keeps them."""
+        return _outline(self, without="guardrail")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +116,6 @@ class GoalJudgement:
     Attributes:
         metric: the goal's metric.
         verdict: what the evidence says.
-        text: one sentence with the numbers, without a full stop.
         value: the candidate's value; None if there is none.
         control: the control's.
         n: the candidate's requests.
@@ -111,11 +126,12 @@ class GoalJudgement:
         z: standardised difference, positive where the candidate is better; None where it cannot be computed.
         boundary: how far ``z`` must be from 0 on its side at this look, in a group-sequential design at a planned look.
         fraction: share of the planned requests that is there; None without a plan.
+        looks: how many planned looks have been taken.
+        look_z: the standardised difference at the last of them; None without one.
     """
 
     metric: str
     verdict: GoalVerdict
-    text: str
     value: float | None = None
     control: float | None = None
     n: int = 0
@@ -125,45 +141,70 @@ class GoalJudgement:
     z: float | None = None
     boundary: float | None = None
     fraction: float | None = None
+    looks: int = 0
+    look_z: float | None = None
 
     def outline(self) -> dict[str, Any]:
-        """The judgement as the journal keeps it."""
-        return _outline(asdict(self))
+        """The numbers as the journal keeps them."""
+        return _outline(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Balance:
-    """Whether requests were split as the weights say.
+class SampleRatio:
+    """Whether requests are split as the weights promise.
 
     Attributes:
-        alarm: they surely were not.
-        text: one sentence with the numbers, without a full stop.
-        p: always-valid p-value of "they were".
+        alarm: whether they are significantly not, now or at an earlier look.
+        p: always-valid p-value of "they are".
         dispersion: variance over mean of the slices' requests, at least 1.
-        log_e: natural logarithm of the e-value against "they were", the largest that it has been.
+        log_e: natural logarithm of the e-value against "they are", the largest that it has been.
+        now: whether the evidence shows the mismatch now.
+        seen: share of the present stage's requests by variant, 0..1; only where there is an alarm.
+        promised: the same by weight.
     """
 
     alarm: bool = False
-    text: str = ""
     p: float = 1.0
     dispersion: float = 1.0
     log_e: float = 0.0
+    now: bool = False
+    seen: Mapping[str, float] = field(default_factory=dict)
+    promised: Mapping[str, float] = field(default_factory=dict)
+
+    def outline(self) -> dict[str, Any]:
+        """The numbers as the journal keeps them."""
+        return _outline(self)
+
+
+AS_PROMISED = SampleRatio()
+"""What is known of a split before there is evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paradox:
+    """Simpson's paradox: a metric that compares one way in every part and the other way over all of them.
+
+    Attributes:
+        metric: its name.
+        parts: ``stages`` or ``segments``.
+    """
+
+    metric: str
+    parts: str
 
     def outline(self) -> dict[str, Any]:
         """The finding as the journal keeps it."""
-        return _outline(asdict(self))
+        return _outline(self)
 
 
-BALANCED = Balance()
-"""What is said of a split before there is evidence."""
-
-
-def _outline(fields: dict[str, Any]) -> dict[str, Any]:
-    """Plain JSON: numbers to six digits, and none where a logarithm is not finite but a large number."""
-    return {name: _plain(value) for name, value in fields.items()}
+def _outline(found: Any, without: str = "") -> dict[str, Any]:
+    return {item.name: _plain(getattr(found, item.name)) for item in fields(found) if item.name != without}
 
 
 def _plain(value: Any) -> Any:
+    """Plain JSON: numbers to six digits, and a large number where a logarithm is not finite."""
     if isinstance(value, float):
         return rounded(value) if math.isfinite(value) else math.copysign(1e300, value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     return value

@@ -1,10 +1,10 @@
-"""Whether a candidate is warm enough for its first users, from what its warm-up has seen so far. Pure.
+"""Whether a candidate is warm enough for its first users, from its warm-up requests so far. Pure.
 
-:mod:`controller.rollout.warmer` sends the requests and keeps :class:`Progress`; :mod:`controller.decision.deciding`
-judges it as it judges evidence, so that the journal has what a start was decided on and can recompute it.
+:mod:`controller.rollout.warmer` sends the requests and keeps :class:`Progress`; :mod:`controller.decision.decide`
+judges it like evidence, so that the journal holds what a start was decided on.
 
-Durations are in milliseconds, in the order in which requests ended; None stands for one that failed: it was not
-answered, or with another status than 2xx. Only a model that has worked has become warmer.
+Durations are in milliseconds, in the order in which requests ended; None is a request that failed: it got no answer, or
+a status other than 2xx. Only a model that has worked has become warmer.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field
 
 from abmesh.experiment.model import Experiment
-from abmesh.experiment.quantities import format_duration
 from abmesh.experiment.rollout import Warmup
 from controller.records import ExperimentState, Phase, Record
 
 AGAIN_AFTER = timedelta(minutes=1)
-"""How long after a warm-up that failed the next one begins."""
+"""Time between a failed warm-up and the next one."""
 
 _Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be warmed.
+    """What needs warming up.
 
     Attributes:
         experiment: its name.
@@ -57,8 +56,8 @@ class Progress(Record):
         failing: how many of the last ones failed, one after another.
         first_ms: duration of the first request that succeeded.
         last_ms: that of the last one.
-        before_ms, after_ms: the medians that tell whether it has settled; None as long as they cannot.
-        problem: why the last request that failed did.
+        before_ms, after_ms: the medians that show whether it has settled; None until there are enough requests.
+        problem: why the last failed request failed.
     """
 
     listeners: _Count = 0
@@ -73,11 +72,11 @@ class Progress(Record):
     problem: str = ""
 
 
-class Stand(StrEnum):
-    """Where a warm-up stands.
+class WarmupState(StrEnum):
+    """How far a warm-up has come.
 
-    WARM and UNSETTLED let the candidate have users: its durations no longer fall, or a limit was reached before. GOING
-    and FAILED hold it.
+    WARM and UNSETTLED let the candidate have users: its durations no longer fall, or a limit was reached before they
+    stopped falling. GOING and FAILED hold it.
     """
 
     GOING = "going"
@@ -87,20 +86,23 @@ class Stand(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Warmth:
-    """What a warm-up's progress comes to.
+class WarmupResult:
+    """What a warm-up's progress amounts to.
 
     Attributes:
-        text: what goes on after the candidate's name: ``is being warmed: 12 of at most 100 requests, last 180 ms``.
+        state: how far it has come.
+        warmup: what the document asks for.
+        progress: what it was judged on.
     """
 
-    stand: Stand
-    text: str
+    state: WarmupState
+    warmup: Warmup
+    progress: Progress
 
     @property
     def enough(self) -> bool:
         """Whether the candidate may have users."""
-        return self.stand in (Stand.WARM, Stand.UNSETTLED)
+        return self.state in (WarmupState.WARM, WarmupState.UNSETTLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class Warmups:
 
 
 def target_of(experiment: Experiment, state: ExperimentState) -> Target | None:
-    """What is to be warmed, if anything: a candidate without users whose rollout is under way, and asks for it."""
+    """What needs warming up, if anything: a candidate without users whose rollout is under way and asks for it."""
     rollout = experiment.rollout
     if rollout is None or rollout.warmup is None or state.phase is not Phase.PROGRESSING or state.stage.weight > 0:
         return None
@@ -154,7 +156,7 @@ def settled(durations: Sequence[float | None], warmup: Warmup) -> bool:
 
 
 def progress_of(durations: Sequence[float | None], warmup: Warmup) -> Progress:
-    """How far requests have come; without what is not in their durations."""
+    """How far requests have come, as far as their durations show."""
     answered = [duration for duration in durations if duration is not None]
     failing = next((index for index, item in enumerate(reversed(durations)) if item is not None), len(durations))
     before, after = halves(durations, warmup) or (None, None)
@@ -169,7 +171,7 @@ def progress_of(durations: Sequence[float | None], warmup: Warmup) -> Progress:
     )
 
 
-def judge_warmth(warmup: Warmup, progress: Progress, now: datetime) -> Warmth:
+def judge_warmup(warmup: Warmup, progress: Progress, now: datetime) -> WarmupResult:
     """Whether the candidate is warm.
 
     Args:
@@ -177,60 +179,26 @@ def judge_warmth(warmup: Warmup, progress: Progress, now: datetime) -> Warmth:
         progress: how far it is.
         now: the time.
     """
+    return WarmupResult(_state(warmup, progress, now), warmup, progress)
+
+
+def _state(warmup: Warmup, progress: Progress, now: datetime) -> WarmupState:
     if progress.listeners == 0:
-        return Warmth(
-            Stand.FAILED,
-            "cannot be warmed as the document asks: the controller knows no warm-up listener; start it with "
-            "--warmup http://HOST:PORT, or take warmup out of the document",
-        )
+        return WarmupState.FAILED
     if progress.began is None:
-        return Warmth(Stand.GOING, "is about to be warmed")
+        return WarmupState.GOING
+    medians = None
     if progress.before_ms is not None and progress.after_ms is not None:
         medians = progress.before_ms, progress.after_ms
-        if _steady(medians, warmup):
-            return Warmth(Stand.WARM, f"warmed by {progress.requests} requests{_change(progress)}")
+    if _steady(medians, warmup):
+        return WarmupState.WARM
     age = max(now - progress.began, timedelta())
     if progress.requests < warmup.max_requests and age < warmup.max_duration:
-        last = "" if progress.last_ms is None else f", last {_ms(progress.last_ms)}"
-        sent = f"{progress.requests} of at most {warmup.max_requests} requests"
-        return Warmth(Stand.GOING, f"is being warmed: {sent}{last}{_failures(progress)}")
+        return WarmupState.GOING
     if progress.failing >= min(warmup.min_requests, progress.requests):
-        return Warmth(Stand.FAILED, f"{_in_vain(progress, warmup)}; it is tried again {_again()} later")
-    limit = ", the max_requests"
-    if progress.requests < warmup.max_requests:
-        limit = f" in {format_duration(warmup.max_duration)}, the max_duration"
-    did = f"taken as warm after {progress.requests} requests{limit}, although it did not settle"
-    return Warmth(Stand.UNSETTLED, f"{did}{_change(progress)}{_failures(progress)}")
+        return WarmupState.FAILED
+    return WarmupState.UNSETTLED
 
 
 def _steady(medians: tuple[float, float] | None, warmup: Warmup) -> bool:
     return medians is not None and medians[1] >= medians[0] * (1 - warmup.settled)
-
-
-def _in_vain(progress: Progress, warmup: Warmup) -> str:
-    if progress.requests == 0:
-        return f"could not be warmed: no request was answered within {format_duration(warmup.max_duration)}"
-    why = f", the last with: {progress.problem}"
-    if progress.failing == progress.requests:
-        return f"could not be warmed: all of its {progress.requests} requests failed{why}"
-    return f"could not be warmed: the last {progress.failing} of its {progress.requests} requests failed{why}"
-
-
-def _again() -> str:
-    return format_duration(AGAIN_AFTER)
-
-
-def _change(progress: Progress) -> str:
-    last = progress.last_ms if progress.after_ms is None else progress.after_ms
-    if progress.first_ms is None or last is None:
-        return ""
-    return f": {_ms(progress.first_ms)} -> {_ms(last)}"
-
-
-def _failures(progress: Progress) -> str:
-    return f", {progress.failed} failed, the last with: {progress.problem}" if progress.failed else ""
-
-
-def _ms(duration: float) -> str:
-    """A duration as people read it: tenths only where they matter."""
-    return f"{duration:.0f} ms" if duration >= 9.95 else f"{duration:.1f} ms"

@@ -1,4 +1,6 @@
-"""Count: from the text of an Envoy's statistics to samples, windows without resets, and evidence per variant. Pure.
+"""Turns Envoys' statistics into evidence. Pure.
 
-Called by :mod:`controller.sources`, which reads the text, and :mod:`controller.rollout`, which collects the evidence.
+Text becomes samples (``parse``, ``columns``, ``scraped``), samples become windows that survive restarts (``window``),
+and windows become evidence per variant (``summary``) and per stage (``strata``). :mod:`controller.sources` calls the
+parsers, :mod:`controller.rollout` the rest.
 """

@@ -1,7 +1,4 @@
-"""Bins by their bounds as Envoy prints them, found for thousands of them at once. Pure.
-
-For :mod:`controller.evidence.columns`.
-"""
+"""Numbers histogram bins by the text of their bounds, thousands at a time. For :mod:`controller.evidence.columns`."""
 
 from __future__ import annotations
 
@@ -18,13 +15,18 @@ _UNKNOWN: Final = -1
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
-class Bins:
-    """Bins by their bounds as Envoy prints them, in at most sixteen characters."""
+class BinTable:
+    """Gives every bin a number, by its bounds as Envoy prints them in at most sixteen characters.
+
+    Attributes:
+        known: lower bound and width of each bin in milliseconds, by its number.
+    """
 
     def __init__(self) -> None:
         self.known: list[tuple[float, float]] = []
         self._numbers: dict[tuple[int, int], int] = {}
-        # A hash table: the words and the number at each place, which is the one that the words mix to or the next free.
+        # An open-addressing hash table over arrays. Each bin's key is its text as two 8-byte words; its place is where
+        # these hash to, or the next free one.
         self._words: tuple[Words, Words] = (np.zeros(1, np.uint64), np.zeros(1, np.uint64))
         self._places: Numbers = np.full(1, _UNKNOWN, np.int32)
 
@@ -32,7 +34,16 @@ class Bins:
         return len(self.known)
 
     def look_up(self, padded: bytes, ends: Positions, lengths: Positions) -> Numbers:
-        """Numbers of bins whose bounds end at some positions of a text, each so many characters long."""
+        """Number the bins whose texts end at some positions.
+
+        Args:
+            padded: the text, with at least sixteen characters before the first bin.
+            ends: where each bin's text ends, shape (bins,).
+            lengths: how many characters each has, shape (bins,).
+
+        Raises:
+            IrregularError: a text is longer than sixteen characters, or not a pair of bounds.
+        """
         if not len(ends):
             return np.zeros(0, np.int32)
         longest = lengths.max()
@@ -44,17 +55,17 @@ class Bins:
         if longest > 8:
             first = words[ends - 16] & LAST_BYTES[np.maximum(lengths - 8, 0)]
         numbers = self._find(last, first)
-        strange = numbers == _UNKNOWN
-        if strange.any():
-            for pair in set(zip(last[strange].tolist(), first[strange].tolist(), strict=True)):
+        unknown = numbers == _UNKNOWN
+        if unknown.any():
+            for pair in set(zip(last[unknown].tolist(), first[unknown].tolist(), strict=True)):
                 self._learn(*pair)
-            self._arrange()
+            self._rebuild()
             numbers = self._find(last, first)
         return numbers
 
     def _find(self, last: Words, first: Words) -> Numbers:
-        """Numbers of bins by the words of their bounds; of those that are not known, ``_UNKNOWN``."""
-        places = self._home(last, first)
+        """The number of each bin, or ``_UNKNOWN``, by the two words of its text."""
+        places = self._hash(last, first)
         numbers = self._places[places]
         other = np.flatnonzero(((self._words[0][places] != last) | (self._words[1][places] != first)) & (numbers >= 0))
         while len(other):
@@ -65,7 +76,7 @@ class Bins:
             other = other[~same & (found >= 0)]
         return numbers
 
-    def _home(self, last: Words, first: Words) -> Positions:
+    def _hash(self, last: Words, first: Words) -> Positions:
         mixed = (last ^ (first * _ODD)) * _ODD
         return ((mixed >> np.uint64(40)) % np.uint64(len(self._places))).astype(np.int64)
 
@@ -79,13 +90,12 @@ class Bins:
             self._numbers[last, first] = len(self.known)
             self.known.append(found)
 
-    def _arrange(self) -> None:
+    def _rebuild(self) -> None:
         last, first = (np.array(column, np.uint64) for column in zip(*self._numbers, strict=True))
-        size = 1 << (16 * len(last)).bit_length()  # so empty that hardly one of them is not in its own place
+        size = 1 << (16 * len(last)).bit_length()  # at most 1/16 full, so that collisions are rare
         self._words = np.zeros(size, np.uint64), np.zeros(size, np.uint64)
         self._places = np.full(size, _UNKNOWN, np.int32)
-        for number, home in enumerate(self._home(last, first).tolist()):
-            place = home
+        for number, place in enumerate(self._hash(last, first).tolist()):
             while self._places[place] != _UNKNOWN:
                 place = (place + 1) % size
             self._words[0][place], self._words[1][place], self._places[place] = last[number], first[number], number

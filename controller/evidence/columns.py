@@ -1,13 +1,13 @@
-"""Reads Envoys' answers a column at a time, because a tick may read two hundred of them.
+"""Parses Envoys' answers column by column, because one tick may bring two hundred of them. Pure apart from its caches.
 
-What an answer means is said by :mod:`controller.evidence.parse`; this comes to the same result, some ten times as fast:
+:mod:`controller.evidence.parse` defines what an answer means; this gives the same result some ten times as fast:
 
-- every statistic's name, and every bin's bounds, are understood once and then known by a number (:class:`Parser` keeps
-  them, up to a limit, and forgets them all beyond it); so is every list of counters' names, by its hash, since an Envoy
-  seldom has others than at the last tick, and most Envoys have the same;
-- counts are converted eight digits at a time, thousands of them in each step of numpy's;
-- whatever is not as expected anywhere in an answer (a count of over sixteen digits, a bound of over sixteen characters,
-  a line of another form) is left to ``parse``, for the whole answer, and so are its errors.
+- Each statistic's name and each bin's bounds are parsed once and then looked up by number. So is each whole list of
+  counter names, by its hash, since an Envoy's names rarely change between ticks and most Envoys have the same ones.
+  :class:`Parser` keeps these caches up to a limit, then clears them.
+- Counts are converted eight digits at a time, thousands in each numpy step.
+- An answer with anything unexpected in it (a count of more than sixteen digits, a bound of more than sixteen
+  characters, a line of another form) is left to ``parse`` as a whole, which also reports the errors.
 
 Called by :mod:`controller.sources.envoy_admin`.
 """
@@ -22,19 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128_digest
 
-from controller.evidence.bins import Bins
+from controller.evidence.bins import BinTable
 from controller.evidence.counts import Counts, Index, Numbers, Series, Values, narrowest
 from controller.evidence.digits import PAD, IrregularError, decimals, named_values
 from controller.evidence.parse import TOTALS, UPTIME, Sample, counter_key, histogram_key, parse
 
 MOST_NAMES: Final = 250_000
-"""Names of statistics that are remembered; 60 times those of ten experiments with two variants and three codes."""
+"""Most statistics' names cached: 60 times what ten experiments with two variants and three codes have."""
 
 MOST_CELLS: Final = 4_000_000
-"""Histograms times different bins that are remembered, four bytes each; Envoy has some 90 bins in each decade."""
+"""Most cells of the table of histograms by bins, four bytes each; Envoy has some 90 bins in each decade."""
 
 MOST_LAYOUTS: Final = 1024
-"""Lists of counters' names that are remembered, some 20 KB each for ten experiments."""
+"""Most lists of counter names cached, some 20 KB each for ten experiments."""
 
 _IGNORED: Final = -1
 _UPTIME: Final = -2
@@ -49,13 +49,13 @@ _NONE: Final[tuple[Numbers, Values]] = (np.zeros(0, np.int32), np.zeros(0, np.in
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What the names of an answer's counters mean, in their order.
+    """What an answer's counter names mean, in their order.
 
     Attributes:
-        uptime: place of Envoy's uptime among the values; none of -1.
-        ignored: how many are not evidence.
-        order: places of the values that are, by experiment; shape (evidence,).
-        parts: of each experiment its own number, its counters' numbers, and where in ``order`` they begin and end.
+        uptime: index of Envoy's uptime among the values; -1 if there is none.
+        ignored: how many counters are not evidence.
+        order: indexes of those that are, sorted by experiment; shape (evidence,).
+        parts: for each experiment, its number, its counters' numbers, and where its part of ``order`` starts and stops.
     """
 
     uptime: int
@@ -65,19 +65,19 @@ class _Layout:
 
 
 class Parser:
-    """Reads answers, and remembers the names that it has met. Not for several threads at once."""
+    """Parses answers, and caches the names that it has seen. Not thread-safe."""
 
     def __init__(self) -> None:
         self._forget()
 
     def parse(self, text: bytes) -> Sample:
-        """Read an answer of Envoy's admin endpoint, as :func:`controller.evidence.parse.parse` does.
+        """Parse an answer of Envoy's admin endpoint, as :func:`controller.evidence.parse.parse` does.
 
         Raises:
-            SourceError: the text is not such an answer. Whatever the text, nothing else is raised.
+            SourceError: the text is not such an answer. No text raises anything else.
         """
         if len(self._owners) > MOST_NAMES or self._cells.size > MOST_CELLS:
-            # Counts that are still in use keep what they need of it.
+            # Counts still in use hold references to what they need.
             self._forget()
         try:
             return self._parse(text)
@@ -88,15 +88,15 @@ class Parser:
         self._experiments: list[str] = []
         self._indexes: list[Index] = []
         self._experiment_numbers: dict[str, int] = {}
-        # Names of counters with the colon that follows them, and those of histograms, which may be called the same.
+        # By name, counters with the colon that follows theirs. Apart, because a histogram may share a counter's name.
         self._counters: dict[bytes, int] = {}
         self._layouts: dict[bytes, _Layout] = {}  # by the hash of all names
         self._histograms: dict[bytes, int] = {}
-        self._owners: list[int] = []  # experiment of each name, or _IGNORED, or _UPTIME
-        self._numbers: list[int] = []  # each name's number within its experiment's counters; or its row of cells
-        self._rows: list[tuple[str, str, int | str]] = []  # variant, histogram, and group or segment of each row
-        self._bins = Bins()
-        self._cells: NDArray[np.int32] = np.full((0, 0), _UNKNOWN, np.int32)  # numbers of bins, by row and bin
+        self._owners: list[int] = []  # each name's experiment, or _IGNORED, or _UPTIME
+        self._numbers: list[int] = []  # each name's number among its experiment's counters, or its row of cells
+        self._rows: list[tuple[str, str, int | str]] = []  # each row's variant, histogram, and group or segment
+        self._bins = BinTable()
+        self._cells: NDArray[np.int32] = np.full((0, 0), _UNKNOWN, np.int32)  # a bin's number within its experiment
         self._table: tuple[Numbers, Numbers] = (np.zeros(0, np.int32), np.zeros(0, np.int32))
 
     def _parse(self, text: bytes) -> Sample:
@@ -107,7 +107,7 @@ class Parser:
         counters = {owner: (numbers, narrowest(ordered[start:stop])) for owner, numbers, start, stop in layout.parts}
         rows_owners, rows = self._look_up(histograms, self._histograms)
         bins = _by_experiment(*self._read_bins(rows_owners, rows, totals))
-        # An experiment whose histograms are all empty has been seen as well.
+        # An experiment with nothing but empty histograms is present, too.
         present = counters.keys() | bins.keys() | set(rows_owners[rows_owners >= 0].tolist())
         experiments = {
             self._experiments[owner]: Counts.of(
@@ -120,7 +120,7 @@ class Parser:
         return Sample(experiments, None if layout.uptime < 0 else float(counted[layout.uptime]), ignored)
 
     def _layout(self, names: NDArray[np.uint8]) -> _Layout:
-        """What a list of counters' names means, each with its colon and a space behind it."""
+        """What a list of counter names means; each name is followed by its colon and a space."""
         digest = xxh3_128_digest(names.data)
         layout = self._layouts.get(digest)
         if layout is None:
@@ -144,7 +144,7 @@ class Parser:
         return layout
 
     def _look_up(self, names: list[bytes], known: dict[bytes, int]) -> tuple[Numbers, Numbers]:
-        """The owner and the number of each name, both of shape (len(names),)."""
+        """Each name's owner and number, both of shape (len(names),)."""
         try:
             found = np.fromiter(map(known.__getitem__, names), np.int32, len(names))
         except KeyError:
@@ -161,7 +161,7 @@ class Parser:
         return owners[found], numbers[found]
 
     def _learn(self, name: bytes, *, histogram: bool) -> tuple[int, int]:
-        """The owner and the number of a name."""
+        """A name's owner and number."""
         text = name.decode("ascii")
         if histogram:
             row = histogram_key(text)
@@ -187,12 +187,12 @@ class Parser:
         return owner
 
     def _read_bins(self, owners: Numbers, rows: Numbers, totals: list[bytes]) -> tuple[Numbers, Numbers, Values]:
-        """The owner, the number and the count of every bin of some histograms.
+        """Each bin's owner, number and count, for all bins of some histograms.
 
         Args:
-            owners: experiment of each histogram.
-            rows: of each.
-            totals: list of bins of each, as Envoy prints it.
+            owners: each histogram's experiment.
+            rows: each histogram's row of cells.
+            totals: each histogram's list of bins, as Envoy prints it.
         """
         padded = b", ".join([PAD, *filter(None, totals), b""])
         characters = np.frombuffer(padded, np.uint8)
@@ -215,7 +215,7 @@ class Parser:
         return owners, self._cell_numbers(owners, np.repeat(rows, sizes), bins), counted
 
     def _cell_numbers(self, owners: Numbers, rows: Numbers, bins: Numbers) -> Numbers:
-        """The number that each bin of each row has within its experiment."""
+        """Each bin's number within its experiment, by the row and the bin."""
         height, width = len(self._rows) + 1, len(self._bins) + 1
         if height * width > MOST_CELLS:
             raise IrregularError
@@ -232,10 +232,10 @@ class Parser:
 
 
 def _split(text: bytes) -> tuple[bytes, list[bytes], list[bytes]]:
-    """Lines of counters and gauges; names and lists of bins of histograms."""
+    """Split an answer into the lines of counters and gauges, histograms' names, and their lists of bins."""
     if not text.isascii() or not text.strip():
         raise IrregularError
-    # What precedes the bins of a histogram ends with its name; what follows them may hold more counters.
+    # What precedes a histogram's bins ends with its name; what follows them may hold more counters.
     first, *pieces = text.rstrip(b"\n").split(_HEADER)
     before, _, name = first.rpartition(b"\n") if pieces else (first, b"", b"")
     plain = [before] if before else []
@@ -258,7 +258,7 @@ def _split(text: bytes) -> tuple[bytes, list[bytes], list[bytes]]:
 
 
 def _by_experiment(owners: Numbers, numbers: Numbers, values: Values) -> dict[int, tuple[Numbers, Values]]:
-    """Numbers and values of each experiment, by its own number."""
+    """Each experiment's numbers and values, by the experiment's number."""
     if (owners[1:] < owners[:-1]).any():
         order = np.argsort(owners, kind="stable")
         owners, numbers, values = owners[order], numbers[order], values[order]
@@ -275,4 +275,4 @@ def _by_experiment(owners: Numbers, numbers: Numbers, values: Values) -> dict[in
 
 def _check_once(numbers: Numbers) -> None:
     if np.bincount(numbers).max() > 1:
-        raise IrregularError  # a statistic that is there twice
+        raise IrregularError  # a statistic appears twice

@@ -1,10 +1,10 @@
-"""Counts of one experiment: what Envoy measures, as integers that can be added. Pure.
+"""What Envoys counted for one experiment, as integers that can be added. Pure; used throughout ``controller``.
 
-Counts from different Envoys, or from different spans of time, add up; the order does not matter.
+Counts from different Envoys and from different spans of time add up, in any order.
 
-A tick over hundreds of Envoys deals with millions of counts, so they are kept as arrays: an :class:`Index` gives every
-key a small number, and a :class:`Series` is the numbers that were seen beside their counts. Whoever reads counts sees
-mappings from keys. Arithmetic is exact: whatever comes near the limits of 64 bits is kept as Python's own integers.
+A tick over hundreds of Envoys handles millions of counts, so they are kept as arrays: an :class:`Index` numbers the
+keys, and a :class:`Series` holds numbers and their counts. Readers see mappings by key. Arithmetic is exact: values
+near the limit of 64 bits become Python integers.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ BinKey = tuple[str, str, int | str, float, float]
 """Variant, histogram, group of slices or segment, the bin's lower bound and its width, both in milliseconds."""
 
 CounterKey = tuple[str, int | str, int | str]
-"""Any of these three; their types tell which."""
+"""Any of the three above; the types of its parts tell which."""
 
 Numbers = NDArray[np.int32]
 Values = NDArray[Any]
-"""Integers of 32 bits; of 64 bits below ``SMALL``; or, if any is not, Python's integers in an array of objects."""
+"""32-bit integers; 64-bit integers if all are below ``SMALL``; otherwise Python integers in an object array."""
 
 SMALL = 2**48
-"""Counts below it are kept in 64 bits at most, so that sums of up to ``MOST_PARTS`` of them fit as well."""
+"""Counts below this are kept in at most 64 bits, so that the sum of up to ``MOST_PARTS`` of them fits, too."""
 
 MOST_PARTS = 2**14
 
 _FLOATS = 2**53
-"""Sums below it are exact in floating point as well, in which numpy adds fastest."""
+"""Sums below this are exact in floating point, which numpy adds fastest."""
 
 _Key = TypeVar("_Key")
 
 
 class Keys(Generic[_Key]):
-    """Keys of one kind, numbered from 0 in the order in which they were met. It only grows."""
+    """Numbers keys of one kind from 0, in the order in which they are first seen. It only grows."""
 
     __slots__ = ("__weakref__", "_numbers", "_translations", "known")
 
@@ -61,14 +61,14 @@ class Keys(Generic[_Key]):
         return len(self.known)
 
     def number(self, key: _Key) -> int:
-        """The key's number, a new one if it has none."""
+        """The key's number; a new one if it has none yet."""
         number = self._numbers.setdefault(key, len(self.known))
         if number == len(self.known):
             self.known.append(key)
         return number
 
     def translation(self, other: Keys[_Key]) -> Numbers:
-        """This one's number of each of the other's keys, shape (len(other),)."""
+        """The numbers that ``other``'s keys have here, in the order of ``other``; shape (len(other),)."""
         made = self._translations.get(other)
         if made is None or len(made) < len(other):
             made = np.fromiter(map(self.number, other.known), np.int32, len(other))
@@ -77,7 +77,7 @@ class Keys(Generic[_Key]):
 
 
 class Index:
-    """What the numbers of one experiment's counts mean."""
+    """The keys of one experiment's counters and histogram bins."""
 
     __slots__ = ("bins", "counters")
 
@@ -87,11 +87,11 @@ class Index:
 
 
 class Series(Generic[_Key]):
-    """Counts of one kind.
+    """Counts of one kind, as arrays.
 
     Args:
-        keys: what the numbers mean.
-        numbers: of the keys that were seen, each at most once, in any order; shape (seen,).
+        keys: the keys that the numbers stand for.
+        numbers: the numbers of the keys that have a count, each at most once, in any order; shape (seen,).
         values: their counts, none negative; shape (seen,).
     """
 
@@ -104,7 +104,7 @@ class Series(Generic[_Key]):
 
     @classmethod
     def of(cls, keys: Keys[_Key], counts: Mapping[_Key, int]) -> Series[_Key]:
-        """The series of a mapping."""
+        """Make a series from a mapping."""
         numbers = np.fromiter(map(keys.number, counts), np.int32, len(counts))
         return cls(keys, numbers, values_of(list(counts.values())))
 
@@ -116,7 +116,7 @@ class Series(Generic[_Key]):
         return zip(map(self.keys.known.__getitem__, self.numbers.tolist()), self.values.tolist(), strict=True)
 
     def under(self, keys: Keys[_Key]) -> Series[_Key]:
-        """The same counts, numbered by other keys."""
+        """The same counts, renumbered by other keys."""
         if keys is self.keys:
             return self
         return Series(keys, keys.translation(self.keys)[self.numbers], self.values)
@@ -128,11 +128,11 @@ class Series(Generic[_Key]):
         return len(self) == len(other) and dict(self.items()) == dict(other.items())
 
     def since(self, earlier: Series[_Key]) -> tuple[Series[_Key], bool]:
-        """What was counted since an earlier reading.
+        """The increase since an earlier reading.
 
         Returns:
-            What grew, by how much; and whether any count that is in both went back, in which case the former means
-            nothing.
+            The counts that grew, and by how much; and whether any count present in both went down, which makes the
+            increase meaningless.
         """
         earlier = earlier.under(self.keys)
         if self.numbers is earlier.numbers or np.array_equal(self.numbers, earlier.numbers):
@@ -150,12 +150,12 @@ class Series(Generic[_Key]):
 
 
 def values_of(counts: Sequence[int]) -> Values:
-    """Counts as an array that holds them exactly."""
+    """Put counts into an array that holds them exactly."""
     return narrowest(np.array(counts, dtype=_kind(max(counts, default=0))))
 
 
 def narrowest(values: Values) -> Values:
-    """The same values in the fewest bytes that differences and sums of them allow."""
+    """The same values in the smallest type in which their differences and sums stay exact."""
     kind = _kind(int(values.max())) if len(values) else np.int32
     return values if values.dtype == kind else values.astype(kind)
 
@@ -165,7 +165,7 @@ def _kind(largest: int) -> type[Any]:
 
 
 def _sum(parts: Sequence[Series[_Key]]) -> Series[_Key]:
-    """The sum of one or more series, in the numbers of the last."""
+    """Add one or more series; the sum is numbered as the last one."""
     keys = parts[-1].keys
     aligned = [part.under(keys) for part in parts if len(part)]
     if not aligned:
@@ -193,12 +193,12 @@ class _Views:
 
 
 class Counts:
-    """What was counted for one experiment. It never changes.
+    """What was counted for one experiment. Immutable.
 
     Args:
-        requests: finished requests, aborted ones (code 0) included.
-        amounts: sums over them, such as their durations in milliseconds, or the tokens that they took.
-        bins: how many of them lasted as long as a bin of one of Envoy's histograms says.
+        requests: finished requests, including aborted ones (code 0).
+        amounts: sums over these requests, such as their durations in milliseconds or their tokens.
+        bins: how many of them fall into each bin of Envoy's histograms.
         segments: requests and amounts again, by segment.
 
     Attributes:
@@ -225,7 +225,7 @@ class Counts:
 
     @classmethod
     def of(cls, counters: Series[CounterKey], histograms: Series[BinKey]) -> Counts:
-        """Counts of series."""
+        """Make counts from series."""
         counts = cls.__new__(cls)
         counts.counters, counts.histograms, counts._views = counters, histograms, None
         return counts
@@ -233,22 +233,22 @@ class Counts:
     @property
     def requests(self) -> Mapping[RequestKey, int]:
         """Finished requests by variant, slice and code."""
-        return self._seen().requests
+        return self._mappings().requests
 
     @property
     def amounts(self) -> Mapping[AmountKey, int]:
         """Sums by variant, slice and amount."""
-        return self._seen().amounts
+        return self._mappings().amounts
 
     @property
     def segments(self) -> Mapping[SegmentKey, int]:
         """Finished requests by variant, segment and code; sums by variant, segment and amount."""
-        return self._seen().segments
+        return self._mappings().segments
 
     @property
     def bins(self) -> Mapping[BinKey, int]:
-        """Finished requests by variant, histogram, group or segment, and how long they took."""
-        return self._seen().bins
+        """Finished requests by variant, histogram, group or segment, and bin."""
+        return self._mappings().bins
 
     def __bool__(self) -> bool:
         return bool(len(self.counters) or len(self.histograms))
@@ -264,7 +264,7 @@ class Counts:
     def __repr__(self) -> str:
         return f"Counts({self.requests!r}, {self.amounts!r}, {self.bins!r}, {self.segments!r})"
 
-    def _seen(self) -> _Views:
+    def _mappings(self) -> _Views:
         if self._views is None:
             views = _Views({}, {}, {}, dict(self.histograms.items()))
             for (variant, place, what), count in self.counters.items():
@@ -282,7 +282,7 @@ NOTHING = Counts()
 
 
 def add(parts: Iterable[Counts]) -> Counts:
-    """The sum of counts; of none, nothing."""
+    """Add counts; ``NOTHING`` if there are none."""
     present = [part for part in parts if part]
     if not present:
         return NOTHING

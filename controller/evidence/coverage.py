@@ -1,4 +1,4 @@
-"""Which Envoys answered. Pure."""
+"""Which Envoys answered. Pure; part of every decision's inputs (:mod:`controller.decision.policy`)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Which Envoys answered this time.
+    """Which Envoys answered in this tick.
 
     Attributes:
-        total: how many there are.
-        absent: address and reason of each that did not answer.
+        total: how many Envoys there are.
+        absent: address and reason for each that did not answer.
     """
 
     total: int
@@ -24,5 +24,5 @@ class Coverage:
 
     @property
     def complete(self) -> bool:
-        """Whether there are any and all answered."""
+        """Whether there is at least one Envoy and all of them answered."""
         return self.total > 0 and not self.absent

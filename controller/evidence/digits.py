@@ -1,7 +1,4 @@
-"""Numbers out of characters, thousands of them in each step of numpy's. Pure.
-
-For :mod:`controller.evidence.columns`.
-"""
+"""Converts text to numbers, thousands in each numpy step. Pure; for :mod:`controller.evidence.columns`."""
 
 from __future__ import annotations
 
@@ -18,18 +15,25 @@ _ZEROS: Final = np.uint64(0x3030303030303030)
 _HIGH: Final = np.uint64(0xF0F0F0F0F0F0F0F0)
 _SIX: Final = np.uint64(0x0606060606060606)
 LAST_BYTES: Final = np.array([0, *(2**64 - 2 ** (8 * (8 - n)) for n in range(1, 9))], dtype=np.uint64)
-"""Masks of a word's last n characters, for n = 0..8; the last character is in the highest byte."""
+"""Masks that keep a word's last n characters, for n = 0..8; the last character is in the highest byte."""
 
 
 class IrregularError(Exception):
-    """The answer is not as expected; it may have a meaning all the same."""
+    """The fast path does not handle this answer; :mod:`controller.evidence.parse` may."""
 
 
 def named_values(lines: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The characters of all names, each with its colon and a space behind it; and the values, shape (lines,)."""
+    """Split lines of ``name: value``.
+
+    Returns:
+        The characters of all names, each followed by its colon and a space; and the values, shape (lines,).
+
+    Raises:
+        IrregularError: a line has another form, or a value more than sixteen digits.
+    """
     padded = b"\n".join([PAD, lines, b""]) if lines else PAD + b"\n"
     characters = np.frombuffer(padded, np.uint8)
-    # A name, a colon, a space and a value on each line, and no other space anywhere.
+    # Each line must be a name, a colon, a space and a value, with no other space.
     spaces = np.flatnonzero(characters == ord(" "))
     breaks = np.flatnonzero(characters == ord("\n"))
     blanks = np.count_nonzero(characters <= ord(" "))
@@ -44,7 +48,11 @@ def named_values(lines: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def decimals(padded: bytes, ends: Positions, lengths: Positions) -> NDArray[np.int64]:
-    """The numbers that end at some positions, each of so many digits."""
+    """Convert the numbers that end at some positions and have so many digits each, both shape (numbers,).
+
+    Raises:
+        IrregularError: one of them has more than sixteen digits, or a character that is not a digit.
+    """
     if not len(ends):
         return np.zeros(0, np.int64)
     longest = lengths.max()
@@ -58,10 +66,10 @@ def decimals(padded: bytes, ends: Positions, lengths: Positions) -> NDArray[np.i
 
 
 def _eight_digits(words: Words, lengths: Positions) -> Words:
-    """The numbers that the last so many characters of words say.
+    """Convert the last ``lengths`` characters of each word.
 
-    Pairs of digits are joined to numbers below 100, pairs of those to numbers below 10,000, and those once more; every
-    step is one multiplication for all pairs of a word.
+    Joins digits to numbers below 100, these to numbers below 10,000, and these to the result. Each of the three steps
+    is one multiplication for all pairs in a word.
     """
     keep = LAST_BYTES[lengths]
     digits = (words & keep) | (_ZEROS & ~keep)
@@ -75,5 +83,5 @@ def _eight_digits(words: Words, lengths: Positions) -> Words:
 
 
 def words_of(padded: bytes) -> Words:
-    """Eight characters from every position on, as one number: the first is its lowest byte."""
+    """The eight characters from each position on as one integer, the first in the lowest byte."""
     return np.ndarray((len(padded) - 7,), np.dtype("<u8"), buffer=padded, strides=(1,))

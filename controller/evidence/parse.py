@@ -1,4 +1,4 @@
-"""Envoy's answer to ``/stats?histogram_buckets=detailed``, as numbers. Pure.
+"""Parses Envoy's answer to ``/stats?histogram_buckets=detailed``. Pure.
 
     abmesh.requests.experiment.E.variant.V.slice.7.code.200: 12
     abmesh.duration_ms.experiment.E.variant.V.slice.7: 1843
@@ -10,12 +10,12 @@
       summary=P0(100,98) ...
     server.uptime: 3600
 
-A counter's tags are appended to its name, in the order in which they were configured. Names of experiments and variants
-are DNS labels, which have no dot, so that a name says exactly one thing. ``totals`` are a histogram's bins since the
-process started, ``lower bound,width:count``; the two lines below them are of no use here.
+A counter's tags follow its name in the order in which they were configured. Names of experiments and variants are DNS
+labels and have no dot, so a name has only one meaning. ``totals`` are a histogram's bins since the process started, as
+``lower bound,width:count``; we ignore the two lines below them.
 
-This module says what an answer means, one line after the other. :mod:`controller.evidence.columns` comes to the same
-result faster, and falls back to this.
+This module defines what an answer means, line by line. :mod:`controller.evidence.columns` gives the same result faster
+and falls back to this; :mod:`controller.evidence.scraped` takes the meaning of names from here.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import NoReturn
 
 from abmesh.experiment import metrics, names
 from abmesh.experiment.errors import SourceError
+from abmesh.text import shorten
 from controller.evidence.counts import NOTHING, BinKey, CounterKey, Counts, Index, Series
 
 _LABEL = r"([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)"
@@ -39,7 +40,7 @@ _SLICE_OR_SEGMENT = rf"(?:\.{names.TAG_SLICE}\.{_SMALL}|\.{names.TAG_SEGMENT}\.{
 
 
 def _counter(statistics: Iterable[str], rest: str = "") -> re.Pattern[str]:
-    """Name, whether it is by segment, experiment, variant, slice, segment, and what the rest holds."""
+    """Groups: name, the by-segment suffix if any, experiment, variant, slice, segment, and those in ``rest``."""
     known = "|".join(map(re.escape, statistics))
     scope = re.escape(f"{names.STATS_SCOPE}.")
     return re.compile(rf"{scope}({known})({names.BY_SEGMENT})?{_WHO}{_SLICE_OR_SEGMENT}{rest}", re.ASCII)
@@ -61,6 +62,9 @@ UPTIME = "server.uptime"
 TOTALS = "  totals="
 _UNUSED = ("  intervals=", "  summary=")
 
+_LONGEST = 60
+"""Most characters of an answer's text that an error quotes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -69,8 +73,8 @@ class Sample:
     Attributes:
         experiments: counts since the process started, by experiment.
         uptime: seconds since the process started, too low by up to Envoy's flush interval; None before the first
-            flush, or where the source has no such thing.
-        ignored: statistics under our scope that are not evidence (unassigned traffic, overrides, unknown names).
+            flush, or if the source does not report it.
+        ignored: how many statistics in our scope are not evidence: unassigned traffic, overrides, unknown names.
     """
 
     experiments: Mapping[str, Counts] = field(default_factory=dict)
@@ -78,7 +82,7 @@ class Sample:
     ignored: int = 0
 
     def counts(self, experiment: str) -> Counts:
-        """The counts of an experiment, which may be none."""
+        """An experiment's counts; empty if it has none."""
         return self.experiments.get(experiment, NOTHING)
 
 
@@ -89,13 +93,13 @@ class _Building:
 
 
 def parse(text: str | bytes) -> Sample:
-    """Read an answer of Envoy's admin endpoint.
+    """Parse an answer of Envoy's admin endpoint.
 
     Args:
         text: the body of ``/stats?usedonly&filter=...&histogram_buckets=detailed``.
 
     Raises:
-        SourceError: the text is not such an answer. Whatever the text, nothing else is raised.
+        SourceError: the text is not such an answer. No text raises anything else.
     """
     building: dict[str, _Building] = {}
     uptime: float | None = None
@@ -108,41 +112,41 @@ def parse(text: str | bytes) -> Sample:
         elif line.startswith(_UNUSED):
             continue
         elif histogram:
-            _no_bins(histogram)
+            _raise_no_bins(histogram)
         elif line.endswith(":") and not line.startswith(" "):
             histogram = line[:-1]
         else:
             name, separator, value = line.rpartition(": ")
             if not separator or name.startswith(" "):
-                raise SourceError(f"a line is no statistic of Envoy's: {_short(line)}")
+                raise SourceError(f"a line is not an Envoy statistic: {shorten(line, _LONGEST)}")
             counted = count(value, name)
             if name == UPTIME:
                 uptime = float(counted)
             else:
                 ignored += not _add_counter(building, name, counted)
     if histogram:
-        _no_bins(histogram)
+        _raise_no_bins(histogram)
     experiments = {name: _counts(it) for name, it in building.items()}
     return Sample(experiments, uptime, ignored)
 
 
 def decoded(text: str | bytes) -> str:
-    """An answer as characters.
+    """Decode an answer.
 
     Raises:
-        SourceError: it is empty, or not text.
+        SourceError: it is empty, or not UTF-8.
     """
     try:
         found = text if isinstance(text, str) else text.decode()
     except UnicodeDecodeError:
         raise SourceError("the answer is not text; is this the address of an Envoy admin endpoint?") from None
     if not found.strip():
-        raise SourceError(f"the answer is empty, although every Envoy has {UPTIME}")
+        raise SourceError(f"the answer is empty, but every Envoy has {UPTIME}; is this an Envoy admin endpoint?")
     return found
 
 
 def counter_key(name: str) -> tuple[str, CounterKey] | None:
-    """The experiment and the key that a counter's name says; None if it is not evidence."""
+    """The experiment and key that a counter's name stands for; None if it is not evidence."""
     if found := _REQUESTS.fullmatch(name):
         _, by_segment, experiment, variant, slice_, segment, code = found.groups()
         what: int | str = int(code)
@@ -159,7 +163,7 @@ def counter_key(name: str) -> tuple[str, CounterKey] | None:
 
 
 def histogram_key(name: str) -> tuple[str, tuple[str, str, int | str]] | None:
-    """The experiment, and the variant, histogram, and group or segment, that a name says; None if not evidence."""
+    """The experiment, and the variant, histogram, and group or segment of a histogram's name; None if not evidence."""
     found = _HISTOGRAM.fullmatch(name)
     if found is None:
         return None
@@ -170,33 +174,33 @@ def histogram_key(name: str) -> tuple[str, tuple[str, str, int | str]] | None:
 
 
 def bounds(text: str, name: str) -> tuple[float, float]:
-    """A bin's lower bound and width in milliseconds.
+    """Parse a bin's lower bound and width in milliseconds.
 
     Args:
         text: both, with a comma between them.
-        name: of the histogram, for messages.
+        name: of the histogram, for error messages.
 
     Raises:
-        SourceError: they are no finite numbers that are not negative.
+        SourceError: one of them is not a finite number of at least 0.
     """
     lower, _, width = text.partition(",")
     return _bound(lower, name), _bound(width, name)
 
 
 def count(text: str, name: str) -> int:
-    """A cumulative count, which Envoy keeps in 64 bits.
+    """Parse a cumulative count, which Envoy keeps in 64 bits.
 
     Raises:
-        SourceError: it is none.
+        SourceError: it is not a whole number below 2^64.
     """
     value = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else 2**64
     if value >= 2**64:
-        raise SourceError(f"{_short(name)} is not a count: {_short(text)}")
+        raise SourceError(f"{shorten(name, _LONGEST)} has a value that is not a count: {shorten(text, _LONGEST)}")
     return value
 
 
 def _add_counter(building: dict[str, _Building], name: str, counted: int) -> bool:
-    """Take a counter in; False if it is not evidence."""
+    """Add a counter; False if it is not evidence."""
     known = counter_key(name)
     if known is None:
         return False
@@ -211,7 +215,7 @@ def _counts(building: _Building) -> Counts:
 
 
 def _add_bins(building: dict[str, _Building], name: str, totals: str) -> bool:
-    """Take a histogram in; False if it is not evidence."""
+    """Add a histogram's bins; False if it is not evidence."""
     known = histogram_key(name)
     if known is None:
         return False
@@ -232,14 +236,9 @@ def _bins(totals: str, name: str) -> Iterator[tuple[float, float, int]]:
 def _bound(text: str, name: str) -> float:
     bound = float(text) if _BOUND.fullmatch(text) else math.inf
     if bound == math.inf:
-        raise SourceError(f"a bin of {_short(name)} has an impossible bound: {_short(text)}")
+        raise SourceError(f"a bin of {shorten(name, _LONGEST)} has an invalid bound: {shorten(text, _LONGEST)}")
     return bound
 
 
-def _no_bins(name: str) -> NoReturn:
-    raise SourceError(f"{_short(name)} has no list of bins; histogram_buckets=detailed is needed")
-
-
-def _short(text: str) -> str:
-    """A text as it may stand in a message."""
-    return text if len(text) <= 60 else text[:57] + "..."
+def _raise_no_bins(name: str) -> NoReturn:
+    raise SourceError(f"{shorten(name, _LONGEST)} has no list of bins; ask with histogram_buckets=detailed")

@@ -1,7 +1,8 @@
-"""A rollout's evidence as strata: one for each stage, because rates drift over time while the weights change. Pure.
+"""A rollout's evidence as strata, one for each stage, and the ratios in them. Pure.
 
-Pooled over stages, a candidate that got most of its requests in the evening would be compared with a control that got
-most of its own in the morning. So nothing is ever added over stages; every method combines strata itself.
+Rates drift over time while the weights change. Pooled over stages, a candidate that got most of its requests in the
+evening would be compared with a control that got most of its own in the morning. So stages are never added up; each
+statistical method combines the strata itself. Used by :mod:`controller.decision` and :mod:`abmesh.analysis`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ class Stratum:
     """What was counted while the weights stayed the same.
 
     Attributes:
-        weights: of every variant, in basis points.
-        variants: evidence of each.
-        edges: latencies in milliseconds, by metric, at which its distributions are compared.
+        weights: basis points by variant.
+        variants: evidence by variant.
+        edges: for each latency metric, the latencies in milliseconds at which its distributions are compared.
     """
 
     weights: Mapping[str, int]
@@ -32,7 +33,7 @@ class Stratum:
 
 
 def metric_slices(evidence: VariantEvidence, slices: int, metric: Metric) -> Slices:
-    """A ratio's denominator and numerator in each of the experiment's slices, shape (slices,), in the metric's unit."""
+    """A ratio metric's denominator and numerator in each slice, shape (slices,), in the metric's unit."""
     return _slices(
         evidence,
         slices,
@@ -44,22 +45,22 @@ def metric_slices(evidence: VariantEvidence, slices: int, metric: Metric) -> Sli
 
 
 def numerator(evidence: VariantEvidence | SegmentEvidence, metric: Metric) -> float:
-    """What a ratio counts, over all slices."""
+    """A ratio metric's numerator over all slices."""
     return sum(weight * evidence.amount(name) for name, weight in metric.parts)
 
 
 def denominator(evidence: VariantEvidence | SegmentEvidence, metric: Metric) -> float:
-    """What a ratio is of, over all slices."""
+    """A ratio metric's denominator over all slices."""
     return sum(evidence.amount(name) for name in metric.per)
 
 
 def request_counts(evidence: VariantEvidence, slices: int) -> Floats:
-    """Requests of each slice, however they ended, shape (slices,)."""
+    """Requests in each slice, aborted ones included, shape (slices,)."""
     return _slices(evidence, slices, lambda item: (item.requests + item.aborted, 0)).n
 
 
 def spread(arm: Slices) -> int:
-    """How many slices have requests: the users are at least so many."""
+    """How many slices have requests; there are at least as many users."""
     return int(np.count_nonzero(arm.n))
 
 

@@ -1,7 +1,11 @@
-"""Evidence per variant: what a guardrail is judged on. Pure."""
+"""Evidence per variant, summed from counts: what guardrails and goals are judged on. Pure.
+
+:mod:`controller.rollout.collect` calls :func:`summarize`; :mod:`controller.decision` reads the records.
+"""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -18,13 +22,13 @@ FIRST_ERROR = 500
 
 @dataclass(frozen=True, slots=True)
 class SliceEvidence:
-    """One slice of a variant's users, for variances between groups of users.
+    """One slice of a variant's users, for variances between slices.
 
     Attributes:
-        requests: requests that were answered.
-        errors: those of them answered with 500 or above, or broken off by the upstream.
+        requests: answered requests.
+        errors: answered requests with status 500 or above, or whose answer the upstream broke off.
         aborted: requests whose client went away before there was a response.
-        duration_ms: sum of the durations of all of these that no cache answered, in milliseconds.
+        duration_ms: total duration of all these requests, except those answered from a cache, in milliseconds.
         amounts: further sums, by name.
     """
 
@@ -35,7 +39,7 @@ class SliceEvidence:
     amounts: Mapping[str, int] = field(default_factory=dict)
 
     def amount(self, name: str) -> int:
-        """An amount of :mod:`abmesh.experiment.metrics`; 0 if nothing was counted under its name."""
+        """An amount from :mod:`abmesh.experiment.metrics`; 0 if nothing was counted."""
         if name == metrics.ANSWERED:
             return self.requests
         if name == metrics.ERRORS:
@@ -56,7 +60,7 @@ class SegmentEvidence:
     Attributes:
         codes: requests by response code.
         amounts: sums, by name.
-        durations: histogram of durations.
+        durations: histogram of request durations.
         ttft: histogram of times to the first token.
     """
 
@@ -66,22 +70,23 @@ class SegmentEvidence:
     ttft: Bins = field(default_factory=dict)
 
     def amount(self, name: str) -> int:
-        """An amount of :mod:`abmesh.experiment.metrics`; 0 if nothing was counted under its name."""
-        return _of_codes(name, self.codes, self.amounts)
+        """An amount from :mod:`abmesh.experiment.metrics`; 0 if nothing was counted."""
+        return _amount(name, self.codes, self.amounts)
 
 
 @dataclass(frozen=True, slots=True)
 class VariantEvidence:
-    """One variant since a stage's evidence began, over all Envoys.
+    """One variant's evidence since the stage's evidence began, over all Envoys.
 
     Attributes:
-        codes: requests by response code, code 0 (aborted) included.
-        duration_ms: sum of durations in milliseconds, those of aborted requests included, those from a cache not.
+        codes: requests by response code; code 0 stands for aborted ones.
+        duration_ms: total duration in milliseconds of all requests, aborted ones included, except those answered from a
+            cache.
         slices: the same by slice.
-        groups: histogram of durations by group of slices, of the same requests.
+        groups: histogram of these durations by group.
         amounts: further sums, by name.
         ttft: histogram of times to the first token, by group.
-        segments: the same by segment, where segments are declared.
+        segments: the same by segment, if segments are declared.
     """
 
     codes: Mapping[int, int] = field(default_factory=dict)
@@ -93,10 +98,10 @@ class VariantEvidence:
     segments: Mapping[str, SegmentEvidence] = field(default_factory=dict)
 
     def amount(self, name: str) -> int:
-        """An amount of :mod:`abmesh.experiment.metrics`; 0 if nothing was counted under its name."""
+        """An amount from :mod:`abmesh.experiment.metrics`; 0 if nothing was counted."""
         if name == metrics.DURATION_MS:
             return self.duration_ms
-        return _of_codes(name, self.codes, self.amounts)
+        return _amount(name, self.codes, self.amounts)
 
     def histograms(self, histogram: str) -> Mapping[int, Bins]:
         """A histogram by group."""
@@ -104,12 +109,12 @@ class VariantEvidence:
 
     @property
     def requests(self) -> int:
-        """Requests that were answered: neither a success nor an error is an aborted one."""
-        return sum(count for code, count in self.codes.items() if code != ABORTED)
+        """Answered requests; aborted ones are neither successes nor errors."""
+        return self.amount(metrics.ANSWERED)
 
     @property
     def errors(self) -> int:
-        """Requests that were answered with 500 or above, or whose answer the upstream broke off."""
+        """Answered requests with status 500 or above, or whose answer the upstream broke off."""
         return self.amount(metrics.ERRORS)
 
     @property
@@ -119,12 +124,12 @@ class VariantEvidence:
 
     @property
     def error_rate(self) -> float | None:
-        """Share of the answered requests that are errors, 0..1; None if there were none."""
+        """Share of the answered requests that are errors, 0..1; None without answered requests."""
         return self.errors / self.requests if self.requests else None
 
     @property
     def mean_ms(self) -> float | None:
-        """Mean duration in milliseconds, aborted requests included, as their durations are; None if none ended."""
+        """Mean duration in milliseconds over the requests in ``duration_ms``; None without any."""
         timed = self.amount(metrics.TIMED)
         return self.duration_ms / timed if timed else None
 
@@ -134,7 +139,7 @@ class VariantEvidence:
         return merge(self.groups.values())
 
     def outline(self) -> dict[str, int | float | None]:
-        """The numbers that a person wants to see beside a decision; times in milliseconds."""
+        """The figures that the journal shows beside a decision; times in milliseconds."""
         bins = self.bins
         return {
             "requests": self.requests,
@@ -150,11 +155,11 @@ class VariantEvidence:
 
 
 def rounded(value: float | None) -> float | None:
-    """A measured value to six significant digits, which is more than it is worth."""
+    """A measured value to six significant digits, which is more than its precision."""
     return None if value is None else float(f"{value:.6g}")
 
 
-def _of_codes(name: str, codes: Mapping[int, int], amounts: Mapping[str, int]) -> int:
+def _amount(name: str, codes: Mapping[int, int], amounts: Mapping[str, int]) -> int:
     if name == metrics.ANSWERED:
         return sum(count for code, count in codes.items() if code != ABORTED)
     if name == metrics.ERRORS:
@@ -169,34 +174,34 @@ def _of_codes(name: str, codes: Mapping[int, int], amounts: Mapping[str, int]) -
 def summarize(
     counts: Counts, variants: Iterable[str], prices: Mapping[str, Price] | None = None
 ) -> dict[str, VariantEvidence]:
-    """Evidence of each of the variants; one that was not seen has none.
+    """Sum an experiment's counts into evidence for each variant; empty evidence for one without counts.
 
     Args:
-        counts: of the experiment.
+        counts: the experiment's.
         variants: their names.
-        prices: of the variants that have one, by which their tokens become costs.
+        prices: by variant, to turn tokens into costs; variants without a price have no cost.
     """
     building = {name: _Building() for name in variants}
     for (variant, slice_, code), count in counts.requests.items():
         if variant in building:
-            building[variant].slice(slice_).add_code(code, count)
+            building[variant].slices[slice_].add(code, count)
     for (variant, slice_, amount), count in counts.amounts.items():
         if variant in building:
-            building[variant].slice(slice_).add(amount, count)
+            building[variant].slices[slice_].add(amount, count)
     for (variant, segment, what), count in counts.segments.items():
         if variant in building:
-            building[variant].segment(segment).put(what, count)
+            building[variant].segments[segment].add(what, count)
     for (variant, histogram, place, lower, width), count in counts.bins.items():
         if variant in building:
-            building[variant].histogram(histogram, place)[lower, width] = count
+            building[variant].bins[histogram, place][lower, width] = count
     return priced({name: item.evidence() for name, item in building.items()}, prices or {})
 
 
 def priced(evidence: Mapping[str, VariantEvidence], prices: Mapping[str, Price]) -> dict[str, VariantEvidence]:
-    """The same evidence, whose tokens cost what these prices say.
+    """The same evidence, with its tokens costed at these prices.
 
-    Everything that is compared must be priced alike: were a stage's beginning left at an older price, the whole
-    difference would seem to have been spent since then.
+    Everything that is compared must use the same prices. If the beginning of a stage kept an older price, the
+    difference to it would look like money spent since then.
     """
     return {name: _priced(item, prices.get(name)) for name, item in evidence.items()}
 
@@ -220,33 +225,27 @@ def _with_cost(amounts: Mapping[str, int], price: Price | None) -> dict[str, int
     found = {name: count for name, count in amounts.items() if name != metrics.COST}
     if price is not None:
         tokens = ((metrics.INPUT_TOKENS, price.input), (metrics.OUTPUT_TOKENS, price.output))
-        # Dollars for a million tokens are thousands of billionths of a dollar for one.
+        # Prices are dollars per million tokens; the amount is in billionths of a dollar.
         cost = sum(amounts.get(name, 0) * dollars for name, dollars in tokens)
         found[metrics.COST] = round(cost * metrics.NANODOLLARS / 10**6)
     return {name: count for name, count in found.items() if count}
 
 
 @dataclass(slots=True)
-class _Sums:
-    """Codes and amounts of a slice or segment, while they are added up."""
+class _Part:
+    """A slice or segment of a variant, while its codes and amounts are added up."""
 
-    codes: dict[int, int] = field(default_factory=dict)
-    amounts: dict[str, int] = field(default_factory=dict)
+    codes: Counter[int] = field(default_factory=Counter)
+    amounts: Counter[str] = field(default_factory=Counter)
 
-    def put(self, what: int | str, count: int) -> None:
+    def add(self, what: int | str, count: int) -> None:
         if isinstance(what, int):
-            self.add_code(what, count)
+            self.codes[what] += count
         else:
-            self.add(what, count)
-
-    def add_code(self, code: int, count: int) -> None:
-        self.codes[code] = self.codes.get(code, 0) + count
-
-    def add(self, amount: str, count: int) -> None:
-        self.amounts[amount] = self.amounts.get(amount, 0) + count
+            self.amounts[what] += count
 
     def finished(self) -> dict[str, int]:
-        """The amounts, with those that follow from others; those that are 0 are left out."""
+        """The amounts and those derived from them, without those that are 0."""
         whole = sum(count for code, count in self.codes.items() if 200 <= code < 400)
         cut_short = self.amounts.get(metrics.BROKEN, 0) + self.amounts.get(metrics.LEFT, 0)
         amounts = {**self.amounts, metrics.SUCCEEDED: max(0, whole - cut_short)}
@@ -255,53 +254,42 @@ class _Sums:
 
 @dataclass(slots=True)
 class _Building:
-    """A variant's evidence, while it is put together."""
+    """A variant's evidence, while it is put together; bins by histogram, and group or segment."""
 
-    slices: dict[int, _Sums] = field(default_factory=dict)
-    segments: dict[str, _Sums] = field(default_factory=dict)
-    bins: dict[tuple[str, int | str], dict[tuple[float, float], int]] = field(default_factory=dict)
-
-    def slice(self, number: int) -> _Sums:
-        return self.slices.setdefault(number, _Sums())
-
-    def segment(self, name: str) -> _Sums:
-        return self.segments.setdefault(name, _Sums())
-
-    def histogram(self, name: str, place: int | str) -> dict[tuple[float, float], int]:
-        return self.bins.setdefault((name, place), {})
+    slices: dict[int, _Part] = field(default_factory=lambda: defaultdict(_Part))
+    segments: dict[str, _Part] = field(default_factory=lambda: defaultdict(_Part))
+    bins: dict[tuple[str, int | str], dict[tuple[float, float], int]] = field(default_factory=lambda: defaultdict(dict))
 
     def evidence(self) -> VariantEvidence:
-        codes: dict[int, int] = {}
-        totals: dict[str, int] = {}
+        codes: Counter[int] = Counter()
+        totals: Counter[str] = Counter()
         slices = {}
-        for number, sums in self.slices.items():
-            for code, count in sums.codes.items():
-                codes[code] = codes.get(code, 0) + count
-            amounts = sums.finished()
-            for name, count in amounts.items():
-                totals[name] = totals.get(name, 0) + count
+        for number, part in self.slices.items():
+            codes.update(part.codes)
+            amounts = part.finished()
+            totals.update(amounts)
             slices[number] = SliceEvidence(
-                requests=_of_codes(metrics.ANSWERED, sums.codes, amounts),
-                errors=_of_codes(metrics.ERRORS, sums.codes, amounts),
-                aborted=sums.codes.get(ABORTED, 0),
+                requests=_amount(metrics.ANSWERED, part.codes, amounts),
+                errors=_amount(metrics.ERRORS, part.codes, amounts),
+                aborted=part.codes[ABORTED],
                 duration_ms=amounts.pop(metrics.DURATION_MS, 0),
                 amounts=amounts,
             )
         return VariantEvidence(
-            codes=codes,
+            codes=dict(codes),
             duration_ms=totals.pop(metrics.DURATION_MS, 0),
             slices=slices,
             groups=self._groups(names.STAT_DURATION),
-            amounts=totals,
+            amounts=dict(totals),
             ttft=self._groups(names.STAT_TTFT),
             segments={
                 name: SegmentEvidence(
-                    sums.codes,
-                    sums.finished(),
+                    dict(part.codes),
+                    part.finished(),
                     self.bins.get((names.STAT_DURATION, name), {}),
                     self.bins.get((names.STAT_TTFT, name), {}),
                 )
-                for name, sums in self.segments.items()
+                for name, part in self.segments.items()
             },
         )
 

@@ -1,19 +1,20 @@
-"""What was counted since a stage's evidence began, from cumulative values that may restart or stay away. Pure.
+"""What was counted since a moment, from cumulative counters that may restart or disappear for a while. Pure.
 
-Every Envoy counts from its own start and for ever. A window keeps, for each, the last reading, and adds the difference
-of the next one. The rules, in words:
+Every Envoy counts from its own start on. A window keeps each Envoy's last reading and adds the difference to the next
+one. The rules:
 
-- Envoys that answer when the window opens start from what they say then.
-- One that first answers later may have counted for long before, so its first reading counts for nothing, unless its
-  process started after the window opened: then all of it does.
-- A process that restarted counts from nothing, so all of its reading is new. A restart shows as an uptime that went
-  back, or as a counter that did.
-- One that stayed away and comes back has its difference counted in full, because its last reading was in the window.
-- Where it cannot be told whether a process is the same, its reading counts for nothing and is the new start.
-- A counter that vanished alone was evicted by Envoy; what it had counted stays.
+- An Envoy that answers when the window opens starts from that reading.
+- An Envoy that first answers later may have counted before the window opened, so its first reading adds nothing. If its
+  process started after the window opened, all of the reading is added.
+- A restarted process counts from 0, so all of its reading is added. A restart shows as an uptime or a counter that went
+  down.
+- For an Envoy that was away and comes back, the whole difference is added: its last reading was inside the window.
+- If we cannot tell whether a process restarted, its reading adds nothing and becomes the new start.
+- A single counter that vanished was evicted by Envoy; what it had counted stays.
 
-So no difference is ever negative, nothing is ever counted twice, and when in doubt something is left out, of all
-variants alike.
+So no difference is negative, nothing is counted twice, and when in doubt something is left out, for all variants alike.
+
+Called by :mod:`controller.rollout.collect` for evidence and by :mod:`controller.metrics.totals` for metrics.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from enum import Enum
 from controller.evidence.counts import NOTHING, Counts, add
 
 SLACK = timedelta(seconds=10)
-"""How far apart an Envoy's uptime and our clock may be without meaning anything: Envoy's uptime is as old as its last
-flush of statistics (5 s by default) and is cut to whole seconds."""
+"""How far an Envoy's uptime and our clock may disagree without a restart: Envoy reports its uptime as of its last flush
+of statistics (5 s by default), in whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,9 @@ class Reading:
     """One Envoy's cumulative values of one experiment.
 
     Attributes:
-        at: when it was asked, by our clock.
-        uptime: seconds since its process started, or None if it does not say.
-        counts: since its process started.
+        at: when it was read, by our clock.
+        uptime: seconds since its process started; None if unknown.
+        counts: what it counted since its process started.
     """
 
     at: datetime
@@ -51,8 +52,8 @@ class Window:
 
     Attributes:
         since: when the window opened.
-        totals: sum over all Envoys, those that are gone included.
-        seen: last reading of every Envoy, by its address.
+        totals: the sum over all Envoys, including those that are gone.
+        seen: each Envoy's last reading, by its address.
     """
 
     since: datetime
@@ -67,12 +68,12 @@ class _Process(Enum):
 
 
 def open_window(readings: Mapping[str, Reading], at: datetime) -> Window:
-    """A window that opens now, with every reading as the start of its Envoy."""
+    """Open a window; each reading is the start for its Envoy."""
     return Window(since=at, seen=dict(readings))
 
 
 def extend(window: Window, readings: Mapping[str, Reading]) -> Window:
-    """The window with further readings of some or all Envoys, one of each."""
+    """Extend a window by the next reading of some or all Envoys."""
     gained = [_gain(window, envoy, reading) for envoy, reading in readings.items()]
     return replace(window, totals=add([window.totals, *gained]), seen={**window.seen, **readings})
 
@@ -85,15 +86,15 @@ def _gain(window: Window, envoy: str, reading: Reading) -> Counts:
 
 
 def _started_after(reading: Reading, moment: datetime) -> bool:
-    """Whether a reading's process surely started after a moment: its uptime may be too low, so more is asked."""
-    # In seconds, because an uptime may be any number: an Envoy whose clock was set back behind its start says 2^64 - x.
+    """Whether a reading's process certainly started after a moment; its uptime may be too low by ``SLACK``."""
+    # In seconds, because a timedelta would overflow: an Envoy whose clock was set back behind its start says 2^64 - x.
     return reading.uptime is not None and _seconds(reading.at - moment) > reading.uptime + _seconds(SLACK)
 
 
 def difference(previous: Reading, current: Reading) -> Counts:
     """What one Envoy counted between two readings; never negative.
 
-    Counters and histograms are reset apart, because ``POST /reset_counters`` resets only the former.
+    Counters and histograms are checked for resets separately: ``POST /reset_counters`` resets only the counters.
     """
     process = _compare(previous, current)
     new = current.counts
@@ -107,18 +108,18 @@ def difference(previous: Reading, current: Reading) -> Counts:
 
 
 def _compare(previous: Reading, current: Reading) -> _Process:
-    """Whether two readings are of the same process, as far as its uptime tells."""
+    """Whether two readings come from the same process, as far as the uptime tells."""
     if previous.uptime is None:
         return _Process.SAME
     if current.uptime is None:
-        # It had flushed its statistics before and has not yet: it is another process.
+        # Only a process that has not flushed its statistics yet has no uptime, and the earlier one had.
         return _Process.NEW
     apart, slack = _seconds(current.at - previous.at), _seconds(SLACK)
     if current.uptime < previous.uptime:
-        # A new process cannot be older than the time between the readings. An uptime that went back but is longer
-        # than that means that the Envoy's clock was set back.
+        # A new process cannot be older than the time between the readings. If the uptime went down but is longer than
+        # that, the Envoy's clock was set back.
         return _Process.NEW if current.uptime <= apart + slack else _Process.SAME
-    # It says that it started after the last reading: it restarted long ago, or our clock was set forward.
+    # By its uptime, it started after the last reading: it restarted long ago, or our clock was set forward.
     return _Process.UNSURE if current.uptime + slack < apart else _Process.SAME
 
 

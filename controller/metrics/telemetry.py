@@ -1,4 +1,7 @@
-"""The controller's own Prometheus metrics. The core hands it reports and knows nothing of Prometheus."""
+"""The controller's own Prometheus metrics. Only this package knows of Prometheus' client library.
+
+:mod:`controller.loop` records what happens; :mod:`controller.http` serves :meth:`Telemetry.render`.
+"""
 
 from __future__ import annotations
 
@@ -13,88 +16,95 @@ from prometheus_client.registry import Collector
 from abmesh.experiment.names import BUCKETS
 from controller.decision.verdicts import Judgement
 from controller.decision.warmup import Target
-from controller.metrics.variants import Exposition
+from controller.metrics.variants import VariantMetrics
 from controller.records import Cause, Kind, Phase
 from controller.rollout.tick import Outcome, Report
-from controller.routes.publisher import Published
+from controller.routes.publisher import RoutesStatus
 from controller.sources.base import Observation
 
 _Shown = set[tuple[Gauge, tuple[str, ...]]]
-"""Gauges with the labels that they have a value for."""
+"""Gauges, each with the label values for which it has a value."""
 
 _WARMUP_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-"""Seconds: from a small model's answer to the loading of a large one."""
+"""Seconds: from a small model's answer to the time that a large one takes to load."""
 
 
 class Telemetry:
-    """Metrics of one controller, in a registry of their own."""
+    """One controller's metrics, in their own registry."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self._registry = registry
-        self._exposition = Exposition()
-        registry.register(self._exposition)
+        self._variants = VariantMetrics()
+        registry.register(self._variants)
         self._decisions = Counter(
             "abmesh_controller_decisions", "Decisions made.", ("experiment", "decision"), registry=registry
         )
-        self._ticks = Counter("abmesh_controller_ticks", "Ticks as leader.", registry=registry)
+        self._ticks = Counter("abmesh_controller_ticks", "Ticks run while leading.", registry=registry)
         self._tick_seconds = Histogram(
-            "abmesh_controller_tick_seconds", "How long a tick took, waiting for Envoys included.", registry=registry
+            "abmesh_controller_tick_seconds",
+            "Duration of a tick, including the wait for Envoys' answers.",
+            registry=registry,
         )
         self._failures = Counter(
             "abmesh_controller_failures",
-            "Experiments that a tick could not deal with, by experiment; all of them where it is empty.",
+            "Failures by experiment; an empty label means that a whole tick failed.",
             ("experiment",),
             registry=registry,
         )
         self._source_errors = Counter(
-            "abmesh_controller_source_errors", "Envoys that did not answer, or not with statistics.", registry=registry
+            "abmesh_controller_source_errors",
+            "Failed reads of an Envoy's statistics: no answer, or one without statistics.",
+            registry=registry,
         )
         self._sources = Gauge(
-            "abmesh_controller_sources", "Envoys by whether they answered.", ("state",), registry=registry
+            "abmesh_controller_sources",
+            "Envoys by whether they answered in the last tick.",
+            ("state",),
+            registry=registry,
         )
         self._leader = Gauge(
-            "abmesh_controller_leader", "1 if this controller acts, 0 if it stands by.", registry=registry
+            "abmesh_controller_leader", "1 if this controller leads, 0 if it is on standby.", registry=registry
         )
         self._warmup_seconds = Histogram(
             "abmesh_controller_warmup_request_seconds",
-            "How long warm-up requests took, by whether they were answered with 2xx.",
+            "Duration of warm-up requests, by result: succeeded means a 2xx response.",
             ("experiment", "model_version", "result"),
             buckets=_WARMUP_BUCKETS,
             registry=registry,
         )
-        self._generation = Gauge("abmesh_config_generation", "Generation of the document.", registry=registry)
-        self._rejected = Counter("abmesh_config_rejected", "Documents that were refused, each once.", registry=registry)
+        self._generation = Gauge("abmesh_config_generation", "Generation of the document in force.", registry=registry)
+        self._rejected = Counter("abmesh_config_rejected", "Documents refused, each counted once.", registry=registry)
         self._last_tick = Gauge(
             "abmesh_controller_last_tick_timestamp_seconds",
-            "When the last tick ended, in Unix time.",
+            "Unix time at which the last tick ended.",
             registry=registry,
         )
         self._gauges = _Gauges(registry)
         self._last_rejected = ""
         self._shown: _Shown = set()
 
-    def publishing(self, routes: Published) -> None:
-        """Show how the file stands that Envoy takes its routes from; to be called once, where there is one."""
-        self._registry.register(_Routes(routes))
+    def add_routes(self, status: RoutesStatus) -> None:
+        """Export the metrics of a routes file. Call this at most once."""
+        self._registry.register(_RoutesMetrics(status))
 
-    def leading(self, held: bool) -> None:
-        """Whether this controller acts."""
-        self._leader.set(held)
+    def set_leading(self, leading: bool) -> None:
+        """Record whether this controller leads."""
+        self._leader.set(leading)
 
-    def observed(self, observations: Sequence[Observation]) -> None:
-        """Note which Envoys answered."""
+    def record_observations(self, observations: Sequence[Observation]) -> None:
+        """Record which Envoys answered."""
         absent = sum(item.sample is None for item in observations)
         self._source_errors.inc(absent)
         self._sources.labels("answering").set(len(observations) - absent)
         self._sources.labels("absent").set(absent)
 
-    def counted(self, report: Report, observations: Sequence[Observation], at: datetime) -> None:
-        """Take in what the Envoys said, at the time when they were asked. Takes a while where they are many."""
-        self._exposition.counted(report.experiments, observations, at)
+    def record_counts(self, report: Report, observations: Sequence[Observation], at: datetime) -> None:
+        """Add what the Envoys had counted at a time. Slow with many Envoys: call it off the event loop."""
+        self._variants.record(report.experiments, observations, at)
 
-    def reported(self, report: Report) -> None:
-        """Note what a tick did."""
+    def record_report(self, report: Report) -> None:
+        """Record what a tick did."""
         if report.generation is not None:
             self._generation.set(report.generation)
         self._gauges.valid.set(not report.document_error)
@@ -106,9 +116,11 @@ class Telemetry:
         shown: _Shown = set()
         for outcome in report.outcomes:
             for kind in Kind:
-                self._decisions.labels(outcome.experiment, kind)  # at 0, so that the first one is an increase
+                self._decisions.labels(
+                    outcome.experiment, kind
+                )  # start at 0, so that the first one shows as an increase
             self._decisions.labels(outcome.experiment, outcome.decision.kind).inc()
-            shown |= self._gauges.outcome(outcome)
+            shown |= self._gauges.show(outcome)
         if not (report.document_error or report.failures or report.superseded):
             for gauge, labels in self._shown - shown:
                 gauge.remove(*labels)
@@ -116,51 +128,51 @@ class Telemetry:
         else:
             self._shown |= shown
 
-    def warmed(self, target: Target, succeeded: bool, seconds: float) -> None:
-        """Note that a warm-up request ended."""
+    def record_warmup_request(self, target: Target, succeeded: bool, seconds: float) -> None:
+        """Record a warm-up request that ended."""
         result = "succeeded" if succeeded else "failed"
         self._warmup_seconds.labels(target.experiment, target.candidate, result).observe(seconds)
 
-    def ticked(self, seconds: float, now: datetime) -> None:
-        """Note that a tick ended."""
+    def record_tick(self, seconds: float, now: datetime) -> None:
+        """Record a tick that ended."""
         self._ticks.inc()
         self._tick_seconds.observe(seconds)
         self._last_tick.set(now.timestamp())
 
-    def failed(self) -> None:
-        """Note that a tick failed as a whole."""
+    def record_failure(self) -> None:
+        """Record a tick that failed as a whole."""
         self._failures.labels("").inc()
 
     def render(self) -> bytes:
-        """All metrics in Prometheus' text form."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
-class _Routes(Collector):
-    """The routes file, as it stands when it is asked for."""
+class _RoutesMetrics(Collector):
+    """The metrics of the routes file, read when they are scraped."""
 
-    def __init__(self, routes: Published) -> None:
-        self._routes = routes
+    def __init__(self, status: RoutesStatus) -> None:
+        self._status = status
 
     def collect(self) -> Iterator[Metric]:
         """The families, for one scrape."""
-        routes = self._routes
-        text = "Generation of the document that the routes file holds the routes of; absent before the first."
+        status = self._status
+        text = "Generation of the document whose routes the file holds; absent before the first write."
         generation = GaugeMetricFamily("abmesh_routes_generation", text)
-        if routes.generation is not None:
-            generation.add_metric((), routes.generation)
+        if status.generation is not None:
+            generation.add_metric((), status.generation)
         yield generation
-        text = "0 while the routes file is behind the newest valid document for want of a success, else 1."
-        yield GaugeMetricFamily("abmesh_routes_published", text, not routes.error)
-        yield CounterMetricFamily("abmesh_routes_writes", "How often the routes file was written.", routes.writes)
-        text = "Envoys that do not serve the routes file's routes although they have had the time for it."
-        yield GaugeMetricFamily("abmesh_routes_envoys_behind", text, len(routes.behind))
-        text = "How often it could not be written, or the document not be watched."
-        yield CounterMetricFamily("abmesh_routes_failures", text, routes.failures)
+        text = "0 while an error keeps the routes file behind the newest valid document, else 1."
+        yield GaugeMetricFamily("abmesh_routes_published", text, not status.error)
+        yield CounterMetricFamily("abmesh_routes_writes", "Writes of the routes file.", status.writes)
+        text = "Envoys that still do not serve the published routes after the settle time."
+        yield GaugeMetricFamily("abmesh_routes_envoys_behind", text, len(status.behind))
+        text = "Failures to write the routes file or to watch the document."
+        yield CounterMetricFamily("abmesh_routes_failures", text, status.failures)
 
 
 class _Gauges:
-    """What a tick found of every rollout."""
+    """The gauges of each rollout."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
@@ -168,51 +180,51 @@ class _Gauges:
 
         limit = ("experiment", "metric", "limit")
         self.valid = gauge("abmesh_config_valid", "0 while the newest document is refused, else 1.")
-        self.valid.set(1)  # so that a controller that stands by, and reads none, raises no alarm
+        self.valid.set(1)  # a standby controller reads no document, and must not raise an alert
         self._weight = gauge(
-            "abmesh_controller_weight", "Share of the users that a variant has, 0 to 1.", "experiment", "variant"
+            "abmesh_controller_weight", "A variant's share of the users, 0..1.", "experiment", "variant"
         )
         self._phase = gauge(
             "abmesh_controller_phase", "1 for the phase that a rollout is in, 0 for the others.", "experiment", "phase"
         )
         self._stage = gauge(
             "abmesh_controller_stage_start_timestamp_seconds",
-            "When the weights were last set, in Unix time.",
+            "Unix time at which the present stage started.",
             "experiment",
         )
         self._rolled_back = gauge(
             "abmesh_controller_rolled_back_timestamp_seconds",
-            "When the candidate was rolled back, in Unix time; only while it is.",
+            "Unix time at which the candidate was rolled back; absent unless it is rolled back.",
             "experiment",
         )
         self._warming = gauge(
             "abmesh_controller_warming",
-            "1 while a candidate is warmed before it gets its first users, 0 if not.",
+            "1 while the candidate is warmed up before its first users, else 0.",
             "experiment",
         )
         self._guardrail = gauge(
             "abmesh_controller_guardrail",
-            "The candidate's value of a guarded metric, in the metric's unit: milliseconds for latencies.",
+            "The candidate's value of a guardrail's metric, in the metric's unit; latencies in milliseconds.",
             *limit,
         )
         self._p_harm = gauge(
             "abmesh_controller_guardrail_p_harm",
-            "Always-valid p-value of 'the candidate keeps this limit'; harm is proven where it is small.",
+            "Always-valid p-value of the hypothesis that the candidate keeps this limit; at most alpha proves harm.",
             *limit,
         )
         self._budget = gauge(
             "abmesh_controller_guardrail_budget_used_ratio",
-            "How much of the evidence that rolls back there is: log p_harm over log alpha, 0 for none, 1 for proof.",
+            "Evidence of harm relative to what rolls back: log p_harm / log alpha, from 0 for none to 1 for proof.",
             *limit,
         )
         self._sample_ratio = gauge(
             "abmesh_controller_sample_ratio_alarm",
-            "1 if requests are surely not split as the weights say, 0 if not.",
+            "1 if the split of requests differs significantly from the weights, else 0.",
             "experiment",
         )
 
-    def outcome(self, outcome: Outcome) -> _Shown:
-        """Show what a tick found of one rollout; which gauges do."""
+    def show(self, outcome: Outcome) -> _Shown:
+        """Set the gauges of one rollout from a tick's outcome; returns those that it set."""
         name, state = outcome.experiment, outcome.state
         shown: _Shown = set()
 
@@ -234,15 +246,15 @@ class _Gauges:
                 show(self._guardrail, judgement.value, *labels)
                 show(self._p_harm, judgement.p_harm, *labels)
                 show(self._budget, budget_used(judgement), *labels)
-        if outcome.balance is not None:
-            show(self._sample_ratio, outcome.balance.alarm, name)
+        if outcome.sample_ratio is not None:
+            show(self._sample_ratio, outcome.sample_ratio.alarm, name)
         return shown
 
 
 def budget_used(judgement: Judgement) -> float:
-    """How much of a rollback's evidence there is, 0..1.
+    """The evidence of harm relative to what rolls back, 0..1: log p_harm / log alpha.
 
-    Evidence multiplies, so it is measured by its logarithm: with alpha 0.01, a p of 0.1 is half of what it takes.
+    Evidence multiplies, so its logarithm is compared: with alpha 0.01, a p of 0.1 is half of what a rollback takes.
     """
     if judgement.p_harm >= 1 or not 0 < judgement.alpha_harm < 1:
         return 0.0

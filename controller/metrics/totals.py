@@ -1,8 +1,8 @@
-"""What was counted of every experiment since this controller began to lead, for its metrics. Pure.
+"""What each experiment's variants did since this controller began to lead, for its metrics. Pure.
 
-Evidence belongs to a stage of a rollout and ends with it; a counter of Prometheus' goes on. So every experiment of the
-document, with a rollout or without, has a window of its own that is never closed. What it costs at a tick is one
-difference of arrays for each Envoy; sums are made only when somebody asks for them.
+Evidence ends with a rollout's stage; a Prometheus counter goes on. So every experiment in the document, with or without
+a rollout, has a window that never closes. A tick costs one difference of arrays for each Envoy; sums are computed only
+when somebody scrapes the metrics.
 
 Called by :mod:`controller.metrics.variants`.
 """
@@ -19,22 +19,22 @@ from abmesh.experiment.latencies import BOUNDS_MS
 from abmesh.experiment.parts import Price
 from controller.evidence.window import Reading, Window, extend, open_window
 
-REMEMBERED = timedelta(hours=24)
-"""How long the last reading of an Envoy that stays away is kept; where Envoys come and go, they would be many."""
+FORGET_AFTER = timedelta(hours=24)
+"""How long an absent Envoy's last reading is kept. In a fleet where Envoys come and go, they would pile up."""
 
-Place = tuple[str, str | None]
-"""Variant, and segment; None for all its users."""
+VariantSegment = tuple[str, str | None]
+"""Variant, and segment; None for all users of the variant."""
 
 
 @dataclass(slots=True)
-class Sums:
-    """What a place counted.
+class SegmentTotals:
+    """What was counted for one variant, or for one segment of its users.
 
     Attributes:
         codes: requests by response code.
         amounts: sums by name.
-        buckets: requests by histogram, for each bound and above the last, shape (bounds + 1,); not cumulative.
-        middles: sum of the middles of all bins by histogram, in milliseconds.
+        buckets: by histogram, the requests in each bucket and beyond the last, shape (bounds + 1,); not cumulative.
+        middles: by histogram, the sum of each request's bin middle, in milliseconds.
     """
 
     codes: dict[int, int] = field(default_factory=dict)
@@ -44,72 +44,75 @@ class Sums:
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
-    """The account of one experiment.
+class RunningTotals:
+    """Everything counted for one experiment, and what it cost.
 
     Attributes:
-        window: everything that was counted.
-        prices: in force, by variant.
-        spent: dollars up to the last change of prices, by place.
-        paid: input and output tokens that these paid for, by place.
+        window: what was counted.
+        prices: the prices in force, by variant.
+        spent: dollars spent before the prices last changed, by variant and segment.
+        paid: the input and output tokens that this paid for, by variant and segment.
     """
 
     window: Window
     prices: Mapping[str, Price] = field(default_factory=dict)
-    spent: Mapping[Place, float] = field(default_factory=dict)
-    paid: Mapping[Place, tuple[int, int]] = field(default_factory=dict)
+    spent: Mapping[VariantSegment, float] = field(default_factory=dict)
+    paid: Mapping[VariantSegment, tuple[int, int]] = field(default_factory=dict)
 
 
-def open_ledger(prices: Mapping[str, Price], at: datetime) -> Ledger:
-    """An account that begins at a time: an Envoy that has counted for long before starts from its first reading."""
-    return Ledger(open_window({}, at), prices)
+def start_totals(prices: Mapping[str, Price], at: datetime) -> RunningTotals:
+    """Totals that start from each Envoy's first reading, whatever it counted before."""
+    return RunningTotals(open_window({}, at), prices)
 
 
-def entered(ledger: Ledger, readings: Mapping[str, Reading], prices: Mapping[str, Price], at: datetime) -> Ledger:
-    """The account with further readings. Tokens that were counted before a price changed cost what they cost then."""
-    if prices != ledger.prices:
-        places = sums(ledger.window)
-        spent = {place: dollars for place in places if (dollars := cost(ledger, place, places[place])) is not None}
-        paid = {place: _tokens(found) for place, found in places.items()}
-        ledger = replace(ledger, prices=prices, spent=spent, paid=paid)
-    return replace(ledger, window=_forgetting(extend(ledger.window, readings), at - REMEMBERED))
+def add_readings(
+    totals: RunningTotals, readings: Mapping[str, Reading], prices: Mapping[str, Price], at: datetime
+) -> RunningTotals:
+    """Add readings to the totals. Tokens counted before a price change keep the cost that they had."""
+    if prices != totals.prices:
+        parts = by_segment(totals.window)
+        spent = {key: dollars for key, part in parts.items() if (dollars := cost(totals, key, part)) is not None}
+        paid = {key: _tokens(part) for key, part in parts.items()}
+        totals = replace(totals, prices=prices, spent=spent, paid=paid)
+    return replace(totals, window=_forget_absent(extend(totals.window, readings), at - FORGET_AFTER))
 
 
-def sums(window: Window) -> dict[Place, Sums]:
-    """Everything that was counted, by variant and by segment, over slices and groups."""
-    found: dict[Place, Sums] = {}
+def by_segment(window: Window) -> dict[VariantSegment, SegmentTotals]:
+    """Everything that was counted, by variant and by segment, over all slices and groups."""
+    found: dict[VariantSegment, SegmentTotals] = {}
     for (variant, where, what), count in window.totals.counters.items():
-        here = found.setdefault((variant, where if isinstance(where, str) else None), Sums())
+        here = found.setdefault((variant, where if isinstance(where, str) else None), SegmentTotals())
         if isinstance(what, str):
             here.amounts[what] = here.amounts.get(what, 0) + count
         else:
             here.codes[what] = here.codes.get(what, 0) + count
     for (variant, histogram, where, lower, width), count in window.totals.histograms.items():
-        here = found.setdefault((variant, where if isinstance(where, str) else None), Sums())
+        here = found.setdefault((variant, where if isinstance(where, str) else None), SegmentTotals())
         buckets = here.buckets.setdefault(histogram, [0] * (len(BOUNDS_MS) + 1))
         buckets[bisect_left(BOUNDS_MS, lower + width)] += count
         here.middles[histogram] = here.middles.get(histogram, 0.0) + count * (lower + width / 2)
     return found
 
 
-def cost(ledger: Ledger, place: Place, found: Sums) -> float | None:
-    """US dollars that a place's tokens cost; None if its variant has and had no price."""
-    price, spent = ledger.prices.get(place[0]), ledger.spent.get(place)
+def cost(totals: RunningTotals, key: VariantSegment, part: SegmentTotals) -> float | None:
+    """US dollars that the tokens of a variant or segment cost; None if the variant never had a price."""
+    price, spent = totals.prices.get(key[0]), totals.spent.get(key)
     if price is None:
         return spent
-    before, now = ledger.paid.get(place, (0, 0)), _tokens(found)
+    before, now = totals.paid.get(key, (0, 0)), _tokens(part)
     new = (now[0] - before[0]) * price.input + (now[1] - before[1]) * price.output
     return (spent or 0.0) + new / 10**6
 
 
-def _tokens(found: Sums) -> tuple[int, int]:
-    return found.amounts.get(metrics.INPUT_TOKENS, 0), found.amounts.get(metrics.OUTPUT_TOKENS, 0)
+def _tokens(part: SegmentTotals) -> tuple[int, int]:
+    return part.amounts.get(metrics.INPUT_TOKENS, 0), part.amounts.get(metrics.OUTPUT_TOKENS, 0)
 
 
-def _forgetting(window: Window, before: datetime) -> Window:
-    """The window without Envoys that were last heard of before a time.
+def _forget_absent(window: Window, before: datetime) -> Window:
+    """The window without Envoys whose last reading is older than a time.
 
-    It then begins no earlier: one of them that comes back must not be taken for one that began to count within it.
+    It then begins no earlier than that time, so that an Envoy that comes back is not taken for one that started inside
+    the window, which would count its requests twice.
     """
     kept = {envoy: reading for envoy, reading in window.seen.items() if reading.at >= before}
     if len(kept) == len(window.seen):

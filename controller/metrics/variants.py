@@ -1,10 +1,10 @@
-"""What every variant did, as Prometheus metrics named ``llm_*``.
+"""What each variant did, as Prometheus metrics named ``llm_*``.
 
-Envoys' own series are by slice, of one Envoy, and end with it. These are of a variant, over all Envoys, and only ever
-grow while this controller leads. One that stands by reads no statistics, so it shows none.
+Each Envoy's own series are by slice and end with that Envoy. These are by variant, summed over all Envoys, and only
+grow while this controller leads. A standby controller reads no statistics, so it exports none of them.
 
-:mod:`controller.metrics.telemetry` registers it. Names follow Prometheus' conventions: base units, ``_total``, and
-classic histograms whose buckets are the same in every controller, so that they add up.
+Registered by :mod:`controller.metrics.telemetry`. Names follow Prometheus' conventions: base units, ``_total``, and
+classic histograms with the same buckets in every controller, so that they can be added up.
 """
 
 from __future__ import annotations
@@ -21,17 +21,25 @@ from abmesh.experiment.latencies import BOUNDS_MS
 from abmesh.experiment.model import Experiment
 from controller.evidence.summary import ABORTED
 from controller.evidence.window import Reading
-from controller.metrics.totals import Ledger, Place, Sums, cost, entered, open_ledger, sums
+from controller.metrics.totals import (
+    RunningTotals,
+    SegmentTotals,
+    VariantSegment,
+    add_readings,
+    by_segment,
+    cost,
+    start_totals,
+)
 from controller.sources.base import Observation
 
-WHO = ("experiment", "model_version")
+LABELS = ("experiment", "model_version")
 STATUS_ABORTED = "aborted"
-"""The status of a request whose client went away before there was an answer."""
+"""The value of ``status`` for a request whose client went away before there was a response."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Plain:
-    """A family that shows one amount, divided by a scale."""
+class _AmountMetric:
+    """A metric that shows one amount, divided by a scale."""
 
     name: str
     help: str
@@ -39,125 +47,125 @@ class _Plain:
     scale: int = 1
 
 
-_PLAIN = (
-    _Plain("llm_requests_broken", "Answers below 500 that the upstream broke off.", metrics.BROKEN),
-    _Plain("llm_requests_cached", "Answers from a cache, which are in no latency.", metrics.CACHED),
-    _Plain("llm_requests_metered", "Answers that said how many tokens they took.", metrics.USAGE),
-    _Plain("llm_refusals", "Answers in which the model refused.", metrics.REFUSALS),
-    _Plain("llm_sessions", "Sessions begun: identities issued to users who had none.", metrics.SESSIONS),
-    _Plain("llm_streamed_tokens", "Output tokens of streamed answers.", metrics.STREAMED_TOKENS),
-    _Plain(
+_AMOUNT_METRICS = (
+    _AmountMetric(
+        "llm_requests_broken", "Answers with a status below 500 that the upstream broke off.", metrics.BROKEN
+    ),
+    _AmountMetric("llm_requests_cached", "Answers from a cache; latencies leave them out.", metrics.CACHED),
+    _AmountMetric("llm_requests_metered", "Answers that reported how many tokens they used.", metrics.USAGE),
+    _AmountMetric("llm_refusals", "Answers in which the model refused.", metrics.REFUSALS),
+    _AmountMetric("llm_sessions", "Sessions started: identities issued to users who had none.", metrics.SESSIONS),
+    _AmountMetric("llm_streamed_tokens", "Output tokens of streamed answers.", metrics.STREAMED_TOKENS),
+    _AmountMetric(
         "llm_generation_seconds",
-        "Time from the first to the last byte of streamed answers that said how many tokens they took.",
+        "Time from the first to the last byte of streamed answers that reported their tokens.",
         metrics.GENERATION_MS,
         1000,
     ),
 )
 
 
-_OF_EVENTS = (
-    _Plain("llm_event_value", "Sum of the values of feedback events.", metrics.EVENT_VALUE, metrics.VALUE_SCALE),
-    _Plain("llm_events_valued", "Feedback events that carried a value.", metrics.VALUED_EVENTS),
+_EVENT_METRICS = (
+    _AmountMetric("llm_event_value", "Sum of the values of feedback events.", metrics.EVENT_VALUE, metrics.VALUE_SCALE),
+    _AmountMetric("llm_events_valued", "Feedback events that carried a value.", metrics.VALUED_EVENTS),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class _Latency:
+class _LatencyMetric:
     histogram: str
     name: str
     help: str
     sum_ms: str
 
 
-_LATENCIES = (
-    _Latency(
+_LATENCY_METRICS = (
+    _LatencyMetric(
         names.STAT_DURATION,
         "llm_request_duration",
-        "Time of whole requests that no cache answered, as Envoy measures it.",
+        "Duration of requests as Envoy measures it, without those answered from a cache.",
         metrics.DURATION_MS,
     ),
-    _Latency(
+    _LatencyMetric(
         names.STAT_TTFT,
         "llm_time_to_first_token",
-        "Time to the answer's first byte of body, of requests that no cache answered.",
+        "Time to the first byte of the response body, without requests answered from a cache.",
         metrics.TTFT_MS,
     ),
 )
 
-_Account = tuple[Experiment, Ledger]
 
-
-class Exposition(Collector):
-    """Ledgers of all experiments of the document as metric families."""
+class VariantMetrics(Collector):
+    """The metric families of all experiments in the document."""
 
     def __init__(self) -> None:
-        self._accounts: dict[str, _Account] = {}
+        self._totals: dict[str, tuple[Experiment, RunningTotals]] = {}
 
-    def counted(
+    def record(
         self, experiments: Sequence[Experiment] | None, observations: Sequence[Observation], at: datetime
     ) -> None:
-        """Take in what the Envoys said.
+        """Add what the Envoys counted.
 
         Args:
-            experiments: of the document; None while it is refused, when those known go on.
-            observations: one of each Envoy.
-            at: when they were asked.
+            experiments: those in the document; None while it is refused, which keeps those that are known.
+            observations: one for each Envoy.
+            at: when the Envoys were queried.
         """
         if experiments is None:
-            experiments = [experiment for experiment, _ in self._accounts.values()]
-        heard = [item for item in observations if item.sample is not None]
-        # A scrape may read the old accounts meanwhile.
-        self._accounts = {item.name: (item, self._entered(item, heard, at)) for item in experiments}
+            experiments = [experiment for experiment, _ in self._totals.values()]
+        answered = [item for item in observations if item.sample is not None]
+        # Replaced as a whole, because a scrape may read the old totals in another thread.
+        self._totals = {item.name: (item, self._extended(item, answered, at)) for item in experiments}
 
     def collect(self) -> Iterator[Metric]:
         """The families, for one scrape."""
-        found = [_Found.of(*account) for account in self._accounts.values()]
-        yield from _families(found, by_segment=False)
-        yield from _families(found, by_segment=True)
+        found = [_ExperimentTotals.of(*item) for item in self._totals.values()]
+        yield from _families(found, segmented=False)
+        yield from _families(found, segmented=True)
 
-    def _entered(self, experiment: Experiment, heard: Iterable[Observation], at: datetime) -> Ledger:
+    def _extended(self, experiment: Experiment, answered: Iterable[Observation], at: datetime) -> RunningTotals:
         prices = experiment.prices
-        known = self._accounts.get(experiment.name)
-        ledger = known[1] if known else open_ledger(prices, at)
+        known = self._totals.get(experiment.name)
+        totals = known[1] if known else start_totals(prices, at)
         readings = {
             item.envoy: Reading(at - item.age, item.sample.uptime, item.sample.counts(experiment.name))
-            for item in heard
+            for item in answered
             if item.sample is not None
         }
-        return entered(ledger, readings, prices, at)
+        return add_readings(totals, readings, prices, at)
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """The sums of one experiment.
+class _ExperimentTotals:
+    """One experiment's totals by variant and segment.
 
-    What it declares is there from the start, at 0: a counter that appears at 1 has no increase.
+    Declared variants and segments start at 0: a counter that first appears at 1 shows no increase in Prometheus.
     """
 
     experiment: Experiment
-    ledger: Ledger
-    sums: Mapping[Place, Sums]
+    totals: RunningTotals
+    parts: Mapping[VariantSegment, SegmentTotals]
 
     @classmethod
-    def of(cls, experiment: Experiment, ledger: Ledger) -> _Found:
+    def of(cls, experiment: Experiment, totals: RunningTotals) -> _ExperimentTotals:
         segments = () if experiment.segments is None else (*experiment.segments.values, names.OTHER_SEGMENT)
-        declared: dict[Place, Sums] = {
-            (variant.name, segment): Sums(codes={200: 0})
+        declared: dict[VariantSegment, SegmentTotals] = {
+            (variant.name, segment): SegmentTotals(codes={200: 0})
             for variant in experiment.variants
             for segment in (None, *segments)
         }
-        return cls(experiment, ledger, declared | sums(ledger.window))
+        return cls(experiment, totals, declared | by_segment(totals.window))
 
-    def places(self, *, by_segment: bool) -> Iterator[tuple[Place, tuple[str, ...], Sums]]:
-        """Every place, its labels and its sums."""
-        for place, found in self.sums.items():
-            variant, segment = place
-            if (segment is not None) is by_segment:
-                who = (self.experiment.name, variant)
-                yield place, who if segment is None else (*who, segment), found
+    def labelled(self, *, segmented: bool) -> Iterator[tuple[VariantSegment, tuple[str, ...], SegmentTotals]]:
+        """Every variant, or every segment, with its labels and totals."""
+        for key, part in self.parts.items():
+            variant, segment = key
+            if (segment is not None) is segmented:
+                labels = (self.experiment.name, variant)
+                yield key, labels if segment is None else (*labels, segment), part
 
-    def events(self, found: Sums, amount: str, *, valued: bool = False) -> Iterator[tuple[str, int]]:
-        """Counts of every event that is declared or was counted."""
+    def events(self, found: SegmentTotals, amount: str, *, valued: bool = False) -> Iterator[tuple[str, int]]:
+        """The count of every event that is declared or was counted."""
         prefix = metrics.of_event(amount, "")
         declared = [event.name for event in self.experiment.events if event.value is not None or not valued]
         counted = [name.removeprefix(prefix) for name in found.amounts if name.startswith(prefix)]
@@ -165,43 +173,43 @@ class _Found:
             yield event, found.amounts.get(prefix + event, 0)
 
 
-def _families(found: Sequence[_Found], *, by_segment: bool) -> Iterator[Metric]:
-    yield _requests(found, by_segment=by_segment)
-    for latency in _LATENCIES:
-        yield _latency(latency, found, by_segment=by_segment)
-    yield _tokens(found, by_segment=by_segment)
-    yield _cost(found, by_segment=by_segment)
-    yield _events("llm_events", "Feedback events", metrics.EVENTS, found, by_segment=by_segment)
-    if not by_segment:
-        yield from _only_of_variants(found)
+def _families(found: Sequence[_ExperimentTotals], *, segmented: bool) -> Iterator[Metric]:
+    yield _requests(found, segmented=segmented)
+    for latency in _LATENCY_METRICS:
+        yield _latency(latency, found, segmented=segmented)
+    yield _tokens(found, segmented=segmented)
+    yield _cost(found, segmented=segmented)
+    yield _events("llm_events", "Feedback events", metrics.EVENTS, found, segmented=segmented)
+    if not segmented:
+        yield from _unsegmented(found)
 
 
-def _requests(found: Sequence[_Found], *, by_segment: bool) -> Metric:
+def _requests(found: Sequence[_ExperimentTotals], *, segmented: bool) -> Metric:
     family = _counter(
         "llm_requests",
-        f"Requests by the status of their answers; {STATUS_ABORTED}: the client went away before there was one",
+        f"Requests by response status; {STATUS_ABORTED} if the client went away before there was a response",
         "status",
-        by_segment=by_segment,
+        segmented=segmented,
     )
     for item in found:
-        for _, labels, here in item.places(by_segment=by_segment):
+        for _, labels, here in item.labelled(segmented=segmented):
             for code, count in here.codes.items():
                 family.add_metric((*labels, STATUS_ABORTED if code == ABORTED else str(code)), count)
     return family
 
 
-def _latency(latency: _Latency, found: Sequence[_Found], *, by_segment: bool) -> Metric:
+def _latency(latency: _LatencyMetric, found: Sequence[_ExperimentTotals], *, segmented: bool) -> Metric:
     family = HistogramMetricFamily(
-        f"{latency.name}{_ending(by_segment)}_seconds", _told(latency.help, by_segment), labels=_labels(by_segment)
+        f"{latency.name}{_ending(segmented)}_seconds", _help(latency.help, segmented), labels=_labels(segmented)
     )
     for item in found:
-        for _, labels, here in item.places(by_segment=by_segment):
+        for _, labels, here in item.labelled(segmented=segmented):
             cumulative, total = [], 0
             for bound, count in zip((*BOUNDS_MS, None), here.buckets.get(latency.histogram, _EMPTY), strict=True):
                 total += count
                 cumulative.append(("+Inf" if bound is None else repr(bound / 1000), total))
-            # Envoy counts no sums of durations by segment.
-            exact = None if by_segment else here.amounts.get(latency.sum_ms)
+            # By segment, Envoy counts no sums of durations.
+            exact = None if segmented else here.amounts.get(latency.sum_ms)
             middles = here.middles.get(latency.histogram, 0.0)
             family.add_metric(labels, cumulative, (middles if exact is None else exact) / 1000)
     return family
@@ -210,62 +218,64 @@ def _latency(latency: _Latency, found: Sequence[_Found], *, by_segment: bool) ->
 _EMPTY = [0] * (len(BOUNDS_MS) + 1)
 
 
-def _tokens(found: Sequence[_Found], *, by_segment: bool) -> Metric:
-    family = _counter("llm_tokens", "Tokens that answers said they took", "direction", by_segment=by_segment)
+def _tokens(found: Sequence[_ExperimentTotals], *, segmented: bool) -> Metric:
+    family = _counter("llm_tokens", "Tokens that answers reported", "direction", segmented=segmented)
     directions = (("input", metrics.INPUT_TOKENS), ("output", metrics.OUTPUT_TOKENS))
     for item in found:
-        for _, labels, here in item.places(by_segment=by_segment):
+        for _, labels, here in item.labelled(segmented=segmented):
             for direction, amount in directions:
                 family.add_metric((*labels, direction), here.amounts.get(amount, 0))
     return family
 
 
-def _cost(found: Sequence[_Found], *, by_segment: bool) -> Metric:
-    name = "llm_cost_by_segment_dollars" if by_segment else "llm_cost_dollars"
-    text = "What tokens cost in US dollars, at the prices of the document when they were counted"
-    family = CounterMetricFamily(name, _told(f"{text}.", by_segment), labels=_labels(by_segment))
+def _cost(found: Sequence[_ExperimentTotals], *, segmented: bool) -> Metric:
+    name = "llm_cost_by_segment_dollars" if segmented else "llm_cost_dollars"
+    text = "Cost of tokens in US dollars, at the prices in the document when they were counted"
+    family = CounterMetricFamily(name, _help(f"{text}.", segmented), labels=_labels(segmented))
     for item in found:
-        for place, labels, here in item.places(by_segment=by_segment):
-            dollars = cost(item.ledger, place, here)
+        for key, labels, here in item.labelled(segmented=segmented):
+            dollars = cost(item.totals, key, here)
             if dollars is not None:
                 family.add_metric(labels, dollars)
     return family
 
 
-def _events(name: str, text: str, amount: str, found: Sequence[_Found], *, by_segment: bool, scale: int = 1) -> Metric:
-    family = _counter(name, text, "event", by_segment=by_segment)
+def _events(
+    name: str, text: str, amount: str, found: Sequence[_ExperimentTotals], *, segmented: bool, scale: int = 1
+) -> Metric:
+    family = _counter(name, text, "event", segmented=segmented)
     valued = amount != metrics.EVENTS
     for item in found:
-        for _, labels, here in item.places(by_segment=by_segment):
+        for _, labels, here in item.labelled(segmented=segmented):
             for event, count in item.events(here, amount, valued=valued):
                 family.add_metric((*labels, event), count / scale)
     return family
 
 
-def _only_of_variants(found: Sequence[_Found]) -> Iterator[Metric]:
-    """What Envoy does not count by segment."""
-    for plain in _PLAIN:
-        family = CounterMetricFamily(plain.name, plain.help, labels=WHO)
+def _unsegmented(found: Sequence[_ExperimentTotals]) -> Iterator[Metric]:
+    """The metrics that Envoy does not count by segment."""
+    for metric in _AMOUNT_METRICS:
+        family = CounterMetricFamily(metric.name, metric.help, labels=LABELS)
         for item in found:
-            for _, labels, here in item.places(by_segment=False):
-                family.add_metric(labels, here.amounts.get(plain.amount, 0) / plain.scale)
+            for _, labels, here in item.labelled(segmented=False):
+                family.add_metric(labels, here.amounts.get(metric.amount, 0) / metric.scale)
         yield family
-    for of in _OF_EVENTS:
-        yield _events(of.name, of.help.rstrip("."), of.amount, found, by_segment=False, scale=of.scale)
+    for metric in _EVENT_METRICS:
+        yield _events(metric.name, metric.help.rstrip("."), metric.amount, found, segmented=False, scale=metric.scale)
 
 
-def _counter(name: str, text: str, label: str, *, by_segment: bool) -> CounterMetricFamily:
-    labels = (*_labels(by_segment), label)
-    return CounterMetricFamily(name + _ending(by_segment), _told(f"{text}.", by_segment), labels=labels)
+def _counter(name: str, text: str, label: str, *, segmented: bool) -> CounterMetricFamily:
+    labels = (*_labels(segmented), label)
+    return CounterMetricFamily(name + _ending(segmented), _help(f"{text}.", segmented), labels=labels)
 
 
-def _ending(by_segment: bool) -> str:
-    return names.BY_SEGMENT if by_segment else ""
+def _ending(segmented: bool) -> str:
+    return names.BY_SEGMENT if segmented else ""
 
 
-def _labels(by_segment: bool) -> tuple[str, ...]:
-    return (*WHO, "segment") if by_segment else WHO
+def _labels(segmented: bool) -> tuple[str, ...]:
+    return (*LABELS, "segment") if segmented else LABELS
 
 
-def _told(text: str, by_segment: bool) -> str:
-    return f"{text[:-1]}, by segment of users." if by_segment else text
+def _help(text: str, segmented: bool) -> str:
+    return f"{text[:-1]}, by segment." if segmented else text

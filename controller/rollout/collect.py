@@ -1,4 +1,4 @@
-"""The evidence of every experiment's stage: collected from readings, kept between ticks and between processes.
+"""The evidence of every experiment's stage, collected from readings and kept between ticks and processes.
 
 Called by :mod:`controller.rollout.reconcile`.
 """
@@ -21,8 +21,8 @@ class Collector:
     """Collects evidence.
 
     Args:
-        store: where it is kept between processes.
-        settle: how long after a stage's start its evidence begins.
+        store: keeps it between processes.
+        settle: time from a stage's start to its first evidence.
     """
 
     def __init__(self, store: EvidenceStore, settle: timedelta) -> None:
@@ -31,9 +31,9 @@ class Collector:
         self._live: dict[str, Live] = {}
 
     def collect(self, state: ExperimentState, name: str, observations: Sequence[Observation], at: datetime) -> Live:
-        """What is known of an experiment's stage, with what the Envoys said at a time.
+        """What is known of an experiment's stage, the newest samples included.
 
-        Nothing is collected for a candidate without users, nor for a rollout that is finished or in a person's hands.
+        Nothing is collected for a candidate without users, nor for a rollout that is finished or manual.
         """
         live = self._of_stage(name, state)
         if state.phase is Phase.MANUAL or state.phase.finished or state.stage.weight == 0:
@@ -47,20 +47,20 @@ class Collector:
         if window is not None:
             window = extend(window, readings)
         elif readings and min(item.at for item in readings.values()) >= state.stage.started_at + self._settle:
-            # Readings may be older than the question; none may hold requests from before the new weights.
+            # Readings may be older than this tick; none may hold requests from before the new weights.
             window = open_window(readings, at)
         else:
             return live
         return replace(live, window=window)
 
     def keep(self, name: str, state: ExperimentState, live: Live) -> None:
-        """Keep what is known; if the state has gone on to another stage, that one begins with the memory it has.
+        """Keep what is known; if another stage has begun, it starts with the history so far.
 
         Raises:
-            StateError: it cannot be kept between processes. It is kept in memory.
+            StateError: it cannot be written. It stays in memory.
         """
         if live.stage != state.stage.id:
-            live = Live(state.stage.id, decision=live.decision, memory=live.memory)
+            live = Live(state.stage.id, decision=live.decision, history=live.history)
         known = self._live.get(name)
         self._live[name] = live
         if known != live:
@@ -74,7 +74,7 @@ class Collector:
 
 
 def evidence_of(experiment: Experiment, live: Live) -> dict[str, VariantEvidence]:
-    """Evidence of every variant in a stage; empty before its evidence has begun."""
+    """Evidence of every variant in a stage; empty before there is any."""
     if live.window is None:
         return {}
     return summarize(live.window.totals, experiment.weights, experiment.prices)

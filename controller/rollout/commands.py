@@ -1,7 +1,7 @@
-"""What a person may do to a rollout: pause, resume, promote, rollback.
+"""Operators' commands on a rollout: pause, resume, promote, rollback. Called by the command line.
 
-They work on the same state, document and journal as the controller, by the same intent and commit, under the same lock;
-so they work with a controller running, and without one. Called by the command line.
+They use the controller's state, document, journal and lock, and commit in the same way, so they work whether or not a
+controller is running.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from uuid import uuid4
 from abmesh.experiment.errors import AbmeshError, RefusedError, StateError
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.names import BUCKETS
+from abmesh.experiment.quantities import format_percent
 from abmesh.experiment.store import FileStore, Snapshot, format_generation
 from abmesh.experiment.weights import move_candidate
 from controller.decision.policy import next_step
@@ -22,113 +23,120 @@ from controller.rollout.commit import Change, Committer
 from controller.settings import Settings
 from controller.state.journal import Journal
 from controller.state.states import StateStore
-from controller.wording.phrases import percent
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
-    """What an operator's command comes to, given where the rollout stands."""
+class _Operation:
+    """What an operator's command does to a rollout in its present state.
+
+    Attributes:
+        target: the candidate's new weight; None to leave the weights alone.
+        new_stage: whether a new stage starts even if the weight stays the same.
+    """
 
     kind: Kind
     reason: str
     phase: Phase
     target: int | None = None
-    afresh: bool = False
+    new_stage: bool = False
 
 
-_Decide = Callable[[Experiment, ExperimentState], _Wish]
+_Decide = Callable[[Experiment, ExperimentState], _Operation]
 
 
 def pause(settings: Settings, experiment: str, *, by: str = "", now: datetime | None = None) -> JournalEntry:
-    """Keep the candidate at its weight until ``resume``. Guardrails stay in force: harm still rolls back.
+    """Keep the candidate at its weight until ``resume``. Guardrails still apply: harm rolls back.
 
     Args:
-        settings: which document and state folder.
-        experiment: its name.
-        by: who, for the journal.
-        now: the time; the wall clock's unless given.
+        settings: document and state folder.
+        experiment: name of the experiment.
+        by: the operator's name, for the journal.
+        now: the time; the wall clock's if None.
 
     Returns:
-        The journal's entry, whose reason says what was done.
+        The journal entry; its reason says what was done.
 
     Raises:
         RefusedError: the rollout is not progressing, or there is none.
         AbmeshError: the document, the state or the journal cannot be used.
     """
 
-    def wish(present: Experiment, state: ExperimentState) -> _Wish:
+    def decide(present: Experiment, state: ExperimentState) -> _Operation:
         if state.phase is not Phase.PROGRESSING:
-            raise RefusedError(f"{experiment} cannot be paused: it is {_standing(state)}")
+            raise RefusedError(f"cannot pause {experiment}: it is {_phase_at_weight(state)}")
         if present.weights != state.weights:
             raise RefusedError(
-                f"{experiment} needs no pause: a person edited its weights, so nothing moves until resume"
+                f"no need to pause {experiment}: someone edited its weights, so nothing moves until abmesh resume"
             )
-        return _Wish(Kind.HOLD, f"paused at {percent(state.stage.weight)} by {_who(by)}", Phase.PAUSED)
+        reason = f"paused at {format_percent(state.stage.weight)} by {_operator(by)}"
+        return _Operation(Kind.HOLD, reason, Phase.PAUSED)
 
-    return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
+    return _run(settings, experiment, by, decide, now or datetime.now(UTC))
 
 
 def resume(settings: Settings, experiment: str, *, by: str = "", now: datetime | None = None) -> JournalEntry:
-    """Go on from the weights and the plan as the document has them; the stage starts afresh.
+    """Continue from the document's present weights and plan, with a new stage.
 
-    From ``paused``, from ``manual``, and from a finished rollout, which it starts again. Arguments, result and errors
-    are those of :func:`pause`.
+    Works on a paused or manual rollout, and restarts a finished one. Arguments, result and errors are those of
+    :func:`pause`.
     """
 
-    def wish(present: Experiment, state: ExperimentState) -> _Wish:
+    def decide(present: Experiment, state: ExperimentState) -> _Operation:
         edited = present.weights != state.weights
         if state.phase is Phase.PROGRESSING and not edited and _same_plan(present, state):
-            raise RefusedError(f"{experiment} needs no resume: it is {_standing(state)}")
-        weight = percent(present.weights[_candidate(present)])
-        return _Wish(Kind.HOLD, f"resumed by {_who(by)} with a new stage at {weight}", Phase.PROGRESSING, afresh=True)
+            raise RefusedError(f"no need to resume {experiment}: it is {_phase_at_weight(state)}")
+        weight = format_percent(present.weights[_candidate(present)])
+        reason = f"resumed by {_operator(by)} with a new stage at {weight}"
+        return _Operation(Kind.HOLD, reason, Phase.PROGRESSING, new_stage=True)
 
-    return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
+    return _run(settings, experiment, by, decide, now or datetime.now(UTC))
 
 
 def promote(
     settings: Settings, experiment: str, *, full: bool = True, by: str = "", now: datetime | None = None
 ) -> JournalEntry:
-    """Give the candidate all users, which finishes the rollout; or, without ``full``, the next step's weight now.
+    """Give the candidate all users and finish the rollout; without ``full``, advance it to its next step.
 
-    Neither time nor requests nor guardrails are asked. Arguments, result and errors are those of :func:`pause`.
+    Ignores guardrails, the stage's duration and its requests. Arguments, result and errors are those of :func:`pause`.
     """
 
-    def wish(present: Experiment, state: ExperimentState) -> _Wish:
+    def decide(present: Experiment, state: ExperimentState) -> _Operation:
         weight = present.weights[_candidate(present)]
         if full:
             if state.phase is Phase.PROMOTED and weight == BUCKETS:
-                raise RefusedError(f"{experiment} cannot be promoted: it is {_standing(state)}")
-            reason = f"promoted from {percent(weight)} to 100% by {_who(by)}"
-            return _Wish(Kind.COMPLETE, reason, Phase.PROMOTED, BUCKETS)
+                raise RefusedError(f"cannot promote {experiment}: it is {_phase_at_weight(state)}")
+            reason = f"promoted from {format_percent(weight)} to 100% by {_operator(by)}"
+            return _Operation(Kind.COMPLETE, reason, Phase.PROMOTED, BUCKETS)
         assert present.rollout is not None
         target = next_step(present.rollout.steps, weight)
         if target is None or state.phase is Phase.PROMOTED:
             raise RefusedError(
-                f"{experiment} has no step after {percent(weight)}: it is {_standing(state)}; a full promotion gives "
-                f"the candidate all users"
+                f"{experiment} has no step after {format_percent(weight)}: it is {_phase_at_weight(state)}; to give "
+                f"the candidate all users, run abmesh promote without --step"
             )
-        reason = f"promoted from {percent(weight)} to {percent(target)} by {_who(by)}"
-        return _Wish(Kind.ADVANCE, reason, Phase.PROGRESSING, target)
+        reason = f"promoted from {format_percent(weight)} to {format_percent(target)} by {_operator(by)}"
+        return _Operation(Kind.ADVANCE, reason, Phase.PROGRESSING, target)
 
-    return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
+    return _run(settings, experiment, by, decide, now or datetime.now(UTC))
 
 
 def rollback(settings: Settings, experiment: str, *, by: str = "", now: datetime | None = None) -> JournalEntry:
-    """Give all of the candidate's users to the control, which finishes the rollout.
+    """Give all of the candidate's users back to the control and finish the rollout.
 
     Arguments, result and errors are those of :func:`pause`.
     """
 
-    def wish(present: Experiment, state: ExperimentState) -> _Wish:
+    def decide(present: Experiment, state: ExperimentState) -> _Operation:
         weight = present.weights[_candidate(present)]
         if state.phase is Phase.ROLLED_BACK and weight == 0:
-            raise RefusedError(f"{experiment} cannot be rolled back: it is {_standing(state)}")
-        return _Wish(Kind.ROLLBACK, f"rolled back from {percent(weight)} by {_who(by)}", Phase.ROLLED_BACK, 0)
+            raise RefusedError(f"cannot roll back {experiment}: it is {_phase_at_weight(state)}")
+        reason = f"rolled back from {format_percent(weight)} by {_operator(by)}"
+        return _Operation(Kind.ROLLBACK, reason, Phase.ROLLED_BACK, 0)
 
-    return _operate(settings, experiment, by, wish, now or datetime.now(UTC))
+    return _run(settings, experiment, by, decide, now or datetime.now(UTC))
 
 
-def _operate(settings: Settings, name: str, by: str, decide: _Decide, now: datetime) -> JournalEntry:
+def _run(settings: Settings, name: str, by: str, decide: _Decide, now: datetime) -> JournalEntry:
     folder = settings.state_folder
     committer = Committer(StateStore(folder), Journal(folder), FileStore(settings.config))
     made: list[JournalEntry] = []
@@ -137,7 +145,7 @@ def _operate(settings: Settings, name: str, by: str, decide: _Decide, now: datet
         experiment = snapshot.document.experiment(name)
         if experiment.rollout is None:
             raise RefusedError(
-                f"{name} has no rollout; give it one in the document, or set weights with abmesh weights"
+                f"{name} has no rollout; add one to the document, or set its weights with abmesh weights"
             )
         before = state or adopt(experiment, Phase.PROGRESSING, uuid4().hex, now)
         change = _change(snapshot, experiment, before, decide(experiment, before), by, now)
@@ -147,21 +155,22 @@ def _operate(settings: Settings, name: str, by: str, decide: _Decide, now: datet
     try:
         state = committer.change(name, plan, now)
     except AbmeshError as error:
-        if made and _pending(settings, name) == made[0].id:
+        if made and _pending_change(settings, name) == made[0].id:
             raise StateError(
-                f"{error}; {name}: the change ({made[0].reason}) is begun and pending: a controller, or the next "
-                f"command about this experiment, finishes it as soon as it can"
+                f"{error}; {name}: the change ({made[0].reason}) is pending: a running controller, or the next command "
+                f"on this experiment, will finish it"
             ) from error
         raise
     if state.decision is None or state.decision.id != made[0].id:
         raise StateError(
-            f"{name}: the weights were edited in the same instant, so nothing was done; look and try again"
+            f"{name}: someone edited the weights at the same moment, so nothing was done; check abmesh status, then "
+            f"try again"
         )
     return made[0]
 
 
-def _pending(settings: Settings, name: str) -> str | None:
-    """The id of the change of an experiment that is begun and not finished, if there is one and it can be read."""
+def _pending_change(settings: Settings, name: str) -> str | None:
+    """The id of an experiment's change that was begun and not finished; None if there is none or it cannot be read."""
     try:
         state = StateStore(settings.state_folder).read().experiments.get(name)
     except StateError:
@@ -170,36 +179,36 @@ def _pending(settings: Settings, name: str) -> str | None:
 
 
 def _change(
-    snapshot: Snapshot, experiment: Experiment, before: ExperimentState, wish: _Wish, by: str, now: datetime
+    snapshot: Snapshot, experiment: Experiment, before: ExperimentState, operation: _Operation, by: str, now: datetime
 ) -> Change:
     candidate, entry_id = _candidate(experiment), uuid4().hex
     weights: Weights = dict(experiment.weights)
-    if wish.target is not None:
-        weights = move_candidate(weights, experiment.control.name, candidate, wish.target)
+    if operation.target is not None:
+        weights = move_candidate(weights, experiment.control.name, candidate, operation.target)
     entry = JournalEntry(
         id=entry_id,
         at=now,
         experiment=experiment.name,
         actor="operator",
         by=by,
-        kind=wish.kind,
+        kind=operation.kind,
         cause=Cause.OPERATOR,
-        reason=wish.reason,
+        reason=operation.reason,
         phase_before=before.phase,
-        phase=wish.phase,
+        phase=operation.phase,
         weights_before=experiment.weights,
         weights_after=weights,
         stage=before.stage,
         generation=format_generation(snapshot.generation),
     )
     stage = before.stage
-    if wish.afresh or weights[candidate] != stage.weight:
+    if operation.new_stage or weights[candidate] != stage.weight:
         stage = Stage(id=entry_id, weight=weights[candidate], started_at=now)
-    if wish.phase is Phase.PAUSED:
-        # Pausing accepts no other plan that a person may have written meanwhile; everything else does.
-        after = before.model_copy(update={"phase": wish.phase, "decision": entry.decision})
+    if operation.phase is Phase.PAUSED:
+        # Unlike the other commands, a pause does not adopt a plan that was edited in the meantime.
+        after = before.model_copy(update={"phase": operation.phase, "decision": entry.decision})
     else:
-        after = adopt(experiment, wish.phase, entry_id, now).model_copy(
+        after = adopt(experiment, operation.phase, entry_id, now).model_copy(
             update={"weights": weights, "stage": stage, "decision": entry.decision}
         )
     return Change(before, after, entry)
@@ -219,9 +228,9 @@ def _same_plan(experiment: Experiment, state: ExperimentState) -> bool:
     )
 
 
-def _standing(state: ExperimentState) -> str:
-    return f"{state.phase.replace('_', ' ')} at {percent(state.stage.weight)}"
+def _phase_at_weight(state: ExperimentState) -> str:
+    return f"{state.phase.replace('_', ' ')} at {format_percent(state.stage.weight)}"
 
 
-def _who(by: str) -> str:
+def _operator(by: str) -> str:
     return by or "an operator"

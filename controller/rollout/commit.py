@@ -1,19 +1,20 @@
-"""Changes of a rollout that no crash can tear: intent, weights, journal, commit.
+"""Carries out changes of a rollout so that no crash leaves one half done: intent, weights, journal, commit.
 
-A change is carried out in four steps, each durable before the next:
+A change takes four steps, each durable before the next:
 
-1. The *intent* goes into the state: the weights it starts from, the state it leads to, its journal entry.
-2. The document gets its weights, by compare-and-swap.
-3. The journal gets its entry, unless it has it.
-4. *Commit*: the state it leads to replaces the intent.
+1. The *intent* is written to the state: the weights before the change, the state after it, and its journal entry.
+2. The weights are written to the document, by compare-and-swap.
+3. The entry is appended to the journal, unless it is already there.
+4. *Commit*: the state after the change replaces the intent.
 
-Whoever finds an intent, after a crash, carries on: the document has the new weights (go on with 3), or still the old
-ones (2), or others: then a person edited it in between, the change is abandoned and the rollout is theirs.
+After a crash, the next controller or command that finds an intent finishes it. If the document has the new weights, it
+continues with step 3; if it has the old ones, with step 2. If it has any other weights, someone edited it in between:
+the change is abandoned and the rollout turns manual.
 
-A rollback for harm does not wait for the disk: if a change before it cannot be finished, the rollback replaces it, the
-document first and the records when they can be written.
+A rollback for harm does not wait for the disk. If the change before it cannot be finished, the rollback replaces it:
+the document is written first, the state and the journal once they can be.
 
-The lock on the state is held throughout, so that the controller and an operator's command never interleave. Called by
+The lock on the state is held throughout, so the controller and an operator's command cannot interleave. Called by
 :mod:`controller.rollout.reconcile` and :mod:`controller.rollout.commands`.
 """
 
@@ -30,23 +31,24 @@ from controller.records import Cause, ExperimentState, Intent, JournalEntry, Kin
 from controller.state.documents import Documents
 from controller.state.journal import Journal
 from controller.state.states import StateStore
+from controller.wording.reasons import abandoned
 
 _ATTEMPTS = 100
-"""How often a write is tried while others write to the same document; each failure means that another succeeded."""
+"""Most attempts to write the document while others write to it; each failed attempt means that another write won."""
 
 
 class SupersededError(StateError):
-    """The state or the document changed while a decision was made; nothing was done, and it is to be made again."""
+    """The state or the document changed while a decision was made. Nothing was done; decide again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is to be done.
+    """A change to carry out.
 
     Attributes:
-        before: the state that it starts from, without an intent.
-        after: the state that it leads to, without an intent; its weights are those to write.
-        entry: for the journal; ``weights_before`` are the document's present ones.
+        before: the state before it, without an intent.
+        after: the state after it, without an intent; its weights are the ones to write.
+        entry: the journal entry; its ``weights_before`` are the document's present weights.
     """
 
     before: ExperimentState
@@ -55,54 +57,57 @@ class Change:
 
 
 class _Weights(Enum):
-    """What became of the document's weights."""
+    """What happened to the document's weights."""
 
-    THERE = "they were there already"
+    THERE = "the document already had them"
     WRITTEN = "they were written"
-    EDITED = "a person had written others"
+    EDITED = "somebody else had written others"
 
 
 Plan = Callable[[Snapshot, ExperimentState | None], Change]
-"""Makes a change from the document and the state as they are under the lock, or raises."""
+"""Makes a change from the document and the state, as read under the lock. May raise to refuse it."""
 
 
 class Committer:
-    """Carries out changes on one state folder and one document."""
+    """Carries out changes to one document and one state folder."""
 
     def __init__(self, states: StateStore, journal: Journal, documents: Documents) -> None:
         self._states = states
         self._journal = journal
         self._documents = documents
-        self._instead: dict[str, tuple[str, ExperimentState]] = {}
-        """By experiment: the entry's id of a change that cannot be finished, and the rollback begun in its place."""
+        self._replacements: dict[str, tuple[str, ExperimentState]] = {}
+        """By experiment: the entry id of a change that cannot be finished, and the state with the rollback's intent."""
 
     def recover(self, name: str, now: datetime) -> ExperimentState | None:
-        """Finish what a crash left undone; the state after that, or None if there is none.
+        """Finish a change that a crash interrupted.
+
+        Returns:
+            The state after that; None if the experiment has none.
 
         Raises:
             AbmeshError: it cannot be finished now; the intent stays.
         """
         with self._states.locked():
-            return self._finished(name, now)
+            return self._finish_pending(name, now)
 
     def change(self, name: str, plan: Plan, now: datetime) -> ExperimentState:
-        """Make and carry out a change.
+        """Plan a change and carry it out.
 
         Args:
-            name: the experiment's.
+            name: the experiment's name.
             plan: called with the document and the state, which has no intent.
             now: the time.
 
         Returns:
-            The state after it, which is ``manual`` if a person edited the weights in the same instant.
+            The state after the change; ``manual`` if someone edited the weights at the same moment.
 
         Raises:
-            AbmeshError: it was not begun; or it was, and could not be finished now, so that its intent stays.
+            AbmeshError: the change was not begun; or it was begun and cannot be finished now, so its intent stays.
         """
         with self._states.locked():
-            state = self._finished(name, now)
+            state = self._finish_pending(name, now)
             change = plan(self._documents.read(), state)
-            assert change.after.weights == change.entry.weights_after, "a change writes what it says"
+            assert change.after.weights == change.entry.weights_after, "the entry records the weights that are written"
             intent = Intent(before=change.entry.weights_before, after=change.after, entry=change.entry)
             begun = change.before.model_copy(update={"intent": intent})
             self._states.write(name, begun)
@@ -111,18 +116,17 @@ class Committer:
     def roll_back_instead(self, name: str, pending: Intent, rollback: Change, now: datetime) -> ExperimentState:
         """Carry out a rollback in place of a change that cannot be finished now.
 
-        The document comes first and needs no record. If the records cannot be kept now, the rollback is remembered
-        here and recorded by the next :meth:`recover` or :meth:`change`, so that the change before it is not taken up
-        again.
+        Writes the document first. If the state or the journal cannot be written now, the rollback is kept in memory,
+        and the next :meth:`recover` or :meth:`change` records it, so that nothing resumes the change that it replaced.
 
         Args:
-            name: the experiment's.
+            name: the experiment's name.
             pending: the change that cannot be finished.
-            rollback: from the state that the document's present weights belong to.
+            rollback: starts from the state that matches the document's present weights.
             now: the time.
 
         Raises:
-            AbmeshError: the document could not be written, or the records could not.
+            AbmeshError: the document, the state or the journal could not be written.
         """
         carried_out = rollback.before == pending.after
         intent = Intent(
@@ -132,32 +136,32 @@ class Committer:
             unrecorded=(*pending.unrecorded, pending.entry) if carried_out else pending.unrecorded,
         )
         self._write_weights(name, intent)
-        self._instead[name] = (pending.entry.id, rollback.before.model_copy(update={"intent": intent}))
+        self._replacements[name] = (pending.entry.id, rollback.before.model_copy(update={"intent": intent}))
         with self._states.locked():
-            state = self._finished(name, now)
+            state = self._finish_pending(name, now)
         assert state is not None
         return state
 
     def put(self, name: str, expected: ExperimentState | None, state: ExperimentState) -> None:
-        """Keep a state that is no decision: a first one, or a corrected clock.
+        """Store a state without a decision: the first one, or one with a corrected clock.
 
         Raises:
             SupersededError: the present state is not the expected one.
-            StateError: it cannot be kept.
+            StateError: the state cannot be stored.
         """
         with self._states.locked():
             if self._states.read().experiments.get(name) != expected:
-                raise SupersededError(f"the state of {name} changed in between")
+                raise SupersededError(f"the state of {name} changed in the meantime")
             self._states.write(name, state)
 
-    def _finished(self, name: str, now: datetime) -> ExperimentState | None:
+    def _finish_pending(self, name: str, now: datetime) -> ExperimentState | None:
         state = self._states.read().experiments.get(name)
-        replaced, begun = self._instead.get(name, ("", None))
+        replaced, begun = self._replacements.get(name, ("", None))
         if begun is not None:
             if state is not None and state.intent is not None and state.intent.entry.id == replaced:
                 self._states.write(name, begun)
                 state = begun
-            del self._instead[name]
+            del self._replacements[name]
         if state is None or state.intent is None:
             return state
         return self._carry_out(name, state, state.intent, now)
@@ -165,21 +169,21 @@ class Committer:
     def _carry_out(
         self, name: str, state: ExperimentState, intent: Intent, recovered_at: datetime | None
     ) -> ExperimentState:
-        """Steps 2 to 4; an intent that is being recovered may be at any of them."""
+        """Steps 2 to 4. During recovery, any of them may already be done."""
         present = self._write_weights(name, intent)
         if present is _Weights.EDITED:
             return self._abandon(name, state, intent)
         for entry in (*intent.unrecorded, intent.entry):
-            self._record(entry, perhaps_there=recovered_at is not None)
+            self._record(entry, maybe_recorded=recovered_at is not None)
         after = intent.after
         if recovered_at is not None and present is _Weights.WRITTEN and after.stage.id == intent.entry.id:
-            # The stage's weights are in force only now, however long ago they were decided on.
+            # The stage starts when its weights take effect, however long ago they were decided on.
             after = after.model_copy(update={"stage": after.stage.model_copy(update={"started_at": recovered_at})})
         self._states.write(name, after)
         return after
 
     def _write_weights(self, name: str, intent: Intent) -> _Weights:
-        """Give the document the intended weights, unless it has neither these nor those before."""
+        """Write the intended weights, unless the document has weights from neither before nor after the change."""
         for _ in range(_ATTEMPTS):
             snapshot = self._documents.read()
             present = snapshot.document.experiment(name).weights
@@ -193,15 +197,11 @@ class Committer:
                 continue
             return _Weights.WRITTEN
         raise StoreError(
-            f"the weights of {name} could not be written: the document changed {_ATTEMPTS} times meanwhile"
+            f"cannot write the weights of {name}: the document changed {_ATTEMPTS} times while trying; retry later"
         )
 
     def _abandon(self, name: str, state: ExperimentState, intent: Intent) -> ExperimentState:
         weights = self._documents.read().document.experiment(name).weights
-        reason = (
-            f"a person edited the weights while {intent.entry.kind} was being carried out; it was abandoned, and "
-            f"abmesh resume goes on from there"
-        )
         entry = intent.entry.model_copy(
             update={
                 "id": f"{intent.entry.id}-abandoned",
@@ -209,7 +209,7 @@ class Committer:
                 "by": "",
                 "kind": Kind.HOLD,
                 "cause": Cause.WEIGHTS_EDITED,
-                "reason": reason,
+                "reason": abandoned(intent.entry.kind),
                 "phase": Phase.MANUAL,
                 "weights_before": weights,
                 "weights_after": weights,
@@ -226,10 +226,10 @@ class Committer:
             }
         )
         for line in (*intent.unrecorded, entry):
-            self._record(line, perhaps_there=True)
+            self._record(line, maybe_recorded=True)
         self._states.write(name, manual)
         return manual
 
-    def _record(self, entry: JournalEntry, *, perhaps_there: bool) -> None:
-        if not perhaps_there or not self._journal.holds(entry.id):
+    def _record(self, entry: JournalEntry, *, maybe_recorded: bool) -> None:
+        if not maybe_recorded or not self._journal.holds(entry.id):
             self._journal.append(entry, durable=True)

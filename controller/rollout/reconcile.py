@@ -1,7 +1,7 @@
-"""One tick's work on every experiment: evidence, verdicts, decision, and carrying it out.
+"""One tick's work on every experiment: collect evidence, decide, and commit the decision.
 
-Called by :mod:`controller.loop` in a worker thread, with what the Envoys said and the time. What goes wrong with one
-experiment is reported and leaves the others alone.
+Called by :mod:`controller.loop` in a worker thread, with the Envoys' samples and the time. A failure in one experiment
+is reported and leaves the others alone.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from uuid import uuid4
 from abmesh.experiment.errors import AbmeshError, DocumentError, StateError, StoreError
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.store import Snapshot, format_generation
-from controller.decision.deciding import Deliberation, Inputs, after_stage, deliberate, recorded
-from controller.decision.history import Evidence, Memory
-from controller.decision.policy import Decision, Situation
+from controller.decision.decide import Decided, Inputs, decide
+from controller.decision.history import History, PastStage
 from controller.decision.warmup import Warmups, target_of
 from controller.records import (
     Cause,
@@ -33,24 +32,26 @@ from controller.records import (
 )
 from controller.rollout.collect import Collector, evidence_of
 from controller.rollout.commit import Change, Committer, SupersededError
-from controller.rollout.tick import Outcome, Report, Tick, decision_entry, refused_entry
+from controller.rollout.tick import Outcome, Report, Tick
 from controller.sources.base import Observation
 from controller.state.documents import Documents
 from controller.state.evidence import EvidenceStore, Live
 from controller.state.journal import Journal, Pace
 from controller.state.states import StateStore
+from controller.wording.entries import decision_entry, refused_entry
+from controller.wording.reasons import reason, state_lost
 
 log = logging.getLogger("abmesh.controller")
 
 
 class Reconciler:
-    """Judges, decides and applies.
+    """Brings every rollout of the document to where its decision puts it.
 
     Args:
-        states: where rollouts stand.
-        journal: where decisions go.
-        live: where evidence is kept between processes.
-        documents: where the document is.
+        states: the state of every rollout.
+        journal: records decisions.
+        live: keeps evidence between processes.
+        documents: keeps the document.
         settle: how long new weights need until every server and Envoy serves them.
         new_id: makes the ids of decisions.
     """
@@ -77,13 +78,13 @@ class Reconciler:
     def reconcile(
         self, observations: Sequence[Observation], at: datetime, now: datetime, warmups: Warmups | None = None
     ) -> Report:
-        """Deal with every experiment that has a rollout.
+        """Reconcile every experiment that has a rollout.
 
         Args:
             observations: one of each Envoy.
             at: when they were asked.
             now: when they had answered.
-            warmups: how far they are; without, no warm-up listener is known.
+            warmups: how far they are; None where no warm-up listener is known.
 
         Raises:
             StateError: the state cannot be read; nothing was done.
@@ -110,9 +111,9 @@ class Reconciler:
             except Exception as error:
                 log.exception("%s: this is a bug in abmesh", experiment.name)
                 failures[experiment.name] = repr(error)
-        for name, reason in failures.items():
-            if self._failures.get(name) != reason:
-                log.error("%s: %s", name, reason)
+        for name, failure in failures.items():
+            if self._failures.get(name) != failure:
+                log.error("%s: %s", name, failure)
         self._failures = failures
         every = snapshot.document.experiments
         return Report(snapshot.generation, "", tuple(outcomes), failures, tuple(superseded), every)
@@ -124,7 +125,7 @@ class Reconciler:
         if state is None:
             state = self._first_state(experiment, tick.now)
         elif state.intent is not None:
-            log.warning("%s: finishing %s, which was cut short", name, state.intent.entry.kind)
+            log.warning("%s: finishing an interrupted %s", name, state.intent.entry.kind)
             try:
                 recovered = self._committer.recover(name, tick.now)
             except StateError:
@@ -134,76 +135,68 @@ class Reconciler:
             state, snapshot = recovered, self._documents.read()
             experiment = snapshot.document.experiment(name)
             if experiment.rollout is None:
-                raise SupersededError("the rollout was taken out of the document")
-        state = self._mind_the_clock(name, state, tick.now)
+                raise SupersededError("the rollout was removed from the document")
+        state = self._correct_clock(name, state, tick.now)
         live = self._collector.collect(state, experiment.name, tick.observations, tick.at)
-        evidence = evidence_of(experiment, live)
         inputs = _inputs(experiment, state, live, tick)
-        found = deliberate(inputs, evidence)
-        decision, memory = found.decision, found.memory
+        decided = decide(inputs)
+        situation, decision, history = decided.situation, decided.decision, decided.history
         if decision.kind is Kind.HOLD and decision.phase is state.phase:
-            made = self._hold(snapshot, found, inputs, evidence)
+            made = self._hold(snapshot, inputs, decided)
         else:
             before = state
-            entry = self._entry(snapshot, found, inputs, evidence)
-            state = self._apply(found.situation, decision, entry, tick.now)
+            entry = self._entry(snapshot, inputs, decided)
+            state = self._apply(inputs, decided, entry)
             made = state.decision or entry.decision
             if state.stage.id == entry.id:
-                memory = after_stage(memory, before, entry.id, evidence)
+                history = history.after_stage(PastStage(entry.id, before.weights, inputs.evidence, history.edges))
             elif state.stage.id != before.stage.id:
-                memory = Memory()
-        kept = replace(live, decision=made, memory=memory, requests=found.situation.requests)
+                history = History()
+        kept = replace(live, decision=made, history=history, requests=situation.requests)
         self._collector.keep(name, state, kept)
-        situation, warms = found.situation, target_of(experiment, state)
-        return Outcome(name, state, state.weights, made, situation.judgements, situation.balance, warms)
+        warms = target_of(experiment, state)
+        return Outcome(name, state, state.weights, made, situation.judgements, situation.sample_ratio, warms)
 
-    def _hold(self, snapshot: Snapshot, found: Deliberation, inputs: Inputs, evidence: Evidence) -> DecisionRecord:
-        """Do nothing, and write that down if it is new or was long ago."""
-        decision, name, now = found.decision, inputs.experiment.name, inputs.now
+    def _hold(self, snapshot: Snapshot, inputs: Inputs, decided: Decided) -> DecisionRecord:
+        """Do nothing, and write that down if it is new or was last written long ago."""
+        decision, name, now = decided.decision, inputs.experiment.name, inputs.now
         if not self._pace.due(name, decision.kind, decision.cause, decision.phase, now):
-            return DecisionRecord(
-                id=self._new_id(), kind=decision.kind, cause=decision.cause, reason=decision.reason, at=now
-            )
-        entry = self._entry(snapshot, found, inputs, evidence)
+            text = reason(decision, decided.situation, now)
+            return DecisionRecord(id=self._new_id(), kind=decision.kind, cause=decision.cause, reason=text, at=now)
+        entry = self._entry(snapshot, inputs, decided)
         self._journal.append(entry, durable=False)
         self._pace.written(name, decision.kind, decision.cause, decision.phase, now)
-        log.info("%s: hold: %s", name, decision.reason)
+        log.info("%s: hold: %s", name, entry.reason)
         return entry.decision
 
-    def _entry(self, snapshot: Snapshot, found: Deliberation, inputs: Inputs, evidence: Evidence) -> JournalEntry:
-        """The decision with everything that it was made of, for the journal."""
-        generation = format_generation(snapshot.generation)
-        entry = decision_entry(self._new_id(), generation, found.situation, found.decision, evidence, inputs.now)
-        return entry.model_copy(update={"inputs": recorded(inputs, evidence)})
+    def _entry(self, snapshot: Snapshot, inputs: Inputs, decided: Decided) -> JournalEntry:
+        return decision_entry(self._new_id(), format_generation(snapshot.generation), inputs, decided)
 
     def _first_state(self, experiment: Experiment, now: datetime) -> ExperimentState:
-        """The state of a rollout that is new, or whose state was lost."""
+        """The state of a new rollout, or of one whose state was lost."""
         name, stage_id = experiment.name, self._new_id()
         state = adopt(experiment, Phase.PROGRESSING, stage_id, now)
         if self._journal.knows(name):
-            reason = (
-                f"the journal knows {name}, but its state is gone from {self._states.path}; nothing moves until "
-                f"abmesh resume starts a stage at the weights as they stand"
-            )
-            lost = DecisionRecord(id=stage_id, kind=Kind.HOLD, cause=Cause.STATE_LOST, reason=reason, at=now)
+            text = state_lost(name, self._states.path)
+            lost = DecisionRecord(id=stage_id, kind=Kind.HOLD, cause=Cause.STATE_LOST, reason=text, at=now)
             state = state.model_copy(update={"phase": Phase.MANUAL, "decision": lost})
-            log.warning("%s: %s", name, reason)
+            log.warning("%s: %s", name, text)
         self._committer.put(name, None, state)
         return state
 
-    def _mind_the_clock(self, name: str, state: ExperimentState, now: datetime) -> ExperimentState:
-        """A stage that began in the future would never end: the clock was set back, so it begins now."""
+    def _correct_clock(self, name: str, state: ExperimentState, now: datetime) -> ExperimentState:
+        """A stage that began in the future would never end: the clock was set back, so it starts now."""
         if state.stage.started_at <= now:
             return state
-        log.warning("%s: the clock was set back behind the stage's start; the stage's age counts from now", name)
+        log.warning("%s: the clock was set back to before the stage began; its age counts from now", name)
         corrected = state.model_copy(update={"stage": state.stage.model_copy(update={"started_at": now})})
         self._committer.put(name, state, corrected)
         return corrected
 
-    def _apply(self, situation: Situation, decision: Decision, entry: JournalEntry, now: datetime) -> ExperimentState:
+    def _apply(self, inputs: Inputs, decided: Decided, entry: JournalEntry) -> ExperimentState:
         """Carry out a decision that changes something."""
-        experiment, state = situation.experiment, situation.state
-        after = _after(state, decision, entry, now)
+        experiment, state, decision, now = inputs.experiment, inputs.state, decided.decision, inputs.now
+        after = _after(state, entry, now)
 
         def plan(present: Snapshot, known: ExperimentState | None) -> Change:
             if known != state:
@@ -225,38 +218,37 @@ class Reconciler:
         return changed
 
     def _guard_while_pending(self, name: str, state: ExperimentState, pending: Intent, tick: Tick) -> None:
-        """Roll back for harm although an earlier change cannot be finished, because its record cannot be kept."""
+        """Roll back for harm even though an earlier change cannot be finished because its record cannot be written."""
         snapshot = self._documents.read()
         experiment = snapshot.document.experiment(name)
-        standing = _standing(state, pending, experiment)
-        if experiment.rollout is None or standing is None:
+        present = _state_at_weights(state, pending, experiment)
+        if experiment.rollout is None or present is None:
             return
-        live = self._collector.collect(standing, name, tick.observations, tick.at)
-        evidence = evidence_of(experiment, live)
-        inputs = _inputs(experiment, standing, live, tick)
-        found = deliberate(inputs, evidence)
-        with suppress(StateError):  # It is in memory all the same, and the disk's failure is about to be told.
-            self._collector.keep(name, standing, replace(live, memory=found.memory))
-        if found.decision.cause is Cause.HARMFUL:
-            entry = self._entry(snapshot, found, inputs, evidence)
-            log.error("%s: rolling back although %s cannot be finished", name, pending.entry.kind)
-            change = Change(standing, _after(standing, found.decision, entry, tick.now), entry)
+        live = self._collector.collect(present, name, tick.observations, tick.at)
+        inputs = _inputs(experiment, present, live, tick)
+        decided = decide(inputs)
+        with suppress(StateError):  # It stays in memory, and the caller reports the disk's failure.
+            self._collector.keep(name, present, replace(live, history=decided.history))
+        if decided.decision.cause is Cause.HARMFUL:
+            entry = self._entry(snapshot, inputs, decided)
+            log.error("%s: rolling back even though %s cannot be finished", name, pending.entry.kind)
+            change = Change(present, _after(present, entry, tick.now), entry)
             self._committer.roll_back_instead(name, pending, change, tick.now)
 
     def _roll_back_regardless(self, experiment: Experiment, entry: JournalEntry, error: StateError) -> None:
-        """Protect users although the state cannot be kept (a full disk): a rollback needs nothing but the document."""
-        log.error("%s: rolling back although the state cannot be kept: %s", experiment.name, error)
+        """Protect users even if the state cannot be written (a full disk): a rollback needs only the document."""
+        log.error("%s: rolling back even though the state cannot be written: %s", experiment.name, error)
         present = self._documents.read()
         if present.document.experiment(experiment.name).weights == entry.weights_before:
             self._documents.write_weights(experiment.name, entry.weights_after, based_on=present.generation)
 
     def _refused(self, states: Mapping[str, ExperimentState], error: str, tick: Tick) -> Report:
-        """Hold everything that is under way, because weights can only be written into a document that is valid."""
+        """Hold every rollout under way: weights can only be written into a valid document."""
         outcomes = []
         for name, state in states.items():
             if state.phase.finished:
                 continue
-            entry = refused_entry(self._new_id(), name, state, error, tick)
+            entry = refused_entry(self._new_id(), name, state, error, tick.coverage, tick.now)
             if self._pace.due(name, entry.kind, entry.cause, entry.phase, tick.now):
                 self._journal.append(entry, durable=False)
                 self._pace.written(name, entry.kind, entry.cause, entry.phase, tick.now)
@@ -265,33 +257,32 @@ class Reconciler:
 
 
 def _inputs(experiment: Experiment, state: ExperimentState, live: Live, tick: Tick) -> Inputs:
-    """What a decision is made of, but for the present stage's evidence, which is packed only where it is kept."""
     return Inputs(
         experiment=experiment,
         state=state,
-        memory=live.memory,
-        began=None if live.window is None else live.window.since,
-        envoys=tick.coverage.total,
-        absent=tick.coverage.absent,
-        warmup=tick.warmups.of(target_of(experiment, state)),
+        history=live.history,
+        coverage=tick.coverage,
         at=tick.at,
         now=tick.now,
+        began=None if live.window is None else live.window.since,
+        evidence=evidence_of(experiment, live),
+        warmup=tick.warmups.of(target_of(experiment, state)),
     )
 
 
-def _after(state: ExperimentState, decision: Decision, entry: JournalEntry, now: datetime) -> ExperimentState:
+def _after(state: ExperimentState, entry: JournalEntry, now: datetime) -> ExperimentState:
     """The state that a decision leads to; other weights begin another stage."""
     stage = state.stage
     weight = entry.weights_after.get(state.candidate, 0)
     if weight != stage.weight:
         stage = Stage(id=entry.id, weight=weight, started_at=now)
     return state.model_copy(
-        update={"phase": decision.phase, "weights": entry.weights_after, "stage": stage, "decision": entry.decision}
+        update={"phase": entry.phase, "weights": entry.weights_after, "stage": stage, "decision": entry.decision}
     )
 
 
-def _standing(state: ExperimentState, pending: Intent, experiment: Experiment) -> ExperimentState | None:
-    """The state that the document's weights belong to, on either side of a pending change; None if on neither."""
+def _state_at_weights(state: ExperimentState, pending: Intent, experiment: Experiment) -> ExperimentState | None:
+    """The state that the document's weights belong to, before or after a pending change; None if to neither."""
     if experiment.weights == pending.after.weights:
         return pending.after
     if experiment.weights == pending.before:

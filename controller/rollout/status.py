@@ -1,4 +1,4 @@
-"""Where every rollout stands, for the command line: plain data, read without disturbing anybody."""
+"""The status of every rollout, read from the state folder without taking a lock. Called by the command line."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from controller.state.states import StateStore
 
 @dataclass(frozen=True, slots=True)
 class ExperimentStatus:
-    """Where one experiment stands.
+    """The status of one experiment.
 
     Attributes:
         experiment: its name.
-        candidate: of its rollout; None without one.
-        weights: basis points by variant: the document's, or the last known if it is refused.
+        candidate: the rollout's candidate; None without a rollout.
+        weights: basis points by variant, from the document, or the last known ones if that is refused.
         phase: ``progressing``, ``paused``, ``manual``, ``promoted``, ``rolled_back``, ``concluded``; ``new`` if no
-            controller has dealt with it yet; ``none`` without a rollout; ``unknown`` if the state cannot be read.
-        weight: the candidate's, in basis points.
-        step: how many of the steps its weight has reached.
-        steps: how many there are.
-        stage_age: how long it has had this weight; None before there is a state.
-        requests: of the candidate in this stage's evidence.
+            controller has seen it yet; ``none`` without a rollout; ``unknown`` if the state cannot be read.
+        weight: the candidate's weight in basis points.
+        step: how many of the rollout's steps the weight has reached.
+        steps: how many steps the rollout has.
+        stage_age: how long the candidate has had this weight; None without a state.
+        requests: the candidate's requests in this stage's evidence.
         min_requests: how many the stage needs.
         generation: of the document, as 13 hex digits; None if it is refused.
-        decision: the last one.
-        pending: whether a change was begun and is not complete.
-        config_error: why the document is refused; empty if it is not.
+        decision: the last decision.
+        pending: whether a change was begun and not finished.
+        config_error: why the document is refused; empty if it is valid.
         state_error: why the state cannot be read; empty if it can.
-        leader: the controller that acts, as ``PID on HOST``; None if none runs.
+        leader: the controller that leads, as ``PID on HOST``; None if none runs.
     """
 
     experiment: str
@@ -68,11 +68,11 @@ class _Context:
 
 
 def read_status(settings: Settings, *, now: datetime | None = None) -> list[ExperimentStatus]:
-    """Where every experiment of the document stands, in its order; if it is refused, every one that is remembered.
+    """Read the status of every experiment, in the document's order; if that is refused, of every one with a state.
 
     Raises:
-        DocumentError: the document is refused and no rollout is remembered.
-        StoreError: the document cannot be read and no rollout is remembered.
+        DocumentError: the document is refused and there is no state to show instead.
+        StoreError: the document cannot be read and there is no state to show instead.
     """
     folder = settings.state_folder
     states: dict[str, ExperimentState] = {}
@@ -129,7 +129,7 @@ def _status(
 
 
 def _latest(state: ExperimentState | None, last: DecisionRecord | None) -> DecisionRecord | None:
-    """The last decision; of a finished rollout the one that finished it, since all later ones only say so."""
+    """The last decision; for a finished rollout, the one that finished it, because later holds only repeat that."""
     changed = state.decision if state else None
     if state is not None and state.phase.finished and changed is not None:
         return changed

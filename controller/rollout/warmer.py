@@ -1,11 +1,11 @@
-"""Sends warm-up requests, beside the controller's loop, which only looks at how far they are.
+"""Sends warm-up requests, beside the controller's loop, which starts and stops warm-ups and reads their progress.
 
-Each warm-up is a task that ends by itself: when durations have settled, or at a limit. What that means for the rollout
-is decided by the next tick (:mod:`controller.decision.warmup`). Nothing is kept between processes: whoever starts again
-does not know how warm the model still is, and warms it afresh.
+Each warm-up is a task that ends once durations have settled, or at a limit. The next tick decides what that means for
+the rollout (:mod:`controller.decision.warmup`). Nothing is kept between processes: a restarted controller cannot know
+whether the model is still warm, so it warms it up again.
 
-Requests go to Envoys' warm-up listeners, in turn, with the headers that those route on. Bodies and the values of
-headers are never logged.
+Requests go to the Envoys' warm-up listeners in turn, with the headers that these route by. Bodies and header values are
+never logged.
 """
 
 from __future__ import annotations
@@ -21,27 +21,43 @@ import aiohttp
 from yarl import URL
 
 from abmesh.experiment.names import EXPERIMENT, MODEL_VERSION
-from controller.decision.warmup import AGAIN_AFTER, Progress, Stand, Target, Warmups, judge_warmth, progress_of, settled
+from controller.decision.warmup import (
+    AGAIN_AFTER,
+    Progress,
+    Target,
+    Warmups,
+    WarmupState,
+    judge_warmup,
+    progress_of,
+    settled,
+)
 from controller.records import Cause
 from controller.rollout.tick import Report
 
 log = logging.getLogger("abmesh.controller")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Seconds before the next request after one that failed, doubled each time: a model that is still starting must not use
-up all requests in an instant."""
+"""Seconds to wait after a failed request, doubled each time, so that a model that is still starting does not use up all
+requests at once."""
 
 OnRequest = Callable[[Target, bool, float], None]
-"""Is told of every request: whether it succeeded, and its seconds."""
+"""Called after every request with whether it succeeded and how many seconds it took."""
 
 
 class _SettledError(Exception):
-    """Ends the requests that are still on their way. Never leaves this module."""
+    """Cancels the requests still in flight. Never leaves this module."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """One warm-up, and what is known of it."""
+    """One warm-up and its progress.
+
+    Attributes:
+        durations: of each finished request in milliseconds; None for one that failed.
+        problem: why the last failed request failed; empty if none did.
+        next_check: how many requests must have finished before the next check whether durations have settled.
+        failed_at: when a tick first saw that the warm-up had failed.
+    """
 
     target: Target
     began: datetime
@@ -49,18 +65,18 @@ class _Run:
     durations: list[float | None] = field(default_factory=list)
     problem: str = ""
     sent: int = 0
-    look_at: int = 0
+    next_check: int = 0
     task: asyncio.Task[None] | None = None
     failed_at: datetime | None = None
 
 
 class Warmer:
-    """All warm-ups of a controller. For use in its event loop only.
+    """All warm-ups of a controller. Use it only in the event loop's thread.
 
     Args:
         listeners: base addresses of Envoys' warm-up listeners; requests go to each in turn.
-        on_request: is told of every request.
-        first_pause: seconds before the next request after one that failed.
+        on_request: called after every request.
+        first_pause: seconds to wait after a first failed request.
     """
 
     def __init__(
@@ -73,15 +89,15 @@ class Warmer:
         self._ending: set[asyncio.Task[None]] = set()
 
     def warmups(self) -> Warmups:
-        """How far all are."""
+        """The progress of all warm-ups."""
         known = {name: (run.target, self._progress(run)) for name, run in self._runs.items()}
         return Warmups(len(self._listeners), known)
 
     def follow(self, report: Report, now: datetime) -> None:
-        """Begin and end warm-ups as a tick's decisions want it.
+        """Start and stop warm-ups according to a tick's decisions.
 
-        One begins when a rollout waits for it, and goes on while the rollout waits for anything else, such as an Envoy
-        that does not answer. It ends when there is nothing to be warmed any more, or when nobody can tell.
+        A warm-up starts when its rollout waits for it. It continues while the rollout waits for something else, such as
+        an Envoy that does not answer. It stops when its rollout no longer needs it, or when the document is refused.
         """
         outcomes = {outcome.experiment: outcome for outcome in report.outcomes}
         undecided = {*report.failures, *report.superseded}
@@ -95,10 +111,10 @@ class Warmer:
             if outcome.warms is not None and run is None and outcome.decision.cause is Cause.WARMING:
                 self._begin(outcome.warms, now)
             elif run is not None:
-                self._mind(run, now)
+                self._retry_failed(run, now)
 
     async def close(self) -> None:
-        """End all of them."""
+        """Stop all warm-ups."""
         for name in list(self._runs):
             self._end(name)
         await asyncio.gather(*self._ending, return_exceptions=True)
@@ -115,10 +131,10 @@ class Warmer:
             task.add_done_callback(self._ending.discard)
             task.cancel()
 
-    def _mind(self, run: _Run, now: datetime) -> None:
-        """Begin again what failed a while ago."""
-        run.began = min(run.began, now)  # The clock may have been set back.
-        if judge_warmth(run.target.warmup, self._progress(run), now).stand is not Stand.FAILED:
+    def _retry_failed(self, run: _Run, now: datetime) -> None:
+        """Start a warm-up again some time after it failed."""
+        run.began = min(run.began, now)  # the clock may have been set back
+        if judge_warmup(run.target.warmup, self._progress(run), now).state is not WarmupState.FAILED:
             return
         if run.failed_at is None or now < run.failed_at:
             run.failed_at = now
@@ -131,10 +147,10 @@ class Warmer:
         return progress_of(run.durations, run.target.warmup).model_copy(update=said)
 
     async def _warm(self, run: _Run) -> None:
-        """Send requests until they settle, or to a limit."""
+        """Send requests until durations settle or a limit is reached."""
         warmup = run.target.warmup
         connector = aiohttp.TCPConnector(limit=0)
-        # The environment's proxies are not for Envoy's listeners. What was answered is not looked at, so not unpacked.
+        # Proxies from the environment are not meant for Envoy's listeners. Answers are discarded, so not decompressed.
         session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(),
@@ -149,9 +165,9 @@ class Warmer:
         except* _SettledError:
             pass
         except* TimeoutError:
-            log.info("%s: the warm-up of %s has reached its max_duration", run.target.experiment, run.target.candidate)
+            log.info("%s: the warm-up of %s reached its max_duration", run.target.experiment, run.target.candidate)
         except* Exception:
-            log.exception("%s: this is a bug in abmesh; the warm-up ends", run.target.experiment)
+            log.exception("%s: the warm-up failed; this is a bug in abmesh", run.target.experiment)
 
     async def _send_in_turn(self, session: aiohttp.ClientSession, run: _Run) -> None:
         clock = asyncio.get_running_loop().time
@@ -163,7 +179,7 @@ class Warmer:
             seconds = clock() - started
             if self._on_request is not None:
                 self._on_request(run.target, not problem, seconds)
-            _note(run, problem, seconds * 1000)
+            _record(run, problem, seconds * 1000)
             if problem:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -171,24 +187,24 @@ class Warmer:
                 pause = self._first_pause
 
 
-def _note(run: _Run, problem: str, ms: float) -> None:
-    """Note how a request ended.
+def _record(run: _Run, problem: str, ms: float) -> None:
+    """Record how a request ended.
 
     Raises:
-        _SettledError: no more are needed.
+        _SettledError: no more requests are needed.
     """
     run.durations.append(None if problem else ms)
     run.problem = problem or run.problem
     count = len(run.durations)
-    if count >= run.look_at:
+    if count >= run.next_check:
         if settled(run.durations, run.target.warmup):
             raise _SettledError
-        # Ever more seldom: a look takes longer the more requests there are.
-        run.look_at = count + max(1, count // 20)
+        # The more requests, the longer a check takes, and the rarer it gets.
+        run.next_check = count + max(1, count // 20)
 
 
 async def _ask(session: aiohttp.ClientSession, listener: str, target: Target) -> str:
-    """Send one request and read its answer to the end; why it failed, or nothing."""
+    """Send one request and read its whole answer; returns why it failed, or an empty string."""
     warmup = target.warmup
     headers = {"user-agent": "abmesh-warmup"}
     if warmup.body:
@@ -203,6 +219,6 @@ async def _ask(session: aiohttp.ClientSession, listener: str, target: Target) ->
     except aiohttp.ClientConnectorError as error:
         return f"no connection: {error.os_error.strerror or error.os_error}"
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        # Not the error's own text, which may quote a header.
+        # Without the error's own text, which may quote a header.
         return f"the connection broke: {type(error).__name__}"
     return "" if 200 <= response.status < 300 else f"status {response.status}"

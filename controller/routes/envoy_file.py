@@ -1,11 +1,13 @@
-"""The file that Envoy takes its routes from as a place where weights go: those of the native lane.
+"""The routes file: Envoy reads its routes from it, and so the weights of the native lane.
 
-Envoy watches the file's folder, so that a new file takes effect as soon as it is moved into place. Nobody edits this
-file: it is made of the document, whoever changed that.
+Envoy watches the file's folder, so a new file takes effect as soon as it is moved into place. The file is generated
+from the document; do not edit it.
 
-Beside it lies the record of the clusters that the Envoy's bootstrap has. An Envoy that runs refuses routes to others
-and goes on with the last good ones; one that is started with them has none, and answers 404 to everything. So such
-routes are never written.
+A second file beside it records the clusters in the Envoy's bootstrap. A running Envoy refuses routes to any other
+cluster and keeps its last good routes. An Envoy that starts with such routes has none, and answers 404 to everything.
+So they are never written.
+
+Used by :mod:`controller.routes.publisher` and by the commands ``render`` and ``routes``.
 """
 
 from __future__ import annotations
@@ -29,19 +31,19 @@ RECORD_ENDING: Final = ".clusters"
 
 
 def routes_text(snapshot: Snapshot, renderer: RoutesRenderer | None = None) -> str:
-    """The file's content: JSON, which is YAML as well, with the document's generation as the routes' version."""
+    """The file's content: JSON, which is also YAML, with the document's generation as the routes' version."""
     rendered = (renderer or RoutesRenderer()).render(snapshot.document, format_generation(snapshot.generation))
     return json.dumps(rendered) + "\n"
 
 
 class EnvoyRoutes:
-    """A file of routes.
+    """One Envoy's routes file.
 
     Args:
-        path: the file; its folder must exist, and Envoy must see it under the path that its bootstrap names.
+        path: the file. Its folder must exist, and Envoy must see it under the path in its bootstrap.
 
     Raises:
-        SettingsError: Envoy would not read a file of that name.
+        SettingsError: Envoy does not read files of that name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,10 +53,10 @@ class EnvoyRoutes:
         self._renderer = RoutesRenderer()
 
     def begin(self, snapshot: Snapshot) -> files.Put:
-        """Put a document's routes in force for an Envoy whose bootstrap is rendered from the same document.
+        """Write the first routes for an Envoy whose bootstrap is rendered from the same document.
 
         Raises:
-            RenderError: the document lacks what Envoy needs to know.
+            RenderError: the document lacks something that Envoy needs.
             StoreError: the file, or the record of the bootstrap's clusters, cannot be written.
         """
         names = json.dumps(sorted(used_clusters(snapshot.document)))
@@ -62,18 +64,18 @@ class EnvoyRoutes:
         return self.publish(snapshot)
 
     def publish(self, snapshot: Snapshot) -> files.Put:
-        """Put a document's routes in force.
+        """Write a document's routes.
 
         Raises:
-            RenderError: the document lacks what Envoy needs to know.
-            StoreError: the file cannot be written, or leads to a cluster that the Envoy does not have; the old one
-                stays.
+            RenderError: the document lacks something that Envoy needs.
+            StoreError: the file cannot be written, or its routes lead to a cluster that the Envoy does not have. The
+                old file stays.
         """
         self._check(snapshot.document)
         return files.put(self.path, routes_text(snapshot, self._renderer).encode(), WHAT)
 
     def signature(self) -> Signature | None:
-        """What changes when anybody changes the file; None if it is gone."""
+        """A value that changes when anybody changes the file; None if it is gone."""
         return signature(self.path)
 
     def _check(self, document: Document) -> None:
@@ -81,13 +83,13 @@ class EnvoyRoutes:
         missing = sorted(used_clusters(document) - there) if there is not None else []
         if missing:
             raise StoreError(
-                f"{self.path}: found routes to {', '.join(missing)}; allowed: the clusters of this Envoy's bootstrap, "
-                f"{', '.join(sorted(there or ()))}; the routes stay as they are, and nothing of this document, weights "
-                "included, reaches the native lane: run `abmesh render envoy --routes-file` again and restart Envoy"
+                f"{self.path}: found routes to {', '.join(missing)}; allowed: the clusters in this Envoy's bootstrap, "
+                f"{', '.join(sorted(there or ()))}; the old routes stay, and no change to this document reaches the "
+                "native lane, not even to weights: run `abmesh render envoy --routes-file` again and restart Envoy"
             )
 
     def _recorded(self) -> set[str] | None:
-        """The clusters of the Envoy's bootstrap; None where nobody recorded them, and any may be there."""
+        """The clusters in the Envoy's bootstrap; None if they were not recorded, in which case any is allowed."""
         try:
             found = json.loads(self.record.read_bytes())
         except FileNotFoundError:
@@ -95,7 +97,7 @@ class EnvoyRoutes:
         except (OSError, ValueError) as error:
             raise self._unreadable(str(error)) from error
         if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-            raise self._unreadable("not a list of names")
+            raise self._unreadable("it is not a list of names")
         return set(found)
 
     def _unreadable(self, why: str) -> StoreError:

@@ -1,6 +1,6 @@
-"""Whether the Envoys serve the routes that are published, by what they say themselves. Runs beside the loop.
+"""Checks with each Envoy that it serves the published routes. Run by :mod:`controller.wiring`, beside the loop.
 
-An Envoy that refuses a file goes on with its old routes, and so with the old weights: nobody else would notice.
+An Envoy that refuses a routes file keeps its old routes, and with them the old weights, without any other sign.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from typing import Final
 import aiohttp
 
 from abmesh.experiment.store import format_generation
-from controller.routes.publisher import Published
+from controller.routes.publisher import RoutesStatus
 
 log = logging.getLogger("abmesh.routes")
 
 VERSION: Final = "http.abmesh.rds.abmesh.version_text"
-"""Envoy's own word for the generation of the routes that it serves; empty while it has none."""
+"""Envoy's statistic for the version of its routes, which is the document's generation; empty while it has none."""
 
 _QUERY: Final = {"filter": f"^{re.escape(VERSION)}$"}
 _ANSWER: Final = re.compile(rf'{re.escape(VERSION)}: "([^"]*)"')
 
 Ask = Callable[[str], Awaitable[str | None]]
-"""The version of the routes that an Envoy serves; None where it does not say, or has them from nowhere else."""
+"""Returns the version of an Envoy's routes; None if it does not say, or if its bootstrap holds the routes."""
 
 
 class Watcher:
-    """Keeps ``published.behind`` true for as long as :meth:`run` runs.
+    """Keeps ``status.behind`` up to date for as long as :meth:`run` runs.
 
     Args:
         envoys: base addresses of admin endpoints.
-        published: how the file stands; its ``behind`` is written here.
+        status: the state of the routes file; its ``behind`` is updated here.
         settle: how long new routes may take to reach an Envoy.
-        interval: time between two looks.
+        interval: time between two checks.
         timeout: longest wait for an Envoy's answer.
-        ask: asks an Envoy; none means its admin endpoint.
-        clock: seconds that never go back.
+        ask: asks an Envoy for its version; its admin endpoint if None.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
         self,
         envoys: Sequence[str],
-        published: Published,
+        status: RoutesStatus,
         *,
         settle: timedelta,
         interval: timedelta,
@@ -55,35 +55,35 @@ class Watcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._envoys = tuple(envoys)
-        self._published = published
+        self._status = status
         self._settle = settle.total_seconds()
         self._interval = interval.total_seconds()
         self._timeout = aiohttp.ClientTimeout(total=timeout.total_seconds())
-        self._ask = ask or self._asked_by_http
+        self._ask = ask or self._ask_admin
         self._clock = clock
         self._since: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         while True:
             try:
-                await self.look()
+                await self.check()
             except Exception:
-                log.exception("this is a bug in abmesh; the routes are published all the same")
+                log.exception("cannot check which routes Envoys serve; this is a bug in abmesh; publishing goes on")
             await asyncio.sleep(self._interval)
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Ask all Envoys once."""
-        # Before they are asked: what is published meanwhile, they need not have yet.
-        generation = self._published.generation
+        # Read before asking: Envoys need not have what is published in the meantime.
+        generation = self._status.generation
         if generation is None:
             return
         versions = await asyncio.gather(*map(self._ask, self._envoys))
         for envoy, version in zip(self._envoys, versions, strict=True):
-            self._note(envoy, version, format_generation(generation))
+            self._update(envoy, version, format_generation(generation))
 
-    def _note(self, envoy: str, version: str | None, wanted: str) -> None:
-        behind = self._published.behind
+    def _update(self, envoy: str, version: str | None, wanted: str) -> None:
+        behind = self._status.behind
         if version is None or version == wanted:
             self._since.pop(envoy, None)
             if behind.pop(envoy, None) is not None and version is not None:
@@ -93,16 +93,16 @@ class Watcher:
             return
         if envoy not in behind:
             log.error(
-                "%s does not serve the published routes: found generation %s, not %s; its log says why it refuses the "
-                "file, or it looks at another one",
+                "%s does not serve the published routes: found generation %s instead of %s; either it refused the "
+                "file, and its log says why, or it watches a different file",
                 envoy,
                 version or "none",
                 wanted,
             )
         behind[envoy] = version
 
-    async def _asked_by_http(self, envoy: str) -> str | None:
-        # As for statistics: a fresh connection each time, and no proxies of the environment's.
+    async def _ask_admin(self, envoy: str) -> str | None:
+        # As for statistics: a fresh connection each time, and no proxies from the environment.
         try:
             async with (
                 aiohttp.ClientSession(timeout=self._timeout, trust_env=False) as session,
@@ -110,5 +110,5 @@ class Watcher:
             ):
                 found = _ANSWER.search((await response.content.read(10_000)).decode(errors="replace"))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
-            return None  # the loop, which asks the same Envoys, says so
+            return None  # the loop queries the same Envoys and reports it
         return found[1] if found else None

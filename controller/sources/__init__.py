@@ -1,4 +1,4 @@
-"""Ask: where Envoys' statistics come from.
+"""Reads Envoys' statistics, from each Envoy's admin endpoint or from a Prometheus server that scrapes them all.
 
-One protocol, :class:`~controller.sources.base.Source`, called by the loop.
+Both implement :class:`~controller.sources.base.Source`, which the loop calls once a tick.
 """

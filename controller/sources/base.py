@@ -1,4 +1,4 @@
-"""What a source of statistics must be able to do for the controller."""
+"""The interface of a source of statistics, and what it returns. The loop calls it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from controller.evidence.parse import Sample
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one Envoy said, or why it said nothing.
+    """One Envoy's answer, or why there is none.
 
     Attributes:
-        envoy: its address, by which it is known over time.
-        sample: its cumulative values, or None.
+        envoy: its address, which identifies it from tick to tick.
+        sample: its cumulative values; None if it gave none.
         error: why there is no sample; empty if there is one.
-        age: how long before it was asked the sample was taken.
+        age: how old the sample was when it was read.
     """
 
     envoy: str
@@ -30,7 +30,7 @@ class Source(Protocol):
     """Asks every Envoy for its statistics."""
 
     async def observe(self) -> list[Observation]:
-        """One observation of each Envoy, always; an Envoy that fails is an observation with an error."""
+        """Return one observation for each Envoy; of an Envoy that fails, one with an error. Never raises."""
 
     async def close(self) -> None:
-        """Give back connections."""
+        """Close connections and stop threads."""

@@ -1,4 +1,4 @@
-"""Statistics from the admin endpoints of Envoys."""
+"""Reads statistics from Envoys' admin endpoints. Created by :mod:`controller.wiring`, called by the loop."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from abmesh.experiment.names import STATS_SCOPE
 from controller.evidence.columns import Parser
 from controller.evidence.parse import UPTIME, Sample
 from controller.sources.base import Observation
-from controller.sources.failures import body, reason
+from controller.sources.failures import describe_failure, read_body
 
 QUERY = {
-    # Envoy's plain text: it has bins of histograms in a quarter of JSON's length.
+    # Plain text: its histogram bins take a quarter of the space that JSON takes.
     "usedonly": "",
-    # One request for both, so that the counts and the process's age are of the same moment. `/server_info` would give
-    # the age to the second, in more than 100 KB.
+    # One request for both, so that the counts and the process's age belong to the same moment. `/server_info` gives the
+    # age to the second, but answers with more than 100 KB.
     "filter": f"^({STATS_SCOPE}\\.|{UPTIME.replace('.', chr(92) + '.')}$)",
     "histogram_buckets": "detailed",
 }
 
 MAX_BYTES = 64 * 1024 * 1024
-"""Longest answer that is read: over a hundred experiments of twenty variants."""
+"""Longest answer accepted: enough for more than a hundred experiments with twenty variants each."""
 
 CONNECTIONS = 100
-"""Envoys that are asked at the same time. Each has its time limit from when it is asked."""
+"""Most Envoys queried at the same time. An Envoy's time limit starts when its request is sent."""
 
 READERS = 32
-"""Answers that are read at the same time; the others wait in the system's buffers, so that not all are in memory."""
+"""Most answers read at the same time. The others wait in the kernel's buffers, which bounds our memory."""
 
 
 class EnvoyAdminSource:
-    """Asks all Envoys at once, each with its own time limit.
+    """Queries all Envoys concurrently, each with its own time limit.
 
     Args:
         envoys: base addresses of admin endpoints, such as ``http://127.0.0.1:9901``.
         timeout: seconds for one Envoy's whole answer.
-        max_bytes: longest answer that is read.
-        parser: reads answers; none means a new one.
+        max_bytes: longest answer accepted.
+        parser: parses answers; a new one if None.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class EnvoyAdminSource:
         self._max_bytes = max_bytes
         self._session: aiohttp.ClientSession | None = None
         self._parser = parser or Parser()
-        # A thread of its own, so that the health endpoint answers meanwhile; one, because there is one parser.
+        # Off the event loop, so that /healthz keeps answering. A single thread, because the parser is not thread-safe.
         self._thread = ThreadPoolExecutor(1, "abmesh-parser")
 
     async def observe(self) -> list[Observation]:
-        """One observation of each Envoy, in their order."""
+        """Return one observation for each Envoy, in the order given."""
         if self._session is None:
-            # A fresh connection each time: Envoy's admin endpoint is asked seldom, and a restarted Envoy must not be
-            # met by a dead connection. The environment's proxies are not for loopback addresses.
+            # A fresh connection each time: queries are seconds apart, and a kept connection would be dead after Envoy
+            # restarts. Proxies from the environment are not meant for loopback addresses.
             connector = aiohttp.TCPConnector(force_close=True, limit=0)
             self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
         session = self._session
@@ -69,7 +69,7 @@ class EnvoyAdminSource:
         )
 
     async def close(self) -> None:
-        """Give back connections."""
+        """Close connections and stop the parser's thread."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -92,17 +92,17 @@ class EnvoyAdminSource:
                 session.get(f"{envoy}/stats", params=QUERY, allow_redirects=False) as response,
             ):
                 if response.status != 200:
-                    raise SourceError(f"it answered {response.status} instead of 200")
-                # Waiting for its turn is not at an Envoy's cost.
+                    raise SourceError(f"it answered with status {response.status} instead of 200")
+                # The time spent waiting for a reader does not count against this Envoy's limit.
                 left = (limit.when() or 0) - clock()
                 limit.reschedule(None)
                 async with reading:
                     limit.reschedule(clock() + left)
-                    text = await body(response, self._max_bytes)
+                    text = await read_body(response, self._max_bytes)
                     limit.reschedule(None)
                     return await asyncio.get_running_loop().run_in_executor(self._thread, self._parser.parse, text)
         except TimeoutError:
             raise SourceError(f"no answer within {self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            # A host name that cannot be encoded is a ValueError.
-            raise SourceError(reason(error)) from error
+            # A host name that cannot be encoded raises ValueError.
+            raise SourceError(describe_failure(error)) from error

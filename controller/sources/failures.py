@@ -1,4 +1,4 @@
-"""Why a request for statistics failed, and how much of an answer is read. Shared by the sources."""
+"""Reading an answer up to a limit, and describing why a request failed. Shared by both sources."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import aiohttp
 from abmesh.experiment.errors import SourceError
 
 
-async def body(response: aiohttp.ClientResponse, longest: int) -> bytes:
-    """An answer's body.
+async def read_body(response: aiohttp.ClientResponse, longest: int) -> bytes:
+    """Read an answer's body.
 
     Raises:
-        SourceError: it is longer than this.
+        SourceError: it is longer than ``longest`` bytes.
     """
     chunks, size = [], 0
     async for chunk in response.content.iter_any():
@@ -22,10 +22,10 @@ async def body(response: aiohttp.ClientResponse, longest: int) -> bytes:
     return b"".join(chunks)
 
 
-def reason(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
     """Why a request failed, in a few words."""
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"no connection: {error.os_error.strerror or error.os_error}"
     if isinstance(error, ValueError):
-        return f"its address cannot be asked: {error}"
+        return f"its address is not usable: {error}"
     return f"the connection broke: {type(error).__name__}"

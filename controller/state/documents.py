@@ -1,4 +1,4 @@
-"""The port to wherever the experiments document is kept. :class:`abmesh.experiment.store.FileStore` is one.
+"""The interface to the store of the experiments document, implemented by :class:`abmesh.experiment.store.FileStore`.
 
 Used by :mod:`controller.rollout`.
 """
@@ -15,7 +15,7 @@ class Documents(Protocol):
     """Reads the document and writes weights into it."""
 
     def read(self) -> Snapshot:
-        """The document as it is now.
+        """Read the present document.
 
         Raises:
             DocumentError: it is refused.
@@ -26,15 +26,15 @@ class Documents(Protocol):
         """Write an experiment's weights and nothing else.
 
         Args:
-            experiment: its name.
+            experiment: name of the experiment.
             weights: basis points of every variant.
-            based_on: the generation that must still be the present one.
+            based_on: the generation that the document must still have.
 
         Returns:
             The document as written.
 
         Raises:
-            Conflict: the document has changed since; nothing was written.
+            Conflict: the document has another generation; nothing was written.
             DocumentError, UnknownName, WeightsError: the document would not be valid; nothing was written.
             StoreError: it cannot be written.
         """

@@ -1,11 +1,11 @@
 """What every tick changes: a stage's evidence and the last decision, one file for each experiment.
 
-Losing such a file loses evidence, never a step: a stage whose evidence is gone collects it afresh. So it is replaced as
-a whole but not forced to disk, and one that is damaged or belongs to another stage is not used.
+Losing such a file loses evidence, never a step: the stage collects it again. So a file is replaced atomically but not
+forced to disk, and one that is damaged or belongs to another stage is ignored.
 
-A file holds the last cumulative values of every Envoy, which may be millions: it is one of numpy's archives. JSON for
-what is small, keys once for all Envoys, then the counts of the totals and of each Envoy, one behind the other, in as
-few bytes as the largest needs. A hash in front of the archive tells a damaged file.
+A file holds the last cumulative values of every Envoy, which may be millions, so it is a numpy archive: JSON for what
+is small, keys once for all Envoys, then the counts of the totals and of each Envoy in as few bytes as the largest
+needs. A hash before the archive detects damage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from pydantic import AwareDatetime
 from xxhash import xxh3_64_digest
 
-from controller.decision.history import Memory
+from abmesh.experiment.errors import StateError
+from controller.codec.history import HistoryRecord
+from controller.decision.history import History
 from controller.evidence.counts import Counts, Keys, Series, narrowest, values_of
 from controller.evidence.window import Reading, Window
 from controller.records import DecisionRecord, Record
@@ -44,14 +46,14 @@ class Live:
         window: what was counted since its evidence began; None before that.
         decision: the last decision of any kind.
         requests: the candidate's answered requests in the window.
-        memory: of earlier stages, moments and looks.
+        history: of earlier stages, checkpoints and looks.
     """
 
     stage: str
     window: Window | None = None
     decision: DecisionRecord | None = None
     requests: int = 0
-    memory: Memory = field(default_factory=Memory)
+    history: History = field(default_factory=History)
 
 
 class _Reading(Record):
@@ -72,7 +74,7 @@ class _Live(Record):
     requests: int
     decision: DecisionRecord | None
     window: _Window | None
-    memory: Memory = Memory()
+    memory: HistoryRecord = HistoryRecord()
 
 
 class EvidenceStore:
@@ -89,7 +91,7 @@ class EvidenceStore:
                 return None
             with np.load(io.BytesIO(content[_DIGEST:]), allow_pickle=False) as archive:
                 return _load(archive)
-        except (OSError, ValueError, KeyError):  # Another version of abmesh may have kept something else.
+        except (OSError, ValueError, KeyError, StateError):  # Another version of abmesh may have kept something else.
             return None
 
     def write(self, experiment: str, live: Live) -> None:
@@ -123,7 +125,11 @@ def _dump(live: Live) -> dict[str, NDArray[Any]]:
         ]
         window = _Window.model_construct(since=live.window.since, seen=tuple(readings), counters=counters, bins=bins)
     kept = _Live.model_construct(
-        stage=live.stage, requests=live.requests, decision=live.decision, window=window, memory=live.memory
+        stage=live.stage,
+        requests=live.requests,
+        decision=live.decision,
+        window=window,
+        memory=HistoryRecord.of(live.history),
     )
     return {"live": np.frombuffer(kept.model_dump_json().encode(), np.uint8), **arrays}
 
@@ -162,7 +168,7 @@ def _load(archive: Mapping[str, NDArray[Any]]) -> Live:
             for item, counts in zip(kept.window.seen, every, strict=True)
         }
         window = Window(kept.window.since, totals, seen)
-    return Live(kept.stage, window, kept.decision, kept.requests, kept.memory)
+    return Live(kept.stage, window, kept.decision, kept.requests, kept.memory.history())
 
 
 def _split(known: Sequence[_Key], archive: Mapping[str, NDArray[Any]], kind: str, parts: int) -> list[Series[_Key]]:

@@ -1,7 +1,8 @@
-"""The leader's lock: of several controllers on one state folder, one acts and the others stand by.
+"""The lease: of several controllers on one state folder, one leads and the others stand by.
 
-The lock is held for the process's life and goes with it, however it ends. It needs no renewal, so that a controller
-that was stopped for an hour cannot lose it and act all the same.
+The lease is a file lock held for the life of the process, released however that ends. It is never renewed, so a
+controller that was suspended for an hour cannot have lost it and act nevertheless. Used by :mod:`controller.loop`;
+:mod:`controller.rollout.status` reads who leads.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ LOCK_FILE = "leader.lock"
 
 
 class Lease:
-    """The leader's lock of one state folder."""
+    """The lease of one state folder."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_FILE
@@ -30,7 +31,10 @@ class Lease:
         return self._descriptor is not None
 
     def acquire(self) -> bool:
-        """Lead if nobody else does; whether this process leads now.
+        """Try to lead.
+
+        Returns:
+            Whether this process leads now.
 
         Raises:
             StateError: the lock file cannot be used.
@@ -47,7 +51,7 @@ class Lease:
         if not locked:
             os.close(descriptor)
             return False
-        # Who leads is for people to read; a full disk must not keep a controller from leading.
+        # The name of the leader is only information; a full disk must not keep a controller from leading.
         with suppress(OSError):
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
@@ -64,8 +68,8 @@ class Lease:
 def leader(folder: Path) -> str | None:
     """Who leads, as ``PID on HOST``; None if nobody does.
 
-    Looks without waiting, by taking a shared lock for an instant: a controller that starts in that instant finds the
-    lock taken and tries again within a second.
+    Never waits: it takes a shared lock for an instant. A controller that starts in that instant finds the lock taken,
+    and tries again within a second.
     """
     path = folder / LOCK_FILE
     if not path.exists():

@@ -1,7 +1,7 @@
-"""Where rollouts stand, kept in ``state.json``: read whole, written whole, under a lock.
+"""The state of every rollout, stored in ``state.json``: read and written as a whole, under a lock.
 
-Only what must never be lost is in here; it changes when a stage, a phase or the weights change, not at every tick. What
-every tick changes is in :mod:`controller.state.evidence`.
+It holds only what must never be lost, and changes with a stage, a phase or weights. What changes at every tick is in
+:mod:`controller.state.evidence`. Used by :mod:`controller.rollout`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ class States(Record):
     """The content of ``state.json``.
 
     Attributes:
-        version: of the file's form.
-        revision: how often it was written.
-        experiments: by name. An experiment that leaves the document stays here, in case it comes back.
+        version: of the file's format.
+        revision: how often the file was written.
+        experiments: each rollout's state, by the experiment's name. One that is removed from the document stays here,
+            in case it comes back.
     """
 
     version: Literal[1] = 1
@@ -43,11 +44,11 @@ class StateStore:
         self.path = folder / STATE_FILE
 
     def read(self) -> States:
-        """The states; none if there is no file yet.
+        """Read the states; empty if there is no file yet.
 
         Raises:
-            StateError: the file cannot be read or is damaged. It is never taken for empty: that would silently start
-                every rollout again.
+            StateError: the file cannot be read or is damaged. It is never taken for empty, which would silently restart
+                every rollout.
         """
         try:
             text = self.path.read_bytes()
@@ -61,24 +62,24 @@ class StateStore:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the whole file"
             raise StateError(
-                f"{self.path}: damaged at {where}: {first['msg']}; no rollout moves until it is restored from a "
-                f"backup, or moved away: then every rollout starts as manual and waits for abmesh resume. Meanwhile "
-                f"abmesh weights EXPERIMENT CANDIDATE=0 takes all users from a candidate without it"
+                f"{self.path}: damaged at {where}: {first['msg']}; no rollout moves until you restore the file from a "
+                f"backup or move it away. Without it, every rollout becomes manual and waits for abmesh resume. To "
+                f"take all users off a candidate in the meantime, run abmesh weights EXPERIMENT CANDIDATE=0"
             ) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process from changing the state; not to be nested.
+        """Keep every other process from changing the state. Do not nest.
 
         Raises:
-            StateError: the lock cannot be had.
+            StateError: the lock was not released in time, or cannot be taken.
         """
         make_folder(self.folder)
         with exclusive(self.folder / LOCK_FILE):
             yield
 
     def write(self, experiment: str, state: ExperimentState) -> None:
-        """Keep one experiment's state, durably. Only inside :meth:`locked`.
+        """Store one experiment's state durably. Call this only inside :meth:`locked`.
 
         Raises:
             StateError: the file cannot be read or written.

@@ -1,11 +1,16 @@
-"""How numbers are written in reasons. Pure."""
+"""How numbers are written in sentences.
+
+Pure; used by the modules beside this one, :mod:`abmesh.analysis` and the CLI.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from abmesh.experiment.metrics import Metric
-from abmesh.experiment.quantities import format_duration, format_share
+from abmesh.experiment.quantities import format_duration, format_percent, format_share, format_weight
+from controller.evidence.coverage import Coverage
 
 
 def show_value(metric: Metric, value: float) -> str:
@@ -13,7 +18,7 @@ def show_value(metric: Metric, value: float) -> str:
     if metric.unit == "share":
         return format_share(value)
     if metric.unit == "duration":
-        return format_milliseconds(value)
+        return show_milliseconds(value)
     return f"${value:.4g}" if metric.unit == "dollars" else f"{value:.4g}"
 
 
@@ -32,13 +37,60 @@ def show_change(change: float | timedelta, metric: Metric, *, relative: bool, up
     return f"{'plus' if upper else 'minus'} {show_limit(change, metric)}"
 
 
-def show_amount(value: float) -> str:
+def show_probability(value: float) -> str:
     """A probability: ``0.05``, ``3e-05``, ``below 1e-12``."""
     if value < 1e-12:
         return "below 1e-12"
     return f"{value:.2g}"
 
 
-def format_milliseconds(value: float) -> str:
-    """A duration as a person reads it: ``87.5 ms``, ``1240 ms``."""
+def show_milliseconds(value: float) -> str:
+    """A duration: ``87.5 ms``, ``1240 ms``."""
     return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def show_age(age: timedelta) -> str:
+    """An age in whole seconds; tenths only below ten seconds, where they matter."""
+    step = timedelta(seconds=1) if age >= timedelta(seconds=10) else timedelta(milliseconds=100)
+    return format_duration(age // step * step)
+
+
+def show_weights(weights: Mapping[str, int]) -> str:
+    """Weights by variant: ``model-a 90%, model-b 10%``."""
+    return ", ".join(f"{name} {format_percent(points)}" for name, points in weights.items())
+
+
+def show_steps(steps: Sequence[int]) -> str:
+    """Steps as the document has them: ``[5, 25, 100]``."""
+    return "[" + ", ".join(format_weight(step) for step in steps) + "]"
+
+
+def show_coverage(coverage: Coverage) -> str:
+    """Which Envoys did not answer, and why."""
+    if coverage.total == 0:
+        return "there is no Envoy to ask"
+    shown = ", ".join(f"{envoy} ({why})" for envoy, why in coverage.absent[:3])
+    more = f" and {len(coverage.absent) - 3} more" if len(coverage.absent) > 3 else ""
+    return f"{coverage.answered} of {coverage.total} Envoys answered; no answer from {shown}{more}"
+
+
+def show_needed(needed: int | None, things: str, seen: float, elapsed: timedelta) -> str:
+    """How many more requests a verdict takes, and how long: ``about 1200 more requests (14m at this rate)``.
+
+    Args:
+        needed: how many more; None if no number of them can be named.
+        things: what they are.
+        seen: how many the present stage has had.
+        elapsed: in what time.
+    """
+    if needed is None:
+        return f"too close to call, so no number of {things} can be named"
+    digits = 10 ** max(0, len(str(needed)) - 2)
+    text = f"about {-(-needed // digits) * digits} more {things}"
+    if seen <= 0 or not elapsed:
+        return text
+    lasts = elapsed / seen * needed
+    if lasts > timedelta(days=365):
+        return f"{text} (more than a year at this rate)"
+    coarse = timedelta(minutes=1) if lasts >= timedelta(minutes=10) else timedelta(seconds=1)
+    return f"{text} ({format_duration(max(coarse, lasts // coarse * coarse))} at this rate)"

@@ -1,4 +1,7 @@
-"""What every transport does alike: its interface, its limits, and how long a drain goes on taking requests."""
+"""The interface of every transport, its limits, and how long a drain accepts requests.
+
+:mod:`ext_proc.serving` uses the interface; :mod:`ext_proc.transport.grpc_aio` and :mod:`.nghttp2` implement it.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,18 @@ from ext_proc import wire
 from ext_proc.settings import Address
 
 SERVICES: Final = ("", wire.SERVICE)
-"""What the health service knows: the server as a whole, and its one service."""
+"""The services that health checks may name: the server as a whole, and its one service."""
 
 LONGEST_MESSAGE: Final = 16 * 1024 * 1024
-"""Request headers are small; what is larger is a body of which we need nothing, or not from Envoy."""
+"""Bytes. Request headers are small; a larger message is a body, or not from Envoy."""
 
 MOST_STREAMS: Final = 10_000
-"""Requests that one connection may ask about at the same time."""
+"""Open streams on one connection."""
 
 _QUIET_SECONDS: Final = 0.25
-_LOOK_SECONDS: Final = 0.05
+_CHECK_SECONDS: Final = 0.05
 _CLOSING_SHARE: Final = 0.2
-"""Share of the drain time that is kept for finishing what is under way once no more is taken on."""
+"""Share of the drain time that is reserved for finishing open calls once no new ones are accepted."""
 
 
 class Server(Protocol):
@@ -31,35 +34,35 @@ class Server(Protocol):
         """Listen; returns the addresses with their real ports.
 
         Raises:
-            StartError: an address cannot be listened on.
+            StartError: the server cannot listen on an address.
         """
 
     async def set_serving(self) -> None:
-        """Say by the health service that Envoy should send requests here; it says that it should not before."""
+        """Report SERVING to health checks; before that they get NOT_SERVING."""
 
     async def drain(self, seconds: float) -> None:
-        """Stop without failing what is under way.
+        """Stop without failing open calls.
 
-        Health turns NOT_SERVING at once, while requests are answered on until none has come for a moment or most
-        of the time is over. Then the server closes: streams that wait for nothing end cleanly, and those being
-        answered are finished.
+        Health turns NOT_SERVING at once, but requests are still answered until none has arrived for a moment or most of
+        the time is over. Then the server closes: streams that wait for nothing end cleanly, and those being answered
+        are finished.
         """
 
     async def abort(self) -> None:
-        """Stop at once, whatever is under way."""
+        """Stop at once, whatever is open."""
 
 
 async def until_quiet(seconds: float, streams: Callable[[], int]) -> None:
-    """Wait until no new stream has come for a moment, or most of the time is over.
+    """Wait until no new stream has arrived for a moment, or most of the time is over.
 
     Args:
         seconds: the whole time of the drain.
-        streams: how many there have been so far.
+        streams: returns how many streams have been accepted so far.
     """
     loop = asyncio.get_running_loop()
     begun = loop.time()
     quiet_since, seen = begun, streams()
     while (now := loop.time()) - begun < seconds * (1 - _CLOSING_SHARE) and now - quiet_since < _QUIET_SECONDS:
-        await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(_CHECK_SECONDS)
         if (count := streams()) != seen:
             quiet_since, seen = loop.time(), count

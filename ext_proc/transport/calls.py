@@ -1,12 +1,14 @@
-"""The calls of one connection: what is asked on each, and what is answered. Made part of a connection by
-:mod:`ext_proc.transport.connection`, which hands over what the engine tells and sends what is queued here.
+"""The gRPC calls of one connection: collects messages, gets answers, and queues them with the HTTP/2 engine.
+
+:mod:`ext_proc.transport.connection` passes on the engine's events and sends what is queued here. Calls know nothing of
+their connection but one function, :data:`Unprompted`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 from ext_proc import wire
@@ -15,78 +17,53 @@ from ext_proc.transport import grpc_protocol, http2
 from ext_proc.transport.grpc_protocol import Call, CallError, NotGrpc, Reader, Status, framed, only_message
 from ext_proc.transport.health import CHECK, WATCH
 from ext_proc.transport.shared import Shared
+from ext_proc.transport.streams import FinishedStreams, Stream
 
 PROCESS: Final = f"/{wire.SERVICE}/{wire.METHOD}".encode()
 _METHODS: Final = frozenset({PROCESS, CHECK, WATCH})
 USUAL: Final = Call(PROCESS)
-"""What nearly every call asks for."""
+"""What almost every call asks for."""
 
-_MOST_HELD: Final = 32 * 1024 * 1024
-"""Bytes of messages that are not complete, of one connection."""
+_MOST_BUFFERED: Final = 32 * 1024 * 1024
+"""Bytes of incomplete messages on one connection."""
+
+Unprompted = Callable[[Callable[[], None]], None]
+"""Runs a function that queues frames outside of a read, then sends them; an engine error ends the connection."""
 
 
-class Stream:
-    """A call that is open.
-
-    Attributes:
-        call: what its headers asked for.
-        reader: of messages that came in pieces; None until there is one.
-        held: bytes that it keeps.
-        heard: whether a message has come.
-        answered: whether the headers of the answer have been sent.
-        ended: whether the peer has said all that it will.
-        timer: ends the call when its time is over.
-    """
-
-    # What most calls never change costs them nothing.
-    reader: Reader | None = None
-    held = 0
-    heard = False
-    answered = False
-    ended = False
-    timer: asyncio.TimerHandle | None = None
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
+def _connection_lost(queue: Callable[[], None]) -> None:
+    """In the place of :data:`Unprompted` once nothing can be sent any more."""
 
 
 class Calls:
-    """All calls of one connection."""
+    """All calls of one connection.
 
-    def __init__(self, shared: Shared) -> None:
+    Attributes:
+        closing: whether calls end as soon as they wait for nothing.
+        usual_headers: the headers of the last call that asked for :data:`USUAL`. Nearly all calls repeat them, and
+            comparing them is cheaper than parsing.
+    """
+
+    def __init__(
+        self, engine: http2.Connection, finished: FinishedStreams, shared: Shared, unprompted: Unprompted
+    ) -> None:
+        self._engine = engine
+        self._finished = finished
         self._shared = shared
         self._service = shared.service
-        self._http2: http2.Connection
+        self._unprompted = unprompted
         self._streams: dict[int, Stream] = {}
-        self._half_open: set[int] = set()
-        self._unwanted: list[int] = []
-        self._usual: tuple[tuple[bytes, bytes], ...] = ()
-        self._held = 0
-        self._closing = False
+        self._buffered = 0
+        self.closing = False
+        self.usual_headers: tuple[tuple[bytes, bytes], ...] = ()
 
-    @property
-    def open_streams(self) -> int:
-        """Calls that are open now."""
+    def __len__(self) -> int:
         return len(self._streams)
 
-    def _flush(self) -> None:
-        """Send what is queued."""
-        raise NotImplementedError
+    # The engine's events.
 
-    def _give_up(self, error: http2.EngineError) -> None:
-        """End the connection, with which the engine will do nothing more."""
-        raise NotImplementedError
-
-    @contextlib.contextmanager
-    def _given_up_on_error(self) -> Iterator[None]:
-        """For what happens while nothing is read: the engine's errors end the connection, and go no further."""
-        try:
-            yield
-        except http2.EngineError as error:
-            self._give_up(error)
-
-    def _begin(self, event: Any) -> None:
-        """A call's headers have come."""
+    def begin(self, event: Any) -> None:
+        """Open a call whose headers have arrived."""
         headers, stream_id = event.headers, event.stream_id
         try:
             call = grpc_protocol.read_call(headers)
@@ -104,47 +81,45 @@ class Calls:
             loop = asyncio.get_running_loop()
             stream.timer = loop.call_later(call.timeout, self._expire, stream_id, stream)
         elif call == USUAL:
-            self._usual = headers
+            self.usual_headers = headers
         if event.end_stream:
-            self._take(stream_id, b"", True)
+            self.receive(stream_id, b"", True)
 
-    def _open(self, stream_id: int, call: Call) -> Stream:
-        if call.path == PROCESS:  # Envoy's questions about our health, which go on and on, would hold up a drain
-            self._shared.streams += 1
-        stream = self._streams[stream_id] = Stream(call)
-        return stream
+    def begin_usual(self, stream_id: int) -> None:
+        """Open a call that has the usual headers."""
+        self._open(stream_id, USUAL)
 
-    def _take_first(self, stream_id: int, data: bytes) -> None:
-        """The first bytes of a call with the usual headers: nearly always a message whose answer ends the call.
+    def answer_usual(self, stream_id: int, data: bytes) -> None:
+        """Handle the first bytes of a call with the usual headers: mostly one message whose answer ends the call.
 
-        What the other ways would come to, with nothing made or looked up that is not needed.
+        The outcome is that of :meth:`begin_usual` and :meth:`receive`, but a call that ends here needs no stream.
         """
         message = only_message(data)
         if message is None:
             self._open(stream_id, USUAL)
-            self._take(stream_id, data, False)
+            self.receive(stream_id, data, False)
             return
         answer = self._service.answer(message)
         try:
             if type(answer) is Last:
                 self._shared.streams += 1
-                engine = self._http2
+                engine = self._engine
                 engine.send_response(stream_id, grpc_protocol.START)
                 engine.send_data(stream_id, framed(answer.answer))
                 engine.send_trailers(stream_id, grpc_protocol.DONE)
-                self._half_open.add(stream_id)
+                self._finished.half_open.add(stream_id)
             else:
                 stream = self._open(stream_id, USUAL)
-                stream.heard = True
+                stream.received = True
                 self._reply(stream_id, stream, answer)
         except http2.StreamGone:
-            self._forget(stream_id)  # reset in the very bytes that we are reading
+            self.forget(stream_id)  # the bytes that are being read also reset it
 
-    def _take(self, stream_id: int, data: bytes, ended: bool) -> None:
-        """Bytes of a call; they may hold a message, a part of one, or several."""
+    def receive(self, stream_id: int, data: bytes, ended: bool) -> None:
+        """Handle bytes of a call; they may hold a message, part of one, or several."""
         stream = self._streams.get(stream_id)
         if stream is None:
-            return  # what still comes for a call that is over
+            return  # the call is already over
         stream.ended = ended
         try:
             if stream.reader is None and (message := only_message(data)) is not None:
@@ -156,7 +131,47 @@ class Calls:
         except CallError as error:
             self._fail(stream_id, stream, error)
         except http2.StreamGone:
-            self._forget(stream_id)  # as above
+            self.forget(stream_id)  # the bytes that are being read also reset it
+
+    # What the connection asks for.
+
+    def finish_idle(self) -> None:
+        """End the calls that wait for nothing; with ``closing``, the others end once they are answered."""
+        for stream_id, stream in list(self._streams.items()):
+            if stream.received and not stream.buffered:
+                self._finish(stream_id, stream)
+
+    def forget(self, stream_id: int) -> None:
+        """Forget a call that is over, or whose stream was reset."""
+        stream = self._streams.pop(stream_id, None)
+        if stream is None:
+            return
+        if stream.timer is not None:
+            stream.timer.cancel()
+        self._buffered -= stream.buffered
+        if stream.call.path == WATCH:
+            self._shared.health.watchers.pop((self, stream_id), None)
+
+    def forget_all(self) -> None:
+        """Forget every call, because the connection is over."""
+        for stream_id in list(self._streams):
+            self.forget(stream_id)
+
+    def release(self) -> None:
+        """Forget every call and the connection, which is lost.
+
+        Without the reference back, both are freed at once; garbage is collected rarely (:mod:`ext_proc.lifecycle`).
+        """
+        self.forget_all()
+        self._unprompted = _connection_lost
+
+    # Messages.
+
+    def _open(self, stream_id: int, call: Call) -> Stream:
+        if call.path == PROCESS:  # health checks, which never stop, must not hold up a drain
+            self._shared.streams += 1
+        stream = self._streams[stream_id] = Stream(call)
+        return stream
 
     def _pieces(self, stream_id: int, stream: Stream, data: bytes) -> None:
         if stream.reader is None:
@@ -165,16 +180,16 @@ class Calls:
             self._message(stream_id, stream, message)
             if stream_id not in self._streams:
                 return
-        held = stream.reader.held
-        self._held += held - stream.held
-        stream.held = held
-        if self._held > _MOST_HELD:
-            raise CallError(Status.RESOURCE_EXHAUSTED, "too many messages of this connection are not complete")
-        if self._closing and not held:
+        buffered = stream.reader.buffered
+        self._buffered += buffered - stream.buffered
+        stream.buffered = buffered
+        if self._buffered > _MOST_BUFFERED:
+            raise CallError(Status.RESOURCE_EXHAUSTED, "too many bytes of incomplete messages on this connection")
+        if self.closing and not buffered:
             self._finish(stream_id, stream)
 
     def _message(self, stream_id: int, stream: Stream, message: bytes) -> None:
-        stream.heard = True
+        stream.received = True
         path = stream.call.path
         if path == PROCESS:
             self._reply(stream_id, stream, self._service.answer(message))
@@ -182,62 +197,67 @@ class Calls:
             self._send(stream_id, stream, self._shared.health.check(message))
             self._finish(stream_id, stream)
         elif stream.answered:
-            raise CallError(Status.INTERNAL, "one message was expected, and another came")
+            raise CallError(Status.INTERNAL, "a second message arrived where one was expected")
         else:
+            status = self._shared.health.watch(message, (self, stream_id), self._notifier(stream_id, stream))
+            self._send(stream_id, stream, status)
 
-            def tell(status: bytes) -> None:
-                if self._streams.get(stream_id) is not stream:
-                    return  # telling the watcher before this one has ended the connection of both
-                with self._given_up_on_error():
-                    with contextlib.suppress(http2.StreamGone):
-                        self._send(stream_id, stream, status)
-                    self._flush()
+    def _notifier(self, stream_id: int, stream: Stream) -> Callable[[bytes], None]:
+        """Sends health changes to a watcher."""
 
-            self._send(stream_id, stream, self._shared.health.watch(message, (self, stream_id), tell))
+        def notify(status: bytes) -> None:
+            def queue() -> None:
+                with contextlib.suppress(http2.StreamGone):
+                    self._send(stream_id, stream, status)
+
+            if self._streams.get(stream_id) is stream:  # notifying the watcher before may have ended the connection
+                self._unprompted(queue)
+
+        return notify
 
     def _reply(self, stream_id: int, stream: Stream, answer: Answer) -> None:
         if type(answer) is bytes:
             self._send(stream_id, stream, answer)
         elif type(answer) is Last:
             self._send(stream_id, stream, answer.answer)
-        if self._closing or answer is END or type(answer) is Last:
+        if self.closing or answer is END or type(answer) is Last:
             self._finish(stream_id, stream)
 
     def _half_closed(self, stream_id: int, stream: Stream) -> None:
-        """The peer will say no more: nothing is left to be answered, but watchers still want to be told."""
+        """The peer has closed its side: end the call, unless it watches our health."""
         path = stream.call.path
-        if stream.held:
+        if stream.buffered:
             raise CallError(Status.INTERNAL, "the call ended within a message")
         if path == PROCESS:
             self._finish(stream_id, stream)
         elif not stream.answered:
-            raise CallError(Status.INTERNAL, "a message was expected, and none came")
-        elif self._closing:
+            raise CallError(Status.INTERNAL, "the call ended without a message")
+        elif self.closing:
             self._finish(stream_id, stream)
 
     # Answers.
 
     def _send(self, stream_id: int, stream: Stream, message: bytes) -> None:
-        engine = self._http2
+        engine = self._engine
         if not stream.answered:
             stream.answered = True
             engine.send_response(stream_id, grpc_protocol.START)
         engine.send_data(stream_id, framed(message))
 
     def _finish(self, stream_id: int, stream: Stream) -> None:
-        """End a call well."""
-        engine = self._http2
+        """End a call with status OK."""
+        engine = self._engine
         if stream.answered:
             engine.send_trailers(stream_id, grpc_protocol.DONE)
         else:
             engine.send_response(stream_id, (*grpc_protocol.START, *grpc_protocol.DONE), end_stream=True)
-        self._forget(stream_id)
+        self.forget(stream_id)
         if not stream.ended:
-            self._half_open.add(stream_id)
+            self._finished.half_open.add(stream_id)
 
     def _fail(self, stream_id: int, stream: Stream, error: CallError) -> None:
-        """End a call otherwise."""
-        engine = self._http2
+        """End a call with an error."""
+        engine = self._engine
         trailers = grpc_protocol.failed(error.status, str(error))
         try:
             if stream.answered:
@@ -245,29 +265,18 @@ class Calls:
             else:
                 engine.send_response(stream_id, (*grpc_protocol.START, *trailers), end_stream=True)
         except http2.StreamGone:
-            self._forget(stream_id)
+            self.forget(stream_id)
             return
-        self._forget(stream_id)
+        self.forget(stream_id)
         if not stream.ended:
-            self._unwanted.append(stream_id)
+            self._finished.unwanted.append(stream_id)
 
     def _refuse(self, stream_id: int, answer: NotGrpc) -> None:
-        with contextlib.suppress(http2.StreamGone):  # reset in the very bytes that we are reading
-            self._http2.send_response(stream_id, ((b":status", answer.status),), end_stream=True)
-            self._unwanted.append(stream_id)
-
-    def _forget(self, stream_id: int) -> None:
-        stream = self._streams.pop(stream_id, None)
-        if stream is None:
-            return
-        if stream.timer is not None:
-            stream.timer.cancel()
-        self._held -= stream.held
-        if stream.call.path == WATCH:
-            self._shared.health.watchers.pop((self, stream_id), None)
+        with contextlib.suppress(http2.StreamGone):  # the bytes that are being read also reset it
+            self._engine.send_response(stream_id, ((b":status", answer.status),), end_stream=True)
+            self._finished.unwanted.append(stream_id)
 
     def _expire(self, stream_id: int, stream: Stream) -> None:
         if self._streams.get(stream_id) is stream:
-            with self._given_up_on_error():
-                self._fail(stream_id, stream, CallError(Status.DEADLINE_EXCEEDED, "the call's time is over"))
-                self._flush()
+            error = CallError(Status.DEADLINE_EXCEEDED, "deadline exceeded")
+            self._unprompted(lambda: self._fail(stream_id, stream, error))

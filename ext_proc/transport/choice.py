@@ -1,6 +1,6 @@
-"""Which transport answers, and on which event loop. Called by :mod:`ext_proc.server` and :mod:`ext_proc.worker`.
+"""Chooses the transport and its event loop. Called by :mod:`ext_proc.serving`.
 
-Both are imported late: grpcio alone takes 30 MB. Whoever cannot install ngh2 is served all the same.
+Transports are imported late: grpcio alone takes 30 MB, and ngh2 may not be installed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 def available(wanted: Transport) -> Transport:
-    """The transport that is wanted, or the one that takes its place here; the log says why."""
-    why = _missing("ngh2") if wanted == "nghttp2" else ""
+    """The wanted transport, or its replacement where it cannot run; the log says why."""
+    why = _import_error("ngh2") if wanted == "nghttp2" else ""
     if why:
         log.warning(
-            "transport nghttp2 needs the package ngh2, which cannot be used here (%s; pip install 'abmesh[fast]' where "
+            "transport nghttp2 needs the package ngh2, which cannot be imported (%s; pip install 'abmesh[fast]' where "
             "there is a wheel): serving with grpcio instead, which takes several times the CPU per request",
             why,
         )
@@ -32,7 +32,7 @@ def available(wanted: Transport) -> Transport:
     return wanted
 
 
-def _missing(package: str) -> str:
+def _import_error(package: str) -> str:
     """Why a package cannot be imported; empty if it can."""
     try:
         importlib.import_module(package)
@@ -45,7 +45,7 @@ def new_server(transport: Transport, service: Service, settings: Settings) -> Se
     """A server that does not listen yet.
 
     Raises:
-        StartError: the TLS files cannot be used.
+        StartError: the TLS files are not usable.
     """
     if transport == "nghttp2":
         from ext_proc.transport.nghttp2 import Nghttp2Server
@@ -57,11 +57,11 @@ def new_server(transport: Transport, service: Service, settings: Settings) -> Se
 
 
 def loop_factory(wanted: Transport) -> LoopFactory | None:
-    """What makes the event loop that suits a transport; None for Python's own.
+    """Makes the event loop for a transport; None for Python's own.
 
-    grpc.aio polls in a thread of its own and gains nothing by another loop.
+    grpc.aio polls in its own thread and gains nothing from another loop.
     """
-    if wanted != "nghttp2" or _missing("ngh2") or _missing("uvloop"):
+    if wanted != "nghttp2" or _import_error("ngh2") or _import_error("uvloop"):
         return None
     import uvloop
 

@@ -1,8 +1,9 @@
-"""One connection of a peer: bytes to events, answers to bytes, and its end. Made by :mod:`ext_proc.transport.nghttp2`.
+"""One connection of a peer: its bytes to events, answers to bytes, time limits, and its end.
 
-Everything that is answered while the bytes of one read are gone through leaves in one write. The path of a request
-that Envoy makes is :meth:`Connection.data_received`, ``_go_through``, ``_take_first``, ``_flush``, and nothing on it
-waits, locks or starts a task.
+:mod:`ext_proc.transport.nghttp2` makes one for each accepted socket. A connection composes the HTTP/2 engine, its
+:class:`~ext_proc.transport.calls.Calls`, and the streams that outlive them. All answers to the bytes of one read leave
+in one write. A request as Envoy makes it takes the path :meth:`Connection.data_received`, ``_dispatch``,
+``Calls.answer_usual``, ``_flush``; nothing on it waits, locks or starts a task.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ext_proc.transport import http2
-from ext_proc.transport.calls import USUAL, Calls
+from ext_proc.transport.calls import Calls
 from ext_proc.transport.http2 import (
     DataReceived,
     PingAcknowledged,
@@ -25,214 +26,221 @@ from ext_proc.transport.http2 import (
     TrailersReceived,
 )
 from ext_proc.transport.shared import Shared
+from ext_proc.transport.streams import FinishedStreams
 
 log = logging.getLogger("ext_proc")
 
 _MOST_QUEUED: Final = 4 * 1024 * 1024
-"""Bytes of answers that one connection's peer has not made room for."""
+"""Bytes of answers that may wait for a peer's flow-control window."""
 
 _MOST_AT_ONCE: Final = 8 * 1024
-"""Bytes that the engine gets at a time."""
+"""Bytes passed to the engine at a time."""
 
 HTTP2_ERROR: Final = "http2"
-"""What connections are counted as whose peers broke a rule."""
+"""The error kind that connections are counted under whose peers broke the protocol."""
 
-_LAST_PING: Final = b"lastcall"
-_STILL_THERE: Final = b"youthere"
+_CLOSING_PING: Final = b"lastcall"
+_IDLE_PING: Final = b"youthere"
 
 
-class Connection(Calls, asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One connection."""
 
     def __init__(self, shared: Shared, *, secure: bool) -> None:
-        super().__init__(shared)
+        self._shared = shared
         self._secure = secure
-        self._said_last = False
+        self._engine: http2.Connection
+        self._finished: FinishedStreams
+        self._calls: Calls
         self._transport: Any = None
-        self._made = self._since = 0.0
-        self._greeted = self._heard = self._asked = self._paused = False
+        self._opened_at = self._active_at = 0.0
+        self._settings_received = self._active = self._pinged = self._paused = self._goaway_sent = False
 
-    # What asyncio calls.
+    @property
+    def open_streams(self) -> int:
+        """Calls that are open now."""
+        return len(self._calls)
+
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say hello, unless the peer does not speak HTTP/2."""
+        """Send our settings, unless the peer does not speak HTTP/2."""
         self._transport = transport
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         if self._secure and (tls is None or tls.selected_alpn_protocol() != "h2"):
             self._transport.abort()
             return
+        self._engine = http2.new_connection()
+        self._finished = FinishedStreams(self._engine)
+        self._calls = Calls(self._engine, self._finished, self._shared, self._unprompted)
         self._shared.connections.add(self)
         self._shared.empty.clear()
-        self._made = self._since = asyncio.get_running_loop().time()
-        self._http2 = http2.new_connection()
-        self._transport.write(self._http2.data_to_send())
+        self._opened_at = self._active_at = asyncio.get_running_loop().time()
+        self._transport.write(self._engine.data_to_send())
         if self._shared.closing:
-            self.close()  # accepted just before nobody listened any more
+            self.close()  # accepted just before the listeners closed
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
         """Forget everything."""
-        for stream_id in list(self._streams):
-            self._forget(stream_id)
+        if self not in self._shared.connections:
+            return  # the peer does not speak HTTP/2
+        self._calls.release()
         self._shared.connections.discard(self)
         if not self._shared.connections:
             self._shared.empty.set()
 
     def pause_writing(self) -> None:
-        """The peer does not take what is sent: take nothing from it until it does."""
-        self._paused, self._heard = True, True
+        """The peer does not read what we send: read nothing from it until it does."""
+        self._paused, self._active = True, True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """It has taken most of it."""
-        self._paused, self._heard = False, True
+        """The peer has read most of it."""
+        self._paused, self._active = False, True
         self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Answer everything that is in some bytes."""
-        self._heard = True
-        engine = self._http2
+        """Answer everything in these bytes."""
+        self._active = True
+        engine = self._engine
         try:
             if len(data) <= _MOST_AT_ONCE:
                 engine.receive_data(data)
-                self._go_through(engine.events())
+                self._dispatch(engine.events())
             else:
-                # A few bytes can stand for thousands of headers: those of one part are gone before the next is read.
+                # A few bytes can unpack to thousands of headers: handle those of one part before reading the next.
                 for start in range(0, len(data), _MOST_AT_ONCE):
                     engine.receive_data(data[start : start + _MOST_AT_ONCE])
-                    self._go_through(engine.events())
+                    self._dispatch(engine.events())
             self._flush()
         except http2.EngineError as error:
             self._give_up(error)
 
-    def _go_through(self, events: Sequence[Any]) -> None:
-        begun = 0  # a call with the usual headers, of which nothing else is known yet
+    # Frames.
+
+    def _dispatch(self, events: Sequence[Any]) -> None:
+        calls = self._calls
+        begun = 0  # a call with the usual headers, of which nothing else has arrived yet
         for event in events:
             kind = type(event)
             if begun:
                 stream_id, begun = begun, 0
                 if kind is DataReceived and event.stream_id == stream_id and not event.end_stream:
-                    self._take_first(stream_id, event.data)
+                    calls.answer_usual(stream_id, event.data)
                     continue
-                self._open(stream_id, USUAL)
+                calls.begin_usual(stream_id)
             if kind is RequestReceived:
-                if event.headers == self._usual and not event.end_stream:
+                if event.headers == calls.usual_headers and not event.end_stream:
                     begun = event.stream_id
                 else:
-                    self._begin(event)
+                    calls.begin(event)
             elif kind is StreamClosed:
-                self._half_open.discard(event.stream_id)
-                self._forget(event.stream_id)
+                self._finished.half_open.discard(event.stream_id)
+                calls.forget(event.stream_id)
             elif kind is StreamReset:
-                pass  # it is closed next
+                pass  # StreamClosed comes next
             elif kind is DataReceived:
-                self._take(event.stream_id, event.data, event.end_stream)
+                calls.receive(event.stream_id, event.data, event.end_stream)
             elif kind is TrailersReceived:
-                self._take(event.stream_id, b"", True)
+                calls.receive(event.stream_id, b"", True)
             elif kind is SettingsReceived:
-                self._greeted = True
-            elif kind is PingAcknowledged and event.opaque_data == _LAST_PING:
-                self._say_last()
+                self._settings_received = True
+            elif kind is PingAcknowledged and event.opaque_data == _CLOSING_PING:
+                self._send_goaway()
         if begun:
-            self._open(begun, USUAL)
+            calls.begin_usual(begun)
+
+    def _unprompted(self, queue: Callable[[], None]) -> None:
+        """Send what a function queues while nothing is being read; see :data:`ext_proc.transport.calls.Unprompted`."""
+        try:
+            queue()
+            self._flush()
+        except http2.EngineError as error:
+            self._give_up(error)
 
     def _flush(self) -> None:
-        """Write everything that is ready."""
-        engine = self._http2
+        """Write everything that is queued."""
+        engine = self._engine
         data = engine.data_to_send()
-        if self._unwanted:
-            data += self._reset_unwanted()
+        if self._finished.unwanted:
+            self._finished.reset_unwanted()
+            data += engine.data_to_send()
         if data:
             self._transport.write(data)
         queued = engine.queued_body_size()
         if queued > _MOST_QUEUED:
             self._cut_off()
-        elif not engine.want_read or (self._said_last and not self._streams and not queued):
-            self._leave()
+        elif not engine.want_read or (self._goaway_sent and not queued and not self.open_streams):
+            self._close_transport()
 
-    def _reset_unwanted(self) -> bytes:
-        """Say of calls that are over that nothing more is wanted of them; what is to be written for that."""
-        engine = self._http2
-        waiting = []
-        for stream_id in self._unwanted:
-            # A reset overtakes answers that the engine still holds.
-            if engine.queued_body_size(stream_id):
-                waiting.append(stream_id)
-            else:
-                engine.reset_stream(stream_id, http2.NO_ERROR)
-        self._unwanted = waiting
-        return engine.data_to_send()
+    # Time limits.
+
+    def check_limits(self, now: float) -> None:
+        """Close the connection if its peer exceeds a time limit; called regularly.
+
+        Args:
+            now: the event loop's time, in seconds.
+        """
+        limits = self._shared.limits
+        if self._finished.half_open:
+            self._unprompted(self._finished.end_half_open)
+        if not self._settings_received and now - self._opened_at > limits.handshake:
+            self._transport.abort()
+        elif self._active:
+            self._active, self._pinged, self._active_at = False, False, now
+        elif self._paused or self._transport.is_closing():
+            if now - self._active_at > limits.answer:
+                self._transport.abort()
+        elif self._pinged:
+            if now - self._active_at > limits.idle + limits.answer:
+                self._transport.abort()
+        elif now - self._active_at > limits.idle:
+            self._pinged = True
+            self._unprompted(lambda: self._engine.ping(_IDLE_PING))
 
     # The end of the connection.
 
     def close(self) -> None:
-        """Take no new calls, and close once those that are open are over; those that wait for nothing end now."""
-        if self._closing or self._transport.is_closing():
+        """Accept no new calls, and close once the open ones have ended; those that wait for nothing end now."""
+        if self._calls.closing or self._transport.is_closing():
             return
-        self._closing = True
-        with self._given_up_on_error():
-            # Calls that the peer began before it heard of the end arrive before its answer to this ping.
-            self._http2.send_shutdown_notice()
-            self._http2.ping(_LAST_PING)
-            for stream_id, stream in list(self._streams.items()):
-                if stream.heard and not stream.held:
-                    self._finish(stream_id, stream)
-            self._flush()
+        self._calls.closing = True
+        self._unprompted(self._queue_closing)
 
-    def _say_last(self) -> None:
-        self._http2.send_goaway(http2.NO_ERROR)
-        self._said_last = True
+    def _queue_closing(self) -> None:
+        # Calls that the peer began before it heard of the end arrive before its answer to this ping.
+        self._engine.send_shutdown_notice()
+        self._engine.ping(_CLOSING_PING)
+        self._calls.finish_idle()
 
-    def _leave(self) -> None:
-        """Close once everything is written. Nothing more is done for calls, which the engine would refuse."""
-        for stream_id in list(self._streams):
-            self._forget(stream_id)
-        self._half_open.clear()
-        self._unwanted.clear()
+    def _send_goaway(self) -> None:
+        self._engine.send_goaway(http2.NO_ERROR)
+        self._goaway_sent = True
+
+    def _close_transport(self) -> None:
+        """Close once everything is written. Forget the calls: the engine would refuse anything more for them."""
+        self._calls.forget_all()
+        self._finished.clear()
         self._transport.close()
 
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()
 
-    def tend(self, now: float) -> None:
-        """Look whether the peer is still there; called every now and then."""
-        limits = self._shared.limits
-        if self._half_open:
-            # Peers end their side once they have their answer. For those that do not, it is ended now.
-            self._unwanted += self._half_open
-            self._half_open.clear()
-            with self._given_up_on_error():
-                self._flush()
-        if not self._greeted and now - self._made > limits.handshake:
-            self._transport.abort()
-        elif self._heard:
-            self._heard, self._asked, self._since = False, False, now
-        elif self._paused or self._transport.is_closing():
-            if now - self._since > limits.answer:
-                self._transport.abort()
-        elif self._asked:
-            if now - self._since > limits.idle + limits.answer:
-                self._transport.abort()
-        elif now - self._since > limits.idle:
-            self._asked = True
-            with self._given_up_on_error():
-                self._http2.ping(_STILL_THERE)
-                self._flush()
-
     def _cut_off(self) -> None:
-        """The peer asks and asks, and makes no room for answers."""
-        self._service.counts.error(HTTP2_ERROR)
-        self._http2.terminate_connection(http2.ENHANCE_YOUR_CALM)
-        self._transport.write(self._http2.data_to_send())
-        self._leave()
+        """End the connection of a peer that keeps asking and leaves no room for answers."""
+        self._shared.service.counts.error(HTTP2_ERROR)
+        self._engine.terminate_connection(http2.ENHANCE_YOUR_CALM)
+        self._transport.write(self._engine.data_to_send())
+        self._close_transport()
 
     def _give_up(self, error: http2.EngineError) -> None:
-        """The peer broke a rule after which nothing that it says can be understood."""
-        self._service.counts.error(HTTP2_ERROR)
+        """End the connection after an error that makes further bytes meaningless."""
+        self._shared.service.counts.error(HTTP2_ERROR)
         log.debug("connection given up: %s", type(error).__name__)
         try:
-            data = self._http2.data_to_send()
+            data = self._engine.data_to_send()
         except http2.EngineError:
             data = b""
-        self._transport.write(data + http2.last_words(error))
-        self._leave()
+        self._transport.write(data + http2.goaway_after(error))
+        self._close_transport()

@@ -1,7 +1,7 @@
-"""The server on grpc.aio: raw bytes in, raw bytes out, on TCP and Unix sockets, with the standard health service.
+"""The transport ``grpcio``: a server on grpc.aio, with the standard health service.
 
-:mod:`ext_proc.server` starts and stops it. Messages stay bytes here; :class:`ext_proc.service.Service` says what to do
-with each.
+:mod:`ext_proc.transport.choice` makes it, :mod:`ext_proc.serving` starts and stops it. Messages stay bytes here;
+:class:`ext_proc.service.Service` answers them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ext_proc import wire
 from ext_proc.service import END, Last, Service
 from ext_proc.settings import Address, Tls, Unix
 from ext_proc.transport.base import LONGEST_MESSAGE, MOST_STREAMS, SERVICES, until_quiet
-from ext_proc.transport.sockets import UnixSocket
+from ext_proc.transport.sockets import IN_USE, UnixSocket
 from ext_proc.transport.tls import server_context
 
 log = logging.getLogger("ext_proc")
@@ -30,14 +30,14 @@ _OPTIONS: Final = (
     ("grpc.so_reuseport", 1),
     ("grpc.max_receive_message_length", LONGEST_MESSAGE),
     ("grpc.max_concurrent_streams", MOST_STREAMS),
-    # Envoy may ping as often as its operator likes, also on an idle connection.
+    # Envoy may ping as often as its operator configures, also on an idle connection.
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
-ENDED_ERROR: Final = "grpcio"
-"""As what it is counted that grpc.aio ended by itself."""
+TERMINATED_ERROR: Final = "grpcio"
+"""The error kind that an unexpected end of grpc.aio is counted under."""
 
 _RETRY_SECONDS: Final = 0.5
 
@@ -53,7 +53,7 @@ class GrpcServer:
             tls: certificate and key; None for plain text.
 
         Raises:
-            StartError: a file of these cannot be read.
+            StartError: one of the files is not usable.
         """
         self._service = service
         self._credentials = None if tls is None else _credentials(tls)
@@ -76,10 +76,10 @@ class GrpcServer:
         """Listen; returns the addresses with their real ports.
 
         Raises:
-            StartError: an address cannot be listened on.
+            StartError: the server cannot listen on an address.
         """
         bound = await self._listen(addresses)
-        self._watching = asyncio.create_task(self._listen_on(bound))
+        self._watching = asyncio.create_task(self._keep_listening(bound))
         return tuple(map(str, bound))
 
     async def _listen(self, addresses: Sequence[Address]) -> list[Address]:
@@ -89,38 +89,39 @@ class GrpcServer:
             socket.publish()
         return bound
 
-    async def _listen_on(self, addresses: Sequence[Address]) -> None:
-        """Start anew where grpc.aio ends by itself.
+    async def _keep_listening(self, addresses: Sequence[Address]) -> None:
+        """Restart grpc.aio if it ends unexpectedly.
 
-        One request whose path is not UTF-8 makes it: it then refuses connections for ever, in a process that lives on.
+        A single request whose path is not UTF-8 makes it end: it then refuses connections forever, while the process
+        lives on.
         """
         while True:
             try:
                 await self._server.wait_for_termination()
-            except Exception as error:  # noqa: BLE001  whatever ended it, Envoy wants to be answered
-                self._service.counts.error(ENDED_ERROR)
-                log.warning("grpc.aio has ended by itself (%s): listening anew", type(error).__name__)
+            except Exception as error:  # noqa: BLE001  whatever ended it, Envoy needs answers
+                self._service.counts.error(TERMINATED_ERROR)
+                log.warning("grpc.aio ended unexpectedly (%s), restarting it", type(error).__name__)
             if self._closing:
                 return
-            await self._listen_anew(addresses)
+            await self._restart(addresses)
 
-    async def _listen_anew(self, addresses: Sequence[Address]) -> None:
-        """Listen with another server as soon as it can: perhaps a socket's folder is gone, or a port is taken."""
+    async def _restart(self, addresses: Sequence[Address]) -> None:
+        """Listen with a new server as soon as possible: a socket's folder may be gone, or a port taken."""
         while not self._closing:
             try:
                 await self._discard()
                 await self._listen(addresses)
                 break
-            except Exception as error:  # noqa: BLE001  whatever it is, nobody is answered while we do not listen
-                log.warning("cannot listen anew, trying again: %s", error)
+            except Exception as error:  # noqa: BLE001  whatever it is, no request is answered until we listen
+                log.warning("cannot restart grpc.aio, trying again: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
-        if self._closing:  # meanwhile, when this server did not listen yet
+        if self._closing:  # it was stopped before the new server listened
             await self._stop(None)
 
     async def _discard(self) -> None:
-        """Put a new server into the place of the one that there is."""
+        """Replace the server with a new one."""
         with contextlib.suppress(grpc.aio.UsageError):
-            await self._server.start()  # what was never started would keep its ports for ever, and answer nobody
+            await self._server.start()  # a server that was never started would keep its ports forever
         await self._server.stop(None)
         self._server = self._new_server()
         self._sockets.clear()
@@ -137,17 +138,16 @@ class GrpcServer:
             else:
                 port = self._server.add_secure_port(target, self._credentials)
         except RuntimeError as error:
-            message = f"cannot listen on {address}: is it in use, and is the host one of this machine's?"
-            raise StartError(message) from error
+            raise StartError(f"cannot listen on {address}: {IN_USE}") from error
         return address if isinstance(address, Unix) else type(address)(address.host, port)
 
     async def set_serving(self) -> None:
-        """Say by the health service that Envoy should send requests here; it says that it should not before."""
+        """See :class:`ext_proc.transport.base.Server`."""
         for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def drain(self, seconds: float) -> None:
-        """Stop without failing what is under way; see :class:`ext_proc.transport.base.Server`."""
+        """Stop without failing open calls; see :class:`ext_proc.transport.base.Server`."""
         await self._health.enter_graceful_shutdown()
         loop = asyncio.get_running_loop()
         begun = loop.time()
@@ -159,7 +159,7 @@ class GrpcServer:
         await self._stop(max(0.0, begun + seconds - loop.time()))
 
     async def abort(self) -> None:
-        """Stop at once, whatever is under way."""
+        """Stop at once, whatever is open."""
         self._closing = True
         await self._stop(None)
 
@@ -169,7 +169,7 @@ class GrpcServer:
             socket.remove()
 
     async def _process(self, _: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        """One stream: an answer to each message until Envoy, or an answer, ends it."""
+        """Serve one stream: answer each message until Envoy or an answer ends it."""
         self._streams += 1
         answer_to = self._service.answer
         message = await context.read()
@@ -184,10 +184,10 @@ class GrpcServer:
                 await context.write(answer)
             if self._closing:
                 return
-            message = await self._read_on(context)
+            message = await self._next_message(context)
 
-    async def _read_on(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> Any:
-        """The next message of a stream that is owed no answer; None if the server closes meanwhile."""
+    async def _next_message(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> Any:
+        """The next message of a stream that waits for no answer; None if the server closes meanwhile."""
         task = asyncio.current_task()
         assert task is not None  # a coroutine of a running loop
         self._idle.add(task)
@@ -202,14 +202,14 @@ class GrpcServer:
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    server_context(tls)  # grpcio says nothing of files that it cannot use, but fails every handshake
+    server_context(tls)  # grpcio does not report unusable files, but fails every handshake
     pair = (tls.key.read_bytes(), tls.cert.read_bytes())
     clients = None if tls.client_ca is None else tls.client_ca.read_bytes()
     return grpc.ssl_server_credentials([pair], clients, require_client_auth=clients is not None)
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  # grpc-stubs does not know health.aio
-    """The standard health service, whose watches end when the server closes instead of holding it up."""
+    """The standard health service, except that its watches end when the server closes instead of holding it up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,7 +218,7 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  #
         self._ended = False
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802  the protocol's name
-        """Stream a service's state; see grpc.health.v1."""
+        """Stream a service's status; see grpc.health.v1."""
         task = asyncio.current_task()
         assert task is not None  # a coroutine of a running loop
         self._watches.add(task)

@@ -1,6 +1,6 @@
-"""gRPC over HTTP/2, without I/O: what a request's headers ask for, and the messages in a stream's bytes. Pure.
+"""gRPC over HTTP/2: parses a call's headers, and finds the messages in a stream's bytes. Pure.
 
-Called by :mod:`ext_proc.transport.nghttp2`. Formulas and codes are those of
+Called by :mod:`ext_proc.transport.calls`. The protocol is
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
 """
 
@@ -18,7 +18,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Status(IntEnum):
-    """The codes of gRPC that we use."""
+    """The gRPC status codes that we use."""
 
     OK = 0
     DEADLINE_EXCEEDED = 4
@@ -30,7 +30,7 @@ class Status(IntEnum):
 
 
 class CallError(Exception):
-    """A call that cannot go on, and the status that it ends with."""
+    """A call cannot continue; carries the status that it ends with."""
 
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ class Call(NamedTuple):
     Attributes:
         path: of the method.
         encoding: of messages that are flagged as compressed.
-        timeout: seconds until the caller gives up; None for never.
+        timeout: seconds until the deadline; None for none.
     """
 
     path: bytes
@@ -52,16 +52,16 @@ class Call(NamedTuple):
 
 
 class NotGrpc(NamedTuple):
-    """The answer to a request that is not one of gRPC: a status of HTTP."""
+    """The answer to a request that is not gRPC: an HTTP status."""
 
     status: bytes
 
 
 START: Final = ((b":status", b"200"), (b"content-type", b"application/grpc"))
-"""Headers of every answer."""
+"""Response headers of every call."""
 
 DONE: Final = ((b"grpc-status", b"0"),)
-"""Trailers of a call that ends well."""
+"""Trailers of a call that ends with status OK."""
 
 ENCODINGS: Final = b"identity,deflate,gzip"
 _ACCEPTED: Final = (b"grpc-accept-encoding", ENCODINGS)
@@ -72,7 +72,7 @@ _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 
 
 def failed(status: Status, message: str) -> Headers:
-    """Trailers of a call that ends otherwise; the message is ours and printable ASCII without percent signs."""
+    """Trailers of a call that ends with an error; the message must be printable ASCII without percent signs."""
     trailers = [(b"grpc-status", b"%d" % status), (b"grpc-message", message.encode())]
     if status is Status.UNIMPLEMENTED:
         trailers.append(_ACCEPTED)
@@ -80,10 +80,10 @@ def failed(status: Status, message: str) -> Headers:
 
 
 def read_call(headers: Headers) -> Call | NotGrpc:
-    """What a request's headers ask for.
+    """Parse a request's headers.
 
     Raises:
-        CallError: they are wrong, in a way that gRPC has a status for.
+        CallError: they are invalid in a way that gRPC has a status for.
     """
     method, path, content_type, encoding, timeout = b"", b"", b"", b"identity", None
     for name, value in headers:
@@ -105,26 +105,26 @@ def read_call(headers: Headers) -> Call | NotGrpc:
 
 
 def read_timeout(value: bytes) -> float:
-    """The seconds that a ``grpc-timeout`` means.
+    """Parse a ``grpc-timeout``, to seconds.
 
     Raises:
-        CallError: it is none.
+        CallError: the value is not a timeout.
     """
     found = _TIMEOUT.fullmatch(value)
     if found is None:
-        raise CallError(Status.INTERNAL, "grpc-timeout is not up to eight digits and a unit")
+        raise CallError(Status.INTERNAL, "grpc-timeout must be up to eight digits and a unit")
     return int(found[1]) * _UNITS[found[2]]
 
 
 def framed(message: bytes) -> bytes:
-    """A message as gRPC sends it, uncompressed."""
+    """A message with gRPC's prefix, uncompressed."""
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 def only_message(data: bytes) -> bytes | None:
-    """The message that bytes are exactly one of, uncompressed; None if they are anything else.
+    """The message, if these bytes are exactly one uncompressed message; otherwise None.
 
-    What Envoy sends is nearly always that, and needs no :class:`Reader`.
+    Nearly everything that Envoy sends is, and needs no :class:`Reader`.
     """
     if len(data) >= _PREFIX and data[0] == 0 and int.from_bytes(data[1:_PREFIX], "big") == len(data) - _PREFIX:
         return data[_PREFIX:]
@@ -132,30 +132,26 @@ def only_message(data: bytes) -> bytes | None:
 
 
 _PREFIX: Final = 5
-"""Bytes before each message: whether it is compressed, and its length."""
+"""Bytes before each message: a flag for compression, and the length."""
 
 
 class Reader:
-    """Finds the messages in the bytes of one stream, however they are cut.
-
-    Attributes:
-        held: bytes of the message that is not complete yet.
-    """
+    """Finds the messages in the bytes of one stream, however they are split."""
 
     def __init__(self, encoding: bytes) -> None:
         self._encoding = encoding
         self._buffer = bytearray()
 
     @property
-    def held(self) -> int:
-        """How many bytes of a message that is not complete are kept."""
+    def buffered(self) -> int:
+        """Bytes of the incomplete message."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The messages that are complete with these bytes, decompressed, one after the other.
+        """Yield the messages that these bytes complete, decompressed.
 
         Raises:
-            CallError: once it is reached, a message is too long or cannot be decompressed; none after it will be found.
+            CallError: the next message is too long or does not decompress; no later message is found.
         """
         buffer = self._buffer
         buffer += data
@@ -177,26 +173,26 @@ class Reader:
 
     def _decompressed(self, flag: int, message: bytes) -> bytes:
         if flag != 1:
-            raise CallError(Status.INTERNAL, f"a message's first byte is {flag}; allowed: 0 and 1")
+            raise CallError(Status.INTERNAL, f"compression flag {flag}; allowed: 0 and 1")
         if self._encoding == b"identity":
-            raise CallError(Status.INTERNAL, "a message is compressed, but the call has no grpc-encoding")
+            raise CallError(Status.INTERNAL, "compressed message in a call without grpc-encoding")
         bits = _WINDOW_BITS.get(self._encoding)
         if bits is None:
-            raise CallError(Status.UNIMPLEMENTED, f"grpc-encoding is not one of {ENCODINGS.decode()}")
+            raise CallError(Status.UNIMPLEMENTED, f"unknown grpc-encoding; allowed: {ENCODINGS.decode()}")
         inflate = zlib.decompressobj(bits)
         try:
             plain = inflate.decompress(message, LONGEST_MESSAGE + 1)
         except zlib.error as error:
-            raise CallError(Status.INTERNAL, "a message cannot be decompressed") from error
+            raise CallError(Status.INTERNAL, "message does not decompress") from error
         if len(plain) > LONGEST_MESSAGE:
             raise too_long(len(plain))
         if not inflate.eof:
-            raise CallError(Status.INTERNAL, "a compressed message is cut off")
+            raise CallError(Status.INTERNAL, "compressed message is cut off")
         if inflate.unused_data:
-            raise CallError(Status.INTERNAL, "a compressed message has more behind its end")
+            raise CallError(Status.INTERNAL, "bytes after the end of a compressed message")
         return plain
 
 
 def too_long(length: int) -> CallError:
-    """The end of a call with a message that is too long."""
-    return CallError(Status.RESOURCE_EXHAUSTED, f"a message of {length} bytes; allowed: {LONGEST_MESSAGE}")
+    """The error for a message of this length."""
+    return CallError(Status.RESOURCE_EXHAUSTED, f"message of {length} bytes; allowed: {LONGEST_MESSAGE}")

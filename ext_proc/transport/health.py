@@ -1,6 +1,7 @@
-"""The standard health service for a transport that speaks gRPC itself: what is asked, and what is answered.
+"""The standard gRPC health service, for the transport ``nghttp2``; grpcio has its own.
 
-:mod:`ext_proc.transport.nghttp2` calls it; grpcio has its own. See grpc.health.v1 for the protocol.
+:mod:`ext_proc.transport.calls` asks it, :mod:`ext_proc.transport.nghttp2` sets its state. The protocol is
+grpc.health.v1.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from ext_proc.transport.grpc_protocol import CallError, Status
 CHECK: Final = b"/grpc.health.v1.Health/Check"
 WATCH: Final = b"/grpc.health.v1.Health/Watch"
 
-Tell = Callable[[bytes], None]
-"""Sends an answer to one watcher."""
+Notify = Callable[[bytes], None]
+"""Sends a status to one watcher."""
 
 
 def _answer(status: Any) -> bytes:
@@ -32,44 +33,44 @@ SERVICE_UNKNOWN: Final = _answer(HealthCheckResponse.SERVICE_UNKNOWN)
 
 
 class Health:
-    """Whether the server serves, and who wants to be told when that changes.
+    """Whether the server serves, and who is notified when that changes.
 
     Attributes:
-        watchers: by whatever the transport knows a watching stream by.
+        watchers: what notifies each watcher, by the transport's key for its stream.
     """
 
     def __init__(self) -> None:
         self._now = NOT_SERVING
         self._ended = False
-        self.watchers: dict[object, Tell] = {}
+        self.watchers: dict[object, Notify] = {}
 
     def check(self, message: bytes) -> bytes:
-        """The answer to a question.
+        """The answer to a health check.
 
         Raises:
-            CallError: it is none, or about a service that is not here.
+            CallError: the message is not a health check, or names an unknown service.
         """
         if not _known(message):
-            raise CallError(Status.NOT_FOUND, "the server has no such service")
+            raise CallError(Status.NOT_FOUND, "unknown service")
         return self._now
 
-    def watch(self, message: bytes, watcher: object, tell: Tell) -> bytes:
-        """The first answer to a watcher, who will be told the others.
+    def watch(self, message: bytes, watcher: object, notify: Notify) -> bytes:
+        """The first answer to a watcher; ``notify`` sends the later ones.
 
         Raises:
-            CallError: the message is no question.
+            CallError: the message is not a health check.
         """
         if not _known(message):
             return SERVICE_UNKNOWN
-        self.watchers[watcher] = tell
+        self.watchers[watcher] = notify
         return self._now
 
     def set_serving(self) -> None:
-        """From now on Envoy should send requests here."""
+        """Report SERVING from now on."""
         self._set(SERVING)
 
     def end(self) -> None:
-        """From now on it should not, whatever else is said."""
+        """Report NOT_SERVING for good."""
         self._set(NOT_SERVING)
         self._ended = True
 
@@ -77,8 +78,8 @@ class Health:
         if self._ended or status == self._now:
             return
         self._now = status
-        for tell in list(self.watchers.values()):
-            tell(status)
+        for notify in list(self.watchers.values()):
+            notify(status)
 
 
 def _known(message: bytes) -> bool:

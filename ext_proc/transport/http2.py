@@ -1,8 +1,8 @@
-"""The HTTP/2 engine: all that we use of libnghttp2, by way of ngh2, and the limits that we set it.
+"""The HTTP/2 engine: what we use of libnghttp2 through ngh2, and the limits that we configure.
 
-:mod:`ext_proc.transport.nghttp2` drives it and is the only other module that would change with another engine. The
-engine does no I/O: bytes that came go in, events and bytes to be sent come out. It sees to frames, HPACK, flow control
-and the rules of RFC 9113, and answers a peer that breaks them itself (docs/decisions/0015-nghttp2-transport.md).
+:mod:`ext_proc.transport.connection` and :mod:`.calls` drive it; no other module imports ``ngh2``. The engine does no
+I/O: received bytes go in, events and bytes to send come out. It handles frames, HPACK, flow control and the rules of
+RFC 9113, and answers peers that break them (docs/decisions/0015-nghttp2-transport.md).
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ __all__ = [
     "StreamGone",
     "StreamReset",
     "TrailersReceived",
-    "last_words",
+    "goaway_after",
     "new_connection",
 ]
 
 EngineError = NGH2Error
-"""Anything that the engine refuses to do."""
+"""Any error of the engine."""
 
 StreamGone = StreamProtocolError
-"""The stream is not there any more, or not in a state for what was asked."""
+"""The stream is closed, or not in a state for this operation."""
 
 NO_ERROR: Final = int(ErrorCode.NO_ERROR)
 ENHANCE_YOUR_CALM: Final = int(ErrorCode.ENHANCE_YOUR_CALM)
 
 _WINDOW: Final = 1024 * 1024
-"""Bytes that may be on their way to us on a stream, and on a connection: what comes is taken at once."""
+"""Flow-control window of a stream and of a connection, in bytes; we consume what arrives at once."""
 
 _HEADERS: Final = 64 * 1024
-"""Bytes of a call's headers, unpacked. Envoy sends a few hundred; what clients send is in messages."""
+"""Bytes of a call's headers, unpacked. Envoy sends a few hundred; clients' headers are inside messages."""
 
 _UNLIMITED: Final = (2**63, 2**63)
 
 _CONFIGURATION: Final = Configuration(
-    # Envoy resets every stream once it has its answer, which is what an attacker does too. What a stream costs us it
-    # costs whether it is reset or not, and how many are open at a time is limited.
+    # Envoy resets every stream once it has its answer, as an attacker would. A stream costs us the same whether it is
+    # reset or not, and the number of open streams is limited.
     stream_reset_rate_limit=_UNLIMITED,
     max_inbound_header_list_size=_HEADERS,
     max_inbound_header_count=256,
@@ -79,8 +79,8 @@ _SETTINGS: Final = {
 }
 
 
-def last_words(error: NGH2Error) -> bytes:
-    """A GOAWAY for a peer after whose bytes the engine does not speak any more (RFC 9113, section 6.8).
+def goaway_after(error: NGH2Error) -> bytes:
+    """A GOAWAY frame after an error that stops the engine from sending (RFC 9113, section 6.8).
 
     It leaves open which streams have been processed.
     """
@@ -94,7 +94,7 @@ _LAST_STREAM: Final = 2**31 - 1
 
 
 def new_connection() -> Connection:
-    """A server's side of a new connection, with its first frames ready to be sent."""
+    """The server side of a new connection, with its first frames ready to send."""
     connection = Connection(Role.SERVER, _CONFIGURATION)
     connection.initiate_connection(_SETTINGS)
     connection.set_local_window_size(_WINDOW)

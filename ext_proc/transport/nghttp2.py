@@ -1,6 +1,7 @@
-"""The server on libnghttp2: a gRPC server for our one method and the health service, on asyncio.
+"""The transport ``nghttp2``: a gRPC server for our one method and the health service, on asyncio and libnghttp2.
 
-:mod:`ext_proc.server` starts and stops it; each connection is a :class:`ext_proc.transport.connection.Connection`.
+:mod:`ext_proc.transport.choice` makes it, :mod:`ext_proc.serving` starts and stops it. Each connection is a
+:class:`ext_proc.transport.connection.Connection`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from ext_proc.transport.tls import server_context
 
 _BACKLOG: Final = 1024
 
-_GOODBYE: Final = 1.0
-"""Seconds for the other side of TLS to close as well."""
+_TLS_CLOSE_SECONDS: Final = 1.0
+"""How long to wait for the peer to close its side of TLS."""
 
 
 class Nghttp2Server:
@@ -36,17 +37,17 @@ class Nghttp2Server:
         Args:
             service: answers the messages.
             tls: certificate and key; None for plain text.
-            limits: how long peers may be idle or slow.
+            limits: time limits for peers.
 
         Raises:
-            StartError: the certificate or the key cannot be used.
+            StartError: the certificate or the key is not usable.
         """
         self._health = Health()
         self._shared = Shared(service, self._health, limits or Limits())
         self._tls = None if tls is None else server_context(tls)
         self._servers: list[asyncio.Server] = []
         self._sockets: list[UnixSocket] = []
-        self._tending: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
 
     @property
     def open_connections(self) -> int:
@@ -62,12 +63,12 @@ class Nghttp2Server:
         """Listen; see :class:`ext_proc.transport.base.Server`.
 
         Raises:
-            StartError: an address cannot be listened on.
+            StartError: the server cannot listen on an address.
         """
         names = [await self._listen(address) for address in addresses]
         for path in self._sockets:
             path.publish()
-        self._tending = asyncio.create_task(self._tend())
+        self._checking = asyncio.create_task(self._check_limits())
         return tuple(names)
 
     async def _listen(self, address: Address) -> str:
@@ -96,28 +97,28 @@ class Nghttp2Server:
             ssl=self._tls,
             backlog=_BACKLOG,
             ssl_handshake_timeout=None if self._tls is None else self._shared.limits.handshake,
-            # Everything has been written by then; a peer that does not say goodbye as well must not hold up a drain.
-            ssl_shutdown_timeout=None if self._tls is None else _GOODBYE,
+            # Everything has been written by then: a peer that does not close its side must not hold up a drain.
+            ssl_shutdown_timeout=None if self._tls is None else _TLS_CLOSE_SECONDS,
         )
         self._servers.append(server)
 
     def _connection(self) -> Connection:
         return Connection(self._shared, secure=self._tls is not None)
 
-    async def _tend(self) -> None:
-        """Ask idle peers whether they are still there, and leave those that are not."""
+    async def _check_limits(self) -> None:
+        """Ping idle peers, and close the connections of those that do not answer."""
         while True:
-            await asyncio.sleep(self._shared.limits.look)
+            await asyncio.sleep(self._shared.limits.check)
             now = asyncio.get_running_loop().time()
             for connection in list(self._shared.connections):
-                connection.tend(now)
+                connection.check_limits(now)
 
     async def set_serving(self) -> None:
         """See :class:`ext_proc.transport.base.Server`."""
         self._health.set_serving()
 
     async def drain(self, seconds: float) -> None:
-        """Stop without failing what is under way; see :class:`ext_proc.transport.base.Server`."""
+        """Stop without failing open calls; see :class:`ext_proc.transport.base.Server`."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         self._health.end()
@@ -132,12 +133,12 @@ class Nghttp2Server:
         await self.abort()
 
     async def abort(self) -> None:
-        """Stop at once, whatever is under way."""
+        """Stop at once, whatever is open."""
         self._close_listeners()
         for connection in list(self._shared.connections):
             connection.abort()
-        if self._tending is not None:
-            self._tending.cancel()
+        if self._checking is not None:
+            self._checking.cancel()
         for path in self._sockets:
             path.remove()
 

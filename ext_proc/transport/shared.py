@@ -1,49 +1,67 @@
-"""What the connections of one server share. Used by :mod:`ext_proc.transport.connection` and :mod:`.calls`."""
+"""What the connections of one nghttp2 server share.
+
+:mod:`ext_proc.transport.nghttp2` makes it; :mod:`ext_proc.transport.connection` and :mod:`.calls` use it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ext_proc.service import Service
 from ext_proc.transport.health import Health
 
-if TYPE_CHECKING:
-    from ext_proc.transport.connection import Connection
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a peer may take, in seconds.
+    """Time limits for peers, in seconds.
 
     Attributes:
-        handshake: to say that it speaks HTTP/2, and TLS where that is asked for.
-        idle: with nothing said, after which it is asked whether it is still there.
-        answer: to that, and to take what is sent.
-        look: how often all of this is looked at.
+        handshake: to send HTTP/2 settings, and to complete the TLS handshake.
+        idle: without receiving anything, after which the peer is pinged.
+        answer: to answer that ping, and to read what is sent.
+        check: between two checks of these limits.
     """
 
     handshake: float = 10.0
     idle: float = 60.0
     answer: float = 20.0
-    look: float = 1.0
+    check: float = 1.0
+
+
+class OpenConnection(Protocol):
+    """What a server does with its connections."""
+
+    @property
+    def open_streams(self) -> int:
+        """Calls that are open now."""
+
+    def check_limits(self, now: float) -> None:
+        """Close the connection if its peer exceeds a time limit."""
+
+    def close(self) -> None:
+        """Accept no new calls, and close once the open ones have ended."""
+
+    def abort(self) -> None:
+        """Close at once."""
 
 
 @dataclass(slots=True)
 class Shared:
-    """What all connections of a server share.
+    """The state of one server.
 
     Attributes:
-        empty: set while there is no connection.
-        closing: whether the server is about to stop, and new connections are to be told.
-        streams: how many calls have been begun.
+        connections: those that are open.
+        empty: set while no connection is open.
+        closing: whether the server is stopping, so that a new connection is closed at once.
+        streams: calls accepted so far.
     """
 
     service: Service
     health: Health
     limits: Limits
-    connections: set[Connection] = field(default_factory=set)
+    connections: set[OpenConnection] = field(default_factory=set)
     empty: asyncio.Event = field(default_factory=asyncio.Event)
     closing: bool = False
     streams: int = 0

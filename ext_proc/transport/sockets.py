@@ -1,6 +1,6 @@
-"""Unix sockets that are replaced atomically, and TCP ports that are held for several processes.
+"""Listening sockets: Unix sockets that are replaced atomically, and TCP ports that several processes share.
 
-:mod:`ext_proc.transport.grpc_aio` uses the first, :mod:`ext_proc.supervisor` the second.
+Both transports and :mod:`ext_proc.workers.supervisor` use it.
 """
 
 from __future__ import annotations
@@ -10,46 +10,50 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from abmesh.experiment.errors import StartError
 from ext_proc.settings import Tcp
 
+IN_USE: Final = "is the port already in use, or does the host not belong to this machine?"
+
 _MODE = 0o660
-"""Owner and group may connect: put Envoy into the server's group."""
+"""Owner and group may connect: run Envoy in the server's group."""
 
 
 class UnixSocket:
-    """A socket's path, which changes hands without a moment in which nobody answers there.
+    """The path of a Unix socket, which a new server can take over without a gap.
 
-    The transport binds :attr:`hidden`; :meth:`publish` moves it into place, over whatever an earlier server left.
-    A server that stops later than its successor started removes nothing of the successor's.
+    The transport binds :attr:`hidden`; :meth:`publish` moves it into place, over what an earlier server left. A server
+    that stops after its successor has started does not remove the successor's socket.
     """
 
     def __init__(self, path: Path) -> None:
-        """Check that the path can be used.
+        """Check that the path is usable.
 
         Raises:
-            StartError: it is something else than a socket, or its folder cannot be used.
+            StartError: the path is not a socket, or its folder is not writable.
         """
         self._path = path
         self.hidden = path.with_name(f".{path.name}.{os.getpid()}")
         self._inode: tuple[int, int] | None = None
         if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise StartError(f"cannot listen on unix:{path}: make {path.parent} a folder that the server may write")
+            raise StartError(
+                f"cannot listen on unix:{path}: {path.parent} must be a folder that the server may write to"
+            )
         if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-            raise StartError(f"cannot listen on unix:{path}: there is a file that is no socket; move it away")
+            raise StartError(f"cannot listen on unix:{path}: found a file that is not a socket; move it away")
         self.hidden.unlink(missing_ok=True)
 
     def publish(self) -> None:
-        """Let clients connect."""
+        """Move the socket into place, so that clients can connect."""
         self.hidden.chmod(_MODE)
         found = self.hidden.stat()
         self._inode = (found.st_dev, found.st_ino)
         self.hidden.replace(self._path)
 
     def remove(self) -> None:
-        """Remove the socket, unless another server has put its own there."""
+        """Remove the socket, unless another server has replaced it."""
         self.hidden.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             found = self._path.stat()
@@ -58,15 +62,15 @@ class UnixSocket:
 
 
 def reserve(address: Tcp) -> tuple[socket.socket, Tcp]:
-    """Hold a TCP port for processes that will listen on it with SO_REUSEPORT.
+    """Reserve a TCP port for processes that will listen on it with SO_REUSEPORT.
 
-    The socket never listens, so no connection goes astray; it keeps the port ours while workers come and go.
+    The socket never listens, so it gets no connections; it keeps the port ours while workers are restarted.
 
     Returns:
-        The socket, to be closed by the caller, and the address with its real port.
+        The socket, which the caller closes, and the address with its real port.
 
     Raises:
-        StartError: the port cannot be had.
+        StartError: the port is not available.
     """
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
@@ -83,10 +87,10 @@ def reserve(address: Tcp) -> tuple[socket.socket, Tcp]:
 
 
 def bound(address: Tcp) -> list[socket.socket]:
-    """Sockets on every address that a host's name stands for, all on one port, which others may share.
+    """Sockets bound to every address that a host name resolves to, all on one port, with SO_REUSEPORT.
 
     Raises:
-        StartError: an address cannot be had.
+        StartError: an address is not available.
     """
     sockets: list[socket.socket] = []
     port = address.port
@@ -97,15 +101,14 @@ def bound(address: Tcp) -> list[socket.socket]:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
-                # All of a machine's addresses are those of both families, as they are to gRPC.
+                # "::" means all addresses of both families, as it does to gRPC.
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address.host != "::"))
             made.bind((target[0], port, *target[2:]))
             port = made.getsockname()[1]
     except OSError as error:
         for made in sockets:
             made.close()
-        why = "is it in use, and is the host one of this machine's?"
-        raise StartError(f"cannot listen on {address}: {why} ({error.strerror or error})") from error
+        raise StartError(f"cannot listen on {address}: {IN_USE} ({error.strerror or error})") from error
     return sockets
 
 

@@ -1,4 +1,4 @@
-"""TLS of a server of HTTP/2. Used by both transports; grpcio makes its own of the same files."""
+"""TLS for an HTTP/2 server. Both transports use it; grpcio only to check the files, which it then loads itself."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ext_proc.settings import Tls
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
-    """What a server needs to speak HTTP/2 over TLS, and nothing older than TLS 1.2.
+    """The TLS context of an HTTP/2 server, for TLS 1.2 or newer.
 
     Raises:
-        StartError: a file cannot be read or does not hold what it should.
+        StartError: a file is not readable or does not hold what it should.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -1,4 +1,4 @@
-"""What the README and docs/benchmarks.md say of a run is what the results file says, and the picture is drawn of it."""
+"""The README and docs/benchmarks.md quote the results file, and the picture shows it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RESULTS: dict[str, Any] = json.loads(documentation.RESULTS.read_text(encoding="u
     ids=["README.md", "docs/benchmarks.md"],
 )
 def test_a_page_quotes_the_results_file(page: Path, lines: Any) -> None:
-    """``python -m bench.documentation`` writes them anew."""
+    """If this fails, ``python -m bench.documentation`` updates both pages."""
     assert documentation.quoted(page.read_text(encoding="utf-8")) == "\n".join(lines(RESULTS)).split("\n")
 
 
@@ -65,27 +65,45 @@ def test_a_run_puts_every_size_of_every_series_into_the_page() -> None:
             assert shown == [str(size) for size in of], (what, name)
 
 
+RATIO = {"figure": "requests_per_second", "of": "native_split", "to": "envoy_alone", "ratio": 0.9512}
+NEW_USERS = [
+    {"what": "new_users_percent", "size": size, "name": name, "server_cpu_us": took}
+    for name, size, took in (("nghttp2_1_worker", 0, 10), ("nghttp2_1_worker", 100, 30), ("go_1_processor", 100, 20))
+]
+
+
+def test_the_readme_has_three_sentences_of_figures_and_a_link_to_all() -> None:
+    *sentences, link = documentation.readme_lines(RESULTS)
+    assert len(sentences) == 3
+    assert all("**" in sentence for sentence in sentences)
+    assert "(docs/benchmarks.md)" in link
+
+
 def test_ratios_are_quoted_with_their_aims() -> None:
-    row = {"figure": "requests_per_second", "of": "native_split", "to": "envoy_alone", "ratio": 0.9512}
-    results = {**RESULTS, "ratios": [{**row, "aim": "≥ 0.95", "met": True}], "half_load": [], "growth": []}
-    (line,) = (line for line in documentation.readme_lines(results) if line.startswith("- "))
-    assert line == ("- throughput, the native lane's routes to plain `weighted_clusters`: **0.9512** (aim ≥ 0.95: met)")
+    results = {**RESULTS, "ratios": [{**RATIO, "aim": "≥ 0.95", "met": True}], "half_load": [], "growth": []}
+    (line,) = documentation.summary_lines(results)
+    assert line == "- throughput, the native lane's routes to plain `weighted_clusters`: **0.9512** (aim ≥ 0.95: met)"
+    (sentence, _) = documentation.readme_lines(results)
+    assert "**0.9512**" in sentence
+    assert "(aim ≥ 0.95: met)" in sentence
 
 
-def test_users_whom_the_server_does_not_remember_are_quoted_too() -> None:
-    growth_rows = [
-        {"what": "new_users_percent", "size": size, "name": name, "server_cpu_us": took}
-        for name, size, took in (
-            ("nghttp2_1_worker", 0, 10),
-            ("nghttp2_1_worker", 100, 30),
-            ("go_1_processor", 100, 20),
-        )
-    ]
-    lines = documentation.readme_lines({**RESULTS, "ratios": [], "half_load": [], "growth": growth_rows})
-    assert lines[-1].endswith("all users new: **1.5**")
+def test_the_cost_of_new_users_is_quoted_too() -> None:
+    results = {**RESULTS, "ratios": [], "half_load": [], "growth": NEW_USERS}
+    (line,) = documentation.summary_lines(results)
+    assert line.endswith("every user new: **1.5**")
+    assert "**1.5** times when every user is new)" in documentation.readme_lines({**RESULTS, "growth": NEW_USERS})[0]
 
 
-def test_only_what_stands_between_the_marks_is_replaced() -> None:
+def test_contenders_that_were_skipped_are_left_out() -> None:
+    ratios = [row for row in RESULTS["ratios"] if row["to"] != "go_1_processor"]
+    lines = documentation.readme_lines({**RESULTS, "ratios": ratios, "growth": []})
+    assert "in Go" not in " ".join(lines)
+    (only_link,) = documentation.readme_lines({**RESULTS, "ratios": [], "half_load": [], "growth": []})
+    assert "docs/benchmarks.md" in only_link
+
+
+def test_only_the_text_between_the_markers_is_replaced() -> None:
     page = f"before\n\n{documentation.BEGIN}\n\nold\n\n{documentation.END}\nafter\n"
     made = documentation.replaced(page, ["new", "lines"])
     assert made == f"before\n\n{documentation.BEGIN}\n\nnew\nlines\n\n{documentation.END}\nafter\n"
@@ -93,7 +111,7 @@ def test_only_what_stands_between_the_marks_is_replaced() -> None:
     assert documentation.replaced(made, ["new", "lines"]) == made
 
 
-def test_a_page_without_marks_is_refused() -> None:
+def test_a_page_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="no <!-- bench"):
         documentation.replaced("a page", ["x"])
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from abmesh.cli.demo.stack import find_envoy
 from abmesh.experiment.model import Document
+from abmesh.local.processes import find_envoy
 from abmesh.mesh.bootstrap import render_bootstrap
 from abmesh.mesh.options import RenderOptions
 from abmesh.mesh.yaml_text import to_yaml

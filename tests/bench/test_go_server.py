@@ -20,7 +20,10 @@ from ext_proc.telemetry import Counts
 from tests.paths import ROOT
 
 REASON = go_server.missing()
-pytestmark = pytest.mark.skipif(bool(REASON), reason=f"the Go server is not compared: {REASON}")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(bool(REASON), reason=f"the Go server is not compared: {REASON}"),
+]
 
 LAW = ROOT / "docs" / "assignment.md"
 

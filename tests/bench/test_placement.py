@@ -29,6 +29,7 @@ def test_a_placement_says_who_runs_where() -> None:
     assert str(Placement()) == "not pinned"
 
 
+@pytest.mark.process
 def test_a_placed_command_and_its_children_stay_on_their_cpus_under_one_process_id() -> None:
     cpu = min(os.sched_getaffinity(0))
     child = f"{REPORT}; import subprocess, sys; subprocess.run([sys.executable, '-c', {REPORT!r}], check=True)"

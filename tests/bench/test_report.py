@@ -82,6 +82,7 @@ def test_the_tables_show_every_row_and_figure() -> None:
     ]
 
 
+@pytest.mark.process  # asks Envoy for its version
 def test_the_results_file_holds_rows_reactions_machine_and_command(tmp_path: Path) -> None:
     machine = report.machine()
     report.write(tmp_path / "results.json", MEASURED, machine, "python -m bench", "not pinned")
@@ -93,6 +94,7 @@ def test_the_results_file_holds_rows_reactions_machine_and_command(tmp_path: Pat
     assert all({*needed, "rss_mb", "requests_per_second_ratio"} <= set(found) for found in content["rows"])
 
 
+@pytest.mark.process  # asks Envoy for its version
 def test_the_machine_has_neither_name_nor_path() -> None:
     machine = report.machine()
     assert machine["cpus"] >= 1
@@ -121,6 +123,7 @@ def _run(monkeypatch: pytest.MonkeyPatch, path: Path, sample: Sample | Exception
     return program.main(["--output", str(path), *arguments])
 
 
+@pytest.mark.process  # asks Envoy for its version
 def test_failed_streams_end_with_exit_code_1_and_a_line_that_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +135,7 @@ def test_failed_streams_end_with_exit_code_1_and_a_line_that_says_so(
     assert _run(monkeypatch, tmp_path / "results.json", SERVER) == 0
 
 
+@pytest.mark.process  # asks Envoy for its version
 def test_what_did_not_happen_is_one_line_and_exit_code_1(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +145,7 @@ def test_what_did_not_happen_is_one_line_and_exit_code_1(
     assert not (tmp_path / "results.json").exists()
 
 
+@pytest.mark.process  # asks Envoy for its version
 def test_the_command_that_is_written_repeats_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     _run(monkeypatch, results, SERVER, "--quick", "--requests", "77", "--only", "throughput", "--no-pin")

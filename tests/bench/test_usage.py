@@ -37,6 +37,7 @@ def family() -> Iterator[tuple[int, int]]:
             parent.wait(10)
 
 
+@pytest.mark.process
 def test_cpu_time_of_children_is_counted(family: tuple[int, int]) -> None:
     parent, child = family
     before = usage.cpu_seconds(parent)
@@ -48,6 +49,7 @@ def test_cpu_time_of_children_is_counted(family: tuple[int, int]) -> None:
     assert spent[child] > spent[parent]
 
 
+@pytest.mark.process
 def test_workers_are_the_children_or_the_process_itself(family: tuple[int, int]) -> None:
     parent, child = family
     assert usage.worker_pids(parent) == [child]

@@ -24,6 +24,8 @@ from controller.settings import Settings
 from controller.state.journal import read
 from tests.controller.support import DOCUMENT, NAME, Traffic
 
+pytestmark = pytest.mark.process
+
 FAST = DOCUMENT.replace("steps: [10, 50, 100]", "steps: [10, 25, 50, 100]").replace(
     "{min_duration: 60s, max_duration: 1h, min_requests: 100}", "{min_duration: 300ms, min_requests: 20}"
 )

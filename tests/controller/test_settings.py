@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from abmesh.experiment.errors import SettingsError
-from controller.settings import Settings, duration, listen_address
+from controller.settings import Settings, listen_address
 from tests.abmesh.cli.calls import call
 
 
-def test_state_is_beside_the_document_unless_said_otherwise() -> None:
+def test_state_is_beside_the_document_by_default() -> None:
     assert Settings(Path("/etc/ab/experiments.yaml")).state_folder == Path("/etc/ab/.abmesh/experiments")
     assert Settings(Path("experiments.yaml")).state_folder == Path.cwd() / ".abmesh" / "experiments"
     settings = Settings(Path("e.yaml"), state_dir=Path("/var/lib/abmesh"))
@@ -26,7 +26,7 @@ def test_an_envoys_address_loses_its_last_slash() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"interval": timedelta(milliseconds=99)}, "at least 100ms"),
+        ({"interval": timedelta(milliseconds=99)}, "allowed: 100ms or more"),
         ({"settle": timedelta(seconds=-1)}, "settle"),
         ({"timeout": timedelta()}, "timeout 0s"),
         ({"envoys": ("127.0.0.1:9901",)}, "http://HOST:PORT"),
@@ -49,9 +49,12 @@ def test_an_envoys_address_loses_its_last_slash() -> None:
         ({"source": "prometheus", "url": "h:9090"}, "http://127.0.0.1:9090"),
         ({"source": "prometheus", "url": "http://h:9090/?query=up"}, "http://HOST:PORT"),
         ({"source": "prometheus", "url": "http://me:secret@h:9090"}, "password"),
-        ({"source": "prometheus", "url": "http://h:9090", "max_age": timedelta(milliseconds=999)}, "at least 1s"),
+        (
+            {"source": "prometheus", "url": "http://h:9090", "max_age": timedelta(milliseconds=999)},
+            "allowed: 1s or more",
+        ),
         *(
-            ({"source": "prometheus", "url": "http://h:9090", "selector": text}, "selects no targets")
+            ({"source": "prometheus", "url": "http://h:9090", "selector": text}, "not a selector of targets")
             for text in (
                 "",
                 "envoy",
@@ -65,7 +68,7 @@ def test_an_envoys_address_loses_its_last_slash() -> None:
         ),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_what_does(changes: dict[str, Any], says: str) -> None:
+def test_an_invalid_setting_is_refused_and_the_error_says_what_is_allowed(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(SettingsError, match=says) as caught:
         Settings(Path("e.yaml"), **changes)
     assert "secret" not in str(caught.value)
@@ -90,12 +93,6 @@ def test_what_is_no_address_to_listen_on(text: str) -> None:
         listen_address(text)
 
 
-def test_durations() -> None:
-    assert duration("1m30s") == timedelta(seconds=90)
-    with pytest.raises(SettingsError, match="500ms"):
-        duration("5")
-
-
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -107,7 +104,7 @@ def test_durations() -> None:
         (["--envoy", "http://h:1", "--state", "/dev/null/x"], "--state"),
     ],
 )
-def test_the_command_refuses_in_words(flags: list[str], says: str) -> None:
+def test_the_command_refuses_without_a_traceback(flags: list[str], says: str) -> None:
     called = call("controller", *flags)
     assert called.code in (1, 2)
     assert says in called.err

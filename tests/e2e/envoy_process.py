@@ -3,8 +3,7 @@
     with EnvoyProcess(render_bootstrap(document, options), tmp_path) as envoy:
         ...  # envoy.url, envoy.counters("^abmesh"), envoy.restart()
 
-Ask for port 0 in the bootstrap (:func:`on_free_ports` does): Envoy then chooses its own ports, so that no two tests
-can meet on one, and keeps them through :meth:`EnvoyProcess.restart`.
+:func:`on_free_ports` puts free ports into the bootstrap; :meth:`EnvoyProcess.restart` keeps them.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import copy
 import dataclasses
 import json
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -23,12 +21,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from abmesh.cli.demo.processes import ending_with_parent
+from abmesh.local.processes import ending_with_parent, find_envoy, free_ports
 from abmesh.mesh import warmup
 from abmesh.mesh.options import RenderOptions
 from abmesh.mesh.yaml_text import to_yaml
 
-ENVOY = Path(sys.executable).parent / "envoy"
 START_LIMIT = 30.0
 STOP_LIMIT = 10.0
 
@@ -39,8 +36,12 @@ def launch(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
 
 
 def on_free_ports(options: RenderOptions) -> RenderOptions:
-    """The same options, with ports that Envoy chooses on the loopback interface."""
-    return dataclasses.replace(options, listen="127.0.0.1:0", admin="127.0.0.1:0", warmup="127.0.0.1:0")
+    """The same options, with free ports of the loopback interface.
+
+    Not port 0, for which the kernel gives one that some connection may take while Envoy restarts.
+    """
+    listen, admin, warmup_ = (f"127.0.0.1:{port}" for port in free_ports(3))
+    return dataclasses.replace(options, listen=listen, admin=admin, warmup=warmup_)
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float) -> None:
@@ -106,7 +107,7 @@ class EnvoyProcess:
         config, admin_file = self._directory / "bootstrap.yaml", self._directory / "admin"
         config.write_text(to_yaml(self._bootstrap))
         admin_file.unlink(missing_ok=True)
-        command = [str(ENVOY), "-c", str(config), "--use-dynamic-base-id", "--concurrency", "1"]
+        command = [find_envoy(), "-c", str(config), "--use-dynamic-base-id", "--concurrency", "1"]
         # Envoy would log a line for every request while the external-processing server is down.
         command += ["--log-level", self._log_level, "--component-log-level", "ext_proc:error"]
         command += ["--admin-address-path", str(admin_file)]

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, Self
 
 from ruamel.yaml import YAML
 
-from abmesh.cli.demo.stack import Stack, StackOptions, fetch
 from abmesh.experiment.store import FileStore, format_generation
+from abmesh.local.stack import Stack, StackOptions, fetch
 from tests.e2e.support import PATIENT, eventually, metric
 
 LANES = ("native", "server")

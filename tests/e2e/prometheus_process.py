@@ -18,8 +18,8 @@ import aiohttp
 import pytest
 from ruamel.yaml import YAML
 
-from abmesh.cli.demo.processes import Child, free_ports
-from abmesh.cli.demo.stack import answers
+from abmesh.local.processes import Child, free_ports
+from abmesh.local.stack import answers
 from tests.paths import ROOT
 
 EXAMPLE = ROOT / "envoy" / "prometheus"

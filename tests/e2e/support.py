@@ -14,9 +14,9 @@ from typing import Any
 
 import aiohttp
 
-from abmesh.cli.demo.model_server import Behaviour
-from abmesh.cli.demo.stack import Stack, StackOptions, fetch
 from abmesh.cli.records import status_json
+from abmesh.local.model_server import Behaviour
+from abmesh.local.stack import Stack, StackOptions, fetch
 from controller.rollout.status import read_status
 from controller.settings import Settings
 

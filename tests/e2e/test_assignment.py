@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from abmesh.cli.demo.stack import Stack
+from abmesh.local.stack import Stack
 from tests.e2e.support import abmesh, ask, ask_all, document, envoy_stats, eventually, predicted, session, stack
 
 pytestmark = pytest.mark.envoy
 
 USERS = [f"user-{number}" for number in range(5000)]
-EVERYBODY = [*USERS[:4990], *(f"Zoë-{number}-用户" for number in range(10))]
+FOREIGN = [f"Zoë-{number}-用户" for number in range(10)]
 
 
 async def _variants(running: Stack, users: list[str]) -> dict[str, str | None]:
@@ -36,21 +36,25 @@ def _worker_seconds(running: Stack) -> dict[int, float]:
     return used
 
 
-async def test_5000_users_get_what_assign_predicts_also_after_a_restart_and_with_4_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1500, pytest.param(len(USERS), marks=pytest.mark.soak)])
+async def test_users_get_what_assign_predicts_also_after_a_restart_and_with_4_workers(
+    tmp_path: Path, short_path: Path, count: int
+) -> None:
     weights = {"model-a": 70.0, "model-b": 30.0}
+    everybody = [*USERS[: count - len(FOREIGN)], *FOREIGN]
     async with stack(tmp_path / "one", document(weights)) as running:
-        expected = await predicted(running.config, EVERYBODY)
-        assert await _variants(running, EVERYBODY) == expected
+        expected = await predicted(running.config, everybody)
+        assert await _variants(running, everybody) == expected
     for name, share in weights.items():
-        mean, deviation = len(EVERYBODY) * share / 100, math.sqrt(len(EVERYBODY) * 0.7 * 0.3)
+        mean, deviation = len(everybody) * share / 100, math.sqrt(len(everybody) * 0.7 * 0.3)
         assert abs(Counter(expected.values())[name] - mean) < 3 * deviation
     async with stack(tmp_path / "again", document(weights), workers=4) as running:
         before = _worker_seconds(running)
-        assert await _variants(running, EVERYBODY) == expected
+        assert await _variants(running, everybody) == expected
         worked = [seconds - before.get(pid, 0.0) for pid, seconds in _worker_seconds(running).items()]
         assert sum(seconds > max(worked) / 20 for seconds in worked) >= 2, f"CPU seconds of the workers: {worked}"
-    async with stack(tmp_path / "socket", document(weights), tcp=False) as running:
-        assert await _variants(running, EVERYBODY[-500:]) == {user: expected[user] for user in EVERYBODY[-500:]}
+    async with stack(short_path, document(weights), tcp=False) as running:
+        assert await _variants(running, everybody[-500:]) == {user: expected[user] for user in everybody[-500:]}
 
 
 async def _set_weights(running: Stack, assignments: dict[str, float]) -> None:

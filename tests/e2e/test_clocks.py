@@ -16,7 +16,7 @@ from tests.e2e.playing import STREAM, Play, Player, playing_mesh, split, stream
 
 pytestmark = pytest.mark.envoy
 
-ANSWERS = 120
+ANSWERS = 60
 ALLOWED_MS = 10.0
 GROUP = "experiment.chat.variant.model-b.group.1"
 

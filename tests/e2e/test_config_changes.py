@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from abmesh.cli.demo.stack import Stack, fetch
+from abmesh.local.stack import Stack, fetch
 from tests.e2e.support import abmesh, ask, document, eventually, metric, session, stack
 
 pytestmark = pytest.mark.envoy

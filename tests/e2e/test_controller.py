@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from abmesh.cli.demo.model_server import Behaviour
-from abmesh.cli.demo.processes import Child, free_ports
-from abmesh.cli.demo.stack import Stack, answers, fetch
+from abmesh.local.model_server import Behaviour
+from abmesh.local.processes import Child, free_ports
+from abmesh.local.stack import Stack, answers, fetch
 from tests.e2e.load import under_load
 from tests.e2e.support import CHAT, abmesh, document, eventually, stack, status
 
@@ -87,7 +87,7 @@ async def test_a_controller_killed_at_any_moment_skips_no_step_and_repeats_none(
 
 
 async def test_a_restarted_envoy_causes_no_false_decision(tmp_path: Path) -> None:
-    async with stack(tmp_path, _rollout("2s", 20), interval=TICK) as running:
+    async with stack(tmp_path, _rollout("1s", 20), interval=TICK) as running:
         envoy = running.children["envoy"]
         for _ in range(2):
             async with under_load(running.url, USERS) as load:
@@ -104,18 +104,20 @@ async def test_a_restarted_envoy_causes_no_false_decision(tmp_path: Path) -> Non
                 assert judgement["value"] is None or judgement["value"] >= 0
 
 
-async def test_an_admin_endpoint_that_does_not_answer_holds_and_says_so(tmp_path: Path) -> None:
-    async with stack(tmp_path, _rollout("1h"), interval=TICK) as running:
+async def test_low_traffic_holds_and_so_does_an_admin_endpoint_that_does_not_answer(tmp_path: Path) -> None:
+    async with stack(tmp_path, _rollout("500ms", 1000), interval=TICK) as running:
         async with under_load(running.url, USERS) as load:
-            await load.more(50)
-        before = await status(running)
-        running.children["envoy"].signal(signal.SIGSTOP)
+            await load.more(200)
 
-        async def says_so() -> bool:
+        async def holds_because_of(what: str) -> bool:
             found = await status(running)
-            return found["last_decision"] == "hold" and running.admin in found["reason"]
+            return found["last_decision"] == "hold" and what in found["reason"]
 
-        await eventually(says_so)
+        await eventually(lambda: holds_because_of("1000"))
+        before = await status(running)
+        assert before["weights"]["model-b"] == 20
+        running.children["envoy"].signal(signal.SIGSTOP)
+        await eventually(lambda: holds_because_of(running.admin))
         running.children["envoy"].signal(signal.SIGCONT)
         after = await status(running)
         assert (after["weights"], after["state"]) == (before["weights"], "progressing")
@@ -140,18 +142,6 @@ async def test_a_slow_candidate_is_rolled_back_on_its_latency_quantile(tmp_path:
             load.path = CHAT
             found = await _in_state(running, "rolled_back")
         assert "latency_p95" in found["reason"]
-
-
-async def test_low_traffic_holds(tmp_path: Path) -> None:
-    async with stack(tmp_path, _rollout("500ms", 1000), interval=TICK) as running:
-        async with under_load(running.url, USERS) as load:
-            await load.more(200)
-
-        async def says_so() -> bool:
-            return "1000" in (await status(running))["reason"]
-
-        await eventually(says_so)
-        assert (await status(running))["weights"]["model-b"] == 20
 
 
 async def test_a_persons_edit_turns_the_experiment_manual_until_resume(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""``abmesh demo`` as a newcomer runs it: every scenario ends as it should, and nothing is left behind."""
+"""``abmesh demo`` as a newcomer runs it: every scenario ends as it should, and nothing is left behind.
+
+``make test`` runs the scenario that exercises the most, ``finetune``; ``make soak`` runs all of them.
+"""
 
 from __future__ import annotations
 
@@ -63,6 +66,7 @@ def _runs(process: psutil.Process) -> bool:
 RAMP = [10, 25, 50, 100]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("scenario", "weights", "steps", "because"),
     [
@@ -134,7 +138,15 @@ async def test_a_fine_tuned_model_is_rolled_back_and_the_report_says_why_segment
     assert outcome["seconds"] < 120
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.soak),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.soak),
+    ],
+)
 async def test_a_demo_that_is_interrupted_leaves_no_process_behind(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "abmesh.cli", "demo", "good", "--keep"]
     process = await asyncio.create_subprocess_exec(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from abmesh.cli.demo.stack import Stack, answers
+from abmesh.local.stack import Stack, answers
 from tests.e2e.load import Load, under_load
 from tests.e2e.support import document, envoy_stats, eventually, stack
 

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from abmesh.cli.demo.stack import Stack, fetch
 from abmesh.experiment.codec import parse
 from abmesh.experiment.metrics import CONTINUATION
 from abmesh.experiment.model import Document
 from abmesh.experiment.names import GROUPS, OTHER_SEGMENT
+from abmesh.local.stack import Stack, fetch
 from abmesh.mesh.routes import route_configuration
-from bench.load import request_of
 from tests.e2e.support import CHAT, document, envoy_stats, eventually, stack
 
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(240)]
@@ -79,8 +78,10 @@ def request(chance: random.Random, *, hostile: bool) -> bytes:
     forged = ("model-version", "ab-experiment", "ab-slice", "ab-group", "ab-segment", "ab-issued", "ab-event")
     lines += [f"{chance.choice(('x-', 'X_'))}{name}: {chosen('1')}" for name in (*forged, "ab-value", "envoy-retry-on")]
     some = chance.sample(lines, chance.randrange(len(lines) + 1))
-    body = b'{"messages": []}' if "events" in paths[2] and chance.random() < 0.6 else None
-    return request_of(chance.choice(paths), (*some, "connection: close"), body)
+    body = b'{"messages": []}' if chance.random() < 0.6 else b""
+    method, length = ("POST", [f"content-length: {len(body)}"]) if body else ("GET", [])
+    head = [f"{method} {chance.choice(paths)} HTTP/1.1", "host: a", *some, *length, "connection: close", "", ""]
+    return "\r\n".join(head).encode("latin-1") + body
 
 
 async def send(port: int, requests: list[bytes]) -> Counter[int]:

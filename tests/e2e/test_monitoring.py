@@ -24,10 +24,10 @@ import aiohttp
 import pytest
 from ruamel.yaml import YAML
 
-from abmesh.cli.demo.model_server import Behaviour
-from abmesh.cli.demo.stack import Stack, StackOptions, fetch
 from abmesh.experiment.latencies import BOUNDS_MS
 from abmesh.inference.histogram import Bins, merge, quantile, size
+from abmesh.local.model_server import Behaviour
+from abmesh.local.stack import Stack, StackOptions, fetch
 from controller.evidence.counts import Counts
 from controller.evidence.summary import VariantEvidence, summarize
 from controller.sources.envoy_admin import EnvoyAdminSource

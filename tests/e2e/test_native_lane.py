@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.envoy, pytest.mark.timeout(240)]
 
 SEGMENTS = {"header": "x-user-segment", "values": ["power", "casual"]}
 STEPS = (500, 1000, 2500, 5000, 7500, 10_000)
+"""Basis points of the growing variant."""
 
 
 def user(number: int) -> tuple[bytes, list[bytes], bytes]:
@@ -56,10 +57,11 @@ def predicted(running: Lanes, numbers: range) -> list[Reply]:
     return found
 
 
-async def test_both_lanes_give_10000_users_what_the_law_says_through_every_step_of_a_ramp(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("users", [1000, pytest.param(10_000, marks=pytest.mark.soak)])
+async def test_both_lanes_give_users_what_the_law_says_through_every_step_of_a_ramp(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], users: int
 ) -> None:
-    numbers = range(10_000)
+    numbers = range(users)
     sent = {lane: [request(lane, *user(number)[1:]) for number in numbers] for lane in LANES}
     counted: Counter[tuple[str, str, str]] = Counter()
     of_segments: Counter[tuple[str, str]] = Counter()
@@ -72,7 +74,7 @@ async def test_both_lanes_give_10000_users_what_the_law_says_through_every_step_
 
             async def arrived(expected: list[Reply] = expected) -> bool:
                 """Envoy's workers get new routes a moment after its main thread; overrides count as no evidence."""
-                probes = [*range(0, 10_000, 400)]
+                probes = [*range(0, users, users // 25)]
                 got = await send(running.port, [sent["native"][probe] for probe in probes])
                 counted.update(("native", reply.variant, reply.slice) for reply in got)
                 of_segments.update(("native", reply.segment) for reply in got)

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from abmesh.cli.demo.stack import answers, fetch
 from abmesh.experiment.store import FileStore, format_generation
+from abmesh.local.stack import answers, fetch
 from controller.routes.envoy_file import EnvoyRoutes
 from tests.e2e.lanes import Lanes, Reply, experiment, lanes, request, send
 from tests.e2e.support import eventually, metric, status

@@ -17,8 +17,8 @@ import pytest
 from aiohttp import web
 from openai.types.chat import ChatCompletionChunk
 
-from abmesh.cli.demo.stack import Stack, fetch
 from abmesh.experiment.parts import Price
+from abmesh.local.stack import Stack, fetch
 from controller.evidence.columns import Parser
 from controller.evidence.summary import VariantEvidence, summarize
 from controller.sources.envoy_admin import QUERY

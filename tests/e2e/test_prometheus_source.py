@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from abmesh.cli.demo.processes import Child, free_ports
-from abmesh.cli.demo.stack import Stack, answers
+from abmesh.local.processes import Child, free_ports
+from abmesh.local.stack import Stack, answers
 from tests.e2e.load import under_load
 from tests.e2e.prometheus_process import Prometheus, need_prometheus, prometheus
 from tests.e2e.support import CHAT, abmesh, document, eventually, stack, status
@@ -82,7 +82,9 @@ async def test_a_rollout_advances_and_is_rolled_back_for_harm(tmp_path: Path) ->
     assert ", 0 differently" in output
 
 
-async def test_an_envoy_that_is_not_scraped_holds_the_rollout_and_is_named(tmp_path: Path) -> None:
+async def test_an_envoy_that_is_not_scraped_holds_the_rollout_and_so_does_a_prometheus_that_is_gone(
+    tmp_path: Path,
+) -> None:
     need_prometheus()
     async with (
         stack(tmp_path / "stack", ROLLOUT) as running,
@@ -90,28 +92,13 @@ async def test_an_envoy_that_is_not_scraped_holds_the_rollout_and_is_named(tmp_p
         _controller(running, server.url, tmp_path),
     ):
         await _until(running, weights={"model-a": 80.0, "model-b": 20.0})
-        await running.children["envoy"].kill()
         address = running.admin.removeprefix("http://")
 
-        async def says_so() -> bool:
+        async def holds_because_of(what: str) -> bool:
             found = await status(running)
-            return found["last_decision"] == "hold" and f"{address} (the server could not scrape it)" in found["reason"]
+            return found["last_decision"] == "hold" and what in found["reason"]
 
-        await eventually(says_so, 60)
-
-
-async def test_a_prometheus_that_is_gone_holds_the_rollout_and_is_named(tmp_path: Path) -> None:
-    need_prometheus()
-    async with (
-        stack(tmp_path / "stack", ROLLOUT) as running,
-        _scraped(running, tmp_path) as server,
-        _controller(running, server.url, tmp_path),
-    ):
-        await _until(running, weights={"model-a": 80.0, "model-b": 20.0})
+        await running.children["envoy"].kill()
+        await eventually(lambda: holds_because_of(f"{address} (the server could not scrape it)"), 60)
         await server.process.kill()
-
-        async def says_so() -> bool:
-            found = await status(running)
-            return found["last_decision"] == "hold" and f"{server.url} (no connection" in found["reason"]
-
-        await eventually(says_so, 60)
+        await eventually(lambda: holds_because_of(f"{server.url} (no connection"), 60)

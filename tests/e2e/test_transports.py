@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import signal
 import time
 from contextlib import AsyncExitStack
@@ -41,9 +40,9 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("way", ["tcp", "unix socket", "4 workers"])
-async def test_users_get_what_assign_predicts(tmp_path: Path, transport: str, way: str) -> None:
+async def test_users_get_what_assign_predicts(short_path: Path, transport: str, way: str) -> None:
     workers = 4 if way == "4 workers" else 1
-    async with stack(tmp_path, HALVES, transport=transport, workers=workers, tcp=way != "unix socket") as running:
+    async with stack(short_path, HALVES, transport=transport, workers=workers, tcp=way != "unix socket") as running:
         expected = await predicted(running.config, USERS)
         answers = await ask_all(running.url, USERS)
         assert {user: answer.variant for user, answer in answers.items()} == expected
@@ -152,11 +151,11 @@ async def test_envoy_reaches_the_server_over_tls_and_only_with_its_certificate(
         flags = ("--listen", "127.0.0.1:0", "--transport", transport, "--workers", str(workers), *files)
         server = await ending.enter_async_context(program(tmp_path, *flags))
         await server.ready()
-        options = on_free_ports(RenderOptions(ext_proc=(server.addresses[0],), message_timeout=PATIENT))
-        bootstrap = render_bootstrap(parse(text, "the test's document"), options)
+        options = RenderOptions(ext_proc=(server.addresses[0],), message_timeout=PATIENT)
+        parsed = parse(text, "the test's document")
         client = await ending.enter_async_context(session())
         for name, known in (("known", True), ("unknown", False)):
-            secured = over_tls(copy.deepcopy(bootstrap), papers, known=known)
+            secured = over_tls(render_bootstrap(parsed, on_free_ports(options)), papers, known=known)
             envoy = EnvoyProcess(secured, tmp_path / name)
             ending.callback(envoy.stop)
             await asyncio.to_thread(envoy.start)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from abmesh.cli.demo.model_server import Behaviour
-from abmesh.cli.demo.stack import Stack, answers, fetch
+from abmesh.local.model_server import Behaviour
+from abmesh.local.stack import Stack, answers, fetch
 from tests.e2e.load import under_load
 from tests.e2e.support import CHAT, abmesh, document, envoy_stats, eventually, metric, stack, status
 
@@ -60,7 +60,7 @@ async def _journal(running: Stack) -> list[dict[str, Any]]:
 
 async def test_a_cold_candidate_is_warmed_before_its_first_users_and_no_statistic_counts_it(tmp_path: Path) -> None:
     async with stack(tmp_path, ROLLOUT, interval=TICK, behaviour=COLD) as running:
-        await _says(running, "model-b at 0% is being warmed: ")
+        await _says(running, "model-b at 0% is warming up: ")
         assert (await status(running))["weights"]["model-b"] == 0
         assert not [name for name in await envoy_stats(running, "^abmesh") if ".model-b." in name]
         async with under_load(running.url, USERS) as load:
@@ -104,7 +104,7 @@ async def test_a_cold_candidate_is_warmed_before_its_first_users_and_no_statisti
 async def test_a_controller_that_is_killed_in_the_middle_warms_afresh(tmp_path: Path) -> None:
     async with stack(tmp_path, ROLLOUT, interval=TICK, behaviour=COLD) as running:
         controller = running.children["controller"]
-        await _says(running, "model-b at 0% is being warmed: ")
+        await _says(running, "model-b at 0% is warming up: ")
         await controller.kill()
         killed = datetime.now(UTC)
         await controller.start()

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from ruamel.yaml import YAML
 
 from controller.metrics.telemetry import Telemetry
 from controller.rollout.tick import Report
-from controller.routes.publisher import Published
+from controller.routes.publisher import RoutesStatus
 from ext_proc.exposition import Exposition
 from ext_proc.telemetry import Counts
 from tests.controller.support import START, experiment
@@ -50,9 +51,9 @@ def _dashboard() -> dict[str, Any]:
 def _kinds() -> dict[str, str]:
     """The kind of all metrics that the controller and the server have, by name."""
     telemetry = Telemetry()
-    telemetry.publishing(Published())
+    telemetry.add_routes(RoutesStatus())
     segmented = experiment(segments={"header": "x-user-segment", "values": ["power"]})
-    telemetry.counted(Report(1, experiments=(segmented,)), [], START)
+    telemetry.record_counts(Report(1, experiments=(segmented,)), [], START)
     registry = CollectorRegistry()
     registry.register(Exposition(Counts, lambda: 0.0))
     pages = telemetry.render().decode() + generate_latest(registry).decode()
@@ -116,6 +117,7 @@ def test_every_alert_says_what_happened_and_how_bad_it_is() -> None:
         assert rule["annotations"].keys() == {"summary", "description"}
 
 
+@pytest.mark.process
 def test_every_alert_is_raised_when_it_should_be_and_not_before() -> None:
     need_prometheus()
     tests = YAML(typ="safe").load(TESTS.read_text())["tests"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ext_proc import wire
-from ext_proc.assignment import Assignment
+from ext_proc.core.assignment import Assignment
 from tests.ext_proc.samples import EVERY_KIND, document, headers_set, request_headers, response
 
 PLACED = Assignment("header", "chat-model", "model-a", 7, 1, "power")

@@ -1,4 +1,7 @@
-"""Runs one scenario of the demo: starts everything, sends users, watches the rollout, and tells how it ended."""
+"""Runs one scenario of the demo: starts everything, sends users' requests, follows the rollout, reports how it ended.
+
+Called by ``abmesh demo``.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ from rich.console import Console
 
 from abmesh.analysis.render import as_json
 from abmesh.cli.demo.scenarios import CANDIDATE, CONTROL, Outcome, Scenario
-from abmesh.cli.demo.stack import Stack, StackOptions
-from abmesh.cli.demo.story import report_of, told
+from abmesh.cli.demo.story import make_report, report_text
 from abmesh.cli.demo.users import Population
-from abmesh.cli.demo.view import Picture, Told, View, print_summary
-from abmesh.cli.records import journal_json, percent, status_json
+from abmesh.cli.demo.view import DecisionLine, Picture, View, print_summary
+from abmesh.cli.records import journal_json, status_json, weights_json
 from abmesh.experiment.errors import StartError, StateError
+from abmesh.local.stack import Stack, StackOptions
 from controller.records import Cause, JournalEntry, Kind
 from controller.rollout import status
 from controller.settings import JOURNAL_FILE, Settings
@@ -41,12 +44,12 @@ _ENDED = ("promoted", "rolled_back", "concluded", "manual")
 async def run_demo(scenario: Scenario, console: Console, *, keep: bool, json_file: Path | None) -> Outcome:
     """Run a scenario until it ends, is interrupted, or takes longer than ``LONGEST_SECONDS``.
 
-    With ``keep``, everything runs on after the outcome is known, until a signal, which changes nothing of the outcome.
+    With ``keep``, everything then keeps running until a signal, which does not change the outcome.
 
     Raises:
-        StartError: the outcome's file cannot be written; looked at before anything is started.
+        StartError: the outcome's file cannot be written; checked before anything starts.
         ProcessError: a program could not be started.
-        asyncio.CancelledError: it was told to stop by a signal; everything is ended before it is raised.
+        asyncio.CancelledError: a signal interrupted it; everything is stopped by then.
     """
     if json_file is not None:
         _check_writable(json_file)
@@ -57,7 +60,7 @@ async def run_demo(scenario: Scenario, console: Console, *, keep: bool, json_fil
     passed = False
     try:
         with _signals_cancel(asyncio.current_task()):
-            console.print("starting Envoy, two models, the server and the controller ...")
+            console.print("Starting Envoy, two models, the server and the controller ...")
             async with stack:
                 _print_addresses(console, stack)
                 outcome = await _watch(scenario, stack, console)
@@ -73,12 +76,12 @@ async def run_demo(scenario: Scenario, console: Console, *, keep: bool, json_fil
         if passed or keep:
             shutil.rmtree(folder, ignore_errors=True)
         else:
-            console.print(f"documents, journal and logs are kept in {folder}", soft_wrap=True)
+            console.print(f"The document, journal and logs are in {folder}", soft_wrap=True)
 
 
 @contextlib.contextmanager
 def _signals_cancel(task: asyncio.Task[Any] | None) -> Iterator[None]:
-    """While the block runs, SIGINT, SIGTERM and SIGHUP cancel the task, so that everything is ended in order."""
+    """While the block runs, SIGINT, SIGTERM and SIGHUP cancel the task, so that everything is stopped in order."""
     assert task is not None
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -97,26 +100,26 @@ class Decisions:
 
     Attributes:
         path: of the journal.
-        started: when the demo began.
+        started: when the demo started.
     """
 
     path: Path
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     _size: int = 0
-    _read: list[Told] = field(default_factory=list)
+    _read: list[DecisionLine] = field(default_factory=list)
 
-    def read(self) -> list[Told]:
+    def read(self) -> list[DecisionLine]:
         """Every decision that did more than hold, oldest first."""
         size = self.path.stat().st_size if self.path.exists() else 0
         if size != self._size:
             self._size = size
             entries = journal.salvage(self.path).entries
-            self._read = [self._told(entry) for entry in entries if _changed(entry)]
+            self._read = [self._line(entry) for entry in entries if _changed(entry)]
         return self._read
 
-    def _told(self, entry: JournalEntry) -> Told:
+    def _line(self, entry: JournalEntry) -> DecisionLine:
         seconds = (entry.at - self.started).total_seconds()
-        return Told(entry.id, seconds, entry.kind, percent(entry.weights_after), entry.reason)
+        return DecisionLine(entry.id, seconds, entry.kind, weights_json(entry.weights_after), entry.reason)
 
 
 def _changed(entry: JournalEntry) -> bool:
@@ -138,9 +141,9 @@ async def _watch(scenario: Scenario, stack: Stack, console: Console) -> Outcome:
                 if not rolling_out and now - started >= _BASELINE_SECONDS:
                     rolling_out = True
                     await stack.start_controller()
-                # First where it stands, then the journal: what led there is in it by then.
+                # Status first, then the journal, which by then has the decisions that led to that status.
                 found = status_json(status.read_status(settings)[0])
-                view.tell(decisions.read())
+                view.show_decisions(decisions.read())
                 view.show(
                     Picture(
                         seconds=now - started,
@@ -157,7 +160,7 @@ async def _watch(scenario: Scenario, stack: Stack, console: Console) -> Outcome:
                     changed = True
                     await stack.behave(CANDIDATE, **change.behaviour)
                     what = ", ".join(f"{name} {value}" for name, value in change.behaviour.items())
-                    view.note(f"{now - started:5.1f} s  now {CANDIDATE} behaves differently: {what}")
+                    view.print_line(f"{now - started:5.1f} s  {CANDIDATE} changes its behaviour: {what}")
                 if found["state"] in _ENDED:
                     break
                 problem = _problem(stack, users, now - started) if rolling_out else ""
@@ -171,12 +174,12 @@ async def _watch(scenario: Scenario, stack: Stack, console: Console) -> Outcome:
 
 
 def _problem(stack: Stack, users: asyncio.Task[None], seconds: float) -> str:
-    """Why the run cannot end well any more; empty while it can."""
+    """Why the run can no longer succeed; empty while it can."""
     for child in stack.children.values():
         if not child.running:
-            return f"{child.name} ended:\n{child.tail()}"
+            return f"{child.name} exited:\n{child.tail()}"
     if users.done():
-        return f"the users stopped: {users.exception()!r}"
+        return f"the users stopped sending requests: {users.exception()!r}"
     if seconds > LONGEST_SECONDS:
         return f"the rollout did not end within {LONGEST_SECONDS:.0f} s"
     return ""
@@ -200,9 +203,9 @@ def _outcome(scenario: Scenario, settings: Settings, population: Population, sec
     if outcome != scenario.ending and not problem:
         problem = f"expected {scenario.ending}, found {outcome}: {found['reason']}"
     elif not explained and not problem:
-        problem = f"expected {scenario.because_of} to be found to do harm: {found['reason']}"
-    report, lacking = report_of(scenario, EXPERIMENT, settings)
-    problem = problem or lacking
+        problem = f"expected harm to {scenario.because_of}, found: {found['reason']}"
+    report, missing = make_report(scenario, EXPERIMENT, settings)
+    problem = problem or missing
     return Outcome(
         scenario=scenario.name,
         expected=scenario.ending,
@@ -220,12 +223,12 @@ def _outcome(scenario: Scenario, settings: Settings, population: Population, sec
         problem=problem,
         feedback={**population.events, "refused": population.events_refused} if scenario.feedback else {},
         report=None if report is None else as_json(report),
-        told="" if report is None else told(report, scenario),
+        told="" if report is None else report_text(report, scenario),
     )
 
 
 async def _interrupted() -> None:
-    """Wait for a signal, which is how a kept demo is meant to end."""
+    """Wait for a signal, which is the normal end of a demo with ``--keep``."""
     try:
         await asyncio.Event().wait()
     except asyncio.CancelledError:
@@ -268,7 +271,7 @@ def _print_invitation(console: Console, stack: Stack) -> None:
     body = '{"messages": [{"role": "user", "content": "Hello"}]}'
     state = f"--config {stack.config} --state {stack.state}"
     lines = (
-        "Still running; end it with Ctrl-C. Try:",
+        "Everything keeps running until Ctrl-C. Try:",
         f"  curl -i {stack.url}/v1/chat/completions -H 'x-user-id: ada' -d '{body}'",
         f"  abmesh status {state}",
         f"  abmesh explain {EXPERIMENT} {state}",

@@ -1,4 +1,4 @@
-"""The stories that the demo tells, and how each should end."""
+"""The demo's scenarios, and how each should end. Run by :mod:`abmesh.cli.demo.run`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from abmesh.cli.demo.model_server import Behaviour
+from abmesh.local.model_server import Behaviour
 
 CONTROL = "model-a"
 CANDIDATE = "model-b"
@@ -16,7 +16,7 @@ Ending = Literal["promoted", "rolled_back"]
 
 
 DOCUMENT = """\
-# The demo's experiment: the rollout of a day, in seconds.
+# The demo's experiment: a rollout that would take a day, in a minute.
 version: 1
 experiments:
   - name: chat-model
@@ -46,7 +46,7 @@ experiments:
 """
 
 FINETUNE_DOCUMENT = """\
-# The demo's fine-tuned model: half and half at once, because a click rate of 2% takes many requests to judge.
+# The demo's fine-tuned model: half the users at once, because it takes many requests to judge a click rate of 2%.
 version: 1
 experiments:
   - name: chat-model
@@ -71,7 +71,7 @@ experiments:
       on_timeout: rollback
       guardrails:
         - {metric: error_rate, max: 5%}
-        # In milliseconds, because whatever a busy machine adds, it adds to both.
+        # In milliseconds, because a busy machine slows both models by the same time.
         - {metric: latency_p95, max_increase: 90ms}
         - {metric: click_rate, max_decrease: 0.2%}
       goal: {metric: click_rate, increase: true}
@@ -83,7 +83,7 @@ class Change:
     """A change of the candidate's behaviour once it gets a share of the traffic.
 
     Attributes:
-        at_weight: weight of the candidate, in basis points, from which on it behaves so.
+        at_weight: the candidate's weight, in basis points, at which it changes.
         behaviour: the fields of :class:`Behaviour` that change.
     """
 
@@ -92,29 +92,29 @@ class Change:
 
 
 Feedback = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""How many of the answers get an event, 0..1: by variant, segment and event."""
+"""Share of the answers that get an event, 0..1, by variant, segment and event."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One story.
+    """One scenario.
 
     Attributes:
-        name: as the command line names it.
+        name: as given on the command line.
         story: what happens, in one sentence.
         control: how the present model behaves.
         candidate: how the new model behaves at first.
         ending: how the rollout should end.
-        change: how the new model behaves later, if it changes.
-        because_of: metric that must be found to do harm; a rollback for another cause, such as a timeout, does not do.
+        change: how the new model's behaviour changes later, if it does.
+        because_of: the metric whose harm must cause the rollback; None if any cause will do, such as a timeout.
         document: the experiment.
-        rate: requests per second of all users together.
+        rate: requests per second, all users together.
         streamed: share of the requests, 0..1, whose answers are streamed.
-        feedback: what users do with answers.
-        reported: metrics of the report that is told at the end, each with what it must say of the new model, or nothing
-            where chance has a say; none tells no report.
-        by_segment: what the report must not contradict of a segment, by metric and segment. A short demo may leave it
-            undecided.
+        feedback: which answers users give feedback on.
+        reported: metrics to show in a report at the end, each with the verdict it must have for the new model; empty if
+            that depends on chance. Without metrics, there is no report.
+        by_segment: by metric and segment, the verdict that the report must not contradict. It may be undecided, because
+            the demo is short.
     """
 
     name: str
@@ -132,22 +132,22 @@ class Scenario:
     by_segment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def in_lane(self, lane: str) -> Scenario:
-        """The same story with users assigned in a lane."""
+        """The same scenario in another lane."""
         return replace(self, document=self.document.replace("    salt:", f"    lane: {lane}\n    salt:", 1))
 
     @property
     def is_native(self) -> bool:
-        """Whether Envoy assigns users itself, by routes from a file that the controller keeps."""
+        """Whether Envoy assigns users itself, with routes from a file that the controller keeps up to date."""
         return "    lane: native\n" in self.document
 
 
 _BASE = Behaviour(latency_ms=150)
 
 _SPREAD = 0.4
-"""Of the fine-tuned model and of the one that it is tuned from: answers as uneven as a language model's are."""
+"""Spread of latencies of both models in the fine-tuning scenario: as uneven as a language model's."""
 
 _FINETUNE_FEEDBACK: Feedback = {
-    # Power users send 63% of the requests: 2.0% clicks over all of them on the present model, 1.9% on the tuned one.
+    # Power users send 63% of the requests. Over all users, 2.0% click on the present model and 1.9% on the tuned one.
     CONTROL: {
         "power": {"click": 0.005, "thumbs_up": 0.02, "thumbs_down": 0.01},
         "casual": {"click": 0.046, "thumbs_up": 0.03, "thumbs_down": 0.01},
@@ -163,14 +163,14 @@ SCENARIOS: Mapping[str, Scenario] = {
     for scenario in (
         Scenario(
             name="good",
-            story="the new model is as reliable as the present one, and a little faster: 130 ms against 150 ms",
+            story="the new model is as reliable as the present one and a little faster: 130 ms instead of 150 ms",
             control=_BASE,
             candidate=Behaviour(latency_ms=130),
             ending="promoted",
         ),
         Scenario(
             name="errors",
-            story="from 25% of the traffic on, the new model is overloaded and answers one request in four with 503",
+            story="at 25% of the traffic, the new model becomes overloaded and answers one request in four with 503",
             control=_BASE,
             candidate=Behaviour(latency_ms=140),
             ending="rolled_back",
@@ -179,7 +179,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         ),
         Scenario(
             name="slow",
-            story="the fine-tuned model answers correctly, but takes 260 ms against 150 ms",
+            story="the new model answers correctly, but takes 260 ms instead of 150 ms",
             control=_BASE,
             candidate=Behaviour(latency_ms=260),
             ending="rolled_back",
@@ -188,12 +188,12 @@ SCENARIOS: Mapping[str, Scenario] = {
         # The present model answers in 150 ms and gets 2.0% clicks; the tuned one takes 220 ms and gets 1.9%.
         Scenario(
             name="finetune",
-            story="offline the fine-tuned model had 5% more clicks; live it takes 220 ms against 150 ms and gets 1.9% "
-            "clicks against 2.0%, more from power users and fewer from casual ones",
+            story="offline, the fine-tuned model got 5% more clicks; live, it takes 220 ms instead of 150 ms and gets "
+            "1.9% clicks instead of 2.0%: more from power users, fewer from casual ones",
             control=Behaviour(latency_ms=150, spread=_SPREAD),
             candidate=Behaviour(latency_ms=220, spread=_SPREAD),
-            # For its latency as soon as that is proven. Where it is not for a while, on a busy machine, the rollout is
-            # held and times out: no demo sends as many requests as it takes to show that so few clicks are as good.
+            # Usually rolled back for its latency. On a busy machine, where that may take long to prove, the rollout
+            # holds and times out instead: the demo is too short to show that so few clicks are just as good.
             ending="rolled_back",
             document=FINETUNE_DOCUMENT,
             rate=150.0,
@@ -208,18 +208,19 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 @dataclass
 class Outcome:
-    """What a run of the demo came to; ``abmesh demo --json FILE`` writes it.
+    """The outcome of a demo; ``abmesh demo --json FILE`` writes it.
 
     Attributes:
         final_weights: percent by variant.
-        decisions: every decision of the controller that moved weights or ended the rollout, as the journal has it.
+        decisions: the journal's entries for every decision that moved weights or ended the rollout.
         requests: how many requests the users sent.
-        errors: how many of them failed, whoever was to blame.
+        errors: how many of them failed, for whatever reason.
         seconds: how long the run took.
-        variants: what the users saw of each variant.
-        feedback: events that users sent, and how many of them were not accepted; empty where they send none.
-        report: what ``abmesh analyze`` says at the end, where the scenario has one.
-        told: the part of it that the demo prints.
+        variants: how many requests and errors the users saw from each variant.
+        problem: why the demo did not pass; empty if it did.
+        feedback: events that users sent, and how many of them were refused; empty if the scenario has none.
+        report: the report of ``abmesh analyze`` at the end, if the scenario asks for one.
+        told: the part of the report that the demo prints.
     """
 
     scenario: str

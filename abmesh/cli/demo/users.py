@@ -1,11 +1,11 @@
-"""A population of users who talk to the models through Envoy, as people do: each at their own pace, some streaming.
+"""The demo's users, who send requests to the models through Envoy. Run by :mod:`abmesh.cli.demo.run`.
 
-Nobody waits for the answer to an earlier request, so that a slow variant gets as many requests as its share of the
-users says; users who waited would make the split look wrong.
+Users do not wait for earlier answers, so a slow variant gets its full share of requests; if they waited, the split
+would look wrong.
 
-Some carry an id in a header, some in the query, some only the cookie that the mesh gave them; a few are beta testers.
-What they see (variant, status, time) is what the demo shows, measured at the client and independent of Envoy. In some
-scenarios they click and judge as well: each event is a request of its own, with the identity of its user.
+Some users have an id in a header, some in the query, some only the cookie that the mesh gave them; a few are beta
+testers. The demo shows what they see: variant, status and time, measured at the client, independently of Envoy. In some
+scenarios they also click and rate answers: each such event is a request with the user's identity.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Seen:
     """One answer as a user saw it.
 
     Attributes:
-        at: when it ended, on the monotonic clock, in seconds.
-        variant: the ``X-Model-Version`` of the answer, or ``unassigned``.
-        override: whether the user is a beta tester, who gets the candidate whatever the weights are.
+        at: when it ended, in seconds on the monotonic clock.
+        variant: ``X-Model-Version`` of the answer, or ``unassigned``.
+        override: whether the user is a beta tester, who gets the candidate regardless of the weights.
         status: HTTP status; 0 if the connection broke.
-        seconds: time from sending to the last byte.
+        seconds: time from sending the request to the last byte.
     """
 
     at: float
@@ -54,7 +54,13 @@ class Seen:
 
 @dataclass(slots=True)
 class User:
-    """One person."""
+    """One user.
+
+    Attributes:
+        carries: where the user's identity is: ``header``, ``query`` or ``cookie``.
+        tester: whether the user is a beta tester.
+        power: whether the user is a power user, who sends four times as many requests.
+    """
 
     number: int
     carries: str
@@ -64,7 +70,7 @@ class User:
 
     @property
     def segment(self) -> str:
-        """The kind of users that this one is of."""
+        """The user's segment."""
         return "power" if self.power else "casual"
 
     def request(self, path: str = "/v1/chat/completions") -> tuple[str, dict[str, str]]:
@@ -83,7 +89,7 @@ class User:
 
 @dataclass
 class Summary:
-    """What users saw of one variant over some time."""
+    """What users saw of one variant over a period."""
 
     requests: int
     errors: int
@@ -93,16 +99,16 @@ class Summary:
 
 @dataclass
 class Population:
-    """Users and what they saw.
+    """All users, and what they saw.
 
     Attributes:
         url: where Envoy serves clients.
         size: number of users.
-        rate: requests per second of all users together, on average.
+        rate: average requests per second, all users together.
         streamed: share of the requests, 0..1, whose answers are streamed.
-        feedback: what users do with answers.
-        most: requests under way at once; on a machine that cannot keep up, users wait instead of piling up.
-        seed: of everything that is random here.
+        feedback: which answers users give feedback on.
+        most: most concurrent requests; on a machine that cannot keep up, users wait, so that requests do not pile up.
+        seed: random seed.
     """
 
     url: str
@@ -121,7 +127,7 @@ class Population:
     events_refused: int = 0
 
     def __post_init__(self) -> None:
-        """Invent the users."""
+        """Create the users."""
         chance = random.Random(self.seed)
         carried = ("header", "header", "cookie", "query")
         self.users = [
@@ -136,7 +142,7 @@ class Population:
         weights = list(accumulate(4.0 if user.power else 1.0 for user in self.users))
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=30)
-        # A jar would share one user's cookie with all the others; each user keeps their own.
+        # A shared jar would give one user's cookie to all the others; each user keeps their own.
         jar = aiohttp.DummyCookieJar()
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=jar) as session,
@@ -152,7 +158,7 @@ class Population:
                 tasks.create_task(self.ask(session, user)).add_done_callback(lambda _: places.release())
 
     async def ask(self, session: aiohttp.ClientSession, user: User) -> None:
-        """One request of a user; what came of it is noted, whatever it was."""
+        """Send one request of a user, and record the answer or the failure."""
         path, headers = user.request()
         body = {
             "model": "chat",
@@ -172,14 +178,14 @@ class Population:
             status = 0
         now = time.monotonic()
         seen = Seen(now, variant, user.tester, status, now - started)
-        self.note(seen)
+        self.record(seen)
         if not seen.failed:
             for event, share in self.feedback.get(variant, {}).get(user.segment, {}).items():
                 if self._chance.random() < share:
                     await self.react(session, user, event)
 
     async def react(self, session: aiohttp.ClientSession, user: User, event: str) -> None:
-        """An event of a user, as a page sends it; it is noted whether it was accepted."""
+        """Send a feedback event of a user, as a web page would, and record whether it was accepted."""
         path, headers = user.request(f"{EVENTS_PATH}{event}")
         try:
             async with session.post(self.url + path, headers=headers) as response:
@@ -189,7 +195,7 @@ class Population:
         self.events[event] += 1
         self.events_refused += not accepted
 
-    def note(self, seen: Seen) -> None:
+    def record(self, seen: Seen) -> None:
         """Count one answer."""
         self.requests += 1
         self.by_variant[seen.variant] += 1
@@ -199,7 +205,7 @@ class Population:
         self.recent.append(seen)
 
     def summary(self, since: float) -> Mapping[str, Summary]:
-        """What users saw of each variant since a moment of the monotonic clock; beta testers left out."""
+        """What users saw of each variant since a moment of the monotonic clock, without beta testers."""
         grouped: dict[str, list[Seen]] = {}
         for seen in self.recent:
             if seen.at >= since and not seen.override:
@@ -218,5 +224,5 @@ def _summarise(answers: list[Seen]) -> Summary:
 
 
 def _quantile(ordered: list[float], share: float) -> float:
-    """The nearest-rank quantile of sorted values; NaN of none."""
+    """The nearest-rank quantile of sorted values; NaN without values."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan

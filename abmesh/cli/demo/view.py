@@ -1,4 +1,4 @@
-"""What the demo shows while it runs: one live panel on a terminal, one line a change elsewhere."""
+"""What the demo prints: a live panel on a terminal, a line for each decision. Used by :mod:`abmesh.cli.demo.run`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _BAR = 24
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What there is to see at one moment.
+    """The content of the live panel at one moment.
 
     Attributes:
-        seconds: since the demo's start.
-        stage: where the rollout stands, in words.
+        seconds: since the start of the demo.
+        stage: the rollout's stage, as text.
         weights: percent by variant.
-        seen: what users saw lately, by variant.
-        decision: kind of the last decision, holds included.
+        seen: what users saw recently, by variant.
+        decision: kind of the last decision, including holds.
         reason: its reason.
         requests: of all users so far.
     """
@@ -45,14 +45,14 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A decision of the journal, as a line tells it.
+class DecisionLine:
+    """A decision in the journal, as a line shows it.
 
     Attributes:
-        id: of the journal's entry.
-        seconds: since the demo's start.
+        id: of the journal entry.
+        seconds: since the start of the demo.
         kind: what was decided.
-        weights: percent by variant after it.
+        weights: percent by variant after the decision.
         reason: why.
     """
 
@@ -65,15 +65,15 @@ class Told:
 
 @dataclass
 class View:
-    """Shows pictures and tells decisions; enter it with ``with``."""
+    """Prints the live panel and the decisions. Use it as a context manager."""
 
     console: Console
     scenario: Scenario
     _live: Live | None = None
-    _told: set[str] = field(default_factory=set)
+    _printed: set[str] = field(default_factory=set)
 
     def __enter__(self) -> Self:
-        story = Text.assemble((f"scenario {self.scenario.name}: ", "bold"), self.scenario.story)
+        story = Text.assemble((f"Scenario {self.scenario.name}: ", "bold"), self.scenario.story)
         self.console.print(story)
         if self.console.is_terminal:
             self._live = Live(console=self.console, refresh_per_second=8, transient=True)
@@ -86,22 +86,22 @@ class View:
         if self._live is not None:
             self._live.stop()
 
-    def note(self, text: str) -> None:
-        """A line that stays."""
+    def print_line(self, text: str) -> None:
+        """Print a permanent line above the panel."""
         self.console.print(escape(text), soft_wrap=True)
 
     def show(self, picture: Picture) -> None:
-        """Show the present picture."""
+        """Update the panel."""
         if self._live is not None:
             self._live.update(_panel(self.scenario, picture))
 
-    def tell(self, decisions: Iterable[Told]) -> None:
-        """Leave a line behind for every decision that has none yet, by its id."""
-        for told in decisions:
-            if told.id not in self._told:
-                self._told.add(told.id)
-                weights = ", ".join(f"{name} {weight:g}%" for name, weight in told.weights.items())
-                self.note(f"{told.seconds:5.1f} s  {told.kind:<9} {weights}: {told.reason}")
+    def show_decisions(self, decisions: Iterable[DecisionLine]) -> None:
+        """Print a permanent line for every decision that has none yet, by its id."""
+        for line in decisions:
+            if line.id not in self._printed:
+                self._printed.add(line.id)
+                weights = ", ".join(f"{name} {weight:g}%" for name, weight in line.weights.items())
+                self.print_line(f"{line.seconds:5.1f} s  {line.kind:<9} {weights}: {line.reason}")
 
 
 def _panel(scenario: Scenario, picture: Picture) -> Panel:
@@ -129,7 +129,7 @@ def _panel(scenario: Scenario, picture: Picture) -> Panel:
             _milliseconds(summary.p95_ms),
         )
     last = Text.assemble((f"{picture.decision or 'waiting'}: ", "bold"), picture.reason)
-    footer = Text(f"{picture.seconds:.0f} s, {picture.requests} requests; what users saw in the last 5 s", "dim")
+    footer = Text(f"{picture.seconds:.0f} s, {picture.requests} requests; table: what users saw in the last 5 s", "dim")
     title = f"abmesh demo: {scenario.name} · {picture.stage}"
     return Panel(Group(table, Text(), last, footer), title=escape(title), title_align="left")
 
@@ -139,7 +139,7 @@ def _milliseconds(value: float) -> str:
 
 
 def print_summary(console: Console, outcome: Outcome) -> None:
-    """The end of the story, with its report where it has one."""
+    """Print the outcome, with its report if it has one."""
     if outcome.told:
         console.print(outcome.told, soft_wrap=True, highlight=False, markup=False)
         console.print()
@@ -155,9 +155,9 @@ def print_summary(console: Console, outcome: Outcome) -> None:
     text = f"{ended} after {outcome.seconds:.0f} s, {outcome.requests} requests, {outcome.errors} errors; {weights}"
     console.print(Text(text, style))
     if outcome.decisions:
-        console.print(Text(f"because: {outcome.decisions[-1]['reason']}"))
+        console.print(Text(f"reason: {outcome.decisions[-1]['reason']}"))
     if outcome.feedback:
         sent = ", ".join(f"{count} {event}" for event, count in sorted(outcome.feedback.items()))
-        console.print(Text(f"feedback events that users sent: {sent}"))
+        console.print(Text(f"feedback events sent: {sent}"))
     if outcome.problem:
         console.print(Text(outcome.problem, "red"))

@@ -40,13 +40,17 @@ EXPERIMENT: dict[str, Any] = {"mode": "experiment", "steps": [50]}
         (
             [],
             {"analysis": {"emergency_stop": "100%"}},
-            "without a guardrail and a brake there is no alarm that rolls back",
+            "without a guardrail and an emergency stop, no alarm rolls back",
         ),
-        ([ANY], {}, "latency_p95 max_increase 20% of the control, harm: any: an increase over the control that is"),
-        ([LIMIT], {"analysis": {"emergency_stop": "30%"}}, "emergency brake at 30% errors"),
-        ([LIMIT], {"analysis": {"emergency_stop": "100%"}}, "no emergency brake"),
+        (
+            [ANY],
+            {},
+            "latency_p95 max_increase 20% of the control, harm: any: a significant increase over the control that is",
+        ),
+        ([LIMIT], {"analysis": {"emergency_stop": "30%"}}, "emergency stop at 30% errors"),
+        ([LIMIT], {"analysis": {"emergency_stop": "100%"}}, "no emergency stop"),
         ([LIMIT], {"analysis": {"on_sample_ratio": "report"}}, "sample-ratio alarm at 0.01, which is only reported"),
-        ([LIMIT], {"analysis": {"tuned_for": 777}}, "largest at 777 requests"),
+        ([LIMIT], {"analysis": {"tuned_for": 777}}, "most powerful at 777 requests"),
         ([LIMIT], {**EXPERIMENT, "goal": GOAL}, "decided at any look, at most 5000 requests of the candidate"),
         ([LIMIT], {**EXPERIMENT, "goal": GOAL}, "won at 0.025, lost at 0.0167, each on its side"),
         ([LIMIT], {**EXPERIMENT, "goal": GOAL}, "a loser is rolled back, and is one of the alarms; no min_effect"),
@@ -62,13 +66,13 @@ EXPERIMENT: dict[str, Any] = {"mode": "experiment", "steps": [50]}
             "won at 0.005, lost at 0.005, each on its side; it is reported and decides nothing; min_effect 5% of the "
             "control, ruled out at 0.01",
         ),
-        ([LIMIT], {}, "a stage lasts at least 1m and 100 requests of the candidate; after 1h it holds on"),
+        ([LIMIT], {}, "a stage lasts at least 1m and 100 requests of the candidate; after 1h it keeps holding"),
         (
             [LIMIT],
             {"on_timeout": "rollback"},
             "after 1h it is rolled back (on_timeout: rollback), which alpha does not",
         ),
-        ([LIMIT], {"stage": {"min_duration": "1m"}}, "and may last for ever (no max_duration)"),
+        ([LIMIT], {"stage": {"min_duration": "1m"}}, "and may last forever (no max_duration)"),
     ],
 )
 def test_every_choice_is_said(guardrails: list[dict[str, Any]], changes: dict[str, Any], says: str) -> None:

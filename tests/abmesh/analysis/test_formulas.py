@@ -19,7 +19,7 @@ EVERY = metrics.available(["click", "thumbs_up", "thumbs_down", "purchase"], ["p
         ("click_rate", "click events over answered requests"),
         ("click_per_session", "click events of sessions over sessions"),
         ("purchase_value_mean", "values of purchase events over purchase events with a value"),
-        ("output_tokens_mean", "output tokens over answers that say their tokens"),
+        ("output_tokens_mean", "output tokens over answers that report their tokens"),
         ("tokens_per_second", "streamed tokens times 1000 over milliseconds from first to last token"),
         ("cost_per_success", "dollars of its tokens' price over whole answers of 200 to 399"),
         ("thumbs", "thumbs_up events minus thumbs_down events over thumbs_up events plus thumbs_down events"),
@@ -72,8 +72,8 @@ def test_what_is_made_of_few_users_is_said_for_the_metrics_that_are_judged() -> 
     for words in (
         "a share of requests with fewer than 10 slices",
         "a quantile with fewer than 5 groups",
-        "judged from 50 of what it is over, and from 10 slices",
-        "click_rate max_decrease 1%, harm: any: a decrease below the control that is proven at all",
+        "needs 50 of what it is over, and 10 slices",
+        "click_rate max_decrease 1%, harm: any: a significant decrease below the control that is not",
     ):
         assert words in text
     assert "quantile" not in "\n".join(choices(rollout({"metric": "error_rate", "max": "5%"})))

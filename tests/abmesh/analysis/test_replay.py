@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from abmesh.analysis.replay import Replayed, inputs_of, replay
+from abmesh.analysis.replay import Replayed, replay
 from abmesh.experiment.errors import StateError
-from controller.decision.history import pack, unpack
+from controller.codec.evidence import pack, unpack
+from controller.codec.inputs import load_inputs
 from controller.records import Cause, JournalEntry, Kind
 from controller.rollout import commands
 from controller.settings import Settings
@@ -92,7 +93,7 @@ def test_a_persons_commands_are_left_out_and_what_follows_is_recomputed(tmp_path
     commands.resume(settings, NAME, now=subject.now)
     serve_and_tick(subject, 20)
     found = list(replay(subject.journal()))
-    assert [item.skipped for item in found if item.skipped] == ["a person's command"] * 2
+    assert [item.skipped for item in found if item.skipped] == ["an operator's command"] * 2
     assert _same(subject.journal()) == len(found) - 2
 
 
@@ -115,7 +116,7 @@ def test_a_decision_that_moved_users_and_lost_its_inputs_is_found_whatever_it_ca
     assert found.differences == ("inputs: missing, although the decision moved users or ended the rollout",)
 
 
-def test_a_decision_that_a_person_is_said_to_have_made_is_recomputed_unless_it_is_a_command(tmp_path: Path) -> None:
+def test_a_decision_attributed_to_an_operator_is_recomputed_unless_it_is_a_command(tmp_path: Path) -> None:
     entries = world_of_one_advance(tmp_path).journal()
     advance = next(entry for entry in entries if entry.cause is Cause.PASSED)
     (found,) = replay([advance.model_copy(update={"actor": "operator"})])
@@ -140,7 +141,6 @@ def _other_evidence(plain: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (_put("reason", "because I say so"), "reason: recorded because I say so, recomputed model-b passed 10%"),
         (_put("kind", "complete"), "kind: recorded complete, recomputed advance"),
         (_put("cause", "starting"), "cause: recorded starting, recomputed passed"),
         (_put("weights_after", {"model-a": 0, "model-b": 10_000}), "weights_after: recorded"),
@@ -176,10 +176,10 @@ def test_evidence_of_an_earlier_stage_that_is_missing_is_said(tmp_path: Path) ->
     entries = _rollout(tmp_path).journal()
     passed = next(entry for entry in entries if entry.cause is Cause.PASSED)
     found = list(replay([entry for entry in entries if entry.id != passed.id]))
-    wanted = f"the evidence of an earlier stage is not in this journal: entry {passed.id}"
+    wanted = f"the evidence of an earlier stage is missing from this journal: entry {passed.id}"
     assert any(wanted in item.differences for item in found)
-    with pytest.raises(StateError, match="is not in this journal"):
-        inputs_of(entries[-1], {})
+    with pytest.raises(StateError, match="is missing from this journal"):
+        load_inputs(entries[-1], {})
 
 
 def test_a_journal_on_disk_comes_back_the_same(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.decision.history import Memory, PastStage, pack
+from controller.decision.history import History, PastStage
 from controller.evidence.counts import BinKey, Counts, SegmentKey
 from controller.evidence.summary import summarize
 from controller.evidence.window import Window
@@ -164,10 +164,10 @@ def keep(folder: Path, *, stage: str = "s2") -> None:
     past = PastStage(
         id="s1",
         weights={"model-a": 9000, "model-b": 1000},
-        evidence=pack(summarize(counts(90, 10, errors=1), ("model-a", "model-b"))),
+        evidence=summarize(counts(90, 10, errors=1), ("model-a", "model-b")),
     )
     EvidenceStore(folder).write(
-        "chat", Live(stage, Window(START, counts(40, 40, errors=2)), memory=Memory(past=(past,)))
+        "chat", Live(stage, Window(START, counts(40, 40, errors=2)), history=History(past=(past,)))
     )
 
 
@@ -199,7 +199,7 @@ def test_a_rollout_with_segments_is_reported_by_segment(tmp_path: Path, config: 
         for segment, share in (("power", 15), ("other", 35)):
             segments[name, segment, 200], segments[name, segment, 503] = 40 * share, 2 * share
     parted = Counts(whole.requests, whole.amounts, whole.bins, segments)
-    EvidenceStore(folder).write("chat", Live("s2", Window(START, parted), memory=Memory()))
+    EvidenceStore(folder).write("chat", Live("s2", Window(START, parted), history=History()))
     record = json.loads(call(*given, "--json").out)
     errors = next(part for part in record["metrics"] if part["metric"] == "error_rate")
     assert [(item["segment"], item["in_control"]["requests"]) for item in errors["segments"]] == [
@@ -226,6 +226,7 @@ def test_a_rollout_of_which_nothing_is_known(tmp_path: Path, config: Path) -> No
     refused(call("analyze", "chat", *given), 1, "chat has no rollout")
 
 
+@pytest.mark.process
 def test_help_needs_no_science() -> None:
     """Shell completion would wait for scipy otherwise."""
     import subprocess
@@ -233,8 +234,6 @@ def test_help_needs_no_science() -> None:
 
     heavy = "('numpy', 'scipy', 'matplotlib')"
     code = f"import sys, abmesh.cli.main; print([name for name in {heavy} if name in sys.modules])"
-        "import sys, abmesh.cli.main; print([name for name in ('numpy', 'scipy', 'matplotlib') if name in sys.modules])"
-    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"
     assert shutil.which("abmesh", path=str(Path(sys.executable).parent))

@@ -86,9 +86,7 @@ def test_a_document_that_does_not_exist_is_one_clear_line(abmesh: Invoke, config
         assert result.err.count("\n") == 1
 
 
-def test_the_config_can_be_named_by_the_environment(
-    abmesh: Invoke, config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_can_name_the_document(abmesh: Invoke, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = config.rename(config.with_name("other.yaml"))
     monkeypatch.setenv("ABMESH_CONFIG", str(moved))
     assert abmesh("validate").code == 0
@@ -131,7 +129,7 @@ def test_assign_drops_blanks_around_a_unit_as_the_server_does(abmesh: Invoke) ->
     assert abmesh("assign", NAME, "--unit", " user-1\t").out == abmesh("assign", NAME, "--unit", "user-1").out
 
 
-def test_units_from_a_closed_standard_input_are_one_clear_line(
+def test_a_closed_standard_input_is_one_clear_line(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["abmesh", "assign", NAME, "--units-from", "-"])
@@ -141,6 +139,7 @@ def test_units_from_a_closed_standard_input_are_one_clear_line(
     assert capsys.readouterr().err == "abmesh: cannot read units from -: standard input is closed\n"
 
 
+@pytest.mark.process
 def test_output_to_a_full_disk_is_one_clear_line() -> None:
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
@@ -196,7 +195,7 @@ def test_wrong_usage_exits_with_2(abmesh: Invoke, arguments: list[str]) -> None:
         (["weights", NAME, "model-b=5", "--based-on", "0000000000000"], "read"),
         (["ext-proc", "--listen", "unix:no-such-folder/socket"], "no-such-folder"),
         (["demo", "good", "--json", "no-such-folder/outcome.json"], "no-such-folder/outcome.json"),
-        (["resume", NAME], "no resume"),
+        (["resume", NAME], "no need to resume"),
         (["pause", "no-such"], "chat-model"),
     ],
 )
@@ -232,10 +231,10 @@ def test_status_of_an_experiment_that_no_controller_has_seen(abmesh: Invoke) -> 
     assert record["experiment"] == NAME
     assert record["weights"] == {"model-a": 90.0, "model-b": 10.0}
     assert {"stage", "state", "generation", "last_decision", "reason"} <= set(record)
-    assert "none is running" in abmesh("status").out
+    assert "controller: none running" in abmesh("status").out
 
 
-def test_steering_writes_weights_and_the_journal_without_a_controller(abmesh: Invoke) -> None:
+def test_commands_write_weights_and_the_journal_without_a_controller(abmesh: Invoke) -> None:
     assert abmesh("pause", NAME).code == 0
     assert json.loads(abmesh("status", "--json").out)["state"] == "paused"
     assert abmesh("pause", NAME).code == 1
@@ -262,7 +261,7 @@ def test_render_envoy_prints_what_is_kept_for_reference(abmesh: Invoke) -> None:
     assert kept.endswith(result.out)
 
 
-def test_render_envoy_says_who_is_believed_and_how_many_streams_share_a_connection(abmesh: Invoke) -> None:
+def test_render_envoy_sets_trusted_hops_and_streams_per_connection(abmesh: Invoke) -> None:
     out = abmesh("render", "envoy", "--trusted-hops", "3", "--streams-per-connection", "77").out
     assert "xff_num_trusted_hops: 3\n" in out
     assert "max_concurrent_streams: 77\n" in out
@@ -276,7 +275,7 @@ def test_render_envoy_writes_the_first_routes_file_and_routes_keeps_it(abmesh: I
     first = file.read_text()
     assert json.loads(first)["resources"][0]["name"] == "abmesh"
     assert json.loads((tmp_path / "routes.json.clusters").read_text()) == ["model-a", "model-b"]
-    assert abmesh("routes", str(file)).out.startswith(f"{file}: up to date already, generation ")
+    assert abmesh("routes", str(file)).out.startswith(f"{file}: already up to date, generation ")
     assert abmesh("routes").out == first
     assert abmesh("weights", NAME, "model-b=30").code == 0
     assert abmesh("routes", str(file)).out.startswith(f"{file}: written, generation ")
@@ -291,7 +290,7 @@ def test_render_envoy_warns_where_weights_could_never_move(abmesh: Invoke, confi
     config.write_text(config.read_text().replace("    salt:", "    lane: native\n    salt:", 1))
     stuck = abmesh("render", "envoy")
     assert stuck.code == 0
-    assert f"warning: lane native without --routes-file: {NAME}: this Envoy's weights stay" in stuck.err
+    assert f"warning: lane native without --routes-file: {NAME}: this Envoy keeps the present weights" in stuck.err
     assert abmesh("render", "envoy", "--routes-file", str(tmp_path / "routes.json")).err == ""
 
 

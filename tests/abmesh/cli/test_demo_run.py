@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import pytest
 
-from abmesh.analysis.records import Comparison, Estimate, Finding, Metric, MetricReport, Report
+from abmesh.analysis.records import AnalysisReport, ComparedVariant, Estimate, Finding, MetricReport, ReportedMetric
 from abmesh.cli.demo import run as demo_run
 from abmesh.cli.demo import story
 from abmesh.cli.demo.scenarios import CANDIDATE, CONTROL, LANES, SCENARIOS, Outcome
@@ -25,7 +25,7 @@ from tests.controller.support import DOCUMENT, serve, serve_and_tick, world
 
 
 class _Stack:
-    """Is told to stop as soon as the demo waits for anything."""
+    """Interrupts the demo as soon as it waits for anything."""
 
     url = admin = server_metrics = controller_url = "http://x"
     config = state = Path("x")
@@ -80,7 +80,7 @@ def test_interrupting_a_kept_demo_ends_it_with_the_code_of_its_outcome(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_kept_demo_says_how_to_look_into_its_decisions(
+def test_a_kept_demo_prints_commands_that_show_its_decisions(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def watch(*_: object) -> Outcome:
@@ -100,13 +100,13 @@ def test_every_decision_that_moved_or_ended_the_rollout_is_read_from_the_journal
     # Two decisions between two looks: neither is missed.
     serve_and_tick(subject, 30)
     serve_and_tick(subject, 30)
-    told = decisions.read()
-    assert [item.kind for item in told] == ["advance", "advance", "advance", "complete"]
-    assert [item.weights["model-b"] for item in told] == [10, 50, 100, 100]
-    assert [item.seconds for item in told] == sorted(item.seconds for item in told)
-    assert told[0].seconds == 5
-    assert len({item.id for item in told}) == 4
-    assert decisions.read() is told
+    lines = decisions.read()
+    assert [item.kind for item in lines] == ["advance", "advance", "advance", "complete"]
+    assert [item.weights["model-b"] for item in lines] == [10, 50, 100, 100]
+    assert [item.seconds for item in lines] == sorted(item.seconds for item in lines)
+    assert lines[0].seconds == 5
+    assert len({item.id for item in lines}) == 4
+    assert decisions.read() is lines
 
 
 @pytest.mark.parametrize("harm", [True, False])
@@ -125,7 +125,7 @@ def test_a_rollback_that_only_names_the_metric_is_not_the_harm_that_was_expected
     assert "latency_p95" in outcome.decisions[-1]["reason"]
     assert outcome.passed is harm
     if not harm:
-        assert "expected latency_p95 to be found to do harm: model-b at 10% exceeded" in outcome.problem
+        assert "expected harm to latency_p95, found: model-b at 10% exceeded" in outcome.problem
 
 
 def test_interrupting_a_demo_before_its_outcome_is_known_ends_it_with_130(
@@ -139,7 +139,7 @@ def test_interrupting_a_demo_before_its_outcome_is_known_ends_it_with_130(
 
 
 @pytest.mark.parametrize("name", list(SCENARIOS))
-def test_every_scenarios_document_and_feedback_fit_each_other(name: str) -> None:
+def test_the_document_and_feedback_of_every_scenario_match(name: str) -> None:
     scenario = SCENARIOS[name]
     clusters = "clusters:\n  model-a: {host: 127.0.0.1, port: 1}\n  model-b: {host: 127.0.0.1, port: 2}\n"
     experiment = parse(scenario.document + clusters, "demo.yaml").experiment(demo_run.EXPERIMENT)
@@ -155,7 +155,7 @@ def test_every_scenarios_document_and_feedback_fit_each_other(name: str) -> None
 
 
 @pytest.mark.parametrize("name", list(SCENARIOS))
-def test_every_scenario_can_be_told_in_either_lane(name: str) -> None:
+def test_every_scenario_runs_in_either_lane(name: str) -> None:
     for lane in LANES:
         scenario = SCENARIOS[name].in_lane(lane)
         assert parse(scenario.document, "demo.yaml").experiment(demo_run.EXPERIMENT).lane == lane
@@ -177,41 +177,41 @@ def test_the_fine_tuned_model_is_what_its_story_says() -> None:
     assert clicks[CANDIDATE]["casual"] < clicks[CONTROL]["casual"]
 
 
-def _report(verdict: float, segments: int) -> Report:
+def _report(verdict: float, segments: int) -> AnalysisReport:
     """On one metric, significantly more or less on the new model."""
     estimate = Estimate(verdict, Interval(verdict, verdict))
     finding = Finding("at any look", estimate, estimate, 0.001, 0.001, True, "a method")
-    comparison = Comparison(CANDIDATE, "", (finding,))
+    comparison = ComparedVariant(CANDIDATE, "", (finding,))
     parts = [replace(comparison, segment=f"s{number}") for number in range(segments)]
-    metric = MetricReport(Metric("latency_p50", "quantile", "ms"), [], [comparison], parts)
-    return Report("chat-model", CONTROL, 0.05, 1, [metric])
+    metric = MetricReport(ReportedMetric("latency_p50", "quantile", "ms"), [], [comparison], parts)
+    return AnalysisReport("chat-model", CONTROL, 0.05, 1, [metric])
 
 
 @pytest.mark.parametrize(
-    ("report", "lacks"),
+    ("report", "wrong"),
     [
         (_report(70, 2), ""),
         (_report(70, 0), "the report has no latency_p50 by segment"),
-        (_report(-70, 2), "expected latency_p50 to be higher, the report finds it lower"),
+        (_report(-70, 2), "expected latency_p50 to be higher, found lower"),
         (replace(_report(70, 2), metrics=[]), "the report has no latency_p50 by segment"),
     ],
 )
-def test_a_report_that_does_not_tell_the_story_is_a_problem(report: Report, lacks: str) -> None:
+def test_a_report_that_differs_from_the_scenario_is_a_problem(report: AnalysisReport, wrong: str) -> None:
     scenario = replace(SCENARIOS["finetune"], reported={"latency_p50": "higher"})
-    assert story.untold(report, scenario) == lacks
+    assert story.mismatch(report, scenario) == wrong
 
 
 @pytest.mark.parametrize(
-    ("planted", "lacks"),
+    ("planted", "wrong"),
     [
         ({"s0": "higher", "s1": "higher"}, ""),
-        ({"s1": "lower"}, "expected latency_p50 of s1 to be lower, the report finds it higher"),
-        ({"s2": "higher"}, "expected latency_p50 of s2 to be higher, the report finds it nowhere"),
+        ({"s1": "lower"}, "expected latency_p50 of s1 to be lower, found higher"),
+        ({"s2": "higher"}, "expected latency_p50 of s2 to be higher, found nothing"),
     ],
 )
-def test_a_report_must_not_contradict_what_was_planted_in_a_segment(planted: dict[str, str], lacks: str) -> None:
+def test_a_report_must_not_contradict_what_was_planted_in_a_segment(planted: dict[str, str], wrong: str) -> None:
     scenario = replace(SCENARIOS["finetune"], reported={"latency_p50": ""}, by_segment={"latency_p50": planted})
-    assert story.untold(_report(70, 2), scenario) == lacks
+    assert story.mismatch(_report(70, 2), scenario) == wrong
 
 
 def test_a_segment_that_is_undecided_contradicts_nothing() -> None:
@@ -221,16 +221,16 @@ def test_a_segment_that_is_undecided_contradicts_nothing() -> None:
     report = replace(report, metrics=[replace(report.metrics[0], segments=[part])])
     assert part.verdict == "undecided"
     scenario = replace(SCENARIOS["finetune"], reported={"latency_p50": ""}, by_segment={"latency_p50": {"s0": "lower"}})
-    assert story.untold(report, scenario) == ""
+    assert story.mismatch(report, scenario) == ""
 
 
 def test_a_scenario_whose_report_cannot_be_made_has_not_passed(tmp_path: Path) -> None:
     path = tmp_path / "experiments.yaml"
     path.write_text(DOCUMENT.replace("name: chat", "name: chat-model"))
     settings = Settings(path, state_dir=tmp_path / "state")
-    outcome = story.report_of(SCENARIOS["finetune"], demo_run.EXPERIMENT, settings)
+    outcome = story.make_report(SCENARIOS["finetune"], demo_run.EXPERIMENT, settings)
     assert outcome == (
         None,
         "there is no report: nothing was counted for chat-model yet; `abmesh status` shows whether a controller runs",
     )
-    assert story.report_of(SCENARIOS["good"], demo_run.EXPERIMENT, settings) == (None, "")
+    assert story.make_report(SCENARIOS["good"], demo_run.EXPERIMENT, settings) == (None, "")

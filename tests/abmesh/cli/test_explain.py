@@ -34,16 +34,16 @@ def test_every_guardrail_of_the_last_decision_is_explained_with_its_limits_and_f
     called = _explain(subject)
     assert called.code == 0, called
     for text in (
-        "hold: model-b at 50% has lasted",
+        "hold: model-b at 50% has run",
         "error_rate max 5%: healthy",
         "latency_p95 max_increase 20% of the control: ",
         ", at any look",
-        "rolls back; health: E ",
+        "; health: E ",
         "S errors of N requests",
-        "sample ratio: as the weights say, p ",
-        "how sure a decision must be:",
+        "sample ratio: requests are split as the weights promise: p ",
+        "how certain a decision must be:",
         "alpha 0.05: a candidate that keeps its limits is rolled back with at most this probability",
-        "emergency brake at 10% errors",
+        "emergency stop at 10% errors",
     ):
         assert text in called.out, text
     values = re.search(r"value is within ([\d.]+)% to ([\d.]+)%", called.out)
@@ -74,7 +74,7 @@ def test_a_finished_rollout_explains_what_finished_it_and_says_what_came_since(t
     assert entries[-1].cause is Cause.FINISHED
     called = _explain(subject)
     assert "rollback: model-b at 10% does harm" in called.out
-    assert "\nbrake: emergency brake: error_rate 50%" in called.out
+    assert "\nemergency stop: error_rate 50%" in called.out
     assert "error_rate max 5%: harmful" in called.out
     assert "since then: hold: model-b was rolled back" in called.out
 
@@ -99,7 +99,7 @@ def test_a_split_that_is_off_is_explained(tmp_path: Path) -> None:
         subject.tick()
     assert subject.journal()[-1].cause is Cause.SAMPLE_RATIO
     called = _explain(subject)
-    assert "sample ratio: requests are not split as the weights say" in called.out
+    assert "sample ratio: requests are not split as the weights promise" in called.out
     assert _json(subject)["sample_ratio"]["alarm"] is True
 
 
@@ -143,4 +143,4 @@ def test_an_earlier_stages_evidence_that_is_missing_is_said(tmp_path: Path, chan
     path.write_text("".join(kept) + change)
     called = _explain(subject)
     assert called.code == 1
-    assert "the evidence of an earlier stage is not in this journal" in called.err
+    assert "the evidence of an earlier stage is missing from this journal" in called.err

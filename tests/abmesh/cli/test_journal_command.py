@@ -29,7 +29,7 @@ def _journal(settings: Settings, monkeypatch: pytest.MonkeyPatch, *arguments: st
     return 0
 
 
-def test_damaged_lines_are_named_and_hide_nothing(
+def test_damaged_lines_are_named_and_the_others_are_printed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands.pause(settings, NAME, by="ann")
@@ -40,9 +40,7 @@ def test_damaged_lines_are_named_and_hide_nothing(
     captured = capsys.readouterr()
     assert "by ann" in captured.out
     assert "by bob" in captured.out
-    assert captured.err.splitlines() == [
-        f"abmesh: {settings.journal_path}: these lines are damaged and were left out: 2"
-    ]
+    assert captured.err.splitlines() == [f"abmesh: {settings.journal_path}: skipped damaged lines: 2"]
 
 
 def test_an_experiment_that_nothing_knows_is_an_error_and_one_without_entries_is_none(

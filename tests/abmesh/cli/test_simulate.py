@@ -40,20 +40,20 @@ def test_a_good_candidate_is_promoted_and_nothing_is_false(config: Path) -> None
     assert called.code == 0, called
     assert "the candidate does no harm" in called.out
     assert "promoted: 100% +- 0% of 4 runs, after " in called.out
-    assert "because: last step passed 4 times" in called.out
+    assert "causes: last step passed (4 of 4)" in called.out
     assert "false rollbacks: 0%" in called.out
     assert "missed harm" not in called.out
 
 
-def test_harm_is_said_to_be_found_and_where(config: Path) -> None:
+def test_harm_is_found_and_shown_with_its_weight(config: Path) -> None:
     called = _simulate(config, "--error-factor", "20")
-    assert "the candidate does harm to error_rate" in called.out
+    assert "the candidate harms error_rate" in called.out
     assert "rolled back: 100% +- 0% of 4 runs" in called.out
-    assert "rolled back at 10% 4 times" in called.out
-    assert "missed harm (promoted or called a win all the same): 0%" in called.out
+    assert "rolled back at 10% (4 of 4)" in called.out
+    assert "missed harm (promoted or declared a winner): 0%" in called.out
 
 
-def test_its_json_is_one_line_a_truth_and_the_same_for_the_same_seed(config: Path) -> None:
+def test_json_is_one_line_per_truth_and_the_same_for_the_same_seed(config: Path) -> None:
     sweep = ("--sweep", "error-factor=1,20", "--json")
     first, again = _simulate(config, *sweep), _simulate(config, *sweep)
     assert first.out == again.out
@@ -67,7 +67,8 @@ def test_its_json_is_one_line_a_truth_and_the_same_for_the_same_seed(config: Pat
     assert json.loads(other.out)["requests"] != harmless["requests"]
 
 
-def test_several_processes_play_the_same(config: Path) -> None:
+@pytest.mark.process
+def test_several_processes_give_the_same_result(config: Path) -> None:
     one, two = _simulate(config, "--json"), _simulate(config, "--json", "--processes", "2")
     assert one.out == two.out
 
@@ -83,18 +84,18 @@ def test_curves_are_drawn(config: Path, tmp_path: Path) -> None:
     ("arguments", "code", "says"),
     [
         (("--error-rate", "lots"), 2, "--error-rate: 'lots' is not a share"),
-        (("--sweep", "users=1,2"), 2, "--sweep: 'users=1,2' is not understood"),
-        (("--sweep", "error-factor=a"), 2, "is not understood; allowed: error-factor or latency-factor"),
-        (("--plot", "x.png"), 2, "--plot draws curves over several truths"),
+        (("--sweep", "users=1,2"), 2, "--sweep: 'users=1,2' is not valid"),
+        (("--sweep", "error-factor=a"), 2, "is not valid; allowed: error-factor or latency-factor"),
+        (("--plot", "x.png"), 2, "--plot draws curves over several effects"),
         (("--tick", "soon"), 2, "soon"),
         (("--tick", "0s"), 2, "--tick '0s' is out of range; allowed: 100ms or more"),
         (("--tick", "1ms"), 2, "--tick '1ms' is out of range"),
         (("--tick", "1s", "--longest", "3650d"), 2, "at most 1000000 ticks until --longest '3650d'"),
-        (("--latency", "0ms"), 2, "--latency '0ms': every request takes some time"),
+        (("--latency", "0ms"), 2, "--latency '0ms' is too short"),
         (("--error-rate", "0"), 2, "'0' is not a share; allowed: a percentage, such as 1%, or 0%"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_one_line(
+def test_an_invalid_option_is_refused_in_one_line(
     config: Path, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
     called = _simulate(config, *arguments)
@@ -102,12 +103,12 @@ def test_what_makes_no_sense_is_refused_in_one_line(
     assert says in called.err
 
 
-def test_a_candidate_that_is_worse_within_its_limit_is_not_called_harmless_where_harm_is_any(config: Path) -> None:
+def test_a_candidate_worse_within_its_limit_is_not_called_harmless_if_harm_is_any(config: Path) -> None:
     guardrail = "{metric: error_rate, max_increase: 4%, harm: any}"
     config.write_text(DOCUMENT.replace("{metric: error_rate, max: 5%}", guardrail))
     called = _simulate(config, "--error-factor", "3", "--runs", "1")
     assert called.code == 0, called
-    assert "is worse on error_rate, within the limit, for which harm: any may roll it back" in called.out
+    assert "is worse on error_rate, but within the limit; harm: any may roll it back" in called.out
     assert "false rollbacks" not in called.out
     assert "missed harm" not in called.out
 
@@ -117,14 +118,14 @@ def test_a_candidate_that_is_worse_within_its_limit_is_not_called_harmless_where
     ("name", "code", "says"),
     [("x.gif", 2, "a name's ending says the format; found .gif"), ("none/x.svg", 1, "there is no folder")],
 )
-def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_is_played(
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_simulated(
     config: Path, tmp_path: Path, name: str, code: int, says: str
 ) -> None:
     sweep = ("--runs", "100000", "--sweep", "error-factor=1,2", "--plot", str(tmp_path / name))
     refused(_simulate(config, *sweep), code, says)
 
 
-def test_a_truth_without_errors_can_be_played(config: Path) -> None:
+def test_a_truth_without_errors_can_be_simulated(config: Path) -> None:
     called = _simulate(config, "--error-rate", "0%", "--runs", "1")
     assert called.code == 0, called
     assert "truth: errors 0% x 1" in called.out
@@ -136,14 +137,14 @@ def test_without_a_rollout_there_is_nothing_to_simulate(config: Path) -> None:
     refused(call("simulate", "chta", "--config", str(config)), 1, "no experiment named 'chta'")
 
 
-def test_what_cannot_be_simulated_is_left_out_and_said(config: Path) -> None:
+def test_what_cannot_be_simulated_is_left_out_and_listed(config: Path) -> None:
     rail = "        - {metric: latency_p95, max: 500ms}\n"
     config.write_text(DOCUMENT.replace(rail, f"{rail}        - {{metric: ttft_p95, max: 2s}}\n"))
     called = _simulate(config)
     assert called.code == 0, called
     first, second, _ = called.out.split("\n", 2)
-    assert first == "left out, because a simulation makes only errors and durations: ttft_p95 max 2s"
-    assert "fewer guardrails share alpha" in second
+    assert first == "left out, because only errors and durations are simulated: ttft_p95 max 2s"
+    assert "fewer guardrails sharing alpha" in second
     assert "promoted: 100%" in called.out
     assert json.loads(_simulate(config, "--json").out)["left_out"] == ["ttft_p95 max 2s"]
     config.write_text(DOCUMENT)

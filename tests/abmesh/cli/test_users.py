@@ -41,7 +41,7 @@ def test_a_summary_leaves_out_beta_testers_old_answers_and_the_times_of_failures
         _seen("b", at=5, seconds=9.0, status=503),
         _seen("a", at=5, seconds=0.5),
     ):
-        population.note(seen)
+        population.record(seen)
     summary = population.summary(since=2)
     assert list(summary) == ["a", "b"]
     assert (summary["b"].requests, summary["b"].errors) == (101, 1)

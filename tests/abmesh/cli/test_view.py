@@ -10,7 +10,7 @@ from rich.console import Console
 
 from abmesh.cli.demo.scenarios import SCENARIOS, Outcome
 from abmesh.cli.demo.users import Summary
-from abmesh.cli.demo.view import Picture, Told, View, print_summary
+from abmesh.cli.demo.view import DecisionLine, Picture, View, print_summary
 
 PICTURE = Picture(
     seconds=12.0,
@@ -37,18 +37,18 @@ def test_on_a_terminal_the_panel_shows_weights_shares_errors_latencies_and_the_r
         assert part in text
 
 
-def _told(number: int, kind: str) -> Told:
-    return Told(f"id-{number}", 10.0 * number, kind, {"model-a": 75.0, "model-b": 25.0}, f"reason {number}")
+def _line(number: int, kind: str) -> DecisionLine:
+    return DecisionLine(f"id-{number}", 10.0 * number, kind, {"model-a": 75.0, "model-b": 25.0}, f"reason {number}")
 
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_every_decision_is_one_line_however_often_it_is_seen_and_pictures_are_none(terminal: bool) -> None:
     console, output = _console(terminal)
-    decisions = [_told(1, "advance"), _told(2, "advance"), _told(3, "rollback")]
+    decisions = [_line(1, "advance"), _line(2, "advance"), _line(3, "rollback")]
     with View(console, SCENARIOS["good"]) as view:
         for seen in range(4):
             view.show(PICTURE)
-            view.tell(decisions[:seen])
+            view.show_decisions(decisions[:seen])
     lines = [line for line in output.getvalue().splitlines() if "reason " in line]
     assert [line.split(" s  ")[1].split()[0] for line in lines] == ["advance", "advance", "rollback"]
     assert "10.0 s  advance   model-a 75%, model-b 25%: reason 1" in lines[0]
@@ -57,7 +57,7 @@ def test_every_decision_is_one_line_however_often_it_is_seen_and_pictures_are_no
         assert len(output.getvalue().splitlines()) == 4
 
 
-def test_the_summary_says_how_it_ended_and_why() -> None:
+def test_the_summary_shows_the_outcome_and_the_reason() -> None:
     console, output = _console(terminal=False)
     outcome = Outcome(
         scenario="errors",
@@ -74,12 +74,12 @@ def test_the_summary_says_how_it_ended_and_why() -> None:
     print_summary(console, outcome)
     text = output.getvalue()
     assert "rolled back after 12 s, 500 requests, 20 errors; model-a 100%, model-b 0%" in text
-    assert "because: model-b at 25% does harm" in text
+    assert "reason: model-b at 25% does harm" in text
 
 
-def test_the_summary_prints_the_report_as_it_is_and_what_users_sent() -> None:
+def test_the_summary_prints_the_report_unchanged_and_the_events() -> None:
     console, output = _console(terminal=False)
-    told = "click_rate of model-b is better [for] power " + "x" * 150
+    report = "click_rate of model-b is better [for] power " + "x" * 150
     outcome = Outcome(
         scenario="finetune",
         expected="rolled_back",
@@ -90,8 +90,8 @@ def test_the_summary_prints_the_report_as_it_is_and_what_users_sent() -> None:
         errors=0,
         seconds=12.3,
         feedback={"click": 10, "refused": 1},
-        told=told,
+        told=report,
     )
     print_summary(console, outcome)
-    assert told in output.getvalue().splitlines()
-    assert "feedback events that users sent: 10 click, 1 refused" in output.getvalue()
+    assert report in output.getvalue().splitlines()
+    assert "feedback events sent: 10 click, 1 refused" in output.getvalue()

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given
 
 from abmesh.experiment.model import Document
+from abmesh.local.processes import find_envoy
 from abmesh.mesh.bootstrap import render_bootstrap
 from abmesh.mesh.options import RenderOptions
 from abmesh.mesh.yaml_text import to_yaml
 from tests.abmesh.mesh.documents import document, documents, experiment, render_routes, values_of
-from tests.e2e.envoy_process import ENVOY
 from tests.examples import examples
 from tests.paths import ROOT
 
@@ -38,7 +38,7 @@ def complaint(text: str, folder: Path) -> str:
     """What Envoy has to say against a configuration; empty if it takes it."""
     file = folder / "bootstrap.yaml"
     file.write_text(text)
-    command = [str(ENVOY), "--mode", "validate", "-c", str(file), "--use-dynamic-base-id", "--log-level", "warning"]
+    command = [find_envoy(), "--mode", "validate", "-c", str(file), "--use-dynamic-base-id", "--log-level", "warning"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 

@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from abmesh.experiment.model import Document
-from ext_proc.assignment import Assignment, Table, compile_document
+from ext_proc.core.assignment import Assignment
+from ext_proc.core.table import Table, compile_document
 from ext_proc.wire import Answers
 from tests.abmesh.mesh.documents import document, experiment, render_routes
 from tests.abmesh.mesh.envoy_reading import Headers, Taken, take

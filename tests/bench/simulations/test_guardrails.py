@@ -12,9 +12,9 @@ from bench.simulations import error_guardrails, latency_guardrails
 from bench.simulations.means import returning
 from bench.simulations.quantiles import Binned
 from bench.simulations.users import Population, heavy_tailed
-from controller.decision.course import Course
-from controller.decision.deciding import EDGE_SAMPLE
+from controller.decision.decide import EDGE_SAMPLE
 from controller.decision.quantiles import QuantileComparison
+from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.shares import ShareComparison
 from controller.evidence.strata import Stratum
 from controller.evidence.summary import SliceEvidence, VariantEvidence
@@ -53,7 +53,7 @@ def test_an_error_rate_is_judged_as_it_is_simulated() -> None:
             }
             n, y = int(arm.n[0, -1].sum()), int(arm.y[0, -1].sum())
             variants[name] = VariantEvidence({200: n - y, 503: y}, 0, slices, {})
-        real = ShareComparison.of(Course("b", "a", 50, [Stratum(WEIGHTS, variants)]), metrics.ERROR_RATE)
+        real = ShareComparison.of(RolloutEvidence("b", "a", 50, [Stratum(WEIGHTS, variants)]), metrics.ERROR_RATE)
         assert real.phi[-1] == pytest.approx(simulated.phi[-1, 0])
         assert real.phi[-1] > 1
         for ask in QUESTIONS:
@@ -64,8 +64,8 @@ def test_a_latency_is_judged_as_it_is_simulated() -> None:
     assert latency_guardrails.EDGE_SAMPLE == EDGE_SAMPLE
     seen = latency_guardrails.simulated(np.random.default_rng(14), 0.5, 1.1)
     edge, _ = latency_guardrails.edge_of(seen, 0.95)
-    course = Course("b", "a", 50, [Stratum(WEIGHTS, evidence(seen), {"latency_p95": (edge,)})])
-    real = QuantileComparison.of(course, metrics.MEASURED["latency_p95"])
+    seen_by_judges = RolloutEvidence("b", "a", 50, [Stratum(WEIGHTS, evidence(seen), {"latency_p95": (edge,)})])
+    real = QuantileComparison.of(seen_by_judges, metrics.MEASURED["latency_p95"])
     limit = latency_guardrails.binned_quantile(0.95)
     for side in (Side.GREATER, Side.LESS):
         level = latency_guardrails.level(seen, 0.95, limit, side, level_deflator)[-1]

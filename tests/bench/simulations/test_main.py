@@ -35,6 +35,7 @@ def test_the_table_says_which_rate_was_missed() -> None:
     assert rows[2].endswith("| 0.5000 | at least 0.95 (missed) |")
 
 
+@pytest.mark.process
 def test_one_family_is_simulated_in_a_process_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "found.json"
     code = main(["--only", "sample_ratio", "--runs", "20", "--seed", "3", "--output", str(output)])

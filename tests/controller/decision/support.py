@@ -10,12 +10,17 @@ from typing import Any
 from abmesh.experiment.bucketing import group_of
 from abmesh.experiment.rollout import Rollout
 from abmesh.inference.histogram import merge
-from controller.decision.course import Course, Since
+from controller.decision.look_back import Increment, LookBack
+from controller.decision.rollout_evidence import RolloutEvidence
+from controller.decision.verdicts import Judgement
 from controller.evidence.strata import Stratum
 from controller.evidence.summary import SliceEvidence, VariantEvidence
-from tests.controller.support import experiment
+from controller.records import Phase, adopt
+from controller.wording.verdicts import judgement_text
+from tests.controller.support import START, experiment
 
 SLICES = 50
+STATE = adopt(experiment(), Phase.PROGRESSING, "s", START)
 NOTHING = VariantEvidence()
 
 
@@ -110,17 +115,17 @@ def course(
     *,
     weight: int = 5000,
     past: Sequence[Stratum] = (),
-    since: Sequence[Since] = (),
+    since: Sequence[Increment] = (),
     edges: Mapping[str, Sequence[float]] | None = None,
     seconds: float = 60,
-) -> Course:
-    """A course whose present stage is this evidence."""
-    return Course(
+) -> RolloutEvidence:
+    """A rollout whose present stage is this evidence."""
+    return RolloutEvidence(
         "model-b",
         "model-a",
         SLICES,
         [*past, stage(control, candidate, weight=weight, edges=edges)],
-        since,
+        LookBack(tuple(since)),
         timedelta(seconds=seconds),
     )
 
@@ -136,6 +141,11 @@ def stage(
     return Stratum(
         {"model-a": 10_000 - weight, "model-b": weight}, {"model-a": control, "model-b": candidate}, edges or {}
     )
+
+
+def text(judgement: Judgement) -> str:
+    """The judgement as a sentence."""
+    return judgement_text(judgement, STATE)
 
 
 def rollout(*guardrails: Mapping[str, Any], **changes: Any) -> Rollout:

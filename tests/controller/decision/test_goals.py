@@ -12,7 +12,8 @@ from controller.decision.goals import judge_goal
 from controller.decision.history import Look
 from controller.decision.verdicts import GoalJudgement, GoalVerdict
 from controller.evidence.summary import VariantEvidence
-from tests.controller.decision.support import NOTHING, arm, course, rollout
+from controller.wording.verdicts import goal_text
+from tests.controller.decision.support import NOTHING, STATE, arm, course, rollout
 
 
 def _plan(**goal: Any) -> Rollout:
@@ -27,23 +28,23 @@ def _judge(a: VariantEvidence, b: VariantEvidence, **goal: Any) -> GoalJudgement
 @pytest.mark.parametrize(
     ("a", "b", "goal", "verdict", "says"),
     [
-        (arm(5000, 250), arm(5000, 120), {}, GoalVerdict.WINNER, "model-b is surely better"),
-        (arm(5000, 120), arm(5000, 250), {}, GoalVerdict.LOSER, "model-b is surely worse"),
-        (arm(5000, 250), arm(5000, 245), {}, GoalVerdict.OPEN, "is not surely better or worse yet"),
+        (arm(5000, 250), arm(5000, 120), {}, GoalVerdict.WINNER, "model-b is significantly better"),
+        (arm(5000, 120), arm(5000, 250), {}, GoalVerdict.LOSER, "model-b is significantly worse"),
+        (arm(5000, 250), arm(5000, 245), {}, GoalVerdict.OPEN, "is neither significantly better nor worse yet"),
         (arm(20_000, 900), arm(20_000, 890), {}, GoalVerdict.INCONCLUSIVE, "after the planned 20000 requests"),
         (
             arm(15_000, 750),
             arm(15_000, 750),
             {"min_effect": "2%"},
             GoalVerdict.NO_DIFFERENCE,
-            "surely not better by as much as is worth having",
+            "improves by significantly less than min_effect",
         ),
         (
             arm(15_000, 750),
             arm(15_000, 750),
             {"min_effect": "30%", "relative": True},
             GoalVerdict.NO_DIFFERENCE,
-            "surely not better by as much",
+            "improves by significantly less than min_effect",
         ),
         (
             arm(5010, ms={90: 50, 110: 50}),
@@ -65,9 +66,10 @@ def test_at_any_look(
     a: VariantEvidence, b: VariantEvidence, goal: dict[str, Any], verdict: GoalVerdict, says: str
 ) -> None:
     found = _judge(a, b, **goal)
-    assert found.verdict is verdict, found.text
-    assert says in found.text
-    assert "at any look, where 0.025 decides" in found.text
+    text = goal_text(found, _plan(**goal), STATE)
+    assert found.verdict is verdict, text
+    assert says in text
+    assert "at any look, decides at 0.025" in text
     assert found.boundary is None
     assert found.z is not None
     if verdict is GoalVerdict.WINNER:
@@ -80,7 +82,7 @@ def test_without_data_on_both_sides_it_is_open() -> None:
     for a, b in ((NOTHING, arm(10)), (arm(10), NOTHING), (NOTHING, NOTHING)):
         found = _judge(a, b)
         assert (found.verdict, found.value) == (GoalVerdict.OPEN, None)
-        assert "error_rate has no data on both sides yet" in found.text
+        assert "no data on error_rate of both variants yet" in goal_text(found, _plan(), STATE)
 
 
 SEQUENTIAL = {"design": "group_sequential", "looks": 4}
@@ -93,7 +95,7 @@ def _look(n: int, errors_a: int, errors_b: int, looks: tuple[Look, ...]) -> tupl
 def test_a_planned_look_is_taken_once_when_it_is_due_and_not_before() -> None:
     found, looks = _look(4999, 500, 100, ())
     assert (found.verdict, found.boundary, looks) == (GoalVerdict.OPEN, None, ())
-    assert "look 1 of 4 is still to come" in found.text
+    assert "look 1 of 4 has not come yet" in goal_text(found, _plan(**SEQUENTIAL), STATE)
     found, looks = _look(5000, 250, 249, ())
     assert (found.verdict, len(looks), looks[0].fraction) == (GoalVerdict.OPEN, 1, 0.25)
     assert found.boundary == pytest.approx(4.33, abs=0.05)  # O'Brien-Fleming's first of four at 5%, two-sided
@@ -101,7 +103,7 @@ def test_a_planned_look_is_taken_once_when_it_is_due_and_not_before() -> None:
     assert (found.verdict, again) == (GoalVerdict.OPEN, looks)
     found, looks = _look(10_000, 500, 300, looks)
     assert (found.verdict, len(looks)) == (GoalVerdict.WINNER, 2)
-    assert "at look 2 of 4" in found.text
+    assert "at look 2 of 4" in goal_text(found, _plan(**SEQUENTIAL), STATE)
 
 
 def test_what_a_planned_look_has_decided_stays_decided() -> None:
@@ -152,7 +154,7 @@ GUARDRAILS = [{"metric": "latency_p95", "max": limit} for limit in ("1s", "2s", 
 
 
 def test_a_loser_is_rolled_back_so_it_is_one_of_the_alarms_that_share_alpha() -> None:
-    """With three guardrails, the brake and the goal, each has 1%; a winner still has its side of 5%."""
+    """With three guardrails, the emergency stop and the goal, each has 1%; a winner still has its side of 5%."""
     fields = {"metric": "error_rate", "increase": False, "planned_requests": 20_000}
     guarded = rollout(*GUARDRAILS, mode="experiment", steps=[50], goal=fields)
     a, b = arm(5000, 250), arm(5000, 327)
@@ -160,7 +162,7 @@ def test_a_loser_is_rolled_back_so_it_is_one_of_the_alarms_that_share_alpha() ->
     found, _ = judge_goal(guarded, course(a, b), ())
     assert found.verdict is GoalVerdict.OPEN
     assert 0.01 < math.exp(-found.log_e_worse) < 0.025
-    assert "at any look, where 0.01 decides" in found.text
+    assert "at any look, decides at 0.01" in goal_text(found, guarded, STATE)
     assert judge_goal(guarded, course(a, arm(5000, 400)), ())[0].verdict is GoalVerdict.LOSER
     assert judge_goal(guarded, course(b, a), ())[0].verdict is GoalVerdict.WINNER
 

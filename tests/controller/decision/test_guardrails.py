@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from abmesh.experiment.rollout import Rollout
 from abmesh.inference.numbers import Side
 from controller.decision.comparisons import compare
-from controller.decision.course import Course, Since
 from controller.decision.guardrails import judge, requests_needed
-from controller.decision.history import pack
+from controller.decision.look_back import Increment, LookBack
+from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.verdicts import Judgement, Verdict
 from controller.evidence.counts import Counts, add
 from controller.evidence.summary import summarize
-from tests.controller.decision.support import NOTHING, arm, course, rollout, scaled, stage
+from tests.controller.decision.support import NOTHING, arm, course, rollout, scaled, stage, text
 
 ERRORS = {"metric": "error_rate", "max": "5%"}
 MORE_ERRORS = {"metric": "error_rate", "max_increase": "1%"}
@@ -35,7 +35,7 @@ TYPICAL = {80: 40, 100: 40, 150: 15, 300: 5}
 P95_EDGES = {"latency_p95": (300.0,)}
 
 
-def _judge(guardrail: dict[str, Any], subject: Course, plan: Rollout | None = None) -> Judgement:
+def _judge(guardrail: dict[str, Any], subject: RolloutEvidence, plan: Rollout | None = None) -> Judgement:
     plan = plan or rollout(guardrail)
     return judge(plan.guardrails[0], plan, subject)
 
@@ -58,12 +58,12 @@ def test_every_guardrail_finds_health_and_harm_and_says_so(guardrail: dict[str, 
     errors = guardrail["metric"] == "error_rate"
     control = arm(good.requests, good.requests // 100) if errors else arm(good.requests, ms=TYPICAL)
     healthy = _judge(guardrail, course(control, good, edges=P95_EDGES))
-    assert (healthy.verdict, healthy.needed) == (Verdict.HEALTHY, None), healthy.text
-    assert "is surely within its limit of" in healthy.text
+    assert (healthy.verdict, healthy.needed) == (Verdict.HEALTHY, None), text(healthy)
+    assert "is within its limit of" in text(healthy)
     assert healthy.p_healthy <= 0.05 < healthy.p_harm
     harmful = _judge(guardrail, course(control, bad, edges=P95_EDGES))
-    assert harmful.verdict is Verdict.HARMFUL, harmful.text
-    assert "is surely above its limit of" in harmful.text
+    assert harmful.verdict is Verdict.HARMFUL, text(harmful)
+    assert "is significantly above its limit of" in text(harmful)
     assert harmful.p_harm <= harmful.alpha_harm < harmful.p_healthy
     assert (harmful.control is None) == ("max" in guardrail)
 
@@ -80,9 +80,9 @@ def test_few_requests_prove_nothing_and_the_reason_says_how_many_more_it_takes(g
     control = arm(60, 1, ms=TYPICAL)
     judgement = _judge(guardrail, course(control, arm(60, 1, ms=TYPICAL), edges=P95_EDGES))
     assert judgement.verdict is Verdict.INCONCLUSIVE
-    assert "is not yet surely within its limit of" in judgement.text
-    assert "where 0.05 is enough; it takes about" in judgement.text
-    assert "at this rate)" in judgement.text
+    assert "is not yet significantly within its limit of" in text(judgement)
+    assert "needs 0.05; about" in text(judgement)
+    assert "at this rate)" in text(judgement)
     assert judgement.needed is not None
     assert judgement.needed > 0
 
@@ -107,16 +107,16 @@ def test_a_candidate_at_its_limit_is_never_decided() -> None:
         judgement = _judge(ERRORS, course(arm(n), arm(n, n // 20)))
         assert judgement.verdict is Verdict.INCONCLUSIVE
     assert judgement.needed is None
-    assert "more requests than can be said" in judgement.text
+    assert "too close to call" in text(judgement)
 
 
 def test_no_data_of_the_candidate_or_of_the_control_is_an_error() -> None:
     nothing = _judge(ERRORS, course(arm(100), NOTHING))
     assert (nothing.verdict, nothing.value) == (Verdict.ERROR, None)
-    assert "error_rate of model-b has no data yet" in nothing.text
+    assert "no data on error_rate of model-b yet" in text(nothing)
     alone = _judge(MORE_ERRORS, course(NOTHING, arm(100)))
     assert alone.verdict is Verdict.ERROR
-    assert "error_rate of model-a has no data to compare with" in alone.text
+    assert "no data on error_rate of model-a to compare with" in text(alone)
     assert _judge(ERRORS, course(NOTHING, arm(1000))).verdict is Verdict.HEALTHY
 
 
@@ -135,7 +135,7 @@ def test_health_needs_the_present_stages_own_value_to_be_within_too() -> None:
     assert judgement.verdict is Verdict.INCONCLUSIVE
     assert judgement.p_healthy < 0.05
     assert judgement.needed is None
-    assert "but its value in this stage alone is not" in judgement.text
+    assert "but in this stage alone it is not" in text(judgement)
     assert _judge(ERRORS, course(arm(100), arm(100, 4), past=[good])).verdict is Verdict.HEALTHY
     assert _judge(ERRORS, course(arm(100), NOTHING, past=[good])).verdict is Verdict.HEALTHY
 
@@ -151,27 +151,27 @@ def test_stages_are_compared_each_with_its_own_control() -> None:
     assert judgement.verdict is Verdict.HEALTHY
 
 
-def test_harm_any_rolls_back_what_is_worse_and_not_surely_within_the_limit() -> None:
-    # 80% more errors than the control's where 100% are allowed: within the limit, but surely worse.
+def test_harm_any_rolls_back_what_is_worse_and_not_significantly_within_the_limit() -> None:
+    # 80% more errors than the control's where 100% are allowed: within the limit, but significantly worse.
     some = {"metric": "error_rate", "max_increase": "100%", "relative": True}
     subject = course(arm(10_000, 100), arm(10_000, 180))
     assert _judge(some, subject).verdict is Verdict.INCONCLUSIVE
     judgement = _judge({**some, "harm": "any"}, subject)
     assert judgement.verdict is Verdict.HARMFUL
-    assert "is surely above model-a's, and not surely within its limit" in judgement.text
-    surely_within = course(arm(100_000, 1000), arm(100_000, 1400))
-    assert _judge({**some, "harm": "any"}, surely_within).verdict is Verdict.HEALTHY
+    assert "is significantly above model-a's, and not significantly within its limit" in text(judgement)
+    within = course(arm(100_000, 1000), arm(100_000, 1400))
+    assert _judge({**some, "harm": "any"}, within).verdict is Verdict.HEALTHY
 
 
 def test_harm_since_a_moment_is_found_and_told_with_the_numbers_since_then() -> None:
     before = {"model-a": arm(50_000), "model-b": arm(50_000)}
     now = course(arm(50_060), arm(50_060, 30))
     assert _judge(ERRORS, now).verdict is Verdict.HEALTHY
-    since = Since(math.log(0.05), timedelta(seconds=5), arm(60, 30), arm(60), pack(before))
-    judgement = _judge(ERRORS, replace(now, since=(since,)))
+    since = Increment(math.log(0.05), timedelta(seconds=5), arm(60, 30), arm(60), before)
+    judgement = _judge(ERRORS, replace(now, look_back=LookBack((since,))))
     assert judgement.verdict is Verdict.HARMFUL
     assert (judgement.value, judgement.n, judgement.since) == (0.5, 60, 5.0)
-    assert "error_rate 50% over 60 requests in the last 5 s is surely above" in judgement.text
+    assert "error_rate 50% over 60 requests in the last 5 s is significantly above" in text(judgement)
 
 
 @pytest.mark.parametrize("guardrail", [ERRORS, MORE_ERRORS, RELATIVE_ERRORS, P95, SLOWER_P95, MEAN, SLOWER_MEAN])
@@ -284,7 +284,7 @@ def test_changing_the_variants_names_turns_worse_into_better(
         assert _judge(guardrail, course(b, a)).verdict is Verdict.HEALTHY
 
 
-def test_what_is_needed_is_not_said_where_nothing_would_do() -> None:
+def test_no_number_is_needed_where_none_would_do() -> None:
     subject = compare(rollout(ERRORS).guardrails[0].measured, course(arm(10), arm(10)), 100, 0.05)
     assert requests_needed(subject, lambda _: False) is None
     assert requests_needed(subject, lambda grown: grown.values.n >= 25) == pytest.approx(15, abs=1)

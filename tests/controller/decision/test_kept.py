@@ -11,33 +11,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abmesh.experiment.model import Experiment
-from controller.decision.deciding import Deliberation, Inputs, after_stage, deliberate
-from controller.decision.history import Memory
+from controller.decision.decide import Decided, Inputs, decide
+from controller.decision.history import History, PastStage
 from controller.decision.verdicts import GoalVerdict, Verdict
+from controller.evidence.coverage import Coverage
 from controller.evidence.summary import VariantEvidence
 from controller.records import Phase, adopt
-from tests.controller.decision.support import arm
+from controller.wording.verdicts import sample_ratio_text
+from tests.controller.decision.support import arm, rollout, text
 from tests.controller.support import START, experiment
 
 Arms = tuple[VariantEvidence, VariantEvidence]
 
 
-def _looks(subject: Experiment, path: list[Arms], memory: Memory | None = None) -> Iterator[Deliberation]:
-    """One deliberation after another, a minute apart, of which none is acted upon."""
-    memory = memory or Memory()
+def _looks(subject: Experiment, path: list[Arms], history: History | None = None) -> Iterator[Decided]:
+    """One decision after another, a minute apart, none of which is carried out."""
+    history = history or History()
     for minute, (a, b) in enumerate(path, start=1):
         at = START + timedelta(minutes=minute)
         inputs = Inputs(
             experiment=subject,
             state=adopt(subject, Phase.PROGRESSING, "s", START),
-            memory=memory,
+            history=history,
             began=START,
-            envoys=1,
+            coverage=Coverage(1),
             at=at,
             now=at,
+            evidence={"model-a": a, "model-b": b},
         )
-        found = deliberate(inputs, {"model-a": a, "model-b": b})
-        memory = found.memory
+        found = decide(inputs)
+        history = found.history
         yield found
 
 
@@ -67,11 +70,11 @@ def test_what_contradicts_a_decision_and_comes_later_does_not_turn_it_over() -> 
 
 
 def test_another_goal_in_the_document_is_another_question() -> None:
-    memory = list(_looks(_experiment(), BETTER))[-1].memory
-    turned = list(_looks(_experiment(increase=True), BETTER[1:], memory))[-1].situation.goal
+    history = list(_looks(_experiment(), BETTER))[-1].history
+    turned = list(_looks(_experiment(increase=True), BETTER[1:], history))[-1].situation.goal
     assert turned is not None
     assert turned.verdict is GoalVerdict.LOSER
-    mean = list(_looks(_experiment(metric="latency_mean"), BETTER[1:], memory))[-1].situation.goal
+    mean = list(_looks(_experiment(metric="latency_mean"), BETTER[1:], history))[-1].situation.goal
     assert mean is not None
     assert mean.verdict is GoalVerdict.OPEN
 
@@ -92,13 +95,15 @@ def test_a_difference_worth_having_that_was_ruled_out_stays_so(design: str) -> N
 def test_an_alarm_about_the_split_stays_and_says_that_it_is_an_earlier_one() -> None:
     path = [(arm(1000), arm(1250)), (arm(20_000), arm(20_100))]
     subject = experiment(weight=50)
-    first, second = (found.situation.balance for found in _looks(subject, path))
-    assert "requests are not split as the weights say" in first.text
+    first, second = (found.situation.sample_ratio for found in _looks(subject, path))
+    assert first.now
     assert second.alarm
     assert second.p <= first.p <= 0.01
-    assert "requests were not split as the weights say at an earlier look" in second.text
-    assert "abmesh pause and abmesh resume" in second.text
-    assert not list(_looks(subject, path[1:]))[-1].situation.balance.alarm
+    assert not second.now
+    said = sample_ratio_text(second, rollout())
+    assert "requests were not split as the weights promise earlier" in said
+    assert "abmesh pause and abmesh resume" in said
+    assert not list(_looks(subject, path[1:]))[-1].situation.sample_ratio.alarm
 
 
 ANY = [(arm(3000, 60), arm(3000, 110)), (arm(10_000, 200), arm(10_000, 220))]
@@ -123,32 +128,32 @@ def test_harm_that_could_not_be_acted_upon_stays_harm_and_says_so(guardrail: dic
     subject = experiment(weight=50, rollout=plan)
     (first,), (second,) = (found.situation.judgements for found in _looks(subject, path))
     assert (first.verdict, second.verdict) == (Verdict.HARMFUL, Verdict.HARMFUL)
-    assert "is surely above" in first.text
-    assert "was surely too high at an earlier look" in second.text
+    assert "is significantly above" in text(first)
+    assert "was significantly too high at an earlier look" in text(second)
     assert second.p_harm <= first.p_harm
     (alone,) = list(_looks(subject, path[1:]))[-1].situation.judgements
     assert alone.verdict is not Verdict.HARMFUL
 
 
-def test_so_does_what_the_brake_has_found() -> None:
+def test_so_does_an_emergency_stop() -> None:
     subject = experiment(weight=50, rollout={"guardrails": [{"metric": "error_rate", "max": "50%"}]})
     path = [(arm(100), arm(100, 40)), (arm(2000), arm(2000, 45))]
     kinds = [[item.kind for item in found.situation.judgements] for found in _looks(subject, path)]
     assert kinds == [["brake", "max"], ["brake", "max"]]
     last = list(_looks(subject, path))[-1].situation.judgements[0]
-    assert "was surely above 10% at an earlier look, and is 2.25% over 2000 requests by now" in last.text
+    assert "was significantly above 10% at an earlier look, and is 2.25% over 2000 requests now" in text(last)
     assert [item.kind for item in list(_looks(subject, path[1:]))[-1].situation.judgements] == ["max"]
 
 
 def test_the_next_stage_remembers_what_was_proven_and_a_fresh_start_does_not() -> None:
     subject = experiment(weight=50)
     found = list(_looks(subject, [(arm(1000), arm(1250))]))[-1]
-    state = adopt(subject, Phase.PROGRESSING, "s", START)
-    memory = after_stage(found.memory, state, "d", {"model-a": arm(1000), "model-b": arm(1250)})
-    assert memory.peaks == found.memory.peaks
+    evidence = {"model-a": arm(1000), "model-b": arm(1250)}
+    history = found.history.after_stage(PastStage("d", subject.weights, evidence))
+    assert history.peaks == found.history.peaks
     later = [(arm(30_000), arm(30_000))]
-    assert next(_looks(subject, later, memory)).situation.balance.alarm
-    assert not next(_looks(subject, later)).situation.balance.alarm
+    assert next(_looks(subject, later, history)).situation.sample_ratio.alarm
+    assert not next(_looks(subject, later)).situation.sample_ratio.alarm
 
 
 GUARDRAILS: list[dict[str, Any]] = [
@@ -192,12 +197,12 @@ def test_more_data_never_takes_back_what_was_proven(
     harmful: dict[tuple[str, str], float] = {}
     decided = GoalVerdict.OPEN
     for found in _looks(subject, path):
-        balance, goal = found.situation.balance, found.situation.goal
-        assert balance.alarm or not alarmed
-        assert balance.p <= p
-        alarmed, p = balance.alarm, balance.p
+        split, goal = found.situation.sample_ratio, found.situation.goal
+        assert split.alarm or not alarmed
+        assert split.p <= p
+        alarmed, p = split.alarm, split.p
         harm = {
-            (item.kind, item.text.partition(" ")[0]): item.p_harm
+            (item.kind, item.metric): item.p_harm
             for item in found.situation.judgements
             if item.verdict is Verdict.HARMFUL
         }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -7,12 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abmesh.experiment.limits import Guardrail
 from abmesh.experiment.model import Experiment
-from controller.decision.policy import Decision, Situation, decide, next_step
-from controller.decision.verdicts import BALANCED, Balance, GoalJudgement, GoalVerdict, Judgement, Verdict
-from controller.decision.warmup import Stand, Warmth
+from abmesh.experiment.rollout import Warmup
+from controller.decision.policy import Decision, Situation, apply_policy, next_step
+from controller.decision.verdicts import AS_PROMISED, GoalJudgement, GoalVerdict, Judgement, SampleRatio, Verdict
+from controller.decision.warmup import Progress, WarmupResult, WarmupState
 from controller.evidence.coverage import Coverage
 from controller.records import Cause, DecisionRecord, ExperimentState, Kind, Phase, Stage
+from controller.wording.reasons import reason
+from tests.controller.decision.support import text
 from tests.controller.support import START, experiment
 
 ALL_ANSWERED = Coverage(2)
@@ -20,14 +25,23 @@ NONE_ANSWERED = Coverage(1, (("http://e", "no answer within 2 s"),))
 SOME_ANSWERED = Coverage(2, (("http://e", "no connection: Connection refused"),))
 
 
+LIMIT = Guardrail.model_validate({"metric": "error_rate", "max": "5%"})
+
+
 def _judgement(verdict: Verdict) -> Judgement:
-    return Judgement("error_rate", "max", verdict, f"error_rate is {verdict}", 0.1, 0.05, None, 400)
+    return Judgement("error_rate", "max", verdict, 0.1, 0.05, None, 400, guardrail=LIMIT)
 
 
 HEALTHY, HARMFUL = _judgement(Verdict.HEALTHY), _judgement(Verdict.HARMFUL)
 INCONCLUSIVE, ERROR = _judgement(Verdict.INCONCLUSIVE), _judgement(Verdict.ERROR)
-BRAKE = Judgement("error_rate", "brake", Verdict.HARMFUL, "emergency brake: error_rate 50%", 0.5, 0.1, 0.0, 40)
-UNEVEN = Balance(True, "requests are not split as the weights say", 1e-5, 1.0)
+STOP = Judgement("error_rate", "brake", Verdict.HARMFUL, 0.5, 0.1, 0.0, 40)
+UNEVEN = SampleRatio(True, 1e-5, 1.0, 12.0, True, {"model-b": 0.2}, {"model-b": 0.1})
+
+
+def _warmup(state: WarmupState, **progress: Any) -> WarmupResult:
+    warmup = Warmup.model_validate({"path": "/v1/chat/completions", "max_requests": 100})
+    return WarmupResult(state, warmup, Progress(listeners=1, **progress))
+
 
 EXPERIMENT = {
     "mode": "experiment",
@@ -37,7 +51,7 @@ EXPERIMENT = {
 
 
 def _goal(verdict: GoalVerdict, fraction: float = 0.5) -> GoalJudgement:
-    return GoalJudgement("latency_mean", verdict, f"the goal is {verdict}", 90.0, 100.0, 500, fraction=fraction)
+    return GoalJudgement("latency_mean", verdict, 90.0, 100.0, 500, fraction=fraction)
 
 
 def _state(subject: Experiment, **changes: Any) -> ExperimentState:
@@ -55,6 +69,30 @@ def _state(subject: Experiment, **changes: Any) -> ExperimentState:
     return ExperimentState(**fields)
 
 
+@dataclass(frozen=True)
+class Decided:
+    """A decision, and the sentence that is made of it."""
+
+    decision: Decision
+    reason: str
+
+    @property
+    def kind(self) -> Kind:
+        return self.decision.kind
+
+    @property
+    def cause(self) -> Cause:
+        return self.decision.cause
+
+    @property
+    def phase(self) -> Phase:
+        return self.decision.phase
+
+    @property
+    def target(self) -> int | None:
+        return self.decision.target
+
+
 def _decide(
     subject: Experiment | None = None,
     *,
@@ -63,21 +101,23 @@ def _decide(
     requests: int = 500,
     collecting: bool = True,
     coverage: Coverage = ALL_ANSWERED,
-    balance: Balance = BALANCED,
+    sample_ratio: SampleRatio = AS_PROMISED,
     goal: GoalJudgement | None = None,
-    warmth: Warmth | None = None,
+    warmup: WarmupResult | None = None,
     **changes: Any,
-) -> Decision:
+) -> Decided:
     subject = subject or experiment()
     state = _state(subject, **changes)
-    situation = Situation(subject, state, judgements, requests, collecting, coverage, balance, goal, warmth=warmth)
-    return decide(situation, START + timedelta(seconds=age))
+    situation = Situation(subject, state, judgements, requests, collecting, coverage, sample_ratio, goal, warmup)
+    now = START + timedelta(seconds=age)
+    decision = apply_policy(situation, now)
+    return Decided(decision, reason(decision, situation, now))
 
 
-def _is(decision: Decision, kind: Kind, cause: Cause, phase: Phase, target: int | None = None) -> None:
-    assert (decision.kind, decision.cause, decision.phase, decision.target) == (kind, cause, phase, target)
-    assert decision.reason
-    assert not decision.reason.endswith(".")
+def _is(decided: Decided, kind: Kind, cause: Cause, phase: Phase, target: int | None = None) -> None:
+    assert (decided.kind, decided.cause, decided.phase, decided.target) == (kind, cause, phase, target)
+    assert decided.reason
+    assert not decided.reason.endswith(".")
 
 
 def test_a_rollout_at_weight_nought_starts_at_the_first_step_at_once() -> None:
@@ -91,29 +131,33 @@ def test_it_does_not_start_blind() -> None:
     _is(decision, Kind.HOLD, Cause.MISSING_DATA, Phase.PROGRESSING)
 
 
-@pytest.mark.parametrize(("stand", "cause"), [(Stand.GOING, Cause.WARMING), (Stand.FAILED, Cause.WARMUP_FAILED)])
+@pytest.mark.parametrize(
+    ("found", "cause"), [(WarmupState.GOING, Cause.WARMING), (WarmupState.FAILED, Cause.WARMUP_FAILED)]
+)
 @pytest.mark.parametrize("rollout", [{}, EXPERIMENT])
-def test_it_does_not_start_cold(stand: Stand, cause: Cause, rollout: dict[str, Any]) -> None:
+def test_it_does_not_start_cold(found: WarmupState, cause: Cause, rollout: dict[str, Any]) -> None:
     subject = experiment(weight=0, rollout=rollout)
-    warmth = Warmth(stand, "is being warmed: 12 of at most 100 requests, last 180 ms")
-    decision = _decide(subject, judgements=(), collecting=False, warmth=warmth)
+    warmup = _warmup(found, began=START, requests=12, failing=12, last_ms=180.0)
+    decision = _decide(subject, judgements=(), collecting=False, warmup=warmup)
     _is(decision, Kind.HOLD, cause, Phase.PROGRESSING)
-    assert decision.reason == "model-b at 0% is being warmed: 12 of at most 100 requests, last 180 ms"
-    missing = _decide(subject, judgements=(), collecting=False, warmth=warmth, coverage=NONE_ANSWERED)
+    assert decision.reason.startswith("model-b at 0% ")
+    assert "12" in decision.reason
+    missing = _decide(subject, judgements=(), collecting=False, warmup=warmup, coverage=NONE_ANSWERED)
     assert missing.cause is Cause.MISSING_DATA
 
 
-@pytest.mark.parametrize("stand", [Stand.WARM, Stand.UNSETTLED])
-def test_the_first_step_says_what_the_warm_up_brought(stand: Stand) -> None:
-    warmth = Warmth(stand, "warmed by 24 requests: 900 ms -> 180 ms")
-    decision = _decide(experiment(weight=0), judgements=(), collecting=False, warmth=warmth)
+@pytest.mark.parametrize("found", [WarmupState.WARM, WarmupState.UNSETTLED])
+def test_the_first_step_names_the_warm_ups_result(found: WarmupState) -> None:
+    warmup = _warmup(found, began=START, requests=24, first_ms=900.0, after_ms=180.0)
+    decision = _decide(experiment(weight=0), judgements=(), collecting=False, warmup=warmup)
     _is(decision, Kind.ADVANCE, Cause.STARTING, Phase.PROGRESSING, 1000)
-    assert decision.reason.endswith("starts at 10%, warmed by 24 requests: 900 ms -> 180 ms")
+    assert "starts at 10%; it " in decision.reason
+    assert decision.reason.endswith(": 900 ms -> 180 ms")
 
 
 def test_a_paused_rollout_is_paused_however_cold_it_is() -> None:
-    subject, warmth = experiment(weight=0), Warmth(Stand.GOING, "is being warmed")
-    decision = _decide(subject, judgements=(), collecting=False, warmth=warmth, phase=Phase.PAUSED)
+    subject, warmup = experiment(weight=0), _warmup(WarmupState.GOING)
+    decision = _decide(subject, judgements=(), collecting=False, warmup=warmup, phase=Phase.PAUSED)
     _is(decision, Kind.HOLD, Cause.PAUSED, Phase.PAUSED)
 
 
@@ -146,9 +190,9 @@ def test_steps_need_not_end_at_everybody() -> None:
         ({"collecting": False, "judgements": ()}, Cause.SETTLING, "every server and Envoy"),
         ({"age": 59}, Cause.MIN_DURATION, "59s of at least 1m"),
         ({"requests": 99}, Cause.MIN_REQUESTS, "99 of at least 100 requests"),
-        ({"judgements": (HEALTHY, INCONCLUSIVE)}, Cause.INCONCLUSIVE, "inconclusive"),
-        ({"judgements": (HEALTHY, INCONCLUSIVE, ERROR)}, Cause.UNJUDGED, "error"),
-        ({"coverage": NONE_ANSWERED}, Cause.MISSING_DATA, "0 of 1 Envoys answered; not http://e (no answer"),
+        ({"judgements": (HEALTHY, INCONCLUSIVE)}, Cause.INCONCLUSIVE, "not yet significantly within"),
+        ({"judgements": (HEALTHY, INCONCLUSIVE, ERROR)}, Cause.UNJUDGED, "error_rate"),
+        ({"coverage": NONE_ANSWERED}, Cause.MISSING_DATA, "0 of 1 Envoys answered; no answer from http://e (no answer"),
         ({"coverage": SOME_ANSWERED}, Cause.MISSING_DATA, "1 of 2 Envoys answered"),
         ({"coverage": Coverage(0)}, Cause.MISSING_DATA, "no Envoy to ask"),
     ],
@@ -167,7 +211,7 @@ def test_it_holds_until_everything_is_there_and_says_what_is_not(
 def test_harm_rolls_back_at_once_whatever_else_is_missing(coverage: Coverage, phase: Phase, age: float) -> None:
     decision = _decide(age=age, judgements=(HEALTHY, HARMFUL, ERROR), requests=3, coverage=coverage, phase=phase)
     _is(decision, Kind.ROLLBACK, Cause.HARMFUL, Phase.ROLLED_BACK, 0)
-    assert "error_rate is harmful" in decision.reason
+    assert "error_rate 10% over 400 requests is significantly above" in decision.reason
     assert "10%" in decision.reason
 
 
@@ -241,41 +285,41 @@ def test_a_clock_that_was_set_back_makes_no_stage_older() -> None:
     assert _decide(age=-5000).cause is Cause.MIN_DURATION
 
 
-def test_the_brake_rolls_back_whatever_the_guardrails_say_and_with_none_at_all() -> None:
-    decision = _decide(judgements=(BRAKE, HEALTHY), requests=40, age=3)
+def test_the_emergency_stop_rolls_back_whatever_the_guardrails_say_and_with_none_at_all() -> None:
+    decision = _decide(judgements=(STOP, HEALTHY), requests=40, age=3)
     _is(decision, Kind.ROLLBACK, Cause.HARMFUL, Phase.ROLLED_BACK, 0)
-    assert "emergency brake" in decision.reason
-    assert _decide(experiment(rollout={"guardrails": []}), judgements=(BRAKE,)).kind is Kind.ROLLBACK
-    assert _decide(experiment(weight=0), judgements=(BRAKE,), age=0).kind is Kind.ADVANCE
+    assert "emergency stop" in decision.reason
+    assert _decide(experiment(rollout={"guardrails": []}), judgements=(STOP,)).kind is Kind.ROLLBACK
+    assert _decide(experiment(weight=0), judgements=(STOP,), age=0).kind is Kind.ADVANCE
 
 
 def test_a_split_that_is_off_holds_a_healthy_stage_and_says_so() -> None:
-    decision = _decide(balance=UNEVEN)
+    decision = _decide(sample_ratio=UNEVEN)
     _is(decision, Kind.HOLD, Cause.SAMPLE_RATIO, Phase.PROGRESSING)
-    assert "not split as the weights say" in decision.reason
+    assert "not split as the weights promise" in decision.reason
 
 
 def test_a_split_that_is_off_holds_an_experiment_that_would_be_decided() -> None:
     subject = experiment(weight=50, rollout=EXPERIMENT)
-    decision = _decide(subject, balance=UNEVEN, goal=_goal(GoalVerdict.WINNER))
+    decision = _decide(subject, sample_ratio=UNEVEN, goal=_goal(GoalVerdict.WINNER))
     _is(decision, Kind.HOLD, Cause.SAMPLE_RATIO, Phase.PROGRESSING)
 
 
 def test_a_split_that_is_off_lets_the_rollout_go_on_where_it_is_only_reported() -> None:
     subject = experiment(rollout={"analysis": {"on_sample_ratio": "report"}})
-    _is(_decide(subject, balance=UNEVEN), Kind.ADVANCE, Cause.PASSED, Phase.PROGRESSING, 5000)
+    _is(_decide(subject, sample_ratio=UNEVEN), Kind.ADVANCE, Cause.PASSED, Phase.PROGRESSING, 5000)
 
 
 def test_harm_rolls_back_although_the_split_is_off_and_a_long_alarm_times_out() -> None:
-    _is(_decide(balance=UNEVEN, judgements=(HARMFUL,)), Kind.ROLLBACK, Cause.HARMFUL, Phase.ROLLED_BACK, 0)
-    late = _decide(balance=UNEVEN, age=3601)
+    _is(_decide(sample_ratio=UNEVEN, judgements=(HARMFUL,)), Kind.ROLLBACK, Cause.HARMFUL, Phase.ROLLED_BACK, 0)
+    late = _decide(sample_ratio=UNEVEN, age=3601)
     _is(late, Kind.HOLD, Cause.TIMEOUT, Phase.PROGRESSING)
-    assert "not split as the weights say" in late.reason
+    assert "not split as the weights promise" in late.reason
 
 
 def test_time_and_requests_are_said_to_be_missing_before_the_split_is() -> None:
-    assert _decide(balance=UNEVEN, age=59).cause is Cause.MIN_DURATION
-    assert _decide(balance=UNEVEN, requests=99).cause is Cause.MIN_REQUESTS
+    assert _decide(sample_ratio=UNEVEN, age=59).cause is Cause.MIN_DURATION
+    assert _decide(sample_ratio=UNEVEN, requests=99).cause is Cause.MIN_REQUESTS
 
 
 def test_an_experiment_takes_its_split_at_once() -> None:
@@ -298,7 +342,7 @@ def test_an_experiment_does_what_its_goal_says(
 ) -> None:
     decision = _decide(experiment(weight=50, rollout=EXPERIMENT), goal=_goal(verdict))
     _is(decision, kind, cause, phase, target)
-    assert f"the goal is {verdict}" in decision.reason
+    assert "latency_mean 90 ms on model-b" in decision.reason
 
 
 def test_an_experiment_without_evidence_on_its_goal_goes_on() -> None:
@@ -315,10 +359,10 @@ def test_a_winner_whose_guardrails_are_not_healthy_waits_and_at_its_planned_size
     subject = experiment(weight=50, rollout=EXPERIMENT)
     early = _decide(subject, judgements=(HEALTHY, judgement), goal=_goal(GoalVerdict.WINNER, 0.99))
     _is(early, Kind.HOLD, cause, Phase.PROGRESSING)
-    assert "the goal is winner" in early.reason
+    assert "is significantly better" in early.reason
     over = _decide(subject, judgements=(HEALTHY, judgement), goal=_goal(GoalVerdict.WINNER, 1.0))
     _is(over, Kind.COMPLETE, Cause.UNDECIDED, Phase.CONCLUDED)
-    assert judgement.text in over.reason
+    assert text(judgement) in over.reason
 
 
 def test_a_loser_needs_no_healthy_guardrail() -> None:
@@ -365,7 +409,7 @@ COVERAGES = st.sampled_from([ALL_ANSWERED, SOME_ANSWERED, NONE_ANSWERED, Coverag
     st.booleans(),
     COVERAGES,
     st.sampled_from(["hold", "rollback"]),
-    st.sampled_from([BALANCED, UNEVEN]),
+    st.sampled_from([AS_PROMISED, UNEVEN]),
 )
 def test_the_rules_hold_in_every_situation(
     phase: Phase,
@@ -376,9 +420,9 @@ def test_the_rules_hold_in_every_situation(
     collecting: bool,
     coverage: Coverage,
     on_timeout: str,
-    balance: Balance,
+    sample_ratio: SampleRatio,
 ) -> None:
-    """Up only on complete, healthy evidence; down only for harm or a timeout; never in a person's hands."""
+    """Up only on complete, healthy evidence; down only for harm or a timeout; never while manual."""
     subject = experiment(weight=weight, rollout={"on_timeout": on_timeout})
     decision = _decide(
         subject,
@@ -387,7 +431,7 @@ def test_the_rules_hold_in_every_situation(
         requests=requests,
         collecting=collecting,
         coverage=coverage,
-        balance=balance,
+        sample_ratio=sample_ratio,
         phase=phase,
     )
     harmful = HARMFUL in judgements
@@ -402,7 +446,7 @@ def test_the_rules_hold_in_every_situation(
             assert age >= 60
             assert requests >= 100
             assert collecting
-            assert not balance.alarm
+            assert not sample_ratio.alarm
     if decision.kind is Kind.ADVANCE:
         assert decision.target is not None
         assert decision.target > weight * 100
@@ -420,7 +464,7 @@ def test_the_rules_hold_in_every_situation(
     st.floats(-100, 3600),
     st.integers(0, 1000),
     COVERAGES,
-    st.sampled_from([BALANCED, UNEVEN]),
+    st.sampled_from([AS_PROMISED, UNEVEN]),
 )
 def test_an_experiment_ends_only_on_complete_evidence_and_wins_only_in_health(
     verdict: GoalVerdict,
@@ -428,7 +472,7 @@ def test_an_experiment_ends_only_on_complete_evidence_and_wins_only_in_health(
     age: float,
     requests: int,
     coverage: Coverage,
-    balance: Balance,
+    sample_ratio: SampleRatio,
 ) -> None:
     decision = _decide(
         experiment(weight=50, rollout=EXPERIMENT),
@@ -436,7 +480,7 @@ def test_an_experiment_ends_only_on_complete_evidence_and_wins_only_in_health(
         judgements=judgements,
         requests=requests,
         coverage=coverage,
-        balance=balance,
+        sample_ratio=sample_ratio,
         goal=_goal(verdict),
     )
     assert decision.kind is not Kind.ADVANCE
@@ -445,7 +489,7 @@ def test_an_experiment_ends_only_on_complete_evidence_and_wins_only_in_health(
     assert coverage.complete
     assert age >= 60
     assert requests >= 100
-    assert not balance.alarm
+    assert not sample_ratio.alarm
     assert HARMFUL not in judgements
     if decision.cause is Cause.WINNER:
         assert set(judgements) <= {HEALTHY}

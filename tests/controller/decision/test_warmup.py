@@ -12,17 +12,18 @@ from abmesh.experiment.model import Experiment
 from abmesh.experiment.rollout import Warmup
 from controller.decision.warmup import (
     Progress,
-    Stand,
     Target,
-    Warmth,
+    WarmupResult,
     Warmups,
+    WarmupState,
     halves,
-    judge_warmth,
+    judge_warmup,
     progress_of,
     settled,
     target_of,
 )
 from controller.records import ExperimentState, Phase, adopt
+from controller.wording.verdicts import warmup_text
 from tests.controller.support import NAME, START, experiment
 
 PLAN = Warmup(path="/v1/chat/completions")
@@ -33,10 +34,10 @@ def _warmup(**changes: Any) -> Warmup:
     return Warmup.model_validate({"path": "/v1/chat/completions", **changes})
 
 
-def _judge(durations: Sequence[float | None], warmup: Warmup = PLAN, age: float = 10.0) -> Warmth:
+def _judge(durations: Sequence[float | None], warmup: Warmup = PLAN, age: float = 10.0) -> WarmupResult:
     said = {"listeners": 1, "began": START, "problem": "status 503" if None in durations else ""}
     progress = progress_of(durations, warmup).model_copy(update=said)
-    return judge_warmth(warmup, progress, START + timedelta(seconds=age))
+    return judge_warmup(warmup, progress, START + timedelta(seconds=age))
 
 
 def _first_settled(durations: Sequence[float | None], warmup: Warmup = PLAN) -> int | None:
@@ -102,71 +103,74 @@ def test_progress_counts_every_request_once(durations: list[float | None]) -> No
 
 @given(st.lists(st.none() | PACE, max_size=120), st.floats(0, 600))
 def test_it_goes_on_only_below_its_limits(durations: list[float | None], age: float) -> None:
-    warmth = _judge(durations, age=age)
+    result = _judge(durations, age=age)
     limit = len(durations) >= PLAN.max_requests or age >= PLAN.max_duration.total_seconds()
-    assert (warmth.stand is Stand.GOING) == (not limit and not settled(durations, PLAN))
-    assert warmth.enough == (warmth.stand in (Stand.WARM, Stand.UNSETTLED))
+    assert (result.state is WarmupState.GOING) == (not limit and not settled(durations, PLAN))
+    assert result.enough == (result.state in (WarmupState.WARM, WarmupState.UNSETTLED))
     if all(duration is None for duration in durations):
-        assert not warmth.enough
+        assert not result.enough
 
 
 def test_a_warm_up_under_way_says_how_far_it_is() -> None:
-    assert _judge([]) == Warmth(Stand.GOING, "is being warmed: 0 of at most 100 requests")
-    assert _judge([900.0] * 11 + [180.0], _warmup(min_requests=20)).text == (
-        "is being warmed: 12 of at most 100 requests, last 180 ms"
+    assert warmup_text(_judge([])) == "is warming up: 0 of at most 100 requests"
+    assert warmup_text(_judge([900.0] * 11 + [180.0], _warmup(min_requests=20))) == (
+        "is warming up: 12 of at most 100 requests, last 180 ms"
     )
-    assert _judge([900.0, None, 7.25]).text == (
-        "is being warmed: 3 of at most 100 requests, last 7.2 ms, 1 failed, the last with: status 503"
+    assert warmup_text(_judge([900.0, None, 7.25])) == (
+        "is warming up: 3 of at most 100 requests, last 7.2 ms, 1 failed, the last one with: status 503"
     )
 
 
 def test_one_that_has_settled_says_what_it_brought() -> None:
-    warmth = _judge([900.0] * 4 + [180.0] * 20)
-    assert warmth == Warmth(Stand.WARM, "warmed by 24 requests: 900 ms -> 180 ms")
+    result = _judge([900.0] * 4 + [180.0] * 20)
+    assert result.state is WarmupState.WARM
+    assert warmup_text(result) == "warmed up with 24 requests: 900 ms -> 180 ms"
 
 
 def test_one_that_reached_a_limit_is_taken_as_warm_and_says_so() -> None:
     falling = [1000 * 0.99**n for n in range(100)]
-    warmth = _judge(falling)
-    assert warmth.stand is Stand.UNSETTLED
-    assert warmth.text == (
-        "taken as warm after 100 requests, the max_requests, although it did not settle: 1000 ms -> 417 ms"
+    result = _judge(falling)
+    assert result.state is WarmupState.UNSETTLED
+    assert warmup_text(result) == (
+        "counts as warm after 100 requests, the max_requests, although its latency has not settled: 1000 ms -> 417 ms"
     )
-    assert _judge([900.0, None, 300.0], age=300).text == (
-        "taken as warm after 3 requests in 5m, the max_duration, although it did not settle: 900 ms -> 300 ms, "
-        "1 failed, the last with: status 503"
+    assert warmup_text(_judge([900.0, None, 300.0], age=300)) == (
+        "counts as warm after 3 requests in 5m, the max_duration, although its latency has not settled: "
+        "900 ms -> 300 ms, 1 failed, the last one with: status 503"
     )
 
 
 @pytest.mark.parametrize(
     ("durations", "age", "says"),
     [
-        ([None] * 100, 10, "all of its 100 requests failed, the last with: status 503"),
-        ([None] * 3, 300, "all of its 3 requests failed, the last with: status 503"),
+        ([None] * 100, 10, "all 100 requests failed, the last one with: status 503"),
+        ([None] * 3, 300, "all 3 requests failed, the last one with: status 503"),
         ([], 300, "no request was answered within 5m"),
-        ([100.0] * 9 + [None] * 91, 10, "the last 91 of its 100 requests failed, the last with: status 503"),
+        ([100.0] * 9 + [None] * 91, 10, "the last 91 of 100 requests failed, the last one with: status 503"),
     ],
 )
 def test_a_candidate_that_does_not_answer_is_not_taken_as_warm(
     durations: list[float | None], age: float, says: str
 ) -> None:
-    warmth = _judge(durations, age=age)
-    assert warmth == Warmth(Stand.FAILED, f"could not be warmed: {says}; it is tried again 1m later")
+    result = _judge(durations, age=age)
+    assert result.state is WarmupState.FAILED
+    assert warmup_text(result) == f"could not warm up: {says}; the next try is 1m later"
 
 
 def test_without_a_listener_it_says_what_to_do() -> None:
-    warmth = judge_warmth(PLAN, Progress(), START)
-    assert warmth.stand is Stand.FAILED
-    assert "--warmup http://HOST:PORT, or take warmup out of the document" in warmth.text
+    result = judge_warmup(PLAN, Progress(), START)
+    assert result.state is WarmupState.FAILED
+    assert "--warmup http://HOST:PORT, or remove warmup from the document" in warmup_text(result)
 
 
 def test_one_that_has_not_begun_goes_on_however_late_it_is() -> None:
-    warmth = judge_warmth(PLAN, Progress(listeners=1), START + timedelta(days=1))
-    assert warmth == Warmth(Stand.GOING, "is about to be warmed")
+    result = judge_warmup(PLAN, Progress(listeners=1), START + timedelta(days=1))
+    assert result.state is WarmupState.GOING
+    assert warmup_text(result) == "is about to warm up"
 
 
 def test_a_clock_that_was_set_back_ends_nothing() -> None:
-    assert _judge([100.0], age=-3600).stand is Stand.GOING
+    assert _judge([100.0], age=-3600).state is WarmupState.GOING
 
 
 def _subject(weight: float = 0, **changes: Any) -> tuple[Experiment, ExperimentState]:

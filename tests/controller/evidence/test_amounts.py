@@ -6,7 +6,7 @@ import pytest
 
 from abmesh.experiment import metrics
 from abmesh.experiment.parts import Price
-from controller.decision.history import pack, unpack
+from controller.codec.evidence import pack, unpack
 from controller.evidence.columns import Parser
 from controller.evidence.parse import parse
 from controller.evidence.strata import denominator, metric_slices, numerator

@@ -102,9 +102,9 @@ def test_what_is_no_evidence_is_counted_and_left_out(name: str) -> None:
         ("", "empty"),
         ("\n", "empty"),
         (b"\xff", "not text"),
-        ("<html>", "no statistic"),
+        ("<html>", "not an Envoy statistic"),
         ('{"stats": []}', "not a count"),
-        ('{"stats":[{"name":"server.uptime","value":26}]}', "no statistic"),
+        ('{"stats":[{"name":"server.uptime","value":26}]}', "not an Envoy statistic"),
         (f"{REQUESTS}: -1", "not a count"),
         (f"{REQUESTS}: {2**64}", "not a count"),
         (f"{REQUESTS}: {'1' * 5000}", "not a count"),
@@ -117,7 +117,7 @@ def test_what_is_no_evidence_is_counted_and_left_out(name: str) -> None:
         (f"{HISTOGRAM}: P0(nan,1) P25(nan,2)", "not a count"),
         (f"{HISTOGRAM}:\n  totals=1,1:x\n{TAIL}", "not a count"),
         (f"{HISTOGRAM}:\n  totals=1,1\n{TAIL}", "not a count"),
-        ("  totals=1,1:1\n", "no statistic"),
+        ("  totals=1,1:1\n", "not an Envoy statistic"),
     ],
 )
 def test_an_answer_that_is_none_is_a_typed_error(text: str | bytes, says: str) -> None:

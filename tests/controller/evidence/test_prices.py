@@ -10,10 +10,12 @@ from datetime import timedelta
 import pytest
 
 from abmesh.experiment.model import Experiment
-from controller.decision.deciding import Inputs, after_stage, deliberate
-from controller.decision.history import Evidence, Memory, pack, unpack
+from controller.codec.evidence import pack, unpack
+from controller.decision.decide import Inputs, decide
+from controller.decision.history import Evidence, History, PastStage
 from controller.decision.verdicts import Verdict
 from controller.evidence.counts import Counts
+from controller.evidence.coverage import Coverage
 from controller.evidence.summary import VariantEvidence, summarize
 from controller.records import Phase, adopt
 from tests.controller.support import START, experiment
@@ -45,36 +47,36 @@ def _evidence(subject: Experiment, requests: int) -> dict[str, VariantEvidence]:
     return summarize(Counts(codes, amounts), names, subject.prices)
 
 
-def _inputs(subject: Experiment, memory: Memory, seconds: float) -> Inputs:
+def _inputs(subject: Experiment, history: History, seconds: float, requests: int) -> Inputs:
     state = adopt(subject, Phase.PROGRESSING, "s", START)
     at = START + timedelta(seconds=seconds)
-    return Inputs(experiment=subject, state=state, memory=memory, began=START, envoys=1, at=at, now=at)
+    evidence = _evidence(subject, requests)
+    return Inputs(subject, state, history, Coverage(1), at, at, began=START, evidence=evidence)
 
 
 @pytest.mark.parametrize("after", [2.5, 0.1])
 def test_a_new_price_holds_for_the_whole_stage_and_is_no_change_of_what_was_spent(after: float) -> None:
-    """At 1 and at 2.5 dollars an answer costs less than its limit of a thousandth, whatever was marked before."""
-    before, memory = _at_price(1.0), Memory()
+    """At 1 and at 2.5 dollars an answer costs less than its limit of a thousandth, whatever the checkpoints before."""
+    before, history = _at_price(1.0), History()
     for tick in range(1, 6):
-        memory = deliberate(_inputs(before, memory, 60 * tick), _evidence(before, 20 * tick)).memory
-    assert len(memory.marks) > 2
+        history = decide(_inputs(before, history, 60 * tick, 20 * tick)).history
+    assert len(history.checkpoints) > 2
     now = _at_price(after)
-    (judged,) = deliberate(_inputs(now, memory, 360), _evidence(now, 120)).situation.judgements
-    assert judged.verdict is not Verdict.HARMFUL, judged.text
+    (judged,) = decide(_inputs(now, history, 360, 120)).situation.judgements
+    assert judged.verdict is not Verdict.HARMFUL
     assert judged.value == pytest.approx(200 * after / 1e6, rel=0.01)
 
 
 def test_earlier_stages_are_at_the_price_of_now_too() -> None:
     before, now = _at_price(1.0), _at_price(2.5)
-    state = adopt(before, Phase.PROGRESSING, "s", START)
-    memory = after_stage(Memory(), state, "ended", _evidence(before, 50))
-    (judged,) = deliberate(_inputs(now, memory, 60), _evidence(now, 50)).situation.judgements
+    history = History().after_stage(PastStage("ended", before.weights, _evidence(before, 50)))
+    (judged,) = decide(_inputs(now, history, 60, 50)).situation.judgements
     assert judged.value == pytest.approx(0.0005, rel=0.01)
 
 
 def test_a_price_that_is_beyond_the_limit_is_harm_at_once() -> None:
     now = _at_price(10.0)
-    (judged,) = deliberate(_inputs(now, Memory(), 60), _evidence(now, 50)).situation.judgements
+    (judged,) = decide(_inputs(now, History(), 60, 50)).situation.judgements
     assert judged.verdict is Verdict.HARMFUL
 
 

@@ -13,8 +13,8 @@ from abmesh.experiment.errors import SourceError
 from abmesh.experiment.latencies import BOUNDS_MS, last_bin
 from abmesh.inference.histogram import quantile
 from controller.evidence.counts import Counts
-from controller.evidence.scraped import Reader, Scraped
-from controller.evidence.vector import Answer
+from controller.evidence.scraped import ScrapedEnvoy, SeriesReader
+from controller.evidence.vector import QueryResult
 from tests.controller.scrapes import answer, sample, target
 from tests.controller.support import NAME
 
@@ -41,11 +41,11 @@ COUNTS = Counts(
 ONE_SLICE = {"experiment": NAME, "variant": "a", "slice": "0", "code": "200"}
 
 
-def _read(text: str) -> dict[str, Scraped]:
-    return Reader().read(Answer(text))
+def _read(text: str) -> dict[str, ScrapedEnvoy]:
+    return SeriesReader().read(QueryResult(text))
 
 
-def _one(series: list[dict[str, Any]]) -> Scraped:
+def _one(series: list[dict[str, Any]]) -> ScrapedEnvoy:
     (found,) = _read(answer(series)).values()
     return found
 
@@ -70,8 +70,8 @@ def test_every_target_is_an_envoy_of_its_own() -> None:
 
 
 def test_what_is_remembered_of_names_changes_nothing() -> None:
-    reader, text = Reader(), answer(target(COUNTS))
-    assert reader.read(Answer(text)) == reader.read(Answer(text)) == _read(text)
+    reader, text = SeriesReader(), answer(target(COUNTS))
+    assert reader.read(QueryResult(text)) == reader.read(QueryResult(text)) == _read(text)
 
 
 def test_a_bucket_ends_where_the_last_of_envoys_bins_that_begin_in_it_does() -> None:
@@ -137,21 +137,21 @@ def _bin(value: int) -> float:
                 *target(Counts()),
                 sample("envoy_abmesh_requests", "NaN", **ONE_SLICE),
             ],
-            "none: NaN",
+            "not a whole number: NaN",
         ),
         (
             [
                 *target(Counts()),
                 sample("envoy_abmesh_requests", "1.5", **ONE_SLICE),
             ],
-            "none: 1.5",
+            "not a whole number: 1.5",
         ),
         (
             [
                 *target(Counts()),
                 sample("envoy_abmesh_requests", "-1", **ONE_SLICE),
             ],
-            "none: -1",
+            "not a whole number: -1",
         ),
         (
             [
@@ -159,7 +159,7 @@ def _bin(value: int) -> float:
                 sample("envoy_abmesh_ttft_bucket", 5, experiment=NAME, variant="a", group="0", le="10"),
                 sample("envoy_abmesh_ttft_bucket", 4, experiment=NAME, variant="a", group="0", le="+Inf"),
             ],
-            "go down",
+            "decrease",
         ),
         (
             [
@@ -221,28 +221,31 @@ def test_spaces_and_escapes_are_read_as_json_has_them() -> None:
 
 
 def test_warnings_are_told_and_notes_are_not() -> None:
-    found = Answer(answer(target(COUNTS), warnings=["one of two stores did not answer"], infos=["a note"]))
-    Reader().read(found)
+    found = QueryResult(answer(target(COUNTS), warnings=["one of two stores did not answer"], infos=["a note"]))
+    SeriesReader().read(found)
     assert found.warnings == ("one of two stores did not answer",)
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "no sense"),
-        ("<html>", "no sense"),
-        ("[]", "no sense"),
-        ("null", "no sense"),
-        ('{"status":"success"}', "no sense"),
+        ("", "cannot parse its answer"),
+        ("<html>", "cannot parse its answer"),
+        ("[]", "cannot parse its answer"),
+        ("null", "cannot parse its answer"),
+        ('{"status":"success"}', "cannot parse its answer"),
         ('{"status":"error","errorType":"timeout","error":"query timed out"}', "query timed out"),
-        ('{"status":"error"}', "does not say why"),
-        ('{"status":"success","data":{"resultType":"scalar","result":[1,"2"]}}', "no sense"),
+        ('{"status":"error"}', "no reason given"),
+        ('{"status":"success","data":{"resultType":"scalar","result":[1,"2"]}}', "cannot parse its answer"),
         ('{"status":"success","data":{"resultType":"matrix","result":[]}}', "instant"),
-        (answer([sample("up", 1)])[:-30], "no sense"),
+        (answer([sample("up", 1)])[:-30], "cannot parse its answer"),
         (answer([sample("up", 1), sample("up", 1)]).replace("},{", "} {"), "comma"),
-        (answer([sample("up", 1)]).replace('"up"', "5"), "no sense"),
-        (answer([sample("up", 1)]).replace('"metric":{', '"metric":[{').replace('"},"v', '"}],"v'), "no sense"),
-        ('{"status":"success","data":{"resultType":"vector","result":[' + "[" * 100_000, "no sense"),
+        (answer([sample("up", 1)]).replace('"up"', "5"), "cannot parse the labels"),
+        (
+            answer([sample("up", 1)]).replace('"metric":{', '"metric":[{').replace('"},"v', '"}],"v'),
+            "cannot parse its answer",
+        ),
+        ('{"status":"success","data":{"resultType":"vector","result":[' + "[" * 100_000, "cannot parse its answer"),
     ],
 )
 def test_what_is_no_answer_of_a_prometheus_server_is_a_source_error(text: str, says: str) -> None:

@@ -13,7 +13,7 @@ from abmesh.experiment.latencies import BOUNDS_MS, bin_width, last_bin
 from abmesh.experiment.model import Experiment
 from controller.evidence.counts import Counts
 from controller.evidence.parse import Sample
-from controller.metrics.variants import Exposition
+from controller.metrics.variants import VariantMetrics
 from controller.sources.base import Observation
 from tests.controller.support import ENVOY, NAME, START, experiment
 
@@ -25,9 +25,9 @@ class Fleet:
 
     def __init__(self, *experiments: Experiment) -> None:
         self.experiments: tuple[Experiment, ...] | None = experiments or (experiment(),)
-        self.exposition = Exposition()
+        self.metrics = VariantMetrics()
         self.registry = CollectorRegistry()
-        self.registry.register(self.exposition)
+        self.registry.register(self.metrics)
         self.seconds = 0.0
         self.started = {ENVOY: -3600.0, OTHER: -3600.0}
 
@@ -36,12 +36,12 @@ class Fleet:
         observations = [
             Observation(envoy, Sample({NAME: it}, self.seconds - self.started[envoy])) for envoy, it in counts.items()
         ]
-        self.exposition.counted(self.experiments, observations, START + timedelta(seconds=self.seconds))
+        self.metrics.record(self.experiments, observations, START + timedelta(seconds=self.seconds))
 
     def absent(self, envoy: str) -> None:
         self.seconds += 5
         at = START + timedelta(seconds=self.seconds)
-        self.exposition.counted(self.experiments, [Observation(envoy, None, "no answer")], at)
+        self.metrics.record(self.experiments, [Observation(envoy, None, "no answer")], at)
 
     def show(self, name: str, **labels: str) -> float | None:
         found = None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from abmesh.experiment.errors import DocumentError, RefusedError, StateError, UnknownName
-from controller.decision.policy import Decision, Situation, decide
+from controller.decision.policy import Decision, Situation, apply_policy
 from controller.records import Cause, Kind, Phase
 from controller.rollout import commands
 from controller.settings import Settings
@@ -74,7 +74,7 @@ def test_the_commands_work_before_any_controller_has_run(tmp_path: Path) -> None
         assert _phase(subject) is phase
 
 
-def test_promote_gives_the_candidate_everybody_and_finishes(tmp_path: Path) -> None:
+def test_promote_gives_the_candidate_all_users_and_finishes(tmp_path: Path) -> None:
     subject, settings = _setup(tmp_path)
     subject.tick()
     entry = commands.promote(settings, NAME, now=subject.now, by="ann")
@@ -94,7 +94,7 @@ def test_promote_by_one_step(tmp_path: Path) -> None:
     assert subject.moves() == [("advance", 0, 1000), ("advance", 1000, 5000), ("advance", 5000, 10_000)]
 
 
-def test_rollback_gives_everybody_to_the_control_and_resume_starts_again(tmp_path: Path) -> None:
+def test_rollback_gives_all_users_to_the_control_and_resume_starts_again(tmp_path: Path) -> None:
     subject, settings = _setup(tmp_path)
     subject.tick()
     commands.rollback(settings, NAME, now=subject.now)
@@ -114,7 +114,7 @@ def test_rollback_gives_everybody_to_the_control_and_resume_starts_again(tmp_pat
         (commands.resume, 5000, Phase.PROGRESSING),
     ],
 )
-def test_a_concluded_experiment_keeps_its_split_until_a_person_acts(
+def test_a_concluded_experiment_keeps_its_split_until_a_command_changes_it(
     tmp_path: Path, command: Callable[..., object], weight: int, phase: Phase
 ) -> None:
     goal = "goal: {metric: latency_mean, increase: false, planned_requests: 1000}"
@@ -127,7 +127,7 @@ def test_a_concluded_experiment_keeps_its_split_until_a_person_acts(
     assert (subject.weight(), _phase(subject)) == (weight, phase)
 
 
-def test_resume_from_manual_goes_on_from_the_persons_weights_and_plan(tmp_path: Path) -> None:
+def test_resume_from_manual_continues_from_the_edited_weights_and_plan(tmp_path: Path) -> None:
     subject, settings = _setup(tmp_path)
     subject.tick()
     _edit(subject, 3500)
@@ -157,27 +157,27 @@ def test_pausing_does_not_accept_an_edit_that_no_controller_has_seen_yet(tmp_pat
     subject, settings = _setup(tmp_path)
     subject.tick()
     _edit(subject, 3500)
-    with pytest.raises(RefusedError, match="nothing moves until resume"):
+    with pytest.raises(RefusedError, match="nothing moves until abmesh resume"):
         commands.pause(settings, NAME, now=subject.now)
     subject.tick()
     assert (subject.weight(), _phase(subject)) == (3500, Phase.MANUAL)
 
 
-def test_what_makes_no_sense_is_refused_in_a_sentence_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_command_that_does_not_apply_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     subject, settings = _setup(tmp_path)
-    with pytest.raises(RefusedError, match="needs no resume: it is progressing at 0%"):
+    with pytest.raises(RefusedError, match="no need to resume chat: it is progressing at 0%"):
         commands.resume(settings, NAME, now=subject.now)
     commands.pause(settings, NAME, now=subject.now)
-    with pytest.raises(RefusedError, match="cannot be paused: it is paused at 0%"):
+    with pytest.raises(RefusedError, match="cannot pause chat: it is paused at 0%"):
         commands.pause(settings, NAME, now=subject.now)
     commands.rollback(settings, NAME, now=subject.now)
-    with pytest.raises(RefusedError, match="cannot be rolled back: it is rolled back at 0%"):
+    with pytest.raises(RefusedError, match="cannot roll back chat: it is rolled back at 0%"):
         commands.rollback(settings, NAME, now=subject.now)
     commands.promote(settings, NAME, now=subject.now)
     before = subject.journal()
-    with pytest.raises(RefusedError, match="cannot be promoted: it is promoted at 100%"):
+    with pytest.raises(RefusedError, match="cannot promote chat: it is promoted at 100%"):
         commands.promote(settings, NAME, now=subject.now)
-    with pytest.raises(RefusedError, match="a full promotion"):
+    with pytest.raises(RefusedError, match="without --step"):
         commands.promote(settings, NAME, now=subject.now, full=False)
     assert subject.journal() == before
 
@@ -234,13 +234,13 @@ def test_a_controller_respects_a_command_given_while_it_was_deciding(
     serve(subject, 500)
 
     def deciding(situation: Situation, now: datetime) -> Decision:
-        decision = decide(situation, now)
+        decision = apply_policy(situation, now)
         assert decision.kind is Kind.ADVANCE
         commands.pause(settings, NAME, now=subject.now)
         return decision
 
     with monkeypatch.context() as patch:
-        patch.setattr("controller.decision.deciding.decide", deciding)
+        patch.setattr("controller.decision.decide.apply_policy", deciding)
         report = subject.tick(60)
     assert report.superseded == (NAME,)
     assert report.failures == {}
@@ -256,7 +256,7 @@ def test_a_controller_respects_a_command_given_while_it_was_deciding(
         (commands.rollback, 0, Phase.ROLLED_BACK),
     ],
 )
-def test_a_change_that_is_begun_and_cannot_be_recorded_says_that_it_is_pending_and_is_finished_later(
+def test_a_change_that_cannot_be_recorded_is_reported_as_pending_and_finished_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., object], weight: int, phase: Phase
 ) -> None:
     subject, settings = _setup(tmp_path)
@@ -267,13 +267,15 @@ def test_a_change_that_is_begun_and_cannot_be_recorded_says_that_it_is_pending_a
 
     with monkeypatch.context() as patch:
         patch.setattr("controller.state.journal.Journal.append", full)
-        with pytest.raises(StateError, match=r"cannot be written; chat: the change .* by ann\) is begun and pending"):
+        with pytest.raises(StateError, match=r"cannot be written; chat: the change .* by ann\) is pending"):
             command(settings, NAME, now=subject.now, by="ann")
     subject.tick()
     assert (subject.weight(), _phase(subject)) == (weight, phase)
 
 
-def test_a_change_that_was_not_begun_is_not_said_to_be_pending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_that_was_not_begun_is_not_reported_as_pending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     subject, settings = _setup(tmp_path)
     subject.tick()
 

@@ -41,7 +41,7 @@ class Script:
         return result
 
 
-class CrashingSink:
+class CrashingDocuments:
     def __init__(self, inner: Documents, script: Script) -> None:
         self._inner, self._script = inner, script
 
@@ -60,7 +60,7 @@ class CrashingSink:
 
 def _crash_points(monkeypatch: pytest.MonkeyPatch, subject: World, script: Script) -> None:
     """Let every write of the subject's state, journal and document go through the script."""
-    subject.documents = CrashingSink(subject.documents, script)
+    subject.documents = CrashingDocuments(subject.documents, script)
     write, append = StateStore.write, Journal.append
     monkeypatch.setattr(StateStore, "write", lambda *a: script.step("state write", lambda: write(*a)))
     monkeypatch.setattr(Journal, "append", lambda *a, **k: script.step("journal append", lambda: append(*a, **k)))
@@ -139,7 +139,7 @@ def test_a_stage_whose_weights_are_written_late_starts_late(tmp_path: Path) -> N
     with pytest.MonkeyPatch.context() as patch:
         script = Script()
         _crash_points(patch, subject, script)
-        patch.setattr(CrashingSink, "write_weights", lambda *a, **k: (_ for _ in ()).throw(Crash()))
+        patch.setattr(CrashingDocuments, "write_weights", lambda *a, **k: (_ for _ in ()).throw(Crash()))
         with pytest.raises(Crash):
             subject.tick(0)
     subject.documents = documents
@@ -155,12 +155,12 @@ def _write(subject: World, candidate: int) -> None:
     subject.documents.write_weights(NAME, weights, based_on=snapshot.generation)
 
 
-def test_a_person_who_edits_between_crash_and_recovery_is_not_overwritten(tmp_path: Path) -> None:
+def test_weights_edited_between_a_crash_and_its_recovery_are_not_overwritten(tmp_path: Path) -> None:
     subject = _ready_to_advance(tmp_path)
     documents = subject.documents
     with pytest.MonkeyPatch.context() as patch:
         _crash_points(patch, subject, Script())
-        patch.setattr(CrashingSink, "write_weights", lambda *a, **k: (_ for _ in ()).throw(Crash()))
+        patch.setattr(CrashingDocuments, "write_weights", lambda *a, **k: (_ for _ in ()).throw(Crash()))
         with pytest.raises(Crash):
             subject.tick(0)
     subject.documents = documents
@@ -171,17 +171,17 @@ def test_a_person_who_edits_between_crash_and_recovery_is_not_overwritten(tmp_pa
     state = subject.states.read().experiments[NAME]
     assert (subject.weight(), state.phase, state.intent) == (3300, Phase.MANUAL, None)
     assert state.decision is not None
-    assert "a person edited the weights" in state.decision.reason
+    assert "someone edited the weights" in state.decision.reason
     assert subject.moves() == [("advance", 0, 1000)]
     assert [entry.phase for entry in subject.journal()].count(Phase.MANUAL) >= 1
 
 
-def test_a_conflict_with_an_edit_elsewhere_in_the_document_is_tried_again(tmp_path: Path) -> None:
+def test_a_conflict_with_an_edit_elsewhere_in_the_document_is_retried(tmp_path: Path) -> None:
     subject = _ready_to_advance(tmp_path)
     inner = subject.documents
     edits = 0
 
-    class Busy(CrashingSink):
+    class Busy(CrashingDocuments):
         def write_weights(self, experiment: str, weights: Mapping[str, int], *, based_on: int) -> Snapshot:
             nonlocal edits
             if edits < 5:
@@ -197,11 +197,11 @@ def test_a_conflict_with_an_edit_elsewhere_in_the_document_is_tried_again(tmp_pa
     assert edits == 5
 
 
-def test_an_endless_conflict_is_an_error_and_is_finished_later(tmp_path: Path) -> None:
+def test_a_conflict_that_does_not_end_is_an_error_and_the_change_is_finished_later(tmp_path: Path) -> None:
     subject = _ready_to_advance(tmp_path)
     inner = subject.documents
 
-    class Busy(CrashingSink):
+    class Busy(CrashingDocuments):
         def write_weights(self, experiment: str, weights: Mapping[str, int], *, based_on: int) -> Snapshot:
             raise Conflict("changed")
 
@@ -220,7 +220,7 @@ def test_a_document_that_cannot_be_written_keeps_the_intent_until_it_can(tmp_pat
     subject = _ready_to_advance(tmp_path)
     inner = subject.documents
 
-    class ReadOnly(CrashingSink):
+    class ReadOnly(CrashingDocuments):
         def write_weights(self, experiment: str, weights: Mapping[str, int], *, based_on: int) -> Snapshot:
             raise StoreError("read-only")
 

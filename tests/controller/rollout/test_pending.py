@@ -79,7 +79,7 @@ def test_harm_rolls_back_at_once_and_for_good(
     assert "error_rate" in rollback.reason
 
 
-def test_a_controller_that_is_restarted_on_the_full_disk_does_not_take_the_advance_up_again(
+def test_a_controller_restarted_on_a_full_disk_does_not_resume_the_advance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject, disk = world(tmp_path), _Disk(monkeypatch, state_too=False)
@@ -93,7 +93,7 @@ def test_a_controller_that_is_restarted_on_the_full_disk_does_not_take_the_advan
     assert subject.states.read().experiments[NAME].phase is Phase.ROLLED_BACK
 
 
-def test_a_person_who_takes_over_meanwhile_keeps_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_somebody_edits_meanwhile_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject, disk = world(tmp_path), _Disk(monkeypatch, state_too=True)
     _fail_the_advance_to(subject, 5000, disk)
     generation = subject.documents.read().generation
@@ -104,7 +104,7 @@ def test_a_person_who_takes_over_meanwhile_keeps_the_weights(tmp_path: Path, mon
     assert subject.states.read().experiments[NAME].phase is Phase.MANUAL
 
 
-def test_a_good_candidate_waits_and_goes_on_when_the_disk_has_room(
+def test_a_good_candidate_waits_and_advances_once_the_disk_has_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject, disk = world(tmp_path), _Disk(monkeypatch, state_too=True)

@@ -38,8 +38,8 @@ def test_errors_roll_back_at_once(tmp_path: Path) -> None:
     assert subject.moves() == [("advance", 0, 1000), ("advance", 1000, 5000), ("rollback", 5000, 0)]
     rollback = next(entry for entry in subject.journal() if entry.kind is Kind.ROLLBACK)
     assert rollback.at - subject.journal()[0].at < timedelta(seconds=100)
-    assert "error_rate 50% over 50 requests in the last 5 s is surely above its limit of 5%" in rollback.reason
-    assert "emergency brake" in rollback.reason
+    assert "error_rate 50% over 50 requests in the last 5 s is significantly above its limit of 5%" in rollback.reason
+    assert "emergency stop" in rollback.reason
     assert subject.phase() is Phase.ROLLED_BACK
     serve_and_tick(subject, 30)
     assert subject.weight() == 0
@@ -51,7 +51,7 @@ def test_slowness_rolls_back(tmp_path: Path) -> None:
     assert subject.moves() == [("advance", 0, 1000), ("rollback", 1000, 0)]
     rollback = next(entry for entry in subject.journal() if entry.kind is Kind.ROLLBACK)
     assert "latency_p95" in rollback.reason
-    assert "is surely above its limit of 500 ms" in rollback.reason
+    assert "is significantly above its limit of 500 ms" in rollback.reason
 
 
 def test_errors_before_the_stage_and_during_the_settle_time_are_no_evidence(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_missing_envoys_hold_and_come_back_without_a_false_decision(tmp_path: Pa
     assert subject.weight() == 1000
     last = subject.journal()[-1]
     assert last.cause is Cause.MISSING_DATA
-    assert f"1 of 2 Envoys answered; not {ENVOY} (no answer within 2 s)" in last.reason
+    assert f"1 of 2 Envoys answered; no answer from {ENVOY} (no answer within 2 s)" in last.reason
     assert last.sources["absent"] == {ENVOY: "no answer within 2 s"}
     subject.absent = set()
     subject.tick()

@@ -67,7 +67,7 @@ def test_lost_state_is_no_new_rollout(tmp_path: Path) -> None:
     serve_and_tick(subject, 20)
     assert subject.weight() == 0
     assert subject.phase() is Phase.MANUAL
-    assert "its state is gone" in subject.journal()[-1].reason
+    assert "its state is missing" in subject.journal()[-1].reason
 
 
 def test_a_clock_that_was_set_back_does_not_freeze_the_stage(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_an_experiment_that_is_over_shows_what_concluded_it(tmp_path: Path) -> N
     assert (found.phase, found.weight, found.step, found.steps) == ("concluded", 5000, 1, 1)
     assert found.decision is not None
     assert (found.decision.kind, found.decision.cause) == ("complete", "undecided")
-    assert "is not surely better or worse after the planned 1000 requests" in found.decision.reason
+    assert "is neither significantly better nor worse after the planned 1000 requests" in found.decision.reason
 
 
 def test_who_leads(tmp_path: Path) -> None:

@@ -75,14 +75,14 @@ def _replays(subject: World) -> None:
 def test_a_candidate_gets_its_first_users_when_it_is_warm(tmp_path: Path) -> None:
     subject, target = _begun(tmp_path)
     assert subject.weight() == 0
-    assert _reason(subject) == "model-b at 0% is about to be warmed"
+    assert _reason(subject) == "model-b at 0% is about to warm up"
     subject.tick(warmups=_warmups(subject, target, COLD_FIRST[:8]))
     assert subject.weight() == 0
-    assert _reason(subject) == "model-b at 0% is being warmed: 8 of at most 100 requests, last 180 ms"
+    assert _reason(subject) == "model-b at 0% is warming up: 8 of at most 100 requests, last 180 ms"
     report = subject.tick(warmups=_warmups(subject, target, COLD_FIRST))
     assert subject.weight() == 1000
     assert report.outcomes[0].warms is None
-    assert _reason(subject) == "the rollout of model-b starts at 10%, warmed by 24 requests: 900 ms -> 180 ms"
+    assert _reason(subject) == "the rollout of model-b starts at 10%; it warmed up with 24 requests: 900 ms -> 180 ms"
     entries = subject.journal()
     assert [entry.cause for entry in entries] == [Cause.WARMING, Cause.STARTING]
     assert entries[-1].inputs is not None
@@ -90,7 +90,7 @@ def test_a_candidate_gets_its_first_users_when_it_is_warm(tmp_path: Path) -> Non
     _replays(subject)
 
 
-def test_replay_finds_a_warm_up_that_was_not_as_the_journal_says(tmp_path: Path) -> None:
+def test_replay_finds_a_warm_up_that_differs_from_the_journal(tmp_path: Path) -> None:
     subject, target = _begun(tmp_path)
     subject.tick(warmups=_warmups(subject, target, COLD_FIRST))
     entry = subject.journal()[-1]
@@ -100,7 +100,7 @@ def test_replay_finds_a_warm_up_that_was_not_as_the_journal_says(tmp_path: Path)
     assert any("recorded advance, recomputed hold" in text for text in found.differences)
 
 
-def test_what_warm_up_requests_carry_is_in_no_file_of_the_controllers(tmp_path: Path) -> None:
+def test_bodies_and_headers_of_warm_up_requests_are_in_no_state_file(tmp_path: Path) -> None:
     subject, target = _begun(tmp_path)
     subject.tick(warmups=_warmups(subject, target, COLD_FIRST))
     for path in subject.folder.rglob("*"):
@@ -123,26 +123,26 @@ def test_a_candidate_that_does_not_answer_gets_no_users(tmp_path: Path) -> None:
     subject.tick(warmups=_warmups(subject, target, [None] * 100, "status 503"))
     assert subject.weight() == 0
     assert subject.phase() is Phase.PROGRESSING
-    assert "all of its 100 requests failed, the last with: status 503" in _reason(subject)
+    assert "all 100 requests failed, the last one with: status 503" in _reason(subject)
     assert [entry.cause for entry in subject.journal()] == [Cause.WARMING, Cause.WARMUP_FAILED]
     _replays(subject)
 
 
-def test_one_that_does_not_settle_gets_users_and_the_reason_says_so(tmp_path: Path) -> None:
+def test_a_candidate_that_does_not_settle_gets_users_and_the_reason_says_so(tmp_path: Path) -> None:
     subject, target = _begun(tmp_path)
     subject.tick(warmups=_warmups(subject, target, [1000 * 0.99**n for n in range(100)]))
     assert subject.weight() == 1000
-    assert "although it did not settle: 1000 ms -> " in _reason(subject)
+    assert "although its latency has not settled: 1000 ms -> " in _reason(subject)
     _replays(subject)
 
 
-def test_a_controller_that_starts_again_warms_afresh(tmp_path: Path) -> None:
+def test_a_restarted_controller_warms_up_again(tmp_path: Path) -> None:
     subject, target = _begun(tmp_path)
     subject.tick(warmups=_warmups(subject, target, COLD_FIRST[:8]))
     subject.restart()
     report = subject.tick(warmups=Warmups(1))
     assert (_target(report), report.outcomes[0].decision.cause) == (target, Cause.WARMING)
-    assert _reason(subject) == "model-b at 0% is about to be warmed"
+    assert _reason(subject) == "model-b at 0% is about to warm up"
 
 
 def test_an_envoy_that_does_not_answer_holds_before_the_warm_up_and_does_not_end_it(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_an_envoy_that_does_not_answer_holds_before_the_warm_up_and_does_not_end
     assert (report.outcomes[0].warms, subject.weight()) == (target, 0)
 
 
-def test_a_paused_rollout_does_not_warm_and_resume_begins_afresh(tmp_path: Path) -> None:
+def test_a_paused_rollout_does_not_warm_up_and_resume_starts_again(tmp_path: Path) -> None:
     subject, target = _begun(tmp_path)
     commands.pause(_settings(subject), NAME, now=subject.now)
     warm = _warmups(subject, target, COLD_FIRST)
@@ -166,7 +166,7 @@ def test_a_paused_rollout_does_not_warm_and_resume_begins_afresh(tmp_path: Path)
     assert subject.weight() == 0
 
 
-def test_a_rollout_in_a_persons_hands_does_not_warm(tmp_path: Path) -> None:
+def test_a_manual_rollout_does_not_warm_up(tmp_path: Path) -> None:
     subject, _ = _begun(tmp_path)
     path = tmp_path / "experiments.yaml"
     text = path.read_text().replace("weight: 100,", "weight: 90,").replace("weight: 0}", "weight: 10}")
@@ -184,20 +184,20 @@ def test_a_finished_rollout_and_a_candidate_with_users_do_not_warm(tmp_path: Pat
     assert (report.outcomes[0].decision.cause, report.outcomes[0].warms) == (Cause.FINISHED, None)
 
 
-def test_a_person_may_give_a_cold_candidate_users(tmp_path: Path) -> None:
+def test_promote_gives_a_cold_candidate_users(tmp_path: Path) -> None:
     subject, _ = _begun(tmp_path)
     commands.promote(_settings(subject), NAME, full=False, now=subject.now)
     report = subject.tick(warmups=Warmups(1))
     assert (subject.weight(), report.outcomes[0].warms) == (1000, None)
 
 
-def test_limits_that_a_person_changes_begin_the_warm_up_afresh(tmp_path: Path) -> None:
+def test_edited_limits_start_the_warm_up_again(tmp_path: Path) -> None:
     subject, target = _begun(tmp_path)
     path = tmp_path / "experiments.yaml"
     path.write_text(path.read_text().replace("min_requests: 10\n", "min_requests: 50\n"))
     report = subject.tick(warmups=_warmups(subject, target, COLD_FIRST))
     assert (_target(report).warmup.min_requests, subject.weight()) == (50, 0)
-    assert _reason(subject) == "model-b at 0% is about to be warmed"
+    assert _reason(subject) == "model-b at 0% is about to warm up"
 
 
 @pytest.mark.parametrize(("durations", "stand"), [(COLD_FIRST[:8], "going"), (COLD_FIRST, "warm")])
@@ -207,9 +207,10 @@ def test_explain_and_journal_show_it(tmp_path: Path, durations: Sequence[float |
     subject.now = subject.now.replace(hour=13)
     subject.tick(warmups=_warmups(subject, target, durations))
     places = ("--config", str(tmp_path / "experiments.yaml"), "--state", str(subject.folder))
-    said = call("explain", NAME, *places).out
-    assert "\nwarm-up: " + ("is being warmed: 8" if stand == "going" else "warmed by 24 requests: 900 ms -> ") in said
-    assert "warm-up: 10 to 100 requests in at most 5m, until the median of the last ones is at most 10% below" in said
+    shown = call("explain", NAME, *places).out
+    progress = "is warming up: 8" if stand == "going" else "warmed up with 24 requests: 900 ms -> "
+    assert f"\nwarm-up: {progress}" in shown
+    assert "warm-up: 10 to 100 requests in at most 5m, until the median of the last ones is at most 10% below" in shown
     found = json.loads(call("explain", NAME, "--json", *places).out)["warmup"]
     assert (found["stand"], found["requests"], found["last_ms"]) == (stand, len(durations), 180.0)
     lines = call("journal", "--json", "--state", str(subject.folder), "--config", places[1]).out.splitlines()
@@ -227,7 +228,9 @@ class _Source:
         """Nothing to give back."""
 
 
-async def test_the_loop_ticks_on_while_warm_up_requests_hang_and_starts_when_they_have_settled(tmp_path: Path) -> None:
+async def test_the_loop_keeps_ticking_while_warm_up_requests_hang_and_starts_the_rollout_once_they_settle(
+    tmp_path: Path,
+) -> None:
     subject = world(tmp_path, WARMED.replace("min_requests: 10\n", "min_requests: 4\n        settled: 90%\n"))
     gate, asked = asyncio.Event(), asyncio.Event()
 
@@ -240,7 +243,7 @@ async def test_the_loop_ticks_on_while_warm_up_requests_hang_and_starts_when_the
     app.router.add_post("/v1/x", answer)
     telemetry, lease = Telemetry(), Lease(subject.folder)
     async with TestServer(app, handler_cancellation=True) as server:
-        warmer = Warmer([str(server.make_url("")).rstrip("/")], on_request=telemetry.warmed)
+        warmer = Warmer([str(server.make_url("")).rstrip("/")], on_request=telemetry.record_warmup_request)
         controller = Controller(
             Settings(Path("e.yaml")),
             source=_Source(subject),
@@ -261,12 +264,12 @@ async def test_the_loop_ticks_on_while_warm_up_requests_hang_and_starts_when_the
                 for _ in range(3):
                     await controller.tick()
                 assert controller.error == ""
-                assert _reason(subject) == "model-b at 0% is being warmed: 0 of at most 100 requests"
+                assert _reason(subject) == "model-b at 0% is warming up: 0 of at most 100 requests"
                 assert metric("abmesh_controller_warming{") == ['abmesh_controller_warming{experiment="chat"} 1.0']
                 gate.set()
                 while subject.weight() == 0:
                     await controller.tick()
-            assert "warmed by" in _reason(subject)
+            assert "warmed up with" in _reason(subject)
             await controller.tick()
             assert metric("abmesh_controller_warming{") == ['abmesh_controller_warming{experiment="chat"} 0.0']
             labels = '{experiment="chat",model_version="model-b",result="succeeded"}'

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import TestServer, unused_port
 
-from abmesh.cli.demo.processes import free_ports
 from abmesh.experiment.model import Experiment
-from controller.decision.warmup import AGAIN_AFTER, Progress, Stand, Target, judge_warmth, target_of
+from controller.decision.warmup import AGAIN_AFTER, Progress, Target, WarmupState, judge_warmup, target_of
 from controller.records import Cause, DecisionRecord, ExperimentState, Kind, Phase, adopt
 from controller.rollout.tick import Outcome, Report
 from controller.rollout.warmer import Warmer
+from controller.wording.verdicts import warmup_text
 from tests.controller.support import NAME, START, experiment
 
 SECRET = "s3cret"
@@ -105,9 +105,9 @@ async def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
             await asyncio.sleep(0.005)
 
 
-async def _stand(warmer: Warmer, target: Target, wanted: Stand, now: datetime = START) -> Progress:
+async def _reach(warmer: Warmer, target: Target, wanted: WarmupState, now: datetime = START) -> Progress:
     """Progress once the warm-up stands so at a time of the loop's clock."""
-    await _until(lambda: judge_warmth(target.warmup, _progress(warmer), now).stand is wanted)
+    await _until(lambda: judge_warmup(target.warmup, _progress(warmer), now).state is wanted)
     return _progress(warmer)
 
 
@@ -115,7 +115,7 @@ async def test_a_cold_model_is_warmed_until_it_answers_at_a_steady_pace() -> Non
     target = _target(settled="20%", max_requests=1000)
     async with _model(slow=4) as model, _warmer(model.url) as warmer:
         warmer.follow(_report(target), START)
-        await _stand(warmer, target, Stand.WARM)
+        await _reach(warmer, target, WarmupState.WARM)
         await _until(lambda: not _tasks())
         progress = _progress(warmer)
         assert progress.requests >= 10
@@ -134,7 +134,7 @@ async def test_requests_carry_what_the_document_says_and_what_envoy_routes_on() 
     target = _target(body='{"messages": []}', headers={"Authorization": SECRET}, min_requests=2)
     async with _model() as model, _warmer(model.url) as warmer:
         warmer.follow(_report(target), START)
-        await _stand(warmer, target, Stand.WARM)
+        await _reach(warmer, target, WarmupState.WARM)
     seen = model.seen[0]
     assert (seen["method"], seen["path"], seen["body"]) == ("POST", "/v1/x", '{"messages": []}')
     assert seen["headers"]["x-model-version"] == "model-b"
@@ -148,7 +148,7 @@ async def test_a_get_has_no_body_and_a_documents_content_type_comes_first() -> N
         target = _target(min_requests=2, **warmup)
         async with _model() as model, _warmer(model.url) as warmer:
             warmer.follow(_report(target), START)
-            await _stand(warmer, target, Stand.WARM)
+            await _reach(warmer, target, WarmupState.WARM)
         assert model.seen[0]["method"] == target.warmup.method
         assert model.seen[0]["body"] == target.warmup.body
         if target.warmup.body:
@@ -162,7 +162,7 @@ async def test_as_many_requests_run_at_the_same_time_as_the_document_says() -> N
         await _until(lambda: model.now == 4)
         assert model.gate is not None
         model.gate.set()
-        await _stand(warmer, target, Stand.WARM)
+        await _reach(warmer, target, WarmupState.WARM)
         assert model.most == 4
         # Those that were still on their way when it was over are ended, and nothing is left behind.
         await _until(lambda: model.now == 0)
@@ -172,37 +172,35 @@ async def test_every_listener_gets_requests_in_turn() -> None:
     target = _target()
     async with _model() as one, _model() as two, _warmer(one.url, two.url) as warmer:
         warmer.follow(_report(target), START)
-        progress = await _stand(warmer, target, Stand.WARM)
+        progress = await _reach(warmer, target, WarmupState.WARM)
         assert progress.listeners == 2
         assert abs(len(one.seen) - len(two.seen)) <= 1
 
 
 @pytest.mark.parametrize("status", [500, 503, 404, 429, 302])
-async def test_answers_that_are_no_success_end_at_the_limit_and_are_told(status: int) -> None:
+async def test_failed_requests_end_at_the_limit_and_are_reported(status: int) -> None:
     target = _target(max_requests=12, min_requests=12)
     noted: list[bool] = []
     async with _model(status=status) as model:
         note = lambda _target, succeeded, _seconds: noted.append(succeeded)  # noqa: E731
         async with _warmer(model.url, on_request=note, first_pause=0) as warmer:
             warmer.follow(_report(target), START)
-            progress = await _stand(warmer, target, Stand.FAILED)
+            progress = await _reach(warmer, target, WarmupState.FAILED)
             assert (progress.requests, progress.failed, progress.failing) == (12, 12, 12)
             assert progress.problem == f"status {status}"
             assert len(model.seen) == 12
             assert noted == [False] * 12
 
 
-async def test_a_listener_that_is_not_there_is_told() -> None:
+async def test_an_unreachable_listener_is_reported() -> None:
     target = _target(max_requests=4, min_requests=2)
-    async with _warmer(f"http://127.0.0.1:{free_ports(1)[0]}", first_pause=0) as warmer:
+    async with _warmer(f"http://127.0.0.1:{unused_port()}", first_pause=0) as warmer:
         warmer.follow(_report(target), START)
-        progress = await _stand(warmer, target, Stand.FAILED)
+        progress = await _reach(warmer, target, WarmupState.FAILED)
         assert progress.problem.startswith("no connection: ")
 
 
-async def test_after_a_failure_it_waits_a_little_so_that_a_model_that_is_starting_does_not_use_up_its_requests() -> (
-    None
-):
+async def test_it_pauses_after_a_failed_request() -> None:
     target = _target(max_requests=100)
     async with _model(status=503) as model, _warmer(model.url, first_pause=3600) as warmer:
         warmer.follow(_report(target), START)
@@ -211,34 +209,34 @@ async def test_after_a_failure_it_waits_a_little_so_that_a_model_that_is_startin
         assert len(model.seen) == 1
 
 
-async def test_a_model_that_never_answers_ends_at_the_longest_time() -> None:
+async def test_a_warm_up_of_a_model_that_never_answers_ends_at_max_duration() -> None:
     target = _target(max_duration="200ms", concurrency=2)
     async with _model(gate=asyncio.Event()) as model, _warmer(model.url) as warmer:
         warmer.follow(_report(target), START)
         await _until(lambda: model.now == 2)
         await _until(lambda: model.now == 0)
         assert len(model.seen) == 2
-        warmth = judge_warmth(target.warmup, _progress(warmer), START + timedelta(milliseconds=200))
-        assert warmth.text.startswith("could not be warmed: no request was answered within 200ms")
+        result = judge_warmup(target.warmup, _progress(warmer), START + timedelta(milliseconds=200))
+        assert warmup_text(result).startswith("could not warm up: no request was answered within 200ms")
 
 
-async def test_one_that_failed_begins_again_after_a_while() -> None:
+async def test_a_failed_warm_up_starts_again_after_a_while() -> None:
     target = _target(max_requests=2, min_requests=2)
     async with _model(status=503) as model, _warmer(model.url, first_pause=0) as warmer:
         warmer.follow(_report(target), START)
-        await _stand(warmer, target, Stand.FAILED)
+        await _reach(warmer, target, WarmupState.FAILED)
         noticed = START + timedelta(seconds=5)
         model.status = 200
         for now in (noticed, noticed + AGAIN_AFTER - timedelta(seconds=1)):
             warmer.follow(_report(target, Cause.WARMUP_FAILED), now)
             assert _progress(warmer).began == START
         warmer.follow(_report(target, Cause.WARMUP_FAILED), noticed + AGAIN_AFTER)
-        progress = await _stand(warmer, target, Stand.WARM, noticed + AGAIN_AFTER)
+        progress = await _reach(warmer, target, WarmupState.WARM, noticed + AGAIN_AFTER)
         assert progress.began == noticed + AGAIN_AFTER
         assert (progress.failed, progress.problem) == (0, "")
 
 
-async def test_it_begins_only_where_a_rollout_waits_for_it_and_then_goes_on_through_other_holds() -> None:
+async def test_it_starts_when_the_rollout_waits_for_it_and_continues_through_other_holds() -> None:
     target = _target(min_requests=1000, max_requests=1000)
     async with _model() as model, _warmer(model.url) as warmer:
         warmer.follow(_report(target, Cause.MISSING_DATA), START)
@@ -257,7 +255,7 @@ async def test_it_begins_only_where_a_rollout_waits_for_it_and_then_goes_on_thro
     [_report(None, Cause.PAUSED), _report(None, Cause.STARTING), Report(1), Report(None, "not valid")],
     ids=["paused", "started", "taken out of the document", "document refused"],
 )
-async def test_it_ends_when_there_is_nothing_to_be_warmed(ends: Report) -> None:
+async def test_it_ends_when_there_is_nothing_to_warm_up(ends: Report) -> None:
     target = _target(min_requests=1000, max_requests=1000)
     async with _model(gate=asyncio.Event()) as model, _warmer(model.url) as warmer:
         warmer.follow(_report(target), START)
@@ -268,18 +266,18 @@ async def test_it_ends_when_there_is_nothing_to_be_warmed(ends: Report) -> None:
         assert len(model.seen) == 1
 
 
-async def test_another_target_begins_afresh() -> None:
+async def test_another_target_starts_a_new_warm_up() -> None:
     target, other = _target(min_requests=1000, max_requests=1000), _target(path="/v2/y")
     async with _model() as model, _warmer(model.url) as warmer:
         warmer.follow(_report(target), START)
         await _until(lambda: len(model.seen) > 3)
         warmer.follow(_report(other), START + timedelta(seconds=5))
-        progress = await _stand(warmer, other, Stand.WARM)
+        progress = await _reach(warmer, other, WarmupState.WARM)
         assert progress.began == START + timedelta(seconds=5)
         assert warmer.warmups().of(target) == Progress(listeners=1)
 
 
-async def test_a_clock_that_is_set_back_makes_it_begin_by_the_new_time() -> None:
+async def test_a_clock_set_back_moves_the_start_back() -> None:
     target = _target(min_requests=1000, max_requests=1000)
     async with _model() as model, _warmer(model.url) as warmer:
         warmer.follow(_report(target), START)
@@ -287,14 +285,14 @@ async def test_a_clock_that_is_set_back_makes_it_begin_by_the_new_time() -> None
         assert _progress(warmer).began == START - timedelta(hours=1)
 
 
-async def test_without_a_listener_nothing_begins() -> None:
+async def test_without_a_listener_nothing_starts() -> None:
     async with _warmer() as warmer:
         warmer.follow(_report(_target()), START)
         assert warmer.warmups().known == {}
         assert warmer.warmups().of(_target()) == Progress(listeners=0)
 
 
-async def test_closing_ends_what_is_under_way() -> None:
+async def test_closing_ends_running_warm_ups() -> None:
     async with _model(gate=asyncio.Event()) as model:
         async with _warmer(model.url) as warmer:
             warmer.follow(_report(_target()), START)
@@ -309,7 +307,7 @@ async def test_nothing_that_a_request_carries_is_logged(caplog: pytest.LogCaptur
     target = _target(body=SECRET, headers=headers, max_requests=2, min_requests=2)
     async with _model(status=500) as model, _warmer(model.url, first_pause=0) as warmer:
         warmer.follow(_report(target), START)
-        progress = await _stand(warmer, target, Stand.FAILED)
+        progress = await _reach(warmer, target, WarmupState.FAILED)
         await warmer.close()
     assert SECRET not in caplog.text
     assert SECRET not in progress.model_dump_json()

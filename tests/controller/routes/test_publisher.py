@@ -29,7 +29,7 @@ experiments:
 
 
 class Folder:
-    """A document, the file of its routes, and a publisher that is quick to try again."""
+    """A document, its routes file, and a publisher that retries quickly."""
 
     def __init__(self, path: Path) -> None:
         self.document = path / "experiments.yaml"
@@ -53,7 +53,7 @@ async def running(publisher: Publisher) -> AsyncIterator[None]:
     task = asyncio.create_task(publisher.run())
     try:
         yield
-        assert not task.done(), "it never ends by itself"
+        assert not task.done(), "it never ends on its own"
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -71,7 +71,7 @@ async def test_the_file_follows_every_good_document_and_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = Folder(tmp_path)
-    state = folder.publisher.state
+    status = folder.publisher.status
     async with running(folder.publisher):
         await until(folder.holds_the_document)
         assert json.loads(folder.file.read_text())["version_info"] == format_generation(folder.store.read().generation)
@@ -79,31 +79,31 @@ async def test_the_file_follows_every_good_document_and_no_other(
         await until(folder.holds_the_document)
         good = folder.file.read_text()
         folder.document.write_text(TEXT.replace("weight: 10", "weight: 11"))
-        await until(lambda: "the document is refused; the routes stay as they are" in caplog.text)
+        await until(lambda: "the document was refused" in caplog.text)
         assert folder.file.read_text() == good
         folder.document.write_text(TEXT.replace("weight: 10", "weight: 0").replace("weight: 90", "weight: 100"))
         await until(folder.holds_the_document)
-        await until(lambda: state.generation == folder.store.read().generation)
-    assert (state.writes, state.failures, state.error) == (3, 0, "")
+        await until(lambda: status.generation == folder.store.read().generation)
+    assert (status.writes, status.failures, status.error) == (3, 0, "")
 
 
-async def test_a_folder_that_is_gone_is_said_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_missing_folder_is_logged_once_and_retried(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = Folder(tmp_path)
     folder.file.parent.rmdir()
-    state = folder.publisher.state
+    status = folder.publisher.status
     async with running(folder.publisher):
-        await until(lambda: state.failures >= 3)
-        assert "cannot write the routes file: no such file" in state.error
-        assert state.generation is None
+        await until(lambda: status.failures >= 3)
+        assert "cannot write the routes file: no such file" in status.error
+        assert status.generation is None
         folder.file.parent.mkdir()
         await until(folder.holds_the_document)
-        await until(lambda: not state.error)
-    assert len([record for record in caplog.records if "behind the document" in record.message]) == 1, (
-        "once, not each time"
-    )
+        await until(lambda: not status.error)
+    assert (
+        len([record for record in caplog.records if "cannot bring the routes file up to date" in record.message]) == 1
+    ), "once, not each time"
 
 
-async def test_a_file_that_somebody_else_changed_or_removed_is_made_again(tmp_path: Path) -> None:
+async def test_a_file_that_somebody_else_changed_or_removed_is_written_again(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     async with running(folder.publisher):
         await until(folder.holds_the_document)
@@ -118,7 +118,7 @@ async def test_a_bug_in_rendering_or_watching_is_survived(tmp_path: Path) -> Non
     published: list[int] = []
     looks = 0
 
-    class Target:
+    class File:
         def publish(self, found: Snapshot) -> tuple[bool, object]:
             published.append(found.generation)
             if len(published) < 3:
@@ -136,19 +136,19 @@ async def test_a_bug_in_rendering_or_watching_is_survived(tmp_path: Path) -> Non
         yield snapshot
         await asyncio.Event().wait()
 
-    publisher = Publisher(watch, Target(), retry_seconds=0.01, check_seconds=0.01)
+    publisher = Publisher(watch, File(), retry_seconds=0.01, check_seconds=0.01)
     async with running(publisher):
-        await until(lambda: publisher.state.writes)
-    assert publisher.state.failures == 3
-    assert (publisher.state.error, publisher.state.generation) == ("", snapshot.generation)
+        await until(lambda: publisher.status.writes)
+    assert publisher.status.failures == 3
+    assert (publisher.status.error, publisher.status.generation) == ("", snapshot.generation)
 
 
-async def test_a_document_that_cannot_be_watched_is_said_for_as_long_as_it_lasts(tmp_path: Path) -> None:
+async def test_the_status_shows_an_error_while_the_document_cannot_be_watched(tmp_path: Path) -> None:
     snapshot = Folder(tmp_path).store.read()
     looks = signatures = 0
     readable = asyncio.Event()
 
-    class Target:
+    class File:
         def publish(self, _: Snapshot) -> tuple[bool, object]:
             return True, "same"
 
@@ -166,42 +166,42 @@ async def test_a_document_that_cannot_be_watched_is_said_for_as_long_as_it_lasts
         if looks > 1:
             await asyncio.Event().wait()
 
-    publisher = Publisher(watch, Target(), retry_seconds=0.02, check_seconds=0.001)
+    publisher = Publisher(watch, File(), retry_seconds=0.02, check_seconds=0.001)
     async with running(publisher):
-        await until(lambda: publisher.state.error)
+        await until(lambda: publisher.status.error)
         start = signatures
         seen: set[str] = set()
 
         def looked_often_enough() -> bool:
-            seen.add(publisher.state.error)
+            seen.add(publisher.status.error)
             return signatures > start + 10
 
         await until(looked_often_enough)
-        assert seen == {"gone"}, "the file being as it was written says nothing of the document"
+        assert seen == {"gone"}, "an intact file does not clear the error"
         readable.set()
-        await until(lambda: not publisher.state.error)
+        await until(lambda: not publisher.status.error)
 
 
 async def test_routes_that_the_envoys_bootstrap_could_not_serve_are_never_written(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     EnvoyRoutes(folder.file).begin(folder.store.read())
-    state = folder.publisher.state
+    status = folder.publisher.status
     async with running(folder.publisher):
-        await until(lambda: state.generation)
+        await until(lambda: status.generation)
         good = folder.file.read_text()
         folder.document.write_text(TEXT.replace("cluster: b", "cluster: b2"))
-        await until(lambda: state.error)
-        assert "found routes to b2; allowed: the clusters of this Envoy's bootstrap, a, b;" in state.error
-        assert "restart Envoy" in state.error
+        await until(lambda: status.error)
+        assert "found routes to b2; allowed: the clusters in this Envoy's bootstrap, a, b;" in status.error
+        assert "restart Envoy" in status.error
         assert folder.file.read_text() == good
-        # As `abmesh render envoy` does, at whose bootstrap Envoy is restarted.
+        # `abmesh render envoy` does this, before Envoy is restarted with the new bootstrap.
         EnvoyRoutes(folder.file).begin(folder.store.read())
-        await until(lambda: not state.error)
+        await until(lambda: not status.error)
         assert folder.holds_the_document()
 
 
 @pytest.mark.parametrize("found", ["[", '{"a": 1}', "[1]", "\udc80"])
-def test_a_record_of_clusters_that_makes_no_sense_is_said(tmp_path: Path, found: str) -> None:
+def test_a_damaged_record_of_clusters_is_an_error(tmp_path: Path, found: str) -> None:
     folder = Folder(tmp_path)
     routes = EnvoyRoutes(folder.file)
     routes.record.write_bytes(found.encode(errors="surrogateescape"))
@@ -210,19 +210,19 @@ def test_a_record_of_clusters_that_makes_no_sense_is_said(tmp_path: Path, found:
     assert not folder.file.exists()
 
 
-async def test_metrics_tell_what_the_file_holds(tmp_path: Path) -> None:
+async def test_metrics_show_what_the_file_holds(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     telemetry = Telemetry()
-    telemetry.publishing(folder.publisher.state)
+    telemetry.add_routes(folder.publisher.status)
     assert b"\nabmesh_routes_generation " not in telemetry.render()
     async with running(folder.publisher):
-        await until(lambda: folder.publisher.state.generation)
+        await until(lambda: folder.publisher.status.generation)
     text = telemetry.render().decode()
     (sample,) = (line for line in text.splitlines() if line.startswith("abmesh_routes_generation "))
     assert float(sample.split()[1]) == folder.store.read().generation
     assert "abmesh_routes_writes_total 1.0" in text
     assert "abmesh_routes_published 1.0" in text
-    folder.publisher.state.write_error = "the disk is full"
+    folder.publisher.status.write_error = "the disk is full"
     assert "abmesh_routes_published 0.0" in telemetry.render().decode()
     assert b"abmesh_routes" not in Telemetry().render(), "nothing where there is no such file"
 

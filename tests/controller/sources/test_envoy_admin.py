@@ -108,7 +108,7 @@ async def _cut_off(request: web.Request) -> web.StreamResponse:
     [
         (_not_found, "404"),
         (_redirect, "302"),
-        (_page, "no statistic of Envoy"),
+        (_page, "not an Envoy statistic"),
         (_hang, "no answer within 0.3 s"),
         (_trickle, "no answer within 0.3 s"),
         (_endless, "longer than 1,000,000 bytes"),

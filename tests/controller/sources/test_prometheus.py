@@ -87,7 +87,7 @@ async def test_a_target_whose_scrape_failed_or_is_too_old_is_an_error_of_its_own
     down, fresh, old = await _observed(Server(ages, series))
     assert (down.sample, fresh.error, old.sample) == (None, "", None)
     assert "could not scrape" in down.error
-    assert old.error == "it was last scraped 121 s ago, and 2m is allowed"
+    assert old.error == "it was last scraped 121 s ago; at most 2m is allowed"
 
 
 async def test_a_target_that_comes_or_goes_between_both_answers_is_told() -> None:
@@ -121,14 +121,14 @@ async def test_what_came_with_a_warning_is_asked_for_again() -> None:
         gone, _ = await source.observe()
         server.series = answer(target(COUNTS, "a:1"))
         (found,) = await source.observe()
-    assert gone.error == "the server knows it no more"
+    assert gone.error == "the server no longer scrapes it"
     assert found.error == ""
 
 
 async def test_a_selector_that_selects_nothing_is_an_error_of_the_server() -> None:
     (found,) = await _observed(Server(answer([]), answer([])))
     assert found.sample is None
-    assert found.error == f"it scrapes nothing that has {SELECTOR}; name the Envoys with --selector"
+    assert found.error == f"no target of it matches {SELECTOR}; select the Envoys with --selector"
     assert found.envoy.endswith("/prefix")
 
 
@@ -177,12 +177,12 @@ BAD_QUERY = '{"status":"error","errorType":"bad_data","error":"parse error: unex
 @pytest.mark.parametrize(
     ("handler", "says"),
     [
-        (_says(400, BAD_QUERY), "answered 400 instead of 200: it refuses the query: parse error: unexpected end"),
-        (_says(503, "no healthy upstream"), "answered 503 instead of 200"),
-        (_says(302, ""), "answered 302 instead of 200"),
+        (_says(400, BAD_QUERY), "status 400 instead of 200: it refused the query: parse error: unexpected end"),
+        (_says(503, "no healthy upstream"), "status 503 instead of 200"),
+        (_says(302, ""), "status 302 instead of 200"),
         (_says(200, BAD_QUERY), "parse error"),
         (_says(200, "<html>"), "is this a Prometheus server"),
-        (_says(200, scrapes({"a:1": 1}).replace(f"{NOW - 1:.3f}", "soon")), "none: soon"),
+        (_says(200, scrapes({"a:1": 1}).replace(f"{NOW - 1:.3f}", "soon")), "not a number: soon"),
         (_endless, "longer than 1,000,000 bytes"),
         (_hang, "no answer within 0.3 s"),
         (_cut_off, "connection broke"),

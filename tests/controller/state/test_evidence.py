@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.decision.history import Look, Memory
+from controller.decision.history import History, Look
 from controller.evidence.counts import NOTHING, Counts
 from controller.evidence.window import Reading, Window, extend
 from controller.records import Cause, DecisionRecord, Kind
@@ -32,7 +32,7 @@ LIVE = Live(
     Window(START, BOTH, {"a": Reading(LATER, 3600.0, BOTH), "b": Reading(START, None, NOTHING)}),
     DecisionRecord(id="d", kind=Kind.HOLD, cause=Cause.MIN_REQUESTS, reason="so", at=START),
     100,
-    Memory(looks=(Look(fraction=0.5, z=1.25),)),
+    History(looks=(Look(fraction=0.5, z=1.25),)),
 )
 
 

@@ -42,7 +42,9 @@ def test_a_lock_file_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["truncate", "pwrite"])
-def test_a_full_disk_keeps_nobody_from_leading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_a_full_disk_does_not_keep_a_controller_from_leading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -73,7 +73,7 @@ def test_writers_wait_for_each_other(tmp_path: Path) -> None:
     assert len(StateStore(tmp_path).read().experiments) == 20
 
 
-def test_a_lock_that_is_not_given_back_is_an_error(tmp_path: Path) -> None:
+def test_a_lock_that_is_not_released_is_an_error(tmp_path: Path) -> None:
     with (
         exclusive(tmp_path / "lock"),
         pytest.raises(StateError, match="another process"),
@@ -84,7 +84,7 @@ def test_a_lock_that_is_not_given_back_is_an_error(tmp_path: Path) -> None:
         pass
 
 
-def test_a_damaged_state_says_how_to_protect_users_meanwhile(tmp_path: Path) -> None:
+def test_the_error_of_a_damaged_file_says_how_to_protect_users_meanwhile(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{")
     with pytest.raises(StateError, match="abmesh weights EXPERIMENT CANDIDATE=0"):
         StateStore(tmp_path).read()

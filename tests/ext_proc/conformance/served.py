@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from abmesh.cli.demo.processes import ending_with_parent
+from abmesh.local.processes import ending_with_parent
 from tests.paths import ROOT
 
 TRANSPORTS = ("grpcio", "nghttp2")

@@ -39,7 +39,7 @@ BODY = message(USER)
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server of nghttp2 that loses its patience soon, so that tests need not wait for minutes."""
     folder = tmp_path_factory.mktemp("quick")
-    limits = {"handshake": 0.6, "idle": 0.6, "answer": 0.6, "look": 0.1}
+    limits = {"handshake": 0.6, "idle": 0.6, "answer": 0.6, "check": 0.1}
     with serving(folder, "nghttp2", limits=limits) as server:
         yield server
 
@@ -135,7 +135,7 @@ def test_a_server_that_cannot_listen_anew_at_once_does_when_it_can(tmp_path: Pat
     with serving(tmp_path / "server", "grpcio", socket=str(folder / "s.sock")) as server:
         shutil.rmtree(folder)
         ask_for_a_path_that_is_not_utf_8(server)
-        server.until(lambda now: server.text.count("cannot listen anew") > 1, "attempts to listen")
+        server.until(lambda now: server.text.count("cannot restart grpc.aio") > 1, "attempts to listen")
         folder.mkdir()
         served_well(server)
         for _ in range(20):  # of the attempts that failed nothing is left that takes connections and never answers
@@ -151,7 +151,7 @@ def test_a_server_that_cannot_listen_anew_can_be_stopped(tmp_path: Path) -> None
     with serving(tmp_path / "server", "grpcio", socket=str(folder / "s.sock")) as server:
         shutil.rmtree(folder)
         ask_for_a_path_that_is_not_utf_8(server)
-        server.until(lambda now: "cannot listen anew" in server.text, "attempts to listen")
+        server.until(lambda now: "cannot restart grpc.aio" in server.text, "attempts to listen")
         server.tell("drain 1")
         server.until(lambda now: server.tell("drained")["drained"], "the end of the drain")
 

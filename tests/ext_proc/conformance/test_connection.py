@@ -84,7 +84,7 @@ def converse(data: bytes, pieces: Callable[[bytes], Iterator[bytes]], *, drains:
             if wire.closed:
                 break
             connection.data_received(piece)
-            connection.tend(asyncio.get_running_loop().time())
+            connection.check_limits(asyncio.get_running_loop().time())
             if drains and number == 3:
                 connection.close()
             if number == 2:
@@ -93,14 +93,14 @@ def converse(data: bytes, pieces: Callable[[bytes], Iterator[bytes]], *, drains:
         shared.health.set_serving()
         shared.health.end()
         await asyncio.sleep(0)
-        connection.tend(asyncio.get_running_loop().time() + 1000)
+        connection.check_limits(asyncio.get_running_loop().time() + 1000)
         connection.close()
-        connection.tend(asyncio.get_running_loop().time() + 2000)
+        connection.check_limits(asyncio.get_running_loop().time() + 2000)
         if wire.closed and not wire.aborted:
             assert connection.open_streams == 0
         connection.connection_lost(None)
         assert connection.open_streams == 0
-        assert connection._held == 0
+        assert connection._calls._buffered == 0
         assert not shared.connections
         assert not shared.health.watchers
         handles = [each for each in asyncio.get_running_loop()._scheduled if not each.cancelled()]  # type: ignore[attr-defined]

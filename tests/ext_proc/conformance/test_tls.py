@@ -64,7 +64,7 @@ def secure(
 ) -> Iterator[Served]:
     """A server with a certificate."""
     files = {name: papers.files[name] for name in ("cert", "key")}
-    limits = {"handshake": 1.0, "look": 0.1} if request.param == "nghttp2" else {}
+    limits = {"handshake": 1.0, "check": 0.1} if request.param == "nghttp2" else {}
     with serving(tmp_path_factory.mktemp("tls"), request.param, tls=files, limits=limits) as server:
         server.tell("set_serving")
         yield server

@@ -1,0 +1,109 @@
+"""The inputs of a decision as the journal keeps them. Pure.
+
+The evidence of earlier stages stands in the entries that ended them, and is put back when inputs are read. Written by
+:mod:`controller.rollout.tick`, read by :mod:`abmesh.analysis`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import AwareDatetime, ConfigDict, ValidationError
+
+from abmesh.experiment.errors import StateError
+from abmesh.experiment.model import Experiment
+from abmesh.experiment.rollout import Rollout
+from controller.codec.evidence import pack, unpack
+from controller.codec.history import HistoryRecord
+from controller.decision.decide import Inputs
+from controller.decision.warmup import Progress
+from controller.evidence.coverage import Coverage
+from controller.records import ExperimentState, JournalEntry, Record
+
+
+class _Inputs(Record):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    experiment: Experiment
+    state: ExperimentState
+    memory: HistoryRecord
+    began: AwareDatetime | None = None
+    evidence: str = ""
+    envoys: int = 0
+    absent: tuple[tuple[str, str], ...] = ()
+    warmup: Progress | None = None
+    at: AwareDatetime
+    now: AwareDatetime
+
+
+def dump_inputs(inputs: Inputs) -> dict[str, Any]:
+    """Inputs as plain JSON, without what warm-up requests carry, such as a key: no decision depends on it."""
+    experiment = inputs.experiment
+    assert experiment.rollout is not None
+    # An absent salt is kept as the one in force: a document cannot say that it has none.
+    public = {"salt": experiment.hash_salt, "rollout": _without_secrets(experiment.rollout)}
+    record = _Inputs.model_construct(
+        experiment=experiment.model_copy(update=public),
+        state=inputs.state,
+        memory=HistoryRecord.of(inputs.history, past_evidence=False),
+        began=inputs.began,
+        evidence=pack(inputs.evidence) if inputs.evidence else "",
+        envoys=inputs.coverage.total,
+        absent=inputs.coverage.absent,
+        warmup=inputs.warmup,
+        at=inputs.at,
+        now=inputs.now,
+    )
+    return record.model_dump(mode="json", exclude_none=True)
+
+
+def packed_evidence(entries: Iterable[JournalEntry]) -> dict[str, str]:
+    """Packed evidence by the id of the entry that holds it."""
+    return {entry.id: text for entry in entries if (text := evidence_text(entry))}
+
+
+def evidence_text(entry: JournalEntry) -> str:
+    """The packed evidence in an entry's inputs; empty if there is none."""
+    return str((entry.inputs or {}).get("evidence", ""))
+
+
+def load_inputs(entry: JournalEntry, packed: Mapping[str, str]) -> Inputs:
+    """The inputs of an entry.
+
+    Args:
+        entry: of the controller's, with inputs.
+        packed: packed evidence by the id of the entry that ended its stage.
+
+    Raises:
+        StateError: they are damaged, or evidence of an earlier stage is missing.
+    """
+    try:
+        record = _Inputs.model_validate(entry.inputs)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise StateError(f"the inputs of {entry.id} are damaged: {place}: {first['msg']}") from None
+    past = []
+    for stage in record.memory.past:
+        if not packed.get(stage.id):
+            raise StateError(f"the evidence of an earlier stage is missing from this journal: entry {stage.id}")
+        past.append(stage.model_copy(update={"evidence": packed[stage.id]}))
+    memory = record.memory.model_copy(update={"past": tuple(past)})
+    return Inputs(
+        experiment=record.experiment,
+        state=record.state,
+        history=memory.history(),
+        coverage=Coverage(record.envoys, record.absent),
+        at=record.at,
+        now=record.now,
+        began=record.began,
+        evidence=unpack(record.evidence),
+        warmup=record.warmup,
+    )
+
+
+def _without_secrets(rollout: Rollout) -> Rollout:
+    if rollout.warmup is None:
+        return rollout
+    return rollout.model_copy(update={"warmup": rollout.warmup.model_copy(update={"body": "", "headers": {}})})

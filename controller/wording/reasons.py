@@ -1,0 +1,251 @@
+"""A decision's reason: one sentence with the numbers, without a full stop. Pure.
+
+Called where a decision leaves the process: for the journal, logs and status. Decisions carry a cause and numbers;
+nothing depends on how they are worded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from abmesh.experiment.quantities import format_duration, format_percent
+from controller.decision.policy import Decision, Situation, guardrails_in_force
+from controller.decision.verdicts import Judgement, Verdict
+from controller.records import Cause, ExperimentState, Kind, Phase
+from controller.wording.values import show_age, show_coverage, show_steps, show_weights
+from controller.wording.verdicts import goal_text, judgement_text, sample_ratio_text, warmup_text
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    decision: Decision
+    situation: Situation
+    now: datetime
+
+    @property
+    def state(self) -> ExperimentState:
+        return self.situation.state
+
+
+def reason(decision: Decision, situation: Situation, now: datetime) -> str:
+    """Why a decision was made.
+
+    Args:
+        decision: what was decided.
+        situation: on what.
+        now: when.
+    """
+    return _REASONS[decision.cause](_Case(decision, situation, now))
+
+
+def document_refused(error: str) -> str:
+    """Why a rollout holds while the document cannot be used."""
+    return f"holding because the document is refused: {error}"
+
+
+def state_lost(name: str, path: object) -> str:
+    """Why a rollout that the journal knows, and the state does not, is manual."""
+    return (
+        f"the journal knows {name}, but its state is missing from {path}; nothing moves until abmesh resume starts a "
+        f"stage at the present weights"
+    )
+
+
+def abandoned(kind: Kind) -> str:
+    """Why a change that was begun was given up."""
+    return (
+        f"someone edited the weights during this {kind.value}, so it was abandoned; abmesh resume continues from the "
+        f"present weights"
+    )
+
+
+def _here(state: ExperimentState) -> str:
+    return f"{state.candidate} at {format_percent(state.stage.weight)}"
+
+
+def _manual(case: _Case) -> str:
+    state = case.state
+    if state.decision is not None:
+        return f"manual: {state.decision.reason}"
+    return f"manual at {format_percent(state.stage.weight)}; abmesh resume continues"
+
+
+def _plan_changed(case: _Case) -> str:
+    experiment, state, rollout = case.situation.experiment, case.state, case.situation.rollout
+    if (rollout.candidate, experiment.control.name) != (state.candidate, state.control):
+        return (
+            f"the plan changed from {state.candidate} against {state.control} to {rollout.candidate} against "
+            f"{experiment.control.name}; abmesh resume starts it"
+        )
+    return (
+        f"the steps changed from {show_steps(state.steps)} to {show_steps(rollout.steps)} during the rollout; abmesh "
+        f"resume continues with the new ones"
+    )
+
+
+def _weights_edited(case: _Case) -> str:
+    found, written = show_weights(case.situation.experiment.weights), show_weights(case.state.weights)
+    return (
+        f"someone edited the weights: they are {found}, the controller last wrote {written}; abmesh resume continues "
+        f"from there"
+    )
+
+
+def _finished(case: _Case) -> str:
+    state = case.state
+    if state.phase is Phase.CONCLUDED:
+        return f"the experiment with {state.candidate} has concluded; abmesh promote or rollback acts on it"
+    done = "promoted" if state.phase is Phase.PROMOTED else "rolled back"
+    return f"{state.candidate} was {done}; abmesh resume starts again"
+
+
+def _paused(case: _Case) -> str:
+    return f"paused at {format_percent(case.state.stage.weight)}; abmesh resume continues"
+
+
+def _harmful(case: _Case) -> str:
+    return (
+        f"{_here(case.state)} does harm: {_with_verdict(case.situation, Verdict.HARMFUL)}; all users go to the control"
+    )
+
+
+def _missing_data(case: _Case) -> str:
+    return f"{_here(case.state)} holds for missing data: {show_coverage(case.situation.coverage)}"
+
+
+def _warmup(case: _Case) -> str:
+    assert case.situation.warmup is not None
+    return f"{_here(case.state)} {warmup_text(case.situation.warmup)}"
+
+
+def _settling(case: _Case) -> str:
+    return f"{_here(case.state)} waits until every server and Envoy serves its weights"
+
+
+def _min_duration(case: _Case) -> str:
+    state = case.state
+    least = format_duration(case.situation.rollout.stage.min_duration)
+    age = show_age(state.stage.age(case.now))
+    return f"{_here(state)} has run {age} of at least {least}, with {case.situation.requests} requests"
+
+
+def _min_requests(case: _Case) -> str:
+    state, least = case.state, case.situation.rollout.stage.min_requests
+    age = show_age(state.stage.age(case.now))
+    return f"{_here(state)} has {case.situation.requests} of at least {least} requests after {age}"
+
+
+def _sample_ratio(case: _Case) -> str:
+    return f"{_here(case.state)} holds: {sample_ratio_text(case.situation.sample_ratio, case.situation.rollout)}"
+
+
+def _unhealthy(case: _Case) -> str:
+    verdict = Verdict.ERROR if case.decision.cause is Cause.UNJUDGED else Verdict.INCONCLUSIVE
+    text = f"{_here(case.state)} holds: {_with_verdict(case.situation, verdict)}"
+    if case.decision.obstacle is None:
+        return text
+    return f"{_goal(case.situation)}, but {text}"
+
+
+def _goal_open(case: _Case) -> str:
+    if case.situation.goal is None:
+        return f"{_here(case.state)} waits for evidence on its goal"
+    return f"{_here(case.state)} continues: {_goal(case.situation)}"
+
+
+def _loser(case: _Case) -> str:
+    return f"the experiment is decided: {_goal(case.situation)}; all users go to {case.state.control}"
+
+
+def _decided(case: _Case) -> str:
+    return f"the experiment is decided: {_goal(case.situation)}"
+
+
+def _undecided(case: _Case) -> str:
+    text = f"the experiment ends undecided: {_goal(case.situation)}"
+    obstacle = case.decision.obstacle
+    return text if obstacle is None else f"{text}, but {reason(obstacle, case.situation, case.now)}"
+
+
+def _timeout(case: _Case) -> str:
+    assert case.decision.obstacle is not None
+    longest = case.situation.rollout.stage.max_duration
+    assert longest is not None
+    text = f"{_here(case.state)} exceeded its max_duration of {format_duration(longest)}"
+    obstacle = reason(case.decision.obstacle, case.situation, case.now)
+    if case.decision.kind is Kind.ROLLBACK:
+        return f"{text} and is rolled back (on_timeout: rollback); it was held because {obstacle}"
+    return f"{text} and keeps holding (on_timeout: hold), because {obstacle}"
+
+
+def _starting(case: _Case) -> str:
+    assert case.decision.target is not None
+    state = case.state
+    warmed = "" if case.situation.warmup is None else f"; it {warmup_text(case.situation.warmup)}"
+    return f"the rollout of {state.candidate} starts at {format_percent(case.decision.target)}{warmed}"
+
+
+def _passed(case: _Case) -> str:
+    state = case.state
+    text = (
+        f"{state.candidate} passed {format_percent(state.stage.weight)} with {case.situation.requests} requests in "
+        f"{show_age(state.stage.age(case.now))}{_verdicts(case.situation)}"
+    )
+    if case.decision.target is not None:
+        return f"{text}; advancing to {format_percent(case.decision.target)}"
+    goal = "" if case.situation.goal is None else f"; goal: {_goal(case.situation)}"
+    return f"{text}; that was the last step, so it is promoted{goal}"
+
+
+def _verdicts(situation: Situation) -> str:
+    """All verdicts, and the guardrails that have none because the control has no users."""
+    texts = [judgement_text(item, situation.state) for item in situation.judgements]
+    in_force = guardrails_in_force(situation.experiment)
+    without = [guardrail.metric for guardrail in situation.rollout.guardrails if guardrail not in in_force]
+    if without:
+        control = situation.state.control
+        texts.append(f"{', '.join(without)} cannot be compared: {control} has no users any more")
+    return f" ({'; '.join(texts)})" if texts else ""
+
+
+def _with_verdict(situation: Situation, verdict: Verdict) -> str:
+    return _texts((item for item in situation.judgements if item.verdict is verdict), situation.state)
+
+
+def _texts(judgements: Iterable[Judgement], state: ExperimentState) -> str:
+    return "; ".join(judgement_text(item, state) for item in judgements)
+
+
+def _goal(situation: Situation) -> str:
+    assert situation.goal is not None
+    return goal_text(situation.goal, situation.rollout, situation.state)
+
+
+_REASONS: dict[Cause, Callable[[_Case], str]] = {
+    Cause.STARTING: _starting,
+    Cause.WARMING: _warmup,
+    Cause.WARMUP_FAILED: _warmup,
+    Cause.PASSED: _passed,
+    Cause.LAST_STEP_PASSED: _passed,
+    Cause.HARMFUL: _harmful,
+    Cause.TIMEOUT: _timeout,
+    Cause.SETTLING: _settling,
+    Cause.MISSING_DATA: _missing_data,
+    Cause.MIN_DURATION: _min_duration,
+    Cause.MIN_REQUESTS: _min_requests,
+    Cause.INCONCLUSIVE: _unhealthy,
+    Cause.UNJUDGED: _unhealthy,
+    Cause.SAMPLE_RATIO: _sample_ratio,
+    Cause.GOAL_OPEN: _goal_open,
+    Cause.WINNER: _decided,
+    Cause.LOSER: _loser,
+    Cause.NO_DIFFERENCE: _decided,
+    Cause.UNDECIDED: _undecided,
+    Cause.WEIGHTS_EDITED: _weights_edited,
+    Cause.PLAN_CHANGED: _plan_changed,
+    Cause.PAUSED: _paused,
+    Cause.MANUAL: _manual,
+    Cause.FINISHED: _finished,
+}
