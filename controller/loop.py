@@ -115,7 +115,7 @@ class Controller:
         """Run one tick if this controller leads; otherwise, try to lead. Never raises."""
         started = self._monotonic()
         try:
-            if self._lead():
+            if self._try_to_lead():
                 await self._act()
             self.error = ""
         except AbmeshError as error:
@@ -127,7 +127,7 @@ class Controller:
         if self.role is Role.LEADING:
             self._telemetry.record_tick(self._last_tick - started, self._clock())
 
-    def _lead(self) -> bool:
+    def _try_to_lead(self) -> bool:
         if self._lease.held:
             return True
         held = self._lease.acquire()

@@ -72,11 +72,13 @@ for group in (
 ):
     group.register(app)
 
+_command = typer.main.get_command(app)  # built once, not at each call: that takes longer than many commands
+
 
 def run() -> None:
     """Entry point of the console script."""
     try:
-        app()
+        _command()
     except AbmeshError as error:
         typer.echo(f"abmesh: {error}", err=True)
         sys.exit(2 if isinstance(error, SettingsError) else 1)

@@ -70,7 +70,7 @@ def journal(
     as_json: JsonOption = False,
 ) -> None:
     """Print the recorded decisions with their reasons, oldest first."""
-    from abmesh.cli.records import journal_json
+    from abmesh.cli.json_records import journal_json
     from abmesh.experiment.store import FileStore
     from controller.settings import Settings
     from controller.state.journal import salvage

@@ -34,7 +34,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show each rollout's stage, weights, state and last decision."""
-    from abmesh.cli.records import status_json
+    from abmesh.cli.json_records import status_json
     from controller.rollout.status import read_status
     from controller.settings import Settings
 
@@ -76,7 +76,7 @@ def _picture(settings: Settings) -> Group:
 
 
 def _row(item: ExperimentStatus) -> list[str]:
-    from abmesh.cli.records import stage_text
+    from abmesh.cli.json_records import stage_text
 
     age = ""
     if item.stage_age is not None:

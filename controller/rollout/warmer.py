@@ -143,8 +143,8 @@ class Warmer:
             self._begin(run.target, now)
 
     def _progress(self, run: _Run) -> Progress:
-        said = {"listeners": len(self._listeners), "began": run.began, "problem": run.problem}
-        return progress_of(run.durations, run.target.warmup).model_copy(update=said)
+        known = {"listeners": len(self._listeners), "began": run.began, "problem": run.problem}
+        return progress_of(run.durations, run.target.warmup).model_copy(update=known)
 
     async def _warm(self, run: _Run) -> None:
         """Send requests until durations settle or a limit is reached."""

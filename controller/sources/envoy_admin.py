@@ -13,7 +13,7 @@ from abmesh.experiment.names import STATS_SCOPE
 from controller.evidence.columns import Parser
 from controller.evidence.parse import UPTIME, Sample
 from controller.sources.base import Observation
-from controller.sources.failures import describe_failure, read_body
+from controller.sources.fetching import describe_failure, open_session, read_body
 
 QUERY = {
     # Plain text: its histogram bins take a quarter of the space that JSON takes.
@@ -58,10 +58,7 @@ class EnvoyAdminSource:
     async def observe(self) -> list[Observation]:
         """Return one observation for each Envoy, in the order given."""
         if self._session is None:
-            # A fresh connection each time: queries are seconds apart, and a kept connection would be dead after Envoy
-            # restarts. Proxies from the environment are not meant for loopback addresses.
-            connector = aiohttp.TCPConnector(force_close=True, limit=0)
-            self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
+            self._session = open_session()
         session = self._session
         asking, reading = asyncio.Semaphore(CONNECTIONS), asyncio.Semaphore(READERS)
         return list(

@@ -29,7 +29,7 @@ from abmesh.text import shorten
 from controller.evidence.scraped import ScrapedEnvoy, SeriesReader, ages_query, instance_matcher, series_query
 from controller.evidence.vector import QueryResult, RefusedQueryError
 from controller.sources.base import Observation
-from controller.sources.failures import describe_failure, read_body
+from controller.sources.fetching import describe_failure, open_session, read_body
 
 _Read = TypeVar("_Read")
 
@@ -133,10 +133,7 @@ class PrometheusSource:
     ) -> tuple[_Read, QueryResult]:
         """Run one query, at a moment of the server's clock or now, and read its answer in the thread."""
         if self._session is None:
-            # A fresh connection each time: a kept one would be dead after the server restarts. Proxies from the
-            # environment are not meant for loopback addresses.
-            connector = aiohttp.TCPConnector(force_close=True)
-            self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
+            self._session = open_session()
         asked = {"query": query, "timeout": f"{self._timeout:g}s"}
         if moment is not None:
             asked["time"] = f"{moment:.3f}"

@@ -20,7 +20,7 @@ def _server(listen: str) -> HttpServer:
     return HttpServer(listen, Mock(spec=Controller), Telemetry())
 
 
-async def test_an_address_in_use_is_no_wrong_flag() -> None:
+async def test_an_address_in_use_is_a_start_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(StartError, match=f"cannot listen on {listen}: ") as caught:
@@ -28,6 +28,6 @@ async def test_an_address_in_use_is_no_wrong_flag() -> None:
     assert "in use" in str(caught.value)
 
 
-async def test_a_host_that_is_none_is_refused_in_a_line() -> None:
+async def test_an_invalid_host_is_refused_in_one_line() -> None:
     with pytest.raises(SettingsError, match="is not a host to listen on"):
         await _server(f"{'x' * 64}.test:0").start()

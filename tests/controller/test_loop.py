@@ -82,7 +82,7 @@ async def test_a_tick_observes_decides_and_applies(setup: Setup) -> None:
     setup.lease.release()
 
 
-async def test_native_experiments_without_a_routes_file_are_warned_of_once_each(
+async def test_native_experiments_without_a_routes_file_cause_one_warning_each(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     native = DOCUMENT.replace("    unit:", "    lane: native\n    unit:")
@@ -104,7 +104,7 @@ async def test_native_experiments_without_a_routes_file_are_warned_of_once_each(
     setup.lease.release()
 
 
-async def test_a_controller_that_keeps_the_routes_file_or_has_no_native_experiment_warns_of_nothing(
+async def test_no_warning_with_a_routes_file_or_without_native_experiments(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     native = DOCUMENT.replace("    unit:", "    lane: native\n    unit:")
@@ -148,7 +148,7 @@ async def test_guardrails_values_are_shown_and_vanish_with_their_experiment(setu
     setup.lease.release()
 
 
-async def test_a_split_that_is_off_is_shown_also_while_the_document_is_refused(setup: Setup, tmp_path: Path) -> None:
+async def test_a_sample_ratio_alarm_stays_while_the_document_is_refused(setup: Setup, tmp_path: Path) -> None:
     alarm = 'abmesh_controller_sample_ratio_alarm{experiment="chat"}'
     await setup.controller.tick()
     assert setup.metric(alarm) == 0
@@ -185,7 +185,7 @@ async def test_each_refused_document_is_counted_once(setup: Setup, tmp_path: Pat
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("a bug"), OSError("no more files")])
-async def test_nothing_ends_the_loop(setup: Setup, fault: Exception) -> None:
+async def test_no_error_ends_the_loop(setup: Setup, fault: Exception) -> None:
     setup.source.fault = fault
     await setup.controller.tick()
     await setup.controller.tick()
@@ -225,7 +225,7 @@ async def test_a_second_controller_stands_by_and_takes_over(tmp_path: Path) -> N
     second.lease.release()
 
 
-async def test_it_ticks_until_told_to_stop_and_finishes_the_tick(tmp_path: Path) -> None:
+async def test_it_ticks_until_stopped_and_finishes_the_tick(tmp_path: Path) -> None:
     setup = Setup(world(tmp_path))
     controller = Controller(
         Settings(Path("e.yaml")),

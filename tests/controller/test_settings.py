@@ -88,7 +88,7 @@ def test_addresses_to_listen_on() -> None:
 
 
 @pytest.mark.parametrize("text", ["", ":9103", "h", "h:", "h:x", "h:65536", "::1:80", "h:-1"])
-def test_what_is_no_address_to_listen_on(text: str) -> None:
+def test_invalid_addresses_to_listen_on_are_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="HOST:PORT"):
         listen_address(text)
 

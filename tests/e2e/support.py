@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-from abmesh.cli.records import status_json
+from abmesh.cli.json_records import status_json
 from abmesh.local.model_server import Behaviour
 from abmesh.local.stack import Stack, StackOptions, fetch
 from controller.rollout.status import read_status

@@ -26,7 +26,7 @@ from abmesh.cli.demo.scenarios import CANDIDATE, CONTROL, Outcome, Scenario
 from abmesh.cli.demo.story import make_report, report_text
 from abmesh.cli.demo.users import Population
 from abmesh.cli.demo.view import DecisionLine, Picture, View, print_summary
-from abmesh.cli.records import journal_json, status_json, weights_json
+from abmesh.cli.json_records import journal_json, status_json, weights_json
 from abmesh.experiment.errors import StartError, StateError
 from abmesh.local.stack import Stack, StackOptions
 from controller.records import Cause, JournalEntry, Kind

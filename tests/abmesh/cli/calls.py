@@ -1,4 +1,4 @@
-"""Calls the console script's entry point in this process."""
+"""Calls the entry point of the console script in this process. Used by the tests of every command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from abmesh.cli.main import run
 
 @dataclass(frozen=True)
 class Called:
-    """What a command came to."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -43,7 +43,7 @@ def call(*arguments: str, stdin: bytes = b"") -> Called:
 
 
 def refused(called: Called, code: int, words: str) -> None:
-    """Check that a command ended in one clear line, which has some words."""
+    """Check that a command failed with one clear line that contains some words."""
     assert called.code == code, called
     assert called.err.startswith("abmesh: "), called
     assert called.err.count("\n") == 1, called

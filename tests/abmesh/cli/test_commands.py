@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,24 +13,13 @@ import pytest
 from abmesh.cli.main import run
 from abmesh.experiment.bucketing import bucket_of
 from abmesh.experiment.store import FileStore
+from tests.abmesh.cli.calls import call
 from tests.paths import ROOT
 
 NAME = "chat-model"
 
 
-@dataclass
-class Result:
-    """What a command came to."""
-
-    code: int
-    out: str
-    err: str
-
-
-Invoke = Callable[..., Result]
-
-
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the default document, in the folder in which the command runs."""
     monkeypatch.chdir(tmp_path)
@@ -42,35 +28,16 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path(shutil.copy(ROOT / "experiments.yaml", tmp_path / "experiments.yaml"))
 
 
-@pytest.fixture
-def abmesh(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
-    """Runs the console script's entry point in this process."""
-
-    def invoke(*arguments: str, stdin: bytes = b"") -> Result:
-        monkeypatch.setattr(sys, "argv", ["abmesh", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capsys.readouterr()
-        try:
-            run()
-            code = 0
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return invoke
-
-
-def test_validate_accepts_the_default_document(abmesh: Invoke) -> None:
-    result = abmesh("validate")
+def test_validate_accepts_the_default_document() -> None:
+    result = call("validate")
     assert result.code == 0
     assert result.out.startswith("experiments.yaml: valid, 1 experiment, generation ")
 
 
-def test_validate_names_file_line_field_what_was_found_and_what_is_allowed(abmesh: Invoke, config: Path) -> None:
+def test_validate_names_file_line_field_what_was_found_and_what_is_allowed(config: Path) -> None:
     config.write_text(config.read_text().replace("on_timeout: hold ", "on_timeout: panic "))
     line = next(n for n, text in enumerate(config.read_text().splitlines(), 1) if "panic" in text)
-    result = abmesh("validate")
+    result = call("validate")
     assert result.code == 1
     assert f"experiments.yaml:{line}: experiments[0].rollout.on_timeout" in result.err
     assert "found panic" in result.err
@@ -78,55 +45,55 @@ def test_validate_names_file_line_field_what_was_found_and_what_is_allowed(abmes
     assert "rollback" in result.err
 
 
-def test_a_document_that_does_not_exist_is_one_clear_line(abmesh: Invoke, config: Path) -> None:
+def test_a_document_that_does_not_exist_is_one_clear_line(config: Path) -> None:
     for command in (["validate"], ["status"], ["assign", NAME, "--unit", "x"], ["render", "envoy"], ["pause", NAME]):
-        result = abmesh(*command, "--config", "nowhere.yaml")
+        result = call(*command, "--config", "nowhere.yaml")
         assert result.code == 1
         assert "nowhere.yaml" in result.err
         assert result.err.count("\n") == 1
 
 
-def test_the_environment_can_name_the_document(abmesh: Invoke, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_can_name_the_document(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = config.rename(config.with_name("other.yaml"))
     monkeypatch.setenv("ABMESH_CONFIG", str(moved))
-    assert abmesh("validate").code == 0
+    assert call("validate").code == 0
 
 
-def test_schema_is_json_schema(abmesh: Invoke) -> None:
-    result = abmesh("schema")
+def test_schema_is_json_schema() -> None:
+    result = call("schema")
     assert result.code == 0
     assert "experiments" in json.loads(result.out)["properties"]
 
 
-def test_assign_says_variant_bucket_slice_and_why(abmesh: Invoke, config: Path) -> None:
+def test_assign_says_variant_bucket_slice_and_why(config: Path) -> None:
     experiment = FileStore(config).read().document.experiment(NAME)
     bucket = bucket_of(experiment.hash_salt, b"user-1")
     place = experiment.places[bucket]
-    result = abmesh("assign", NAME, "--unit", "user-1")
+    result = call("assign", NAME, "--unit", "user-1")
     assert result.code == 0
     for part in (place.variant, f"bucket {bucket}", f"slice {place.slice}", "owns buckets"):
         assert part in result.out
 
 
-def test_assign_reads_many_units_and_prints_one_object_a_line(abmesh: Invoke, tmp_path: Path) -> None:
+def test_assign_reads_many_units_and_prints_one_object_a_line(tmp_path: Path) -> None:
     units = ["user-1", "Zoë", "用户", "a b"]
-    from_stdin = abmesh("assign", NAME, "--units-from", "-", "--json", stdin="\r\n".join([*units, ""]).encode())
+    from_stdin = call("assign", NAME, "--units-from", "-", "--json", stdin="\r\n".join([*units, ""]).encode())
     assert from_stdin.code == 0
     records = [json.loads(line) for line in from_stdin.out.splitlines()]
     assert [record["unit"] for record in records] == units
     assert all(set(record) == {"unit", "bucket", "variant", "slice"} for record in records)
     (tmp_path / "units").write_text("\n".join(units))
-    assert abmesh("assign", NAME, "--units-from", "units", "--json").out == from_stdin.out
+    assert call("assign", NAME, "--units-from", "units", "--json").out == from_stdin.out
 
 
-def test_assign_hashes_units_that_are_not_utf8_as_the_server_does(abmesh: Invoke, config: Path) -> None:
+def test_assign_hashes_units_that_are_not_utf8_as_the_server_does(config: Path) -> None:
     salt = FileStore(config).read().document.experiment(NAME).hash_salt
-    result = abmesh("assign", NAME, "--units-from", "-", "--json", stdin=b"\xff\xfe\n")
+    result = call("assign", NAME, "--units-from", "-", "--json", stdin=b"\xff\xfe\n")
     assert json.loads(result.out)["bucket"] == bucket_of(salt, b"\xff\xfe")
 
 
-def test_assign_drops_blanks_around_a_unit_as_the_server_does(abmesh: Invoke) -> None:
-    assert abmesh("assign", NAME, "--unit", " user-1\t").out == abmesh("assign", NAME, "--unit", "user-1").out
+def test_assign_drops_blanks_around_a_unit_as_the_server_does() -> None:
+    assert call("assign", NAME, "--unit", " user-1\t").out == call("assign", NAME, "--unit", "user-1").out
 
 
 def test_a_closed_standard_input_is_one_clear_line(
@@ -177,8 +144,8 @@ def test_output_to_a_full_disk_is_one_clear_line() -> None:
         ["controller", "--envoy", "ftp://x"],
     ],
 )
-def test_wrong_usage_exits_with_2(abmesh: Invoke, arguments: list[str]) -> None:
-    result = abmesh(*arguments)
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
+    result = call(*arguments)
     assert result.code == 2
     assert "Traceback" not in result.err
     assert result.err
@@ -199,9 +166,9 @@ def test_wrong_usage_exits_with_2(abmesh: Invoke, arguments: list[str]) -> None:
         (["pause", "no-such"], "chat-model"),
     ],
 )
-def test_a_refusal_is_one_line_and_exits_with_1(abmesh: Invoke, arguments: list[str], words: str) -> None:
+def test_a_refusal_is_one_line_and_exits_with_1(arguments: list[str], words: str) -> None:
     before = Path("experiments.yaml").read_bytes()
-    result = abmesh(*arguments)
+    result = call(*arguments)
     assert result.code == 1, result
     assert words in result.err
     assert result.err.startswith("abmesh: ")
@@ -209,96 +176,96 @@ def test_a_refusal_is_one_line_and_exits_with_1(abmesh: Invoke, arguments: list[
     assert Path("experiments.yaml").read_bytes() == before
 
 
-def test_weights_change_nothing_but_the_weights(abmesh: Invoke, config: Path) -> None:
+def test_weights_change_nothing_but_the_weights(config: Path) -> None:
     before = config.read_text()
-    result = abmesh("weights", NAME, "model-b=25")
+    result = call("weights", NAME, "model-b=25")
     assert result.code == 0
     assert "model-a 90 -> 75, model-b 10 -> 25" in result.out
     assert config.read_text() == before.replace("weight: 90,", "weight: 75,").replace("weight: 10,", "weight: 25,")
 
 
-def test_weights_based_on_the_present_generation_are_accepted(abmesh: Invoke) -> None:
-    generation = abmesh("validate").out.split()[-1]
-    result = abmesh("weights", NAME, "model-b=12.5", "--based-on", generation, "--json")
+def test_weights_based_on_the_present_generation_are_accepted() -> None:
+    generation = call("validate").out.split()[-1]
+    result = call("weights", NAME, "model-b=12.5", "--based-on", generation, "--json")
     assert result.code == 0
     record = json.loads(result.out)
     assert record["weights"] == {"model-a": 87.5, "model-b": 12.5}
-    assert record["generation"] == abmesh("validate").out.split()[-1] != generation
+    assert record["generation"] == call("validate").out.split()[-1] != generation
 
 
-def test_status_of_an_experiment_that_no_controller_has_seen(abmesh: Invoke) -> None:
-    record = json.loads(abmesh("status", "--json").out)
+def test_status_of_an_experiment_that_no_controller_has_seen() -> None:
+    record = json.loads(call("status", "--json").out)
     assert record["experiment"] == NAME
     assert record["weights"] == {"model-a": 90.0, "model-b": 10.0}
     assert {"stage", "state", "generation", "last_decision", "reason"} <= set(record)
-    assert "controller: none running" in abmesh("status").out
+    assert "controller: none running" in call("status").out
 
 
-def test_commands_write_weights_and_the_journal_without_a_controller(abmesh: Invoke) -> None:
-    assert abmesh("pause", NAME).code == 0
-    assert json.loads(abmesh("status", "--json").out)["state"] == "paused"
-    assert abmesh("pause", NAME).code == 1
-    assert abmesh("resume", NAME).code == 0
-    assert abmesh("promote", NAME, "--step").code == 0
-    assert json.loads(abmesh("status", "--json").out)["weights"]["model-b"] == 25
-    assert abmesh("promote", NAME).code == 0
-    record = json.loads(abmesh("status", "--json").out)
+def test_commands_write_weights_and_the_journal_without_a_controller() -> None:
+    assert call("pause", NAME).code == 0
+    assert json.loads(call("status", "--json").out)["state"] == "paused"
+    assert call("pause", NAME).code == 1
+    assert call("resume", NAME).code == 0
+    assert call("promote", NAME, "--step").code == 0
+    assert json.loads(call("status", "--json").out)["weights"]["model-b"] == 25
+    assert call("promote", NAME).code == 0
+    record = json.loads(call("status", "--json").out)
     assert (record["state"], record["weights"]["model-b"]) == ("promoted", 100)
-    assert abmesh("rollback", NAME).code == 0
-    record = json.loads(abmesh("status", "--json").out)
+    assert call("rollback", NAME).code == 0
+    record = json.loads(call("status", "--json").out)
     assert (record["state"], record["weights"]["model-b"]) == ("rolled_back", 0)
-    entries = [json.loads(line) for line in abmesh("journal", NAME, "--json").out.splitlines()]
+    entries = [json.loads(line) for line in call("journal", NAME, "--json").out.splitlines()]
     assert [entry["weights_after"]["model-b"] for entry in entries] == [10, 10, 25, 100, 0]
     assert all(entry["actor"] == "operator" and entry["reason"] for entry in entries)
-    assert len(abmesh("journal", NAME, "--limit", "2").out.splitlines()) == 2
-    assert abmesh("journal", "another").out == ""
+    assert len(call("journal", NAME, "--limit", "2").out.splitlines()) == 2
+    assert call("journal", "another").out == ""
 
 
-def test_render_envoy_prints_what_is_kept_for_reference(abmesh: Invoke) -> None:
-    result = abmesh("render", "envoy")
+def test_render_envoy_prints_what_is_kept_for_reference() -> None:
+    result = call("render", "envoy")
     assert result.code == 0
     kept = (ROOT / "envoy" / "bootstrap.yaml").read_text()
     assert kept.endswith(result.out)
 
 
-def test_render_envoy_sets_trusted_hops_and_streams_per_connection(abmesh: Invoke) -> None:
-    out = abmesh("render", "envoy", "--trusted-hops", "3", "--streams-per-connection", "77").out
+def test_render_envoy_sets_trusted_hops_and_streams_per_connection() -> None:
+    out = call("render", "envoy", "--trusted-hops", "3", "--streams-per-connection", "77").out
     assert "xff_num_trusted_hops: 3\n" in out
     assert "max_concurrent_streams: 77\n" in out
 
 
-def test_render_envoy_writes_the_first_routes_file_and_routes_keeps_it(abmesh: Invoke, tmp_path: Path) -> None:
+def test_render_envoy_writes_the_first_routes_file_and_routes_keeps_it(tmp_path: Path) -> None:
     file = tmp_path / "routes.json"
-    rendered = abmesh("render", "envoy", "--routes-file", str(file))
+    rendered = call("render", "envoy", "--routes-file", str(file))
     assert rendered.code == 0
     assert f"path: {file}\n" in rendered.out
     first = file.read_text()
     assert json.loads(first)["resources"][0]["name"] == "abmesh"
     assert json.loads((tmp_path / "routes.json.clusters").read_text()) == ["model-a", "model-b"]
-    assert abmesh("routes", str(file)).out.startswith(f"{file}: already up to date, generation ")
-    assert abmesh("routes").out == first
-    assert abmesh("weights", NAME, "model-b=30").code == 0
-    assert abmesh("routes", str(file)).out.startswith(f"{file}: written, generation ")
+    assert call("routes", str(file)).out.startswith(f"{file}: already up to date, generation ")
+    assert call("routes").out == first
+    assert call("weights", NAME, "model-b=30").code == 0
+    assert call("routes", str(file)).out.startswith(f"{file}: written, generation ")
     assert json.loads(file.read_text())["version_info"] != json.loads(first)["version_info"]
-    assert abmesh("routes", "--follow").code == 2
-    assert abmesh("routes", str(tmp_path / "routes.txt")).code == 2
-    assert abmesh("render", "envoy", "--routes-file", str(tmp_path / "gone" / "r.json")).out == ""
+    assert call("routes", "--follow").code == 2
+    assert call("routes", str(tmp_path / "routes.txt")).code == 2
+    assert call("render", "envoy", "--routes-file", str(tmp_path / "gone" / "r.json")).out == ""
 
 
-def test_render_envoy_warns_where_weights_could_never_move(abmesh: Invoke, config: Path, tmp_path: Path) -> None:
-    assert abmesh("render", "envoy").err == ""
+def test_render_envoy_warns_where_weights_could_never_move(config: Path, tmp_path: Path) -> None:
+    assert call("render", "envoy").err == ""
     config.write_text(config.read_text().replace("    salt:", "    lane: native\n    salt:", 1))
-    stuck = abmesh("render", "envoy")
+    stuck = call("render", "envoy")
     assert stuck.code == 0
     assert f"warning: lane native without --routes-file: {NAME}: this Envoy keeps the present weights" in stuck.err
-    assert abmesh("render", "envoy", "--routes-file", str(tmp_path / "routes.json")).err == ""
+    assert call("render", "envoy", "--routes-file", str(tmp_path / "routes.json")).err == ""
 
 
-def test_validate_says_what_the_native_lane_leaves_to_the_server(abmesh: Invoke, config: Path) -> None:
+def test_validate_notes_what_the_native_lane_leaves_to_the_server(config: Path) -> None:
     text = config.read_text()
-    assert "lane" not in abmesh("validate").out
+    assert "lane" not in call("validate").out
     config.write_text(text.replace("    salt:", "    lane: native\n    salt:", 1))
-    assert f"note: {NAME}: lane native: the server is asked about requests without a unit" in abmesh("validate").out
-    assert f"note: {NAME}: lane native: new weights, including a rollout's, reach Envoy only" in abmesh("validate").out
+    assert f"note: {NAME}: lane native: the server is asked about requests without a unit" in call("validate").out
+    assert f"note: {NAME}: lane native: new weights, including a rollout's, reach Envoy only" in call("validate").out
     config.write_text(config.read_text().replace("timeout: 30s", "timeout: 30m", 1))
-    assert "about every request: timeouts beyond 5m must be the same" in abmesh("validate").out
+    assert "about every request: timeouts beyond 5m must be the same" in call("validate").out

@@ -162,7 +162,7 @@ def test_every_scenario_runs_in_either_lane(name: str) -> None:
         assert scenario.is_native == (lane == "native")
 
 
-def test_the_fine_tuned_model_is_what_its_story_says() -> None:
+def test_the_fine_tuned_model_matches_its_story() -> None:
     """220 ms against 150 ms, and 1.9% clicks against 2.0%: more from power users, fewer from casual ones."""
     scenario = SCENARIOS["finetune"]
     assert (scenario.control.latency_ms, scenario.candidate.latency_ms) == (150, 220)

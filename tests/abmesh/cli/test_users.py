@@ -84,7 +84,7 @@ async def test_users_without_an_identity_keep_the_cookie_that_they_are_given_and
     assert set(identities) <= {f"identity-{number}" for number in range(1, issued + 1)}
 
 
-async def test_an_endpoint_that_is_gone_counts_as_errors_of_nobody() -> None:
+async def test_an_unreachable_endpoint_counts_as_errors_without_a_variant() -> None:
     server = TestServer(web.Application())
     await server.start_server()
     url = str(server.make_url("")).rstrip("/")

@@ -42,7 +42,7 @@ def _line(number: int, kind: str) -> DecisionLine:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_every_decision_is_one_line_however_often_it_is_seen_and_pictures_are_none(terminal: bool) -> None:
+def test_every_decision_is_printed_once_and_pictures_are_not(terminal: bool) -> None:
     console, output = _console(terminal)
     decisions = [_line(1, "advance"), _line(2, "advance"), _line(3, "rollback")]
     with View(console, SCENARIOS["good"]) as view:

@@ -102,7 +102,7 @@ def test_slices_add_up_to_the_whole(evidence: VariantEvidence, name: str) -> Non
     assert slices.y.sum() == pytest.approx(numerator(evidence, metric))
 
 
-def test_segments_stand_apart(evidence: VariantEvidence) -> None:
+def test_segments_are_kept_apart(evidence: VariantEvidence) -> None:
     amounts = {
         "events:click": 9,
         "output_tokens": 600,
@@ -120,7 +120,7 @@ def test_evidence_comes_back_from_a_packed_text(evidence: VariantEvidence) -> No
     assert unpack(pack({"b": evidence})) == {"b": evidence}
 
 
-def test_names_that_are_not_quite_ours_are_ignored() -> None:
+def test_names_that_only_resemble_ours_are_ignored() -> None:
     strange = (
         f"abmesh.requests_by_segment.{WHO}.slice.1.code.200: 1\n"
         f"abmesh.requests.{WHO}.segment.power.code.200: 1\n"

@@ -28,13 +28,13 @@ def _outcome(parser: Parser | None, text: bytes) -> Sample | str:
         return str(error)
 
 
-def test_a_real_answer_is_read_alike_the_first_time_and_later() -> None:
+def test_a_real_answer_is_parsed_the_same_the_first_time_and_later() -> None:
     parser = Parser()
     for _ in range(2):
         assert parser.parse(RECORDED) == parse(RECORDED)
 
 
-def test_a_real_answer_needs_no_reading_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_answer_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(_: bytes) -> Sample:
         raise AssertionError("the slow way was taken")
 
@@ -88,14 +88,16 @@ STRANGE = st.sampled_from(
 
 
 @given(st.lists(ANSWERS, min_size=1, max_size=3))
-def test_every_answer_is_read_alike_by_a_parser_that_has_met_others(answers: list[str]) -> None:
+def test_every_answer_is_parsed_the_same_after_any_others(answers: list[str]) -> None:
     parser = Parser()
     for answer in [*answers, *answers]:
         assert _outcome(parser, answer.encode()) == _outcome(None, answer.encode())
 
 
 @given(ANSWERS, st.lists(st.tuples(st.integers(0, 400), st.integers(0, 5), STRANGE), min_size=1, max_size=3))
-def test_damaged_answers_are_read_alike_and_fail_alike(answer: str, damage: list[tuple[int, int, str]]) -> None:
+def test_damaged_answers_give_the_same_result_or_error_as_parse(
+    answer: str, damage: list[tuple[int, int, str]]
+) -> None:
     parser = Parser()
     damaged = answer
     for place, removed, inserted in damage:
@@ -105,19 +107,19 @@ def test_damaged_answers_are_read_alike_and_fail_alike(answer: str, damage: list
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_make_it_crash(text: bytes) -> None:
+def test_no_bytes_raise_anything_but_a_source_error(text: bytes) -> None:
     assert _outcome(Parser(), text) == _outcome(None, text)
 
 
 @given(st.lists(st.integers(0, 10**16 - 1)))
-def test_digits_become_the_numbers_that_they_say(numbers: list[int]) -> None:
+def test_digits_become_numbers(numbers: list[int]) -> None:
     lines = b"\n".join(b"name.%d: %d" % item for item in enumerate(numbers))
     names, values = named_values(lines)
     assert values.tolist() == numbers
     assert names.tobytes().split() == [b"name.%d:" % place for place in range(len(numbers))]
 
 
-def test_lists_of_names_that_come_and_go_do_not_either(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changing_lists_of_names_do_not_grow_the_cache_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "MOST_LAYOUTS", 3)
     parser = Parser()
     known = [f"abmesh.requests.experiment.e{number % 3}.variant.v.slice.{number}.code.200" for number in range(12)]
@@ -128,7 +130,7 @@ def test_lists_of_names_that_come_and_go_do_not_either(monkeypatch: pytest.Monke
             assert parser.parse(text) == parse(text)
 
 
-def test_names_that_come_and_go_do_not_grow_it_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changing_names_do_not_grow_the_cache_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "MOST_NAMES", 100)
     monkeypatch.setattr(columns, "MOST_CELLS", 1000)
     parser = Parser()
@@ -143,7 +145,7 @@ def test_names_that_come_and_go_do_not_grow_it_without_limit(monkeypatch: pytest
         assert parser._cells.size <= 2000
 
 
-def test_what_it_forgot_goes_when_no_counts_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cleared_caches_are_freed_once_no_counts_need_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "MOST_NAMES", 0)
     text = b"abmesh.requests.experiment.e.variant.v.slice.1.code.200: 1\n"
     parser = Parser()

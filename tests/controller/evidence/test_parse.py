@@ -52,7 +52,7 @@ def _json_as_plain(text: bytes) -> dict[tuple[object, ...], int]:
     return found
 
 
-def test_a_real_envoys_text_says_what_its_json_says() -> None:
+def test_a_real_envoys_text_means_what_its_json_means() -> None:
     sample = parse(_read("answer.txt.gz"))
     assert _as_plain(sample) == _json_as_plain(_read("answer.json.gz"))
     assert len(sample.experiments) == 10
@@ -89,7 +89,7 @@ def test_names_mean_what_the_contract_says() -> None:
         "abmesh.something_else",
     ],
 )
-def test_what_is_no_evidence_is_counted_and_left_out(name: str) -> None:
+def test_statistics_that_are_not_evidence_are_counted_and_left_out(name: str) -> None:
     sample = parse(f"{name}: 1\nserver.uptime: 26\n")
     assert sample.ignored == 1
     assert sample.uptime == 26
@@ -120,19 +120,19 @@ def test_what_is_no_evidence_is_counted_and_left_out(name: str) -> None:
         ("  totals=1,1:1\n", "not an Envoy statistic"),
     ],
 )
-def test_an_answer_that_is_none_is_a_typed_error(text: str | bytes, says: str) -> None:
+def test_text_that_is_not_an_answer_is_a_source_error(text: str | bytes, says: str) -> None:
     with pytest.raises(SourceError, match=says):
         parse(text)
 
 
 @pytest.mark.parametrize("bound", ["x", "", "-1", "inf", "nan", "1e400", "1" * 400, "\u0667", "1_0"])
-def test_a_bin_with_an_impossible_bound_is_a_typed_error(bound: str) -> None:
+def test_a_bin_with_an_invalid_bound_is_a_source_error(bound: str) -> None:
     for bounds in (f"{bound},1", f"1,{bound}"):
         with pytest.raises(SourceError, match="bound"):
             parse(f"{HISTOGRAM}:\n  totals={bounds}:1\n{TAIL}")
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200))
-def test_no_bytes_make_it_crash(text: str | bytes) -> None:
+def test_no_bytes_raise_anything_but_a_source_error(text: str | bytes) -> None:
     with contextlib.suppress(SourceError):
         parse(text)

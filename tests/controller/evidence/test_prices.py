@@ -55,7 +55,7 @@ def _inputs(subject: Experiment, history: History, seconds: float, requests: int
 
 
 @pytest.mark.parametrize("after", [2.5, 0.1])
-def test_a_new_price_holds_for_the_whole_stage_and_is_no_change_of_what_was_spent(after: float) -> None:
+def test_a_new_price_applies_to_the_whole_stage(after: float) -> None:
     """At 1 and at 2.5 dollars an answer costs less than its limit of a thousandth, whatever the checkpoints before."""
     before, history = _at_price(1.0), History()
     for tick in range(1, 6):
@@ -67,7 +67,7 @@ def test_a_new_price_holds_for_the_whole_stage_and_is_no_change_of_what_was_spen
     assert judged.value == pytest.approx(200 * after / 1e6, rel=0.01)
 
 
-def test_earlier_stages_are_at_the_price_of_now_too() -> None:
+def test_a_new_price_applies_to_earlier_stages_too() -> None:
     before, now = _at_price(1.0), _at_price(2.5)
     history = History().after_stage(PastStage("ended", before.weights, _evidence(before, 50)))
     (judged,) = decide(_inputs(now, history, 60, 50)).situation.judgements
@@ -80,7 +80,7 @@ def test_a_price_that_is_beyond_the_limit_is_harm_at_once() -> None:
     assert judged.verdict is Verdict.HARMFUL
 
 
-def test_evidence_that_counted_less_is_read_as_what_it_counted() -> None:
+def test_stored_evidence_of_fewer_amounts_is_read() -> None:
     """Packed before there were amounts, first tokens and segments."""
     found: Evidence = {"model-b": VariantEvidence({200: 5}, 50, {}, {0: {(10.0, 1.0): 5}})}
     plain = json.loads(zlib.decompress(b85decode(pack(found))))

@@ -58,7 +58,7 @@ def test_series_have_the_meaning_of_envoys_own_statistics() -> None:
     assert found.sample.uptime == 77
 
 
-def test_every_target_is_an_envoy_of_its_own() -> None:
+def test_every_target_is_one_envoy() -> None:
     other = Counts({("model-a", 0, 200): 70})
     found = _read(answer([*target(COUNTS, "a:1"), *target(other, "b:1"), *target(Counts(), "c:1")]))
     samples = {name: item.sample for name, item in found.items()}
@@ -69,7 +69,7 @@ def test_every_target_is_an_envoy_of_its_own() -> None:
     }
 
 
-def test_what_is_remembered_of_names_changes_nothing() -> None:
+def test_cached_meanings_change_no_result() -> None:
     reader, text = SeriesReader(), answer(target(COUNTS))
     assert reader.read(QueryResult(text)) == reader.read(QueryResult(text)) == _read(text)
 
@@ -170,14 +170,14 @@ def _bin(value: int) -> float:
         ),
     ],
 )
-def test_an_envoy_whose_series_make_no_sense_is_an_error_of_its_own(series: list[dict[str, Any]], says: str) -> None:
+def test_an_envoy_with_invalid_series_gives_an_error(series: list[dict[str, Any]], says: str) -> None:
     found = _read(answer([*series, *target(COUNTS, "good:1")]))
     assert says in found["envoy-1:9901"].error
     assert found["envoy-1:9901"].sample is None
     assert found["good:1"].sample is not None
 
 
-def test_what_is_no_evidence_is_counted_and_left_out() -> None:
+def test_statistics_that_are_not_evidence_are_counted_and_left_out() -> None:
     who = {"experiment": NAME, "variant": "model-a"}
     strange = [
         sample("envoy_abmesh_requests", 1, **who, slice="0"),
@@ -197,7 +197,7 @@ def test_what_is_no_evidence_is_counted_and_left_out() -> None:
     assert found.ignored == len(strange)
 
 
-def test_large_counts_come_whole_also_where_a_server_writes_exponents() -> None:
+def test_large_counts_are_exact_even_if_written_with_exponents() -> None:
     who = {"experiment": NAME, "variant": "a"}
     found = _one(
         [
@@ -220,7 +220,7 @@ def test_spaces_and_escapes_are_read_as_json_has_them() -> None:
     assert _read(text)['odd "{[é'].sample is not None
 
 
-def test_warnings_are_told_and_notes_are_not() -> None:
+def test_warnings_are_reported_and_infos_are_not() -> None:
     found = QueryResult(answer(target(COUNTS), warnings=["one of two stores did not answer"], infos=["a note"]))
     SeriesReader().read(found)
     assert found.warnings == ("one of two stores did not answer",)
@@ -248,7 +248,7 @@ def test_warnings_are_told_and_notes_are_not() -> None:
         ('{"status":"success","data":{"resultType":"vector","result":[' + "[" * 100_000, "cannot parse its answer"),
     ],
 )
-def test_what_is_no_answer_of_a_prometheus_server_is_a_source_error(text: str, says: str) -> None:
+def test_text_that_is_not_an_instant_vector_is_a_source_error(text: str, says: str) -> None:
     with pytest.raises(SourceError, match=says) as caught:
         _read(text)
     assert len(str(caught.value)) < 400

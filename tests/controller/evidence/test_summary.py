@@ -35,7 +35,7 @@ def test_slices_and_groups_stay_apart_for_variances() -> None:
     assert evidence.bins == {(100.0, 10.0): 110}
 
 
-def test_variants_that_were_not_asked_for_are_left_out_and_unseen_ones_have_nothing() -> None:
+def test_other_variants_are_left_out_and_variants_without_counts_are_empty() -> None:
     evidence = summarize(COUNTS, ("a", "new"))
     assert set(evidence) == {"a", "new"}
     assert evidence["new"] == VariantEvidence()

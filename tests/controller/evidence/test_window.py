@@ -44,7 +44,7 @@ def test_a_restart_counts_from_nothing_and_keeps_what_was_counted() -> None:
     assert _total(window) == {200: 37, 500: 1}
 
 
-def test_a_restart_is_seen_although_every_counter_has_outgrown_the_old_one() -> None:
+def test_a_restart_is_seen_even_if_every_counter_exceeds_its_old_value() -> None:
     window = open_window({"e": _reading(0, 60, ok=5, bad=5)}, START)
     window = extend(window, {"e": _reading(5, 3, ok=900, bad=100)})
     assert _total(window) == {200: 900, 500: 100}
@@ -98,14 +98,14 @@ def test_an_envoy_that_started_about_when_the_window_opened_does_not() -> None:
     assert _total(extend(window, {"f": _reading(100, 95, ok=12)})) == {}
 
 
-def test_when_it_cannot_be_told_whether_it_restarted_nothing_is_counted() -> None:
+def test_nothing_is_counted_if_a_restart_cannot_be_ruled_out() -> None:
     window = open_window({"e": _reading(0, 20, ok=100, bad=100)}, START)
     window = extend(window, {"e": _reading(1000, 100, ok=900, bad=100)})
     assert _total(window) == {}
     assert _total(extend(window, {"e": _reading(1005, 105, ok=905, bad=100)})) == {200: 5}
 
 
-def test_an_envoys_clock_that_was_set_back_is_no_restart() -> None:
+def test_an_envoys_clock_set_back_is_not_a_restart() -> None:
     window = open_window({"e": _reading(0, 5000, ok=100)}, START)
     assert _total(extend(window, {"e": _reading(5, 1405, ok=110)})) == {200: 10}
 
@@ -119,7 +119,7 @@ def test_a_counter_that_envoy_evicted_keeps_what_it_counted() -> None:
 
 
 @pytest.mark.parametrize("gap", [0, -100])
-def test_our_clock_standing_still_or_going_back_is_no_restart(gap: float) -> None:
+def test_our_clock_standing_still_or_going_back_is_not_a_restart(gap: float) -> None:
     window = open_window({"e": _reading(0, 1000, ok=10)}, START)
     assert _total(extend(window, {"e": _reading(gap, 1000, ok=12)})) == {200: 2}
 

@@ -92,7 +92,7 @@ def test_an_envoy_that_comes_back_after_it_was_forgotten_is_not_counted_twice() 
     assert fleet.show("llm_requests_total") == 15
 
 
-def test_everything_declared_is_there_from_the_start_at_nothing() -> None:
+def test_everything_declared_starts_at_zero() -> None:
     fleet = Fleet(experiment(segments={"header": "x-user-segment", "values": ["power"]}))
     fleet.observe({})
     for name, labels in (
@@ -112,7 +112,7 @@ def test_everything_declared_is_there_from_the_start_at_nothing() -> None:
             assert fleet.show(name, experiment=NAME, model_version=variant, **labels) == 0, (name, labels)
 
 
-def test_an_experiment_without_a_rollout_is_shown_as_well() -> None:
+def test_an_experiment_without_a_rollout_has_metrics_too() -> None:
     plain = experiment().model_copy(update={"rollout": None})
     fleet = Fleet(plain)
     fleet.observe({ENVOY: _counts(1)})
@@ -167,7 +167,7 @@ def test_requests_whose_client_went_away_have_a_status_of_their_own() -> None:
     assert fleet.show("llm_requests_total", status="503") == 1
 
 
-def test_a_price_that_changes_costs_no_token_twice() -> None:
+def test_a_price_change_charges_no_token_twice() -> None:
     fleet = Fleet()
     fleet.observe({ENVOY: _counts()})
     fleet.observe({ENVOY: _counts(1, output_tokens=1_000_000)})
@@ -211,7 +211,7 @@ def test_latencies_are_histograms_in_seconds_whose_buckets_hold_envoys_bins_as_a
     assert fleet.show(f"{name}_sum", model_version="model-b") == pytest.approx(12.345)
 
 
-def test_segments_are_families_of_their_own_so_that_sums_count_nobody_twice() -> None:
+def test_segments_have_their_own_families_so_that_sums_count_no_user_twice() -> None:
     fleet = Fleet(experiment(segments={"header": "x-user-segment", "values": ["power", "casual"]}))
     fleet.observe({ENVOY: Counts()})
     segments: dict[tuple[str, str, int | str], int] = {

@@ -39,7 +39,7 @@ async def _good(_: web.Request) -> web.Response:
     return web.Response(body=REAL)
 
 
-async def test_it_asks_for_our_statistics_and_the_processes_age_only() -> None:
+async def test_it_asks_only_for_our_statistics_and_the_uptime() -> None:
     asked: list[dict[str, str]] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -115,7 +115,7 @@ async def _cut_off(request: web.Request) -> web.StreamResponse:
         (_cut_off, "connection broke"),
     ],
 )
-async def test_an_envoy_that_does_not_answer_as_it_should_is_an_error_of_its_own(handler: Handler, says: str) -> None:
+async def test_an_envoy_that_fails_gives_an_observation_with_an_error(handler: Handler, says: str) -> None:
     seconds = 0.3 if says.startswith("no answer") else 10.0
     async with _admin(handler) as bad, _admin(_good) as good, _source(bad, good, seconds=seconds) as source:
         first, second = await source.observe()
@@ -124,7 +124,7 @@ async def test_an_envoy_that_does_not_answer_as_it_should_is_an_error_of_its_own
     assert second.sample is not None
 
 
-async def test_an_envoy_that_is_not_there_says_so_and_is_found_when_it_is() -> None:
+async def test_an_unreachable_envoy_is_an_error_until_it_is_back() -> None:
     envoy = f"http://127.0.0.1:{unused_port()}"
     async with _source(envoy) as source:
         (found,) = await source.observe()
@@ -137,7 +137,7 @@ async def test_an_envoy_that_is_not_there_says_so_and_is_found_when_it_is() -> N
         assert found.sample is not None
 
 
-async def test_all_envoys_are_asked_at_once() -> None:
+async def test_all_envoys_are_asked_concurrently() -> None:
     waiting = 0
     everybody = asyncio.Event()
 
@@ -153,7 +153,7 @@ async def test_all_envoys_are_asked_at_once() -> None:
         assert [item.error for item in await source.observe()] == ["", "", ""]
 
 
-async def test_an_address_that_no_name_server_can_be_asked_for_is_an_error_of_its_own() -> None:
+async def test_an_address_that_cannot_be_encoded_gives_an_observation_with_an_error() -> None:
     async with _admin(_good) as good, _source(f"http://{'x' * 64}.test:9901", good) as source:
         first, second = await source.observe()
     assert first.sample is None
@@ -161,7 +161,7 @@ async def test_an_address_that_no_name_server_can_be_asked_for_is_an_error_of_it
     assert second.sample is not None
 
 
-async def test_an_envoy_whose_answer_waits_for_its_turn_has_not_been_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_for_a_reader_does_not_count_against_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """One answer is read at a time here, and three never end: the last one's turn comes after three time limits."""
     monkeypatch.setattr(envoy_admin, "READERS", 1)
     async with _admin(_trickle) as bad, _admin(_good) as good, _source(bad, bad, bad, good, seconds=0.3) as source:
@@ -170,7 +170,7 @@ async def test_an_envoy_whose_answer_waits_for_its_turn_has_not_been_slow(monkey
     assert last.error == ""
 
 
-async def test_more_envoys_than_are_asked_at_once_are_asked_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_envoys_than_allowed_are_asked_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(envoy_admin, "CONNECTIONS", 2)
     asked, most = 0, 0
 

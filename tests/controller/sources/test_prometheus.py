@@ -81,7 +81,7 @@ async def test_it_asks_for_ages_and_then_for_all_series_of_the_same_moment() -> 
     assert second["query"].endswith(f'",{SELECTOR}}})')
 
 
-async def test_a_target_whose_scrape_failed_or_is_too_old_is_an_error_of_its_own() -> None:
+async def test_a_target_whose_scrape_failed_or_is_too_old_gives_an_error() -> None:
     ages = scrapes({"down:1": 1, "fresh:1": 119, "old:1": 121})
     series = answer([*target(COUNTS, "down:1", up=0), *target(COUNTS, "fresh:1"), *target(COUNTS, "old:1")])
     down, fresh, old = await _observed(Server(ages, series))
@@ -90,13 +90,13 @@ async def test_a_target_whose_scrape_failed_or_is_too_old_is_an_error_of_its_own
     assert old.error == "it was last scraped 121 s ago; at most 2m is allowed"
 
 
-async def test_a_target_that_comes_or_goes_between_both_answers_is_told() -> None:
+async def test_a_target_that_appears_or_disappears_between_the_queries_is_reported() -> None:
     gone, new = await _observed(Server(scrapes({"gone:1": 1}), answer(target(COUNTS, "new:1"))))
     assert (gone.envoy, gone.sample) == ("gone:1", None)
     assert (new.envoy, new.error) == ("new:1", "")
 
 
-async def test_only_what_was_scraped_since_the_last_tick_is_asked_for() -> None:
+async def test_only_targets_scraped_since_the_last_tick_are_queried() -> None:
     more = Counts({("model-a", 0, 200): 9})
     server = Server(scrapes({"a.b:1": 5, "c:1": 5}), answer([*target(COUNTS, "a.b:1"), *target(COUNTS, "c:1")]))
     async with _served(server.handle) as source:
@@ -115,7 +115,7 @@ async def test_only_what_was_scraped_since_the_last_tick_is_asked_for() -> None:
     assert second.sample.counts(NAME) == COUNTS
 
 
-async def test_what_came_with_a_warning_is_asked_for_again() -> None:
+async def test_targets_are_queried_again_after_a_warning() -> None:
     server = Server(scrapes({"a:1": 1}), answer([], warnings=["store b is down"]))
     async with _served(server.handle) as source:
         gone, _ = await source.observe()
@@ -133,7 +133,7 @@ async def test_a_selector_that_selects_nothing_is_an_error_of_the_server() -> No
 
 
 @pytest.mark.parametrize("query", ["ages", "series"])
-async def test_a_warning_means_that_somebody_may_be_missing(query: str) -> None:
+async def test_a_warning_is_an_error_of_the_server(query: str) -> None:
     warnings = {"warnings": ["store b is down"]}
     ages = scrapes({"a:1": 1}, **(warnings if query == "ages" else {}))
     series = answer(target(COUNTS, "a:1"), **(warnings if query == "series" else {}))
@@ -188,16 +188,14 @@ BAD_QUERY = '{"status":"error","errorType":"bad_data","error":"parse error: unex
         (_cut_off, "connection broke"),
     ],
 )
-async def test_a_server_that_does_not_answer_as_it_should_is_one_observation_with_an_error(
-    handler: Handler, says: str
-) -> None:
+async def test_a_server_that_fails_gives_one_observation_with_an_error(handler: Handler, says: str) -> None:
     async with _served(handler, seconds=0.3 if says.startswith("no answer") else 10.0) as source:
         (found,) = await source.observe()
     assert found.sample is None
     assert says in found.error
 
 
-async def test_a_server_that_is_not_there_says_so() -> None:
+async def test_an_unreachable_server_gives_one_observation_with_an_error() -> None:
     url = f"http://127.0.0.1:{unused_port()}"
     source = PrometheusSource(url, selector=SELECTOR, timeout=5, max_age=timedelta(minutes=2))
     (found,) = await source.observe()

@@ -134,9 +134,7 @@ async def watch() -> AsyncIterator[_Watch]:
     await watch.source.close()
 
 
-async def test_a_real_envoys_statistics_become_evidence_and_its_restart_is_no_harm(
-    tmp_path: Path, watch: _Watch
-) -> None:
+async def test_a_real_envoys_statistics_become_evidence_and_survive_its_restart(tmp_path: Path, watch: _Watch) -> None:
     with EnvoyProcess(_bootstrap(), tmp_path / "first") as envoy:
         await watch.point_at(envoy)
         await _serve(envoy, 5, code=503)

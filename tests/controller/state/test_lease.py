@@ -22,7 +22,7 @@ def test_one_leads_and_the_other_stands_by_until_the_first_is_gone(tmp_path: Pat
     second.release()
 
 
-def test_anybody_can_see_who_leads_without_becoming_it(tmp_path: Path) -> None:
+def test_reading_who_leads_does_not_take_the_lease(tmp_path: Path) -> None:
     assert leader(tmp_path) is None
     lease = Lease(tmp_path)
     assert lease.acquire()

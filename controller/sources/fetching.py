@@ -1,10 +1,19 @@
-"""Reading an answer up to a limit, and describing why a request failed. Shared by both sources."""
+"""HTTP for the two sources: the session, an answer's body up to a limit, and why a request failed."""
 
 from __future__ import annotations
 
 import aiohttp
 
 from abmesh.experiment.errors import SourceError
+
+
+def open_session() -> aiohttp.ClientSession:
+    """A session that opens a fresh connection for every request and ignores the environment's proxies.
+
+    Requests are seconds apart: a kept connection would be dead after the other end restarts. Proxies are not meant for
+    loopback addresses.
+    """
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True, limit=0), trust_env=False)
 
 
 async def read_body(response: aiohttp.ClientResponse, longest: int) -> bytes:
