@@ -146,7 +146,7 @@ class Event(Frozen):
         return self
 
 
-def _short(value: object) -> object:
+def _expanded(value: object) -> object:
     """Accept the name alone for an event without a value."""
     if isinstance(value, str):
         return {"name": value}
@@ -155,5 +155,5 @@ def _short(value: object) -> object:
     return value
 
 
-ShortEvent = Annotated[Event, BeforeValidator(_short, json_schema_input_type=EventName | Event)]
+ShortEvent = Annotated[Event, BeforeValidator(_expanded, json_schema_input_type=EventName | Event)]
 """An event as the document lists it."""

@@ -1,7 +1,7 @@
 """Conditions under which Envoy reads a request's unit exactly as the server does, or is sure to find none. Pure.
 
-:mod:`abmesh.mesh.native` makes routes of them; they follow :mod:`ext_proc.identity`. Requests that do not match go to
-the server, which is always right, so whenever in doubt they do not match:
+:mod:`abmesh.mesh.native` makes routes of them; they follow :mod:`ext_proc.core.identity`. Requests that do not match go
+to the server, which is always right, so whenever in doubt they do not match:
 
 - Envoy compares repeated headers joined with commas, but hashes them one by one. Values with commas go to the server.
 - RE2 reads nothing but UTF-8. Headers with other bytes go to the server.
