@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test programs go lint format bench simulations rollouts lock image clean
+.PHONY: help demo check test soak programs go lint format bench simulations rollouts lock image clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,17 @@ SCENARIO ?= good
 demo: $(READY)  ## Watch a rollout through a real Envoy; SCENARIO=good, errors, slow or finetune
 	@$(BIN)/abmesh demo $(SCENARIO) $(ARGS)
 
-test: lint programs  ## Check everything: format, lint, types, imports, and all tests with a real Envoy
-	$(BIN)/python -m pytest $(ARGS)
+# One test process for each CPU; a file's tests stay together, so that they share what the file starts.
+PARALLEL ?= --numprocesses logical --maxprocesses 8 --dist loadfile
+
+check: lint  ## Format, lint, types, imports, and the tests that start no process: a minute or two
+	$(BIN)/python -m pytest $(PARALLEL) --dist worksteal -m "not process and not simulation and not soak" $(ARGS)
+
+test: lint programs  ## Everything but the long tests, with a real Envoy, Prometheus and Chromium: under ten minutes
+	$(BIN)/python -m pytest $(PARALLEL) --durations=40 $(ARGS)
+
+soak: $(READY) programs  ## The long tests only: whole demos, memory, thorough fuzzing, thousands of users
+	$(BIN)/python -m pytest -m soak --durations=40 $(ARGS)
 
 programs:  ## Install with apt, as root, what some tests need beside Python's packages: prometheus and chromium
 	@missing=; \

@@ -1,7 +1,7 @@
-"""Locks between processes, and files that are replaced as a whole. The only module that locks a file or renames one.
+"""Locks between processes, and files that are replaced as a whole.
 
-The documents (:mod:`abmesh.experiment.files`) and the controller's state (:mod:`controller.state.locks`) are built on
-it. Failures are plain ``OSError``: those two say what they mean for the file at hand.
+Used by :mod:`abmesh.experiment.files` for the document and the routes file, and by :mod:`controller.state.locks` for
+the controller's state. Failures are plain ``OSError``; those two modules turn them into messages.
 
 Locks are ``flock(2)``: they belong to an open file, so they go with the process however it dies, and they hold between
 threads as well as between processes.
@@ -25,7 +25,7 @@ Signature = tuple[int, int, int, int, int]
 """Device, inode, size, and times of modification and change in nanoseconds."""
 
 _PRIVATE: Final = 0o600
-"""Mode of a copy until it has its final one: it may hold what not everybody may read."""
+"""Mode of a copy until it gets its final one: not everybody may be allowed to read it."""
 
 
 def signature(path: Path) -> Signature | None:
@@ -55,7 +55,7 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
 
 
 def wait_for_lock(descriptor: int, seconds: float) -> bool:
-    """As :func:`try_lock`, but wait up to ``seconds`` for another holder; False if that was not enough."""
+    """Like :func:`try_lock`, but wait up to ``seconds`` for another holder; False if it still holds the lock then."""
     limit = time.monotonic() + seconds
     while not try_lock(descriptor):
         if time.monotonic() >= limit:
@@ -72,7 +72,7 @@ class Copy(NamedTuple):
 
 
 def unique_copy(target: Path) -> Path:
-    """Where to write a copy if another writer may not hold the lock; :func:`remove_copies` finds what was left."""
+    """A path for a copy that no other writer uses; :func:`remove_copies` finds those that were left behind."""
     return target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
 
 

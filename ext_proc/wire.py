@@ -96,7 +96,7 @@ class Message(NamedTuple):
         expects_answer: false in observability mode, where Envoy ignores answers.
         decides: whether no later message of the stream can need an answer: these are request headers, and Envoy has
             declared that it sends no bodies. Response headers and trailers may still come, but our answer to them
-            would be "no change", which is also how Envoy takes the end of the stream.
+            would be "no change", which is also what the end of a stream means to Envoy.
     """
 
     kind: Kind

@@ -2,7 +2,7 @@
 
 ``make check`` leaves out what is marked ``process`` (starts one) or ``simulation`` (simulates experiments by the
 hundred); ``make test`` runs these too; only ``make soak`` runs what is marked ``soak`` (long). ``envoy`` (runs a real
-Envoy) implies ``process``. ``make soak ARGS="--hypothesis-profile thorough"`` tries far more examples.
+Envoy) implies ``process``. ``make test ARGS="--hypothesis-profile thorough"`` tries far more examples.
 """
 
 from __future__ import annotations

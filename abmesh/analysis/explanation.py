@@ -14,6 +14,7 @@ from abmesh.inference.numbers import Interval
 from controller.decision.comparison import MIN_SLICES
 from controller.decision.comparisons import compare
 from controller.decision.decide import Inputs, decide, evidence_of
+from controller.decision.guardrails import plain
 from controller.decision.intervals import increase_interval, level_interval
 from controller.decision.means import MIN_MEAN
 from controller.decision.quantiles import MIN_GROUPS
@@ -225,12 +226,14 @@ def _explained(
     assert guardrail is not None
     metric, alpha = guardrail.measured, rollout.analysis.alpha
     comparison = compare(metric, evidence, rollout.tuned_for, alpha)
+    limit = plain(guardrail.limit)
     if guardrail.compares:
-        interval = increase_interval(comparison, alpha, relative=guardrail.relative, share=metric.share)
+        margin = limit if guardrail.upper else -limit
+        interval = increase_interval(comparison, alpha, relative=guardrail.relative, share=metric.share, judged=margin)
     else:
         # A score of ups and downs is the only value that may be below 0.
         lowest = -1.0 if any(weight < 0 for _, weight in metric.parts) else 0.0
-        interval = level_interval(comparison, alpha, share=metric.share, lowest=lowest)
+        interval = level_interval(comparison, alpha, share=metric.share, lowest=lowest, judged=limit)
     text = judgement_text(judgement, state)
     return ExplainedGuardrail(guardrail, name_of(guardrail), judgement, text, interval, formula_of(guardrail))
 

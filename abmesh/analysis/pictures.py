@@ -25,7 +25,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class ReferenceLine:
     """A line at a value that means something: no difference, or a limit."""
 
     value: float
@@ -33,7 +33,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class TimeSeries:
     """Confidence sequences over time, in one panel.
 
     Attributes:
@@ -42,7 +42,7 @@ class Course:
         time: the horizontal axis, with its unit.
         dated: whether moments are seconds since 1970, to be shown as dates.
         lines: one for each variant.
-        marks: values to draw a line at.
+        references: values to draw a line at.
         percent: whether values are shares, to be shown in percent.
     """
 
@@ -51,7 +51,7 @@ class Course:
     time: str
     dated: bool
     lines: Sequence[Line]
-    marks: Sequence[Mark] = (Mark(0.0, "no difference"),)
+    references: Sequence[ReferenceLine] = (ReferenceLine(0.0, "no difference"),)
     percent: bool = False
 
 
@@ -71,14 +71,14 @@ class Bars:
         title: what is shown.
         quantity: the horizontal axis, with its unit.
         bars: rows, the first on top.
-        marks: values to draw a line at.
+        references: values to draw a line at.
         percent: whether values are shares, to be shown in percent.
     """
 
     title: str
     quantity: str
     bars: Sequence[Bar]
-    marks: Sequence[Mark] = (Mark(0.0, "no difference"),)
+    references: Sequence[ReferenceLine] = (ReferenceLine(0.0, "no difference"),)
     percent: bool = False
 
 
@@ -115,6 +115,6 @@ class PowerPicture:
     title: str
     effect: str
     curves: Sequence[PowerCurve]
-    effects: Sequence[Mark] = ()
-    rates: Sequence[Mark] = ()
+    effects: Sequence[ReferenceLine] = ()
+    rates: Sequence[ReferenceLine] = ()
     percent: bool = False

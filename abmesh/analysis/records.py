@@ -1,4 +1,8 @@
-"""What is analysed and what comes of it, as frozen records, whichever source it is from. Pure."""
+"""What a report holds, as frozen records, whichever source it is from. Pure.
+
+Made by :mod:`abmesh.analysis.table_report` and :mod:`abmesh.analysis.rollout_report`, shown by
+:mod:`abmesh.analysis.render`.
+"""
 
 from __future__ import annotations
 
@@ -6,105 +10,41 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from abmesh.inference.numbers import Interval, Slices
+from abmesh.inference.numbers import Interval, Side
 
 Kind = Literal["rate", "mean", "ratio", "quantile"]
 """What a metric is.
 
 rate   events among requests that are independent of each other: exact, from counts alone
 mean   values of requests that are independent of each other: from sums and sums of squares
-ratio  a sum over requests of users who repeat: from sums over groups of users
+ratio  a sum over requests of users who send several: from sums over groups of users
 quantile  of durations, from histograms by group of users; only a rollout has these
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Borrowed:
-    """How uncertain a part is whose users are not told apart, from the whole that it is a part of.
+class ReportedMetric:
+    """A metric as a report shows it.
 
     Attributes:
-        variance: of one request, in the metric's unit squared.
-        design_effect: of counts, at least 1.
-        freedom: degrees of freedom of both.
-    """
-
-    variance: float
-    design_effect: float
-    freedom: float
-
-
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """What was added up of one variant, in one stage and one segment.
-
-    Attributes:
-        n: requests, or whatever else the metric is of.
-        y: sum of the metric: events, or the sum of all values.
-        yy: sum of squares, where the metric is a mean.
-        slices: the same sums by group of users, where users repeat.
-        users: how many different users there are, where that is known.
-        borrowed: what the whole says about users who repeat, where the part itself has no groups of users.
-        answers: how many were measured, where ``n`` is no number of them, such as milliseconds.
-    """
-
-    n: float
-    y: float
-    yy: float | None = None
-    slices: Slices | None = None
-    users: int | None = None
-    borrowed: Borrowed | None = None
-    answers: float | None = None
-
-    @property
-    def measured(self) -> float:
-        """How many were measured."""
-        return self.n if self.answers is None else self.answers
-
-    @property
-    def value(self) -> float | None:
-        """The metric per request; None where there is none."""
-        return self.y / self.n if self.n else None
-
-    def __add__(self, other: Sums) -> Sums:
-        """Both together. Users are not added: somebody may be in both."""
-        slices = None
-        if self.slices is not None and other.slices is not None:
-            slices = Slices(self.slices.n + other.slices.n, self.slices.y + other.slices.y)
-        yy = None if self.yy is None or other.yy is None else self.yy + other.yy
-        answers = None if self.answers is None or other.answers is None else self.answers + other.answers
-        return Sums(self.n + other.n, self.y + other.y, yy, slices, answers=answers)
-
-
-Part = Mapping[str, Sums]
-"""The variants of one stage: sums by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """What was measured.
-
-    Attributes:
-        name: as it is shown.
-        kind: how it is to be analysed.
+        name: of the metric.
+        kind: how it is analysed.
         unit: ``share`` is shown in percent; anything else, such as ``ms``, stands behind the number; may be empty.
-        once: whether a share counts each request at most once, so that it can be analysed as counts. One that does not,
-            such as clicks per request, is a mean that is shown in percent.
     """
 
     name: str
     kind: Kind
     unit: str = ""
-    once: bool = True
 
     @property
-    def counted(self) -> bool:
-        """Whether the analysis is that of counts."""
-        return self.unit == "share" and self.once
+    def difference_unit(self) -> str:
+        """The unit of a difference of two values: percentage points for a share."""
+        return "points" if self.unit == "share" else self.unit
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with the interval that goes with it; None where the data do not say."""
+    """A value and its confidence interval; None where the data do not tell."""
 
     value: float | None
     interval: Interval
@@ -115,14 +55,15 @@ class Finding:
     """One analysis of a difference.
 
     Attributes:
-        valid: when it may be believed, in words: ``at any look``.
+        valid: which looks it is valid for, in words: ``at any look``.
         difference: candidate minus control.
         lift: the same as a share of the control's value; None where the method gives none.
         p: of "no difference", two-sided; not a number where the analysis has none.
         adjusted: p, corrected for all comparisons that it was made beside; the same where it is alone.
         significant: whether ``adjusted`` is at most alpha (for planned looks, whether the boundary is crossed).
-        method: how it was reached.
+        method: how it was made.
         note: what is particular about this one; empty if nothing is.
+        side: on which side the evidence lies, where the method tells; otherwise that of the difference.
     """
 
     valid: str
@@ -133,21 +74,23 @@ class Finding:
     significant: bool
     method: str
     note: str = ""
+    side: Side | None = None
 
     @property
     def result(self) -> str:
         """``higher``, ``lower`` or ``undecided``."""
         if not self.significant or not self.difference.value:
             return "undecided"
-        return "higher" if self.difference.value > 0 else "lower"
+        higher = self.difference.value > 0 if self.side is None else self.side is Side.GREATER
+        return "higher" if higher else "lower"
 
 
 @dataclass(frozen=True, slots=True)
 class VariantRow:
-    """One variant: what was counted, and its value with the interval that holds at any look.
+    """One variant: what was counted, and its value with the interval that is valid at any look.
 
-    For several stages the value is that of all its requests together, and a comparison of two such values is what the
-    analysis by stage is there to avoid.
+    Over several stages the value is that of all its requests together. Two such values must not be compared: only the
+    analysis by stage does that.
     """
 
     variant: str
@@ -158,11 +101,11 @@ class VariantRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Within:
+class SegmentValues:
     """Both variants' own values in a segment, each as it would be with the same mix of stages.
 
     Attributes:
-        control_n: what the control's value is of: requests, or whatever the metric is per.
+        control_n: the control's requests, or whatever else the metric counts per.
         control: its value.
         variant_n: the same of the variant.
         variant: its value.
@@ -175,20 +118,20 @@ class Within:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """A variant against the control, by every analysis that the data allow; the first is the verdict's.
+class ComparedVariant:
+    """A variant against the control, by every analysis that the data allow; the first one decides.
 
     Attributes:
         variant: its name.
         segment: of the users that are compared; empty for all of them.
-        findings: one an analysis.
+        findings: one for each analysis.
         within: the values that are compared, where a report shows them beside the difference.
     """
 
     variant: str
     segment: str
     findings: tuple[Finding, ...]
-    within: Within | None = None
+    within: SegmentValues | None = None
 
     @property
     def verdict(self) -> str:
@@ -201,7 +144,7 @@ class SplitCheck:
     """Whether units were split as the weights say, in one stage.
 
     Attributes:
-        stage: its name; empty where there is one.
+        stage: its name; empty where there is only one.
         counts: units, or requests, by variant.
         expected: the counts that the weights promise.
         p: always valid, of "split as the weights say".
@@ -224,29 +167,29 @@ class MetricReport:
     """Everything about one metric.
 
     Attributes:
-        metric: what.
+        metric: which one.
         variants: a row for each, the control first.
         comparisons: of each variant with the control.
         segments: the same within each segment, corrected together by Benjamini and Hochberg.
         remarks: sentences on the segments.
     """
 
-    metric: Metric
+    metric: ReportedMetric
     variants: Sequence[VariantRow]
-    comparisons: Sequence[Comparison]
-    segments: Sequence[Comparison] = ()
+    comparisons: Sequence[ComparedVariant]
+    segments: Sequence[ComparedVariant] = ()
     remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class AnalysisReport:
     """A whole analysis.
 
     Attributes:
         source: the file or the experiment.
-        control: what the others are compared with.
+        control: the variant that the others are compared with.
         alpha: of each metric's comparisons, together.
-        stages: how many stages were compared apart and then combined.
+        stages: how many stages were compared one by one and then combined.
         metrics: one report for each.
         splits: sample-ratio checks; empty where the weights are not known.
         warnings: what a reader must know before believing anything.

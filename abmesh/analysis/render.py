@@ -17,12 +17,20 @@ from abmesh.analysis.layout import (
     span,
     table,
 )
-from abmesh.analysis.records import Comparison, Estimate, Finding, Metric, MetricReport, Report, SplitCheck
+from abmesh.analysis.records import (
+    AnalysisReport,
+    ComparedVariant,
+    Estimate,
+    Finding,
+    MetricReport,
+    ReportedMetric,
+    SplitCheck,
+)
 
 _INTERVALS_ARE_NOT = "intervals are not, and one that leaves out 0 beside a result of undecided is no finding"
 
 
-def as_text(report: Report, style: Format) -> str:
+def as_text(report: AnalysisReport, style: Format) -> str:
     """The report for people."""
     sure = percent(1 - report.alpha)
     title = f"{report.source}: compared with {report.control}, alpha {percent(report.alpha)}"
@@ -63,7 +71,7 @@ def _variants(part: MetricReport, sure: str, style: Format) -> list[str]:
     return table(header, rows, style)
 
 
-def _comparisons(metric: Metric, comparisons: Sequence[Comparison], sure: str, style: Format) -> list[str]:
+def _comparisons(metric: ReportedMetric, comparisons: Sequence[ComparedVariant], sure: str, style: Format) -> list[str]:
     segmented = any(item.segment for item in comparisons)
     header = [
         *(["segment"] if segmented else []),
@@ -97,8 +105,8 @@ def _segments(part: MetricReport, control: str, sure: str, style: Format) -> lis
     return table(header, rows, style)
 
 
-def _cells(metric: Metric, finding: Finding) -> list[str]:
-    lift, unit = finding.lift, "points" if metric.unit == "share" else metric.unit
+def _cells(metric: ReportedMetric, finding: Finding) -> list[str]:
+    lift, unit = finding.lift, metric.difference_unit
     return [
         finding.valid,
         number(finding.difference.value, unit, sign=True),
@@ -124,7 +132,7 @@ def _splits(splits: Sequence[SplitCheck], style: Format) -> list[str]:
     return table(header, rows, style)
 
 
-def _legend(report: Report) -> list[str]:
+def _legend(report: AnalysisReport) -> list[str]:
     """What each analysis in the report is valid for."""
     used: dict[str, str] = {}
     for part in report.metrics:
@@ -151,7 +159,7 @@ def _legend(report: Report) -> list[str]:
     return lines
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: AnalysisReport) -> dict[str, Any]:
     """The report for programs: shares in 0..1, other values in the metric's unit, null for no limit."""
     return {
         "source": report.source,
@@ -195,7 +203,7 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _within(item: Comparison) -> dict[str, Any]:
+def _within(item: ComparedVariant) -> dict[str, Any]:
     """A segment's own values, where they are known."""
     found = item.within
     if found is None:
@@ -206,7 +214,7 @@ def _within(item: Comparison) -> dict[str, Any]:
     }
 
 
-def _comparison(item: Comparison) -> dict[str, Any]:
+def _comparison(item: ComparedVariant) -> dict[str, Any]:
     return {
         "variant": item.variant,
         "result": item.verdict,

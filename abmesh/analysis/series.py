@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from abmesh.analysis import anytime
+from abmesh.analysis.always_valid import difference_of
 from abmesh.analysis.layout import percent
-from abmesh.analysis.pictures import Bar, Bars, Course, Line, Point
-from abmesh.analysis.records import Comparison, Estimate, Metric, MetricReport, Report
+from abmesh.analysis.pictures import Bar, Bars, Line, Point, TimeSeries
+from abmesh.analysis.records import AnalysisReport, ComparedVariant, Estimate, MetricReport, ReportedMetric
 from abmesh.analysis.table import Table
+from abmesh.analysis.table_comparisons import compared
 
 MOST_POINTS = 200
 """Most moments that are drawn; of more, evenly spread ones."""
@@ -23,7 +24,7 @@ Moments = Sequence[tuple[float, Sequence[tuple[str, Estimate]]]]
 _Item = TypeVar("_Item")
 
 
-def course_of(title: str, metric: Metric, moments: Moments, *, dated: bool, control: str) -> Course:
+def series_of(title: str, metric: ReportedMetric, moments: Moments, *, dated: bool, control: str) -> TimeSeries:
     """Confidence sequences of the differences from the control.
 
     Args:
@@ -37,7 +38,7 @@ def course_of(title: str, metric: Metric, moments: Moments, *, dated: bool, cont
     for at, differences in moments:
         for variant, estimate in differences:
             points.setdefault(variant, []).append(Point(at, estimate))
-    return Course(
+    return TimeSeries(
         title=title,
         quantity=_difference(metric, control),
         time="time (UTC)" if dated else "time",
@@ -47,8 +48,8 @@ def course_of(title: str, metric: Metric, moments: Moments, *, dated: bool, cont
     )
 
 
-def history_of(table: Table, report: Report, tuned_for: float) -> Course:
-    """The course of a table with a column ``time``.
+def history_of(table: Table, report: AnalysisReport, tuned_for: float) -> TimeSeries:
+    """How the differences in a table with a column ``time`` developed.
 
     Each moment's interval is made of what was known then; together they are one confidence sequence for each variant,
     which holds at all moments at once.
@@ -63,14 +64,14 @@ def history_of(table: Table, report: Report, tuned_for: float) -> Course:
     moments = []
     for at, cells in thinned(table.history):
         arms = {name: table.arms(control, name, cells=cells) for name in others}
-        known = [name for name in others if arms[name]]
-        compared = [anytime.compare(metric, arms[name], report.alpha, tuned_for) for name in known]
-        moments.append((at, [(name, found.difference) for name, found in zip(known, compared, strict=True)]))
+        found = {name: compared(table, pairs, report.alpha, tuned_for) for name, pairs in arms.items() if pairs}
+        differences = [(name, difference_of(each, report.alpha, share=table.share)) for name, each in found.items()]
+        moments.append((at, differences))
     title = f"{report.source}: {percent(1 - report.alpha)} confidence sequences, valid at any look"
-    return course_of(title, metric, moments, dated=table.dated, control=control)
+    return series_of(title, metric, moments, dated=table.dated, control=control)
 
 
-def bars_of(report: Report) -> list[Bars]:
+def bars_of(report: AnalysisReport) -> list[Bars]:
     """A report's lifts, where every metric has one; otherwise a panel of differences for each metric."""
     title = f"{report.source}: {percent(1 - report.alpha)} intervals against {report.control}"
     comparisons = [item for part in report.metrics for item in _all(part)]
@@ -85,13 +86,13 @@ def bars_of(report: Report) -> list[Bars]:
     return panels
 
 
-def _difference(metric: Metric, control: str) -> str:
+def _difference(metric: ReportedMetric, control: str) -> str:
     """The name of an axis of differences, with its unit."""
     unit = "pp" if metric.unit == "share" else metric.unit
     return f"{metric.name}, difference from {control}" + (f" ({unit})" if unit else "")
 
 
-def _all(part: MetricReport) -> list[Comparison]:
+def _all(part: MetricReport) -> list[ComparedVariant]:
     return [*part.comparisons, *part.segments]
 
 

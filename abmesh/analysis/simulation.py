@@ -1,10 +1,10 @@
-"""Plays whole rollouts on a described truth, with the very function that decides in production. Pure but for its seed.
+"""Plays whole rollouts on a described truth, with the function that decides in production. Deterministic for a seed.
 
-Users have an activity (Pareto: a few send most of the requests), a proneness to errors and a slowness of their own; the
-law assigns them by bucket, slice and group; every tick they send requests, whose errors and durations are counted as
-Envoy counts them, in slices and in histograms with two significant digits. :func:`play` then does what the controller
-does: decide, and move the weights. Left out is what is not a question of statistics: Envoys that restart or do not
-answer, and people.
+Users have an activity (Pareto: a few send most of the requests), an error rate and a latency of their own; the
+assignment law gives them a bucket, slice and group; every tick they send requests, whose errors and durations are
+counted as Envoy counts them, in slices and in histograms with two significant digits. :func:`play` then does what the
+controller does: decide, and move the weights. Left out is what is not a question of statistics: Envoys that restart or
+do not answer, and people.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What the variants are really like.
+    """The true properties of the variants.
 
     Attributes:
         users: how many there are.
@@ -85,7 +85,7 @@ class Played:
         weight: the candidate's before that decision, in basis points.
         after: from the start to that decision.
         requests: the candidate's, in all stages.
-        reason: of that decision.
+        reason: of that decision, as a sentence.
     """
 
     ending: Ending
@@ -101,9 +101,9 @@ def play(experiment: Experiment, truth: Truth, *, tick: timedelta, longest: time
 
     Args:
         experiment: with a rollout, and any weights.
-        truth: what the variants are like.
-        tick: between two looks.
-        longest: after which an unfinished rollout is UNDECIDED.
+        truth: the true properties of the variants.
+        tick: time between two looks.
+        longest: time after which an unfinished rollout is UNDECIDED.
         seed: of the random numbers; the same seed plays the same rollout.
     """
     assert experiment.rollout is not None
@@ -184,7 +184,7 @@ def _nothing(experiment: Experiment) -> dict[str, _Counted]:
 
 
 class _Crowd:
-    """Users who send requests."""
+    """The users, who send requests."""
 
     def __init__(self, truth: Truth, random: np.random.Generator) -> None:
         self._truth = truth

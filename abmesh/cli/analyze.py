@@ -16,9 +16,9 @@ from abmesh.experiment.errors import SettingsError, StartError
 from abmesh.experiment.quantities import SHARE_FORM, WEIGHT_FORM, parse_share, parse_weight
 
 if TYPE_CHECKING:
-    from abmesh.analysis.records import Report
-    from abmesh.analysis.report import Question
+    from abmesh.analysis.records import AnalysisReport
     from abmesh.analysis.table import Table
+    from abmesh.analysis.table_report import TableQuestion
 
 _LARGEST = 10**12
 
@@ -65,7 +65,7 @@ def analyze(
     style: Annotated[_Style, typer.Option("--format", help="How to print.")] = _Style.TEXT,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="FILE", help="Draw intervals, or their course over time: .png, .svg or .pdf."),
+        typer.Option("--plot", metavar="FILE", help="Draw intervals, over time where it is known: .png, .svg or .pdf."),
     ] = None,
     config: ConfigOption = CONFIG,
     state: StateOption = None,
@@ -102,10 +102,10 @@ def analyze(
         typer.echo(as_text(report, style.value))
 
 
-def _file(source: str, question: Question, plot: Path | None) -> Report:
+def _file(source: str, question: TableQuestion, plot: Path | None) -> AnalysisReport:
     """Analyse a CSV."""
-    from abmesh.analysis.report import report_of
-    from abmesh.analysis.table import read_table
+    from abmesh.analysis.table_reader import read_table
+    from abmesh.analysis.table_report import report_of
 
     table = read_table(_lines(source), "standard input" if source == "-" else source)
     report = report_of(table, question)
@@ -114,13 +114,13 @@ def _file(source: str, question: Question, plot: Path | None) -> Report:
     return report
 
 
-def _draw(table: Table, report: Report, question: Question, plot: Path) -> None:
+def _draw(table: Table, report: AnalysisReport, question: TableQuestion, plot: Path) -> None:
     from abmesh.analysis.series import bars_of, history_of
     from abmesh.cli.plots.bars import draw_bars
-    from abmesh.cli.plots.sequences import draw_courses
+    from abmesh.cli.plots.sequences import draw_series
 
     if len(table.history) > 1:
-        draw_courses([history_of(table, report, question.tuned_for)], plot)
+        draw_series([history_of(table, report, question.tuned_for)], plot)
     else:
         draw_bars(bars_of(report), plot)
 
@@ -151,8 +151,8 @@ def _question(
     weights: str | None,
     planned: int | None,
     looks: int,
-) -> Question:
-    from abmesh.analysis.report import TUNED_FOR, Question
+) -> TableQuestion:
+    from abmesh.analysis.table_report import TUNED_FOR, TableQuestion
 
     if metric is not None and not (metric.isprintable() and 0 < len(metric) <= 63):
         raise SettingsError(f"--metric {metric!r} is not a name; allowed: 1 to 63 printable characters")
@@ -163,7 +163,7 @@ def _question(
             raise SettingsError(f"{option} {number} is out of range; allowed: {lowest} to 10^12")
     if not 1 <= looks <= 50:
         raise SettingsError(f"--looks {looks} is out of range; allowed: 1 to 50")
-    return Question(
+    return TableQuestion(
         metric=metric or "metric",
         unit=unit,
         control=control,

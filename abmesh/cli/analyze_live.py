@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from abmesh.experiment.errors import RefusedError, StateError, UnknownName
 
 if TYPE_CHECKING:
-    from abmesh.analysis.live import Rollout
-    from abmesh.analysis.records import Report
+    from abmesh.analysis.records import AnalysisReport
+    from abmesh.analysis.rollout_evidence import RolloutQuestion
     from abmesh.experiment.metrics import Metric
     from abmesh.experiment.model import Experiment
     from controller.evidence.strata import Stratum
@@ -20,10 +20,11 @@ _MOST_MOMENTS = 120
 
 def report_live(
     name: str, config: Path, state: Path | None, metric: str | None, alpha: float | None, plot: Path | None
-) -> Report:
+) -> AnalysisReport:
     """Analyse what the controller has counted."""
-    from abmesh.analysis.live import Rollout, report_of_strata
-    from abmesh.analysis.segmented import with_segments
+    from abmesh.analysis.rollout_evidence import RolloutQuestion
+    from abmesh.analysis.rollout_report import report_of_strata
+    from abmesh.analysis.rollout_segments import with_segments
     from abmesh.experiment.store import FileStore
     from controller.settings import Settings
 
@@ -34,29 +35,21 @@ def report_live(
     strata = _strata(settings.state_folder, experiment)
     if not strata:
         raise RefusedError(f"nothing was counted for {name} yet; `abmesh status` shows whether a controller runs")
-    rollout = experiment.rollout
-    what = Rollout(
-        name=name,
-        control=experiment.control.name,
-        slices=experiment.slices,
-        alpha=rollout.analysis.alpha if alpha is None else alpha,
-        split_alpha=rollout.analysis.sample_ratio_alpha,
-        tuned_for=rollout.tuned_for,
-    )
+    question = RolloutQuestion.of(experiment, alpha)
     if metric is not None and metric not in experiment.metrics:
         raise UnknownName("metric", metric, tuple(experiment.metrics))
     measured = _reported(experiment, strata) if metric is None else (experiment.metrics[metric],)
-    report = report_of_strata(strata, what, measured)
+    report = report_of_strata(strata, question, measured)
     if experiment.segments is not None:
-        report = with_segments(report, strata, what, measured, experiment.segments.values)
+        report = with_segments(report, strata, question, measured, experiment.segments.values)
     if plot is not None:
-        _draw_live(report, what, _moments(settings.state_folder, name), measured, plot)
+        _draw_live(report, question, _moments(settings.state_folder, name), measured, plot)
     return report
 
 
 def _reported(experiment: Experiment, strata: Sequence[Stratum]) -> tuple[Metric, ...]:
     """What the rollout watches and wants, error rates, and whatever else was counted."""
-    from abmesh.analysis.live import counted
+    from abmesh.analysis.rollout_report import counted
     from abmesh.experiment.metrics import ERROR_RATE
 
     rollout = experiment.rollout
@@ -68,28 +61,28 @@ def _reported(experiment: Experiment, strata: Sequence[Stratum]) -> tuple[Metric
 
 
 def _draw_live(
-    report: Report,
-    what: Rollout,
+    report: AnalysisReport,
+    question: RolloutQuestion,
     moments: Sequence[tuple[float, Sequence[Stratum]]],
     measured: Sequence[Metric],
     plot: Path,
 ) -> None:
-    """How the differences developed, one panel a metric; bars where there is no course to show yet."""
-    from abmesh.analysis.live import difference_at, shown_metric
-    from abmesh.analysis.series import bars_of, course_of
+    """How the differences developed, one panel a metric; bars where there are too few moments yet."""
+    from abmesh.analysis.rollout_report import difference_at, reported
+    from abmesh.analysis.series import bars_of, series_of
     from abmesh.cli.plots.bars import draw_bars
-    from abmesh.cli.plots.sequences import draw_courses
+    from abmesh.cli.plots.sequences import draw_series
 
     if len(moments) < 2:
         draw_bars(bars_of(report), plot)
         return
-    courses = []
+    series = []
     for metric in measured:
-        found = [(at, difference_at(strata, what, metric)) for at, strata in moments]
-        courses.append(
-            course_of(f"{what.name}: {metric.name}", shown_metric(metric), found, dated=True, control=what.control)
+        found = [(at, difference_at(strata, question, metric)) for at, strata in moments]
+        series.append(
+            series_of(f"{question.name}: {metric.name}", reported(metric), found, dated=True, control=question.control)
         )
-    draw_courses(courses, plot)
+    draw_series(series, plot)
 
 
 def _moments(folder: Path, name: str) -> list[tuple[float, list[Stratum]]]:

@@ -1,4 +1,4 @@
-"""``abmesh explain``: why the last decision was made, each guardrail with its numbers and formula."""
+"""``abmesh explain``: why the last decision was made, with each guardrail's numbers and formula."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def register(app: typer.Typer) -> None:
 def explain(
     experiment: ExperimentArgument,
     entry_id: Annotated[
-        str | None, typer.Option("--id", help="Explain this entry of the journal; default: the last decision.")
+        str | None, typer.Option("--id", help="Explain this journal entry instead of the last decision.")
     ] = None,
     config: ConfigOption = CONFIG,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say why the last decision was made: every guardrail with its numbers, limits and formula."""
+    """Explain the last decision: every guardrail with its numbers, limits and formula."""
     from abmesh.analysis.explanation import explain as explain_inputs
     from abmesh.experiment.store import FileStore
     from controller.codec.inputs import evidence_text, load_inputs, packed_evidence
@@ -40,9 +40,9 @@ def explain(
     path = Settings(config=config, state_dir=state).journal_path
     entries = salvage(path, experiment).entries
     if not entries:
-        FileStore(config).read().document.experiment(experiment)  # raises UnknownName: nothing knows it
-        raise StateError(f"{path}: no decision about {experiment} is recorded yet; is a controller running?")
-    # A finished or waiting rollout only says so; what is to be explained is what brought it there.
+        FileStore(config).read().document.experiment(experiment)  # raises UnknownName for a name that nothing knows
+        raise StateError(f"{path}: no decision about {experiment} has been recorded yet; is a controller running?")
+    # A finished or waiting rollout repeats its last cause; the decision behind it is what needs explaining.
     judged = [item for item in entries if evidence_text(item)]
     entry = next((item for item in reversed(judged) if item.judgements or item.goal), entries[-1])
     if entry_id is not None:

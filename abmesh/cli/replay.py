@@ -20,12 +20,12 @@ def replay(
     journal: Annotated[Path, typer.Argument(help="The journal, journal.jsonl in the controller's state folder.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Recompute every decision of a journal from its recorded inputs; exit 1 if one differs."""
+    """Recompute every decision of a journal from its recorded inputs; exit 1 if any differs."""
     from abmesh.analysis.replay import replay as recompute
     from controller.state.journal import read
 
     if not journal.is_file():
-        raise StateError(f"{journal}: there is no such file; the journal is journal.jsonl in the state folder")
+        raise StateError(f"{journal}: no such file; the journal is journal.jsonl in the state folder")
     same = differing = 0
     skipped: dict[str, int] = {}
     for found in recompute(read(journal)):
@@ -47,9 +47,9 @@ def replay(
         else:
             same += 1
     if not as_json:
-        left_out = "".join(f"; {count} left out: {why}" for why, count in skipped.items())
-        typer.echo(f"{same} decisions came out the same, {differing} differently{left_out}")
+        left_out = "".join(f"; {count} skipped: {why}" for why, count in skipped.items())
+        typer.echo(f"{same} decisions are the same, {differing} differ{left_out}")
     if differing:
-        raise StateError(f"{journal}: {differing} decisions come out differently from their recorded inputs")
+        raise StateError(f"{journal}: {differing} decisions differ from what their recorded inputs lead to")
     if not same:
-        raise StateError(f"{journal}: no decision with recorded inputs; nothing was proven")
+        raise StateError(f"{journal}: no decision with recorded inputs, so nothing was checked")

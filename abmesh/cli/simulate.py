@@ -146,7 +146,7 @@ def _swept(truth: Truth, sweep: str | None) -> list[tuple[float, Truth]]:
 
 
 def _picture(name: str, swept: str, forecasts: Sequence[tuple[float, Forecast]], alpha: float) -> PowerPicture:
-    from abmesh.analysis.pictures import Mark, PowerCurve, PowerPicture
+    from abmesh.analysis.pictures import PowerCurve, PowerPicture, ReferenceLine
     from abmesh.analysis.simulation import Ending
 
     ordered = sorted(forecasts, key=lambda item: item[0])
@@ -163,8 +163,8 @@ def _picture(name: str, swept: str, forecasts: Sequence[tuple[float, Forecast]],
         title=f"{name}: how simulated rollouts end",
         effect=f"the candidate's {swept.partition('-')[0]}s relative to the control's".replace("latencys", "latency"),
         curves=curves,
-        effects=[Mark(1.0, "no difference")],
-        rates=[Mark(alpha, f"alpha {alpha:g}")],
+        effects=[ReferenceLine(1.0, "no difference")],
+        rates=[ReferenceLine(alpha, f"alpha {alpha:g}")],
     )
 
 

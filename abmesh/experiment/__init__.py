@@ -1,5 +1,5 @@
-"""What an experiment is, who gets which variant, and how the document is kept.
+"""Experiments: the document that describes them, who gets which variant, and how the document is read and written.
 
-Both processes and the command line import it; it imports nothing else of ours. Only :mod:`.store` and :mod:`.files`
-do I/O.
+Both processes and the command line import it; it imports only the modules directly in :mod:`abmesh`. Only
+:mod:`.store` and :mod:`.files` do I/O.
 """

@@ -1,7 +1,7 @@
-"""What is read of models' answers and of users' feedback: tokens, refusals, cache hits, events. Pure.
+"""What is measured in models' answers and users' feedback: tokens, refusals, cache hits, events. Pure.
 
-:mod:`abmesh.experiment.model` puts these into an experiment; :mod:`abmesh.mesh` renders them into Envoy, where all of
-it is measured.
+:mod:`abmesh.experiment.model` puts these into an experiment; :mod:`abmesh.mesh` renders them for Envoy, which measures
+all of it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from abmesh.experiment.metrics import CONTINUATION, VALUE_SCALE, taken
 from abmesh.experiment.validation import Frozen, refuse, response_header_name
 
 LARGEST_VALUE: Final = 1e6
-"""Most that an event may be worth. Envoy adds thousandths in 64 bits: 18 thousand million such events have room."""
+"""Largest value of an event. Envoy adds thousandths in 64 bits, enough for 18 billion such events."""
 
 
 class Signal(Frozen):
-    """Something in an answer: a header of the upstream's, or a field of its JSON or of an event of its stream.
+    """A signal in an answer: a header of the upstream, or a field of its JSON or of an event in its stream.
 
     Attributes:
-        header: a response header. Without ``value`` it need only be there and not be 0.
-        field: a key of JSON, wherever it stands in the answer. Without ``value`` it must hold a text that is not empty.
-        value: what it must be: the header exactly, in any case; the field as a text.
+        header: a response header. Without ``value``, any value but 0 counts.
+        field: a JSON key, anywhere in the answer. Without ``value``, any string but an empty one counts.
+        value: the header's exact value, in any case, or the field's exact string.
     """
 
     header: str | None = None
@@ -41,14 +41,21 @@ class Signal(Frozen):
     def _one(self) -> Self:
         if (self.header is None) == (self.field is None):
             found = "neither" if self.header is None else "both"
-            raise refuse("exactly one place is needed", found=found, allowed="header or field")
+            raise refuse("needs exactly one place", found=found, allowed="header or field")
         if self.header is not None and self.value is not None and self.value != self.value.strip():
-            raise refuse("a header's value has no space at either end", "value", allowed=f"{self.value.strip()!r}")
+            raise refuse(
+                "a header's value cannot begin or end with a space", "value", allowed=f"{self.value.strip()!r}"
+            )
         return self
 
 
 class HeaderSignal(Frozen):
-    """A response header of the upstream's; without ``value`` it need only be there and not be 0."""
+    """A response header of the upstream.
+
+    Attributes:
+        header: its name.
+        value: its exact value, in any case. Without it, any value but 0 counts.
+    """
 
     header: str
     value: HeaderValue | None = None
@@ -60,13 +67,13 @@ class HeaderSignal(Frozen):
 
 
 class Answers(Frozen):
-    """What answers say, and where.
+    """Where answers report what is measured.
 
     Attributes:
-        input_tokens: path of keys to the number of input tokens, each key directly inside the one before.
-        output_tokens: path of keys to the number of output tokens.
-        refusals: an answer with any of these is a refusal.
-        cached: an answer with any of these came from a cache.
+        input_tokens: path of JSON keys to the number of input tokens, each key directly inside the one before.
+        output_tokens: path of JSON keys to the number of output tokens.
+        refusals: signals that an answer is a refusal; any of them is enough.
+        cached: signals that an answer came from a cache; any of them is enough.
     """
 
     input_tokens: FieldPath = "usage.prompt_tokens"
@@ -83,38 +90,40 @@ class Answers(Frozen):
     @model_validator(mode="after")
     def _two_numbers(self) -> Self:
         if self.input_tokens == self.output_tokens:
-            message = "input and output tokens cannot be the same number"
-            raise refuse(message, "output_tokens", found=self.output_tokens, allowed="another path than input_tokens")
+            message = "input and output tokens cannot be the same field"
+            raise refuse(
+                message, "output_tokens", found=self.output_tokens, allowed="a different path from input_tokens"
+            )
         return self
 
 
 class EventValueBounds(Frozen):
-    """What value an event may carry; one that carries another is refused.
+    """Range of an event's value; an event with a value outside it is refused.
 
     Attributes:
-        min: the smallest value.
-        max: the largest.
+        min: the smallest allowed value.
+        max: the largest allowed value.
     """
 
     min: Annotated[float, Field(ge=0, le=LARGEST_VALUE, allow_inf_nan=False, strict=True)] = 0.0
     max: Annotated[
         float, Field(ge=1 / VALUE_SCALE, le=LARGEST_VALUE, allow_inf_nan=False, strict=True)
-    ]  # less than a thousandth could never be counted
+    ]  # values are counted in thousandths
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min >= self.max:
-            allowed = f"less than max, {self.max:g}"
-            raise refuse("the smallest value must be below the largest", "min", found=f"{self.min:g}", allowed=allowed)
+            allowed = f"less than {self.max:g}"
+            raise refuse("min must be less than max", "min", found=f"{self.min:g}", allowed=allowed)
         return self
 
 
 class Event(Frozen):
-    """A feedback event that is counted.
+    """A kind of feedback event.
 
     Attributes:
         name: the last part of the path that it is sent to.
-        value: the values that it may carry, to three decimals; None means that it carries none.
+        value: range of the value that it may carry, with up to three decimals; leave it out if it carries none.
     """
 
     name: EventName
@@ -125,20 +134,20 @@ class Event(Frozen):
     def _free(cls, value: str) -> str:
         metric = taken(value)
         if metric is not None:
-            message = f"{metric} is a metric of its own, not the rate of an event"
-            raise refuse(message, found=value, allowed="another name, such as user_" + value)
+            message = f"its rate would be called {metric}, which is a built-in metric"
+            raise refuse(message, found=value, allowed=f"another name, such as user_{value}")
         return value
 
     @model_validator(mode="after")
     def _built_in(self) -> Self:
         if self.name == CONTINUATION and self.value is not None:
-            message = f"{CONTINUATION} is counted by itself and carries no value"
-            raise refuse(message, "value", allowed=f"nothing: only the name, {CONTINUATION}")
+            message = f"{CONTINUATION} is counted automatically and carries no value"
+            raise refuse(message, "value", allowed=f"only the name, {CONTINUATION}")
         return self
 
 
 def _short(value: object) -> object:
-    """An event that carries no value may be written as its name."""
+    """Accept the name alone for an event without a value."""
     if isinstance(value, str):
         return {"name": value}
     if not isinstance(value, Mapping | Event):

@@ -1,13 +1,13 @@
-"""The assignment law: which bucket a unit falls in, which variant owns it, and which slice it belongs to.
+"""The assignment: which bucket a unit hashes to, which variant owns the bucket, and which slice it is in.
 
     bucket = xxh64(salt + ":" + unit, seed 0) mod 10,000        (bytes; text is UTF-8)
 
 Envoy's ``hash_policy`` uses the same hash, so a user gets the same variant from this module, from every replica of the
 server, and from Envoy itself. Everything here is pure; published test vectors are in ``docs/assignment.md``.
 
-Words: a *range* is half-open, ``(start, stop)`` in buckets. *Ranges* map every variant's name to its sorted, disjoint
-ranges; together they cover all of bucket space. *Weights* map names to basis points and sum to 10,000, so that a
-weight is the number of buckets that a variant owns.
+A *range* is half-open, ``(start, stop)`` in buckets. *Ranges* map every variant's name to its sorted, disjoint ranges,
+which together cover all buckets. *Weights* map names to basis points and sum to 10,000, so a weight is the number of
+buckets that a variant owns.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ def width(ranges: Sequence[tuple[int, int]]) -> int:
 def initial_ranges(weights: Weights) -> dict[str, tuple[tuple[int, int], ...]]:
     """One contiguous range per variant, in the order of the weights.
 
-    With two variants this is all that is ever needed: whichever way the border moves, only users between its old and
-    its new place move.
+    This is enough for two variants: whichever way the border moves, only users between its old and new place move.
     """
     ranges: dict[str, tuple[tuple[int, int], ...]] = {}
     start = 0
@@ -50,13 +49,13 @@ def initial_ranges(weights: Weights) -> dict[str, tuple[tuple[int, int], ...]]:
 def reallocate(ranges: Ranges, weights: Weights) -> dict[str, tuple[tuple[int, int], ...]]:
     """Fit ranges to new weights with the fewest possible moves.
 
-    Only variants that shrink (or are gone from the weights) give buckets, and only variants that grow (or are new)
-    take some. A variant gives from its top, the last one of the weights from its bottom, so that two neighbours move
-    the border between them and stay contiguous. The result depends on nothing but the arguments, and fitting it to
-    the same weights again changes nothing.
+    Only variants that shrink (or are no longer in the weights) give up buckets, and only variants that grow (or are
+    new) take some. A variant gives up its highest buckets, except the last one, which gives up its lowest, so that
+    two neighbours move the border between them and stay contiguous. Fitting the result to the same weights again
+    changes nothing.
 
     Args:
-        ranges: present ranges, which cover bucket space; names that the weights lack give up all their buckets.
+        ranges: current ranges, which cover all buckets; names that are not in the weights give up all of theirs.
         weights: basis points by variant, in the document's order, summing to 10,000.
     """
     names = list(weights)
@@ -102,7 +101,7 @@ def _merge(parts: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def slice_at(position: int, variant_width: int, slices: int) -> int:
-    """The slice, 0 to ``slices - 1``, of the variant's bucket at ``position`` of ``variant_width`` in order."""
+    """The slice, 0 to ``slices - 1``, of the bucket at ``position`` among the variant's ``variant_width`` buckets."""
     return position * slices // variant_width
 
 
@@ -113,7 +112,7 @@ def group_of(slice_: int, slices: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a bucket belongs."""
+    """The variant, slice and group of a bucket."""
 
     variant: str
     slice: int
@@ -124,8 +123,8 @@ def places(ranges: Ranges, slices: int) -> tuple[Place, ...]:
     """The place of every bucket; index it with :func:`bucket_of`.
 
     Args:
-        ranges: cover bucket space.
-        slices: how many equal slices each variant's buckets are cut into, in order.
+        ranges: cover all buckets.
+        slices: number of equal slices that each variant's buckets are cut into, in order.
     """
     table: list[Place | None] = [None] * BUCKETS
     for name, parts in ranges.items():
@@ -138,7 +137,7 @@ def places(ranges: Ranges, slices: int) -> tuple[Place, ...]:
                 position += 1
     missing = table.count(None)
     if missing:
-        raise ValueError(f"ranges leave {missing} of {BUCKETS} buckets to nobody")
+        raise ValueError(f"{missing} of {BUCKETS} buckets are in no range")
     return tuple(place for place in table if place is not None)
 
 
@@ -152,9 +151,9 @@ class Run:
 
 
 def runs(ranges: Ranges, slices: int) -> tuple[Run, ...]:
-    """The places of all buckets, in order, with neighbours of one place together; arguments as of :func:`places`.
+    """The places of all buckets in order, with neighbours of the same place joined; arguments as of :func:`places`.
 
-    It is what a server looks a bucket up in, and what Envoy's weighted clusters are.
+    The server looks buckets up in these runs, and they become Envoy's weighted clusters.
     """
     table = places(ranges, slices)
     starts = [bucket for bucket, place in enumerate(table) if bucket == 0 or place is not table[bucket - 1]]

@@ -2,20 +2,20 @@
 
     AbmeshError
     ├── DocumentError        the experiments document is refused; carries every Problem found
-    ├── UnknownName          an experiment, variant or cluster that the document does not have
+    ├── UnknownName          an experiment, variant or cluster that is not in the document
     ├── WeightsError         weights that cannot be applied (wrong sum, wrong variant, out of range)
     ├── StoreError           the document cannot be read or written
     │   └── Conflict         the document changed since it was read; read again and retry
     ├── StateError           the controller's state or journal cannot be read or written
     ├── RefusedError         a command that the experiment's present state does not allow
-    ├── SourceError          statistics could not be had from an Envoy
-    ├── DataError            a file of results that cannot be analysed
-    ├── RenderError          the document lacks what a rendered configuration needs to know
+    ├── SourceError          an Envoy's statistics could not be read
+    ├── DataError            a file of results cannot be analysed
+    ├── RenderError          the document lacks something that Envoy's configuration needs
     ├── StartError           a command cannot do its work here: an address in use, a file that cannot be read or written
-    └── SettingsError        a command-line flag or environment variable that makes no sense
+    └── SettingsError        a command-line flag or environment variable has a value that is not allowed
 
-Whatever else escapes is a bug. The command line turns every AbmeshError into one clear line, and exit code 2 for a
-SettingsError, 1 for every other.
+Any other exception that escapes is a bug. The command line prints one clear line for an AbmeshError and exits with
+code 2 for a SettingsError, 1 for the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 
 class AbmeshError(Exception):
-    """Base of everything that is raised on purpose; ``str(error)`` is what a person reads."""
+    """Base of everything that is raised on purpose; ``str(error)`` is what the user reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class Problem:
     """One thing that is wrong with a document.
 
     Attributes:
-        path: where, as a person writes it: ``experiments[0].variants[1].weight``; empty for the whole document.
-        line: 1-based line in the source, or 0 where there is none (an unreadable file).
+        path: where, as people write it: ``experiments[0].variants[1].weight``; empty for the whole document.
+        line: 1-based line in the source; 0 if there is none (an unreadable file).
         message: what is wrong, as a sentence without a full stop.
-        found: the offending value as it was written, shortened; empty if there is none (a missing field), or
-            where it may be a secret (a warm-up's headers and body).
+        found: the offending value as it is written, shortened; empty if there is none (a missing field), or if it
+            may be a secret (a warm-up's headers and body).
         allowed: what would be accepted; empty if the message already says so.
     """
 
@@ -66,8 +66,8 @@ class DocumentError(AbmeshError):
         super().__init__("\n".join(problem.describe(source) for problem in problems))
 
 
-class UnknownName(AbmeshError):  # noqa: N818 - reads as a sentence where it is raised
-    """A name that the document does not have; the message lists those that it has."""
+class UnknownName(AbmeshError):  # noqa: N818 - "raise UnknownName" says it all
+    """A name that is not in the document; the message lists those that are."""
 
     def __init__(self, kind: str, found: str, known: tuple[str, ...]) -> None:
         self.kind = kind
@@ -97,20 +97,20 @@ class RefusedError(AbmeshError):
 
 
 class SourceError(AbmeshError):
-    """Statistics could not be had from an Envoy."""
+    """An Envoy's statistics could not be read."""
 
 
 class DataError(AbmeshError):
-    """A file of results that cannot be analysed; the message names file, line, column, what was found and allowed."""
+    """A file of results cannot be analysed; the message names line, column, what was found and is allowed."""
 
 
 class RenderError(AbmeshError):
-    """The document lacks what a rendered configuration needs to know."""
+    """The document lacks something that Envoy's configuration needs."""
 
 
 class StartError(AbmeshError):
-    """The flags make sense, but the machine does not let the command do its work: an address in use, a file unread."""
+    """The flags are fine, but the command cannot do its work here: an address in use, an unreadable file."""
 
 
 class SettingsError(AbmeshError):
-    """A flag or environment variable that makes no sense."""
+    """A flag or environment variable has a value that is not allowed."""

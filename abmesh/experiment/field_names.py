@@ -66,7 +66,7 @@ def _old_names(data: object, annotation: Any, path: Path) -> Iterator[OldName]:
 
 
 def as_written(path: Sequence[str | int], found: Sequence[OldName]) -> tuple[str | int, ...]:
-    """A path with every present name that the document writes as an old one put back."""
+    """A path with the old names that the document uses."""
     written = tuple(path)
     for old in found:
         present = (*old.path[:-1], old.new)
@@ -76,7 +76,7 @@ def as_written(path: Sequence[str | int], found: Sequence[OldName]) -> tuple[str
 
 
 def _plain(annotation: Any) -> Any:
-    """An annotation without what only validates it, and without None."""
+    """An annotation without its validators and without None."""
     while True:
         if get_origin(annotation) is Annotated:
             annotation = get_args(annotation)[0]
@@ -87,7 +87,7 @@ def _plain(annotation: Any) -> Any:
 
 
 def _inside(annotation: Any, step: str | int) -> Any:
-    """The annotation of what a step leads to inside a value; None if the value has no such field or item."""
+    """The annotation of a field or item of a value; None if it has no such field or item."""
     here = _plain(annotation)
     if isinstance(here, type) and issubclass(here, Frozen):
         field = here.model_fields.get(here.renamed_fields.get(str(step), str(step)))

@@ -1,6 +1,6 @@
-"""The plain fields of the document: texts of a certain form, switches, prices. Pure; models are built of them.
+"""Types of the document's simple fields: strings in a certain form, flags, prices. Pure; the models use them.
 
-pydantic converts where it can: ``"8001"`` to a port, ``yes`` to true. A document says what it means, so these do not.
+By default pydantic converts values: ``"8001"`` to a port, ``yes`` to true. These types do not.
 """
 
 from __future__ import annotations
@@ -10,87 +10,87 @@ from typing import Annotated, Final
 from pydantic import Field, Strict, StringConstraints
 
 LONGEST_TOKEN = 128
-"""Characters that a cookie's name may have."""
+"""Most characters of a cookie's name."""
 
 FORMS: dict[str, str] = {}
-"""What each pattern below allows, in words, for the messages of :mod:`abmesh.experiment.codec`."""
+"""What each pattern below allows, in words, for :mod:`abmesh.experiment.problems`."""
 
 
-def _text(pattern: str, form: str) -> StringConstraints:
-    """A text that matches a pattern, whose meaning in words is kept in :data:`FORMS`."""
+def _form(pattern: str, form: str) -> StringConstraints:
+    """A string that matches a pattern; its meaning in words goes to :data:`FORMS`."""
     FORMS[pattern] = form
     return StringConstraints(pattern=pattern)
 
 
 DnsLabel = Annotated[
     str,
-    _text(
+    _form(
         r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
         "a DNS label: 1 to 63 lower-case letters, digits and -, such as model-b; no - at either end",
     ),
 ]
 Token = Annotated[
     str,
-    _text(
+    _form(
         rf"^[A-Za-z0-9!#$%&'*+.^_`|~-]{{1,{LONGEST_TOKEN}}}$",
         f"a cookie's name: 1 to {LONGEST_TOKEN} letters, digits and any of !#$%&'*+.^_`|~-",
     ),
 ]
 EVENT_NAME: Final = r"^[a-z][a-z0-9_]{0,62}$"
-EventName = Annotated[str, _text(EVENT_NAME, "1 to 63 lower-case letters, digits and _, starting with a letter")]
+EventName = Annotated[str, _form(EVENT_NAME, "1 to 63 lower-case letters, digits and _, starting with a letter")]
 SegmentValue = Annotated[
     str,
-    _text(r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,62})$", "1 to 63 letters, digits, _ and -, starting with a letter or a digit"),
+    _form(r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,62})$", "1 to 63 letters, digits, _ and -, starting with a letter or a digit"),
 ]
 HeaderValue = Annotated[
     str,
-    _text(
+    _form(
         r"^[\x21-\x7e]([\x20-\x7e]{0,1022}[\x21-\x7e])?$",
         "1 to 1024 printable ASCII characters, with no space at either end",
     ),
 ]
-Salt = Annotated[str, _text(r"^[A-Za-z0-9._-]{1,128}$", "1 to 128 letters, digits, ., _ and -")]
-ClusterName = Annotated[str, _text(r"^[\x21-\x7e]{1,253}$", "1 to 253 printable ASCII characters without spaces")]
-Host = Annotated[str, _text(r"^[A-Za-z0-9._:-]{1,253}$", "a host name or an IP address")]
+Salt = Annotated[str, _form(r"^[A-Za-z0-9._-]{1,128}$", "1 to 128 letters, digits, ., _ and -")]
+ClusterName = Annotated[str, _form(r"^[\x21-\x7e]{1,253}$", "1 to 253 printable ASCII characters without spaces")]
+Host = Annotated[str, _form(r"^[A-Za-z0-9._:-]{1,253}$", "a host name or an IP address")]
 HostName = Annotated[
     str,
     StringConstraints(to_lower=True),
-    _text(r"^[A-Za-z0-9._-]{1,253}$", "a host name without a port"),
+    _form(r"^[A-Za-z0-9._-]{1,253}$", "a host name without a port"),
 ]
 PathPrefix = Annotated[
     str,
-    _text(
+    _form(
         r"^/[\x21\x22\x24-\x3e\x40-\x7e]{0,1023}$",
         "1 to 1024 printable ASCII characters without spaces, ? and #, starting with /",
     ),
 ]
 CookiePath = Annotated[
-    str, _text(r"^/[\x21-\x3a\x3c-\x7e]{0,255}$", "1 to 256 printable ASCII characters without ; starting with /")
+    str, _form(r"^/[\x21-\x3a\x3c-\x7e]{0,255}$", "1 to 256 printable ASCII characters without ;, starting with /")
 ]
-CookieDomain = Annotated[str, _text(r"^[A-Za-z0-9.-]{1,253}$", "a domain name")]
-QueryName = Annotated[str, _text(r"^[A-Za-z0-9._~-]{1,128}$", "1 to 128 letters, digits, ., _, ~ and -")]
-JsonKey = Annotated[str, _text(r"^[A-Za-z0-9_-]{1,64}$", "a key of JSON: 1 to 64 letters, digits, _ and -")]
+CookieDomain = Annotated[str, _form(r"^[A-Za-z0-9.-]{1,253}$", "a domain name")]
+QueryName = Annotated[str, _form(r"^[A-Za-z0-9._~-]{1,128}$", "1 to 128 letters, digits, ., _, ~ and -")]
+JsonKey = Annotated[str, _form(r"^[A-Za-z0-9_-]{1,64}$", "a JSON key: 1 to 64 letters, digits, _ and -")]
 FieldPath = Annotated[
     str,
-    _text(
+    _form(
         r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,3}$",
-        "1 to 4 keys of JSON with dots between them, such as usage.completion_tokens; "
-        "each 1 to 64 letters, digits, _ and -",
+        "1 to 4 JSON keys with dots between them, such as usage.completion_tokens; "
+        "each of 1 to 64 letters, digits, _ and -",
     ),
 ]
 JsonText = Annotated[
     str,
-    _text(
+    _form(
         r"^[\x20\x21\x23-\x5b\x5d-\x7e]{1,256}$",
         "1 to 256 printable ASCII characters without double quotes and backslashes",
     ),
 ]
 Origin = Annotated[
     str,
-    _text(
+    _form(
         r"^https?://[a-z0-9.-]{1,253}(:[0-9]{1,5})?$",
-        "a web page's origin as browsers send it: https:// or http://, a host in lower case, a port if it is not the "
-        "usual one, and nothing after it, such as https://app.example",
+        "a web page's origin as browsers send it: https:// or http://, a lower-case host, and a port unless it is the "
+        "default; nothing after it; such as https://app.example",
     ),
 ]
 Flag = Annotated[bool, Strict()]

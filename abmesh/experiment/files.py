@@ -1,7 +1,7 @@
 """The experiments document and the routes file on disk: whole reads, a lock, atomic replacement.
 
-Called by :mod:`abmesh.experiment.store`, and by the controller for the file that Envoy takes its routes from. It knows
-nothing of what the files hold; :mod:`abmesh.atomic` does the work, and errors get their words here.
+Called by :mod:`abmesh.experiment.store`, and by the controller for the file that Envoy takes its routes from. It does
+not know what the files hold. :mod:`abmesh.atomic` does the work; this module words the errors.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def prepared(target: Path, content: bytes) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         try:
             atomic.remove_copies(target)
-            target.stat()  # a document that is gone is not made anew
+            target.stat()  # never recreate a document that was deleted
             copy = stack.enter_context(atomic.prepared(target, content))
         except OSError as error:
             raise _failure(target, "write", error) from error

@@ -1,8 +1,7 @@
-"""Bounds of latencies where Prometheus reads them: of Envoy's histograms and of the controller's. Pure.
+"""Bucket bounds of latency histograms in Prometheus's format: Envoy's and the controller's. Pure.
 
-Envoy's own bins are finer, about 90 to a power of ten, but only its admin endpoint shows them. A Prometheus histogram
-has the buckets that it was set up with, and two of them can be compared or added only where their bounds are the same.
-So there is one list.
+Envoy's own bins are finer, about 90 per power of ten, but only its admin endpoint shows them. Prometheus histograms can
+be compared or added only if their bounds are the same, so there is one list.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import math
 from typing import Final
 
 _SERIES: Final = (10, 12, 15, 18, 22, 27, 33, 39, 47, 56, 68, 82)
-"""E12, the preferred numbers of IEC 60063: a bucket's middle is within 10% of all that it holds."""
+"""E12, the preferred numbers of IEC 60063: a bucket's middle is within 10% of every value in it."""
 
 _LONGEST_MS: Final = 600_000
 
@@ -20,19 +19,20 @@ BOUNDS_MS: Final = (
     *(bound for power in range(5) for number in _SERIES if (bound := number * 10**power) < _LONGEST_MS),
     _LONGEST_MS,
 )
-"""Upper bounds in milliseconds, from 1 ms to 10 minutes. Each ends one of Envoy's own bins, so that a bin lies in one
-bucket as a whole."""
+"""Upper bounds in milliseconds, from 1 ms to 10 minutes. Each is also a bound of Envoy's own bins, so that no bin is
+split between buckets."""
 
 
 def bin_width(value: float) -> float:
-    """The width of Envoy's bin that begins at a value: bins have two significant digits, ``10, 11, .. 100, 110``."""
+    """The width of Envoy's bin that begins at a value: bounds have two significant digits, ``10, 11, .. 100, 110``."""
     return float(10 ** (math.floor(math.log10(value)) - 1)) if value > 0 else 0.0
 
 
 def last_bin(bound: int) -> float:
     """Where the last of Envoy's bins below a bound begins: 110 for 120, and 99 for 100.
 
-    A bucket of Envoy's holds every bin that begins at or below its bound, so this is the bound that makes it end there.
+    Envoy's bucket holds every bin that begins at or below its configured bound, so configuring this value makes the
+    bucket end at ``bound``.
     """
     width = bin_width(bound)
     # Below a power of ten, bins are a tenth as wide as above it.

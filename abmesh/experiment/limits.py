@@ -1,10 +1,11 @@
-"""What a candidate must keep and what it should improve: guardrails and the goal. Pure.
+"""Guardrails, which the candidate must keep, and the goal, which it should improve. Pure.
 
 :mod:`abmesh.experiment.rollout` puts them into a plan.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
@@ -22,16 +23,19 @@ LIMITS: tuple[LimitKind, ...] = ("max", "max_increase", "min", "max_decrease")
 class Guardrail(Frozen):
     """A limit that the candidate must keep; breaking it rolls the candidate back.
 
-    Exactly one of the four limits is given, and not one that only a better candidate could break. A share for rates, a
-    duration for latencies, a plain number for everything else; with ``relative``, a share of the control's value.
+    Exactly one of the four limits is given, and not one that only a better candidate could break. It is a share for
+    rates, a duration for latencies, a plain number for everything else; with ``relative``, a share of the control's
+    value.
 
     Attributes:
-        max: highest value allowed.
-        max_increase: how far above the control's value it may be.
-        min: lowest value allowed.
-        max_decrease: how far below the control's value it may be.
+        metric: the metric that is limited.
+        max: highest allowed value.
+        max_increase: how far the value may be above the control's.
+        min: lowest allowed value.
+        max_decrease: how far the value may be below the control's.
+        relative: whether ``max_increase`` or ``max_decrease`` is a share of the control's value.
         harm: with ``max_increase`` and ``max_decrease``, what counts as proven harm: a change beyond the ``limit``, or
-            ``any`` change in that direction that is not proven to stay within it.
+            ``any`` change in that direction that is not proven to stay within the limit.
     """
 
     metric: str
@@ -44,12 +48,12 @@ class Guardrail(Frozen):
 
     @property
     def measured(self) -> metrics.Metric:
-        """What the guardrail's metric is."""
+        """The guardrail's metric."""
         return _metric(self.metric)
 
     @property
     def kind(self) -> LimitKind:
-        """Which limit is given."""
+        """Which of the four limits is given."""
         return next(kind for kind in LIMITS if getattr(self, kind) is not None)
 
     @property
@@ -60,12 +64,12 @@ class Guardrail(Frozen):
 
     @property
     def compares(self) -> bool:
-        """Whether the limit is a distance from the control's value."""
+        """Whether the limit is relative to the control's value."""
         return self.kind in ("max_increase", "max_decrease")
 
     @property
     def upper(self) -> bool:
-        """Whether values above the limit are harm; otherwise those below it are."""
+        """Whether harm is a value above the limit; otherwise it is one below."""
         return self.kind in ("max", "max_increase")
 
     @field_validator("metric")
@@ -83,9 +87,9 @@ class Guardrail(Frozen):
             message = "only max_increase and max_decrease can be relative"
             raise refuse(message, "relative", found="true", allowed="false")
         if self.harm == "any" and not self.compares:
-            message = "only a change from the control can be any change"
+            message = "any change can count as harm only with max_increase or max_decrease"
             raise refuse(message, "harm", found="any", allowed="limit")
-        _check_way(self.measured, self.kind, upper=self.upper)
+        _check_direction(self.measured, self.kind, upper=self.upper)
         _check_amount(self.measured, self.limit, self.kind, relative=self.relative, compares=self.compares)
         _check_provable(self.measured, self.kind, self.limit, compares=self.compares, relative=self.relative)
         return self
@@ -94,18 +98,18 @@ class Guardrail(Frozen):
 class Goal(Frozen):
     """What the candidate should improve.
 
-    In mode ``rollout`` it is reported: a promotion is called a win only if the goal is better. In mode ``experiment``
-    it decides.
+    In mode ``rollout`` it is only reported: a promotion counts as a win only if the goal is better. In mode
+    ``experiment`` it decides.
 
     Attributes:
-        metric: a rate or a mean.
-        increase: whether more is better; None where the metric says so by itself.
-        min_effect: the smallest difference worth having; None means any. With it an experiment ends early where
-            nothing worth having is left to find.
+        metric: the metric that should improve; in mode ``experiment``, a rate or a mean.
+        increase: whether more is better; may be left out if that is clear from the metric.
+        min_effect: the smallest difference that matters; leave it out if any does. With it, an experiment ends early
+            once a difference of that size is ruled out.
         relative: whether ``min_effect`` is a share of the control's value.
-        design: ``anytime`` decides at any look; ``group_sequential`` at ``looks`` planned ones, with fewer requests.
-        looks: how many looks a group-sequential design plans, the last at ``planned_requests``.
-        planned_requests: of the candidate, after which an undecided experiment is inconclusive.
+        design: ``anytime`` may decide at any look; ``group_sequential`` at ``looks`` planned ones, with fewer requests.
+        looks: number of planned looks of a group-sequential design, the last at ``planned_requests``.
+        planned_requests: the candidate's requests after which an undecided experiment is inconclusive.
     """
 
     metric: str
@@ -118,14 +122,14 @@ class Goal(Frozen):
 
     @property
     def measured(self) -> metrics.Metric:
-        """What the goal's metric is."""
+        """The goal's metric."""
         return _metric(self.metric)
 
     @property
     def more_is_better(self) -> bool:
-        """Whether a candidate with more of the metric is better."""
+        """Whether a higher value is better."""
         found = self.measured.more_is_better if self.increase is None else self.increase
-        assert found is not None  # its validator saw to that
+        assert found is not None  # its validator has checked
         return found
 
     @field_validator("metric")
@@ -136,7 +140,7 @@ class Goal(Frozen):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.increase is None and self.measured.more_is_better is None:
-            message = f"{self.metric} does not say by itself whether more is better"
+            message = f"whether more {self.metric} is better depends on you"
             raise refuse(message, "increase", found="nothing", allowed="true or false")
         if self.min_effect is None:
             if self.relative:
@@ -144,13 +148,13 @@ class Goal(Frozen):
             return self
         _check_amount(self.measured, self.min_effect, "min_effect", relative=self.relative, compares=True)
         if not _size(self.min_effect) > 0:
-            raise refuse("an effect of nothing", "min_effect", allowed="more than 0; leave it out for any effect")
+            raise refuse("an effect of 0", "min_effect", allowed="more than 0; leave it out if any effect matters")
         return self
 
 
 def _metric(name: str) -> metrics.Metric:
     found = metrics.find(name)
-    assert found is not None  # its validator saw to that
+    assert found is not None  # its validator has checked
     return found
 
 
@@ -159,29 +163,49 @@ def _size(amount: float | timedelta) -> float:
 
 
 def _known_metric(name: str) -> str:
-    """A name that could be a metric; the experiment knows whether it is one of its own."""
+    """Refuse a name that no experiment could measure; :class:`~.model.Experiment` checks the rest."""
     if metrics.find(name) is None:
         of_events = [f"EVENT{ending}" for ending in metrics.OF_EVENTS]
         known = (*metrics.MEASURED, *metrics.COSTS, metrics.THUMBS.name, *of_events)
-        allowed = f"{', '.join(known)}, where EVENT is an event's name"
+        allowed = f"{', '.join(known)}; EVENT stands for an event's name"
         raise refuse(did_you_mean("not a metric", name, known), found=name, allowed=allowed)
     return name
 
 
-def _check_way(metric: metrics.Metric, kind: LimitKind, *, upper: bool) -> None:
+def missing_for(name: str, events: Collection[str], valued: Collection[str]) -> str:
+    """What an experiment must declare to measure a metric that it does not have yet.
+
+    Args:
+        name: of the metric, which some experiment could measure.
+        events: that the experiment declares.
+        valued: those of them that carry a value.
+    """
+    if name in metrics.COSTS:
+        return "costs need a price on every variant"
+    if name == metrics.THUMBS.name:
+        return f"it needs the events {metrics.THUMBS_UP} and {metrics.THUMBS_DOWN}"
+    event, ending = metrics.split_event(name)
+    if event not in events:
+        return f"it needs an event {event}"
+    if ending in metrics.OF_VALUES and event not in valued:
+        return f"it needs a value on the event {event}"
+    return "a session begins with an issued cookie, so it needs issue_cookie"
+
+
+def _check_direction(metric: metrics.Metric, kind: LimitKind, *, upper: bool) -> None:
     """Refuse a limit that a candidate could only break by being better."""
     if metric.more_is_better is not None and metric.more_is_better == upper:
         better, instead = ("higher", "min or max_decrease") if upper else ("lower", "max or max_increase")
-        message = f"a {better} {metric.name} is better, so that this limit would forbid an improvement"
+        message = f"a {better} {metric.name} is better, so this limit would forbid an improvement"
         raise refuse(message, kind, found=kind, allowed=instead)
 
 
 def _check_amount(
     metric: metrics.Metric, amount: float | timedelta, field: str, *, relative: bool, compares: bool
 ) -> None:
-    """Refuse an amount that is not written in the metric's unit."""
+    """Refuse an amount that is not in the metric's unit."""
     if relative and metric.signed:
-        message = f"{metric.name} may be 0 or below, so that a share of the control's value means nothing"
+        message = f"{metric.name} may be 0 or negative, so a share of the control's value is meaningless"
         raise refuse(message, "relative", found="true", allowed="false")
     share = relative or metric.unit == "share"
     if isinstance(amount, timedelta):
@@ -192,7 +216,9 @@ def _check_amount(
         fits = metric.unit != "duration" and not isinstance(amount, Percentage)
     if not fits:
         what = "effect" if field == "min_effect" else "limit"
-        raise refuse(f"{metric.name} has no such {what}", field, allowed=_form(metric, share=share, compares=compares))
+        raise refuse(
+            f"not a possible {what} for {metric.name}", field, allowed=_form(metric, share=share, compares=compares)
+        )
 
 
 def _form(metric: metrics.Metric, *, share: bool, compares: bool) -> str:
@@ -203,24 +229,26 @@ def _form(metric: metrics.Metric, *, share: bool, compares: bool) -> str:
         "dollars": "US dollars as a plain number such as 0.002",
         "number": f"a plain number such as {0.2 if metric.signed else 100}",
     }
-    of_control = "; or a percentage such as 5% of the control's value, with relative: true"
+    of_control = "; or with relative: true, a percentage of the control's value such as 5%"
     return forms[metric.unit] + (of_control if compares and not metric.signed else "")
 
 
 def _check_provable(
     metric: metrics.Metric, kind: LimitKind, limit: float | timedelta, *, compares: bool, relative: bool
 ) -> None:
-    """Refuse a limit that no number of requests could show to be kept."""
+    """Refuse a limit that no number of requests could prove to be kept."""
     value = _size(limit)
     if metric.signed and not compares:
         if not -1 < value < 1:
-            raise refuse("a limit that every value keeps or breaks", kind, allowed="more than -1 and less than 1")
+            raise refuse(
+                "a limit that every value keeps, or every value breaks", kind, allowed="more than -1 and less than 1"
+            )
         return
     if value < 0:
-        raise refuse("a limit below nothing", kind, allowed="more than 0")
+        raise refuse("a limit below 0", kind, allowed="more than 0")
     if value == 0:
-        allowed = "more than 0: no number of requests can show that a candidate keeps a limit of nothing"
-        raise refuse("a limit of nothing can never be shown to be kept", kind, allowed=allowed)
+        raise refuse("no number of requests can prove that a limit of 0 is kept", kind, allowed="more than 0")
     if value == 1 and ((kind == "min" and metric.unit == "share") or (kind == "max_decrease" and relative)):
-        message = "all of it can never be shown to be kept" if kind == "min" else "a decrease by all of it is no limit"
+        what = "a minimum of 100% is kept" if kind == "min" else "less than everything was lost"
+        message = f"no number of requests can prove that {what}"
         raise refuse(message, kind, allowed="less than 100%")

@@ -1,29 +1,29 @@
 """The metrics that guardrails and goals can name, and what each is measured in. Pure.
 
-A metric is a sum over requests divided by another one (an event's rate, a mean), or a quantile of a latency. The sums
-are *amounts*: what Envoy counts by slice of users under the names below; :mod:`controller.evidence.summary` says how
-each comes about. Names of events are the document's own, so that some metrics exist only where it declares them:
-:func:`find` knows every name that could be a metric, :func:`available` those of one experiment.
+A metric is one sum over requests divided by another (an event's rate, a mean), or a quantile of a latency. The sums are
+*amounts*: what Envoy counts per slice under the names below; :mod:`controller.evidence.summary` derives each. The
+document declares its own events, and some metrics exist only for those: :func:`find` knows every possible name,
+:func:`available` the metrics of one experiment.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from abmesh.experiment.fields import EVENT_NAME
 
 Unit = Literal["share", "duration", "number", "dollars"]
-"""What a value is written in: a share in 0..1, milliseconds, a plain number, US dollars."""
+"""Unit of a value: a share in 0..1, milliseconds, a plain number, US dollars."""
 
 Histogram = Literal["duration", "ttft"]
 
 THUMBS_UP: Final = "thumbs_up"
 THUMBS_DOWN: Final = "thumbs_down"
 CONTINUATION: Final = "continuation"
-"""Built-in event: the second request of a session, counted without anybody sending it."""
+"""Built-in event: the second request of a session. Nobody sends it; the server counts it."""
 
 VALUE_SCALE: Final = 1000
 """Values of events are counted in thousandths."""
@@ -37,22 +37,22 @@ _EVENT = re.compile(EVENT_NAME)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One measurable thing.
+    """Something that can be measured.
 
     Attributes:
         name: as the document names it.
-        unit: what its values and limits are written in.
+        unit: unit of its values and limits.
         parts: amounts whose weighted sum is the numerator, each with its weight.
         per: amounts whose sum is the denominator.
-        share: whether the numerator counts requests of the denominator, each once: a share of them, whose variance is
-            known. Otherwise a mean.
+        share: whether the numerator counts some of the denominator's requests, each once: a share, whose variance is
+            known. Otherwise it is a mean.
         quantile: which quantile of a latency it is, in 0..1, or None if it is a ratio.
         histogram: which latency.
-        more_is_better: True or False where the metric says by itself which way harm lies; None where that depends on
-            what an operator wants of it, so that both ways may be limited and a goal has to say.
-        signed: whether its values lie between -1 and 1, so that a share of one means nothing.
-        things: what it is a value of, in words: ``requests``, ``answers``, ``sessions``.
-        counted: amount that says how many of these there are, where the denominator is no number of them.
+        more_is_better: True or False if the direction of harm is the same for everyone; None if it depends on the
+            operator, who may then limit both directions and must give a goal's direction.
+        signed: whether its values lie between -1 and 1, so that a share of one is meaningless.
+        things: what it is measured on, in words: ``requests``, ``answers``, ``sessions``.
+        counted: amount that counts these things if the denominator does not.
     """
 
     name: str
@@ -69,19 +69,19 @@ class Metric:
 
 
 ANSWERED: Final = "answered"
-"""Amount: requests that were answered, so all but those whose client went away before there was an answer."""
+"""Amount: requests that were answered; all but those whose client left before an answer began."""
 
 ENDED: Final = "ended"
 """Amount: all requests."""
 
 TIMED: Final = "timed"
-"""Amount: requests whose duration counts: all but those that a cache answered."""
+"""Amount: requests whose duration counts; all but those answered from a cache."""
 
 ERRORS: Final = "errors"
-"""Amount: answers of 500 or above, and answers that the upstream broke off."""
+"""Amount: answers with status 500 or above, and answers that the upstream broke off."""
 
 SUCCEEDED: Final = "succeeded"
-"""Amount: whole answers of 200 to 399, which neither the upstream broke off nor the client left."""
+"""Amount: complete answers with status 200 to 399; neither the upstream nor the client broke them off."""
 
 DURATION_MS: Final = "duration_ms"
 TTFT_MS: Final = "ttft_ms"
@@ -89,34 +89,34 @@ FIRST_TOKENS: Final = "first_tokens"
 CACHED: Final = "cached"
 BROKEN: Final = "broken"
 LEFT: Final = "left"
-"""Amount: answers of 200 to 399 that the client left before their end. What they cost is not known."""
+"""Amount: answers with status 200 to 399 that the client abandoned. Their cost is unknown."""
 
 INPUT_TOKENS: Final = "input_tokens"
 OUTPUT_TOKENS: Final = "output_tokens"
 USAGE: Final = "usage"
-"""Amount: answers that said how many tokens they took."""
+"""Amount: answers that reported their tokens."""
 
 STREAMED_TOKENS: Final = "streamed_tokens"
 GENERATION_MS: Final = "generation_ms"
 STREAMS: Final = "streams"
-"""Amount: streamed answers that said how many tokens they took."""
+"""Amount: streamed answers that reported their tokens."""
 
 REFUSALS: Final = "refusals"
 SESSIONS: Final = "sessions"
 COST: Final = "cost"
-"""Amount: what tokens cost, in billionths of a dollar."""
+"""Amount: cost of the tokens, in billionths of a dollar."""
 
 EVENTS: Final = "events"
-"""Amount, with the event's name after it: feedback events, or second requests of sessions."""
+"""Amount, followed by the event's name: feedback events, or second requests of sessions."""
 
 SESSION_EVENTS: Final = "session_events"
-"""Amount, with the event's name: those of sessions, so of users that are known by an issued cookie."""
+"""Amount, followed by the event's name: events of sessions, that is, of users with an issued cookie."""
 
 EVENT_VALUE: Final = "event_value"
-"""Amount, with the event's name: the sum of the values that events carried, in thousandths."""
+"""Amount, followed by the event's name: the sum of the events' values, in thousandths."""
 
 VALUED_EVENTS: Final = "valued_events"
-"""Amount, with the event's name: events that carried a value."""
+"""Amount, followed by the event's name: events that carried a value."""
 
 PLAIN_COUNTERS: Final = (
     DURATION_MS,
@@ -134,13 +134,13 @@ PLAIN_COUNTERS: Final = (
     REFUSALS,
     SESSIONS,
 )
-"""Amounts that are statistics of Envoy's, whichever way these are read; all others follow from them and from codes."""
+"""Amounts that are Envoy statistics themselves; the others are derived from these and from status codes."""
 
 EVENT_COUNTERS: Final = (EVENTS, SESSION_EVENTS, EVENT_VALUE, VALUED_EVENTS)
-"""The same of those that are counted for each event."""
+"""Amounts that Envoy counts for each event."""
 
 MORE_IS_BETTER: Final[Mapping[str, bool]] = {"click": True, "conversion": True, THUMBS_UP: True, THUMBS_DOWN: False}
-"""Events whose name says whether more of them is better. No other name does: nobody wants more of ``complaint``."""
+"""Events whose name tells whether more is better. Other names do not: nobody wants more of ``complaint``."""
 
 
 def of_event(amount: str, event: str) -> str:
@@ -190,7 +190,7 @@ MEASURED: dict[str, Metric] = {
         Metric("cache_rate", "share", ((CACHED, 1),), (ANSWERED,), share=True),
     )
 }
-"""What every experiment can measure."""
+"""Metrics of every experiment."""
 
 _IN_DOLLARS = ((COST, 1 / NANODOLLARS),)
 
@@ -201,7 +201,7 @@ COSTS: dict[str, Metric] = {
         Metric("cost_per_success", "dollars", _IN_DOLLARS, (SUCCEEDED,), more_is_better=False),
     )
 }
-"""What can be measured where every variant has a price."""
+"""Metrics of experiments whose variants all have a price."""
 
 
 def _rate(event: str) -> Metric:
@@ -235,32 +235,33 @@ OF_EVENTS: Mapping[str, Callable[[str], Metric]] = {
     "_value_mean": _value_mean,
     "_value_per_request": _value_per_request,
 }
-"""What can be measured of an event, by what its name is followed by. None of them ends with another one."""
+"""Metrics of an event, by the ending that follows its name. No ending ends with another one."""
 
-_OF_VALUES = ("_value_mean", "_value_per_request")
+OF_VALUES: Final = ("_value_mean", "_value_per_request")
+"""Those of :data:`OF_EVENTS` that need events with a value."""
 
 
 def event_rate(event: str) -> str:
-    """The name of the metric that counts an event per request: ``click`` becomes ``click_rate``."""
+    """Name of the metric that counts an event per request: ``click`` becomes ``click_rate``."""
     return _rate(event).name
 
 
 def find(name: str) -> Metric | None:
-    """The metric of a name in an experiment that measures it; None if no experiment could."""
+    """The metric with a name, if any experiment could measure it; None otherwise."""
     fixed = MEASURED.get(name) or COSTS.get(name) or (THUMBS if name == THUMBS.name else None)
     if fixed is not None:
         return fixed
-    event, ending = _of_an_event(name)
+    event, ending = split_event(name)
     return OF_EVENTS[ending](event) if ending else None
 
 
 def event_of(name: str) -> str:
-    """The event that a metric of this name is of; empty if it is of none."""
-    return "" if name in MEASURED or name in COSTS else _of_an_event(name)[0]
+    """The event that a metric is about; empty if it is about none."""
+    return "" if name in MEASURED or name in COSTS else split_event(name)[0]
 
 
-def _of_an_event(name: str) -> tuple[str, str]:
-    """The event that a metric is of, and what its name is followed by; nothing twice if it can be of none."""
+def split_event(name: str) -> tuple[str, str]:
+    """The event that a metric is about, and the ending of its name; two empty strings if it is about none."""
     for ending in OF_EVENTS:
         event = name.removesuffix(ending)
         if event != name and _EVENT.fullmatch(event):
@@ -269,7 +270,7 @@ def _of_an_event(name: str) -> tuple[str, str]:
 
 
 def taken(event: str) -> str | None:
-    """The metric of another meaning that an event of this name would have to share its rate's name with, if any."""
+    """The built-in metric whose name the rate of an event of this name would take, if any."""
     rate = event_rate(event)
     return rate if rate in MEASURED else None
 
@@ -281,7 +282,7 @@ def available(events: Iterable[str], valued: Iterable[str], *, priced: bool, ses
         events: that it declares.
         valued: those of them that carry a value.
         priced: whether every variant has a price.
-        sessions: whether it issues a cookie, whose every issue is a session.
+        sessions: whether it issues a cookie; every cookie issued is a session.
     """
     events = tuple(events)
     found = MEASURED | (COSTS if priced else {})
@@ -291,23 +292,3 @@ def available(events: Iterable[str], valued: Iterable[str], *, priced: bool, ses
     made = [of(event) for event in events for of in kinds]
     made += [of(event) for event in valued for of in (_value_mean, _value_per_request)]
     return found | {metric.name: metric for metric in made}
-
-
-def lacking(name: str, events: Collection[str], valued: Collection[str]) -> str:
-    """What an experiment must declare to measure a metric that :func:`find` knows and :func:`available` does not.
-
-    Args:
-        name: of the metric.
-        events: that the experiment declares.
-        valued: those of them that carry a value.
-    """
-    if name in COSTS:
-        return "costs need a price on every variant"
-    if name == THUMBS.name:
-        return f"it needs the events {THUMBS_UP} and {THUMBS_DOWN}"
-    event, ending = _of_an_event(name)
-    if event not in events:
-        return f"it needs an event {event}"
-    if ending in _OF_VALUES and event not in valued:
-        return f"it needs a value on the event {event}"
-    return "a session begins with an issued cookie, so it needs issue_cookie"

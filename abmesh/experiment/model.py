@@ -1,7 +1,7 @@
-"""What an experiment is: the whole of ``experiments.yaml`` as frozen models, with every invariant.
+"""Experiments and the document that holds them: all of ``experiments.yaml`` as frozen models with every rule.
 
-A document that these models accept can be served: no other module checks it again. Pure; only
-:mod:`abmesh.experiment.codec` builds these from text.
+A document that these models accept can be served; no other module checks it again. Pure; only
+:mod:`abmesh.experiment.codec` builds them from text.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from abmesh.experiment import bucketing, metrics
 from abmesh.experiment.answers import Answers, ShortEvent
 from abmesh.experiment.errors import UnknownName
 from abmesh.experiment.fields import LONGEST_TOKEN, ClusterName, DnsLabel, Origin, Salt
+from abmesh.experiment.limits import missing_for
 from abmesh.experiment.names import BUCKETS, CONTINUED_ENDING, GROUPS
 from abmesh.experiment.parts import Cluster, IssueCookie, Match, Override, Price, Segments, UnitSource, Variant
 from abmesh.experiment.quantities import format_weight
@@ -30,17 +31,23 @@ class Experiment(Frozen):
     """One split of traffic between versions of a model.
 
     Attributes:
-        salt: what the unit is hashed with; the experiment's name unless given. Changing it reshuffles every user.
-        lane: who assigns: our server (``ext_proc``), or Envoy itself (``native``) wherever it can be as sure as the
-            server of whose request it is; the server does the rest.
-        unit: where identities are looked for; the first that is present wins.
-        variants: in an order that, together with the weights, decides who gets what; see ``ranges``.
-        answers: where answers say what they took, and which are refusals or from a cache.
-        events: feedback that users send, or that is counted by itself.
-        slices: how many groups of users each variant is cut into for honest variances.
-        ranges: which buckets each variant owns, half-open, kept by abmesh where there are more than two variants,
-            so that growing one takes users only from those that shrink. Not to be edited by hand. Ranges that do
-            not fit the weights are fitted with the fewest moves.
+        name: unique in the document.
+        salt: what the unit is hashed with; default: the experiment's name. Changing it reshuffles all users.
+        match: which requests the experiment applies to.
+        lane: who assigns: our server (``ext_proc``), or Envoy itself (``native``) for requests whose unit it reads as
+            the server does; the server assigns the others.
+        unit: where to look for the unit; the first source that is present wins.
+        issue_cookie: the cookie that gives an identity to clients without one.
+        variants: their order and weights decide which users each gets; see ``ranges``.
+        overrides: requests that get a variant whatever their unit.
+        segments: groups of users that are reported separately.
+        answers: where answers report tokens, refusals and cache hits.
+        events: feedback that users send, and ``continuation``.
+        rollout: how a candidate is rolled out.
+        slices: number of slices that each variant's users are cut into to estimate variances between users.
+        ranges: the buckets of each variant, half-open. With more than two variants abmesh maintains them, so that a
+            growing variant takes users only from shrinking ones. Do not edit them. Ranges that do not fit the weights
+            are fitted with the fewest moves.
     """
 
     name: DnsLabel
@@ -60,7 +67,7 @@ class Experiment(Frozen):
 
     @cached_property
     def hash_salt(self) -> str:
-        """The salt in force."""
+        """The salt, or the name if none is given."""
         return self.salt or self.name
 
     @cached_property
@@ -75,7 +82,7 @@ class Experiment(Frozen):
 
     @cached_property
     def effective_ranges(self) -> dict[str, tuple[tuple[int, int], ...]]:
-        """The buckets that each variant owns under the present weights."""
+        """The buckets of each variant at its current weight."""
         if self.ranges is None:
             return bucketing.initial_ranges(self.weights)
         return bucketing.reallocate(self.ranges, self.weights)
@@ -87,12 +94,12 @@ class Experiment(Frozen):
 
     @cached_property
     def prices(self) -> dict[str, Price]:
-        """Prices by variant, of those that have one."""
+        """Prices by variant; variants without a price are left out."""
         return {variant.name: variant.price for variant in self.variants if variant.price is not None}
 
     @cached_property
     def metrics(self) -> dict[str, metrics.Metric]:
-        """What guardrails and the goal may name."""
+        """The metrics that guardrails and the goal may use."""
         return metrics.available(
             (event.name for event in self.events),
             self._valued,
@@ -107,14 +114,14 @@ class Experiment(Frozen):
 
     @property
     def counts_continuation(self) -> bool:
-        """Whether the second request of a session is an event."""
+        """Whether ``continuation`` is one of the events."""
         return any(event.name == metrics.CONTINUATION for event in self.events)
 
     def variant(self, name: str) -> Variant:
-        """The variant of a name.
+        """The variant with a name.
 
         Raises:
-            UnknownName: the experiment has none of that name.
+            UnknownName: the experiment has no variant with that name.
         """
         for variant in self.variants:
             if variant.name == name:
@@ -131,7 +138,9 @@ class Experiment(Frozen):
         controls = [variant.name for variant in self.variants if variant.control]
         if len(controls) != 1:
             found = ", ".join(controls) or "none"
-            yield refuse("exactly one variant is the control", "variants", found=found, allowed="control: true on one")
+            yield refuse(
+                "exactly one variant must be the control", "variants", found=found, allowed="control: true on one"
+            )
         total = sum(variant.weight for variant in self.variants)
         if total != BUCKETS:
             found = " + ".join(format_weight(v.weight) for v in self.variants) + f" = {format_weight(total)}"
@@ -141,19 +150,17 @@ class Experiment(Frozen):
         yield from repeated((unit.label for unit in self.unit), "unit", "unit")
         cookies = [unit.cookie for unit in self.unit if unit.cookie]
         if self.issue_cookie and self.issue_cookie.name not in cookies:
-            message = "the issued cookie must be one of the units, or its holder would not be recognised"
+            message = "the issued cookie must be listed under unit, or its holder would not be recognised"
             found, allowed = self.issue_cookie.name, ", ".join(cookies) or "a cookie listed under unit"
             yield refuse(message, "issue_cookie", "name", found=found, allowed=allowed)
         yield from repeated((event.name for event in self.events), "event", "events", field="name")
         if self.issue_cookie is None and self.counts_continuation:
             place = [event.name for event in self.events].index(metrics.CONTINUATION)
-            message = f"{metrics.CONTINUATION} is the second request of a session, and a session is an issued cookie"
+            message = f"{metrics.CONTINUATION} counts sessions, and only an issued cookie makes a session"
             yield refuse(message, "events", place, found=metrics.CONTINUATION, allowed="only with issue_cookie")
         elif self.issue_cookie and self.counts_continuation and len(self.issue_cookie.marker) > LONGEST_TOKEN:
             longest = LONGEST_TOKEN - len(CONTINUED_ENDING)
-            message = (
-                f"too long for {metrics.CONTINUATION}, which needs a second cookie of this name and {CONTINUED_ENDING}"
-            )
+            message = f"too long for {metrics.CONTINUATION}, which adds a cookie whose name ends in {CONTINUED_ENDING}"
             yield refuse(message, "issue_cookie", "name", allowed=f"at most {longest} characters")
 
     def _references(self) -> Iterator[PydanticCustomError]:
@@ -172,7 +179,7 @@ class Experiment(Frozen):
         yield from self._metrics_measured(self.rollout)
 
     def _metrics_measured(self, rollout: Rollout) -> Iterator[PydanticCustomError]:
-        """Refuse metrics that this experiment does not declare what they need for."""
+        """Refuse metrics for which this experiment lacks a declaration."""
         named: list[tuple[tuple[str | int, ...], str]] = [
             (("guardrails", place, "metric"), rail.metric) for place, rail in enumerate(rollout.guardrails)
         ]
@@ -182,7 +189,7 @@ class Experiment(Frozen):
         for place, metric in named:
             if metric in self.metrics:
                 continue
-            message = f"not measured here: {metrics.lacking(metric, events, self._valued)}"
+            message = f"this experiment does not measure it: {missing_for(metric, events, self._valued)}"
             event = metrics.event_of(metric)
             if event and event not in events:
                 message = did_you_mean(message, metric, self.metrics)
@@ -207,8 +214,8 @@ class Document(Frozen):
     """The whole of ``experiments.yaml``.
 
     Attributes:
-        version: of the document's form.
-        clusters: where the upstreams are, for ``abmesh render envoy``. Absent under Istio, which knows them.
+        version: of the document's format.
+        clusters: where the upstreams are, for ``abmesh render envoy``. Not needed under Istio, which knows them.
         default_cluster: where ``abmesh render envoy`` sends requests that match no experiment; none means 404.
         event_origins: web origins whose pages may send events from another site.
         experiments: the first that matches a request wins.
@@ -221,10 +228,10 @@ class Document(Frozen):
     experiments: Annotated[tuple[Experiment, ...], Field(max_length=1000)]
 
     def experiment(self, name: str) -> Experiment:
-        """The experiment of a name.
+        """The experiment with a name.
 
         Raises:
-            UnknownName: the document has none of that name.
+            UnknownName: the document has no experiment with that name.
         """
         for experiment in self.experiments:
             if experiment.name == name:
@@ -244,7 +251,7 @@ class Document(Frozen):
         for place, origin in enumerate(origins):
             usual = next((port for scheme, port in USUAL_PORTS if origin.startswith(scheme)), "")
             if usual and origin.endswith(usual):
-                message = "browsers leave the usual port out of an origin"
+                message = "browsers leave the default port out of an origin"
                 raise refuse(message, place, found=origin, allowed=origin.removesuffix(usual))
         return origins
 
@@ -258,14 +265,14 @@ class Document(Frozen):
         yield from repeated(self.event_origins, "origin", "event_origins")
 
     def _markers(self) -> Iterator[PydanticCustomError]:
-        """What marks a continued session must be nobody's identity."""
+        """Refuse a unit that is the cookie of a continued session."""
         counting = [item.issue_cookie for item in self.experiments if item.counts_continuation]
         markers = {cookie.marker for cookie in counting if cookie is not None}
         for index, item in enumerate(self.experiments):
             for place, unit in enumerate(item.unit):
                 if unit.cookie in markers:
                     path = ("experiments", index, "unit", place, "cookie")
-                    message = f"the cookie that {metrics.CONTINUATION} marks sessions with is no identity"
+                    message = f"{metrics.CONTINUATION} sets this cookie itself, so it cannot be a unit"
                     yield refuse(message, *path, allowed="any other cookie")
 
     def _clusters_known(self) -> Iterator[PydanticCustomError]:

@@ -1,6 +1,6 @@
-"""Names that more than one part of abmesh must agree on, each written once.
+"""Names that several parts of abmesh must agree on, each defined once. Pure.
 
-Headers are lower case, as HTTP/2 and Envoy have them.
+Headers are in lower case, as in HTTP/2 and Envoy.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Final
 
 MODEL_VERSION: Final = "x-model-version"
-"""Request header that Envoy routes on, and response header that clients see: the variant's name."""
+"""The variant's name: a request header that Envoy routes on, and a response header that clients see."""
 
 TRUSTED_PREFIX: Final = "x-ab-"
-"""Envoy strips every header of this prefix that a client sent, before anything else."""
+"""Envoy strips every header with this prefix from client requests before anything else."""
 
 ENVOY_PREFIX: Final = "x-envoy-"
-"""Envoy's own headers, which it strips from clients as well."""
+"""Prefix of Envoy's own headers, which it also strips from client requests."""
 
 EXPERIMENT: Final = "x-ab-experiment"
 SLICE: Final = "x-ab-slice"
@@ -22,31 +22,31 @@ GROUP: Final = "x-ab-group"
 SEGMENT: Final = "x-ab-segment"
 
 ISSUED: Final = "x-ab-issued"
-"""On requests that were given a new identity: a session begins. On events of a unit that was issued: of a session.
+"""Set on requests that were given a new identity, which begin a session, and on events of a session.
 
-One header for both, since Envoy takes no longer expression of the names that the server may set than we have.
+One header for both, since a longer expression of the names that the server may set is more than Envoy allows.
 """
 
 CONTINUED: Final = "x-ab-continued"
-"""On the second request of a session, where that is an event."""
+"""Set on the second request of a session, if ``continuation`` is an event."""
 
 EVENT: Final = "x-ab-event"
-"""On a feedback event that may be counted: its name."""
+"""Set on a feedback event that may be counted: the event's name."""
 
 EVENT_VALUE: Final = "x-ab-value"
-"""On a feedback event that carries a value: the value in thousandths."""
+"""Set on a feedback event with a value: the value in thousandths."""
 
 EVENTS_PATH: Final = "/_ab/events/"
-"""Start of the path that feedback events are sent to; the event's name follows."""
+"""Feedback events are sent to this path, followed by the event's name."""
 
 VALUE_PARAMETER: Final = "value"
 """Query parameter that carries an event's value."""
 
 EXPERIMENT_PARAMETER: Final = "experiment"
-"""Query parameter that says which experiment an event is about, where several declare it."""
+"""Query parameter that names an event's experiment, needed if several declare the event."""
 
 CONTINUED_ENDING: Final = "-continued"
-"""What the issued cookie's name is followed by in the name of the cookie that marks a continued session."""
+"""A continued session has a second cookie: the issued cookie's name with this ending."""
 
 UPSTREAM_TIMEOUT: Final = "x-envoy-upstream-rq-timeout-ms"
 """Envoy's own header for a request's total time limit, in milliseconds."""
@@ -65,22 +65,21 @@ METADATA_REFUSED: Final = "refused"
 METADATA_EVENT: Final = "event"
 
 OTHER_SEGMENT: Final = "other"
-"""The segment of everybody whose segment header has no declared value."""
+"""The segment of users whose segment header has no declared value."""
 
 BUCKETS: Final = 10_000
 """Size of bucket space; one bucket is one basis point (0.01%) of the users."""
 
 GROUPS: Final = 10
-"""Groups of slices that histograms are tagged with."""
+"""Number of groups of slices; histograms are tagged with the group."""
 
 STATS_SCOPE: Final = "abmesh"
 STAT_REQUESTS: Final = "requests"
-STAT_DURATION_MS: Final = "duration_ms"
 STAT_DURATION: Final = "duration"
 STAT_TTFT: Final = "ttft"
 STAT_UNASSIGNED: Final = "unassigned"
 BY_SEGMENT: Final = "_by_segment"
-"""Ending of a statistic that has a segment instead of a slice or a group."""
+"""Ending of a statistic that is tagged with a segment instead of a slice or group."""
 TAG_EXPERIMENT: Final = "experiment"
 TAG_VARIANT: Final = "variant"
 TAG_SLICE: Final = "slice"

@@ -1,4 +1,4 @@
-"""The parts that an experiment is made of: matches, identities, variants, overrides, segments, clusters.
+"""The parts of an experiment: match, units, issued cookie, variants, overrides, segments; and clusters.
 
 Pure; :mod:`abmesh.experiment.model` puts them together.
 """
@@ -34,8 +34,8 @@ class Tls(Frozen):
     """How Envoy speaks TLS to a cluster.
 
     Attributes:
-        sni: server name to ask for and to verify; default: the cluster's host.
-        ca_file: the certificates to trust, as Envoy sees the path.
+        sni: server name to request and verify; default: the cluster's host.
+        ca_file: file of the certificates to trust, as Envoy sees the path.
     """
 
     sni: str | None = None
@@ -43,7 +43,13 @@ class Tls(Frozen):
 
 
 class Cluster(Frozen):
-    """Where an upstream is; only rendering needs it."""
+    """Where an upstream is; only rendering for Envoy needs it.
+
+    Attributes:
+        host: a host name or an IP address.
+        port: the port.
+        tls: whether Envoy uses TLS; ``true`` means TLS with its defaults.
+    """
 
     host: Host
     port: Annotated[int, Field(ge=1, le=65535, strict=True)]
@@ -56,12 +62,12 @@ class Cluster(Frozen):
 
 
 class Match(Frozen):
-    """Which requests an experiment is about; all that are given must hold.
+    """Which requests an experiment applies to; every given condition must hold.
 
     Attributes:
-        path_prefix: start of the path, compared as Envoy's ``prefix`` does.
+        path_prefix: start of the path, compared like Envoy's ``prefix``.
         host: the request's host without its port, in any case.
-        headers: exact values.
+        headers: headers with exactly these values.
     """
 
     path_prefix: PathPrefix = "/"
@@ -72,7 +78,13 @@ class Match(Frozen):
 
 
 class UnitSource(Frozen):
-    """One place where a unit's identity may be found; exactly one of the three."""
+    """A place where a request may carry its unit; exactly one of the three.
+
+    Attributes:
+        header: name of a request header.
+        cookie: name of a cookie.
+        query: name of a query parameter.
+    """
 
     header: str | None = None
     cookie: Token | None = None
@@ -82,7 +94,7 @@ class UnitSource(Frozen):
 
     @property
     def label(self) -> str:
-        """The source as a person names it: ``header x-user-id``."""
+        """The source in words: ``header x-user-id``."""
         return " ".join(f"{kind} {name}" for kind, name in self.model_dump(exclude_none=True).items())
 
     @model_validator(mode="after")
@@ -90,18 +102,21 @@ class UnitSource(Frozen):
         given = sorted(self.model_fields_set)
         if len(given) != 1 or getattr(self, given[0]) is None:
             raise refuse(
-                "exactly one source is needed", found=", ".join(given) or "none", allowed="header, cookie or query"
+                "needs exactly one source", found=", ".join(given) or "none", allowed="header, cookie or query"
             )
         return self
 
 
 class IssueCookie(Frozen):
-    """The cookie that carries a new identity to a client that has none. It is always HttpOnly.
+    """The cookie that gives an identity to a client without one. It is always HttpOnly.
 
     Attributes:
+        name: one of the cookies under ``unit``.
         max_age: how long the client keeps it.
-        secure: whether it may travel over HTTPS only; ``auto`` says yes where the client used HTTPS.
-        same_site: lax, strict or none; none needs ``secure: true``.
+        path: which paths it is sent with.
+        domain: which domain it is sent to; default: only the host that set it.
+        secure: whether it is sent over HTTPS only; ``auto`` means yes if the client used HTTPS.
+        same_site: whether it is sent with requests from other sites; ``none`` needs ``secure: true``.
     """
 
     name: Token
@@ -113,14 +128,14 @@ class IssueCookie(Frozen):
 
     @property
     def marker(self) -> str:
-        """Name of the cookie that marks a session whose second request has been counted."""
+        """Name of the cookie for sessions whose second request has been counted."""
         return self.name + CONTINUED_ENDING
 
     @field_validator("secure", mode="before", json_schema_input_type=Literal["auto", True, False])
     @classmethod
     def _switch(cls, value: object) -> object:
         if value != "auto" and not isinstance(value, bool):
-            raise refuse("not a switch", allowed="auto, true or false")
+            raise refuse("not one of the allowed values", allowed="auto, true or false")
         return value
 
     @field_validator("same_site", mode="before")
@@ -133,12 +148,17 @@ class IssueCookie(Frozen):
         if self.same_site == "none" and self.secure is not True:
             raise refuse("browsers drop SameSite=None cookies that are not Secure", "secure", allowed="true")
         if self.max_age < timedelta(seconds=1):
-            raise refuse("a cookie that ends at once keeps nobody on a variant", "max_age", allowed="at least 1s")
+            raise refuse("a cookie that expires at once keeps no user on a variant", "max_age", allowed="at least 1s")
         return self
 
 
 class Price(Frozen):
-    """US dollars per million tokens."""
+    """US dollars per million tokens.
+
+    Attributes:
+        input: for input tokens.
+        output: for output tokens.
+    """
 
     input: Dollars
     output: Dollars
@@ -148,10 +168,12 @@ class Variant(Frozen):
     """One version of the model.
 
     Attributes:
+        name: the value of ``X-Model-Version``.
         cluster: the upstream that serves it, as Envoy names it.
-        weight: share of the users, in basis points.
-        control: whether it is what the others are compared with, and what unassigned traffic gets.
-        timeout: total time limit of a request; none means that Envoy sets no limit.
+        weight: share of the users.
+        control: whether the other variants are compared with it, and unassigned traffic goes to it.
+        timeout: time limit of a whole request; without it there is no limit.
+        price: what its tokens cost, for the cost metrics.
     """
 
     name: DnsLabel
@@ -165,12 +187,17 @@ class Variant(Frozen):
     @classmethod
     def _positive(cls, value: timedelta | None) -> timedelta | None:
         if value is not None and value < timedelta(milliseconds=1):
-            raise refuse("a time limit of nothing", allowed="at least 1ms; leave it out for no limit")
+            raise refuse("a time limit of 0", allowed="at least 1ms; leave it out for no limit")
         return value
 
 
 class Override(Frozen):
-    """Requests that get a variant whatever their unit; never counted as evidence. All headers must match."""
+    """Requests that get a variant whatever their unit; never counted as evidence.
+
+    Attributes:
+        header: headers with exactly these values; all must match.
+        variant: what these requests get.
+    """
 
     header: dict[str, HeaderValue]
     variant: str
@@ -180,12 +207,17 @@ class Override(Frozen):
     @model_validator(mode="after")
     def _has_a_header(self) -> Self:
         if not self.header:
-            raise refuse("at least one header is needed", "header", allowed="{x-user-group: beta-testers}")
+            raise refuse("needs at least one header", "header", allowed="{x-user-group: beta-testers}")
         return self
 
 
 class Segments(Frozen):
-    """Groups of users to report apart; any value that is not declared counts as ``other``."""
+    """Groups of users that are reported separately.
+
+    Attributes:
+        header: the request header that holds the segment.
+        values: the segments; any other value counts as ``other``.
+    """
 
     header: str
     values: Annotated[tuple[SegmentValue, ...], Field(min_length=1, max_length=20)]
@@ -196,8 +228,8 @@ class Segments(Frozen):
     @classmethod
     def _one_value(cls, value: str) -> str:
         if value == "cookie":
-            message = "all cookies of a client together are no segment"
-            raise refuse(message, found=value, allowed="a header that holds a segment alone, such as x-user-segment")
+            message = "the cookie header holds all cookies, not a segment"
+            raise refuse(message, found=value, allowed="a header that holds only a segment, such as x-user-segment")
         return value
 
     @model_validator(mode="after")
@@ -205,7 +237,7 @@ class Segments(Frozen):
         raise_all(repeated(self.values, "segment", "values"))
         if OTHER_SEGMENT in self.values:
             raise refuse(
-                f"{OTHER_SEGMENT!r} is what undeclared values count as",
+                f"{OTHER_SEGMENT!r} is the segment of undeclared values",
                 "values",
                 self.values.index(OTHER_SEGMENT),
                 found=OTHER_SEGMENT,

@@ -1,9 +1,9 @@
-"""Quantities as people write them in the document: weights, shares and durations.
+"""Quantities as people write them in the document: weights, shares, durations and limits. Pure.
 
 weight    90, 12.5 or 0.25      percent, at most two decimals     -> basis points (int)
 share     5%, 0.5% or 0.05      a percentage or a plain fraction  -> fraction (float)
 duration  500ms, 30s, 1h30m     numbers with units                -> timedelta
-limit     any of share and duration, or a plain number: what its metric is measured in says which
+limit     a share, a duration or a plain number, depending on its metric's unit
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ _LONGEST = timedelta(days=3650)
 DURATION_FORM = "a number with a unit (ms, s, m, h or d), such as 500ms, 30s or 1h30m, at most 3650d"
 SHARE_FORM = "a percentage such as 5%, or a fraction from 0 to 1"
 LARGEST = 1e12
-"""Largest plain number that a limit may be."""
+"""Largest limit that is a plain number."""
 
 LIMIT_FORM = f"a percentage such as 5%; a duration: {DURATION_FORM}; or a plain number of at most {LARGEST:.0e}"
 WEIGHT_FORM = "a percentage from 0 to 100 with at most two decimals, such as 12.5"
 
 
 class Percentage(float):
-    """A share that was written with ``%``, which is no plain number."""
+    """A share that was written with ``%``, as opposed to a plain number."""
 
 
 def parse_duration(text: str) -> timedelta | None:
-    """The duration that a text means, or None if it means none."""
+    """The duration that a text stands for; None if it is not a duration."""
     if not _DURATION.fullmatch(text):
         return None
     try:
@@ -57,7 +57,7 @@ def parse_duration(text: str) -> timedelta | None:
 
 
 def format_duration(duration: timedelta) -> str:
-    """The shortest way to write a duration: ``3600s`` becomes ``1h``."""
+    """A duration in its shortest form: ``3600s`` becomes ``1h``."""
     left = round(duration / _UNITS["ms"])
     if left == 0:
         return "0s"
@@ -71,19 +71,19 @@ def format_duration(duration: timedelta) -> str:
 
 
 def parse_weight(value: object) -> int | None:
-    """Basis points of a weight in percent, or None if the value is no weight."""
+    """A weight in percent as basis points; None if the value is not a weight."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         return None
     if isinstance(value, str) and not _DECIMAL.fullmatch(value):
         return None
     try:
         percent = Decimal(str(value))
-    except (InvalidOperation, ValueError):  # ValueError: a whole number of more digits than Python writes
+    except (InvalidOperation, ValueError):  # ValueError: an integer with more digits than Python converts
         return None
     if not percent.is_finite() or not 0 <= percent <= 100:
         return None
     _, digits, exponent = percent.as_tuple()
-    # Before multiplying, which rounds to 28 digits.
+    # Checked before multiplying, which rounds to 28 digits.
     surplus = -int(exponent) - 2
     if surplus > 0 and any(digits[-surplus:]):
         return None
@@ -102,7 +102,7 @@ def format_percent(points: int) -> str:
 
 
 def parse_share(value: object) -> float | None:
-    """The fraction from 0 to 1 that a percentage or fraction means, or None."""
+    """A percentage or fraction as a fraction from 0 to 1; None if it is neither."""
     if isinstance(value, str):
         percent = _PERCENT.fullmatch(value)
         share = float(percent[1]) / 100 if percent else math.nan
@@ -194,4 +194,4 @@ Limit = Annotated[
         }
     ),
 ]
-"""A share (:class:`Percentage`), a number (float) or a duration (timedelta), whichever the metric is measured in."""
+"""A share (:class:`Percentage`), a number (float) or a duration (timedelta), depending on the metric's unit."""

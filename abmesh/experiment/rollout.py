@@ -1,4 +1,7 @@
-"""How a candidate is rolled out: steps, stages, warm-up, and how sure decisions must be. Pure."""
+"""How a candidate is rolled out: steps, stages, warm-up, and how sure decisions must be. Pure.
+
+:mod:`abmesh.experiment.model` puts it into an experiment.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ _OF_THE_CONNECTION = ("connection", "content-length", "transfer-encoding")
 
 
 class Stage(Frozen):
-    """What every step must last and see before the next one.
+    """What every step needs before the next one begins.
 
     Attributes:
         min_duration: shortest time on a step.
         min_requests: fewest requests of the candidate on a step.
-        max_duration: time after which ``on_timeout`` applies; none means that a step may last for ever.
+        max_duration: time after which ``on_timeout`` applies; without it a step may last indefinitely.
     """
 
     min_duration: Duration = timedelta(hours=1)
@@ -41,20 +44,20 @@ class Stage(Frozen):
 class Warmup(Frozen):
     """Requests that the controller sends to a candidate before it gets its first users.
 
-    They go through Envoy's warm-up listener, which counts no statistics, so that they are no evidence. A candidate is
-    warm when the durations of its answers no longer fall; or is taken as warm when a limit is reached, which is
-    reported.
+    They go through Envoy's warm-up listener, which counts no statistics, so they are not evidence. A candidate is warm
+    once its response times stop falling, or is assumed to be warm when a limit is reached, which is reported.
 
     Attributes:
-        path: of the request.
-        method: of the request.
-        body: of the request.
-        headers: of the request.
-        concurrency: requests at the same time.
+        path: path of the request.
+        method: method of the request.
+        body: body of the request.
+        headers: headers of the request.
+        concurrency: number of requests at the same time.
         min_requests: fewest requests.
-        max_requests: requests after which the candidate is taken as warm.
-        max_duration: time after which the candidate is taken as warm.
-        settled: how much the median of the last requests may fall below that of as many before, to be warm.
+        max_requests: requests after which the candidate is assumed to be warm.
+        max_duration: time after which the candidate is assumed to be warm.
+        settled: how far the median response time of the last requests may be below that of as many before, for the
+            candidate to count as warm.
     """
 
     path: PathPrefix
@@ -75,12 +78,12 @@ class Warmup(Frozen):
             allowed = f"at least min_requests, {self.min_requests}"
             raise refuse("fewer than min_requests", "max_requests", found=str(self.max_requests), allowed=allowed)
         if self.max_duration <= timedelta():
-            raise refuse("a warm-up of no time", "max_duration", allowed="more than 0s")
+            raise refuse("a warm-up needs time", "max_duration", allowed="more than 0s")
         if self.method == "GET" and self.body:
             raise refuse("a GET has no body", "body", allowed="no body, or method: POST")
         for name in _OF_THE_CONNECTION:
             if name in self.headers:
-                message = "a header that whoever sends the request writes by itself"
+                message = "the HTTP client sets this header itself"
                 raise refuse(message, "headers", name, found=name, allowed="any other header")
         return self
 
@@ -113,7 +116,7 @@ class Analysis(Frozen):
     @classmethod
     def _possible(cls, value: float) -> float:
         if not 1e-6 <= value <= 0.5:
-            raise refuse("not an error probability", found=f"{value:g}", allowed="0.0001% to 50%")
+            raise refuse("not a possible error probability", found=f"{value:g}", allowed="0.0001% to 50%")
         return value
 
     @field_validator("emergency_stop")
@@ -128,11 +131,16 @@ class Rollout(Frozen):
     """The plan by which the candidate's weight is raised.
 
     Attributes:
+        candidate: name of the variant that is rolled out.
         mode: ``rollout`` raises the candidate's weight while it does no harm; ``experiment`` keeps one split until the
             goal is decided.
-        steps: weights of the candidate in basis points, rising.
-        on_timeout: what to do when a stage lasts longer than its ``max_duration``.
-        warmup: what is sent to the candidate before it gets its first users; None sends nothing.
+        steps: weights of the candidate, each higher than the one before.
+        stage: what every step needs before the next one begins.
+        on_timeout: what happens when a stage lasts longer than its ``max_duration``.
+        guardrails: limits that the candidate must keep.
+        goal: what the candidate should improve.
+        analysis: how sure decisions must be.
+        warmup: requests to the candidate before its first users; leave it out for no warm-up.
     """
 
     candidate: str
@@ -147,27 +155,27 @@ class Rollout(Frozen):
 
     @property
     def tuned_for(self) -> int:
-        """The candidate's requests at which intervals are narrowest."""
+        """Number of the candidate's requests at which intervals are narrowest."""
         return self.analysis.tuned_for or max(self.stage.min_requests, 100)
 
     @property
     def alarms(self) -> int:
-        """How many alarms share ``alpha``: one per guardrail, the emergency stop, and an experiment's goal."""
+        """Number of alarms that share ``alpha``: one per guardrail, the emergency stop, and an experiment's goal."""
         return len(self.guardrails) + (self.analysis.emergency_stop < 1) + (self.mode == "experiment")
 
     @property
     def alpha_alarm(self) -> float:
-        """The part of ``alpha`` that each alarm has."""
+        """The part of ``alpha`` that each alarm gets."""
         return self.analysis.alpha / max(self.alarms, 1)
 
     @property
     def alpha_better(self) -> float:
-        """How probable it may be that a candidate that is not better on the goal is called so."""
+        """Highest probability of calling a candidate better on the goal when it is not."""
         return self.analysis.alpha / 2
 
     @property
     def alpha_worse(self) -> float:
-        """How probable it may be that one that is not worse is called so, which in an experiment is an alarm."""
+        """Highest probability of calling a candidate worse when it is not; in an experiment this is an alarm."""
         return min(self.alpha_better, self.alpha_alarm) if self.mode == "experiment" else self.alpha_better
 
     @field_validator("steps")
@@ -186,18 +194,17 @@ class Rollout(Frozen):
         goal = self.goal
         if self.mode == "rollout":
             if goal is not None and goal.design != "anytime":
-                message = "a rollout looks at any time; only an experiment has planned looks"
-                raise refuse(message, "goal", "design", found=goal.design, allowed="anytime, or mode: experiment")
+                message = "only mode: experiment has planned looks"
+                raise refuse(message, "goal", "design", found=goal.design, allowed="anytime")
             return self
         if len(self.steps) != 1 or self.steps[0] == BUCKETS:
-            allowed = "exactly one step below 100, the split"
-            raise refuse("an experiment keeps one split", "steps", allowed=allowed)
+            raise refuse("an experiment keeps one split", "steps", allowed="exactly one step, below 100")
         if goal is None:
-            raise refuse("an experiment needs a goal that decides it", found="no goal", allowed="goal: {metric: ...}")
+            raise refuse("an experiment needs a goal to decide on", found="no goal", allowed="goal: {metric: ...}")
         if goal.measured.quantile is not None:
-            allowed = f"a metric that is no quantile, such as {goal.metric.partition('_')[0]}_mean"
+            allowed = f"any metric but a quantile, such as {goal.metric.partition('_')[0]}_mean"
             raise refuse("a quantile cannot decide an experiment", "goal", "metric", found=goal.metric, allowed=allowed)
         if goal.planned_requests is None:
-            message = "an experiment needs the size at which it ends undecided; abmesh plan computes it"
+            message = "an experiment needs the number of requests at which it ends undecided; abmesh plan computes it"
             raise refuse(message, "goal", found="no planned_requests", allowed="planned_requests: a whole number")
         return self

@@ -1,13 +1,13 @@
 """The experiments document as a file that people, GitOps and abmesh itself all write.
 
     read            what is there now
-    write_weights   compare-and-swap: refused if the document is no longer the one that the change was based on
-    update_weights  read, change and write as one step
+    write_weights   compare-and-swap: refused if the document has changed since the change was decided
+    update_weights  read, change and write in one step
     watch           every content once, good or bad, soon after it appears
 
-Called by the server (:mod:`ext_proc.snapshot`), the controller's sinks and the command line. Writers that use this
-module exclude each other by a lock beside the file; readers never wait and never see half a write. Editors know no
-locks, so a write also looks whether the file is still the one it read, just before replacing it.
+Called by the server (:mod:`ext_proc.snapshot`), the controller and the command line. Writers that use this module
+exclude each other with a lock file beside the document; readers never wait and never see half a write. Editors ignore
+the lock, so just before replacing the file a write checks that it is still the one that was read.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from abmesh.experiment.watch import Tracker
 from abmesh.experiment.yaml_nodes import LONGEST
 
 ATTEMPTS: Final = 10
-"""How often :meth:`FileStore.update_weights` tries."""
+"""Number of times that :meth:`FileStore.update_weights` tries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A good document.
+    """A valid document.
 
     Attributes:
-        document: what the text means.
+        document: the parsed content.
         text: the file's content.
-        generation: names the content; see :func:`generation_of`.
+        generation: identifies the content; see :func:`generation_of`.
         warnings: what is still accepted but should be changed, such as a field's old name.
     """
 
@@ -55,11 +55,11 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A content that is not served.
+    """Content that is refused.
 
     Attributes:
         error: why; a DocumentError or a StoreError.
-        generation: of the content, or None if there is none (the file is missing or unreadable).
+        generation: of the content; None if the file is missing or unreadable.
     """
 
     error: AbmeshError
@@ -72,7 +72,7 @@ def generation_of(content: bytes) -> int:
 
 
 def format_generation(generation: int) -> str:
-    """A generation as people see it: 13 hexadecimal digits."""
+    """A generation as it is shown: 13 hexadecimal digits."""
     return f"{generation:013x}"
 
 
@@ -80,9 +80,9 @@ class FileStore:
     """The experiments document in a file.
 
     Args:
-        path: the file, which may be a symbolic link; writes leave the link as it is.
+        path: the file, which may be a symbolic link; writes keep the link.
         lock_seconds: how long a write waits for other writers.
-        warn: told once of everything in the document that is still accepted but should be changed.
+        warn: called once for everything in the document that is still accepted but should be changed.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class FileStore:
 
     @property
     def path(self) -> Path:
-        """The file, as it was named."""
+        """The file's path, as it was given."""
         return self._path
 
     def read(self) -> Snapshot:
@@ -115,21 +115,21 @@ class FileStore:
     def write_weights(self, experiment: str, weights: Mapping[str, int], *, based_on: int) -> Snapshot:
         """Give an experiment new weights; see :func:`abmesh.experiment.codec.edit_weights`.
 
-        Weights that the document already has leave the file untouched.
+        If the document already has these weights, the file is not touched.
 
         Args:
             experiment: its name.
             weights: basis points by variant.
-            based_on: generation of the document that the weights were chosen for.
+            based_on: generation of the document that the weights were computed from.
 
         Returns:
             The document as written.
 
         Raises:
-            Conflict: the document has another generation by now.
-            DocumentError: the file holds no valid document; it is left as its author wrote it.
+            Conflict: the document now has another generation.
+            DocumentError: the file holds no valid document; it is not touched.
             StoreError: the file cannot be written, or another writer holds the lock for too long.
-            UnknownName, WeightsError: as from :func:`abmesh.experiment.codec.edit_weights`.
+            UnknownName, WeightsError: see :func:`abmesh.experiment.codec.edit_weights`.
         """
         with self._exclusive() as target:
             snapshot = self.read()
@@ -138,14 +138,14 @@ class FileStore:
             return self._write(target, snapshot, experiment, weights)
 
     def update_weights(self, experiment: str, change: Callable[[Snapshot], Mapping[str, int]]) -> Snapshot:
-        """Give an experiment the weights that a function makes of the present document.
+        """Give an experiment the weights that a function computes from the current document.
 
-        Other writers wait while the function runs, so that no update is lost and none starves. It must be quick and
-        must not write itself; it runs again if an editor changed the file meanwhile.
+        Other writers wait while the function runs, so that no update is lost and none starves. The function must be
+        quick and must not write; it is called again if an editor changes the file meanwhile.
 
         Raises:
-            Conflict: the file was edited during every one of ten attempts.
-            DocumentError, StoreError, UnknownName, WeightsError: as from :meth:`write_weights`.
+            Conflict: the file was edited during each of ten attempts.
+            DocumentError, StoreError, UnknownName, WeightsError: see :meth:`write_weights`.
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -159,21 +159,21 @@ class FileStore:
         raise AssertionError("unreachable")
 
     async def watch(self, interval: float = 0.1) -> AsyncIterator[Snapshot | Rejected]:
-        """The document's content now, and again whenever it changes; never ends and never raises for the file's sake.
+        """The document's content now, and again whenever it changes; never ends, and raises for no state of the file.
 
-        A change shows within two intervals, one that cannot be served within three. Every bad content is reported
-        once; a good one follows it even if it is the one from before. A file that is written in place more slowly than
-        that may be reported half-written, and is served once it is whole.
+        A valid change is reported within two intervals, a refused one within three. Refused content is reported once;
+        the next valid content is reported even if it is the same as before. A file that is written in place more
+        slowly may be reported half-written, and again once it is complete.
 
         Args:
-            interval: seconds between two looks at the file.
+            interval: seconds between looks at the file.
         """
         tracker = Tracker()
         while True:
             seen = atomic.signature(self._path)
             now = time.monotonic()
             if tracker.is_due(seen, now):
-                # Parsing takes milliseconds, for large documents seconds: not in the loop that serves requests.
+                # Parsing takes milliseconds, for large documents seconds: too long for the loop that serves requests.
                 found, content = await asyncio.to_thread(self._look)
                 unchanged = atomic.signature(self._path) == seen
                 if unchanged and tracker.is_news(seen, content, good=isinstance(found, Snapshot), now=now):
@@ -181,7 +181,7 @@ class FileStore:
             await asyncio.sleep(interval)
 
     def _look(self) -> tuple[Snapshot | Rejected, tuple[int | None, str]]:
-        """What the file holds, and what names it."""
+        """The file's content, and what identifies it."""
         generation: int | None = None
         try:
             content = files.read(self._path, LONGEST)
@@ -192,7 +192,7 @@ class FileStore:
         return snapshot, (snapshot.generation, "")
 
     def _decoded(self, content: bytes) -> Snapshot:
-        """The snapshot of a content; the last one is remembered, since most reads find what the one before found."""
+        """The snapshot of some content; the last one is cached, since most reads find the same content again."""
         if self._last is not None and self._last[0] == content:
             known = self._last[1]
         else:
@@ -225,14 +225,14 @@ class FileStore:
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[Path]:
-        """The real file, with every other writer kept out. Where no file can be read, no lock is left behind."""
+        """The real file, with every other writer locked out. If the file cannot be read, no lock file is created."""
         files.read(self._path, LONGEST)
         target = Path(os.path.realpath(self._path))  # Path.resolve raises RuntimeError for a loop of links
         with files.locked(target, self._lock_seconds):
             yield target
 
     def _write(self, target: Path, snapshot: Snapshot, experiment: str, weights: Mapping[str, int]) -> Snapshot:
-        """To be called under the lock."""
+        """Write weights; only under the lock."""
         text, document = codec.edit_weights(snapshot.text, experiment, weights, str(self._path))
         if text == snapshot.text:
             return snapshot
@@ -246,6 +246,6 @@ class FileStore:
 
     def _conflict(self, based_on: int, present: int) -> Conflict:
         return Conflict(
-            f"{self._path} was changed meanwhile: the change is based on generation {format_generation(based_on)}, "
-            f"the file has {format_generation(present)}; read it again and retry"
+            f"{self._path} has changed: this write is based on generation {format_generation(based_on)}, but the file "
+            f"has {format_generation(present)}; read it again and retry"
         )

@@ -7,6 +7,7 @@ Rules between fields raise :func:`refuse` with a path relative to the model that
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ class Frozen(BaseModel):
 
     Attributes:
         renamed_fields: names that fields once had, each with its present name. The old ones are still accepted, in the
-            document and in journals; :func:`abmesh.experiment.renames.find` says where a document has them.
+            document and in journals; :func:`abmesh.experiment.field_names.old_names` finds them in a document.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,20 +45,32 @@ class Frozen(BaseModel):
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core_schema)
         written = handler.resolve_ref_schema(schema)
+        written["description"], meanings = _explained(cls.__doc__ or "")
+        fields = written["properties"]
+        for name, meaning in meanings.items():
+            form = fields[name].get("description")
+            fields[name]["description"] = f"{meaning} Write {form}." if form else meaning
         for old, new in cls.renamed_fields.items():
-            note = {"deprecated": True, "description": f"Old name of {new}."}
-            written["properties"][old] = {**written["properties"][new], **note}
+            fields[old] = {**fields[new], "deprecated": True, "description": f"Old name of {new}."}
         return schema
 
 
+def _explained(docstring: str) -> tuple[str, dict[str, str]]:
+    """What a model is, and what each field under ``Attributes:`` means, as sentences for editors."""
+    summary, _, attributes = inspect.cleandoc(docstring).replace("``", "`").partition("\nAttributes:\n")
+    found = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", attributes, re.MULTILINE)
+    sentences = {name: " ".join(meaning.split()) for name, meaning in found}
+    return " ".join(summary.split()), {name: text[0].upper() + text[1:] for name, text in sentences.items()}
+
+
 def refuse(message: str, *path: str | int, found: object = "", allowed: str = "") -> PydanticCustomError:
-    """An invariant that does not hold, to be raised in a validator; ``path`` leads from there to the field."""
+    """The error for a broken rule, to be raised in a validator; ``path`` leads from there to the field."""
     context: dict[str, Any] = {"path": path, "found": str(found), "allowed": allowed}
     return PydanticCustomError("invariant", "{message}", {**context, "message": message})
 
 
 def raise_all(problems: Iterable[PydanticCustomError]) -> None:
-    """Raise what :func:`refuse` made: nothing if there is nothing, and several as one error that carries them all."""
+    """Raise errors from :func:`refuse`, several of them as one error that carries them all; nothing without errors."""
     found = list(problems)
     if len(found) == 1:
         raise found[0]
@@ -73,24 +86,24 @@ def raise_all(problems: Iterable[PydanticCustomError]) -> None:
 
 
 def did_you_mean(message: str, name: str, known: Iterable[str]) -> str:
-    """The message, and the known name that is likeliest meant if one is close."""
+    """The message, and the known name that was probably meant, if one is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"{message}; did you mean {close[0]}?" if close else message
 
 
 def header_name(value: object) -> object:
-    """A request header's name in lower case; for ``field_validator(..., mode="before")``."""
+    """Lower-case a request header's name; for ``field_validator(..., mode="before")``."""
     return _lowered(value) if isinstance(value, str) else value
 
 
 def response_header_name(value: object) -> object:
-    """As :func:`header_name`, of a header that an upstream sends: any but those that Envoy writes itself."""
+    """Like :func:`header_name`, for a response header of the upstream; headers that Envoy sets itself are refused."""
     if not isinstance(value, str):
         return value
     name = _form_checked(value)
     if name.startswith(ENVOY_PREFIX):
-        message = "Envoy itself sets such headers, whatever the upstream says"
-        raise refuse(message, found=value, allowed=f"any header of the upstream's but {ENVOY_PREFIX}*")
+        message = "Envoy sets this header itself"
+        raise refuse(message, found=value, allowed=f"any header that the upstream sets, except {ENVOY_PREFIX}*")
     return name
 
 
@@ -102,31 +115,31 @@ def _form_checked(value: str, *path: str) -> str:
 
 
 def _lowered(value: str, *path: str) -> str:
-    """Lower-case a header name; pseudo-headers and those that only abmesh may set are refused."""
+    """Lower-case a header name; refuse pseudo-headers and headers that only abmesh may set."""
     name = _form_checked(value, *path)
-    spelled = name.replace("_", "-")  # Envoy strips those with underscores, too
+    spelled = name.replace("_", "-")  # Envoy strips spellings with underscores too
     if spelled == MODEL_VERSION or spelled.startswith((TRUSTED_PREFIX, ENVOY_PREFIX)):
-        allowed = (
-            f"any header but {MODEL_VERSION}, {TRUSTED_PREFIX}* and {ENVOY_PREFIX}*, which are stripped from clients"
-        )
-        raise refuse("a header that clients cannot send", *path, found=value, allowed=allowed)
+        allowed = f"any header except {MODEL_VERSION}, {TRUSTED_PREFIX}* and {ENVOY_PREFIX}*, which Envoy removes"
+        raise refuse("clients cannot send this header", *path, found=value, allowed=allowed)
     return name
 
 
 def header_map(value: object) -> object:
-    """Values by header name, with lower-case names; for ``field_validator(..., mode="before")``."""
+    """Lower-case the names of headers with values; for ``field_validator(..., mode="before")``."""
     if not isinstance(value, Mapping):
         return value
     lowered = {_lowered(name, name) if isinstance(name, str) else name: content for name, content in value.items()}
     if len(lowered) < len(value):
-        raise refuse("the same header twice", found=", ".join(map(str, value)), allowed="each header once, in any case")
+        raise refuse(
+            "the same header twice", found=", ".join(map(str, value)), allowed="each header once; case does not matter"
+        )
     return lowered
 
 
 def repeated(
     names: Iterable[str], what: str, *path: str | int, field: str | None = None
 ) -> Iterator[PydanticCustomError]:
-    """Refuse every name that came before; ``path`` leads to the list, ``field`` to the name in an item of it."""
+    """Refuse every repeated name; ``path`` leads to the list, ``field`` to the name inside an item."""
     seen: set[str] = set()
     for index, name in enumerate(names):
         if name in seen:

@@ -1,4 +1,4 @@
-"""New weights from old ones: what a person named, or what a rollout's next step asks for. Pure.
+"""New weights from old ones: for ``abmesh weights`` and for the next step of a rollout. Pure.
 
 Weights map variant names to basis points in the document's order and sum to 10,000, before and after.
 """
@@ -13,19 +13,19 @@ from abmesh.experiment.quantities import format_weight
 
 
 def complete(weights: Mapping[str, int], control: str, named: Mapping[str, int]) -> dict[str, int]:
-    """Weights after a person named some of them.
+    """All weights, given some of them.
 
-    One variant that is not named takes the rest. Of several, all keep what they have, but for the control, which
-    takes the rest.
+    If one variant is left, it takes the rest. If several are left, the control takes the rest and the others keep
+    their weights.
 
     Args:
-        weights: present weights.
+        weights: current weights.
         control: name of the control.
         named: new weights, in basis points, of some variants or all.
 
     Raises:
-        UnknownName: a named variant does not exist.
-        WeightsError: nothing is named, or the sum is not 100.
+        UnknownName: there is no such variant.
+        WeightsError: no weight is given, or the sum is not 100.
     """
     for name in named:
         if name not in weights:
@@ -50,11 +50,11 @@ def complete(weights: Mapping[str, int], control: str, named: Mapping[str, int])
 def move_candidate(weights: Mapping[str, int], control: str, candidate: str, target: int) -> dict[str, int]:
     """Weights with the candidate at a target.
 
-    What the candidate gains comes from the control first, then from the other variants, last one first. What it
-    gives up goes to the control.
+    What the candidate gains comes from the control first, then from the other variants, the last one first. What it
+    loses goes to the control.
 
     Args:
-        weights: present weights.
+        weights: current weights.
         control: name of the control.
         candidate: name of the candidate, which is not the control.
         target: basis points, 0 to 10,000.

@@ -1,6 +1,6 @@
-"""Edits of YAML text that leave every other character as it is. Pure; called by :mod:`abmesh.experiment.codec`.
+"""Edits of YAML text that keep every other character. Pure; called by :mod:`abmesh.experiment.codec`.
 
-The edits are as careful as can be had without rewriting a person's file; the caller parses the result and compares.
+The caller parses the result and checks that nothing else has changed.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from abmesh.experiment.yaml_plain import resolve
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _COLON = re.compile(r"[ \t]*:")
-# Texts that some YAML parsers take for something else when they are not quoted.
+# Unquoted, some YAML parsers read these as something else.
 _NOT_PLAIN = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 
 
 class NotEditable(Exception):  # noqa: N818 - never leaves the codec, which turns it into a WeightsError
-    """The text is written in a way that no edit here knows."""
+    """The text is written in a style that no edit here supports."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Characters ``start`` to ``end`` of a text are to become ``text``."""
+    """Replace the characters from ``start`` to ``end`` with ``text``."""
 
     start: int
     end: int
@@ -32,36 +32,36 @@ class Edit:
 
 
 def apply(text: str, edits: Sequence[Edit]) -> str:
-    """The text after edits that do not overlap."""
+    """The text after the edits, which must not overlap."""
     for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
         text = text[: edit.start] + edit.text + text[edit.end :]
     return text
 
 
 def replace_scalar(node: Scalar, value: str) -> Edit:
-    """Another value in the same quotes."""
+    """Replace a value, in the same quotes."""
     if node.quote in ("|", ">"):
         raise NotEditable
     return Edit(node.start, node.end, f"{node.quote}{value}{node.quote}")
 
 
 def put_mapping(
-    text: str, home: Collection, name: str, values: Mapping[str, Sequence[Sequence[int]]], *, after: str
+    text: str, mapping: Collection, name: str, values: Mapping[str, Sequence[Sequence[int]]], *, after: str
 ) -> Edit:
-    """Set the field ``name`` of the mapping ``home`` to lists of numbers by name, in one line.
+    """Set the field ``name`` of a mapping to lists of numbers by name, on one line.
 
-    The field is replaced where it stands, or else put right behind the field ``after``.
+    An existing field is replaced; a new one goes right after the field ``after``.
     """
-    entries = {key.text: (key, value) for key, value in home.entries() if isinstance(key, Scalar)}
+    entries = {key.text: (key, value) for key, value in mapping.entries() if isinstance(key, Scalar)}
     if name in entries:
         return _replace(text, *entries[name], _flow(values, quoted=entries[name][0].quote))
     key, value = entries[after]
-    if home.is_flow:
+    if mapping.is_flow:
         flow = _flow(values, quoted=key.quote)
         return Edit(value.end, value.end, f", {key.quote}{name}{key.quote}: {flow}")
     line = f"{_indent(text, key)}{name}: {_flow(values, quoted='')}"
     newline = _NEWLINE.search(text, value.end)
-    if text[value.end - 1] in "\r\n":  # a block scalar, which ends where the next line starts
+    if text[value.end - 1] in "\r\n":  # a block scalar, which ends where the next line begins
         return Edit(value.end, value.end, line + _NEWLINE.findall(text)[0])
     if newline is None:
         found = _NEWLINE.search(text)

@@ -1,9 +1,9 @@
-"""YAML text as a small tree of nodes that know where in the text they stand.
+"""YAML text as a small tree of nodes with their positions in the text.
 
 Pure; called by :mod:`abmesh.experiment.codec`.
 
 ruamel.yaml scans and parses; the tree is built here from its events, so that nesting costs no recursion, nothing is
-ever executed or expanded, and an edit can replace the characters of one value and leave all others as they were.
+executed or expanded, and an edit can replace the characters of one value and keep all others.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _WARMUP = "warmup"
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-# What ruamel.yaml was seen to raise, or may be expected to, on text that is no YAML, apart from its own errors.
+# What ruamel.yaml raises, or might raise, for text that is not YAML, apart from its own errors.
 _PARSER_ERRORS: Final[tuple[type[Exception], ...]] = (
     YAMLError,
     ValueError,
@@ -69,7 +69,7 @@ class Scalar:
         start: index of its first character in the source.
         end: index after its last one.
         line: 1-based.
-        refused: why it is refused although it is YAML; empty if it is not.
+        refused: why abmesh refuses it although it is valid YAML; empty if it does not.
     """
 
     text: str
@@ -107,7 +107,7 @@ def compose(text: str, source: str) -> Node:
     """The tree of a text that holds one YAML document.
 
     Raises:
-        DocumentError: the text is no YAML, too long, too deep, empty, or more than one document.
+        DocumentError: the text is not YAML, too long, too deep, empty, or more than one document.
     """
     size = len(text) if len(text) > LONGEST else len(text.encode(errors="surrogatepass"))
     if size > LONGEST:
@@ -145,14 +145,14 @@ def _build(text: str, source: str) -> Node | None:
             continue
         if isinstance(event, MappingEndEvent | SequenceEndEvent):
             closed = stack.pop()
-            # A block collection ends where its last value ends; the event's mark is at whatever comes next.
+            # A block collection ends where its last value ends; the event's mark is at the next token.
             last_end = closed.end = event.end_mark.index if closed.is_flow else last_end
             continue
         node = _node(event)
         if node is None:
             continue
         if isinstance(node, Scalar):
-            if node.start == node.end:  # an absent value: the event's mark is at whatever comes next
+            if node.start == node.end:  # an absent value: the event's mark is at the next token
                 node.start = node.end = last_end
             last_end = node.end
         count += 1
@@ -178,24 +178,24 @@ def _events(text: str) -> Iterator[Any]:
 def _check_document_start(event: Any, documents: int, source: str) -> None:
     line = event.start_mark.line + 1
     if documents > 1:
-        raise DocumentError(source, (Problem("", line, "a second YAML document", "---", "one document in a file"),))
+        raise DocumentError(source, (Problem("", line, "a second YAML document", "---", "one document per file"),))
     if event.version not in (None, (1, 2)):
         found = "%YAML " + ".".join(map(str, event.version))
-        raise DocumentError(source, (Problem("", 1, "another version of YAML", found, "YAML 1.2"),))
+        raise DocumentError(source, (Problem("", 1, "unsupported version of YAML", found, "YAML 1.2"),))
 
 
 def _node(event: Any) -> Node | None:
-    """The node that an event opens or is, or None for events of the stream."""
+    """The node that an event begins; None for events that are not about a node."""
     if not isinstance(event, ScalarEvent | CollectionStartEvent | AliasEvent):
         return None
     start, end, line = event.start_mark.index, event.end_mark.index, event.start_mark.line + 1
     if isinstance(event, AliasEvent):
-        return Scalar("", "", start, end, line, "an alias (*name); abmesh expands none: write the value out")
+        return Scalar("", "", start, end, line, "aliases (*name) are not supported: write the value out")
     refused = ""
     if event.anchor is not None:
-        refused = "an anchor (&name); abmesh has no aliases that could use it: remove it"
+        refused = "anchors (&name) are not supported: remove it"
     elif event.ctag is not None:
-        refused = "a tag (!type); abmesh knows the type of every field: remove it"
+        refused = "tags (!type) are not supported: remove it"
     if isinstance(event, ScalarEvent):
         return Scalar(event.value, event.style or "", start, end, line, refused)
     return Collection(isinstance(event, MappingStartEvent), bool(event.flow_style), start, start, line, refused)
@@ -209,16 +209,16 @@ def _syntax_problem(error: BaseException, text: str) -> Problem:
     lines = _NEWLINE.split(text)
     found = shorten(lines[line - 1], SHOWN) if 0 < line <= len(lines) else ""
     if any(_WARMUP in before for before in lines[:line]):
-        found = ""  # what is no YAML has no path, so this may be a line of a warm-up's headers
+        found = ""  # invalid YAML has no paths, so this may be a line of a warm-up's headers
     message = f"not valid YAML: {error.problem or error.context}"
-    allowed = "spaces; YAML is not indented by tabs" if "'\\t'" in message else ""
+    allowed = "spaces; YAML cannot be indented with tabs" if "'\\t'" in message else ""
     return Problem("", line, " ".join(message.split()), found, allowed)
 
 
 def find(root: Node, path: Sequence[str | int]) -> tuple[Node, Node | None, int]:
     """Follow a path as far as it leads.
 
-    Header names are matched in any case, since the models keep them in lower case.
+    Keys match in any case, since the models keep header names in lower case.
 
     Returns:
         The last node reached, the key that led to it (None for a sequence's item or the root), and how many steps of
@@ -244,7 +244,7 @@ def find(root: Node, path: Sequence[str | int]) -> tuple[Node, Node | None, int]
 
 
 def quote(node: Node, text: str, path: Sequence[str | int]) -> str:
-    """A node as it is written in the source, on one line and shortened; nothing of one that may hold a secret."""
+    """A node as it is written in the source, shortened to one line; empty if it may hold a secret."""
     written = text[node.start : node.end]
     if is_private(path) or (isinstance(node, Collection) and (_WARMUP in path or _WARMUP in written)):
         return ""
@@ -252,12 +252,12 @@ def quote(node: Node, text: str, path: Sequence[str | int]) -> str:
 
 
 def is_private(path: Sequence[str | int]) -> bool:
-    """Whether what stands there is never shown: a warm-up may carry credentials, and problems are logged."""
+    """Whether the value at a path must not be shown: problems are logged, and a warm-up may carry credentials."""
     return any(above == _WARMUP and step in ("headers", "body") for above, step in itertools.pairwise(path))
 
 
 def format_path(path: Sequence[str | int]) -> str:
-    """A path as a person writes it: ``experiments[0].match.path_prefix``."""
+    """A path as people write it: ``experiments[0].match.path_prefix``."""
     parts: list[str] = []
     for step in path:
         if isinstance(step, int):

@@ -1,6 +1,6 @@
-"""The values that a tree of YAML nodes means, with everything refused that abmesh does not take. Pure.
+"""The plain values of a tree of YAML nodes; YAML features that abmesh does not support are refused. Pure.
 
-Plain scalars mean what the core schema of YAML 1.2 says: ``yes`` is a text, ``010`` is ten. Called by
+Plain scalars follow the core schema of YAML 1.2: ``yes`` is a string, ``010`` is ten. Called by
 :mod:`abmesh.experiment.codec`.
 """
 
@@ -27,8 +27,8 @@ def plain(root: Node, text: str, source: str) -> object:
     """The values of a tree: dict, list, str, int, float, bool and None.
 
     Raises:
-        DocumentError: aliases, anchors, tags, duplicate or merged keys, keys that are no text, endless numbers; every
-            one is named.
+        DocumentError: aliases, anchors, tags, duplicate or merged keys, keys that are not strings, numbers that are too
+            long; every one is named.
     """
     problems: list[Problem] = []
     value = _value(root, (), text, problems)
@@ -46,7 +46,7 @@ def _value(node: Node, path: Path, text: str, problems: list[Problem]) -> object
     if isinstance(node, Scalar):
         if _too_long(node):
             found = yaml_nodes.quote(node, text, path)
-            problems.append(Problem(yaml_nodes.format_path(path), node.line, "too long for a number", found))
+            problems.append(Problem(yaml_nodes.format_path(path), node.line, "the number is too long", found))
             return None
         return resolve(node)
     if not node.is_mapping:
@@ -58,7 +58,7 @@ def _value(node: Node, path: Path, text: str, problems: list[Problem]) -> object
         if name is None:
             continue
         if name in values:
-            message = f"the same key twice; the first is in line {lines[name]}"
+            message = f"duplicate key; the first is on line {lines[name]}"
             problems.append(
                 Problem(
                     yaml_nodes.format_path((*path, name)),
@@ -77,15 +77,15 @@ def _key(node: Node, path: Path, text: str, problems: list[Problem]) -> str | No
     message, allowed = node.refused, ""
     if not message and isinstance(node, Scalar):
         if not node.quote and node.text == "<<":
-            message, allowed = "merge keys are not supported", "the merged fields, written out"
+            message, allowed = "merge keys are not supported", "the fields themselves, written out"
         elif not _too_long(node):
             name = resolve(node)
             if isinstance(name, str):
                 return name
     shown = yaml_nodes.quote(node, text, path)
     if not message:
-        message = "a key that is no text"
-        allowed = f'quotes around it: "{shown}"' if shown and isinstance(node, Scalar) else "a text"
+        message = "the key is not a string"
+        allowed = f'quotes around it: "{shown}"' if shown and isinstance(node, Scalar) else "a string"
     problems.append(Problem(yaml_nodes.format_path(path), node.line, message, shown, allowed))
     return None
 
@@ -95,7 +95,7 @@ def _too_long(node: Scalar) -> bool:
 
 
 def resolve(node: Scalar) -> str | int | float | bool | None:
-    """What a scalar means under the core schema of YAML 1.2."""
+    """The value of a scalar under the core schema of YAML 1.2."""
     text = node.text
     if node.quote:
         return text

@@ -30,7 +30,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from abmesh.experiment import names
 from abmesh.experiment.model import Document
-from abmesh.experiment.needs import needed_headers
+from abmesh.experiment.request_headers import needed_headers
 from abmesh.mesh.addresses import address_of
 from abmesh.mesh.answers import answers_filter
 from abmesh.mesh.events import cors_filters

@@ -19,8 +19,8 @@ from typing import Final
 from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher, RouteActionHashPolicy, RouteActionHashPolicyHeader
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatchAndSubstitute, RegexMatcher
 
-from abmesh.experiment.needs import COOKIE, PATH
 from abmesh.experiment.parts import UnitSource
+from abmesh.experiment.request_headers import COOKIE, PATH
 from abmesh.mesh.matches import absent, matches, never_matches
 
 PLAIN_AUTHORITY: Final = "[0-9A-Za-z._-]+(:[0-9]+)?"

@@ -1,40 +1,43 @@
-"""What a comparison of one metric is. Pure.
+"""One metric of a candidate and its control, ready to be tested at any margin. Pure.
 
-A :class:`Comparison` answers with e-values for whichever margin is asked for; :mod:`controller.decision.guardrails`
-turns them into verdicts. Its arrays have shape (1 + moments, strata): the first row is all evidence, each other one
-what the present stage has counted since a moment, whose earlier strata are empty.
+:func:`controller.decision.comparisons.compare` makes a :class:`Comparison` of a rollout's evidence;
+:mod:`controller.decision.guardrails` and :mod:`controller.decision.goals` turn it into verdicts,
+:mod:`controller.decision.intervals` into confidence limits, and :mod:`abmesh.analysis` into reports. Its arrays have
+shape (1 + moments, strata): the first row is all evidence; each further row is what the present stage has counted since
+a moment, so its earlier strata are empty.
 
-Users repeat, so counts are divided by their design effect, and variances are taken between slices of users; see
-:mod:`abmesh.inference.means`. Both come from all evidence of a stratum, also for the rows that hold less.
+Users send more than one request, so counts are divided by their design effect, and variances are taken between slices
+of users (:mod:`abmesh.inference.variance`). Both come from all evidence of a stratum, even for rows that hold less.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 import numpy as np
 
 from abmesh.experiment.metrics import Metric
-from abmesh.inference.numbers import Floats, Side, Slices
+from abmesh.inference.combined import standardised
+from abmesh.inference.numbers import Floats, Side
 from controller.decision.rollout_evidence import RolloutEvidence
-from controller.evidence.strata import denominator, numerator, spread
+from controller.evidence.strata import denominator, numerator
 from controller.evidence.summary import VariantEvidence
 
-MIN_SLICES = 10
+MIN_SLICES: Final = 10
 """Fewest slices with requests that variances between users are taken from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What a person wants to see of a comparison.
+    """The numbers to show beside a comparison.
 
     Attributes:
         candidate: its value over all strata, in the metric's unit; None if it has none.
         control: the control's.
         latest: the candidate's value in the present stage alone.
         latest_control: the control's.
-        n: the candidate's requests, or whatever the value is of.
+        n: the candidate's requests, or whatever else the metric counts per.
         control_n: the control's.
         latest_n: the candidate's in the present stage alone.
         design_effect: in the present stage, at least 1.
@@ -51,15 +54,24 @@ class Values:
 
 
 class Comparison(Protocol):
-    """One metric, ready to be tested."""
+    """A candidate and its control on one metric."""
 
     @property
     def values(self) -> Values:
-        """What it compares."""
+        """The numbers to show beside it."""
+        ...
+
+    @property
+    def standardised(self) -> tuple[float, float] | None:
+        """The control's and the candidate's value, averaged over strata with the same weights.
+
+        Their difference is what :meth:`increase` tests: unlike that of two totals, it does not depend on how the
+        strata are mixed. None where no stratum can be compared.
+        """
         ...
 
     def moment(self, row: int) -> tuple[float | None, int]:
-        """The candidate's value since the moment of a row above 0, and the requests that it is taken from."""
+        """The candidate's value since the moment of a row above 0, and how many requests it is taken from."""
         ...
 
     def level(self, side: Side, limit: float) -> Floats:
@@ -71,16 +83,16 @@ class Comparison(Protocol):
         ...
 
     def increase(self, side: Side, by: float, *, relative: bool) -> Floats:
-        """The same for the candidate's value minus the control's; or, relative, for their ratio minus one."""
+        """The same for the candidate's value minus the control's or, relative, for their ratio minus one."""
         ...
 
     def grown(self, factor: float) -> Self:
-        """As it would be if the present stage had seen so many times its requests, all alike; without moments."""
+        """The comparison if the present stage had seen this many times its requests, all alike; without moments."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
+class StratifiedSums:
     """Sums of a metric and of requests, each of shape (1 + moments, strata); ``a`` is the control."""
 
     y_a: Floats
@@ -89,8 +101,8 @@ class Sums:
     n_b: Floats
 
     @classmethod
-    def of(cls, evidence: RolloutEvidence, metric: Metric) -> Sums:
-        """The sums of a course: a ratio's numerator and denominator."""
+    def of(cls, evidence: RolloutEvidence, metric: Metric) -> StratifiedSums:
+        """A ratio's numerator and denominator in a rollout's evidence."""
 
         def y(evidence: VariantEvidence) -> float:
             return numerator(evidence, metric)
@@ -112,7 +124,7 @@ class Sums:
             array[row, stratum] = value
 
     def values(self, design_effect: float) -> Values:
-        """What a person wants to see of them."""
+        """The numbers to show beside a comparison of them."""
         return Values(
             candidate=_ratio(self.y_b[0].sum(), self.n_b[0].sum()),
             control=_ratio(self.y_a[0].sum(), self.n_a[0].sum()),
@@ -124,23 +136,36 @@ class Sums:
             design_effect=design_effect,
         )
 
+    @property
+    def standardised(self) -> tuple[float, float] | None:
+        """See :attr:`Comparison.standardised`."""
+        return standardised(self.n_a[0], self.y_a[0], self.n_b[0], self.y_b[0])
+
     def moment(self, row: int) -> tuple[float | None, int]:
         """See :meth:`Comparison.moment`."""
         return _ratio(self.y_b[row, -1], self.n_b[row, -1]), int(self.n_b[row, -1])
 
-    def grown(self, factor: float) -> Sums:
+    def grown(self, factor: float) -> StratifiedSums:
         """All evidence, with the present stratum multiplied; see :meth:`Comparison.grown`."""
-        return Sums(*(_grown(array, factor) for array in (self.y_a, self.n_a, self.y_b, self.n_b)))
+        return StratifiedSums(*(_grown(array, factor) for array in (self.y_a, self.n_a, self.y_b, self.n_b)))
 
 
-def crowding(arm: Slices) -> float:
-    """The design effect of an arm whose requests are in few slices: each slice counts as one request.
+def few_slices_effect(requests: Floats, fewest: int) -> Floats:
+    """The design effect where requests fall in too few slices: each slice then counts as one request.
 
-    Too few slices do not tell how alike the requests of a user are, so they are taken as all alike: a single user who
-    sends everything proves nothing about the others. 1 from :data:`MIN_SLICES` on.
+    Too few slices cannot show how alike the requests of one user are, so they are taken as all alike: a single user who
+    sends everything proves nothing about the others.
+
+    Args:
+        requests: in each slice, or group of slices, shape (..., B).
+        fewest: slices with requests from which on the result is 1.
+
+    Returns:
+        Shape (...).
     """
-    seen = spread(arm)
-    return float(arm.total_n) / seen if 0 < seen < MIN_SLICES else 1.0
+    seen = np.count_nonzero(requests, axis=-1)
+    few = (seen > 0) & (seen < fewest)
+    return np.asarray(np.where(few, requests.sum(axis=-1) / np.maximum(seen, 1), 1.0))
 
 
 def _grown(rows: Floats, factor: float) -> Floats:

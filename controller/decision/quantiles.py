@@ -1,4 +1,12 @@
-"""A latency quantile, the candidate's against the control's or a limit, from histograms. Pure."""
+"""A latency quantile, the candidate's against the control's or a limit, from histograms. Pure.
+
+Called by :func:`controller.decision.comparisons.compare` and by the reports. A candidate's quantile is higher than the
+control's exactly if more of its requests are above the control's. So a quantile is tested by a count, as
+:mod:`controller.decision.shares` tests errors: requests above a latency that was chosen before the data.
+
+The requests of a slow user are slow together, so both counts are divided by a design effect that is measured at that
+latency, between groups of slices of users. The design effect of the mean duration would be far larger.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +16,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from abmesh.experiment.metrics import Metric
+from abmesh.inference.combined import standardised
 from abmesh.inference.counts import log_e_ratio, log_e_share
-from abmesh.inference.cumulative import Cumulative
 from abmesh.inference.edges import edge_deflator, edge_design_effect, level_deflator
 from abmesh.inference.numbers import Floats, Side
-from abmesh.inference.quantiles import TAU
-from controller.decision.comparison import Values
+from controller.decision.comparison import Values, few_slices_effect
 from controller.decision.latencies import LatencyTable
 from controller.decision.rollout_evidence import RolloutEvidence
+
+TAU = 0.5
+"""Size of the log ratios of counts that are looked for: a tail moves by more than the latency does. A candidate that is
+30% slower has more than twice as many requests above the control's p95."""
 
 MIN_GROUPS = 5
 """Fewest groups of slices with requests that variances between users are taken from."""
@@ -27,14 +38,16 @@ class QuantileComparison:
 
     The candidate's quantile exceeds a limit exactly if more than ``1 - share`` of its requests do. Against the control,
     the limit of each stratum is the control's own quantile, taken once (``edges``), times or plus the margin: requests
-    of the control above its quantile are compared with those of the candidate above the limit.
+    of the control above its quantile are compared with requests of the candidate above the limit.
 
     Attributes:
         share: of the requests that are at or below the quantile, 0..1.
         a, b: the control and the candidate.
         edges: the control's quantile in each stratum, in milliseconds, shape (strata,); nan where it was not known.
-        values: what is compared.
+        values: the numbers to show beside it.
         factor: by which the present stage's counts are multiplied.
+        lent: each stratum's design effect, where groups of users are not told apart and a larger part of the users
+            lends its own; None to measure it.
     """
 
     share: float
@@ -43,6 +56,7 @@ class QuantileComparison:
     edges: Floats
     values: Values
     factor: float = 1.0
+    lent: Floats | None = None
 
     @classmethod
     def of(cls, evidence: RolloutEvidence, metric: Metric) -> QuantileComparison:
@@ -65,6 +79,26 @@ class QuantileComparison:
         if at is None:
             return found
         return replace(found, values=replace(bare, design_effect=found._phi(len(arms) - 1, at, at, edge_design_effect)))
+
+    @property
+    def standardised(self) -> tuple[float, float] | None:
+        """See the protocol; of the strata that have an edge."""
+        rows = []
+        for a, b, edge in zip(self.a.groups, self.b.groups, self.edges, strict=True):
+            value_a, value_b = a.quantile(self.share), b.quantile(self.share)
+            if value_a is not None and value_b is not None and not np.isnan(edge):
+                n_a, n_b = a.sizes.sum(), b.sizes.sum()
+                rows.append((n_a, n_a * value_a, n_b, n_b * value_b))
+        return standardised(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
+
+    def design_effects(self) -> Floats:
+        """Each stratum's design effect at both variants' own quantiles, which it lends to parts of its users."""
+        found = np.ones(len(self.edges))
+        for index, (a, b) in enumerate(zip(self.a.groups, self.b.groups, strict=True)):
+            value_a, value_b = a.quantile(self.share), b.quantile(self.share)
+            if value_a is not None and value_b is not None:
+                found[index] = self._phi(index, value_a, value_b, level_deflator)
+        return found
 
     def moment(self, row: int) -> tuple[float | None, int]:
         """See the protocol."""
@@ -121,10 +155,7 @@ class QuantileComparison:
         a, b = self.a.groups[stratum], self.b.groups[stratum]
         edges, limits = np.array(edge), np.array(limit)
         between = float(deflator(a.exceeding(edges), a.sizes, b.exceeding(limits), b.sizes))
-        return max(between, _crowding(a), _crowding(b))
-
-
-def _crowding(groups: Cumulative) -> float:
-    """As :func:`~controller.decision.comparison.crowding`, for groups of slices."""
-    seen = int(np.count_nonzero(groups.sizes))
-    return float(groups.sizes.sum()) / seen if 0 < seen < MIN_GROUPS else 1.0
+        if self.lent is not None:
+            return between * float(self.lent[stratum])
+        few = (float(few_slices_effect(groups.sizes, MIN_GROUPS)) for groups in (a, b))
+        return max(between, *few)

@@ -1,7 +1,7 @@
-"""The journal: every decision with its inputs, one JSON object a line, only ever appended to.
+"""The journal: every decision with its inputs, one JSON object a line, append-only.
 
-Decisions that change something are written before the change counts as done, and exactly once. Holds are written when
-their cause changes, and otherwise every ten minutes; see :class:`Pace`.
+Decisions that change something are written exactly once, before the change counts as done. Holds are written when their
+cause changes, and otherwise every ten minutes; see :class:`Pace`. Called by :mod:`controller.rollout` and the CLI.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from controller.state.locks import exclusive, make_folder
 LOCK_FILE = "journal.lock"
 
 HOLD_EVERY = timedelta(minutes=10)
-"""How often a hold whose cause stays the same is written: an entry holds all of its evidence, 10 to 30 kB."""
+"""Time between two entries of a hold whose cause stays the same: an entry takes 10 to 30 kB with its evidence."""
 
 
 class Journal:
@@ -37,7 +37,7 @@ class Journal:
     def append(self, entry: JournalEntry, *, durable: bool) -> None:
         """Write an entry.
 
-        A line that an earlier process died in the middle of is completed if only its end is missing, and cut off
+        A line that a process died in the middle of writing is completed if only its line end is missing, and cut off
         otherwise.
 
         Args:
@@ -61,7 +61,7 @@ class Journal:
                 raise StateError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def holds(self, entry_id: str) -> bool:
-        """Whether an entry of this id is in the journal, whole.
+        """Whether the journal has a complete entry with this id.
 
         Raises:
             StateError: the journal cannot be read.
@@ -73,7 +73,7 @@ class Journal:
         )
 
     def knows(self, experiment: str) -> bool:
-        """Whether there is any entry about an experiment.
+        """Whether the journal has any entry about an experiment.
 
         Raises:
             StateError: the journal cannot be read.
@@ -87,11 +87,11 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class JournalReading:
-    """What could be read of a journal.
+    """The readable part of a journal.
 
     Attributes:
         entries: oldest first.
-        damaged: numbers, from 1, of the lines that could not be read.
+        damaged: numbers, from 1, of the unreadable lines.
     """
 
     entries: tuple[JournalEntry, ...]
@@ -101,7 +101,7 @@ class JournalReading:
 def read(path: Path, experiment: str | None = None, limit: int | None = None) -> list[JournalEntry]:
     """The entries of a journal, oldest first; none if there is no file.
 
-    A last line without an end is what a process left that died while writing, and is left out.
+    A last line without a line end, which a process that died while writing leaves behind, is skipped.
 
     Args:
         path: of the journal.
@@ -109,7 +109,7 @@ def read(path: Path, experiment: str | None = None, limit: int | None = None) ->
         limit: only this many, the newest.
 
     Raises:
-        StateError: it cannot be read, or a line that was finished is damaged.
+        StateError: it cannot be read, or a complete line is damaged.
     """
     reading = salvage(path, experiment, limit)
     if reading.damaged:
@@ -118,7 +118,7 @@ def read(path: Path, experiment: str | None = None, limit: int | None = None) ->
 
 
 def salvage(path: Path, experiment: str | None = None, limit: int | None = None) -> JournalReading:
-    """Whatever can be read of a journal, with the numbers of the lines that cannot; see :func:`read`.
+    """Everything readable in a journal, and the numbers of the lines that are not; see :func:`read`.
 
     Raises:
         StateError: the file cannot be read.
@@ -136,20 +136,20 @@ def salvage(path: Path, experiment: str | None = None, limit: int | None = None)
 
 
 class Pace:
-    """Which holds are worth a line: the first, one with another cause, and one every ten minutes."""
+    """Which holds to write: the first, any with another cause, and one every ten minutes."""
 
     def __init__(self, every: timedelta = HOLD_EVERY) -> None:
         self._every = every
         self._last: dict[str, tuple[Kind, Cause, Phase, datetime]] = {}
 
     def due(self, experiment: str, kind: Kind, cause: Cause, phase: Phase, now: datetime) -> bool:
-        """Whether to write a hold now."""
+        """Whether a hold is due."""
         last = self._last.get(experiment)
-        # An age below nothing means that the clock was set back.
+        # A negative age means that the clock was set back.
         return last is None or last[:3] != (kind, cause, phase) or not timedelta() <= now - last[3] < self._every
 
     def written(self, experiment: str, kind: Kind, cause: Cause, phase: Phase, now: datetime) -> None:
-        """Note that an entry was written."""
+        """Remember that an entry was written."""
         self._last[experiment] = (kind, cause, phase, now)
 
 
@@ -171,7 +171,7 @@ def _parse(line: bytes) -> JournalEntry | None:
 
 
 def _repair(file: BinaryIO) -> None:
-    """Leave a file that ends with a line's end."""
+    """Make the file end with a line end."""
     end = file.seek(0, os.SEEK_END)
     start = end
     block = 4096

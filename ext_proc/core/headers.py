@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from abmesh.experiment.names import FORWARDED_PROTO
-from abmesh.experiment.needs import AUTHORITY
+from abmesh.experiment.request_headers import AUTHORITY
 
 Headers = Mapping[str, Sequence[bytes]]
 """A request's headers: lower-case name to its values in the order received; never an empty sequence."""

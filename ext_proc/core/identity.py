@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 
 import xxhash
 
-from abmesh.experiment.needs import COOKIE, PATH
 from abmesh.experiment.parts import IssueCookie, UnitSource
+from abmesh.experiment.request_headers import COOKIE, PATH
 from ext_proc.core.headers import BLANKS, Headers, decoded, is_https, query_of
 
 SourceKind = Literal["header", "cookie", "query"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from abmesh.experiment.model import USUAL_PORTS, Document
-from abmesh.experiment.needs import AUTHORITY, ORIGIN
+from abmesh.experiment.request_headers import AUTHORITY, ORIGIN
 from ext_proc.core.headers import BLANKS, Headers, is_https
 
 _USUAL_PORTS: Final = tuple((scheme.encode(), port.encode()) for scheme, port in USUAL_PORTS)

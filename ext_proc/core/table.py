@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from abmesh.experiment.model import Document
-from abmesh.experiment.needs import PATH, needed_headers
+from abmesh.experiment.request_headers import PATH, needed_headers
 from ext_proc.core import events
 from ext_proc.core.assignment import UNMATCHED, Assignment
 from ext_proc.core.experiment import CompiledExperiment, compile_experiment

@@ -2,7 +2,7 @@
 
 :mod:`ext_proc.transport.nghttp2` makes one for each accepted socket. A connection composes the HTTP/2 engine, its
 :class:`~ext_proc.transport.calls.Calls`, and the streams that outlive them. All answers to the bytes of one read leave
-in one write. A request as Envoy makes it takes the path :meth:`Connection.data_received`, ``_dispatch``,
+in one write. The hot path, for a request as Envoy makes it, is :meth:`Connection.data_received`, ``_dispatch``,
 ``Calls.answer_usual``, ``_flush``; nothing on it waits, locks or starts a task.
 """
 

@@ -79,7 +79,7 @@ async def test_a_rollout_advances_and_is_rolled_back_for_harm(tmp_path: Path) ->
     assert "error_rate" in found["reason"]
     code, output, errors = await abmesh("replay", str(running.state / "journal.jsonl"))
     assert code == 0, errors
-    assert ", 0 differently" in output
+    assert ", 0 differ" in output
 
 
 async def test_an_envoy_that_is_not_scraped_holds_the_rollout_and_so_does_a_prometheus_that_is_gone(

@@ -61,6 +61,7 @@ def test_a_refused_edit_shows_and_without_any_document_there_is_no_generation() 
     assert not [line for line in lines if line.startswith(("abmesh_config_generation", "abmesh_config_age"))]
 
 
+@pytest.mark.process
 async def test_metrics_are_served_while_the_context_lasts() -> None:
     async with serve_metrics("127.0.0.1:0", [Exposition(Counts, lambda: 0.0)]) as url:
         assert url is not None
@@ -74,6 +75,7 @@ async def test_no_address_serves_nothing() -> None:
         assert url is None
 
 
+@pytest.mark.process
 async def test_a_metrics_port_that_is_taken_is_refused() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

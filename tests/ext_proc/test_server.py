@@ -16,6 +16,8 @@ from tests.ext_proc.conformance.peer import Peer, frame, plain
 from tests.ext_proc.programs import LIMIT, Program, eventually, program
 from tests.ext_proc.samples import DOCUMENT_TEXT, EVERY_KIND, headers_set, request_headers
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

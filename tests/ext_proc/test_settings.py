@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abmesh.experiment.errors import SettingsError
-from ext_proc.settings import Settings, Tcp, Unix, parse_address, parse_metrics
+from ext_proc.settings import Settings, Tcp, Tls, Unix, parse_address, parse_metrics, parse_tls, parse_transport
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,18 @@ def test_usual_settings_are_accepted() -> None:
 def test_metrics_are_off_where_they_are_left_out_or_said_to_be() -> None:
     assert Settings(Path("x.yaml")).metrics is None
     assert (parse_metrics(None), parse_metrics("off"), parse_metrics("host:1")) == (None, None, "host:1")
+
+
+def test_a_transport_is_one_of_two() -> None:
+    assert parse_transport("nghttp2") == "nghttp2"
+    with pytest.raises(SettingsError, match="--transport: not a transport; found 'h2'; allowed: grpcio, nghttp2"):
+        parse_transport("h2")
+
+
+def test_tls_needs_a_certificate_and_a_key() -> None:
+    cert, key, authority = Path("c"), Path("k"), Path("a")
+    assert parse_tls(None, None, None) is None
+    assert parse_tls(cert, key, authority) == Tls(cert, key, authority)
+    for some in ((cert, None, None), (None, key, None), (None, None, authority), (cert, None, authority)):
+        with pytest.raises(SettingsError, match="--tls-cert, --tls-key: TLS needs both"):
+            parse_tls(*some)

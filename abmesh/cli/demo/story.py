@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from abmesh.analysis.records import Report
+from abmesh.analysis.records import AnalysisReport
 from abmesh.analysis.render import as_text
 from abmesh.cli.analyze_live import report_live
 from abmesh.cli.demo.scenarios import Scenario
@@ -15,7 +15,7 @@ from abmesh.experiment.errors import AbmeshError
 from controller.settings import Settings
 
 
-def make_report(scenario: Scenario, experiment: str, settings: Settings) -> tuple[Report | None, str]:
+def make_report(scenario: Scenario, experiment: str, settings: Settings) -> tuple[AnalysisReport | None, str]:
     """Make a scenario's report.
 
     Returns:
@@ -30,7 +30,7 @@ def make_report(scenario: Scenario, experiment: str, settings: Settings) -> tupl
     return report, mismatch(report, scenario)
 
 
-def mismatch(report: Report, scenario: Scenario) -> str:
+def mismatch(report: AnalysisReport, scenario: Scenario) -> str:
     """How a report differs from what the scenario expects; empty if it does not."""
     parts = {part.metric.name: part for part in report.metrics}
     for name, wanted in scenario.reported.items():
@@ -46,7 +46,7 @@ def mismatch(report: Report, scenario: Scenario) -> str:
     return ""
 
 
-def report_text(report: Report, scenario: Scenario) -> str:
+def report_text(report: AnalysisReport, scenario: Scenario) -> str:
     """The part of a report about the metrics that the scenario shows, as text."""
     metrics = [part for part in report.metrics if part.metric.name in scenario.reported]
     return as_text(replace(report, metrics=metrics), "text")

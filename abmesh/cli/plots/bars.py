@@ -47,7 +47,7 @@ def _panel(axes: Axes, panel: Bars) -> None:
         places.append(top + (len(bar.estimates) - 1) / 2)
         labels.append(bar.label)
         top += len(bar.estimates) + 0.5
-    mark(axes, panel.marks, across=False)
+    mark(axes, panel.references, across=False)
     for index, name in enumerate(analyses):
         look = style(index)
         axes.barh([math.nan], [0.0], facecolor="0.95", edgecolor=look.grey, hatch=look.hatch, label=name)
@@ -81,9 +81,9 @@ def _bar(axes: Axes, place: float, estimate: Estimate, index: int, window: tuple
 
 
 def _range(panel: Bars) -> tuple[float, float]:
-    """Limits of the axis: all marks and estimates, and intervals as far as they do not dwarf everything else."""
+    """Limits of the axis: all reference lines and estimates, and intervals unless they dwarf everything else."""
     estimates = [estimate for bar in panel.bars for _, estimate in bar.estimates]
-    core = [item.value for item in panel.marks] + [item.value for item in estimates if item.value is not None]
+    core = [item.value for item in panel.references] + [item.value for item in estimates if item.value is not None]
     limits = [side for item in estimates for side in (item.interval.lower, item.interval.upper) if math.isfinite(side)]
     low, high = min(core, default=0.0), max(core, default=0.0)
     widths = sorted(item.interval.upper - item.interval.lower for item in estimates)

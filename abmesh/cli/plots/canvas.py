@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from abmesh.analysis.pictures import Mark
+    from abmesh.analysis.pictures import ReferenceLine
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -107,16 +107,16 @@ def style(index: int) -> Style:
     return STYLES[index % len(STYLES)]
 
 
-def mark(axes: Axes, marks: Sequence[Mark], *, across: bool, first: int = 0) -> None:
+def mark(axes: Axes, references: Sequence[ReferenceLine], *, across: bool, first: int = 0) -> None:
     """Draw lines at marked values and name them in the legend.
 
     Args:
         axes: to draw in.
-        marks: values.
+        references: values.
         across: whether the values are on the vertical axis.
         first: which line style to begin with.
     """
-    for index, item in enumerate(marks, start=first):
+    for index, item in enumerate(references, start=first):
         line, width = MARK_STYLES[index % len(MARK_STYLES)]
         draw = axes.axhline if across else axes.axvline
         draw(item.value, color="0.0", linestyle=line, linewidth=width, label=item.label, zorder=1)

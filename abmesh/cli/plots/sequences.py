@@ -13,35 +13,35 @@ from abmesh.cli.plots.canvas import canvas, legend, mark, percent_axis, style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from abmesh.analysis.pictures import Course, Line
+    from abmesh.analysis.pictures import Line, TimeSeries
 
 _PANEL = 3.4
 _ROOM = 1.6
 """How far the axis reaches beyond the middle interval's width: early intervals may be a hundred times as wide."""
 
 
-def draw_courses(courses: Sequence[Course], path: Path) -> None:
-    """Draw one panel for each course, one below the other.
+def draw_series(series: Sequence[TimeSeries], path: Path) -> None:
+    """Draw one panel for each series, one below the other.
 
     Raises:
         SettingsError, StartError: the picture cannot be drawn or written; see :mod:`abmesh.cli.plots.canvas`.
     """
-    with canvas(path, max(1, len(courses)) * _PANEL) as figure:
-        panels = figure.subplots(max(1, len(courses)), 1, squeeze=False)
-        for axes, course in zip(panels[:, 0], courses, strict=False):
-            _panel(axes, course)
+    with canvas(path, max(1, len(series)) * _PANEL) as figure:
+        panels = figure.subplots(max(1, len(series)), 1, squeeze=False)
+        for axes, each in zip(panels[:, 0], series, strict=False):
+            _panel(axes, each)
 
 
-def _panel(axes: Axes, course: Course) -> None:
-    low, high = _range(course)
-    for index, line in enumerate(course.lines):
-        _line(axes, line, index, course.dated, (low, high))
-    mark(axes, course.marks, across=True)
+def _panel(axes: Axes, series: TimeSeries) -> None:
+    low, high = _range(series)
+    for index, line in enumerate(series.lines):
+        _line(axes, line, index, series.dated, (low, high))
+    mark(axes, series.references, across=True)
     axes.set_ylim(low, high)
-    axes.set_title(course.title, loc="left")
-    axes.set_ylabel(course.quantity)
-    axes.set_xlabel(course.time)
-    if course.percent:
+    axes.set_title(series.title, loc="left")
+    axes.set_ylabel(series.quantity)
+    axes.set_xlabel(series.time)
+    if series.percent:
         percent_axis(axes, vertical=True)
     legend(axes)
 
@@ -75,10 +75,10 @@ def _line(axes: Axes, line: Line, index: int, dated: bool, window: tuple[float, 
     )
 
 
-def _range(course: Course) -> tuple[float, float]:
-    """Limits of the vertical axis that show the later half of every line and all marks."""
-    values = [item.value for item in course.marks]
-    for line in course.lines:
+def _range(series: TimeSeries) -> tuple[float, float]:
+    """Limits of the vertical axis that show the later half of every line and all reference lines."""
+    values = [item.value for item in series.references]
+    for line in series.lines:
         for point in line.points[len(line.points) // 2 :]:
             interval = point.estimate.interval
             values += [point.estimate.value or 0.0, interval.lower, interval.upper]

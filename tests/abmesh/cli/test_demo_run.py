@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import pytest
 
-from abmesh.analysis.records import Comparison, Estimate, Finding, Metric, MetricReport, Report
+from abmesh.analysis.records import AnalysisReport, ComparedVariant, Estimate, Finding, MetricReport, ReportedMetric
 from abmesh.cli.demo import run as demo_run
 from abmesh.cli.demo import story
 from abmesh.cli.demo.scenarios import CANDIDATE, CONTROL, LANES, SCENARIOS, Outcome
@@ -177,14 +177,14 @@ def test_the_fine_tuned_model_matches_its_story() -> None:
     assert clicks[CANDIDATE]["casual"] < clicks[CONTROL]["casual"]
 
 
-def _report(verdict: float, segments: int) -> Report:
+def _report(verdict: float, segments: int) -> AnalysisReport:
     """On one metric, significantly more or less on the new model."""
     estimate = Estimate(verdict, Interval(verdict, verdict))
     finding = Finding("at any look", estimate, estimate, 0.001, 0.001, True, "a method")
-    comparison = Comparison(CANDIDATE, "", (finding,))
+    comparison = ComparedVariant(CANDIDATE, "", (finding,))
     parts = [replace(comparison, segment=f"s{number}") for number in range(segments)]
-    metric = MetricReport(Metric("latency_p50", "quantile", "ms"), [], [comparison], parts)
-    return Report("chat-model", CONTROL, 0.05, 1, [metric])
+    metric = MetricReport(ReportedMetric("latency_p50", "quantile", "ms"), [], [comparison], parts)
+    return AnalysisReport("chat-model", CONTROL, 0.05, 1, [metric])
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def _report(verdict: float, segments: int) -> Report:
         (replace(_report(70, 2), metrics=[]), "the report has no latency_p50 by segment"),
     ],
 )
-def test_a_report_that_differs_from_the_scenario_is_a_problem(report: Report, wrong: str) -> None:
+def test_a_report_that_differs_from_the_scenario_is_a_problem(report: AnalysisReport, wrong: str) -> None:
     scenario = replace(SCENARIOS["finetune"], reported={"latency_p50": "higher"})
     assert story.mismatch(report, scenario) == wrong
 

@@ -128,7 +128,7 @@ def test_an_experiments_goal_is_explained(tmp_path: Path) -> None:
 
 def test_without_a_decision_it_says_so_and_unknown_names_are_named(tmp_path: Path) -> None:
     subject = world(tmp_path)
-    refused(_explain(subject), 1, "no decision about chat is recorded yet; is a controller running?")
+    refused(_explain(subject), 1, "no decision about chat has been recorded yet; is a controller running?")
     config, state = str(tmp_path / "experiments.yaml"), str(subject.folder)
     refused(call("explain", "chta", "--config", config, "--state", state), 1, "no experiment named 'chta'")
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from abmesh.analysis.pictures import Bar, Bars, Course, Line, Mark, Point, PowerCurve, PowerPicture
+from abmesh.analysis.pictures import Bar, Bars, Line, Point, PowerCurve, PowerPicture, ReferenceLine, TimeSeries
 from abmesh.analysis.records import Estimate
 from abmesh.cli.plots import canvas
 from abmesh.cli.plots.bars import draw_bars
 from abmesh.cli.plots.canvas import STYLES, check_target
 from abmesh.cli.plots.power import power_curves
-from abmesh.cli.plots.sequences import draw_courses
+from abmesh.cli.plots.sequences import draw_series
 from abmesh.experiment.errors import SettingsError, StartError
 from abmesh.inference.numbers import Interval
 
@@ -30,15 +30,23 @@ def narrowing(value: float, width: float, *, dated: bool) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def course(*, dated: bool = True) -> Course:
+REFERENCES = (ReferenceLine(0, "no difference"), ReferenceLine(0.05, "limit"))
+
+
+def series(*, dated: bool = True) -> TimeSeries:
     lines = (Line("model-b", narrowing(0.01, 0.05, dated=dated)), Line("model-$c$", narrowing(0, 0.05, dated=dated)))
-    return Course("a title", "conversion, difference from model-a", "time (UTC)", dated, lines, percent=True)
+    return TimeSeries("a title", "conversion, difference from model-a", "time (UTC)", dated, lines, percent=True)
 
 
 def bars() -> Bars:
     wide, narrow = Estimate(0.2, Interval(-1.0, math.inf)), Estimate(0.02, Interval(-0.01, 0.05))
     rows = [Bar("error_rate: b", [("any", wide), ("one", narrow)]), Bar("latency: b", [("any", narrow)])]
-    return Bars("a title", "lift, as a share of a's value", rows, marks=(Mark(0, "no difference"), Mark(0.05, "limit")))
+    return Bars(
+        "a title",
+        "lift, as a share of a's value",
+        rows,
+        references=REFERENCES,
+    )
 
 
 def power() -> PowerPicture:
@@ -47,15 +55,17 @@ def power() -> PowerPicture:
         PowerCurve("rolled back", effects, [1, 50, 100], [100] * 3),
         PowerCurve("held", effects, [9, 5, 0], [10] * 3),
     ]
-    return PowerPicture("a title", "true increase of error_rate", curves, [Mark(0.1, "limit")], [Mark(0.05, "alpha")])
+    return PowerPicture(
+        "a title", "true increase of error_rate", curves, [ReferenceLine(0.1, "limit")], [ReferenceLine(0.05, "alpha")]
+    )
 
 
 @pytest.mark.parametrize("ending", STARTS)
 def test_every_picture_is_drawn_in_every_format(tmp_path: Path, ending: str) -> None:
-    draw_courses([course(), course(dated=False)], tmp_path / f"course{ending}")
+    draw_series([series(), series(dated=False)], tmp_path / f"series{ending}")
     draw_bars([bars(), bars()], tmp_path / f"bars{ending}")
     power_curves(power(), tmp_path / f"power{ending}")
-    for name in ("course", "bars", "power"):
+    for name in ("series", "bars", "power"):
         content = (tmp_path / f"{name}{ending}").read_bytes()
         assert content.startswith(STARTS[ending])
         assert len(content) > 5000
@@ -75,7 +85,7 @@ def texts(path: Path) -> set[str]:
 
 def test_axes_series_and_marked_values_are_named(tmp_path: Path) -> None:
     path = tmp_path / "p.svg"
-    draw_courses([course()], path)
+    draw_series([series()], path)
     assert {"conversion, difference from model-a", "time (UTC)", "no difference", "model-b", "model-$c$"} <= texts(path)
     draw_bars([bars()], path)
     assert {"lift, as a share of a's value", "error_rate: b", "any", "one", "no difference", "limit"} <= texts(path)
@@ -86,7 +96,7 @@ def test_axes_series_and_marked_values_are_named(tmp_path: Path) -> None:
 def test_no_picture_has_a_colour(tmp_path: Path) -> None:
     path = tmp_path / "p.svg"
     found: set[str] = set()
-    draw_courses([course()], path)
+    draw_series([series()], path)
     found |= set(re.findall(r"#[0-9a-f]{6}", path.read_text()))
     draw_bars([bars()], path)
     found |= set(re.findall(r"#[0-9a-f]{6}", path.read_text()))
@@ -100,7 +110,7 @@ def test_no_picture_has_a_colour(tmp_path: Path) -> None:
 
 
 def test_nothing_to_draw_is_an_empty_picture(tmp_path: Path) -> None:
-    draw_courses([], tmp_path / "a.png")
+    draw_series([], tmp_path / "a.png")
     draw_bars([], tmp_path / "b.png")
     draw_bars([Bars("a title", "lift", [])], tmp_path / "c.png")
     power_curves(PowerPicture("a title", "effect", []), tmp_path / "d.png")

@@ -24,7 +24,7 @@ def test_a_journal_that_was_left_alone_comes_out_the_same(tmp_path: Path) -> Non
     called = call("replay", str(path))
     same = len(subject.journal()) - 2
     assert called.code == 0, called
-    assert called.out == f"{same} decisions came out the same, 0 differently; 2 left out: an operator's command\n"
+    assert called.out == f"{same} decisions are the same, 0 differ; 2 skipped: an operator's command\n"
     lines = [json.loads(line) for line in call("replay", str(path), "--json").out.splitlines()]
     assert [line["replay"] for line in lines].count("same") == same
     assert [line["why"] for line in lines if line["replay"] == "skipped"] == ["an operator's command"] * 2
@@ -43,16 +43,16 @@ def test_a_journal_that_was_changed_is_named_with_what_differs_and_exit_1(tmp_pa
     assert called.code == 1
     assert f"{entry.kind} {entry.id} differs:" in called.out
     assert "judgements: recorded" in called.out
-    assert "1 decisions come out differently from their recorded inputs" in called.err
+    assert "1 decisions differ from what their recorded inputs lead to" in called.err
     assert '"replay": "differs"' in call("replay", str(path), "--json").out.replace('":"', '": "')
 
 
 def test_a_journal_that_proves_nothing_or_is_not_there_is_an_error(tmp_path: Path) -> None:
-    refused(call("replay", str(tmp_path / "none.jsonl")), 1, "there is no such file; the journal is journal.jsonl")
+    refused(call("replay", str(tmp_path / "none.jsonl")), 1, "no such file; the journal is journal.jsonl")
     (tmp_path / "empty.jsonl").write_text("")
     called = call("replay", str(tmp_path / "empty.jsonl"))
     assert called.code == 1
-    assert "no decision with recorded inputs; nothing was proven" in called.err
+    assert "no decision with recorded inputs, so nothing was checked" in called.err
     (tmp_path / "damaged.jsonl").write_text("{\n")
     assert "damaged" in call("replay", str(tmp_path / "damaged.jsonl")).err
 

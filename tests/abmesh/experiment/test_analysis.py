@@ -23,24 +23,24 @@ def rollout_of(plan: dict[str, Any]) -> Any:
     return Experiment.model_validate({**copy.deepcopy(BASE), "rollout": plan}).rollout
 
 
-def test_without_a_word_alpha_is_5_percent_shared_by_the_guardrails_and_the_brake() -> None:
+def test_by_default_alpha_is_5_percent_shared_by_the_guardrails_and_the_emergency_stop() -> None:
     plan = rollout_of({**ROLLOUT, "guardrails": [{"metric": "error_rate", "max": "5%"}]})
     assert (plan.mode, plan.analysis.alpha, plan.analysis.emergency_stop, plan.alarms) == ("rollout", 0.05, 0.10, 2)
     assert (plan.analysis.sample_ratio_alpha, plan.analysis.on_sample_ratio) == (0.01, "hold")
     assert plan.guardrails[0].harm == "limit"
 
 
-def test_no_brake_takes_no_part_of_alpha() -> None:
+def test_without_an_emergency_stop_it_takes_no_part_of_alpha() -> None:
     plan = rollout_of(
         {**ROLLOUT, "guardrails": [{"metric": "error_rate", "max": "5%"}], "analysis": {"emergency_stop": "100%"}}
     )
     assert plan.alarms == 1
 
 
-def test_the_goal_of_an_experiment_may_be_lost_and_is_an_alarm_like_the_others() -> None:
+def test_the_goal_of_an_experiment_is_an_alarm_like_the_others() -> None:
     guardrails = [{"metric": "error_rate", "max": "5%"}, {"metric": "latency_p95", "max": "1s"}]
-    for brake, alarms in (("10%", 4), ("100%", 3)):
-        plan = rollout_of({**SPLIT, "guardrails": guardrails, "analysis": {"emergency_stop": brake}})
+    for stop, alarms in (("10%", 4), ("100%", 3)):
+        plan = rollout_of({**SPLIT, "guardrails": guardrails, "analysis": {"emergency_stop": stop}})
         assert (plan.alarms, plan.alpha_alarm, plan.alpha_worse) == (alarms, 0.05 / alarms, 0.05 / alarms)
         assert plan.alpha_better == 0.025
     alone = rollout_of({**SPLIT, "analysis": {"emergency_stop": "100%"}})
@@ -50,16 +50,16 @@ def test_the_goal_of_an_experiment_may_be_lost_and_is_an_alarm_like_the_others()
 
 
 @pytest.mark.parametrize("count", range(5))
-@pytest.mark.parametrize("brake", ["10%", "100%"])
+@pytest.mark.parametrize("stop", ["10%", "100%"])
 @pytest.mark.parametrize("base", [ROLLOUT, SPLIT])
-def test_all_that_can_roll_back_have_no_more_than_alpha_together(count: int, brake: str, base: dict[str, Any]) -> None:
+def test_everything_that_can_roll_back_shares_alpha(count: int, stop: str, base: dict[str, Any]) -> None:
     guardrails = [{"metric": "latency_p95", "max": f"{limit}s"} for limit in range(1, count + 1)]
-    plan = rollout_of({**base, "guardrails": guardrails, "analysis": {"emergency_stop": brake}})
+    plan = rollout_of({**base, "guardrails": guardrails, "analysis": {"emergency_stop": stop}})
     lost = plan.alpha_worse if plan.mode == "experiment" else 0
-    assert (count + (brake == "10%")) * plan.alpha_alarm + lost <= 0.05 + 1e-12
+    assert (count + (stop == "10%")) * plan.alpha_alarm + lost <= 0.05 + 1e-12
 
 
-def test_intervals_are_tuned_for_the_stages_requests_unless_told_otherwise() -> None:
+def test_intervals_are_tuned_for_the_stages_requests_by_default() -> None:
     assert rollout_of({**ROLLOUT, "stage": {"min_requests": 700}}).tuned_for == 700
     assert rollout_of({**ROLLOUT, "stage": {"min_requests": 0}}).tuned_for == 100
     assert rollout_of({**ROLLOUT, "analysis": {"tuned_for": 5}}).tuned_for == 5
@@ -77,21 +77,27 @@ def _guarded(**guardrail: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (_guarded(max="0%"), "rollout.guardrails.0.max: a limit of nothing can never be shown to be kept"),
-        (_guarded(max_increase=0), "rollout.guardrails.0.max_increase: a limit of nothing can never be shown"),
-        (_guarded(max="5%", harm="any"), "rollout.guardrails.0.harm: only a change from the control can be any change"),
+        (_guarded(max="0%"), "rollout.guardrails.0.max: no number of requests can prove that a limit of 0 is kept"),
+        (
+            _guarded(max_increase=0),
+            "rollout.guardrails.0.max_increase: no number of requests can prove that a limit of 0",
+        ),
+        (
+            _guarded(max="5%", harm="any"),
+            "rollout.guardrails.0.harm: any change can count as harm only with max_increase or max_decrease",
+        ),
         (_guarded(max="5%", harm="some"), "rollout.guardrails.0.harm: Input should be 'limit' or 'any'"),
-        ({**ROLLOUT, "analysis": {"alpha": 0}}, "rollout.analysis.alpha: not an error probability"),
-        ({**ROLLOUT, "analysis": {"alpha": "60%"}}, "rollout.analysis.alpha: not an error probability"),
+        ({**ROLLOUT, "analysis": {"alpha": 0}}, "rollout.analysis.alpha: not a possible error probability"),
+        ({**ROLLOUT, "analysis": {"alpha": "60%"}}, "rollout.analysis.alpha: not a possible error probability"),
         ({**ROLLOUT, "analysis": {"alpha": "often"}}, "rollout.analysis.alpha: not a share"),
         (
-            {**ROLLOUT, "analysis": {"brake": "0.1%"}},
+            {**ROLLOUT, "analysis": {"emergency_stop": "0.1%"}},
             "rollout.analysis.emergency_stop: too low for an emergency stop; use a guardrail",
         ),
         ({**ROLLOUT, "analysis": {"tuned_for": 0}}, "rollout.analysis.tuned_for: Input should be greater than"),
         (
             {**ROLLOUT, "goal": {"metric": "error_rate", "design": "group_sequential"}},
-            "rollout.goal.design: a rollout looks at any time; only an experiment has planned looks",
+            "rollout.goal.design: only mode: experiment has planned looks",
         ),
         (
             {**ROLLOUT, "goal": {"metric": "error_rate", "relative": True}},
@@ -99,17 +105,20 @@ def _guarded(**guardrail: Any) -> dict[str, Any]:
         ),
         (
             {**ROLLOUT, "goal": {"metric": "latency_mean", "min_effect": "5%"}},
-            "rollout.goal.min_effect: latency_mean has no such effect",
+            "rollout.goal.min_effect: not a possible effect for latency_mean",
         ),
         ({**SPLIT, "steps": [5, 50]}, "rollout.steps: an experiment keeps one split"),
         ({**SPLIT, "steps": [100]}, "rollout.steps: an experiment keeps one split"),
-        ({**SPLIT, "goal": None}, "rollout: an experiment needs a goal that decides it"),
-        ({**SPLIT, "goal": {"metric": "latency_mean"}}, "rollout.goal: an experiment needs the size at which it ends"),
+        ({**SPLIT, "goal": None}, "rollout: an experiment needs a goal to decide on"),
+        (
+            {**SPLIT, "goal": {"metric": "latency_mean"}},
+            "rollout.goal: an experiment needs the number of requests at which it ends",
+        ),
         (
             {**SPLIT, "goal": {"metric": "latency_p95", "planned_requests": 1000}},
             "rollout.goal.metric: a quantile cannot decide an experiment",
         ),
     ],
 )
-def test_what_could_not_be_decided_is_refused(plan: dict[str, Any], message: str) -> None:
+def test_a_plan_that_could_not_be_decided_is_refused(plan: dict[str, Any], message: str) -> None:
     assert refusal(rollout=plan).startswith(message)

@@ -92,8 +92,8 @@ class TestEvents:
             (
                 "{name: x, value: {min: 5, max: 5}}",
                 "events[3].value.min",
-                "the smallest value must be below the largest",
-                "less than max, 5",
+                "min must be less than max",
+                "less than 5",
             ),
             ("{name: x, value: {min: -1, max: 5}}", "events[3].value.min", "too small", "at least 0"),
             ("{name: x, value: {max: 0.0001}}", "events[3].value.max", "too small", "at least 0.001"),
@@ -103,18 +103,20 @@ class TestEvents:
             (
                 "error",
                 "events[3]",
-                "error_rate is a metric of its own, not the rate of an event",
+                "its rate would be called error_rate, which is a built-in metric",
                 "another name, such as user_error",
             ),
             (
                 "{name: cache, value: {max: 1}}",
                 "events[3].name",
-                "cache_rate is a metric of its own, not the rate of an event",
+                "its rate would be called cache_rate, which is a built-in metric",
                 "another name, such as user_cache",
             ),
         ],
     )
-    def test_a_wrong_one_is_named_as_it_was_written(self, written: str, path: str, message: str, allowed: str) -> None:
+    def test_a_wrong_event_is_reported_as_it_is_written(
+        self, written: str, path: str, message: str, allowed: str
+    ) -> None:
         found = problem("      - continuation\n", f"      - continuation\n      - {written}\n")
         assert (found.line, found.path, found.message) == (14, f"experiments[0].{path}", message)
         assert found.allowed.startswith(allowed)
@@ -123,7 +125,7 @@ class TestEvents:
     def test_the_second_request_of_a_session_carries_no_value(self) -> None:
         found = problem("- continuation", "- {name: continuation, value: {max: 1}}")
         assert (found.line, found.path) == (13, "experiments[0].events[2].value")
-        assert found.message == "continuation is counted by itself and carries no value"
+        assert found.message == "continuation is counted automatically and carries no value"
 
     def test_a_session_is_an_issued_cookie(self) -> None:
         found = problem("    issue_cookie: {name: sid, max_age: 1h}\n", "")
@@ -153,9 +155,9 @@ class TestMetrics:
     @pytest.mark.parametrize(
         ("metric", "message"),
         [
-            ("clik_rate", "not measured here: it needs an event clik; did you mean click_rate?"),
-            ("thumbs", "not measured here: it needs the events thumbs_up and thumbs_down"),
-            ("click_value_mean", "not measured here: it needs a value on the event click"),
+            ("clik_rate", "this experiment does not measure it: it needs an event clik; did you mean click_rate?"),
+            ("thumbs", "this experiment does not measure it: it needs the events thumbs_up and thumbs_down"),
+            ("click_value_mean", "this experiment does not measure it: it needs a value on the event click"),
         ],
     )
     @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ class TestMetrics:
 
     def test_costs_need_every_variants_price(self) -> None:
         found = problem("weight: 10, price: {input: 1, output: 2}}", "weight: 10}")
-        assert found.message == "not measured here: costs need a price on every variant"
+        assert found.message == "this experiment does not measure it: costs need a price on every variant"
 
     def test_sessions_need_an_issued_cookie(self) -> None:
         text = TEXT.replace("      - continuation\n", "").replace("purchase_value_mean", "click_per_session")
@@ -203,29 +205,29 @@ class TestAnswers:
         assert Signal(header="X-Ab-Cached").header == "x-ab-cached"
 
     @pytest.mark.parametrize("kind", ["cached", "refusals"])
-    def test_what_envoy_says_itself_is_no_sign_of_the_upstreams(self, kind: str) -> None:
+    def test_a_header_that_envoy_sets_is_not_a_signal(self, kind: str) -> None:
         found = problem("answers: {", f"answers: {{{kind}: [{{header: X-Envoy-Upstream-Service-Time}}], ")
         assert (found.path, found.found) == (
             f"experiments[0].answers.{kind}[0].header",
             "X-Envoy-Upstream-Service-Time",
         )
         assert (found.message, found.allowed) == (
-            "Envoy itself sets such headers, whatever the upstream says",
-            "any header of the upstream's but x-envoy-*",
+            "Envoy sets this header itself",
+            "any header that the upstream sets, except x-envoy-*",
         )
 
     @pytest.mark.parametrize(
         ("written", "path", "message", "allowed"),
         [
-            ("refusals: [{header: a, field: b}]", "refusals[0]", "exactly one place is needed", "header or field"),
-            ("refusals: [{value: b}]", "refusals[0]", "exactly one place is needed", "header or field"),
+            ("refusals: [{header: a, field: b}]", "refusals[0]", "needs exactly one place", "header or field"),
+            ("refusals: [{value: b}]", "refusals[0]", "needs exactly one place", "header or field"),
             (
                 "refusals: [{header: ':status', value: '451'}]",
                 "refusals[0].header",
                 "not a header name",
                 "letters, digits and -, such as x-user-id",
             ),
-            ("refusals: [{field: a.b}]", "refusals[0].field", "not in the required form", "a key of JSON: 1 to 64"),
+            ("refusals: [{field: a.b}]", "refusals[0].field", "not in the required form", "a JSON key: 1 to 64"),
             (
                 "refusals: [{field: a, value: 1}]",
                 "refusals[0].value",
@@ -235,16 +237,16 @@ class TestAnswers:
             (
                 "refusals: [{header: a, value: ' hit'}]",
                 "refusals[0].value",
-                "a header's value has no space at either end",
+                "a header's value cannot begin or end with a space",
                 "'hit'",
             ),
             ("cached: [age]", "cached[0]", "must be a mapping", "fields, each as name: value"),
-            ("output_tokens: a..b", "output_tokens", "not in the required form", "1 to 4 keys of JSON with dots"),
+            ("output_tokens: a..b", "output_tokens", "not in the required form", "1 to 4 JSON keys with dots"),
             (
                 "output_tokens: usage.input_tokens",
                 "output_tokens",
-                "input and output tokens cannot be the same number",
-                "another path than input_tokens",
+                "input and output tokens cannot be the same field",
+                "a different path from input_tokens",
             ),
         ],
     )
@@ -274,10 +276,10 @@ class TestWarmup:
         [
             ({"path": "v1"}, "path", "not in the required form"),
             ({"method": "GET", "body": "{}"}, "body", "a GET has no body"),
-            ({"headers": {"Content-Length": "2"}}, "headers.content-length", "a header that whoever sends the request"),
-            ({"headers": {"X-Model-Version": "a"}}, "headers.X-Model-Version", "a header that clients cannot send"),
+            ({"headers": {"Content-Length": "2"}}, "headers.content-length", "the HTTP client sets this header itself"),
+            ({"headers": {"X-Model-Version": "a"}}, "headers.X-Model-Version", "clients cannot send this header"),
             ({"max_requests": 9}, "max_requests", "fewer than min_requests"),
-            ({"max_duration": "0s"}, "max_duration", "a warm-up of no time"),
+            ({"max_duration": "0s"}, "max_duration", "a warm-up needs time"),
             ({"settled": "101%"}, "settled", "not a share"),
             ({"concurrency": 0}, "concurrency", "too small"),
             ({"min_requests": 1}, "min_requests", "too small"),
@@ -289,7 +291,7 @@ class TestWarmup:
         assert (found.line, found.path.lower()) == (18, f"experiments[0].rollout.warmup.{path}".lower())
         assert found.message.startswith(message)
 
-    def test_a_body_that_is_too_long_is_told_how_long_it_may_be(self) -> None:
+    def test_a_body_that_is_too_long_is_refused_with_the_limit(self) -> None:
         found = problem("warmup: {path: /v1/chat/completions}", f"warmup: {{path: /v1, body: {'a' * 65537}}}")
         assert (found.message, found.found, found.allowed) == ("too long", "", "at most 65536 characters")
 

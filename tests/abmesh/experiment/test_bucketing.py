@@ -104,7 +104,7 @@ class TestReallocate:
         assert moved == sum(max(0, width(parts) - weights.get(name, 0)) for name, parts in ranges.items())
 
     @given(many_ranges(), many_weights)
-    def test_only_those_that_shrink_give_and_only_those_that_grow_take(
+    def test_only_shrinking_variants_give_up_buckets_and_only_growing_ones_take_them(
         self, ranges: Ranges, weights: Mapping[str, int]
     ) -> None:
         for old, new in zip(owners_of(ranges), owners_of(reallocate(ranges, weights)), strict=True):
@@ -127,7 +127,7 @@ class TestReallocate:
             assert all(first[1] < second[0] for first, second in itertools.pairwise(parts))
 
     @given(weights_of(2), st.lists(weights_of(2), min_size=1, max_size=4))
-    def test_two_variants_stay_where_their_weights_alone_put_them(
+    def test_two_variants_keep_the_ranges_that_follow_from_their_weights(
         self, first: list[int], later: list[list[int]]
     ) -> None:
         ranges = initial_ranges(named(first))
@@ -136,7 +136,7 @@ class TestReallocate:
             assert ranges == initial_ranges(named(weights))
 
     @given(st.integers(2, 5), st.data())
-    def test_nobody_leaves_a_growing_variant(self, count: int, data: st.DataObject) -> None:
+    def test_no_user_leaves_a_growing_variant(self, count: int, data: st.DataObject) -> None:
         names = LETTERS[:count]
         grower = data.draw(st.sampled_from(names[1:]))
         ranges = initial_ranges({names[0]: BUCKETS, **dict.fromkeys(names[1:], 0)})
@@ -201,7 +201,7 @@ class TestPlaces:
             assert all(place.group == group_of(place.slice, slices) for place in mine)
 
     def test_of_ranges_with_a_hole_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="leave 1 of 10000 buckets to nobody"):
+        with pytest.raises(ValueError, match="1 of 10000 buckets are in no range"):
             places({"a": ((0, 9999),)}, 10)
 
 

@@ -201,7 +201,7 @@ class TestConfiguration:
         needing = {row[0].strip("`") for row in rows if "Needs" in row[5]}
         assert needing == {metric.name for metric in known} - set(metrics.MEASURED)
 
-    def test_explains_which_events_say_where_harm_lies(self) -> None:
+    def test_lists_the_events_with_a_known_direction_of_harm(self) -> None:
         rows = table(CONFIGURATION, "| event | harm |")
         assert {name.strip("`"): harm == "less" for name, harm in rows} == metrics.MORE_IS_BETTER
 

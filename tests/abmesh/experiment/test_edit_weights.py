@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from abmesh.experiment import yaml_edit
@@ -17,6 +17,7 @@ from abmesh.experiment.codec import edit_weights, parse
 from abmesh.experiment.errors import DocumentError, UnknownName, WeightsError
 from abmesh.experiment.model import Document
 from tests.abmesh.experiment.documents import SMALL, THREE, Written, weights_of, written
+from tests.examples import examples
 from tests.paths import ROOT
 
 NEWLINE = re.compile(r"\r\n|\r|\n")
@@ -56,7 +57,7 @@ class TestEditWeights:
         line = "    ranges: {model-a: [[0, 4000]], model-b: [[5000, 8000]], model-c: [[4000, 5000], [8000, 10000]]}\n"
         assert edited == with_line(expected, "    events: [click]\n", line + "    events: [click]\n")
 
-    def test_ranges_are_replaced_where_they_stand(self) -> None:
+    def test_existing_ranges_are_replaced_in_place(self) -> None:
         once = edit(THREE, "chat", {"model-a": 4000, "model-c": 3000})
         twice = edit(once, "chat", {"model-a": 5000, "model-c": 2000})
         assert once.count("ranges") == twice.count("ranges") == 1
@@ -130,7 +131,7 @@ class TestEditWeights:
         with pytest.raises(WeightsError, match="cannot change the weights of chat without"):
             edit(SMALL, "chat", {"model-a": 8000, "model-b": 2000})
 
-    @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+    @examples(50, suppress_health_check=[HealthCheck.too_slow])
     @given(written(), st.data())
     def test_every_style_of_yaml_survives_an_edit(self, doc: Written, data: st.DataObject) -> None:
         names = list(doc.weights)

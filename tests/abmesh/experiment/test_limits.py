@@ -45,7 +45,7 @@ def test_a_limit_is_accepted_unless_only_a_better_candidate_could_break_it(name:
     if metric.more_is_better is upper:
         way = "higher" if upper else "lower"
         allowed = "min or max_decrease" if upper else "max or max_increase"
-        message = f"{kind}: a {way} {name} is better, so that this limit would forbid an improvement"
+        message = f"{kind}: a {way} {name} is better, so this limit would forbid an improvement"
         assert refused(Guardrail, **fields) == (message, allowed)
         return
     rail = guardrail(**fields)
@@ -76,8 +76,8 @@ def test_limits_that_an_operator_may_want_are_accepted(fields: dict[str, Any]) -
 
 
 _PLAIN = "a plain number such as 100"
-_OF_CONTROL = "; or a percentage such as 5% of the control's value, with relative: true"
-_PROVABLE = "more than 0: no number of requests can show that a candidate keeps a limit of nothing"
+_OF_CONTROL = "; or with relative: true, a percentage of the control's value such as 5%"
+_PROVABLE = "more than 0"
 
 
 @pytest.mark.parametrize(
@@ -90,69 +90,85 @@ _PROVABLE = "more than 0: no number of requests can show that a candidate keeps 
             "relative: only max_increase and max_decrease can be relative",
             "false",
         ),
-        ({"max": "5%", "harm": "any"}, "harm: only a change from the control can be any change", "limit"),
-        ({"max": "1s"}, "max: error_rate has no such limit", "a percentage such as 5%"),
-        ({"max": 5}, "max: error_rate has no such limit", "a percentage such as 5%"),
-        ({"metric": "latency_p95", "max": "5%"}, "max: latency_p95 has no such limit", "a duration such as 250ms"),
+        (
+            {"max": "5%", "harm": "any"},
+            "harm: any change can count as harm only with max_increase or max_decrease",
+            "limit",
+        ),
+        ({"max": "1s"}, "max: not a possible limit for error_rate", "a percentage such as 5%"),
+        ({"max": 5}, "max: not a possible limit for error_rate", "a percentage such as 5%"),
+        (
+            {"metric": "latency_p95", "max": "5%"},
+            "max: not a possible limit for latency_p95",
+            "a duration such as 250ms",
+        ),
         (
             {"metric": "latency_p95", "max_increase": "5%"},
-            "max_increase: latency_p95 has no such limit",
+            "max_increase: not a possible limit for latency_p95",
             "a duration such as 250ms" + _OF_CONTROL,
         ),
         (
             {"metric": "latency_p95", "max_increase": "5ms", "relative": True},
-            "max_increase: latency_p95 has no such limit",
+            "max_increase: not a possible limit for latency_p95",
             "a percentage such as 5%",
         ),
         (
             {"metric": "output_tokens_mean", "max_increase": "5%"},
-            "max_increase: output_tokens_mean has no such limit",
+            "max_increase: not a possible limit for output_tokens_mean",
             _PLAIN + _OF_CONTROL,
         ),
-        ({"metric": "output_tokens_mean", "max": "5s"}, "max: output_tokens_mean has no such limit", _PLAIN),
+        ({"metric": "output_tokens_mean", "max": "5s"}, "max: not a possible limit for output_tokens_mean", _PLAIN),
         (
             {"metric": "cost_per_success", "max": "5%"},
-            "max: cost_per_success has no such limit",
+            "max: not a possible limit for cost_per_success",
             "US dollars as a plain number such as 0.002",
         ),
         (
             {"metric": "output_tokens_mean", "max_increase": 20, "relative": True},
-            "max_increase: output_tokens_mean has no such limit",
+            "max_increase: not a possible limit for output_tokens_mean",
             "a percentage such as 5%",
         ),
-        ({"max": "0%"}, "max: a limit of nothing can never be shown to be kept", _PROVABLE),
+        ({"max": "0%"}, "max: no number of requests can prove that a limit of 0 is kept", _PROVABLE),
         (
             {"metric": "latency_p95", "max": "0s"},
-            "max: a limit of nothing can never be shown to be kept",
+            "max: no number of requests can prove that a limit of 0 is kept",
             _PROVABLE,
         ),
-        ({"metric": "click_rate", "min": 0}, "min: a limit of nothing can never be shown to be kept", _PROVABLE),
+        (
+            {"metric": "click_rate", "min": 0},
+            "min: no number of requests can prove that a limit of 0 is kept",
+            _PROVABLE,
+        ),
         (
             {"metric": "thumbs", "max_decrease": 0},
-            "max_decrease: a limit of nothing can never be shown to be kept",
+            "max_decrease: no number of requests can prove that a limit of 0 is kept",
             _PROVABLE,
         ),
-        ({"max": -0.1}, "max: a limit below nothing", "more than 0"),
-        ({"metric": "thumbs", "max_decrease": -0.1}, "max_decrease: a limit below nothing", "more than 0"),
-        ({"metric": "click_rate", "min": "100%"}, "min: all of it can never be shown to be kept", "less than 100%"),
+        ({"max": -0.1}, "max: a limit below 0", "more than 0"),
+        ({"metric": "thumbs", "max_decrease": -0.1}, "max_decrease: a limit below 0", "more than 0"),
+        (
+            {"metric": "click_rate", "min": "100%"},
+            "min: no number of requests can prove that a minimum of 100% is kept",
+            "less than 100%",
+        ),
         (
             {"metric": "click_rate", "max_decrease": "100%", "relative": True},
-            "max_decrease: a decrease by all of it is no limit",
+            "max_decrease: no number of requests can prove that less than everything was lost",
             "less than 100%",
         ),
         (
             {"metric": "thumbs", "min": -1},
-            "min: a limit that every value keeps or breaks",
+            "min: a limit that every value keeps, or every value breaks",
             "more than -1 and less than 1",
         ),
         (
             {"metric": "thumbs", "min": "5%"},
-            "min: thumbs has no such limit",
+            "min: not a possible limit for thumbs",
             "a plain number such as 0.2",
         ),
         (
             {"metric": "thumbs", "max_decrease": "5%", "relative": True},
-            "relative: thumbs may be 0 or below, so that a share of the control's value means nothing",
+            "relative: thumbs may be 0 or negative, so a share of the control's value is meaningless",
             "false",
         ),
     ],
@@ -166,7 +182,7 @@ def test_what_no_experiment_can_measure_is_refused_with_all_that_one_could(model
     message, allowed = refused(model, metric="latncy_p95")
     assert message == "metric: not a metric; did you mean latency_p95?"
     assert {"latency_p95", "ttft_p95", "cost_per_success", "thumbs", "EVENT_rate"} < set(allowed.split(", "))
-    assert allowed.endswith(", where EVENT is an event's name")
+    assert allowed.endswith("; EVENT stands for an event's name")
     assert refused(model, metric="speed")[0] == "metric: not a metric"
 
 
@@ -187,22 +203,25 @@ class TestGoal:
     ) -> None:
         assert Goal.model_validate(fields).more_is_better is more
 
-    def test_it_must_say_so_where_the_metric_does_not(self) -> None:
-        message = "increase: complaint_rate does not say by itself whether more is better"
+    def test_its_direction_is_required_if_the_metric_has_none(self) -> None:
+        message = "increase: whether more complaint_rate is better depends on you"
         assert refused(Goal, metric="complaint_rate") == (message, "true or false")
 
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
             ({"metric": "click_rate", "relative": True}, "relative: only min_effect can be relative"),
-            ({"metric": "click_rate", "min_effect": "5ms"}, "min_effect: click_rate has no such effect"),
-            ({"metric": "latency_mean", "min_effect": "5%"}, "min_effect: latency_mean has no such effect"),
-            ({"metric": "cost_per_request", "min_effect": "5%"}, "min_effect: cost_per_request has no such effect"),
-            ({"metric": "latency_mean", "min_effect": "0s"}, "min_effect: an effect of nothing"),
-            ({"metric": "click_rate", "min_effect": -0.01}, "min_effect: an effect of nothing"),
+            ({"metric": "click_rate", "min_effect": "5ms"}, "min_effect: not a possible effect for click_rate"),
+            ({"metric": "latency_mean", "min_effect": "5%"}, "min_effect: not a possible effect for latency_mean"),
+            (
+                {"metric": "cost_per_request", "min_effect": "5%"},
+                "min_effect: not a possible effect for cost_per_request",
+            ),
+            ({"metric": "latency_mean", "min_effect": "0s"}, "min_effect: an effect of 0"),
+            ({"metric": "click_rate", "min_effect": -0.01}, "min_effect: an effect of 0"),
             (
                 {"metric": "thumbs", "min_effect": "5%", "relative": True},
-                "relative: thumbs may be 0 or below, so that a share of the control's value means nothing",
+                "relative: thumbs may be 0 or negative, so a share of the control's value is meaningless",
             ),
         ],
     )

@@ -28,17 +28,17 @@ def named(name: str) -> dict[str, Any]:
     return {"unit": [{"cookie": name}], "issue_cookie": {"name": name, "max_age": "1h"}}
 
 
-def test_a_cookies_name_must_leave_room_for_the_marks() -> None:
+def test_a_cookies_name_must_leave_room_for_the_ending_of_continued_sessions() -> None:
     parse(named("s" * 118))
     parse(named("s" * 119) | {"events": []})
     with pytest.raises(ValidationError, match="too long for continuation"):
         parse(named("s" * 119))
 
 
-def test_no_experiment_may_take_a_mark_for_an_identity() -> None:
+def test_the_cookie_of_continued_sessions_cannot_be_a_unit() -> None:
     taken = {"unit": [{"cookie": "sid"}, {"cookie": "sid-continued"}]}
     other = {"name": "other", "unit": [{"cookie": "sid-continued"}], "issue_cookie": None, "events": []}
-    message = re.escape("the cookie that continuation marks sessions with is no identity")
+    message = re.escape("continuation sets this cookie itself, so it cannot be a unit")
     for experiments in ([taken], [{}, other], [other, {}]):
         with pytest.raises(ValidationError, match=message):
             parse(*experiments)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abmesh.experiment import metrics
-from abmesh.experiment.metrics import THUMBS_DOWN, THUMBS_UP, available, find, lacking, taken
+from abmesh.experiment.limits import missing_for
+from abmesh.experiment.metrics import THUMBS_DOWN, THUMBS_UP, available, find, taken
 
 EVENTS = ("click", "purchase", "continuation", THUMBS_UP, THUMBS_DOWN, "a", "a_value", "a_rate", "a_value_mean")
 
@@ -46,7 +47,7 @@ def test_a_metric_is_measured_once_what_it_lacks_is_declared(name: str, declared
     for _ in range(3):  # an event, its value and a cookie
         if name in available(**declared):
             return
-        missing = lacking(name, declared["events"], declared["valued"])
+        missing = missing_for(name, declared["events"], declared["valued"])
         if "price" in missing:
             declared["priced"] = True
         elif "issue_cookie" in missing:
@@ -86,7 +87,7 @@ def test_no_ending_of_an_events_metrics_ends_with_another() -> None:
     assert [(a, b) for a in endings for b in endings if a != b and a.endswith(b)] == []
 
 
-def test_an_event_may_not_be_called_so_that_its_rate_is_another_metric() -> None:
+def test_an_events_rate_cannot_have_the_name_of_a_built_in_metric() -> None:
     assert {event: taken(event) for event in ("error", "refusal", "cache", "click", "thumbs_up")} == {
         "error": "error_rate",
         "refusal": "refusal_rate",
@@ -96,7 +97,7 @@ def test_an_event_may_not_be_called_so_that_its_rate_is_another_metric() -> None
     }
 
 
-def test_a_metric_says_which_way_harm_lies_only_where_that_is_sure() -> None:
+def test_only_some_metrics_have_a_fixed_direction_of_harm() -> None:
     more, less, unsure = (
         {name for name in (*metrics.MEASURED, *metrics.COSTS) if find(name).more_is_better is way}  # type: ignore[union-attr]  # all are found
         for way in (True, False, None)

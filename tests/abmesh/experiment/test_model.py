@@ -93,16 +93,16 @@ class TestExperiment:
             ),
             (
                 {"variants": [BASE["variants"][0], {"name": "b", "cluster": "b", "weight": 10, "control": True}]},
-                "variants: exactly one variant is the control",
+                "variants: exactly one variant must be the control",
             ),
             ({"unit": [{"cookie": "s"}, {"cookie": "s"}]}, "unit.1: unit 'cookie s' appears twice"),
-            ({"unit": [{"cookie": "s", "header": "h"}]}, "unit.0: exactly one source is needed"),
-            ({"unit": [{"header": None}]}, "unit.0: exactly one source is needed"),
+            ({"unit": [{"cookie": "s", "header": "h"}]}, "unit.0: needs exactly one source"),
+            ({"unit": [{"header": None}]}, "unit.0: needs exactly one source"),
             ({"unit": [{"header": ":path"}]}, "unit.0.header: not a header name"),
-            ({"unit": [{"header": "X-Model-Version"}]}, "unit.0.header: a header that clients cannot send"),
+            ({"unit": [{"header": "X-Model-Version"}]}, "unit.0.header: clients cannot send this header"),
             (
                 {"issue_cookie": {"name": "other", "max_age": "1h"}},
-                "issue_cookie.name: the issued cookie must be one of the units, or its holder would not be recognised",
+                "issue_cookie.name: the issued cookie must be listed under unit, or its holder would not be recognised",
             ),
             (
                 {"issue_cookie": {"name": "session", "max_age": "1h", "same_site": "None"}},
@@ -110,34 +110,37 @@ class TestExperiment:
             ),
             (
                 {"issue_cookie": {"name": "session", "max_age": "999ms"}},
-                "issue_cookie.max_age: a cookie that ends at once keeps nobody on a variant",
+                "issue_cookie.max_age: a cookie that expires at once keeps no user on a variant",
             ),
-            ({"issue_cookie": {"name": "session", "max_age": "1h", "secure": 1}}, "issue_cookie.secure: not a switch"),
+            (
+                {"issue_cookie": {"name": "session", "max_age": "1h", "secure": 1}},
+                "issue_cookie.secure: not one of the allowed values",
+            ),
             ({"events": ["click", "click"]}, "events.1.name: event 'click' appears twice"),
-            ({"overrides": [{"header": {}, "variant": "b"}]}, "overrides.0.header: at least one header is needed"),
+            ({"overrides": [{"header": {}, "variant": "b"}]}, "overrides.0.header: needs at least one header"),
             ({"overrides": [{"header": {"h": "v"}, "variant": "c"}]}, "overrides.0.variant: unknown variant"),
             ({"match": {"headers": {"X-A": "1", "x-a": "2"}}}, "match.headers: the same header twice"),
             (
                 {"match": {"headers": {"x-ab-slice": "1"}}},
-                "match.headers.x-ab-slice: a header that clients cannot send",
+                "match.headers.x-ab-slice: clients cannot send this header",
             ),
             (
                 {"match": {"headers": {"X_AB-slice": "1"}}},
-                "match.headers.X_AB-slice: a header that clients cannot send",
+                "match.headers.X_AB-slice: clients cannot send this header",
             ),
             (
                 {"match": {"headers": {"x-envoy-user": "1"}}},
-                "match.headers.x-envoy-user: a header that clients cannot send",
+                "match.headers.x-envoy-user: clients cannot send this header",
             ),
             ({"match": {"path_prefix": "/v1?x"}}, "match.path_prefix: "),
             (
                 {"segments": {"header": "Cookie", "values": ["a"]}},
-                "segments.header: all cookies of a client together are no segment",
+                "segments.header: the cookie header holds all cookies, not a segment",
             ),
             ({"segments": {"header": "h", "values": ["a", "a"]}}, "segments.values.1: segment 'a' appears twice"),
             (
                 {"segments": {"header": "h", "values": ["a", "other"]}},
-                "segments.values.1: 'other' is what undeclared values count as",
+                "segments.values.1: 'other' is the segment of undeclared values",
             ),
             (
                 {"rollout": {**ROLLOUT, "candidate": "a"}},
@@ -145,7 +148,10 @@ class TestExperiment:
             ),
             ({"rollout": {**ROLLOUT, "steps": [5, 5]}}, "rollout.steps.1: steps must rise"),
             ({"rollout": {**ROLLOUT, "steps": [0, 5]}}, "rollout.steps.0: steps must rise"),
-            ({"rollout": {**ROLLOUT, "goal": {"metric": "click_rate"}}}, "rollout.goal.metric: not measured here"),
+            (
+                {"rollout": {**ROLLOUT, "goal": {"metric": "click_rate"}}},
+                "rollout.goal.metric: this experiment does not measure it",
+            ),
             (
                 {"rollout": {**ROLLOUT, "stage": {"min_duration": "1h", "max_duration": "1h"}}},
                 "rollout.stage.max_duration: max_duration must be longer than min_duration",
@@ -168,11 +174,11 @@ class TestExperiment:
             ),
             (
                 {"rollout": {**ROLLOUT, "guardrails": [{"metric": "error_rate", "max": "1s"}]}},
-                "rollout.guardrails.0.max: error_rate has no such limit",
+                "rollout.guardrails.0.max: not a possible limit for error_rate",
             ),
             (
                 {"rollout": {**ROLLOUT, "guardrails": [{"metric": "latency_p95", "max_increase": "20%"}]}},
-                "rollout.guardrails.0.max_increase: latency_p95 has no such limit",
+                "rollout.guardrails.0.max_increase: not a possible limit for latency_p95",
             ),
             (
                 {
@@ -181,7 +187,7 @@ class TestExperiment:
                         "guardrails": [{"metric": "latency_p95", "max_increase": "20ms", "relative": True}],
                     }
                 },
-                "rollout.guardrails.0.max_increase: latency_p95 has no such limit",
+                "rollout.guardrails.0.max_increase: not a possible limit for latency_p95",
             ),
             ({"ranges": {"a": [[0, 9999]]}}, "ranges: ranges must cover every bucket once"),
             ({"ranges": {"a": [[0, 6000]], "b": [[5000, 10_000]]}}, "ranges: ranges must cover every bucket once"),

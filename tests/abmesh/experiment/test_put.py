@@ -19,7 +19,7 @@ def names(folder: Path) -> set[str]:
     return {item.name for item in folder.iterdir()}
 
 
-def test_a_file_is_made_replaced_and_left_alone_where_nothing_changes(tmp_path: Path) -> None:
+def test_a_file_is_created_replaced_and_left_alone_if_nothing_changes(tmp_path: Path) -> None:
     file = tmp_path / "routes.json"
     made = files.put(file, b"one", "the routes file")
     assert made == (True, signature(file))
@@ -61,7 +61,7 @@ def test_copies_of_killed_writers_are_removed(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_a_folder_that_is_gone_is_said_in_a_line(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot write the routes file: no such file"):
         files.put(tmp_path / "gone" / "routes.json", b"one", "the routes file")
 

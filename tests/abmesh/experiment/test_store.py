@@ -74,7 +74,7 @@ class TestRead:
             with pytest.raises(StoreError):
                 FileStore(tmp_path / name).read()
 
-    def test_bytes_that_are_no_utf_8_are_named_with_their_line(self, store: FileStore, path: Path) -> None:
+    def test_bytes_that_are_not_utf_8_are_reported_with_their_line(self, store: FileStore, path: Path) -> None:
         path.write_bytes(b"version: 1\n# caf\xe9\n")
         with pytest.raises(DocumentError, match=r"experiments\.yaml:2: not UTF-8; found byte 0xe9"):
             store.read()
@@ -208,9 +208,7 @@ class TestWriteWeights:
         assert path.read_text() == SMALL
         assert only_the_document_and_its_lock(path)
 
-    def test_a_full_disk_leaves_everything_as_it_was(
-        self, store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_full_disk_changes_nothing(self, store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(_descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
@@ -268,7 +266,7 @@ class TestUpdateWeights:
             FileStore(path, lock_seconds=0.05).update_weights("chat", lambda _: {})
 
     @pytest.mark.process
-    def test_a_killed_writer_blocks_nobody(self, store: FileStore, path: Path, tmp_path: Path) -> None:
+    def test_a_killed_writer_blocks_no_other(self, store: FileStore, path: Path, tmp_path: Path) -> None:
         ready = tmp_path / "ready"
         program = (
             "import sys, time, pathlib\n"

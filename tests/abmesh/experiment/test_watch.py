@@ -140,7 +140,7 @@ async def test_a_file_deleted_and_created_again_at_once_is_seen(watch: Watch, pa
     await watch.good(OTHER)
 
 
-async def test_content_that_is_no_text_is_reported(watch: Watch, path: Path) -> None:
+async def test_content_that_is_not_text_is_reported(watch: Watch, path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     assert (await watch.bad(DocumentError)).generation == generation_of(b"\xff\xfe")
 
@@ -157,7 +157,7 @@ async def test_a_file_that_becomes_a_folder_is_reported(watch: Watch, path: Path
     assert isinstance(item, Snapshot)
 
 
-async def test_a_touch_is_no_change(watch: Watch, path: Path) -> None:
+async def test_a_touch_is_not_a_change(watch: Watch, path: Path) -> None:
     for _ in range(3):
         path.touch()
         path.chmod(0o600)
@@ -254,15 +254,15 @@ class TestTracker:
                 told.append(content)
         return told
 
-    def test_the_first_look_is_told_whatever_it_shows(self) -> None:
+    def test_the_first_look_is_reported_whatever_it_finds(self) -> None:
         assert self.run([(1, "a", True)]) == ["a"]
         assert self.run([(None, "missing", False)]) == ["missing"]
 
-    def test_a_change_is_told_at_the_second_look(self) -> None:
+    def test_a_change_is_reported_at_the_second_look(self) -> None:
         assert self.run([(1, "a", True), (2, "b", True)]) == ["a"]
         assert self.run([(1, "a", True), (2, "b", True), (2, "b", True)]) == ["a", "b"]
 
-    def test_a_bad_content_is_told_at_the_third_look(self) -> None:
+    def test_bad_content_is_reported_at_the_third_look(self) -> None:
         bad = (2, "b", False)
         assert self.run([(1, "a", True), bad, bad]) == ["a"]
         assert self.run([(1, "a", True), bad, bad, bad, bad]) == ["a", "b"]
@@ -272,7 +272,7 @@ class TestTracker:
         assert self.run([(1, "a", True)] + [(1, "b", True)] * 21) == ["a", "b"]
 
     @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), min_size=1, max_size=20))
-    def test_the_last_state_is_always_told_in_the_end(self, changes: list[tuple[int, int]]) -> None:
+    def test_the_last_state_is_always_reported_in_the_end(self, changes: list[tuple[int, int]]) -> None:
         """Content decides all: 0 is missing, 1 is bad, 2 and 3 are good."""
         looks: list[tuple[Hashable, Hashable, bool]] = []
         for place, (content, times) in enumerate(changes):

@@ -23,19 +23,19 @@ Headers = Mapping[str, Sequence[bytes]]
 
 @dataclass(frozen=True)
 class Taken:
-    """The route that a request takes, and what Envoy says of it there.
+    """The route that a request takes, and what Envoy does with it there.
 
     Attributes:
         asks: whether the server is asked on this route.
-        cluster: that it leads to; empty where there is none.
-        said: request headers that the route sets; a time limit of its own counts as the header that sets one.
+        cluster: that it leads to; empty if there is none.
+        set_headers: request headers that the route sets; a time limit of its own counts as the header that sets one.
         stamp: ``x-model-version`` of the answer.
     """
 
     name: str
     asks: bool
     cluster: str
-    said: Mapping[str, str]
+    set_headers: Mapping[str, str]
     stamp: str
 
 
@@ -50,17 +50,17 @@ def take(routes: Sequence[dict[str, Any]], headers: Headers) -> Taken:
     route = next(route for route in routes if _matches(route["match"], headers))
     filters = route.get("typed_per_filter_config", {})
     action = route.get("route", {})
-    said, stamp = _said(route, headers), _stamp(route)
+    set_headers, stamp = _headers_set(route, headers), _stamp(route)
     cluster = action.get("cluster", "")
     if "weighted_clusters" in action:
         entry = _picked(action, headers)
         cluster, stamp = entry["name"], _stamp(entry)
-        said |= _said(entry, headers)
+        set_headers |= _headers_set(entry, headers)
     limit = round(float(action.get("timeout", "0s").removesuffix("s")) * 1000)
     if limit:
-        said.setdefault(UPSTREAM_TIMEOUT, str(limit))
+        set_headers.setdefault(UPSTREAM_TIMEOUT, str(limit))
     asks = not filters.get(ext_proc_filter.NAME, {}).get("disabled", False)
-    return Taken(route["name"], asks, cluster, said, stamp)
+    return Taken(route["name"], asks, cluster, set_headers, stamp)
 
 
 def _matches(match: dict[str, Any], headers: Headers) -> bool:
@@ -88,7 +88,9 @@ def _holds(condition: dict[str, Any], headers: Headers) -> bool:
 
 def _picked(action: dict[str, Any], headers: Headers) -> dict[str, Any]:
     (policy,) = action["hash_policy"]
-    (value,) = headers[policy["header"]["header_name"]]  # of several Envoy hashes each: no gate may let them pass
+    (value,) = headers[
+        policy["header"]["header_name"]
+    ]  # Envoy would hash each of several: no unit matcher may accept them
     rewrite = policy["header"]["regex_rewrite"]
     number = xxhash.xxh64_intdigest(_rewritten(rewrite["pattern"]["regex"], rewrite["substitution"], value))
     entries: list[dict[str, Any]] = action["weighted_clusters"]["clusters"]
@@ -101,7 +103,7 @@ def _picked(action: dict[str, Any], headers: Headers) -> dict[str, Any]:
 
 
 def _rewritten(regex: str, substitution: str, value: bytes) -> bytes:
-    """RE2's GlobalReplace, for patterns that can match but once since they begin with ``^``."""
+    """RE2's GlobalReplace, for patterns that match at most once because they begin with ``^``."""
     pattern = compiled(regex)
     (start, stop), *groups = pattern.Match(pattern.Anchor.UNANCHORED, value, 0, len(value))
     assert start == 0, "an unrewritten value would be hashed without its salt"
@@ -110,8 +112,8 @@ def _rewritten(regex: str, substitution: str, value: bytes) -> bytes:
     return put + value[stop:]
 
 
-def _said(of: dict[str, Any], headers: Headers) -> dict[str, str]:
-    """What a route or an entry adds to a request, by itself and by the filter."""
+def _headers_set(of: dict[str, Any], headers: Headers) -> dict[str, str]:
+    """The request headers that a route or a weighted cluster sets, itself and through the filter."""
     filters = of.get("typed_per_filter_config", {})
     mutations = filters.get(FILTER, {}).get("mutations", {}).get("request_mutations", ())
     options = [*(mutation["append"] for mutation in mutations), *of.get("request_headers_to_add", ())]

@@ -25,7 +25,7 @@ def test_targets_are_understood(text: str, expected: Endpoint | UnixSocket) -> N
         *("unix:", "unix:run", "unix:/" + "a" * 107, "unix:/a\nb"),
     ],
 )
-def test_what_is_no_target_is_refused_with_what_was_found(text: str) -> None:
+def test_what_is_not_a_target_is_refused_with_what_was_found(text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_target(text, "ext_proc")
     assert str(caught.value).startswith(f"ext_proc: found {text!r}; allowed: ")
@@ -37,7 +37,7 @@ def test_an_address_to_listen_on_may_leave_the_port_to_the_system_but_cannot_be_
         parse_ip_endpoint("localhost:80", "listen")
 
 
-def test_names_are_told_from_addresses() -> None:
+def test_names_and_addresses_are_distinguished() -> None:
     names = {text: parse_endpoint(text, "x").is_name for text in ("a.b:1", "1.2.3.4:1", "[fe80::1]:1", "1.2.3:1")}
     assert names == {"a.b:1": True, "1.2.3.4:1": False, "[fe80::1]:1": False, "1.2.3:1": True}
 

@@ -11,7 +11,7 @@ from tests.examples import examples
 from tests.paths import ROOT
 
 
-def test_the_readable_copy_is_what_is_rendered_for_the_default_document() -> None:
+def test_the_readable_copy_is_up_to_date() -> None:
     lines = (ROOT / "envoy" / "bootstrap.yaml").read_text().splitlines(keepends=True)
     text = "".join(line for line in lines if not line.startswith("#"))
     assert text == to_yaml(render_bootstrap(default_document(), RenderOptions())), (
@@ -21,7 +21,7 @@ def test_the_readable_copy_is_what_is_rendered_for_the_default_document() -> Non
 
 @examples(3)
 @given(documents())
-def test_whatever_is_rendered_is_complete_and_reads_back_as_the_same_messages(of: Document) -> None:
+def test_a_rendered_bootstrap_is_complete_and_parses_back_to_the_same_messages(of: Document) -> None:
     """Strictly: a field that Envoy's messages do not have would be refused."""
     rendered = render_bootstrap(of, RenderOptions())
     names = [cluster["name"] for cluster in rendered["static_resources"]["clusters"]]

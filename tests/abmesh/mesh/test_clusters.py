@@ -27,7 +27,7 @@ def test_a_document_without_clusters_is_refused_with_what_to_do() -> None:
         model_clusters(document(clusters=None))
 
 
-def test_a_cluster_that_nobody_described_is_named() -> None:
+def test_a_cluster_that_is_not_described_is_reported() -> None:
     bare = document(clusters=None).model_copy(update={"clusters": {}})
     with pytest.raises(UnknownName, match="no cluster named 'a'"):
         model_clusters(bare)

@@ -43,7 +43,7 @@ def complaint(text: str, folder: Path) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-def test_envoy_takes_the_readable_copy(tmp_path: Path) -> None:
+def test_envoy_accepts_the_readable_copy(tmp_path: Path) -> None:
     assert complaint((ROOT / "envoy" / "bootstrap.yaml").read_text(), tmp_path) == ""
 
 
@@ -69,7 +69,7 @@ def test_envoy_refuses_what_is_wrong(tmp_path: Path) -> None:
     ],
     ids=["three variants", "several experiments and sockets", "TLS and names", "no experiment"],
 )
-def test_envoy_takes_variations(tmp_path: Path, options: RenderOptions, of: Document) -> None:
+def test_envoy_accepts_variations(tmp_path: Path, options: RenderOptions, of: Document) -> None:
     assert complaint(to_yaml(render_bootstrap(of, options)), tmp_path) == ""
 
 
@@ -88,7 +88,7 @@ LONGEST = experiment(
 )
 
 
-def test_envoy_takes_the_native_lane_with_the_longest_names_from_bootstrap_and_file(tmp_path: Path) -> None:
+def test_envoy_accepts_the_native_lane_with_the_longest_names_from_bootstrap_and_file(tmp_path: Path) -> None:
     of = document(experiment("first", match=MATCH), LONGEST, clusters=TLS)
     rendered = render_bootstrap(of, RenderOptions())
     for context in values_of(rendered, "trusted_ca"):
@@ -104,7 +104,7 @@ def test_envoy_takes_the_native_lane_with_the_longest_names_from_bootstrap_and_f
 
 @examples(4, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(of=documents())
-def test_envoy_takes_any_document(tmp_path: Path, of: Document) -> None:
+def test_envoy_accepts_any_document(tmp_path: Path, of: Document) -> None:
     rendered: dict[str, Any] = render_bootstrap(of, RenderOptions())
     for context in values_of(rendered, "trusted_ca"):
         context["filename"] = "/etc/ssl/certs/ca-certificates.crt"  # Envoy reads the file even to validate

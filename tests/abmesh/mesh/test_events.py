@@ -28,7 +28,7 @@ def test_every_event_has_a_route_of_each_variant_and_then_those_that_say_why_it_
     assert [route["name"] for route in routes(OF)] == [*click, *buy, "/_ab/events/unknown"]
 
 
-def test_an_event_counts_as_the_server_said_it_and_its_route_names_it() -> None:
+def test_an_event_counts_as_the_server_decided_and_its_route_names_it() -> None:
     route = routes(OF)[3]
     assert route["match"] == {
         "path": "/_ab/events/click",
@@ -46,7 +46,7 @@ def test_an_event_counts_as_the_server_said_it_and_its_route_names_it() -> None:
     ]
 
 
-def test_what_does_not_count_is_marked_as_nothing() -> None:
+def test_what_does_not_count_has_no_metadata() -> None:
     others = [route for route in routes(OF) if route["name"].startswith("/")]
     of_envoy = [route["direct_response"]["status"] for route in others if "direct_response" in route]
     assert of_envoy == [405, 400, 405, 400]
@@ -59,7 +59,7 @@ def test_what_does_not_count_is_marked_as_nothing() -> None:
     assert not any("metadata" in route for route in others)
 
 
-def test_without_any_event_the_path_is_still_nobody_elses() -> None:
+def test_without_any_event_the_path_is_still_reserved() -> None:
     assert [(route["name"], route["match"]) for route in routes(document())] == [
         ("/_ab/events/unknown", {"prefix": "/_ab/events/"})
     ]

@@ -22,7 +22,7 @@ def test_whatever_goes_wrong_the_request_goes_on(config: dict[str, Any]) -> None
     assert config["message_timeout"] == "0.250s"
 
 
-def test_only_request_headers_are_sent_and_only_those_that_are_needed(config: dict[str, Any]) -> None:
+def test_only_needed_request_headers_are_sent(config: dict[str, Any]) -> None:
     assert config["processing_mode"] == {  # NONE, the mode of bodies, is the default
         "request_header_mode": "SEND",
         "response_header_mode": "SKIP",

@@ -4,7 +4,7 @@ from typing import Any
 
 from betterproto2 import Casing
 
-from abmesh.experiment.needs import needed_headers
+from abmesh.experiment.request_headers import needed_headers
 from abmesh.mesh.listener import listener
 from abmesh.mesh.options import RenderOptions
 from tests.abmesh.mesh.documents import document
@@ -54,7 +54,7 @@ def test_clients_are_believed_only_through_proxies_that_were_named() -> None:
     assert manager(RenderOptions(trusted_hops=2))["xff_num_trusted_hops"] == 2
 
 
-def test_the_listener_is_where_the_options_say() -> None:
+def test_the_listener_has_the_address_from_the_options() -> None:
     rendered = listener(document(), RenderOptions(listen="[::]:8080")).to_dict(casing=Casing.SNAKE)
     assert rendered["address"] == {"socket_address": {"address": "::", "port_value": 8080}}
 

@@ -36,7 +36,7 @@ def routes(*experiments: dict[str, Any], **changes: Any) -> dict[str, dict[str, 
     return {name: route for name, route in found.items() if not name.startswith("/")}
 
 
-def said(of: dict[str, Any]) -> dict[str, str]:
+def headers_of(of: dict[str, Any]) -> dict[str, str]:
     return {option["header"]["key"]: option["header"]["value"] for option in of["request_headers_to_add"]}
 
 
@@ -72,7 +72,9 @@ weights = st.lists(st.integers(0, 10_000), min_size=1, max_size=4).map(
 
 @examples(8)
 @given(weights, weights, st.integers(10, 100))
-def test_the_entries_are_the_buckets_places_in_order(now: list[int], before: list[int], slices: int) -> None:
+def test_the_weighted_clusters_are_the_places_of_the_buckets_in_order(
+    now: list[int], before: list[int], slices: int
+) -> None:
     """Also where ranges were fitted to new weights, and lie about in pieces."""
     names = [f"v{number}" for number in range(max(len(now), len(before)))]
     starts = [sum(before[:number]) for number in range(len(names) + 1)]
@@ -87,14 +89,14 @@ def test_the_entries_are_the_buckets_places_in_order(now: list[int], before: lis
     entries = routes(chat)["chat/native/header/x-user-id"]["route"]["weighted_clusters"]["clusters"]
     spread = []
     for entry in entries:
-        told = said(entry)
-        place = Place(told["x-model-version"], int(told["x-ab-slice"]), int(told["x-ab-group"]))
+        headers = headers_of(entry)
+        place = Place(headers["x-model-version"], int(headers["x-ab-slice"]), int(headers["x-ab-group"]))
         spread += [place] * entry["weight"]
         assert entry["name"] == "abc"[int(place.variant[1:]) % 3]
     assert tuple(spread) == document(chat).experiments[0].places
 
 
-def test_every_route_has_what_an_assigned_one_has_and_does_not_ask_the_server() -> None:
+def test_a_native_route_has_what_an_assigned_one_has_and_does_not_ask_the_server() -> None:
     found = routes(native(overrides=[{"header": {"x-group": "beta"}, "variant": "v1"}]))
     assigned = found["chat/v1"]
     for name in ("chat/native/override/0", "chat/native/header/x-user-id", "chat/native/cookie/sid"):
@@ -102,7 +104,7 @@ def test_every_route_has_what_an_assigned_one_has_and_does_not_ask_the_server() 
         assert own["envoy.filters.http.ext_proc"]["disabled"] is True
         assert own["envoy.filters.http.lua"] == assigned["typed_per_filter_config"]["envoy.filters.http.lua"]
         assert found[name]["metadata"] == assigned["metadata"]
-    assert said(found["chat/native/override/0"]) == {"x-ab-experiment": "chat", "x-model-version": "v1"}
+    assert headers_of(found["chat/native/override/0"]) == {"x-ab-experiment": "chat", "x-model-version": "v1"}
     assert found["chat/native/override/0"]["response_headers_to_add"] == assigned["response_headers_to_add"]
     for name in ("chat/unassigned", "chat/v1"):
         assert "envoy.filters.http.ext_proc" not in found[name].get("typed_per_filter_config", {})
@@ -121,7 +123,7 @@ def test_each_variants_time_limit_and_host_are_its_own() -> None:
     first, last = action["weighted_clusters"]["clusters"][0], action["weighted_clusters"]["clusters"][-1]
     assert (first["host_rewrite_literal"], last.get("host_rewrite_literal")) == ("models.example.com", None)
     assert (limit(first), limit(last)) == ("1500", None)
-    assert "x-envoy-upstream-rq-timeout-ms" not in said(first), "added too late for the router, and told to the model"
+    assert "x-envoy-upstream-rq-timeout-ms" not in headers_of(first), "added too late for the router"
 
 
 def test_a_time_limit_that_all_variants_share_is_the_routes_and_needs_no_filter() -> None:
@@ -141,8 +143,8 @@ def test_a_segment_is_one_of_those_declared_or_other() -> None:
         condition = declared["match"]["headers"][-1]
         assert (condition["name"], condition["string_match"]["safe_regex"]["regex"]) == ("x-plan", r"power|c\-1")
         assert declared["match"]["headers"][:-1] == others["match"]["headers"]
-        assert said(declared)["x-ab-segment"] == "%REQ(x-plan)%"
-        assert said(others)["x-ab-segment"] == "other"
+        assert headers_of(declared)["x-ab-segment"] == "%REQ(x-plan)%"
+        assert headers_of(others)["x-ab-segment"] == "other"
         assert list(found).index(declared["name"]) == list(found).index(others["name"]) - 1
 
 
@@ -158,7 +160,7 @@ def test_a_segment_is_one_of_those_declared_or_other() -> None:
         ({"unit": [{"cookie": "sid"}], "issue_cookie": COOKIE, "events": ["continuation"]}, "continuation"),
     ],
 )
-def test_what_the_lane_cannot_express_is_left_to_the_server_and_said(changes: dict[str, Any], why: str) -> None:
+def test_what_the_lane_cannot_express_is_left_to_the_server_with_a_reason(changes: dict[str, Any], why: str) -> None:
     chat = native(**changes)
     of = document(chat).experiments[0]
     assert why in obstacle(of)
@@ -169,14 +171,14 @@ def test_what_the_lane_cannot_express_is_left_to_the_server_and_said(changes: di
     assert "layered_runtime" not in render_bootstrap(document(chat), RenderOptions())
 
 
-def test_the_same_long_time_limit_on_all_variants_is_no_obstacle() -> None:
+def test_the_same_long_time_limit_on_all_variants_is_fine() -> None:
     chat = native()
     for variant in chat["variants"]:
         variant["timeout"] = "10m"
     assert routes(chat)["chat/native/header/x-user-id"]["route"]["idle_timeout"] == "600s"
 
 
-def test_continuation_leaves_the_issued_cookie_alone_to_the_server_and_says_so() -> None:
+def test_continuation_leaves_only_the_issued_cookie_to_the_server_with_a_note() -> None:
     chat = native(issue_cookie=COOKIE, events=["continuation"])
     assert [name for name in routes(chat) if "/native/" in name] == ["chat/native/header/x-user-id"]
     weights, first, rest = notes(document(chat).experiments[0])
@@ -220,7 +222,7 @@ def test_the_file_and_the_bootstrap_hold_the_same_routes() -> None:
 
 @examples(4)
 @given(st.lists(weights.filter(lambda found: len(found) == 2), min_size=1, max_size=4), st.booleans())
-def test_documents_one_after_the_other_are_rendered_as_each_by_itself(steps: list[list[int]], longer: bool) -> None:
+def test_successive_documents_are_rendered_as_each_alone(steps: list[list[int]], longer: bool) -> None:
     renderer = RoutesRenderer()
     for number, step in enumerate(steps):
         chat = native()

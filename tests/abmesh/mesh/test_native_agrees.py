@@ -1,4 +1,4 @@
-"""Whatever a request holds: where a native route takes it, it gets what the server would have given it."""
+"""Whatever a request holds: if a native route takes it, it gets what the server would have given it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ RANGES = {
 
 
 def native(name: str = "chat", **changes: Any) -> dict[str, Any]:
-    said = {"lane": "native", "unit": UNIT, "variants": VARIANTS, "ranges": RANGES, **changes}
-    return experiment(name, **said)
+    fields = {"lane": "native", "unit": UNIT, "variants": VARIANTS, "ranges": RANGES, **changes}
+    return experiment(name, **fields)
 
 
 OF_ONE = document(native(overrides=[{"header": {"x-group": "beta", "x-tier": "a,b"}, "variant": "v1"}]))
@@ -80,7 +80,7 @@ HOSTS += ["a\u017f\u212a.example".encode()]  # letters that are s and k to a pat
 
 @st.composite
 def requests(draw: st.DrawFn) -> Headers:
-    """Requests that are odd in one way or another, and yet mostly close to what clients send."""
+    """Requests that are unusual in some way, but mostly close to what clients send."""
     headers: dict[str, list[bytes]] = {":path": [draw(PATHS)], ":authority": [draw(st.sampled_from(HOSTS))]}
     of_each = {
         "cookie": COOKIES,
@@ -107,12 +107,12 @@ def never() -> str:
 
 
 def agrees(of: Document, table: Table, routes: list[dict[str, Any]], headers: Headers) -> Taken:
-    """Hold a request that a native route takes against the server's answer."""
+    """Compare a request that a native route takes with the server's answer."""
     taken = take(routes, headers)
     if not taken.asks:
         assignment = table.assign(headers, never)
         assert assignment.set_cookie is None
-        assert taken.said == answered(of, assignment)
+        assert taken.set_headers == answered(of, assignment)
         assert taken.stamp == assignment.variant
         assert taken.cluster == of.experiment(assignment.experiment).variant(assignment.variant).cluster
         assert taken.name.startswith(f"{assignment.experiment}/native/")
@@ -155,7 +155,7 @@ def test_plain_units_are_taken_by_a_native_route(unit: bytes, where: str) -> Non
         ({"x-group": [b"beta"], "x-tier": [b"a", b"b"], "x-user-id": [b"a,b"]}, "override/0"),
     ],
 )
-def test_odd_but_plain_requests_are_taken(headers: dict[str, list[bytes]], route: str) -> None:
+def test_unusual_but_plain_requests_take_a_native_route(headers: dict[str, list[bytes]], route: str) -> None:
     taken = agrees(*RENDERED[0], {":path": [b"/"], ":authority": [b"x"], **headers})
     assert taken.name == f"chat/native/{route}"
 
@@ -182,7 +182,7 @@ def test_odd_but_plain_requests_are_taken(headers: dict[str, list[bytes]], route
         {":path": [b"/?userxid=u"]},
     ],
 )
-def test_requests_that_envoy_may_read_differently_ask_the_server(headers: dict[str, list[bytes]]) -> None:
+def test_requests_that_envoy_may_read_differently_go_to_the_server(headers: dict[str, list[bytes]]) -> None:
     _, _, routes = RENDERED[0]
     assert take(routes, {":path": [b"/"], ":authority": [b"x"], **headers}).name == "chat/unassigned"
 
@@ -190,7 +190,7 @@ def test_requests_that_envoy_may_read_differently_ask_the_server(headers: dict[s
 @pytest.mark.parametrize(
     ("host", "route"), [(b"other:80", "third/native/cookie/sid"), (b"other:x", "third/unassigned")]
 )
-def test_a_host_that_may_be_an_earlier_experiments_asks_the_server(host: bytes, route: str) -> None:
+def test_a_host_that_may_match_an_earlier_experiment_goes_to_the_server(host: bytes, route: str) -> None:
     headers = {":path": [b"/v1/"], ":authority": [host], "cookie": [b"sid=u"]}
     assert agrees(*RENDERED[1], headers).name == route
 
@@ -200,7 +200,7 @@ def test_an_earlier_experiment_in_the_other_lane_wins() -> None:
     assert take(RENDERED[1][2], headers).name == "first/unassigned"
 
 
-def test_the_issued_cookie_asks_the_server_where_continuation_is_an_event() -> None:
+def test_units_in_the_issued_cookie_go_to_the_server_if_continuation_is_an_event() -> None:
     usual = {":path": [b"/"], ":authority": [b"x"]}
     assert agrees(*RENDERED[2], {**usual, "cookie": [b"sid=u"], "x-user-id": [b"u"]}).name == "chat/unassigned"
     assert (

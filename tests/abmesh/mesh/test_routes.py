@@ -45,7 +45,7 @@ def test_every_variant_has_a_route_of_its_own_name_and_the_last_route_takes_ever
     assert found[-1]["match"] == {"prefix": "/"}
 
 
-def test_assigned_requests_are_matched_on_what_the_server_said_and_nothing_else() -> None:
+def test_assigned_requests_are_matched_only_on_the_servers_headers() -> None:
     found = routes(document(experiment(match={"path_prefix": "/v1/", "host": "h", "headers": {"x-tier": "1"}})))
     assert found[1]["match"] == {
         "prefix": "/",
@@ -56,7 +56,7 @@ def test_assigned_requests_are_matched_on_what_the_server_said_and_nothing_else(
     }
 
 
-def test_unassigned_requests_are_matched_as_the_document_says_and_lose_what_is_not_theirs() -> None:
+def test_unassigned_requests_are_matched_as_in_the_document_and_lose_assignment_headers() -> None:
     found = routes(document(experiment(match={"path_prefix": "/v1/", "host": "a.b", "headers": {"x-tier": "1"}})))
     assert found[2]["match"] == {
         "prefix": "/v1/",
@@ -100,7 +100,7 @@ def test_a_tls_server_is_asked_for_by_the_name_that_its_certificate_has() -> Non
     assert rewritten == ["api.example.com", "models.internal", None]
 
 
-def test_only_a_variants_own_route_stamps_answers_and_is_marked_as_evidence() -> None:
+def test_only_a_variants_own_route_names_the_variant_and_makes_evidence() -> None:
     """Whatever the server said of a request that took another route."""
     found = {route["name"]: route for route in routes(document(default_cluster="c"))}
     for name in ("v0", "v1"):

@@ -26,7 +26,7 @@ def test_nothing_is_asked_read_or_counted() -> None:
     assert not list(values_of(rendered, "access_log"))
 
 
-def test_there_is_no_such_listener_without_an_address() -> None:
+def test_without_an_address_there_is_no_warm_up_listener() -> None:
     def names(options: RenderOptions) -> list[str]:
         return [item["name"] for item in render_bootstrap(OF, options)["static_resources"]["listeners"]]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from abmesh.experiment import metrics
-from abmesh.inference.numbers import Side, Slices
-from controller.decision.comparison import Sums, crowding
+from abmesh.inference.numbers import Side
+from controller.decision.comparison import MIN_SLICES, StratifiedSums, few_slices_effect
 from controller.decision.comparisons import compare
 from controller.decision.look_back import Increment
 from controller.decision.means import MeanComparison
@@ -44,7 +44,7 @@ def _whole() -> RolloutEvidence:
 
 
 def test_sums_have_a_row_for_everything_and_one_for_each_moment_and_a_column_for_each_stage() -> None:
-    sums = Sums.of(_whole(), metrics.ERROR_RATE)
+    sums = StratifiedSums.of(_whole(), metrics.ERROR_RATE)
     assert sums.n_b.tolist() == [[100, 500], [0, 100]]
     assert sums.y_b.tolist() == [[1, 100], [0, 60]]
     assert sums.n_a.tolist() == [[900, 500], [0, 100]]
@@ -90,14 +90,10 @@ def test_the_larger_a_margin_the_less_shows_that_it_is_exceeded_and_the_more_tha
     assert below[0] < below[-1]
 
 
-def test_too_few_slices_count_as_one_request_each() -> None:
-    def spread_over(count: int, n: float) -> Slices:
-        return Slices(np.array([n / count] * count + [0.0] * (50 - count)), np.zeros(50))
-
-    assert crowding(spread_over(1, 1000)) == 1000
-    assert crowding(spread_over(9, 900)) == 100
-    assert crowding(spread_over(10, 900)) == 1.0
-    assert crowding(Slices(np.zeros(50), np.zeros(50))) == 1.0
+@pytest.mark.parametrize(("slices", "n", "effect"), [(1, 1000, 1000), (9, 900, 100), (10, 900, 1), (0, 0, 1)])
+def test_each_of_too_few_slices_counts_as_one_request(slices: int, n: float, effect: float) -> None:
+    requests = np.array([n / max(slices, 1)] * slices + [0.0] * (50 - slices))
+    assert few_slices_effect(requests, MIN_SLICES) == effect
 
 
 @pytest.mark.parametrize(

@@ -67,11 +67,11 @@ class Served:
         """What it has logged."""
         return self.log.read_text(errors="replace")
 
-    def tell(self, command: str) -> dict[str, Any]:
+    def command(self, text: str) -> dict[str, Any]:
         """Give a command; its answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(command + "\n")
+        self.process.stdin.write(text + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         assert line, f"the server ended; its log:\n{self.text[-4000:]}"
@@ -81,11 +81,11 @@ class Served:
 
     def counters(self) -> Counters:
         """What it keeps now."""
-        return Counters(**self.tell("counters"))
+        return Counters(**self.command("counters"))
 
     def memory(self) -> float:
         """Its resident memory without garbage, in MB."""
-        return Counters(**self.tell("counters all")).rss_mb
+        return Counters(**self.command("counters all")).rss_mb
 
     def until(self, holds: Callable[[Counters], bool], what: str, limit: float = LIMIT) -> Counters:
         """Wait until what it keeps is as it should be."""

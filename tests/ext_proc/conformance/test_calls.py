@@ -17,9 +17,12 @@ from ext_proc import wire
 from ext_proc.service import Last, Service, compile_rules
 from ext_proc.telemetry import Counts
 from tests.ext_proc.clients import PROCESS, USER, ask, connected, opened
+from tests.ext_proc.conformance.peer import REQUEST, Headers, message, peer
 from tests.ext_proc.conformance.served import Served
 from tests.ext_proc.conformance.serving import IDENTITY
 from tests.ext_proc.samples import EVERY_KIND, document, request_headers
+
+pytestmark = pytest.mark.process
 
 UNTOUCHED_BODY = wire.UNTOUCHED["request_body"]
 LARGEST = 16 * 1024 * 1024
@@ -383,6 +386,20 @@ async def test_a_deadline_ends_a_stream_that_waits(served: Served, messages: int
         assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         await asyncio.to_thread(served.forgets_streams)
         assert await ask(channel) == expected(USER)
+
+
+def test_the_server_itself_ends_a_call_whose_time_is_over(served: Served) -> None:
+    """The client neither cancels nor says anything more."""
+    with peer(served.tcp) as found:
+        timed: Headers = (*REQUEST, ("grpc-timeout", "150m"))
+        found.send(found.headers(1, timed), found.headers(3, timed), found.data(3, message(USER)))
+        found.send(found.headers(5, timed), found.data(5, message(USER)[:20]))
+        for stream in (1, 3, 5):
+            got = found.result(stream)
+            # grpcio's server resets the stream instead of saying so by a status, if it has answered before.
+            assert got.status == "4" or (served.transport == "grpcio" and got.reset in {8, None})
+        served.forgets_streams()
+        assert found.call(7, USER).messages == [expected(USER)]
 
 
 async def test_a_deadline_that_is_far_away_changes_nothing(served: Served) -> None:

@@ -17,6 +17,8 @@ from tests.ext_proc.conformance.served import LIMIT, TRANSPORTS, Served, serving
 from tests.ext_proc.conformance.test_calls import EOF, MESSAGES, UNTOUCHED_BODY, expected
 from tests.ext_proc.programs import eventually
 
+pytestmark = pytest.mark.process
+
 ANSWER = expected(USER)
 
 
@@ -34,11 +36,11 @@ async def test_a_drain_under_load_fails_no_call_of_clients_that_heed_health(own:
         for number in range(8):
             tasks.create_task(load(own.addresses[number % 2]))
         await eventually(lambda: answered > 100, "load")
-        own.tell("drain 20")
+        own.command("drain 20")
         at_drain = answered
         await eventually(lambda: answered > at_drain + 100, "answers while draining")
         leave.set()
-    await eventually(lambda: own.tell("drained")["drained"], "the end of the drain")
+    await eventually(lambda: own.command("drained")["drained"], "the end of the drain")
 
 
 def test_the_end_is_announced_and_what_is_under_way_is_finished(own: Served) -> None:
@@ -49,7 +51,7 @@ def test_the_end_is_announced_and_what_is_under_way_is_finished(own: Served) -> 
         found.send(found.data(1, message(USER)))  # answered, then idle
         found.send(found.data(3, message(USER)[:50]))  # amid a message
         found.until(lambda: found.streams[1].messages == [ANSWER])
-        own.tell("drain 20")
+        own.command("drain 20")
         late = (7, 9, 11)
         for stream in late:
             found.send(found.headers(stream), found.data(stream, message(USER), end=True))
@@ -68,12 +70,12 @@ def test_the_end_is_announced_and_what_is_under_way_is_finished(own: Served) -> 
                 assert found.streams[number].messages == [ANSWER]
                 assert found.streams[number].status == "0"
         assert found.last_stream >= 5
-    own.until(lambda now: own.tell("drained")["drained"], "the end of the drain")
+    own.until(lambda now: own.command("drained")["drained"], "the end of the drain")
 
 
 def test_after_a_drain_nobody_listens(own: Served) -> None:
-    own.tell("drain 5")
-    own.until(lambda now: own.tell("drained")["drained"], "the end of the drain")
+    own.command("drain 5")
+    own.until(lambda now: own.command("drained")["drained"], "the end of the drain")
     for address in own.addresses:
         with pytest.raises(OSError, match=r"refused|No such file"):
             Peer(address)
@@ -84,10 +86,10 @@ def test_a_drain_ends_when_its_time_is_over_whatever_is_open(own: Served) -> Non
         found.send(found.headers(1), found.data(1, message(USER)[:-1]))  # it never sends the rest
         found.ping()
         started = time.monotonic()
-        own.tell("drain 1.5")
+        own.command("drain 0.6")
         found.end()
-        own.until(lambda now: own.tell("drained")["drained"], "the end of the drain")
-        assert time.monotonic() - started > 1.4, "no call is given up before"
+        own.until(lambda now: own.command("drained")["drained"], "the end of the drain")
+        assert time.monotonic() - started > 0.55, "no call is given up before"
 
 
 async def test_an_abort_ends_every_call_at_once(own: Served) -> None:
@@ -95,7 +97,7 @@ async def test_an_abort_ends_every_call_at_once(own: Served) -> None:
         stream = opened(channel)
         await stream.write(USER)
         assert await stream.read() == ANSWER
-        await asyncio.to_thread(own.tell, "abort")
+        await asyncio.to_thread(own.command, "abort")
         with contextlib.suppress(grpc.aio.AioRpcError):
             assert await asyncio.wait_for(stream.read(), LIMIT) is EOF
 
@@ -107,8 +109,8 @@ async def test_a_client_finds_the_server_that_takes_over_a_socket(tmp_path: Path
         async with connected(f"unix:{path}") as channel:
             assert await ask(channel) == ANSWER
             with serving(tmp_path / "2", transport, socket=str(path)):
-                first.tell("drain 5")
-                await eventually(lambda: first.tell("drained")["drained"], "the end of the drain")
+                first.command("drain 5")
+                await eventually(lambda: first.command("drained")["drained"], "the end of the drain")
                 await channel.channel_ready()
                 assert await ask(channel, MESSAGES["request_body"]) == UNTOUCHED_BODY
                 assert path.exists()
@@ -118,7 +120,7 @@ def test_a_stream_that_is_opened_after_the_last_one_announced_is_not_half_answer
     with peer(own.tcp) as found:
         found.send(found.headers(1), found.data(1, message(USER)[:50]))  # nghttp2 stays for the rest
         found.ping()
-        own.tell("drain 20")
+        own.command("drain 20")
         with contextlib.suppress(Closed):
             found.until(lambda: found.last_stream is not None and found.last_stream < 101)
         found.send(found.headers(101), found.data(101, message(USER), end=True))
@@ -143,7 +145,7 @@ async def test_health_is_answered_while_draining(own: Served) -> None:
         before = await health(channel)
         for _ in range(4):  # or the server would close its connections soon
             tasks.create_task(load())
-        own.tell("drain 20")
+        own.command("drain 20")
         assert await health(channel) != before
         over.set()
 
@@ -151,9 +153,9 @@ async def test_health_is_answered_while_draining(own: Served) -> None:
 async def test_questions_about_health_do_not_hold_up_a_drain(own: Served) -> None:
     """Envoy asks on until it has heard often enough that it should go elsewhere."""
     async with connected(own.tcp) as channel:
-        own.tell("drain 600")  # which a drain that they hold up takes nearly all of
+        own.command("drain 600")  # which a drain that they hold up takes nearly all of
         deadline = time.monotonic() + 2 * LIMIT
-        while not own.tell("drained")["drained"]:
+        while not own.command("drained")["drained"]:
             assert time.monotonic() < deadline
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await health(channel)

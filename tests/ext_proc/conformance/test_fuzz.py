@@ -1,6 +1,6 @@
-"""Whatever bytes come, over the network: no transport crashes, logs a traceback, keeps a stream, or fails anybody else.
+"""Arbitrary bytes over the network: nghttp2 does not crash, log a traceback, keep a stream, or fail anybody else.
 
-:mod:`tests.ext_proc.conformance.test_connection` tries many more on nghttp2's connections, without a network.
+:mod:`tests.ext_proc.transport.test_connection_fuzz` tries many more, without a network.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from hypothesis import strategies as st
 from tests.ext_proc.conformance.checks import served_well
 from tests.ext_proc.conformance.mangling import RECORDINGS, batches, conversations, mangled
 from tests.ext_proc.conformance.peer import Peer
-from tests.ext_proc.conformance.served import TRANSPORTS, Served, serving
+from tests.ext_proc.conformance.served import Served, serving
 
-# Each example begins anew with connections of its own, and checks at its end that the server is as before.
+pytestmark = pytest.mark.process
+
+# Each example opens its own connections, and checks at its end that the server is unchanged.
 _CHECKS = [HealthCheck.large_base_example, HealthCheck.too_slow]
-# The network costs fifty times what the bytes do; test_connection.py is where numbers are cheap.
+# The network costs fifty times what the bytes do; in test_connection_fuzz.py examples are cheap.
 fuzzing = settings(suppress_health_check=_CHECKS, max_examples=settings().max_examples // 8)
 
 
-@pytest.fixture(scope="module", params=TRANSPORTS)
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server that nobody else connects to: grpcio's clients, on a busy machine, linger on those of other tests."""
-    with serving(tmp_path_factory.mktemp(request.param), request.param) as server:
-        server.tell("set_serving")
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of its own: on a busy machine, grpcio's clients linger on that of other tests."""
+    with serving(tmp_path_factory.mktemp("fuzz"), "nghttp2") as server:
+        server.command("set_serving")
         yield server
 
 

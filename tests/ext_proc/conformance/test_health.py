@@ -15,6 +15,8 @@ from tests.ext_proc.clients import NOT_SERVING, SERVING, connected, health
 from tests.ext_proc.conformance.served import TRANSPORTS, Served, serving
 from tests.ext_proc.conformance.test_calls import EOF, method
 
+pytestmark = pytest.mark.process
+
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
@@ -85,10 +87,10 @@ async def test_watchers_are_told_of_every_change_and_of_the_end(tmp_path: Path, 
             for watch in watches:
                 assert (await watch.read()).status == NOT_SERVING
             assert await health(channel) == NOT_SERVING
-            server.tell("set_serving")
+            server.command("set_serving")
             for watch in watches:
                 assert (await watch.read()).status == SERVING
-            server.tell("drain 10")
+            server.command("drain 10")
             for watch in watches:
                 assert (await watch.read()).status == NOT_SERVING
                 assert await watch.read() is EOF

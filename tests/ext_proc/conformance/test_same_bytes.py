@@ -14,6 +14,8 @@ from tests.ext_proc.conformance.served import TRANSPORTS, Served, serving
 from tests.ext_proc.conformance.test_calls import MESSAGES, expected
 from tests.ext_proc.samples import request_headers
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
@@ -21,7 +23,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
     folder = tmp_path_factory.mktemp("pair")
     with serving(folder / "1", TRANSPORTS[0]) as first, serving(folder / "2", TRANSPORTS[1]) as second:
         for server in (first, second):
-            server.tell("set_serving")
+            server.command("set_serving")
         yield [first, second]
 
 

@@ -6,10 +6,12 @@ import pytest
 
 from abmesh.experiment.errors import StartError
 from ext_proc.settings import Tcp
-from ext_proc.transport.sockets import UnixSocket, reserve
+from ext_proc.transport.sockets import UnixSocket, bound, reserve
+
+pytestmark = pytest.mark.process
 
 
-def bound(path: Path) -> tuple[UnixSocket, socket.socket]:
+def published(path: Path) -> tuple[UnixSocket, socket.socket]:
     """A published socket."""
     unix = UnixSocket(path)
     listener = socket.socket(socket.AF_UNIX)
@@ -21,7 +23,7 @@ def bound(path: Path) -> tuple[UnixSocket, socket.socket]:
 
 def test_a_published_socket_is_open_to_owner_and_group_only(tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
-    unix, listener = bound(path)
+    unix, listener = published(path)
     with listener, socket.socket(socket.AF_UNIX) as client:
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         client.connect(str(path))
@@ -33,9 +35,9 @@ def test_a_published_socket_is_open_to_owner_and_group_only(tmp_path: Path) -> N
 
 def test_a_socket_that_another_server_put_there_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
-    first, one = bound(path)
+    first, one = published(path)
     with one:
-        second, two = bound(path)
+        second, two = published(path)
         with two, socket.socket(socket.AF_UNIX) as client:
             first.remove()
             client.connect(str(path))
@@ -87,3 +89,37 @@ def test_a_port_that_cannot_be_had_is_refused() -> None:
             reserve(address)
     with pytest.raises(StartError, match="cannot listen on"):
         reserve(Tcp("no-such-host.invalid", 0))
+
+
+def speaks_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+def test_all_addresses_of_a_host_get_one_port_that_workers_can_share(host: str) -> None:
+    if host == "::1" and not speaks_ipv6():
+        pytest.skip("no IPv6 here")
+    first = bound(Tcp(host, 0))
+    try:
+        ports = {made.getsockname()[1] for made in first}
+        assert len(ports) == 1
+        second = bound(Tcp(host, ports.pop()))
+        assert [made.getsockname() for made in second] == [made.getsockname() for made in first]
+    finally:
+        for made in (*first, *second):
+            made.close()
+
+
+def test_addresses_that_cannot_be_had_are_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = Tcp("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(StartError, match=f"cannot listen on {address}: is the port already in use"):
+            bound(address)
+    with pytest.raises(StartError, match=r"cannot listen on 192\.0\.2\.1:0"):
+        bound(Tcp("192.0.2.1", 0))

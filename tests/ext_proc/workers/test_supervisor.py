@@ -1,19 +1,17 @@
 """A server of several workers as a program, called over real gRPC."""
 
 import asyncio
-import os
 import signal
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
-from ext_proc.settings import Settings, Tcp, Unix
-from ext_proc.workers import supervisor
 from tests.ext_proc.clients import ask, connected, scrape, total
 from tests.ext_proc.programs import Program, eventually, program
 from tests.ext_proc.samples import DOCUMENT_TEXT, headers_set
+
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture
@@ -131,20 +129,13 @@ async def test_a_second_signal_ends_workers_that_still_drain(folder: Path) -> No
         for worker in workers:
             worker.suspend()  # hangs, so that it cannot drain
         server.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.2)
+        await eventually(lambda: all(is_pending(signal.SIGTERM, worker) for worker in workers), "the first signal")
         assert await server.stop() == 1
         assert not any(map(alive, workers))
 
 
-def test_a_worker_gets_its_own_addresses() -> None:
-    settings = Settings(Path("x.yaml"), ("127.0.0.1:0", "unix:/run/x.sock"), workers=2)
-    addresses = (Tcp("127.0.0.1", 4711), Unix(Path("/run/x.sock")))
-    first, second = (supervisor._command(settings, addresses, index) for index in range(2))
-    assert first[0] == sys.executable
-    assert first[-4:] == ("--listen", "127.0.0.1:4711", "--listen", "unix:/run/x.sock")
-    assert second[-4:] == ("--listen", "127.0.0.1:4711", "--listen", "unix:/run/x.sock.1")
-
-
-def test_workers_import_what_the_supervisor_imports() -> None:
-    inherited = supervisor._environment()["PYTHONPATH"].split(os.pathsep)
-    assert inherited == [str(Path(entry).absolute()) for entry in sys.path]
+def is_pending(number: int, process: psutil.Process) -> bool:
+    """Whether a process that hangs has been sent a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    mask = next(line for line in status.splitlines() if line.startswith("ShdPnd:")).split()[1]
+    return bool(int(mask, 16) & 1 << (number - 1))

@@ -1,7 +1,7 @@
-"""Which request headers the assignment of a document looks at. Pure.
+"""Which request headers a document's assignment depends on. Pure.
 
-The rendered Envoy configuration forwards these and no others (:mod:`abmesh.mesh`), and the server reads no others
-(:mod:`ext_proc.wire`): what nobody needs never leaves Envoy.
+The rendered Envoy configuration forwards only these (:mod:`abmesh.mesh`), and the server reads only these
+(:mod:`ext_proc.wire`). No other header leaves Envoy.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ ORIGIN = "origin"
 def needed_headers(document: Document) -> tuple[str, ...]:
     """Exact, lower-case names of the headers that the server needs, sorted, each once.
 
-    The path and the host are always among them, since every match is made on them; cookies only where an experiment
-    looks for its unit in one, and the page that an event is from only where there are events.
+    The path and the host are always among them, because every match uses them. Cookies are only if a unit may be in a
+    cookie, and the page that an event comes from only if there are events.
     """
     names = {PATH, AUTHORITY}
     for experiment in document.experiments:
@@ -44,6 +44,6 @@ def _of(experiment: Experiment) -> Iterator[str]:
     if experiment.segments is not None:
         yield experiment.segments.header
     if any(event.name != CONTINUATION for event in experiment.events):
-        # Whose page it is, and the scheme of our own.
+        # The origin of the page that sends the event, and the scheme of our own origin.
         yield ORIGIN
         yield FORWARDED_PROTO

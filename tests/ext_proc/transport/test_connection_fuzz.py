@@ -1,6 +1,6 @@
-"""Whatever bytes come, and however they are cut: nghttp2's connections raise nothing and keep nothing.
+"""Arbitrary bytes, cut anywhere: nghttp2's connections raise nothing and keep nothing.
 
-Without a network, so that many more can be tried than :mod:`tests.ext_proc.conformance.test_fuzz` can.
+Without a network, so that many more can be tried than in :mod:`tests.ext_proc.conformance.test_fuzz`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ext_proc.transport.shared import Limits, Shared
 
 RULES = compile_rules(document())
 MANY = settings(suppress_health_check=[HealthCheck.large_base_example, HealthCheck.too_slow])
+THOROUGH = settings(MANY, max_examples=5000)
 ANSWER = answer_to(USER)
 
 
@@ -136,6 +137,15 @@ def test_any_frames_in_any_order_are_survived(data: bytes, chance: Random, drain
 @MANY
 @given(mangled(), st.randoms(use_true_random=False), st.booleans())
 def test_mangled_recordings_are_survived(data: bytes, chance: Random, drains: bool) -> None:
+    converse(data, cut(chance), drains=drains)
+
+
+@pytest.mark.soak
+@THOROUGH
+@given(conversations() | mangled(), st.randoms(use_true_random=False), st.booleans())
+def test_thousands_of_conversations_and_mangled_recordings_are_survived(
+    data: bytes, chance: Random, drains: bool
+) -> None:
     converse(data, cut(chance), drains=drains)
 
 

@@ -7,14 +7,17 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from abmesh.analysis.live import Rollout, difference_at, report_of_strata
-from abmesh.analysis.records import Comparison, Report
+from abmesh.analysis.records import AnalysisReport, ComparedVariant
 from abmesh.analysis.render import as_json, as_text
+from abmesh.analysis.rollout_evidence import RolloutQuestion
+from abmesh.analysis.rollout_report import difference_at, report_of_strata
 from abmesh.experiment.metrics import ERROR_RATE, LATENCY_MEAN, MEASURED
 from controller.evidence.strata import Stratum
 from controller.evidence.summary import SliceEvidence, VariantEvidence
 
-ROLLOUT = Rollout(name="chat", control="a", slices=50, alpha=0.05, split_alpha=0.01, tuned_for=1000)
+QUESTION = RolloutQuestion(
+    name="chat", control="a", slices=50, alpha=0.05, split_alpha=0.01, tuned_for=1000, tuned_alpha=0.05
+)
 
 
 def evidence(random: np.random.Generator, requests: int, *, errors: float, ms: float) -> VariantEvidence:
@@ -63,16 +66,16 @@ LATENCIES = tuple(MEASURED[name] for name in ALL)
 QUANTILES: Mapping[str, float] = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p95": 0.95, "latency_p99": 0.99}
 
 
-def verdicts(found: Report) -> dict[str, str]:
+def verdicts(found: AnalysisReport) -> dict[str, str]:
     return {part.metric.name: part.comparisons[0].verdict for part in found.metrics}
 
 
-def compared(found: Report, name: str) -> Comparison:
+def compared(found: AnalysisReport, name: str) -> ComparedVariant:
     return next(part for part in found.metrics if part.metric.name == name).comparisons[0]
 
 
 def test_every_metric_is_reported_and_nothing_differs_where_nothing_does() -> None:
-    found = report_of_strata([stratum(1, 0.05), stratum(2, 0.5)], ROLLOUT, LATENCIES)
+    found = report_of_strata([stratum(1, 0.05), stratum(2, 0.5)], QUESTION, LATENCIES)
     assert verdicts(found) == dict.fromkeys(ALL, "undecided")
     for part in found.metrics:
         for row in part.variants:
@@ -89,7 +92,7 @@ def test_every_metric_is_reported_and_nothing_differs_where_nothing_does() -> No
 
 
 def test_a_slower_and_failing_candidate_is_told_by_every_metric() -> None:
-    found = report_of_strata([stratum(3, 0.5, n=12_000, errors=(0.02, 0.06), ms=(100, 150))], ROLLOUT, LATENCIES)
+    found = report_of_strata([stratum(3, 0.5, n=12_000, errors=(0.02, 0.06), ms=(100, 150))], QUESTION, LATENCIES)
     assert verdicts(found) == dict.fromkeys(ALL, "higher")
     for name in QUANTILES:
         first = compared(found, name).findings[0]
@@ -102,7 +105,7 @@ def test_a_slower_and_failing_candidate_is_told_by_every_metric() -> None:
 def test_stages_whose_rates_drift_are_not_pooled() -> None:
     """The candidate gets most of its requests while everything fails more; pooled it would look twice as bad."""
     strata = [stratum(4, 0.05, n=8000, errors=(0.01, 0.01)), stratum(5, 0.5, n=8000, errors=(0.05, 0.05))]
-    found = report_of_strata(strata, ROLLOUT, (ERROR_RATE,))
+    found = report_of_strata(strata, QUESTION, (ERROR_RATE,))
     rows = {row.variant: row.value.value or 0 for row in found.metrics[0].variants}
     assert rows["b"] > 1.7 * rows["a"]
     assert verdicts(found) == {"error_rate": "undecided"}
@@ -111,16 +114,16 @@ def test_stages_whose_rates_drift_are_not_pooled() -> None:
 def test_a_split_that_is_off_alarms_in_its_stage() -> None:
     good, bad = stratum(6, 0.5), stratum(7, 0.5)
     bad = Stratum({"a": 8000, "b": 2000}, bad.variants, bad.edges)
-    found = report_of_strata([good, bad], ROLLOUT, (ERROR_RATE,))
+    found = report_of_strata([good, bad], QUESTION, (ERROR_RATE,))
     assert [split.alarm for split in found.splits] == [False, True]
     assert "in stage 2" in found.warnings[0]
 
 
 def test_a_variant_without_users_or_requests_is_no_error() -> None:
     nobody = Stratum({"a": 10_000, "b": 0}, {"a": stratum(8, 0.5).variants["a"]})
-    assert report_of_strata([nobody], ROLLOUT).metrics[0].comparisons == []
+    assert report_of_strata([nobody], QUESTION).metrics[0].comparisons == []
     empty = Stratum({"a": 5000, "b": 5000}, {})
-    found = report_of_strata([empty], ROLLOUT, LATENCIES)
+    found = report_of_strata([empty], QUESTION, LATENCIES)
     assert verdicts(found) == dict.fromkeys(ALL, "undecided")
     assert "nothing to compare" in as_text(found, "text")
     assert as_json(found)["metrics"][0]["variants"][0]["value"] is None
@@ -129,8 +132,8 @@ def test_a_variant_without_users_or_requests_is_no_error() -> None:
 def test_requests_of_a_stage_without_weight_are_stray_and_not_compared() -> None:
     good, late = stratum(12, 0.5), stratum(13, 0.5, errors=(0.9, 0.02))
     everybody = Stratum({"a": 0, "b": 10_000}, late.variants, late.edges)
-    found = report_of_strata([good, everybody], ROLLOUT, (ERROR_RATE,))
-    assert found.metrics[0].comparisons == report_of_strata([good], ROLLOUT, (ERROR_RATE,)).metrics[0].comparisons
+    found = report_of_strata([good, everybody], QUESTION, (ERROR_RATE,))
+    assert found.metrics[0].comparisons == report_of_strata([good], QUESTION, (ERROR_RATE,)).metrics[0].comparisons
 
 
 @pytest.mark.parametrize(("share", "other"), [(0.4, 0.65), (0.55, 0.4), (0.65, 0.65), (0.9, 1.0), (1.0, 1.0)])
@@ -143,7 +146,7 @@ def test_requests_that_take_no_time_are_reported(share: float, other: float) -> 
         groups = {group: {(0.0, 0.0): none, (5.0, 1.0): 100 - none} for group in range(10)}
         return VariantEvidence({200: 1000}, 50 * (100 - none), slices, groups)
 
-    found = report_of_strata([Stratum({"a": 5000, "b": 5000}, {"a": answered(share), "b": answered(other)})], ROLLOUT)
+    found = report_of_strata([Stratum({"a": 5000, "b": 5000}, {"a": answered(share), "b": answered(other)})], QUESTION)
     assert "latency_p50" in as_text(found, "text")
     row = next(part for part in found.metrics if part.metric.name == "latency_p50").variants[0]
     assert row.value.value is not None
@@ -152,12 +155,12 @@ def test_requests_that_take_no_time_are_reported(share: float, other: float) -> 
 
 def test_edges_that_nobody_chose_before_are_said_to_be_late() -> None:
     found = stratum(9, 0.5)
-    known = compared(report_of_strata([found], ROLLOUT, (MEASURED["latency_p95"],)), "latency_p95")
+    known = compared(report_of_strata([found], QUESTION, (MEASURED["latency_p95"],)), "latency_p95")
     late = compared(
-        report_of_strata([Stratum(found.weights, found.variants)], ROLLOUT, (MEASURED["latency_p95"],)), "latency_p95"
+        report_of_strata([Stratum(found.weights, found.variants)], QUESTION, (MEASURED["latency_p95"],)), "latency_p95"
     )
-    assert "only about" in late.findings[0].method
-    assert "only about" not in known.findings[0].method
+    assert "roughly valid" in late.findings[0].method
+    assert "roughly valid" not in known.findings[0].method
 
 
 def test_a_late_edge_is_the_controls_quantile_and_no_bound_of_a_bin() -> None:
@@ -172,7 +175,7 @@ def test_a_late_edge_is_the_controls_quantile_and_no_bound_of_a_bin() -> None:
         "a": answered({(90.0, 10.0): 400, (100.0, 10.0): 600}),
         "b": answered({(90.0, 10.0): 400, (100.0, 2.0): 600}),
     }
-    first = compared(report_of_strata([Stratum({"a": 5000, "b": 5000}, variants)], ROLLOUT), "latency_p50").findings[0]
+    first = compared(report_of_strata([Stratum({"a": 5000, "b": 5000}, variants)], QUESTION), "latency_p50").findings[0]
     # The control's median is 101.67 ms, the candidate's 100.33: as many are above 100 ms.
     assert first.difference.value == pytest.approx(-1.333, abs=1e-3)
     assert first.result == "lower"
@@ -180,19 +183,19 @@ def test_a_late_edge_is_the_controls_quantile_and_no_bound_of_a_bin() -> None:
 
 def test_a_moment_of_a_course_is_what_the_report_says() -> None:
     strata = [stratum(10, 0.5)]
-    ((variant, estimate),) = difference_at(strata, ROLLOUT, LATENCY_MEAN)
+    ((variant, estimate),) = difference_at(strata, QUESTION, LATENCY_MEAN)
     assert variant == "b"
-    assert estimate == compared(report_of_strata(strata, ROLLOUT, LATENCIES), "latency_mean").findings[0].difference
+    assert estimate == compared(report_of_strata(strata, QUESTION, LATENCIES), "latency_mean").findings[0].difference
 
 
 @pytest.mark.parametrize("unit", [1, 1000])
 def test_speed_is_shown_and_tuned_by_its_streams_whatever_unit_its_time_is_in(unit: int) -> None:
     """Milliseconds of generation are no observations: a thousand times as many of them prove nothing more."""
     slow, fast = (streaming(seed, ms * unit) for seed, ms in ((7, 2000), (8, 1900)))
-    (part,) = report_of_strata([Stratum({"a": 5000, "b": 5000}, {"a": slow, "b": fast})], ROLLOUT, (SPEED,)).metrics
+    (part,) = report_of_strata([Stratum({"a": 5000, "b": 5000}, {"a": slow, "b": fast})], QUESTION, (SPEED,)).metrics
     assert [row.n for row in part.variants] == [slow.amounts["streams"], fast.amounts["streams"]]
     plain = report_of_strata(
-        [Stratum({"a": 5000, "b": 5000}, {"a": streaming(7, 2000), "b": streaming(8, 1900)})], ROLLOUT, (SPEED,)
+        [Stratum({"a": 5000, "b": 5000}, {"a": streaming(7, 2000), "b": streaming(8, 1900)})], QUESTION, (SPEED,)
     ).metrics[0]
     for one, other in zip(part.variants, plain.variants, strict=True):
         assert one.value.interval.upper * unit == pytest.approx(other.value.interval.upper)

@@ -11,17 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abmesh.analysis.live import Rollout, report_of_strata
-from abmesh.analysis.records import Comparison, MetricReport, Report
+from abmesh.analysis.records import AnalysisReport, ComparedVariant, MetricReport
 from abmesh.analysis.render import as_json, as_text
-from abmesh.analysis.segmented import VALID, has_segments, with_segments
+from abmesh.analysis.rollout_evidence import RolloutQuestion
+from abmesh.analysis.rollout_report import report_of_strata
+from abmesh.analysis.rollout_segments import VALID, has_segments, with_segments
 from abmesh.experiment import metrics
 from abmesh.experiment.parts import Price
 from controller.evidence.counts import BinKey, Counts, SegmentKey
 from controller.evidence.strata import Stratum
 from controller.evidence.summary import VariantEvidence, summarize
 
-ROLLOUT = Rollout(name="chat", control="a", slices=50, alpha=0.05, split_alpha=0.01, tuned_for=1000)
+QUESTION = RolloutQuestion(
+    name="chat", control="a", slices=50, alpha=0.05, split_alpha=0.01, tuned_for=1000, tuned_alpha=0.05
+)
 SEGMENTS = ("power", "casual")
 AVAILABLE = metrics.available(
     ["click", "thumbs_up", "thumbs_down", "purchase"], ["purchase"], priced=True, sessions=True
@@ -110,19 +113,19 @@ def alike(kind: Kind = Kind(), **changes: float) -> dict[tuple[str, str], Kind]:
     }
 
 
-def report(strata: Sequence[Stratum], measured: Sequence[metrics.Metric] = SHOWN) -> Report:
-    return with_segments(report_of_strata(strata, ROLLOUT, measured), strata, ROLLOUT, measured, SEGMENTS)
+def report(strata: Sequence[Stratum], measured: Sequence[metrics.Metric] = SHOWN) -> AnalysisReport:
+    return with_segments(report_of_strata(strata, QUESTION, measured), strata, QUESTION, measured, SEGMENTS)
 
 
-def part_of(found: Report, name: str) -> MetricReport:
+def part_of(found: AnalysisReport, name: str) -> MetricReport:
     return next(part for part in found.metrics if part.metric.name == name)
 
 
-def by_segment(found: Report, name: str) -> dict[str, Comparison]:
+def by_segment(found: AnalysisReport, name: str) -> dict[str, ComparedVariant]:
     return {item.segment: item for item in part_of(found, name).segments}
 
 
-def difference(item: Comparison) -> float:
+def difference(item: ComparedVariant) -> float:
     value = item.findings[0].difference.value
     assert value is not None
     return value
@@ -191,7 +194,7 @@ def test_exchanging_the_variants_turns_the_signs(seed: int, clicks: float) -> No
         for segment, item in by_segment(there, metric.name).items():
             other = by_segment(back, metric.name)[segment]
             assert difference(other) == pytest.approx(-difference(item))
-            if metric.quantile is None:
+            if metric.share:
                 assert other.findings[0].p == pytest.approx(item.findings[0].p)
                 assert other.findings[0].difference.interval.upper == pytest.approx(
                     -item.findings[0].difference.interval.lower, abs=1e-6
@@ -336,7 +339,7 @@ def test_every_format_shows_both_values_the_difference_and_what_to_make_of_it() 
         assert "click_rate by segment: to explore, never to decide; p by Benjamini and Hochberg" in text
         assert line in text
         assert "better for power (" in text
-        assert f"{VALID}: segments, which have no groups of users" in text
+        assert f"{VALID}: segments have no slices of users" in text
         assert "latency_mean by segment" not in text
     record = as_json(found)
     clicks = next(part for part in record["metrics"] if part["metric"] == "click_rate")

@@ -6,28 +6,29 @@ Called by :mod:`abmesh.cli.analyze`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from abmesh.analysis import anytime, plain
-from abmesh.analysis.layout import count, number
+from abmesh.analysis import textbook
+from abmesh.analysis.always_valid import NOTHING, alarms, corrected, finding_of, reversal, value_of
+from abmesh.analysis.layout import count
 from abmesh.analysis.records import (
-    Comparison,
-    Finding,
-    Metric,
+    AnalysisReport,
+    ComparedVariant,
     MetricReport,
-    Report,
+    ReportedMetric,
     SplitCheck,
-    Sums,
     VariantRow,
 )
-from abmesh.analysis.table import Table
+from abmesh.analysis.table import Table, Totals
+from abmesh.analysis.table_comparisons import Arms, compared
 from abmesh.experiment.errors import UnknownName
 from abmesh.inference.multiple import benjamini_hochberg, holm
 from abmesh.inference.sample_ratio import chi_square_p, sample_ratio
-from abmesh.inference.segments import simpson
+from abmesh.inference.segments import Part
+from controller.decision.comparison import Comparison
 
 SPLIT_ALPHA = 0.01
 """How probable a false alarm about the split may be."""
@@ -41,7 +42,7 @@ choice made after looking."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class TableQuestion:
     """What is asked of a table.
 
     Attributes:
@@ -64,7 +65,7 @@ class Question:
     planned: tuple[int, int] | None = None
 
 
-def report_of(table: Table, question: Question) -> Report:
+def report_of(table: Table, question: TableQuestion) -> AnalysisReport:
     """Analyse a table.
 
     Raises:
@@ -74,11 +75,11 @@ def report_of(table: Table, question: Question) -> Report:
     for name in (control, *(question.weights or ())):
         if name not in table.variants:
             raise UnknownName("variant", name, table.variants)
-    metric = Metric(question.metric, table.kind, "share" if table.share else question.unit)
+    metric = ReportedMetric(question.metric, table.kind, "share" if table.share else question.unit)
     names = [control, *(name for name in table.variants if name != control)]
-    comparisons = [_comparison(table, metric, question, control, name) for name in names[1:]]
+    comparisons = [_comparison(table, question, control, name) for name in names[1:]]
     segments = [
-        _comparison(table, metric, question, control, name, segment)
+        _comparison(table, question, control, name, segment)
         for segment in table.segments
         if segment
         for name in names[1:]
@@ -86,12 +87,12 @@ def report_of(table: Table, question: Question) -> Report:
     ]
     found = MetricReport(
         metric,
-        [_row(table, metric, question, name, None if name == control else control) for name in names],
+        [_row(table, question, name, None if name == control else control) for name in names],
         corrected(comparisons, holm, question.alpha),
         corrected(segments, benjamini_hochberg, question.alpha),
     )
     splits = _splits(table, question.weights)
-    return Report(
+    return AnalysisReport(
         source=table.source,
         control=control,
         alpha=question.alpha,
@@ -102,51 +103,40 @@ def report_of(table: Table, question: Question) -> Report:
     )
 
 
-def corrected(
-    comparisons: Sequence[Comparison], correct: Callable[[Sequence[float]], Sequence[float]], alpha: float
-) -> list[Comparison]:
-    """Comparisons whose p-values are adjusted for each other, each analysis by itself.
-
-    A finding at planned looks keeps its boundary, which has no p-value to adjust.
-
-    Args:
-        comparisons: made beside each other.
-        correct: adjusted p-values from p-values, in their order.
-        alpha: 0..1, for all of them together.
-    """
-    findings = [list(item.findings) for item in comparisons]
-    for valid in dict.fromkeys(finding.valid for found in findings for finding in found):
-        places = [
-            (row, index)
-            for row, found in enumerate(findings)
-            for index, finding in enumerate(found)
-            if finding.valid == valid and not math.isnan(finding.p)
-        ]
-        adjusted = correct([findings[row][index].p for row, index in places]) if places else []
-        for (row, index), p in zip(places, adjusted, strict=True):
-            findings[row][index] = replace(findings[row][index], adjusted=float(p), significant=bool(p <= alpha))
-    return [replace(item, findings=tuple(found)) for item, found in zip(comparisons, findings, strict=True)]
-
-
 def _comparison(
-    table: Table, metric: Metric, question: Question, control: str, variant: str, segment: str | None = None
-) -> Comparison:
+    table: Table, question: TableQuestion, control: str, variant: str, segment: str | None = None
+) -> ComparedVariant:
     arms = table.arms(control, variant, segment)
-    findings: list[Finding] = [anytime.compare(metric, arms, question.alpha, question.tuned_for)]
-    if arms:
-        if question.planned is not None and segment is None:
-            findings.append(plain.at_planned_looks(metric, arms, question.alpha, *question.planned))
-        findings.append(plain.compare(metric, arms, question.alpha))
-    return Comparison(variant, segment or "", tuple(findings))
+    if not arms:
+        return ComparedVariant(variant, segment or "", (NOTHING,))
+    found = compared(table, arms, question.alpha, question.tuned_for)
+    findings = [finding_of(found, question.alpha, *_method(table, found), share=table.share)]
+    if question.planned is not None and segment is None:
+        findings.append(textbook.at_planned_looks(found, question.alpha, *question.planned))
+    findings.append(textbook.compare(arms, question.alpha))
+    return ComparedVariant(variant, segment or "", tuple(findings))
 
 
-def _row(table: Table, metric: Metric, question: Question, name: str, control: str | None) -> VariantRow:
+def _method(table: Table, found: Comparison) -> tuple[str, str]:
+    """How a comparison is made, and what is particular about it."""
+    if not table.share:
+        between = "groups of users" if table.kind == "ratio" else "requests"
+        return f"confidence sequence of the mean, with the variance between {between}", ""
+    if table.kind == "rate":
+        return "exact test of event counts", ""
+    method = "exact test of event counts, divided by their design effect, since users repeat"
+    return method, f"design effect {found.values.design_effect:.3g}"
+
+
+def _row(table: Table, question: TableQuestion, name: str, control: str | None) -> VariantRow:
+    """A variant's own value; the control's users help to tell how much users differ."""
     stages = [table.part(stage) for stage in table.stages]
-    parts = [(part[name], part.get(control or "")) for part in stages if name in part]
-    value = anytime.value_of(metric, parts, question.alpha, question.tuned_for)
-    # A user of several stages would count in each, so that their number is only known where there is one.
+    arms = [(part.get(control or "", Totals(0, 0)), part[name]) for part in stages if name in part]
+    found = compared(table, arms, question.alpha, question.tuned_for)
+    value = value_of(found, question.alpha, share=table.share, lowest=0.0 if table.share else -math.inf)
+    # A user of several stages would count in each, so their number is known only where there is one stage.
     users = table.users.get((table.stages[0], name), 0) if table.users and len(table.stages) == 1 else None
-    return VariantRow(name, sum(sums.n for sums, _ in parts), sum(sums.y for sums, _ in parts), users, value)
+    return VariantRow(name, sum(totals.n for _, totals in arms), sum(totals.y for _, totals in arms), users, value)
 
 
 def _splits(table: Table, weights: Mapping[str, int] | None) -> list[SplitCheck]:
@@ -172,16 +162,6 @@ def _splits(table: Table, weights: Mapping[str, int] | None) -> list[SplitCheck]
     return checks
 
 
-def alarms(splits: Sequence[SplitCheck]) -> list[str]:
-    """A warning for each check that alarms."""
-    return [
-        f"sample-ratio mismatch{f' in stage {split.stage}' if split.stage else ''}: the {split.unit} are not split as "
-        f"the weights say; believe no comparison before the cause is found"
-        for split in splits
-        if split.alarm
-    ]
-
-
 def _data_warnings(table: Table) -> list[str]:
     found = []
     if table.shared_users:
@@ -195,12 +175,12 @@ def _data_warnings(table: Table) -> list[str]:
     return found
 
 
-def _reversals(table: Table, metric: Metric, control: str, names: Sequence[str]) -> list[str]:
+def _reversals(table: Table, metric: ReportedMetric, control: str, names: Sequence[str]) -> list[str]:
     """Simpson's paradox: all parts say one thing, their sum another."""
     found = []
     for name in names:
-        by_segment = [arms for arms in (_pooled(table.arms(control, name, each)) for each in table.segments) if arms]
-        by_stage = table.arms(control, name)
+        by_segment = [_totals(table.arms(control, name, each)) for each in table.segments]
+        by_stage = [_totals([pair]) for pair in table.arms(control, name)]
         for what, parts in (("segments", by_segment), ("stages", by_stage)):
             sentence = reversal(metric, control, name, what, parts)
             if sentence:
@@ -208,33 +188,8 @@ def _reversals(table: Table, metric: Metric, control: str, names: Sequence[str])
     return found
 
 
-def reversal(metric: Metric, control: str, name: str, what: str, parts: anytime.Arms) -> str:
-    """A sentence if parts, one by one, say the opposite of their sum; otherwise nothing.
-
-    Args:
-        metric: what is compared.
-        control: its name.
-        name: of the variant.
-        what: the parts are: ``stages`` or ``segments``.
-        parts: sums of control and variant in each.
-    """
-    turned = simpson([(a.n, a.y, b.n, b.y) for a, b in parts])
-    if turned is None:
-        return ""
-    unit = "points" if metric.unit == "share" else metric.unit
-    pooled, within = number(turned.pooled, unit, sign=True), number(turned.stratified, unit, sign=True)
-    believe = "the comparison below is by stage" if what == "stages" else "the segments below say more than the whole"
+def _totals(arms: Arms) -> Part:
+    """Requests and sums of control and variant over some stages."""
     return (
-        f"Simpson's paradox: {metric.name} of {name} differs from {control} by {pooled} over all {what} together, but "
-        f"by {within} within them, because they are mixed differently; {believe}"
-    )
-
-
-def _pooled(arms: anytime.Arms) -> tuple[Sums, Sums] | None:
-    """One segment over all stages."""
-    if not arms:
-        return None
-    a, b = arms[0]
-    for more_a, more_b in arms[1:]:
-        a, b = a + more_a, b + more_b
-    return a, b
+        sum(a.n for a, _ in arms), sum(a.y for a, _ in arms), sum(b.n for _, b in arms), sum(b.y for _, b in arms)
+    )  # fmt: skip

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from abmesh.experiment.model import Document
-from abmesh.experiment.needs import needed_headers
+from abmesh.experiment.request_headers import needed_headers
 
 PLAIN: dict[str, Any] = {
     "name": "plain",

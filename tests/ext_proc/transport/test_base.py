@@ -1,0 +1,17 @@
+import asyncio
+from types import ModuleType
+
+import pytest
+
+from ext_proc.transport import base
+
+
+async def test_quiet_is_waited_for_and_not_longer_than_most_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: ModuleType = base
+    monkeypatch.setattr(module, "_QUIET_SECONDS", 0.02)
+    monkeypatch.setattr(module, "_CHECK_SECONDS", 0.001)
+    seen = iter(range(1_000_000))
+    begun = asyncio.get_running_loop().time()
+    await base.until_quiet(0.1, lambda: next(seen))  # never quiet
+    assert asyncio.get_running_loop().time() - begun >= 0.08
+    await asyncio.wait_for(base.until_quiet(3600, lambda: 7), 30)
