@@ -6,6 +6,7 @@ from aiohttp import web
 
 from abmesh.experiment.errors import SettingsError, StartError
 from abmesh.experiment.store import format_generation
+from abmesh.text import quoted
 from controller.loop import Controller
 from controller.metrics.telemetry import Telemetry
 from controller.routes.publisher import RoutesStatus
@@ -50,7 +51,7 @@ class HttpServer:
             await web.TCPSite(self._runner, host, port).start()
         except UnicodeError as error:
             await self._runner.cleanup()
-            raise SettingsError(f"{host[:200]!r} is not a host to listen on: {error}") from error
+            raise SettingsError(f"{quoted(host)} is not a host to listen on: {error}") from error
         except OSError as error:
             await self._runner.cleanup()
             raise StartError(f"cannot listen on {self._listen}: {error.strerror or error}") from error

@@ -55,22 +55,21 @@ def _options(
     """A/B testing and progressive delivery of model versions, inside Envoy."""
 
 
-for group in (
-    demo_command,
-    servers,
-    document,
-    render,
-    routes,
-    status,
-    assign,
-    rollout,
-    explain,
-    plan,
-    analyze,
-    simulate,
-    replay,
-):
-    group.register(app)
+_PANELS = {
+    "Run": (demo_command, servers),
+    "The experiments document": (document, assign, render, routes),
+    "Rollouts": (status, rollout, explain, replay),
+    "Experiments": (plan, analyze, simulate),
+}
+"""The modules of commands, by the heading under which ``abmesh --help`` lists them."""
+
+for panel, modules in _PANELS.items():
+    for module in modules:
+        module.register(app)
+    for command in app.registered_commands:
+        command.rich_help_panel = command.rich_help_panel or panel
+    for group in app.registered_groups:
+        group.rich_help_panel = group.rich_help_panel or panel
 
 _command = typer.main.get_command(app)  # built once, not at each call: that takes longer than many commands
 

@@ -1,1 +1,1 @@
-"""Export: the controller's own Prometheus metrics and those of the variants. Called by the loop and the HTTP server."""
+"""Exports Prometheus metrics: the controller's own and those of each variant. Used by the loop and the HTTP server."""

@@ -9,7 +9,7 @@ classic histograms with the same buckets in every controller, so that they can b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,7 +20,6 @@ from abmesh.experiment import metrics, names
 from abmesh.experiment.latencies import BOUNDS_MS
 from abmesh.experiment.model import Experiment
 from controller.evidence.summary import ABORTED
-from controller.evidence.window import Reading
 from controller.metrics.totals import (
     RunningTotals,
     SegmentTotals,
@@ -30,7 +29,7 @@ from controller.metrics.totals import (
     cost,
     start_totals,
 )
-from controller.sources.base import Observation
+from controller.sources.base import Observation, readings_of
 
 LABELS = ("experiment", "model_version")
 STATUS_ABORTED = "aborted"
@@ -113,9 +112,8 @@ class VariantMetrics(Collector):
         """
         if experiments is None:
             experiments = [experiment for experiment, _ in self._totals.values()]
-        answered = [item for item in observations if item.sample is not None]
         # Replaced as a whole, because a scrape may read the old totals in another thread.
-        self._totals = {item.name: (item, self._extended(item, answered, at)) for item in experiments}
+        self._totals = {item.name: (item, self._extended(item, observations, at)) for item in experiments}
 
     def collect(self) -> Iterator[Metric]:
         """The families, for one scrape."""
@@ -123,16 +121,11 @@ class VariantMetrics(Collector):
         yield from _families(found, segmented=False)
         yield from _families(found, segmented=True)
 
-    def _extended(self, experiment: Experiment, answered: Iterable[Observation], at: datetime) -> RunningTotals:
+    def _extended(self, experiment: Experiment, observations: Sequence[Observation], at: datetime) -> RunningTotals:
         prices = experiment.prices
         known = self._totals.get(experiment.name)
         totals = known[1] if known else start_totals(prices, at)
-        readings = {
-            item.envoy: Reading(at - item.age, item.sample.uptime, item.sample.counts(experiment.name))
-            for item in answered
-            if item.sample is not None
-        }
-        return add_readings(totals, readings, prices, at)
+        return add_readings(totals, readings_of(observations, experiment.name, at), prices, at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 
 from abmesh.experiment.model import Experiment
 from controller.evidence.summary import VariantEvidence, summarize
-from controller.evidence.window import Reading, extend, open_window
+from controller.evidence.window import extend, open_window
 from controller.records import ExperimentState, Phase
-from controller.sources.base import Observation
+from controller.sources.base import Observation, readings_of
 from controller.state.evidence import EvidenceStore, Live
 
 
@@ -38,11 +38,7 @@ class Collector:
         live = self._of_stage(name, state)
         if state.phase is Phase.MANUAL or state.phase.finished or state.stage.weight == 0:
             return live
-        readings = {
-            item.envoy: Reading(at - item.age, item.sample.uptime, item.sample.counts(name))
-            for item in observations
-            if item.sample is not None
-        }
+        readings = readings_of(observations, name, at)
         window = live.window
         if window is not None:
             window = extend(window, readings)

@@ -1,4 +1,4 @@
-"""Publish: the routes file of the native lane, and whether Envoys serve it.
+"""The native lane's routes file: ``envoy_file`` writes it, ``publisher`` keeps it current, ``watcher`` checks Envoys.
 
-Runs beside the loop, started by the wiring.
+Started by :mod:`controller.wiring`; runs beside the loop.
 """

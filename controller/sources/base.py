@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from controller.evidence.parse import Sample
+from controller.evidence.window import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,21 @@ class Observation:
     sample: Sample | None
     error: str = ""
     age: timedelta = timedelta()
+
+
+def readings_of(observations: Iterable[Observation], experiment: str, at: datetime) -> dict[str, Reading]:
+    """Each Envoy's reading of one experiment, by its address; Envoys without a sample are left out.
+
+    Args:
+        observations: one for each Envoy.
+        experiment: name of the experiment.
+        at: when the Envoys were queried.
+    """
+    return {
+        item.envoy: Reading(at - item.age, item.sample.uptime, item.sample.counts(experiment))
+        for item in observations
+        if item.sample is not None
+    }
 
 
 class Source(Protocol):

@@ -1,4 +1,4 @@
-"""Envoys' statistics as a Prometheus server tells them, for tests of what reads them."""
+"""Envoys' statistics as a Prometheus server answers with them. Used by the tests of what reads them."""
 
 from __future__ import annotations
 

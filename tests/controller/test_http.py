@@ -1,4 +1,4 @@
-"""What the controller's HTTP endpoint says of an address that it cannot listen on."""
+"""The controller's HTTP server refuses an address that it cannot listen on."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.controller.support import DOCUMENT, World, world
 
 
 class Source:
-    """The world's Envoys; or a fault."""
+    """The world's Envoys, or an error."""
 
     def __init__(self, subject: World) -> None:
         self.subject = subject
@@ -34,11 +34,11 @@ class Source:
         return self.subject.observe()
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to close."""
 
 
 class Setup:
-    """A controller on a world, whose clocks are the world's."""
+    """A controller whose Envoys and clocks are those of a simulated world."""
 
     def __init__(self, subject: World, routes_file: Path | None = None) -> None:
         self.subject = subject

@@ -97,7 +97,7 @@ def test_every_decision_that_moved_or_ended_the_rollout_is_read_from_the_journal
     subject = world(tmp_path)
     decisions = demo_run.Decisions(subject.folder / "journal.jsonl", subject.now)
     assert decisions.read() == []
-    # Two decisions between two looks: neither is missed.
+    # Two decisions between two reads: neither is missed.
     serve_and_tick(subject, 30)
     serve_and_tick(subject, 30)
     lines = decisions.read()

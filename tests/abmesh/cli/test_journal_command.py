@@ -1,4 +1,4 @@
-"""``abmesh journal`` on a journal that is damaged, and on an experiment that nothing knows."""
+"""``abmesh journal`` on a damaged journal and on unknown experiments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's population behaves as people do, and reports what it saw."""
+"""The demo's users send requests as configured, and report what they saw."""
 
 from __future__ import annotations
 

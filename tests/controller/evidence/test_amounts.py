@@ -1,4 +1,4 @@
-"""From Envoy's statistics of tokens, events and first tokens to the metrics that are made of them."""
+"""Envoy's statistics of tokens, events and first tokens become metrics."""
 
 from __future__ import annotations
 

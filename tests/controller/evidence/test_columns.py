@@ -1,4 +1,4 @@
-"""Reading by columns comes to what reading line by line comes to, whatever the answer."""
+"""Parsing by columns gives the same result as parsing line by line, for any answer."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from controller.evidence.parse import Sample, parse
 from tests.paths import ROOT
 
 RECORDED = ROOT / "bench" / "recorded"
-"""What one real Envoy answered at one moment, as text and as JSON; see bench/recording.py."""
+"""A real Envoy's answers at one moment, as text and as JSON; see bench/recording.py."""
 
 HISTOGRAM = "abmesh.duration.experiment.e-1.variant.v-2.group.9"
 REQUESTS = "abmesh.requests.experiment.e.variant.v.slice.7.code.200"

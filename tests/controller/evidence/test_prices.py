@@ -1,4 +1,4 @@
-"""A price that is edited in the middle of a stage: everything that is compared is at the price of now."""
+"""A price that is edited in the middle of a stage: everything that is compared uses the new price."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every variant did, as Prometheus sees it."""
+"""The metrics of each variant, as Prometheus parses them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OTHER = "http://127.0.0.1:9902"
 
 
 class Fleet:
-    """Envoys that are observed every five seconds, and what is shown of them."""
+    """Envoys that are read every five seconds, and the resulting metrics."""
 
     def __init__(self, *experiments: Experiment) -> None:
         self.experiments: tuple[Experiment, ...] | None = experiments or (experiment(),)

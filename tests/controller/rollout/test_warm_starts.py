@@ -1,4 +1,4 @@
-"""Rollouts that wait for a warm candidate: reconciler, journal, replay, status, and what people are shown."""
+"""Rollouts that wait for a warm candidate: reconciler, journal, replay, status, and command output."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def _target(report: Report) -> Target:
 
 
 def _warmups(subject: World, target: Target, durations: Sequence[float | None], problem: str = "") -> Warmups:
-    """What a warmer would tell of requests that took so long."""
+    """A warmer's progress after requests that took so long."""
     progress = progress_of(durations, target.warmup)
-    said = {"listeners": 1, "began": subject.now, "problem": problem}
-    return Warmups(1, {target.experiment: (target, progress.model_copy(update=said))})
+    known = {"listeners": 1, "began": subject.now, "problem": problem}
+    return Warmups(1, {target.experiment: (target, progress.model_copy(update=known))})
 
 
 def _begun(folder: Path, text: str = WARMED) -> tuple[World, Target]:
@@ -225,7 +225,7 @@ class _Source:
         return self.subject.observe()
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to close."""
 
 
 async def test_the_loop_keeps_ticking_while_warm_up_requests_hang_and_starts_the_rollout_once_they_settle(

@@ -27,7 +27,7 @@ SECRET = "s3cret"
 
 @dataclass
 class Model:
-    """A warm-up listener with a model behind it that notes what it is sent."""
+    """A warm-up listener with a model behind it that records its requests."""
 
     slow: int = 0
     status: int = 200
@@ -95,7 +95,7 @@ def _progress(warmer: Warmer) -> Progress:
 
 
 def _tasks() -> list[asyncio.Task[Any]]:
-    """Warm-ups under way."""
+    """Running warm-ups."""
     return [task for task in asyncio.all_tasks() if "warm-up" in task.get_name()]
 
 
@@ -106,7 +106,7 @@ async def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 async def _reach(warmer: Warmer, target: Target, wanted: WarmupState, now: datetime = START) -> Progress:
-    """Progress once the warm-up stands so at a time of the loop's clock."""
+    """Progress once the warm-up has reached a state, at a time of the loop's clock."""
     await _until(lambda: judge_warmup(target.warmup, _progress(warmer), now).state is wanted)
     return _progress(warmer)
 
@@ -123,7 +123,7 @@ async def test_a_cold_model_is_warmed_until_it_answers_at_a_steady_pace() -> Non
         assert progress.first_ms is not None
         assert progress.after_ms is not None
         assert progress.first_ms >= 50 > progress.after_ms >= 5
-        # It sends no more, however often it is looked at.
+        # More ticks send no more requests.
         for _ in range(3):
             warmer.follow(_report(target), START)
         assert not _tasks()
@@ -164,7 +164,7 @@ async def test_as_many_requests_run_at_the_same_time_as_the_document_says() -> N
         model.gate.set()
         await _reach(warmer, target, WarmupState.WARM)
         assert model.most == 4
-        # Those that were still on their way when it was over are ended, and nothing is left behind.
+        # Requests still in flight at the end are cancelled.
         await _until(lambda: model.now == 0)
 
 
