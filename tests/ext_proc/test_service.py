@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ext_proc import wire
-from ext_proc.service import END, Last, Service, Stream, compile_rules, new_identity
+from ext_proc.service import END, Last, Service, StreamEnd, compile_rules, new_identity
 from ext_proc.telemetry import Counts
 from tests.ext_proc.samples import EVERY_KIND, document, headers_set, request_headers, response
 
@@ -221,7 +221,7 @@ targets = (
 def test_any_message_gets_an_answer_or_the_end_of_its_stream(message: bytes) -> None:
     made = service({"events": ["continuation", {"name": "paid", "value": {"max": 10}}]})
     answer = made.answer(message)
-    assert isinstance(answer, bytes | Stream) or answer is None
+    assert isinstance(answer, bytes | StreamEnd) or answer is None
     if isinstance(answer, bytes):
         assert response(answer).WhichOneof("response") == wire.read(message, ()).kind
     assert "internal" not in made.counts.errors
