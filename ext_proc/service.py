@@ -25,14 +25,14 @@ from ext_proc.telemetry import Counts
 log = logging.getLogger("ext_proc")
 
 
-class Stream(Enum):
+class StreamEnd(Enum):
     """What to do with a stream instead of sending an answer."""
 
     END = "end"
     """Close it without an error: Envoy continues without us."""
 
 
-END: Final = Stream.END
+END: Final = StreamEnd.END
 
 
 class Last(NamedTuple):
@@ -45,7 +45,7 @@ class Last(NamedTuple):
     answer: bytes
 
 
-Answer = bytes | Last | Stream | None
+Answer = bytes | Last | StreamEnd | None
 """Bytes to send; :class:`Last` to send its bytes and close the stream; ``None`` to send nothing; or :data:`END`."""
 
 _QUIET_SECONDS = 10.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from ext_proc import wire
 from ext_proc.service import END, Answer, Last
@@ -62,7 +62,7 @@ class Calls:
 
     # The engine's events.
 
-    def begin(self, event: Any) -> None:
+    def begin(self, event: http2.RequestReceived) -> None:
         """Open a call whose headers have arrived."""
         headers, stream_id = event.headers, event.stream_id
         try:

@@ -23,7 +23,7 @@ USER = request_headers([("x-user-id", b"u-1")])
 
 @contextlib.asynccontextmanager
 async def connected(address: str) -> AsyncIterator[grpc.aio.Channel]:
-    """A connection of its own, also to an address that others of this process are connected to."""
+    """A separate connection, even if this process already has one to the address."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
         yield channel
@@ -35,7 +35,7 @@ def opened(channel: grpc.aio.Channel) -> Any:
 
 
 async def ask(channel: grpc.aio.Channel, message: bytes = USER) -> bytes | None:
-    """The answer to one message on a stream of its own, None if the stream ends cleanly without one.
+    """The answer to one message on its own stream; None if the stream ends cleanly without one.
 
     Raises:
         grpc.aio.AioRpcError: the stream failed.
@@ -51,7 +51,7 @@ async def ask(channel: grpc.aio.Channel, message: bytes = USER) -> bytes | None:
 
 
 async def health(channel: grpc.aio.Channel, service: str = "") -> int:
-    """What the health service says."""
+    """The status from the health service."""
     found = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
     status: int = found.status
     return status

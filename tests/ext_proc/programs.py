@@ -1,4 +1,4 @@
-"""Servers as programs of their own, started and surely ended by a test."""
+"""Servers as separate processes, which always end with the test."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Program:
         return re.search(r"ext_proc: serving on (?P<on>\S+(?:, \S+)*?), metrics on (?P<metrics>\S+), gen", self.text)
 
     async def ready(self) -> None:
-        """Wait until it says that it serves."""
+        """Wait until it logs that it serves."""
         await eventually(lambda: self._ready() is not None or self.process.returncode is not None, "a ready server")
         assert self._ready(), self.text
 

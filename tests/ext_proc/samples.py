@@ -56,7 +56,7 @@ experiments:
 
 
 def document(*experiments: Mapping[str, Any], event_origins: Iterable[str] = ()) -> Document:
-    """A document of experiments, each given as changes to a usual one; the usual one alone if none is given."""
+    """A document of experiments, each given as changes to the default one; just the default one if none is given."""
     merged = [{**EXPERIMENT, **changes} for changes in experiments or ({},)]
     return Document.model_validate({"version": 1, "event_origins": tuple(event_origins), "experiments": merged})
 

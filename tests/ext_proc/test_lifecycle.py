@@ -12,7 +12,7 @@ async def fail() -> None:
     raise RuntimeError("failed")
 
 
-async def test_the_first_signal_asks_to_stop_and_the_second_to_do_it_now() -> None:
+async def test_the_first_signal_drains_and_the_second_stops_at_once() -> None:
     signals = Signals()
     with signals.installed():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -28,7 +28,7 @@ async def test_background_work_ends_with_the_body() -> None:
     assert task.cancelled()
 
 
-async def test_what_background_work_raised_comes_out() -> None:
+async def test_an_error_in_background_work_is_raised() -> None:
     with pytest.raises(RuntimeError, match="failed"):
         async with background(fail()) as task:
             await asyncio.wait({task})
@@ -58,7 +58,7 @@ def test_the_ready_line_names_addresses_metrics_and_generation() -> None:
     assert ready_line(("a", "b"), None, None) == "serving on a, b, generation none, so health is NOT_SERVING"
 
 
-def test_what_lives_as_long_as_the_process_is_not_gone_through_for_garbage() -> None:
+def test_everything_loaded_so_far_is_excluded_from_garbage_collection() -> None:
     before = gc.get_threshold()
     try:
         spare_garbage_collection()

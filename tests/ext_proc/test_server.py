@@ -12,7 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ext_proc import wire
 from tests.ext_proc.clients import NOT_SERVING, SERVING, USER, ask, connected, health, opened, scrape, total
-from tests.ext_proc.conformance.peer import Peer, frame, plain
+from tests.ext_proc.conformance.frames import frame, plain
+from tests.ext_proc.conformance.peer import Peer
 from tests.ext_proc.programs import LIMIT, Program, eventually, program
 from tests.ext_proc.samples import DOCUMENT_TEXT, EVERY_KIND, headers_set, request_headers
 
@@ -45,7 +46,7 @@ async def test_a_server_answers_on_tcp_and_on_a_unix_socket_and_ends_cleanly(fol
         assert "Traceback" not in server.text
 
 
-async def test_that_grpcio_ended_by_itself_is_counted_and_it_answers_again(folder: Path) -> None:
+async def test_an_unexpected_end_of_grpcio_is_counted_and_it_is_restarted(folder: Path) -> None:
     async with program(folder, "--listen", "127.0.0.1:0", "--transport", "grpcio") as server:
         await server.ready()
         await asyncio.to_thread(end_grpc_aio, server.addresses[0])
@@ -58,7 +59,7 @@ async def test_that_grpcio_ended_by_itself_is_counted_and_it_answers_again(folde
 
 
 def end_grpc_aio(address: str) -> None:
-    """By a call whose path is not UTF-8; returns when its connection is gone."""
+    """Make grpc.aio end, by a call whose path is not UTF-8; returns when the connection is closed."""
     with Peer(address) as found:
         found.open()
         found.send(frame(1, 5, 1, plain().replace(b"/Process", b"/Proce\xf0s")))
@@ -108,7 +109,7 @@ async def follow_edits(server: Program, config: Path) -> None:
 
 
 async def test_sigterm_under_load_fails_no_call_of_clients_that_heed_health(folder: Path) -> None:
-    """They call until health says NOT_SERVING, as Envoy does; every call up to then is answered."""
+    """They call until health turns NOT_SERVING, as Envoy does; every call up to then is answered."""
     async with program(folder, "--listen", "127.0.0.1:0") as server:
         await server.ready()
         answered, leave = 0, asyncio.Event()
@@ -139,7 +140,7 @@ async def test_sigterm_under_load_fails_no_call_of_clients_that_heed_health(fold
         assert "Traceback" not in server.text
 
 
-async def test_a_drain_ends_when_its_time_is_over_whatever_clients_do(folder: Path) -> None:
+async def test_a_drain_ends_in_time_whatever_clients_do(folder: Path) -> None:
     async with program(folder, "--listen", "127.0.0.1:0", "--drain", "1") as server:
         await server.ready()
         caller = asyncio.create_task(call_for_ever(server))
@@ -171,7 +172,7 @@ def calls_seen(server: Program) -> float:
     return total(scrape(server.metrics), "abmesh_ext_proc_requests_total")
 
 
-async def test_a_port_that_is_taken_is_one_clear_line(folder: Path) -> None:
+async def test_a_taken_port_is_reported_in_one_clear_line(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -183,14 +184,14 @@ async def test_a_port_that_is_taken_is_one_clear_line(folder: Path) -> None:
                 assert "Traceback" not in server.text
 
 
-async def test_flags_that_make_no_sense_are_a_usage_error(folder: Path) -> None:
+async def test_invalid_flags_are_a_usage_error(folder: Path) -> None:
     async with program(folder, "--listen", "nowhere") as server:
         assert await asyncio.wait_for(server.process.wait(), 30) == 2
         assert "--listen: not an address; found 'nowhere'" in server.text
 
 
-async def test_a_server_that_takes_over_a_unix_socket_is_not_cut_off_by_the_one_before(folder: Path) -> None:
-    """The first one stops after the second has started, as in a restart without a pause."""
+async def test_a_server_that_takes_over_a_unix_socket_survives_the_end_of_the_one_before(folder: Path) -> None:
+    """The first one stops after the second has started, as in a restart without a gap."""
     path = folder / "ext_proc.sock"
     (folder / "two").mkdir()
     (folder / "two" / "experiments.yaml").write_text(DOCUMENT_TEXT.replace("chat-model", "second"))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ext_proc import wire
-from ext_proc.service import END, Last, Service, Stream, compile_rules, new_identity
+from ext_proc.service import END, Last, Service, StreamEnd, compile_rules, new_identity
 from ext_proc.telemetry import Counts
 from tests.ext_proc.samples import EVERY_KIND, document, headers_set, request_headers, response
 
@@ -55,7 +55,7 @@ def test_a_request_is_assigned_and_counted() -> None:
     assert sum(made.counts.durations) == 1
 
 
-def test_an_issued_identity_keeps_its_holder_where_it_was() -> None:
+def test_an_issued_identity_keeps_its_client_on_its_variant() -> None:
     made = service()
     first = made.answer(request_headers())
     set_cookie = dict(response(first).dynamic_metadata["abmesh"])["set_cookie"]
@@ -64,7 +64,7 @@ def test_an_issued_identity_keeps_its_holder_where_it_was() -> None:
     assert "dynamic_metadata" not in [field.name for field, _ in response(again).ListFields()]
 
 
-def test_events_are_counted_under_reasons_of_their_own() -> None:
+def test_events_are_counted_under_their_own_reasons() -> None:
     made = service({"events": ["click", {"name": "purchase", "value": {"max": 10}}]})
     user = [("x-user-id", b"u-1")]
     counted = headers_set(made.answer(request_headers(user, target=b"/_ab/events/purchase?value=9.99")))
@@ -82,7 +82,7 @@ def test_events_are_counted_under_reasons_of_their_own() -> None:
     }
 
 
-def test_no_event_that_a_client_makes_up_grows_the_metrics() -> None:
+def test_events_that_clients_invent_add_no_metrics() -> None:
     made = service({"events": ["click", "continuation"]})
     for number in range(300):
         odd = b"%d" % number
@@ -122,7 +122,7 @@ def test_every_other_kind_gets_the_answer_that_changes_nothing(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_in_observability_mode_nothing_is_answered(kind: str) -> None:
+def test_observability_mode_gets_no_answer(kind: str) -> None:
     made = service()
     message = ProcessingRequest()
     message.CopyFrom(EVERY_KIND[kind])
@@ -160,7 +160,7 @@ def test_the_answer_to_an_envoy_that_sends_no_bodies_is_the_last_one() -> None:
     assert service().answer(elsewhere) == Last(wire.UNTOUCHED["request_headers"])
 
 
-def test_a_failure_of_ours_lets_the_request_flow_on(broken: Service, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_of_ours_lets_the_request_pass(broken: Service, caplog: pytest.LogCaptureFixture) -> None:
     assert broken.answer(request_headers([("x-user-id", b"u")])) == wire.UNTOUCHED["request_headers"]
     assert broken.counts.errors == {"internal": 1}
     assert "RuntimeError at test_service.py" in caplog.text
@@ -221,13 +221,13 @@ targets = (
 def test_any_message_gets_an_answer_or_the_end_of_its_stream(message: bytes) -> None:
     made = service({"events": ["continuation", {"name": "paid", "value": {"max": 10}}]})
     answer = made.answer(message)
-    assert isinstance(answer, bytes | Stream) or answer is None
+    assert isinstance(answer, bytes | StreamEnd) or answer is None
     if isinstance(answer, bytes):
         assert response(answer).WhichOneof("response") == wire.read(message, ()).kind
     assert "internal" not in made.counts.errors
 
 
-def test_a_message_that_comes_again_gets_the_same_answer_and_is_counted_again() -> None:
+def test_a_repeated_message_gets_the_same_answer_and_is_counted_again() -> None:
     made = service()
     message = request_headers([("x-user-id", b"u-1")])
     first = made.answer(message)
@@ -236,7 +236,7 @@ def test_a_message_that_comes_again_gets_the_same_answer_and_is_counted_again() 
     assert counted == made.counts.messages["request_headers"] == sum(made.counts.durations) == 2
 
 
-def test_what_was_answered_under_one_document_says_nothing_under_the_next() -> None:
+def test_cached_answers_are_dropped_with_their_document() -> None:
     made = service()
     message = request_headers([("x-user-id", b"u-1")])
     made.answer(message)
@@ -258,7 +258,7 @@ def wire_answer(made: Service) -> bytes:
     return answer
 
 
-def test_whoever_sends_ever_new_messages_does_not_make_the_server_grow() -> None:
+def test_ever_new_messages_do_not_make_the_server_grow() -> None:
     made = service()
     rules = made.rules
     assert rules is not None

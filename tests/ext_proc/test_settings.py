@@ -20,7 +20,7 @@ from ext_proc.settings import Settings, Tcp, Tls, Unix, parse_address, parse_met
         ("unix:x.sock", Unix(Path("x.sock"))),
     ],
 )
-def test_an_address_is_read_and_written_the_same(text: str, address: Tcp | Unix) -> None:
+def test_an_address_is_parsed_and_written_the_same(text: str, address: Tcp | Unix) -> None:
     assert parse_address(text) == address
     assert str(address) == text
 
@@ -33,7 +33,7 @@ def test_an_address_is_read_and_written_the_same(text: str, address: Tcp | Unix)
         *("unix:", "unix:/run/", "unix:" + "x" * 91, "unix:a\0b", "[]:1", "http://host:1"),
     ],
 )
-def test_what_is_no_address_is_refused_with_what_is_allowed(text: str) -> None:
+def test_a_bad_address_is_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(SettingsError, match=r"^--listen: not .*found .*allowed: ") as caught:
         Settings(Path("x.yaml"), listen=(text,))
     assert len(str(caught.value)) < 400
@@ -59,7 +59,7 @@ def test_any_text_is_an_address_or_refused(text: str) -> None:
         ({"poll_interval": float("inf")}, "--poll"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_by_the_flags_name(changes: dict[str, Any], flag: str) -> None:
+def test_invalid_settings_are_refused_with_the_name_of_their_flag(changes: dict[str, Any], flag: str) -> None:
     with pytest.raises(SettingsError, match=f"^{flag}: "):
         Settings(Path("x.yaml"), **changes)
 
@@ -69,7 +69,7 @@ def test_usual_settings_are_accepted() -> None:
     assert settings.addresses == (Tcp("127.0.0.1", 0), Tcp("127.0.0.1", 0), Unix(Path("/x")))
 
 
-def test_metrics_are_off_where_they_are_left_out_or_said_to_be() -> None:
+def test_metrics_are_off_by_default_and_by_off() -> None:
     assert Settings(Path("x.yaml")).metrics is None
     assert (parse_metrics(None), parse_metrics("off"), parse_metrics("host:1")) == (None, None, "host:1")
 

@@ -20,7 +20,7 @@ REFUSED = Rejected(DocumentError("x.yaml", (Problem("a", 1, "one"), Problem("b",
 
 
 class Watched:
-    """A store whose states a test hands out, and a follower of it."""
+    """A store whose states the test provides, and a follower of it."""
 
     def __init__(self) -> None:
         self.states: asyncio.Queue[Snapshot | Rejected | Exception] = asyncio.Queue()
@@ -47,7 +47,7 @@ class Watched:
         return self.service.counts.config
 
     async def show(self, state: Snapshot | Rejected | Exception) -> None:
-        """Show a state, and wait until the follower has dealt with it."""
+        """Provide a state, and wait until the follower has handled it."""
         await self.states.put(state)
         await self.states.join()
 
@@ -86,7 +86,9 @@ async def test_a_newer_good_document_replaces_it(watched: Watched) -> None:
     assert watched.became_valid == 1
 
 
-async def test_a_refused_edit_changes_nothing_but_is_told(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refused_edit_changes_nothing_but_is_reported(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
     await watched.show(good(1))
     await watched.show(REFUSED)
     assert watched.assigns() == "chat-model"
@@ -104,7 +106,7 @@ async def test_a_refused_first_document_is_seen_but_not_valid(watched: Watched) 
     assert watched.config.valid
 
 
-async def test_going_back_to_the_document_in_force_is_valid_again_without_a_reload(watched: Watched) -> None:
+async def test_reverting_to_the_document_in_force_is_valid_without_a_reload(watched: Watched) -> None:
     await watched.show(good(1))
     rules = watched.service.rules
     await watched.show(REFUSED)
@@ -114,9 +116,7 @@ async def test_going_back_to_the_document_in_force_is_valid_again_without_a_relo
     assert watched.config == Config(1, 100.0, 1)
 
 
-async def test_a_watch_that_fails_is_started_again_and_counted(
-    watched: Watched, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_watch_that_fails_is_restarted_and_counted(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
     await watched.show(good(1))
     await watched.show(RuntimeError("disk on fire"))
     assert watched.assigns() == "chat-model"

@@ -28,7 +28,7 @@ def test_values_in_the_text_field_are_read_too() -> None:
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_every_kind_is_told_apart_and_has_an_answer_of_its_own_kind(kind: str) -> None:
+def test_every_kind_is_recognised_and_has_its_own_answer(kind: str) -> None:
     assert wire.read(EVERY_KIND[kind].SerializeToString(), ()).kind == kind
     assert response(wire.UNTOUCHED[kind]).WhichOneof("response") == kind
 
@@ -47,11 +47,11 @@ def test_an_empty_message_and_a_kind_of_the_future_are_unknown() -> None:
 
 
 @pytest.mark.parametrize("message", [b"\xff", b"\x12\x05", b"\x12\x04\x0a\x02\x0a\x05", b"not protobuf"])
-def test_bytes_that_are_no_message_are_undecodable(message: bytes) -> None:
+def test_bytes_that_are_not_a_message_are_undecodable(message: bytes) -> None:
     assert wire.read(message, ()).kind == "undecodable"
 
 
-def test_a_header_name_that_is_no_text_makes_a_message_undecodable() -> None:
+def test_a_header_name_that_is_not_text_makes_a_message_undecodable() -> None:
     message = request_headers([("x-user-id", b"u")]).replace(b"x-user-id", b"x-user-i\xff")
     assert wire.read(message, ()).kind == "undecodable"
 
@@ -115,13 +115,13 @@ def test_headers_overwrite_what_is_there_and_the_route_is_chosen_again() -> None
     assert common.clear_route_cache
 
 
-def test_an_issued_cookie_travels_as_dynamic_metadata_beside_the_headers() -> None:
+def test_an_issued_cookie_is_sent_as_dynamic_metadata_next_to_the_headers() -> None:
     answers = wire.Answers(document())
     issued = response(answers.write(PLACED._replace(reason="issued", set_cookie="sid=1; Path=/")))
     assert dict(issued.dynamic_metadata["abmesh"]) == {"set_cookie": "sid=1; Path=/"}
 
 
-def test_a_request_that_was_issued_an_identity_says_so_beside_its_usual_headers() -> None:
+def test_an_answer_that_issues_an_identity_adds_a_header_to_the_usual_ones() -> None:
     answers = wire.Answers(document())
     usual = headers_set(answers.write(PLACED))
     issued = PLACED._replace(reason="issued", set_cookie="sid=1")
@@ -129,14 +129,14 @@ def test_a_request_that_was_issued_an_identity_says_so_beside_its_usual_headers(
     assert response(answers.write(issued)).request_headers.response.clear_route_cache
 
 
-def test_a_continued_session_is_marked_by_a_header_and_a_cookie() -> None:
+def test_a_continuation_is_reported_by_a_header_and_a_cookie() -> None:
     answers = wire.Answers(document())
     continued = answers.write(PLACED._replace(reason="cookie", set_cookie="sid-continued=1", continued=True))
     assert headers_set(continued) == {**headers_set(answers.write(PLACED)), "x-ab-continued": "1"}
     assert dict(response(continued).dynamic_metadata["abmesh"]) == {"set_cookie": "sid-continued=1"}
 
 
-def test_an_event_of_a_session_says_so_and_other_requests_of_one_do_not() -> None:
+def test_an_event_is_marked_as_part_of_its_session_and_other_requests_are_not() -> None:
     answers = wire.Answers(document())
     event = PLACED._replace(reason="event", event="click", value=7)
     said = headers_set(answers.write(event))
@@ -145,7 +145,7 @@ def test_an_event_of_a_session_says_so_and_other_requests_of_one_do_not() -> Non
 
 
 @pytest.mark.parametrize(("value", "said"), [(None, {}), (0, {"x-ab-value": "0"}), (12_500, {"x-ab-value": "12500"})])
-def test_an_event_that_may_be_counted_is_named_beside_its_usual_headers(
+def test_an_event_that_may_be_counted_is_named_next_to_the_usual_headers(
     value: int | None, said: dict[str, str]
 ) -> None:
     answers = wire.Answers(document())
@@ -163,7 +163,7 @@ def test_an_event_with_a_wrong_value_gets_the_usual_headers_and_no_name() -> Non
 
 
 @pytest.mark.parametrize("reason", ["event_no_unit", "event_unmatched"])
-def test_an_event_of_nobody_is_told_its_experiment_alone(reason: str) -> None:
+def test_an_event_without_a_unit_gets_only_its_experiment(reason: str) -> None:
     told = wire.Answers(document()).write(Assignment(reason, "chat-model"))  # type: ignore[arg-type]  # the two literals
     assert headers_set(told) == {"x-ab-experiment": "chat-model"}
     assert response(told).request_headers.response.clear_route_cache
@@ -175,7 +175,7 @@ def test_answers_are_built_once() -> None:
     assert answers.write(PLACED) != answers.write(PLACED._replace(segment="casual"))
 
 
-def test_answers_kept_ready_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "_MOST_ANSWERS", 3)
     answers = wire.Answers(document())
     written = [headers_set(answers.write(PLACED._replace(slice=index)))["x-ab-slice"] for index in range(10)]
@@ -190,7 +190,7 @@ def test_a_request_without_a_variant_is_not_touched(reason: str) -> None:
 
 
 @given(st.binary() | st.builds(lambda head, tail: head + tail, st.just(request_headers()), st.binary(max_size=40)))
-def test_any_bytes_are_of_some_kind(message: bytes) -> None:
+def test_any_bytes_have_a_kind(message: bytes) -> None:
     read = wire.read(message, {":path"})
     assert read.kind in wire.UNTOUCHED or read.kind in wire.ENDS_STREAM
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 
 from tests.ext_proc.clients import USER
+from tests.ext_proc.conformance.answers import answer_to
 from tests.ext_proc.conformance.peer import LIMIT, Closed, peer
 from tests.ext_proc.conformance.served import Served
-from tests.ext_proc.conformance.test_calls import answer_to
 
 ANSWER = answer_to(USER)
 
 
 def served_well(server: Served) -> None:
-    """Check that others are served: at once by nghttp2, soon by grpcio.
+    """Check that other connections are served: at once by nghttp2, soon by grpcio.
 
-    That refuses calls while it has many, and everybody while it starts anew after a path that is not UTF-8.
+    grpcio refuses calls while it has many, and connections while it restarts after a path that is not UTF-8.
     """
     deadline = time.monotonic() + (LIMIT if server.transport == "grpcio" else 0)
     while True:

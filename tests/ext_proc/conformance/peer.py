@@ -1,7 +1,7 @@
-"""A peer that speaks HTTP/2 frame by frame, so that it can do what no library lets a client do.
+"""A peer that sends HTTP/2 frame by frame, so that it can do what no client library allows.
 
-Plain blocking sockets: what is sent and when is exactly what the test says. By default it acknowledges SETTINGS and
-PING and gives the server window back, as clients do.
+Plain blocking sockets: the test determines exactly what is sent, and when. By default it acknowledges SETTINGS and
+PING and reopens the server's window, as clients do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -28,53 +28,9 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from tests.ext_proc.clients import PROCESS
+from tests.ext_proc.conformance.frames import PREFACE, REQUEST, Headers, message
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 LIMIT = 15.0
-
-NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, FLOW_CONTROL_ERROR = 0x0, 0x1, 0x2, 0x3
-SETTINGS_TIMEOUT, STREAM_CLOSED, FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL = 0x4, 0x5, 0x6, 0x7, 0x8
-COMPRESSION_ERROR, CONNECT_ERROR, ENHANCE_YOUR_CALM = 0x9, 0xA, 0xB
-
-Headers = Sequence[tuple[str, str]]
-
-REQUEST: Headers = (
-    (":method", "POST"),
-    (":scheme", "http"),
-    (":path", PROCESS),
-    (":authority", "abmesh"),
-    ("te", "trailers"),
-    ("content-type", "application/grpc"),
-)
-
-
-def without(*names: str) -> list[tuple[str, str]]:
-    """The usual request headers without some."""
-    return [(name, value) for name, value in REQUEST if name not in names]
-
-
-def changed(**values: str) -> list[tuple[str, str]]:
-    """The usual request headers with other values: ``path`` is ``:path``, ``content_type`` is ``content-type``."""
-    named = {key.replace("_", "-"): value for key, value in values.items()}
-    return [(name, named.get(name.removeprefix(":"), value)) for name, value in REQUEST]
-
-
-def message(payload: bytes, flag: int = 0, length: int | None = None) -> bytes:
-    """A gRPC message as it goes over the wire."""
-    return bytes((flag,)) + (len(payload) if length is None else length).to_bytes(4, "big") + payload
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"", length: int | None = None) -> bytes:
-    """Any frame, valid or not."""
-    size = len(payload) if length is None else length
-    return size.to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
-
-
-def plain(headers: Headers = REQUEST) -> bytes:
-    """A header block that neither needs nor changes what HPACK remembers, so that it may be made in any order."""
-    never = [hpack.NeverIndexedHeaderTuple(name, value) for name, value in headers]
-    return hpack.Encoder().encode(never, huffman=False)
 
 
 @dataclass
@@ -89,7 +45,7 @@ class Stream:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more can come."""
+        """Whether nothing more can arrive."""
         return self.ended or self.reset is not None
 
     @property
@@ -99,7 +55,7 @@ class Stream:
 
     @property
     def messages(self) -> list[bytes]:
-        """The messages; fails if there is something else, or a compressed one."""
+        """The messages; fails if there is anything else, or a compressed one."""
         found, rest = [], self.data
         while rest:
             assert len(rest) >= 5, rest
@@ -163,7 +119,7 @@ class Peer:
         try:
             self._socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
-            self.closed = True  # what the server said before is still to be read
+            self.closed = True  # what the server sent before can still be read
 
     def open(self, settings: dict[int, int] | None = None) -> Self:
         """Send the preface, and wait until the server has acknowledged our settings."""
@@ -215,13 +171,13 @@ class Peer:
             self.step(deadline)
 
     def ping(self, payload: bytes = b"abmesh!!", limit: float = LIMIT) -> None:
-        """Wait for the server to have read everything up to here: it answers a ping after that."""
+        """Wait until the server has read everything up to here: then it answers a ping."""
         before = len(self.pings)
         self.send(PingFrame(0, payload))
         self.until(lambda: len(self.pings) > before, limit)
 
     def end(self, limit: float = LIMIT) -> int | None:
-        """Read until the server closes; the code of its GOAWAY, None if it said none."""
+        """Read until the server closes; returns the code of its GOAWAY, or None without one."""
         with contextlib.suppress(Closed):
             self.until(lambda: False, limit)
         return self.goaway

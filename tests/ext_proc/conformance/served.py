@@ -1,4 +1,4 @@
-"""Starts and ends the servers that the tests of this folder speak to."""
+"""Starts and ends the servers for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT = 30.0
 
 
 class Counters(NamedTuple):
-    """What a server keeps.
+    """A server's resources.
 
     Attributes:
         streams: open ones; None where the transport does not say.
@@ -68,7 +68,7 @@ class Served:
         return self.log.read_text(errors="replace")
 
     def command(self, text: str) -> dict[str, Any]:
-        """Give a command; its answer."""
+        """Send a command; returns the answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(text + "\n")
@@ -80,7 +80,7 @@ class Served:
         return answer
 
     def counters(self) -> Counters:
-        """What it keeps now."""
+        """Its resources now."""
         return Counters(**self.command("counters"))
 
     def memory(self) -> float:
@@ -88,7 +88,7 @@ class Served:
         return Counters(**self.command("counters all")).rss_mb
 
     def until(self, holds: Callable[[Counters], bool], what: str, limit: float = LIMIT) -> Counters:
-        """Wait until what it keeps is as it should be."""
+        """Wait until its resources meet a condition."""
         deadline = time.monotonic() + limit
         while not holds(found := self.counters()):
             assert time.monotonic() < deadline, f"waited {limit} s for {what}; found {found}"
@@ -104,7 +104,7 @@ class Served:
         return self.until(self._no_streams, "no open stream")
 
     def _no_streams(self, now: Counters) -> bool:
-        # grpc.aio does not say how many there are, but has a task for each.
+        # grpc.aio does not report how many there are, but has a task for each.
         return now.tasks <= self.idle_tasks if now.streams is None else now.streams == 0
 
     def unharmed(self) -> None:
@@ -114,7 +114,7 @@ class Served:
 
 
 def skip_unless_there(transport: str) -> None:
-    """Skip a test whose transport cannot be had here."""
+    """Skip a test whose transport is not installed."""
     if transport == "nghttp2" and importlib.util.find_spec("ngh2") is None:
         pytest.skip("ngh2 is not installed")
 
@@ -128,7 +128,7 @@ def serving(
     tls: dict[str, str] | None = None,
     limits: dict[str, float] | None = None,
 ) -> Iterator[Served]:
-    """Run a server; checks at the end that it ends well and never logged a traceback.
+    """Run a server; at the end, check that it exits with 0 and has logged no traceback.
 
     Args:
         folder: for its log and its socket.

@@ -1,4 +1,4 @@
-"""A program that serves one transport for the tests of this folder, and says what it keeps.
+"""A program that serves one transport for the tests of this folder, and reports its resources.
 
     python -m tests.ext_proc.conformance.serving '{"transport": "grpcio", "socket": "/tmp/x.sock"}'
 
@@ -27,7 +27,7 @@ from ext_proc.transport.choice import loop_factory
 from tests.ext_proc.samples import document
 
 IDENTITY = "feed" * 8
-"""Whoever has no identity gets this one, so that both transports give the same bytes."""
+"""Every new identity is this one, so that both transports give the same bytes."""
 
 
 def new_server(service: Service, options: dict[str, Any]) -> Any:
@@ -76,7 +76,7 @@ async def serve(options: dict[str, Any]) -> None:
             say()
         elif name == "drain":
             draining = asyncio.create_task(server.drain(float(argument)))
-            await asyncio.sleep(0)  # it has begun when we say so
+            await asyncio.sleep(0)  # it has begun when we answer
             say()
         elif name == "drained":
             say(drained=draining is not None and draining.done())
@@ -91,7 +91,7 @@ async def serve(options: dict[str, Any]) -> None:
 
 
 def read_commands(loop: asyncio.AbstractEventLoop, commands: asyncio.Queue[str]) -> None:
-    """Hand lines to the event loop; the end of the input stops the server."""
+    """Pass lines to the event loop; the end of the input stops the server."""
     for line in sys.stdin:
         loop.call_soon_threadsafe(commands.put_nowait, line.strip())
     loop.call_soon_threadsafe(commands.put_nowait, "stop")
@@ -104,11 +104,11 @@ def say(**values: Any) -> None:
 
 
 def main() -> None:
-    """Serve as the arguments say."""
+    """Serve with the options from the command line."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    # grpc.aio logs a traceback where a client ends a call at the moment at which the server does.
+    # grpc.aio logs a traceback if a client ends a call at the same moment as the server.
     logging.getLogger("grpc").setLevel(logging.CRITICAL)
-    # It ends by itself at a path that is not UTF-8, which our transport survives, and leaves that error in a task.
+    # It ends at a path that is not UTF-8, which our transport survives, and leaves that error in a task.
     logging.getLogger("asyncio").addFilter(lambda record: "UnicodeDecodeError" not in record.getMessage())
     options = json.loads(sys.argv[1])
     with asyncio.Runner(loop_factory=loop_factory(options["transport"])) as runner:

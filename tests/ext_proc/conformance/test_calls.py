@@ -1,77 +1,23 @@
-"""What grpcio's own client gets, on each transport: every type of call, metadata, sizes and compression."""
+"""Calls from grpcio's own client on each transport: every type of call, cancellation, deadlines and many at once."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-from envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, ProcessingRequest, ProtocolConfiguration
 
-from ext_proc import wire
-from ext_proc.service import Last, Service, compile_rules
-from ext_proc.telemetry import Counts
 from tests.ext_proc.clients import PROCESS, USER, ask, connected, opened
-from tests.ext_proc.conformance.peer import REQUEST, Headers, message, peer
+from tests.ext_proc.conformance.answers import EOF, LARGEST, MESSAGES, UNTOUCHED_BODY, body_message, expected, method
+from tests.ext_proc.conformance.frames import REQUEST, Headers, message
+from tests.ext_proc.conformance.peer import peer
 from tests.ext_proc.conformance.served import Served
-from tests.ext_proc.conformance.serving import IDENTITY
-from tests.ext_proc.samples import EVERY_KIND, document, request_headers
+from tests.ext_proc.samples import request_headers
 
 pytestmark = pytest.mark.process
-
-UNTOUCHED_BODY = wire.UNTOUCHED["request_body"]
-LARGEST = 16 * 1024 * 1024
-LAST = request_headers([("x-user-id", b"u")], protocol_config=ProtocolConfiguration())
-"""A message after whose answer the server closes the stream."""
-
-MESSAGES = {
-    **{kind: message.SerializeToString() for kind, message in EVERY_KIND.items()},
-    "user": USER,
-    "no identity": request_headers(),
-    "no experiment": request_headers(target=b"/other"),
-    "last": LAST,
-    "told only": request_headers([("x-user-id", b"u")], observability_mode=True),
-    "undecodable": b"\xff",
-    "empty": b"",
-}
-
-
-EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # grpc-stubs does not know it
-"""What a stream's end reads as."""
-
-
-def method(channel: Any, name: str) -> Any:
-    """A method as a client has it, whose types grpc-stubs knows only with serializers."""
-    return getattr(channel, name)
-
-
-def expected(message: bytes) -> bytes | None:
-    """The bytes that the service itself gives, None for none."""
-    service = Service(Counts(), identities=lambda: IDENTITY)
-    service.rules = compile_rules(document())
-    answer = service.answer(message)
-    return answer.answer if isinstance(answer, Last) else answer if isinstance(answer, bytes) else None
-
-
-def answer_to(message: bytes) -> bytes:
-    """The bytes that the service itself gives to a message that has an answer."""
-    answer = expected(message)
-    assert answer is not None
-    return answer
-
-
-@functools.cache
-def body_message(size: int) -> bytes:
-    """A message of exactly this size about a body."""
-    around = len(ProcessingRequest(request_body=HttpBody(body=bytes(size))).SerializeToString()) - size
-    message: bytes = ProcessingRequest(request_body=HttpBody(body=bytes(size - around))).SerializeToString()
-    assert len(message) == size
-    return message
 
 
 @pytest.mark.parametrize("name", MESSAGES)
@@ -86,7 +32,7 @@ async def test_every_message_gets_the_bytes_that_the_service_gives(served: Serve
 def test_the_synchronous_client_may_use_any_type_of_call(
     served: Served, streaming_request: bool, streaming_answer: bool
 ) -> None:
-    """They are the same on the wire; a client that expects one answer fails unless it gets exactly one."""
+    """They are equal on the wire; a client that expects one answer fails unless it gets exactly one."""
     with grpc.insecure_channel(served.tcp) as channel:
         call = {
             (False, False): "unary_unary",
@@ -157,7 +103,7 @@ async def test_the_server_may_end_a_stream_before_the_client_does(served: Served
         assert await ask(channel) == expected(USER)
 
 
-async def test_the_metadata_of_an_answer_is_nothing_but_what_grpc_needs(served: Served) -> None:
+async def test_answers_carry_no_metadata_beyond_what_grpc_needs(served: Served) -> None:
     async with connected(served.tcp) as channel:
         stream = opened(channel)
         await stream.write(USER)
@@ -166,58 +112,6 @@ async def test_the_metadata_of_an_answer_is_nothing_but_what_grpc_needs(served: 
         assert not list(await stream.initial_metadata())
         assert await stream.read() is EOF
         assert not list(await stream.trailing_metadata())
-
-
-METADATA = {
-    "ascii": [("x-some", "text"), ("x-printable", "".join(map(chr, range(0x20, 0x7F))).strip())],
-    "repeated": [("x-some", str(number)) for number in range(20)],
-    "binary": [("x-some-bin", bytes(range(256))), ("x-empty-bin", b"")],
-    "many": [(f"x-{number}", "v") for number in range(150)],
-    "7 KB in one": [("x-large", "v" * 7000)],
-    "7 KB in many": [(f"x-{number}", "v" * 60) for number in range(70)],
-    "as Envoy's": [("x-request-id", "6f6c8b9e"), ("x-forwarded-for", "10.0.0.1"), ("user-agent", "envoy")],
-}
-
-
-@pytest.mark.parametrize("name", METADATA)
-async def test_a_client_may_send_metadata(served: Served, name: str) -> None:
-    async with connected(served.tcp) as channel:
-        for _ in range(3):  # later ones refer to what HPACK has kept of the first
-            stream = method(channel, "stream_stream")(PROCESS)(metadata=METADATA[name])
-            await stream.write(USER)
-            await stream.done_writing()
-            assert await stream.read() == expected(USER)
-            assert await stream.code() == grpc.StatusCode.OK
-
-
-@pytest.mark.parametrize("size", [9_000, 15_000, 40_000])
-async def test_metadata_that_is_too_large_harms_its_own_call_at_most(served: Served, size: int) -> None:
-    async with connected(served.tcp) as channel:
-        kept = opened(channel)
-        await kept.write(USER)
-        assert await kept.read() == expected(USER)
-        assert await outcome(channel, size) in {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
-        await kept.write(USER)
-        assert await kept.read() == expected(USER)
-        kept.cancel()
-
-
-async def test_metadata_that_is_far_too_large_harms_its_own_connection_at_most(served: Served) -> None:
-    async with connected(served.tcp) as channel, connected(served.tcp) as other:
-        for size in (65_500, 100_000):
-            assert await outcome(channel, size) in {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
-            assert await ask(other) == expected(USER)
-            await channel.channel_ready()
-
-
-async def outcome(channel: grpc.aio.Channel, size: int) -> grpc.StatusCode:
-    """How a call ends that has so much metadata."""
-    running = method(channel, "unary_stream")(PROCESS)(USER, metadata=[("x-large", "v" * size)])
-    with contextlib.suppress(grpc.aio.AioRpcError):
-        async for answer in running:
-            assert answer == expected(USER)
-    found: grpc.StatusCode = await running.code()
-    return found
 
 
 @pytest.mark.parametrize(
@@ -232,57 +126,10 @@ async def test_an_unknown_method_is_unimplemented(served: Served, path: str) -> 
         assert await ask(channel) == expected(USER)
 
 
-@pytest.mark.parametrize("size", [LARGEST - 1, LARGEST])
-async def test_a_message_may_have_16_mib(served: Served, size: int) -> None:
-    async with connected(served.tcp) as channel:
-        assert await ask(channel, body_message(size)) == UNTOUCHED_BODY
-
-
-async def test_a_larger_message_is_refused_and_nothing_else(served: Served) -> None:
-    async with connected(served.tcp) as channel:
-        kept = opened(channel)
-        await kept.write(USER)
-        assert await kept.read() == expected(USER)
-        stream = opened(channel)
-        await stream.write(body_message(LARGEST + 1))
-        with pytest.raises(grpc.aio.AioRpcError):
-            await stream.read()
-        assert await stream.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        await kept.write(USER)
-        assert await kept.read() == expected(USER)
-        kept.cancel()
-
-
-COMPRESSIONS = [grpc.Compression.Gzip, grpc.Compression.Deflate]
-
-
-@pytest.mark.parametrize("compression", COMPRESSIONS)
-async def test_a_client_may_compress(served: Served, compression: grpc.Compression) -> None:
-    async with grpc.aio.insecure_channel(served.tcp, compression=compression) as channel:
-        large = request_headers([("x-user-id", b"u-1"), ("x-other", b"v" * 5000)])
-        stream = opened(channel)
-        for message in (large, MESSAGES["request_body"], USER, large):  # small ones are sent as they are
-            await stream.write(message)
-            assert await stream.read() == expected(message)
-        await stream.done_writing()
-        assert await stream.code() == grpc.StatusCode.OK
-        assert await ask(channel, body_message(LARGEST)) == UNTOUCHED_BODY
-
-
-@pytest.mark.parametrize("compression", COMPRESSIONS)
-async def test_what_unpacks_to_too_much_is_refused(served: Served, compression: grpc.Compression) -> None:
-    async with grpc.aio.insecure_channel(served.tcp, compression=compression) as channel:
-        for size in (LARGEST + 1, 3 * LARGEST):
-            with pytest.raises(grpc.aio.AioRpcError) as raised:
-                await ask(channel, bytes(size))
-            assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert await ask(channel) == expected(USER)
-
-
 async def test_thousands_of_streams_on_a_connection_are_open_at_the_same_time(served: Served) -> None:
     async with connected(served.tcp) as channel:
         streams = []
-        for _ in range(20):  # grpcio refuses some of a thousand that come in one moment
+        for _ in range(20):  # grpcio refuses some of a thousand that arrive at once
             some = [opened(channel) for _ in range(100)]
             await asyncio.gather(*(stream.write(USER) for stream in some))
             assert set(await asyncio.gather(*(stream.read() for stream in some))) == {expected(USER)}
@@ -346,7 +193,7 @@ def _each_point() -> Sequence[tuple[str, Callable[[Any], Any]]]:
         await stream.done_writing()
 
     async def amid_a_large_message(stream: Any) -> None:
-        await stream.wait_for_connection()  # a write that is cancelled before waits for ever, in grpc.aio itself
+        await stream.wait_for_connection()  # a write that is cancelled before waits forever, in grpc.aio itself
         writing.append(asyncio.create_task(stream.write(body_message(LARGEST))))
         await asyncio.sleep(0.001)
 
@@ -388,15 +235,15 @@ async def test_a_deadline_ends_a_stream_that_waits(served: Served, messages: int
         assert await ask(channel) == expected(USER)
 
 
-def test_the_server_itself_ends_a_call_whose_time_is_over(served: Served) -> None:
-    """The client neither cancels nor says anything more."""
+def test_the_server_itself_ends_a_call_at_its_deadline(served: Served) -> None:
+    """The client neither cancels nor sends anything more."""
     with peer(served.tcp) as found:
         timed: Headers = (*REQUEST, ("grpc-timeout", "150m"))
         found.send(found.headers(1, timed), found.headers(3, timed), found.data(3, message(USER)))
         found.send(found.headers(5, timed), found.data(5, message(USER)[:20]))
         for stream in (1, 3, 5):
             got = found.result(stream)
-            # grpcio's server resets the stream instead of saying so by a status, if it has answered before.
+            # grpcio's server resets the stream instead of sending a status, if it has answered before.
             assert got.status == "4" or (served.transport == "grpcio" and got.reset in {8, None})
         served.forgets_streams()
         assert found.call(7, USER).messages == [expected(USER)]

@@ -1,4 +1,4 @@
-"""The end of a server, on each transport: nothing that is under way fails, and clients find the next one."""
+"""The end of a server, on each transport: no open call fails, and clients find the next server."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import grpc.aio
 import pytest
 
 from tests.ext_proc.clients import USER, ask, connected, health, opened
-from tests.ext_proc.conformance.peer import NO_ERROR, Closed, Peer, message, peer
+from tests.ext_proc.conformance.answers import EOF, MESSAGES, UNTOUCHED_BODY, expected
+from tests.ext_proc.conformance.frames import NO_ERROR, message
+from tests.ext_proc.conformance.peer import Closed, Peer, peer
 from tests.ext_proc.conformance.served import LIMIT, TRANSPORTS, Served, serving
-from tests.ext_proc.conformance.test_calls import EOF, MESSAGES, UNTOUCHED_BODY, expected
 from tests.ext_proc.programs import eventually
 
 pytestmark = pytest.mark.process
@@ -43,8 +44,8 @@ async def test_a_drain_under_load_fails_no_call_of_clients_that_heed_health(own:
     await eventually(lambda: own.command("drained")["drained"], "the end of the drain")
 
 
-def test_the_end_is_announced_and_what_is_under_way_is_finished(own: Served) -> None:
-    """The peer knows nothing of health, and goes on opening streams while there has been no GOAWAY."""
+def test_a_drain_is_announced_and_open_calls_are_finished(own: Served) -> None:
+    """The peer ignores health, and keeps opening streams until it gets a GOAWAY."""
     with peer(own.tcp) as idle, peer(own.tcp) as found:
         for stream in (1, 3, 5):
             found.send(found.headers(stream))
@@ -55,14 +56,14 @@ def test_the_end_is_announced_and_what_is_under_way_is_finished(own: Served) -> 
         late = (7, 9, 11)
         for stream in late:
             found.send(found.headers(stream), found.data(stream, message(USER), end=True))
-        found.until(lambda: found.goaway is not None)  # once there has not been a new one for a moment
+        found.until(lambda: found.goaway is not None)  # once no new stream has arrived for a moment
         assert found.goaway == NO_ERROR
         found.send(found.data(3, message(USER)[50:], end=True))
         found.send(found.data(5, message(USER), end=True))
         assert idle.end() == NO_ERROR
         assert found.end() == NO_ERROR
         assert found.streams[1].status == "0"
-        # grpcio gives up calls of which it has not read a message when it closes, whatever it announced.
+        # When it closes, grpcio drops calls without a complete message, whatever it announced.
         begun = (3, 5, *late) if own.transport == "nghttp2" else ()
         assert found.last_stream is not None
         for number in begun:
@@ -73,7 +74,7 @@ def test_the_end_is_announced_and_what_is_under_way_is_finished(own: Served) -> 
     own.until(lambda now: own.command("drained")["drained"], "the end of the drain")
 
 
-def test_after_a_drain_nobody_listens(own: Served) -> None:
+def test_after_a_drain_connections_are_refused(own: Served) -> None:
     own.command("drain 5")
     own.until(lambda now: own.command("drained")["drained"], "the end of the drain")
     for address in own.addresses:
@@ -81,7 +82,7 @@ def test_after_a_drain_nobody_listens(own: Served) -> None:
             Peer(address)
 
 
-def test_a_drain_ends_when_its_time_is_over_whatever_is_open(own: Served) -> None:
+def test_a_drain_ends_in_time_whatever_is_open(own: Served) -> None:
     with peer(own.tcp) as found:
         found.send(found.headers(1), found.data(1, message(USER)[:-1]))  # it never sends the rest
         found.ping()
@@ -116,9 +117,9 @@ async def test_a_client_finds_the_server_that_takes_over_a_socket(tmp_path: Path
                 assert path.exists()
 
 
-def test_a_stream_that_is_opened_after_the_last_one_announced_is_not_half_answered(own: Served) -> None:
+def test_a_stream_opened_after_goaway_is_answered_in_full_or_not_at_all(own: Served) -> None:
     with peer(own.tcp) as found:
-        found.send(found.headers(1), found.data(1, message(USER)[:50]))  # nghttp2 stays for the rest
+        found.send(found.headers(1), found.data(1, message(USER)[:50]))  # nghttp2 waits for the rest
         found.ping()
         own.command("drain 20")
         with contextlib.suppress(Closed):
@@ -150,10 +151,10 @@ async def test_health_is_answered_while_draining(own: Served) -> None:
         over.set()
 
 
-async def test_questions_about_health_do_not_hold_up_a_drain(own: Served) -> None:
-    """Envoy asks on until it has heard often enough that it should go elsewhere."""
+async def test_health_checks_do_not_hold_up_a_drain(own: Served) -> None:
+    """Envoy keeps checking until it has seen NOT_SERVING often enough."""
     async with connected(own.tcp) as channel:
-        own.command("drain 600")  # which a drain that they hold up takes nearly all of
+        own.command("drain 600")  # a drain that they held up would take nearly all of it
         deadline = time.monotonic() + 2 * LIMIT
         while not own.command("drained")["drained"]:
             assert time.monotonic() < deadline

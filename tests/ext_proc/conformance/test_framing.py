@@ -1,4 +1,4 @@
-"""gRPC in HTTP/2, byte by byte: how messages lie in frames, and what requests that are not quite gRPC get.
+"""gRPC in HTTP/2, byte by byte: messages split over frames, and the answers to invalid calls.
 
 The reference is https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md and, where that is silent, what grpcio
 does. On nghttp2 only: grpcio's framing is not ours.
@@ -14,9 +14,10 @@ import pytest
 from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame
 
 from tests.ext_proc.clients import USER
-from tests.ext_proc.conformance.peer import REQUEST, Headers, Peer, Stream, changed, message, peer, without
+from tests.ext_proc.conformance.answers import LARGEST, LAST, MESSAGES, UNTOUCHED_BODY, answer_to, expected
+from tests.ext_proc.conformance.frames import REQUEST, Headers, changed, message, without
+from tests.ext_proc.conformance.peer import Peer, Stream, peer
 from tests.ext_proc.conformance.served import Served
-from tests.ext_proc.conformance.test_calls import LARGEST, LAST, MESSAGES, UNTOUCHED_BODY, answer_to, expected
 from tests.ext_proc.samples import request_headers
 
 pytestmark = pytest.mark.process
@@ -28,7 +29,7 @@ DEFLATE: Headers = (*REQUEST, ("grpc-encoding", "deflate"))
 
 
 def well(found: Stream, *answers: bytes) -> None:
-    """Check that a call ended well with these answers."""
+    """Check that a call ended with status OK and these answers."""
     assert found.messages == list(answers)
     assert (found.status, found.reset) == ("0", None)
     assert found.headers[":status"] == "200"
@@ -115,7 +116,7 @@ def test_empty_and_padded_frames_change_nothing(nghttp2: Served) -> None:
 
 
 @pytest.mark.parametrize("cuts", [1, 5])
-def test_headers_may_go_on_in_continuation_frames(nghttp2: Served, cuts: int) -> None:
+def test_headers_may_continue_in_continuation_frames(nghttp2: Served, cuts: int) -> None:
     with peer(nghttp2.tcp) as found:
         block = found.block()
         size = -(-len(block) // (cuts + 1))
@@ -133,7 +134,7 @@ def test_a_client_may_end_with_trailers(nghttp2: Served) -> None:
 
 
 def test_a_stream_that_the_server_ends_first_is_closed_for_the_client_too(nghttp2: Served) -> None:
-    """Else it would count as open until the client ended its side, which it may never do."""
+    """Otherwise it would stay open until the client closed its side, which may never happen."""
     with peer(nghttp2.tcp) as found:
         for stream in range(1, 41, 2):
             found.send(found.headers(stream), found.data(stream, message(LAST)))
@@ -143,7 +144,7 @@ def test_a_stream_that_the_server_ends_first_is_closed_for_the_client_too(nghttp
 
 
 class Odd(NamedTuple):
-    """A call that is not quite right.
+    """An unusual or invalid call.
 
     Attributes:
         statuses: of gRPC that it may end with; ``0`` only where it may be served.
@@ -236,7 +237,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_a_call_that_is_not_quite_right_harms_nobody_else(nghttp2: Served, name: str) -> None:
+def test_an_odd_call_gets_its_status_and_harms_no_other_call(nghttp2: Served, name: str) -> None:
     odd = ODD[name]
     with peer(nghttp2.tcp) as found:
         found.send(found.headers(1), found.data(1, message(USER)))  # a neighbour on the same connection
@@ -256,7 +257,7 @@ def test_a_call_that_is_not_quite_right_harms_nobody_else(nghttp2: Served, name:
 
 
 def call(found: Peer, stream: int, odd: Odd) -> Stream:
-    """What comes of a call."""
+    """Make a call."""
     found.send(found.headers(stream, odd.headers, end=odd.end and not odd.body))
     for start in range(0, len(odd.body), 16384):
         rest = odd.body[start : start + 16384]

@@ -34,7 +34,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def throw(served: Served, data: bytes, *, leaves: bool) -> None:
-    """Send bytes, then read what there is to read, or leave at once."""
+    """Send bytes, then read the answers, or close at once."""
     with contextlib.suppress(ConnectionRefusedError), Peer(served.tcp) as found:  # refused: see served_well
         found.send(data)
         if not leaves:
@@ -45,7 +45,7 @@ def throw(served: Served, data: bytes, *, leaves: bool) -> None:
 
 
 def others_are_served(served: Served) -> None:
-    """Check the whole of it."""
+    """Check that the server still serves, and keeps nothing."""
     served_well(served)
     served.forgets()
 

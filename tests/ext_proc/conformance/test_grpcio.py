@@ -10,13 +10,14 @@ import pytest
 
 from tests.ext_proc.clients import USER
 from tests.ext_proc.conformance.checks import ANSWER, served_well
-from tests.ext_proc.conformance.peer import Closed, Peer, frame, peer, plain
+from tests.ext_proc.conformance.frames import frame, plain
+from tests.ext_proc.conformance.peer import Closed, Peer, peer
 from tests.ext_proc.conformance.served import Served, serving
 
 pytestmark = pytest.mark.process
 
 
-def test_a_path_that_is_not_utf_8_ends_no_server(tmp_path: Path) -> None:
+def test_a_path_that_is_not_utf_8_does_not_end_the_server(tmp_path: Path) -> None:
     with serving(tmp_path, "grpcio") as server:
         ask_for_a_path_that_is_not_utf_8(server)
         served_well(server)

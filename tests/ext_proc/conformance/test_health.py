@@ -12,8 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ext_proc import wire
 from tests.ext_proc.clients import NOT_SERVING, SERVING, connected, health
+from tests.ext_proc.conformance.answers import EOF, method
 from tests.ext_proc.conformance.served import TRANSPORTS, Served, serving
-from tests.ext_proc.conformance.test_calls import EOF, method
 
 pytestmark = pytest.mark.process
 
@@ -28,7 +28,7 @@ async def test_both_names_are_serving(served: Served, service: str) -> None:
 
 
 @pytest.mark.parametrize("service", ["other", "envoy.service.ext_proc.v3", "é"])
-async def test_of_an_unknown_service_check_fails_and_watch_says_so_and_goes_on(served: Served, service: str) -> None:
+async def test_for_an_unknown_service_check_fails_and_watch_stays_open(served: Served, service: str) -> None:
     async with connected(served.tcp) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await health(channel, service)
@@ -48,7 +48,7 @@ def test_the_synchronous_client_may_ask(served: Served) -> None:
         watch.cancel()
 
 
-async def test_what_is_no_question_is_an_error(served: Served) -> None:
+async def test_a_bad_health_check_is_an_error(served: Served) -> None:
     async with connected(served.tcp) as channel:
         for name in ("Check", "Watch"):
             with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -79,7 +79,7 @@ async def test_a_watch_has_a_deadline_like_any_call(served: Served) -> None:
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_watchers_are_told_of_every_change_and_of_the_end(tmp_path: Path, transport: str) -> None:
+async def test_watchers_get_every_change_and_the_end(tmp_path: Path, transport: str) -> None:
     with serving(tmp_path, transport) as server:
         async with connected(server.tcp) as channel:
             stub = health_pb2_grpc.HealthStub(channel)

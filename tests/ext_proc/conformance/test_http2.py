@@ -10,25 +10,23 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
-from hyperframe.frame import GoAwayFrame, PingFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import PingFrame, RstStreamFrame, WindowUpdateFrame
 
 from tests.ext_proc.clients import USER
-from tests.ext_proc.conformance.peer import (
+from tests.ext_proc.conformance.answers import answer_to
+from tests.ext_proc.conformance.frames import (
     CANCEL,
     COMPRESSION_ERROR,
     FLOW_CONTROL_ERROR,
     FRAME_SIZE_ERROR,
     PROTOCOL_ERROR,
     STREAM_CLOSED,
-    Closed,
-    Peer,
     frame,
     message,
-    peer,
     plain,
 )
+from tests.ext_proc.conformance.peer import Closed, Peer, peer
 from tests.ext_proc.conformance.served import Served
-from tests.ext_proc.conformance.test_calls import answer_to
 
 pytestmark = pytest.mark.process
 
@@ -41,7 +39,7 @@ LATER = 1001
 
 
 class Case(NamedTuple):
-    """What a peer does, and what must come of it.
+    """What a peer does, and what must happen.
 
     Attributes:
         act: what it does.
@@ -154,7 +152,7 @@ CASES = {
     "PRIORITY on a stream that is over": ignored(lambda p: answered(p, frame(PRIORITY, 0, 1, b"\0\0\0\0\x10"))),
     # 5.1.1: their numbers
     "an even stream": ends(lambda p: p.send(frame(HEADERS, END_HEADERS, 2, plain())), PROTOCOL_ERROR),
-    # libnghttp2 takes it for one that has been closed, which it may have.
+    # libnghttp2 treats it as a closed stream, which it may be.
     "a stream below the last": Case(
         lambda p: p.send(p.headers(5, end=True), p.headers(3, end=True)), frozenset({PROTOCOL_ERROR}), must=False
     ),
@@ -171,7 +169,7 @@ CASES = {
         lambda p: p.send(frame(HEADERS, END_HEADERS | WITH_PRIORITY, 1, b"\0\0\0\1\x10" + plain())),
         frozenset({PROTOCOL_ERROR}),
         frozenset({PROTOCOL_ERROR}),
-        must=False,  # RFC 9113 has given up priorities
+        must=False,  # RFC 9113 has deprecated priorities
     ),
     "PRIORITY on stream 0": Case(
         lambda p: p.send(frame(PRIORITY, 0, 0, b"\0\0\0\3\x10")), frozenset({PROTOCOL_ERROR}), must=False
@@ -238,7 +236,7 @@ CASES = {
 
 
 def grow(stream: int, increment: int) -> bytes:
-    """A WINDOW_UPDATE that hyperframe would not make."""
+    """A WINDOW_UPDATE that hyperframe refuses to make."""
     return frame(WINDOW_UPDATE, 0, stream, increment.to_bytes(4, "big"))
 
 
@@ -273,69 +271,3 @@ def check(case: Case, found: Peer, *, lived: bool) -> None:
     elif seen is not None and seen.reset is not None and seen.reset != 0:
         assert seen.reset in case.resets
     assert found.call(LATER, USER).messages == [ANSWER]
-
-
-def test_a_goaway_of_the_client_lets_its_calls_end(nghttp2: Served) -> None:
-    with peer(nghttp2.tcp) as found:
-        found.send(found.headers(1), found.data(1, BODY))
-        found.until(lambda: found.streams[1].messages == [ANSWER])
-        found.send(GoAwayFrame(0, 0, 0), found.data(1, BODY, end=True))
-        assert found.result(1).messages == [ANSWER, ANSWER]
-        assert found.streams[1].status == "0"
-
-
-def by_hand(nghttp2: Served, settings: dict[int, int]) -> Peer:
-    """A peer that gives no window back unless the test does."""
-    found = Peer(nghttp2.tcp, polite=False).open(settings)
-    found.send(SettingsFrame(flags=["ACK"]))
-    return found
-
-
-def test_an_answer_waits_for_the_window_of_its_stream(nghttp2: Served) -> None:
-    with by_hand(nghttp2, {SettingsFrame.INITIAL_WINDOW_SIZE: 0}) as found:
-        for stream in (1, 3):
-            found.send(found.headers(stream), found.data(stream, BODY, end=True))
-        found.ping()
-        found.ping()
-        assert not any(stream.data for stream in found.streams.values())
-        for _ in range(5 + len(ANSWER) - 1):  # all but one byte of the answer
-            found.send(WindowUpdateFrame(1, 1))
-        found.until(lambda: len(found.streams[1].data) == 5 + len(ANSWER) - 1)
-        assert not found.streams[1].over
-        found.send(SettingsFrame(settings={SettingsFrame.INITIAL_WINDOW_SIZE: 65535}))
-        for stream in (1, 3):
-            assert found.result(stream).messages == [ANSWER]
-            assert found.streams[stream].status == "0"
-
-
-def test_an_answer_waits_for_the_window_of_its_connection(nghttp2: Served) -> None:
-    with by_hand(nghttp2, {SettingsFrame.INITIAL_WINDOW_SIZE: 2**31 - 1}) as found:
-        count = 65535 // (5 + len(ANSWER)) + 50
-        for stream in range(1, 2 * count, 2):
-            found.send(found.headers(stream), found.data(stream, BODY, end=True))
-        for _ in range(3):
-            found.ping()
-        got = sum(len(stream.data) for stream in found.streams.values())
-        assert got <= 65535
-        found.send(WindowUpdateFrame(0, 2**30))
-        for stream in range(1, 2 * count, 2):
-            assert found.result(stream).messages == [ANSWER]
-
-
-def test_a_window_may_become_negative(nghttp2: Served) -> None:
-    with by_hand(nghttp2, {SettingsFrame.INITIAL_WINDOW_SIZE: 100}) as found:
-        found.send(found.headers(1), found.data(1, BODY, end=True))
-        found.until(lambda: len(found.streams[1].data) == 100)
-        found.send(SettingsFrame(settings={SettingsFrame.INITIAL_WINDOW_SIZE: 0}), WindowUpdateFrame(1, 90))
-        found.ping()
-        assert len(found.streams[1].data) == 100
-        found.send(WindowUpdateFrame(1, 1000))
-        assert found.result(1).messages == [ANSWER]
-
-
-def test_frames_are_no_larger_than_the_peer_takes(nghttp2: Served) -> None:
-    """hyperframe would not tell; the answers to thousands of messages on a stream do not fit into one frame."""
-    with peer(nghttp2.tcp, {SettingsFrame.MAX_FRAME_SIZE: 16384}) as found:
-        found.call(1, *[USER] * 1000)
-        assert found.streams[1].messages == [ANSWER] * 1000
-        assert found.largest <= 16384

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.ext_proc.conformance.answers import MESSAGES, expected
+from tests.ext_proc.conformance.frames import REQUEST, Headers, message
 from tests.ext_proc.conformance.mangling import RECORDINGS, split
-from tests.ext_proc.conformance.peer import REQUEST, Headers, Peer, Stream, message, peer
+from tests.ext_proc.conformance.peer import Peer, Stream, peer
 from tests.ext_proc.conformance.served import TRANSPORTS, Served, serving
-from tests.ext_proc.conformance.test_calls import MESSAGES, expected
 from tests.ext_proc.samples import request_headers
 
 pytestmark = pytest.mark.process
@@ -31,11 +32,11 @@ Outcome = tuple[list[bytes], str | None, dict[str, str]]
 
 
 def outcome(found: Peer, stream: int, messages: list[bytes], headers: Headers, cut: int) -> Outcome:
-    """What comes of a call: messages, status, and all that is said beside them."""
+    """The outcome of a call: messages, status, and all other headers and trailers."""
     body = b"".join(message(each) for each in messages)
     found.send(found.headers(stream, headers), found.data(stream, body[:cut]), found.data(stream, body[cut:], end=True))
     got = found.result(stream)
-    # grpcio names the encodings that it takes in every answer, and says an empty message where there is none.
+    # grpcio names its encodings in every answer, and sends an empty message where there is none.
     said = {**got.headers, **got.trailers}
     said.pop("grpc-accept-encoding", None)
     if not said.get("grpc-message"):

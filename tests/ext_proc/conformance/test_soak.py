@@ -1,4 +1,4 @@
-"""Short runs of ``python -m bench.soak``: full load, of which some is given up at random."""
+"""Short runs of ``python -m bench.soak``: full load with random aborts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.process
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_under_full_load_with_aborts_nothing_fails_that_was_not_aborted_and_nothing_is_left(
+async def test_under_full_load_only_aborted_calls_fail_and_nothing_is_left(
     transport: str,
 ) -> None:
     await check(transport, seconds=3 if transport == "nghttp2" else 1.5, connections=32)
@@ -19,7 +19,7 @@ async def test_under_full_load_with_aborts_nothing_fails_that_was_not_aborted_an
 
 @pytest.mark.soak
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_the_same_holds_for_longer_and_with_more_connections(transport: str) -> None:
+async def test_the_same_holds_for_thirty_seconds(transport: str) -> None:
     await check(transport, seconds=30, connections=256 if transport == "nghttp2" else 32)
 
 

@@ -1,4 +1,4 @@
-"""TLS of each transport: HTTP/2 by ALPN and nothing else, and clients that must show a certificate."""
+"""TLS on each transport: HTTP/2 by ALPN and nothing else, and client certificates."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import pytest
 import trustme
 
 from tests.ext_proc.clients import SERVING, USER, ask, health
+from tests.ext_proc.conformance.answers import LARGEST, UNTOUCHED_BODY, body_message
 from tests.ext_proc.conformance.checks import ANSWER
-from tests.ext_proc.conformance.peer import PREFACE, Closed, Peer, connect, frame, message, plain
+from tests.ext_proc.conformance.frames import PREFACE, frame, message, plain
+from tests.ext_proc.conformance.peer import Closed, Peer, connect
 from tests.ext_proc.conformance.served import TRANSPORTS, Served, serving
-from tests.ext_proc.conformance.test_calls import LARGEST, UNTOUCHED_BODY, body_message
 
 pytestmark = pytest.mark.process
 
@@ -26,7 +27,7 @@ NAMES = [("grpc.ssl_target_name_override", "localhost")]
 
 
 class Papers:
-    """A certificate authority, and files of what it certified."""
+    """A certificate authority, and files with its certificates."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = trustme.CA()
@@ -47,7 +48,7 @@ class Papers:
         return context
 
     def credentials(self, issuer: trustme.CA | None = None) -> grpc.ChannelCredentials:
-        """Of grpcio's client, with a certificate of its own if somebody issues one."""
+        """Credentials for grpcio's client, with a client certificate if an issuer is given."""
         root = self.authority.cert_pem.bytes()
         if issuer is None:
             return grpc.ssl_channel_credentials(root)
@@ -97,7 +98,9 @@ def test_a_call_may_come_in_records_of_one_byte(secure: Served, papers: Papers) 
 
 
 @pytest.mark.parametrize("protocols", [(), ("http/1.1",)], ids=["none", "HTTP/1.1"])
-def test_whoever_does_not_offer_http_2_is_sent_away(secure: Served, papers: Papers, protocols: tuple[str, ...]) -> None:
+def test_a_client_that_does_not_offer_http_2_is_closed(
+    secure: Served, papers: Papers, protocols: tuple[str, ...]
+) -> None:
     with (
         contextlib.suppress(ConnectionResetError, ssl.SSLError),
         Peer(secure.tcp, context=papers.context(*protocols)) as found,
@@ -145,14 +148,14 @@ def test_a_peer_that_vanishes_leaves_nothing(secure: Served, papers: Papers) -> 
 
 
 def answers(server: Served, papers: Papers) -> None:
-    """Check that others are served."""
+    """Check that other connections are served."""
     with Peer(server.tcp, context=papers.context("h2")) as found:
         assert found.open().call(1, USER).messages == [ANSWER]
     server.unharmed()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_only_clients_that_the_authority_vouches_for_are_served(
+async def test_only_clients_with_a_certificate_from_the_ca_are_served(
     tmp_path: Path, papers: Papers, transport: str
 ) -> None:
     with serving(tmp_path, transport, tls=papers.files) as server:
@@ -166,7 +169,7 @@ async def test_only_clients_that_the_authority_vouches_for_are_served(
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_drain_says_goodbye(tmp_path: Path, papers: Papers, transport: str) -> None:
+def test_a_drain_closes_connections_with_goaway(tmp_path: Path, papers: Papers, transport: str) -> None:
     files = {name: papers.files[name] for name in ("cert", "key")}
     with serving(tmp_path, transport, tls=files) as server, Peer(server.tcp, context=papers.context("h2")) as found:
         found.open().call(1, USER)

@@ -56,7 +56,7 @@ def test_the_compiled_runs_hold_the_place_of_every_bucket(weights: list[int], sl
     assert tuple(spread) == parsed.experiments[0].places
 
 
-def test_the_reason_says_where_the_unit_was_found() -> None:
+def test_the_reason_names_where_the_unit_was_found() -> None:
     assert assign(USUAL, x_user_id=b"u").reason == "header"
     assert assign(USUAL, cookie=b"llm-session=u").reason == "cookie"
     assert assign(USUAL, target=b"/v1/?user_id=u").reason == "query"
@@ -78,12 +78,12 @@ def test_a_request_without_a_unit_is_issued_one_and_placed_by_it() -> None:
     assert issued._replace(reason="cookie", set_cookie=None) == later
 
 
-def test_without_an_issued_cookie_a_request_without_a_unit_is_left_alone() -> None:
+def test_without_an_issued_cookie_a_request_without_a_unit_passes_untouched() -> None:
     table = compile_document(document({"issue_cookie": None}))
     assert assign(table) == Assignment("no_unit", "chat-model")
 
 
-def test_an_override_decides_before_the_unit_and_is_no_evidence() -> None:
+def test_an_override_decides_before_the_unit_and_is_not_evidence() -> None:
     forced = assign(USUAL, x_user_group=b"beta-testers", x_user_id=b"u", x_user_segment=b"power")
     assert forced == Assignment("override", "chat-model", "model-b", segment="power")
 
@@ -144,7 +144,7 @@ def test_a_path_matches_by_its_start(target: bytes, matches: bool) -> None:
     assert assign(USUAL, target=target, x_user_id=b"u").reason == expected
 
 
-def test_a_request_without_a_path_is_left_alone() -> None:
+def test_a_request_without_a_path_passes_untouched() -> None:
     assert USUAL.assign({"x-user-id": [b"u"]}, no_identity) == Assignment("unmatched")
 
 

@@ -26,12 +26,12 @@ def assign(rules: Table, target: bytes = b"/v1/chat", **headers: bytes) -> Assig
 
 
 def cookie_of(assignment: Assignment) -> bytes:
-    """What the client that keeps an assignment's cookie sends from then on."""
+    """The headers that a client sends once it has stored an assignment's cookie."""
     assert assignment.set_cookie is not None
     return assignment.set_cookie.split(";")[0].encode()
 
 
-def test_of_a_session_the_second_request_is_the_continuation_and_no_other() -> None:
+def test_only_the_second_request_of_a_session_is_the_continuation() -> None:
     first = assign(USUAL)
     session = cookie_of(first)
     second = assign(USUAL, cookie=session)
@@ -43,7 +43,7 @@ def test_of_a_session_the_second_request_is_the_continuation_and_no_other() -> N
 
 
 @pytest.mark.parametrize("between", [b"; ", b";", b"; a=b; ", b" ;\t"])
-def test_the_mark_is_found_wherever_it_stands(between: bytes) -> None:
+def test_the_marker_is_found_anywhere_in_the_cookies(between: bytes) -> None:
     session = b"llm-session=feed"
     mark = cookie_of(assign(USUAL, cookie=session))
     assert not assign(USUAL, cookie=mark + between + session).continued
@@ -51,7 +51,7 @@ def test_the_mark_is_found_wherever_it_stands(between: bytes) -> None:
     assert not split.continued
 
 
-def test_the_mark_has_the_attributes_of_the_session() -> None:
+def test_the_marker_has_the_attributes_of_the_session_cookie() -> None:
     form = {
         "name": "llm-session",
         "max_age": "2h",
@@ -72,8 +72,8 @@ def test_the_mark_has_the_attributes_of_the_session() -> None:
         assert len(rest) == 16 + len(attributes)
 
 
-def test_a_mark_of_an_earlier_session_says_nothing_about_this_one() -> None:
-    """It outlives its session, by as long as that lasted until its second request."""
+def test_a_marker_of_an_earlier_session_does_not_match_this_one() -> None:
+    """A marker outlives its session by the time between the session's first and second request."""
     stale = cookie_of(assign(USUAL, cookie=b"llm-session=earlier"))
     assert assign(USUAL, cookie=stale + b"; llm-session=feed").continued
     fresh = cookie_of(assign(USUAL, cookie=b"llm-session=feed"))
@@ -108,12 +108,12 @@ def test_an_event_continues_nothing() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"events": ["click"]}, {"events": []}])
-def test_where_continuation_is_no_event_nothing_is_marked(changes: Mapping[str, Any]) -> None:
+def test_without_the_event_continuation_no_marker_is_set(changes: Mapping[str, Any]) -> None:
     assert assign(table(**changes), cookie=b"llm-session=feed").set_cookie is None
 
 
 @given(st.binary(max_size=100).filter(lambda unit: b";" not in unit), st.lists(st.binary(max_size=100), max_size=3))
-def test_whatever_a_client_sends_a_mark_is_a_plain_cookie(unit: bytes, others: list[bytes]) -> None:
+def test_whatever_a_client_sends_a_marker_is_a_plain_cookie(unit: bytes, others: list[bytes]) -> None:
     headers = {":path": [b"/v1/"], "cookie": [b"llm-session=" + unit, *others]}
     marked = USUAL.assign(headers, lambda: "feed")
     if marked.continued:
@@ -123,7 +123,7 @@ def test_whatever_a_client_sends_a_mark_is_a_plain_cookie(unit: bytes, others: l
 
 
 @pytest.mark.parametrize("part", [b"llm-session-continued=;", b"llm-session-continued", b"; ", b"=", b"llm-session=a;"])
-def test_looking_for_marks_in_a_huge_cookie_takes_time_in_proportion(part: bytes) -> None:
+def test_searching_a_huge_cookie_for_markers_takes_linear_time(part: bytes) -> None:
     started = time.perf_counter()
     assign(USUAL, cookie=b"llm-session=a;" + part * (1_000_000 // len(part)))
     assert time.perf_counter() - started < 2  # quadratic would be minutes

@@ -48,9 +48,7 @@ def test_the_events_of_an_experiment_are_those_that_clients_may_send() -> None:
         (b"", None, None),
     ],
 )
-def test_the_query_says_what_the_event_is_worth_and_which_experiment_it_is_about(
-    target: bytes, value: bytes | None, experiment: bytes | None
-) -> None:
+def test_the_query_carries_value_and_experiment(target: bytes, value: bytes | None, experiment: bytes | None) -> None:
     assert events.read_query(target) == EventQuery(value, experiment)
 
 
@@ -58,7 +56,7 @@ parameters = st.lists(st.tuples(st.sampled_from(["value", "experiment", "other",
 
 
 @given(parameters)
-def test_of_any_well_written_query_the_first_parameter_of_a_name_counts(pairs: list[tuple[str, str]]) -> None:
+def test_in_any_valid_query_the_first_parameter_of_a_name_counts(pairs: list[tuple[str, str]]) -> None:
     encodable = [(name, text) for name, text in pairs if text.encode(errors="ignore").decode() == text]
     query = "&".join(f"{name}={quote_plus(text)}" for name, text in encodable)
     first = {name: text.encode() for name, text in reversed(encodable)}
@@ -76,7 +74,7 @@ def test_no_query_raises(query: bytes) -> None:
 @pytest.mark.parametrize(
     "part", [b"&", b"value", b"value&", b"&valu", b"value=", b"=", b"%", b"%3", b"experiment&", b"+"]
 )
-def test_reading_a_huge_query_takes_time_in_proportion(part: bytes) -> None:
+def test_reading_a_huge_query_takes_linear_time(part: bytes) -> None:
     started = time.perf_counter()
     asked = events.read_query(b"/_ab/events/click?" + part * (1_000_000 // len(part)))
     declared(0, 100).check(asked.value)
@@ -120,11 +118,11 @@ def test_a_value_is_read_in_thousandths(text: bytes, thousandths: int) -> None:
         b"0000000000001",
         b"100.001",
         b"999999999999.999",
-        b"\xd9\xa1",  # an Arabic one
+        b"\xd9\xa1",  # an Arabic digit
         b"\xff",
     ],
 )
-def test_what_is_no_value_or_one_out_of_bounds_is_wrong(text: bytes) -> None:
+def test_a_malformed_value_or_one_out_of_bounds_is_wrong(text: bytes) -> None:
     assert declared(0, 100).check(text) == WRONG_VALUE
 
 

@@ -43,7 +43,7 @@ def test_an_event_gets_what_its_senders_other_requests_get(sender: dict[str, byt
     assert assign(USUAL, **sender) == other._replace(reason="event", event="click")
 
 
-def test_an_event_is_of_a_session_if_its_unit_is_the_issued_cookie() -> None:
+def test_an_event_is_part_of_a_session_if_its_unit_is_the_issued_cookie() -> None:
     session = b"llm-session=feed"
     assert assign(USUAL, cookie=session).in_session
     for other in (
@@ -61,11 +61,11 @@ def test_a_unit_in_the_query_counts_too() -> None:
     assert assign(USUAL, CLICK + b"?user_id=u-7") == assign(USUAL, x_user_id=b"u-7")
 
 
-def test_an_event_without_a_unit_is_told_its_experiment_and_issued_nothing() -> None:
+def test_an_event_without_a_unit_gets_its_experiment_and_no_cookie() -> None:
     assert assign(USUAL) == Assignment("event_no_unit", "chat-model")
 
 
-def test_an_override_decides_for_events_too_and_is_no_evidence() -> None:
+def test_an_override_decides_for_events_too_and_is_not_evidence() -> None:
     forced = assign(USUAL, x_user_group=b"beta-testers", x_user_id=b"u", x_user_segment=b"power")
     assert forced == Assignment("event", "chat-model", "model-b", segment="power", event="click")
 
@@ -77,7 +77,7 @@ def test_a_value_is_handed_on_in_thousandths() -> None:
 
 
 @pytest.mark.parametrize("target", [PURCHASE + b"?value=500.001", PURCHASE + b"?value=", CLICK + b"?value=1"])
-def test_an_event_with_a_wrong_value_is_not_to_be_counted(target: bytes) -> None:
+def test_an_event_with_a_wrong_value_is_refused(target: bytes) -> None:
     right = assign(USUAL, x_user_id=b"u")
     assert assign(USUAL, target, x_user_id=b"u") == right._replace(reason="event_wrong_value", event=None)
 
@@ -89,12 +89,12 @@ def test_a_wrong_value_without_a_unit_is_an_event_without_a_unit() -> None:
 @pytest.mark.parametrize(
     "name", [b"", b"nobody", b"Click", b"click/", b"click/x", b"cl%69ck", b"continuation", b"\xff", b"click;a=b"]
 )
-def test_events_that_nobody_declares_are_left_alone(name: bytes) -> None:
+def test_events_that_no_experiment_declares_pass_untouched(name: bytes) -> None:
     assert assign(USUAL, b"/_ab/events/" + name, x_user_id=b"u") is UNMATCHED
 
 
 @pytest.mark.parametrize("prefix", ["/", "/_ab/", "/_ab/events/", "/_ab/events/nobody"])
-def test_no_experiment_takes_an_event_for_a_request(prefix: str) -> None:
+def test_no_experiment_treats_an_event_as_a_request(prefix: str) -> None:
     rules = table({"match": {"path_prefix": prefix}})
     assert assign(rules, b"/_ab/events/nobody", x_user_id=b"u") is UNMATCHED
     assert assign(rules, x_user_id=b"u").reason == "event"
@@ -114,27 +114,27 @@ TWO = table(
 )
 
 
-def test_an_event_belongs_to_the_first_experiment_that_declares_it_and_fits() -> None:
+def test_an_event_belongs_to_the_first_experiment_that_declares_it_and_matches() -> None:
     assert assign(TWO, x_user_id=b"u", x_tenant=b"two").experiment == "two"
     assert assign(TWO, x_user_id=b"u").experiment == "three"
     elsewhere = {":path": [CLICK], ":authority": [b"ONE.example.com:80"], "x-user-id": [b"u"], "x-tenant": [b"two"]}
     assert TWO.assign(elsewhere, no_identity).experiment == "one"
 
 
-def test_an_event_may_name_its_experiment_whatever_else_it_fits() -> None:
+def test_an_event_may_name_its_experiment_whatever_else_it_matches() -> None:
     for name in ("one", "two", "three"):
         event = assign(TWO, CLICK + b"?experiment=" + name.encode(), x_user_id=b"u", x_tenant=b"two")
         assert (event.reason, event.experiment) == ("event", name)
 
 
 @pytest.mark.parametrize("named", [b"four", b"", b"ONE", b"\xff", b"four&experiment=one"])
-def test_an_event_that_names_no_experiment_that_declares_it_is_not_to_be_counted(named: bytes) -> None:
+def test_an_event_that_names_an_experiment_without_its_declaration_is_refused(named: bytes) -> None:
     wrong = assign(TWO, CLICK + b"?experiment=" + named, x_user_id=b"u")
     assert wrong == Assignment("event_unmatched", "one")
     assert assign(TWO, b"/_ab/events/only_one?experiment=two", x_user_id=b"u") == wrong
 
 
-def test_an_event_that_fits_no_experiment_that_declares_it_is_not_to_be_counted() -> None:
+def test_an_event_that_matches_no_declaring_experiment_is_refused() -> None:
     assert assign(TWO, b"/_ab/events/only_one", x_user_id=b"u") == Assignment("event_unmatched", "one")
 
 
@@ -165,14 +165,14 @@ def test_an_event_of_a_page_counts_if_its_origin_is_listed_or_the_requests_own(o
     assert assign(LISTED, x_user_id=b"u", origin=origin) == (usual if counts else refused)
 
 
-def test_a_page_that_may_send_no_events_learns_nothing_of_its_visitor() -> None:
+def test_a_page_that_may_not_send_events_learns_nothing_about_its_visitor() -> None:
     evil = {"origin": b"https://evil.example"}
     for visitor in ({"x_user_id": b"u"}, {"x_user_group": b"beta-testers"}, {}):
         assert assign(USUAL, **visitor, **evil) == Assignment("event_wrong_origin", "chat-model")
     assert assign(USUAL, b"/_ab/events/nobody", **evil) is UNMATCHED
 
 
-def test_the_origin_of_what_is_no_event_is_not_asked() -> None:
+def test_origins_are_only_checked_for_events() -> None:
     request = assign(USUAL, b"/v1/chat", x_user_id=b"u", origin=b"https://evil.example")
     assert request == assign(USUAL, b"/v1/chat", x_user_id=b"u")
 
@@ -189,7 +189,7 @@ paths = st.sampled_from(
         st.lists(st.binary(max_size=64) | st.just(b"llm-session=a"), min_size=1, max_size=3),
     ),
 )
-def test_whatever_a_client_sends_an_event_issues_no_cookie_and_says_only_what_the_document_knows(
+def test_whatever_a_client_sends_an_event_gets_no_cookie_and_only_names_from_the_document(
     target: bytes, headers: dict[str, list[bytes]]
 ) -> None:
     assigned = USUAL.assign({":path": [target], **headers}, no_identity)

@@ -7,7 +7,7 @@ keys = st.lists(st.integers(0, 30), max_size=200)
 
 
 @given(keys, st.integers(1, 8))
-def test_what_was_used_last_is_remembered_and_never_more_than_two_generations(used: list[int], room: int) -> None:
+def test_recent_keys_are_kept_in_at_most_two_generations(used: list[int], room: int) -> None:
     recent = Recent[int, str](room)
     order: list[int] = []
     for key in used:
@@ -21,7 +21,7 @@ def test_what_was_used_last_is_remembered_and_never_more_than_two_generations(us
         assert all(recent.get(other) for other in order[-room:])
 
 
-def test_what_is_asked_for_again_outlives_what_is_not() -> None:
+def test_used_keys_outlive_unused_ones() -> None:
     recent = Recent[str, int](2)
     recent.put("kept", 1)
     for number in range(20):

@@ -6,7 +6,7 @@ import pytest
 from ext_proc.transport import base
 
 
-async def test_quiet_is_waited_for_and_not_longer_than_most_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_drain_waits_for_quiet_but_not_for_all_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     module: ModuleType = base
     monkeypatch.setattr(module, "_QUIET_SECONDS", 0.02)
     monkeypatch.setattr(module, "_CHECK_SECONDS", 0.001)

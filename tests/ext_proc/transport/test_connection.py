@@ -1,4 +1,4 @@
-"""One connection of libnghttp2's transport without a network, against a client that is libnghttp2 as well."""
+"""One connection of the transport nghttp2, without a network, against a client on libnghttp2."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CALL = (
 
 
 class Link:
-    """A server's connection and a client, joined by hand."""
+    """A server's connection and a client, connected without a network."""
 
     def __init__(self, shared: Shared | None = None) -> None:
         self.shared = shared or Shared(Service(Counts()), Health(), Limits())
@@ -63,10 +63,10 @@ class Link:
         return None
 
     def to_client(self) -> list[Any]:
-        """What the client learns from what the server has written."""
+        """Give the client what the server has written; returns the client's events."""
         data, self.unread = self.unread, b""
         if not self.client.want_read:
-            return []  # it has heard the end, and waits for nothing
+            return []  # it has received GOAWAY, and waits for nothing
         self.client.receive_data(data)
         found: list[Any] = self.client.events()
         return found
@@ -76,7 +76,7 @@ class Link:
             self.server.data_received(data)
 
     def exchange(self) -> list[Any]:
-        """Let both say all that they have to say."""
+        """Exchange bytes until both sides are done."""
         found: list[Any] = []
         while True:
             self.to_server()
@@ -90,7 +90,7 @@ def named(events: list[Any], kind: str) -> list[Any]:
 
 
 async def test_a_call_that_is_under_way_when_an_idle_ping_is_answered_survives_a_drain() -> None:
-    """Only the answer to the last ping says that the peer has heard of the end."""
+    """Only the answer to the closing ping shows that the peer knows of the shutdown."""
     link = Link()
     link.server.check_limits(1e9)
     link.server.check_limits(2e9)  # long after: is the peer still there?
@@ -104,7 +104,7 @@ async def test_a_call_that_is_under_way_when_an_idle_ping_is_answered_survives_a
     link.server.close()
     link.server.data_received(pong)
     assert not link.closed
-    stream = link.client.send_request(CALL)  # the client has not heard of the end yet
+    stream = link.client.send_request(CALL)  # the client does not know of the shutdown yet
     link.client.send_data(stream, framed(USER), end_stream=True)
     link.to_server()
     events = link.exchange()
@@ -113,16 +113,16 @@ async def test_a_call_that_is_under_way_when_an_idle_ping_is_answered_survives_a
     assert link.closed
 
 
-async def test_whoever_connects_while_the_server_stops_is_told_and_not_cut_off() -> None:
+async def test_a_connection_accepted_during_shutdown_gets_a_goaway() -> None:
     shared = Shared(Service(Counts()), Health(), Limits(), closing=True)
     link = Link(shared)
     stream = link.client.send_request(CALL) if link.client.can_send_request else None
-    assert stream is None, "the goodbye came with the first bytes"
+    assert stream is None, "GOAWAY came with the first bytes"
     assert link.closed
 
 
 def hpack_bomb(size: int) -> bytes:
-    """Calls that each repeat one header of almost 4 KB fifteen times, in as many bytes."""
+    """Calls that each repeat one header of almost 4 KB fifteen times, at one byte each."""
     encoder = Encoder()
     # Never indexed, so that the large one stays in the table.
     usual = [(name.decode(), value.decode(), True) for name, value in CALL]
@@ -134,7 +134,7 @@ def hpack_bomb(size: int) -> bytes:
     return data
 
 
-async def test_a_read_full_of_headers_that_unpack_to_much_is_not_kept_at_once() -> None:
+async def test_headers_that_unpack_to_much_are_not_kept_all_at_once() -> None:
     link = Link()
     data = hpack_bomb(400_000)
     tracemalloc.start()
@@ -148,7 +148,7 @@ async def test_a_read_full_of_headers_that_unpack_to_much_is_not_kept_at_once() 
 
 
 async def test_a_call_as_envoy_makes_it_gets_headers_one_message_and_trailers_on_the_short_way_too() -> None:
-    """The first call teaches a connection what the usual headers are; the others go the short way."""
+    """The first call tells the connection the usual headers; the others take the short way."""
     link = Link()
     message = request_headers([("x-user-id", b"u-1")], protocol_config=ProtocolConfiguration())
     answer = link.shared.service.answer(message)

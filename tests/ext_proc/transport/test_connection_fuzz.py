@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from ext_proc.service import Service, compile_rules
 from ext_proc.telemetry import Counts
 from tests.ext_proc.clients import USER
+from tests.ext_proc.conformance.answers import answer_to
+from tests.ext_proc.conformance.frames import REQUEST, changed, frame, message, plain
 from tests.ext_proc.conformance.mangling import HELLO, conversations, mangled
-from tests.ext_proc.conformance.peer import REQUEST, changed, frame, message, plain
 from tests.ext_proc.conformance.serving import IDENTITY
-from tests.ext_proc.conformance.test_calls import answer_to
 from tests.ext_proc.samples import document
 
 pytest.importorskip("ngh2")
@@ -75,7 +75,7 @@ def _loud(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def converse(data: bytes, pieces: Callable[[bytes], Iterator[bytes]], *, drains: bool = False) -> bytes:
-    """What a connection writes to a peer that sends these bytes; checks that it keeps nothing when it is over."""
+    """What a connection writes to a peer that sends these bytes; checks that it keeps nothing afterwards."""
 
     async def run() -> bytes:
         shared, wire = shared_state(), Wire()
@@ -90,7 +90,7 @@ def converse(data: bytes, pieces: Callable[[bytes], Iterator[bytes]], *, drains:
                 connection.close()
             if number == 2:
                 shared.health.set_serving()
-        # All that may still happen before the transport says that the connection is lost.
+        # Everything that may still happen before the transport reports the connection as lost.
         shared.health.set_serving()
         shared.health.end()
         await asyncio.sleep(0)
@@ -150,8 +150,8 @@ def test_thousands_of_conversations_and_mangled_recordings_are_survived(
 
 
 @pytest.mark.parametrize("after", [0.0, 0.02])
-def test_a_call_whose_time_is_over_is_forgotten_also_where_the_connection_is_given_up(after: float) -> None:
-    """Its timer may fire while what was written waits for a peer that does not read."""
+def test_a_deadline_after_the_connection_has_ended_does_no_harm(after: float) -> None:
+    """The call's timer may fire while written bytes wait for a peer that does not read."""
 
     async def run() -> None:
         shared, wire = shared_state(), Wire()
@@ -178,7 +178,7 @@ def test_any_bytes_are_survived(data: bytes, greets: bool) -> None:
 
 
 def answers(written: bytes) -> dict[int, bytes]:
-    """The bytes of DATA that came on each stream."""
+    """The DATA bytes of each stream."""
     found: dict[int, bytes] = {}
     at = 0
     while at < len(written):

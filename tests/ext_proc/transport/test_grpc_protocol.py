@@ -41,7 +41,7 @@ def test_messages_are_found_however_their_bytes_are_cut(messages: list[bytes], d
 
 
 @given(st.binary(max_size=300), st.binary(max_size=12))
-def test_the_short_way_takes_only_what_is_exactly_one_plain_message(message: bytes, more: bytes) -> None:
+def test_only_exactly_one_plain_message_counts_as_one(message: bytes, more: bytes) -> None:
     assert only_message(framed(message)) == message
     if more:
         assert only_message(framed(message) + more) is None
@@ -49,11 +49,11 @@ def test_the_short_way_takes_only_what_is_exactly_one_plain_message(message: byt
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"\0\0\0\0", b"\1\0\0\0\0", compressed(b"x", b"gzip")])
-def test_pieces_and_compressed_messages_go_the_long_way(data: bytes) -> None:
+def test_pieces_and_compressed_messages_are_not_a_single_plain_message(data: bytes) -> None:
     assert only_message(data) is None
 
 
-def test_what_is_kept_of_a_message_is_what_has_come_of_it() -> None:
+def test_only_the_incomplete_message_is_buffered() -> None:
     reader = Reader(b"identity")
     assert list(reader.feed(framed(b"one") + framed(b"two")[:6])) == [b"one"]
     assert reader.buffered == 6
@@ -103,14 +103,14 @@ def test_messages_before_one_that_cannot_be_read_are_found() -> None:
         next(messages)
 
 
-def test_a_calls_headers_are_read() -> None:
+def test_call_headers_are_parsed() -> None:
     more = {b"grpc-encoding": b"gzip", b"grpc-timeout": b"1500m", b"user-agent": b"x"}
     assert read_call(list((GOOD | more).items())) == Call(b"/s/m", b"gzip", 1.5)
     assert read_call(list(GOOD.items())) == Call(b"/s/m")
 
 
 @pytest.mark.parametrize("kind", [b"application/grpc+proto", b"application/grpc;charset=utf-8"])
-def test_kinds_of_grpc_are_grpc(kind: bytes) -> None:
+def test_variants_of_the_grpc_content_type_are_accepted(kind: bytes) -> None:
     assert isinstance(read_call(list((GOOD | {b"content-type": kind}).items())), Call)
 
 
@@ -123,7 +123,7 @@ def test_kinds_of_grpc_are_grpc(kind: bytes) -> None:
         ({b"content-type": b""}, b"415"),
     ],
 )
-def test_what_is_not_grpc_gets_a_status_of_http(changes: dict[bytes, bytes], status: bytes) -> None:
+def test_a_request_that_is_not_grpc_gets_an_http_status(changes: dict[bytes, bytes], status: bytes) -> None:
     assert read_call(list((GOOD | changes).items())) == NotGrpc(status)
 
 
@@ -142,6 +142,6 @@ def test_other_timeouts_are_refused(text: bytes) -> None:
     assert caught.value.status is Status.INTERNAL
 
 
-def test_a_failed_call_says_why_and_what_would_be_understood() -> None:
+def test_a_failed_call_says_why_and_which_encodings_are_supported() -> None:
     assert failed(Status.NOT_FOUND, "no") == [(b"grpc-status", b"5"), (b"grpc-message", b"no")]
     assert (b"grpc-accept-encoding", b"identity,deflate,gzip") in failed(Status.UNIMPLEMENTED, "no")

@@ -11,7 +11,7 @@ def question(service: str = "") -> bytes:
     return asked
 
 
-def test_health_is_told_to_those_who_ask_and_to_those_who_watch() -> None:
+def test_checks_and_watches_get_the_health() -> None:
     health, told = Health(), list[bytes]()
     assert health.check(question()) == health.check(question(wire.SERVICE)) == NOT_SERVING
     assert health.watch(question(), "watcher", told.append) == NOT_SERVING
@@ -26,7 +26,7 @@ def test_health_is_told_to_those_who_ask_and_to_those_who_watch() -> None:
     assert HealthCheckResponse.FromString(SERVING).status == HealthCheckResponse.SERVING
 
 
-def test_health_of_a_service_that_is_not_here() -> None:
+def test_checks_of_an_unknown_service_fail_and_watches_get_its_status() -> None:
     health = Health()
     with pytest.raises(CallError) as caught:
         health.check(question("other"))

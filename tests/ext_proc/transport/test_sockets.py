@@ -53,7 +53,7 @@ def test_a_socket_that_was_never_published_leaves_nothing_behind(tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
     with pytest.raises(StartError, match="not a socket; move it away"):
@@ -66,7 +66,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
         UnixSocket(tmp_path / "missing" / "x.sock")
 
 
-def test_a_reserved_port_can_be_shared_by_those_who_say_so_and_by_no_others() -> None:
+def test_a_reserved_port_can_only_be_shared_with_reuseport() -> None:
     held, address = reserve(Tcp("127.0.0.1", 0))
     with held, socket.socket() as polite, socket.socket() as rude:
         assert address.port
@@ -77,10 +77,10 @@ def test_a_reserved_port_can_be_shared_by_those_who_say_so_and_by_no_others() ->
             rude.bind((address.host, address.port))
         with socket.create_connection((address.host, address.port), timeout=5):
             polite.settimeout(5)
-            polite.accept()[0].close()  # it went to the one that listens
+            polite.accept()[0].close()  # it went to the socket that listens
 
 
-def test_a_port_that_cannot_be_had_is_refused() -> None:
+def test_a_port_that_is_not_available_is_refused() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -114,7 +114,7 @@ def test_all_addresses_of_a_host_get_one_port_that_workers_can_share(host: str) 
             made.close()
 
 
-def test_addresses_that_cannot_be_had_are_named() -> None:
+def test_addresses_that_are_not_available_are_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -9,14 +9,14 @@ from ext_proc.settings import Tls
 from ext_proc.transport.tls import server_context
 
 
-def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_unusable_tls_files_are_named(tmp_path: Path) -> None:
     empty = tmp_path / "empty.pem"
     empty.write_text("")
     with pytest.raises(StartError, match=f"cannot use the TLS files {empty}, {tmp_path}/none.key"):
         server_context(Tls(empty, tmp_path / "none.key"))
 
 
-def test_tls_is_new_enough_and_asks_for_certificates_where_told(tmp_path: Path) -> None:
+def test_tls_is_1_2_or_newer_and_can_require_client_certificates(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     issued = trustme.CA().issue_cert("localhost")
     issued.cert_chain_pems[0].write_to_path(str(cert))

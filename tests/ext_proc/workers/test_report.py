@@ -15,6 +15,6 @@ def test_a_report_survives_the_pipe() -> None:
 @pytest.mark.parametrize(
     "line", [b"", b"hello\n", b"7", b"[]", b"{}", b'{"addresses": 1, "counts": {}}', b"\xff\xfe\n"]
 )
-def test_what_is_no_report_is_told(line: bytes) -> None:
+def test_a_line_that_is_not_a_report_is_an_error(line: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  any ValueError will do: the supervisor says the rest
         Report.from_line(line)

@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def call(server: Program, count: int) -> None:
-    """Calls on connections of their own, which the kernel spreads over the workers."""
+    """Make calls, each on its own connection, which the kernel distributes over the workers."""
     for _ in range(count):
         async with connected(server.addresses[0]) as channel:
             assert headers_set(await ask(channel))["x-ab-experiment"] == "chat-model"
@@ -49,7 +49,7 @@ async def test_workers_share_a_port_and_show_their_counts_as_one(folder: Path) -
         assert "Traceback" not in server.text
 
 
-async def test_a_worker_that_dies_is_started_again_and_its_counts_are_kept(folder: Path) -> None:
+async def test_a_worker_that_dies_is_restarted_and_its_counts_are_kept(folder: Path) -> None:
     async with program(folder, "--listen", "127.0.0.1:0", "--workers", "2") as server:
         await server.ready()
         await call(server, 20)
