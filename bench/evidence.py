@@ -32,7 +32,7 @@ from controller.evidence.columns import Parser
 from controller.evidence.parse import Sample
 from controller.rollout.reconcile import Reconciler
 from controller.sources.envoy_admin import EnvoyAdminSource
-from controller.state.evidence import EvidenceStore, Live
+from controller.state.evidence import EvidenceStore, StageEvidence
 from controller.state.journal import Journal
 from controller.state.states import StateStore
 
@@ -94,7 +94,7 @@ class _TimedStore(EvidenceStore):
         super().__init__(folder)
         self._watch = watch
 
-    def write(self, experiment: str, live: Live) -> None:
+    def write(self, experiment: str, live: StageEvidence) -> None:
         started = time.thread_time()
         super().write(experiment, live)
         self._watch.spent.keep += time.thread_time() - started

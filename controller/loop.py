@@ -17,7 +17,7 @@ from enum import StrEnum
 from abmesh.experiment.errors import AbmeshError
 from controller.metrics.telemetry import Telemetry
 from controller.rollout.reconcile import Reconciler
-from controller.rollout.tick import Report
+from controller.rollout.tick import TickReport
 from controller.rollout.warmer import Warmer
 from controller.settings import Settings
 from controller.sources.base import Source
@@ -84,7 +84,7 @@ class Controller:
         self._last_tick = monotonic()
         self.role = Role.STARTING
         self.error = ""
-        self.report: Report | None = None
+        self.report: TickReport | None = None
         self._stuck: set[str] = set()
 
     @property
@@ -154,7 +154,7 @@ class Controller:
         self._telemetry.record_report(report)
         self._warn_of_stuck_weights(report)
 
-    def _warn_of_stuck_weights(self, report: Report) -> None:
+    def _warn_of_stuck_weights(self, report: TickReport) -> None:
         """Warn, once per experiment, of weights that reach Envoy only by a routes file if this controller keeps none.
 
         It is only a warning, because somebody else may keep the file, next to an Envoy on another machine.

@@ -18,7 +18,7 @@ from controller.decision.verdicts import Judgement
 from controller.decision.warmup import Target
 from controller.metrics.variants import VariantMetrics
 from controller.records import Cause, Kind, Phase
-from controller.rollout.tick import Outcome, Report
+from controller.rollout.tick import Outcome, TickReport
 from controller.routes.publisher import RoutesStatus
 from controller.sources.base import Observation
 
@@ -99,11 +99,11 @@ class Telemetry:
         self._sources.labels("answering").set(len(observations) - absent)
         self._sources.labels("absent").set(absent)
 
-    def record_counts(self, report: Report, observations: Sequence[Observation], at: datetime) -> None:
+    def record_counts(self, report: TickReport, observations: Sequence[Observation], at: datetime) -> None:
         """Add what the Envoys had counted at a time. Slow with many Envoys: call it off the event loop."""
         self._variants.record(report.experiments, observations, at)
 
-    def record_report(self, report: Report) -> None:
+    def record_report(self, report: TickReport) -> None:
         """Record what a tick did."""
         if report.generation is not None:
             self._generation.set(report.generation)

@@ -14,7 +14,7 @@ from controller.evidence.summary import VariantEvidence, summarize
 from controller.evidence.window import extend, open_window
 from controller.records import ExperimentState, Phase
 from controller.sources.base import Observation, readings_of
-from controller.state.evidence import EvidenceStore, Live
+from controller.state.evidence import EvidenceStore, StageEvidence
 
 
 class Collector:
@@ -28,9 +28,11 @@ class Collector:
     def __init__(self, store: EvidenceStore, settle: timedelta) -> None:
         self._store = store
         self._settle = settle
-        self._live: dict[str, Live] = {}
+        self._live: dict[str, StageEvidence] = {}
 
-    def collect(self, state: ExperimentState, name: str, observations: Sequence[Observation], at: datetime) -> Live:
+    def collect(
+        self, state: ExperimentState, name: str, observations: Sequence[Observation], at: datetime
+    ) -> StageEvidence:
         """What is known of an experiment's stage, the newest samples included.
 
         Nothing is collected for a candidate without users, nor for a rollout that is finished or manual.
@@ -49,27 +51,27 @@ class Collector:
             return live
         return replace(live, window=window)
 
-    def keep(self, name: str, state: ExperimentState, live: Live) -> None:
+    def keep(self, name: str, state: ExperimentState, live: StageEvidence) -> None:
         """Keep what is known; if another stage has begun, it starts with the history so far.
 
         Raises:
             StateError: it cannot be written. It stays in memory.
         """
         if live.stage != state.stage.id:
-            live = Live(state.stage.id, decision=live.decision, history=live.history)
+            live = StageEvidence(state.stage.id, decision=live.decision, history=live.history)
         known = self._live.get(name)
         self._live[name] = live
         if known != live:
             self._store.write(name, live)
 
-    def _of_stage(self, name: str, state: ExperimentState) -> Live:
+    def _of_stage(self, name: str, state: ExperimentState) -> StageEvidence:
         live = self._live.get(name) or self._store.read(name)
         if live is None or live.stage != state.stage.id:
-            return Live(state.stage.id)
+            return StageEvidence(state.stage.id)
         return live
 
 
-def evidence_of(experiment: Experiment, live: Live) -> dict[str, VariantEvidence]:
+def evidence_of(experiment: Experiment, live: StageEvidence) -> dict[str, VariantEvidence]:
     """Evidence of every variant in a stage; empty before there is any."""
     if live.window is None:
         return {}

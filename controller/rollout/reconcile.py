@@ -32,10 +32,10 @@ from controller.records import (
 )
 from controller.rollout.collect import Collector, evidence_of
 from controller.rollout.commit import Change, Committer, SupersededError
-from controller.rollout.tick import Outcome, Report, Tick
+from controller.rollout.tick import Outcome, Tick, TickReport
 from controller.sources.base import Observation
 from controller.state.documents import Documents
-from controller.state.evidence import EvidenceStore, Live
+from controller.state.evidence import EvidenceStore, StageEvidence
 from controller.state.journal import Journal, Pace
 from controller.state.states import StateStore
 from controller.wording.entries import decision_entry, refused_entry
@@ -77,7 +77,7 @@ class Reconciler:
 
     def reconcile(
         self, observations: Sequence[Observation], at: datetime, now: datetime, warmups: Warmups | None = None
-    ) -> Report:
+    ) -> TickReport:
         """Reconcile every experiment that has a rollout.
 
         Args:
@@ -116,7 +116,7 @@ class Reconciler:
                 log.error("%s: %s", name, failure)
         self._failures = failures
         every = snapshot.document.experiments
-        return Report(snapshot.generation, "", tuple(outcomes), failures, tuple(superseded), every)
+        return TickReport(snapshot.generation, "", tuple(outcomes), failures, tuple(superseded), every)
 
     def _reconcile_one(
         self, snapshot: Snapshot, experiment: Experiment, state: ExperimentState | None, tick: Tick
@@ -242,7 +242,7 @@ class Reconciler:
         if present.document.experiment(experiment.name).weights == entry.weights_before:
             self._documents.write_weights(experiment.name, entry.weights_after, based_on=present.generation)
 
-    def _refused(self, states: Mapping[str, ExperimentState], error: str, tick: Tick) -> Report:
+    def _refused(self, states: Mapping[str, ExperimentState], error: str, tick: Tick) -> TickReport:
         """Hold every rollout under way: weights can only be written into a valid document."""
         outcomes = []
         for name, state in states.items():
@@ -253,10 +253,10 @@ class Reconciler:
                 self._journal.append(entry, durable=False)
                 self._pace.written(name, entry.kind, entry.cause, entry.phase, tick.now)
             outcomes.append(Outcome(name, state, state.weights, entry.decision))
-        return Report(None, error, tuple(outcomes))
+        return TickReport(None, error, tuple(outcomes))
 
 
-def _inputs(experiment: Experiment, state: ExperimentState, live: Live, tick: Tick) -> Inputs:
+def _inputs(experiment: Experiment, state: ExperimentState, live: StageEvidence, tick: Tick) -> Inputs:
     return Inputs(
         experiment=experiment,
         state=state,

@@ -36,7 +36,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class TickReport:
     """What a tick did.
 
     Attributes:

@@ -32,7 +32,7 @@ from controller.decision.warmup import (
     settled,
 )
 from controller.records import Cause
-from controller.rollout.tick import Report
+from controller.rollout.tick import TickReport
 
 log = logging.getLogger("abmesh.controller")
 
@@ -93,7 +93,7 @@ class Warmer:
         known = {name: (run.target, self._progress(run)) for name, run in self._runs.items()}
         return Warmups(len(self._listeners), known)
 
-    def follow(self, report: Report, now: datetime) -> None:
+    def follow(self, report: TickReport, now: datetime) -> None:
         """Start and stop warm-ups according to a tick's decisions.
 
         A warm-up starts when its rollout waits for it. It continues while the rollout waits for something else, such as

@@ -38,7 +38,7 @@ _Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class StageEvidence:
     """What is known of a stage beyond its state.
 
     Attributes:
@@ -69,7 +69,7 @@ class _Window(Record):
     bins: tuple[tuple[str, str, int | str, float, float], ...]
 
 
-class _Live(Record):
+class _StageEvidence(Record):
     stage: str
     requests: int
     decision: DecisionRecord | None
@@ -83,7 +83,7 @@ class EvidenceStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / FOLDER
 
-    def read(self, experiment: str) -> Live | None:
+    def read(self, experiment: str) -> StageEvidence | None:
         """What was kept of an experiment; None if there is nothing, or nothing that makes sense."""
         try:
             content = memoryview(self._path(experiment).read_bytes())
@@ -94,7 +94,7 @@ class EvidenceStore:
         except (OSError, ValueError, KeyError, StateError):  # Another version of abmesh may have kept something else.
             return None
 
-    def write(self, experiment: str, live: Live) -> None:
+    def write(self, experiment: str, live: StageEvidence) -> None:
         """Keep what is known of an experiment.
 
         Raises:
@@ -110,7 +110,7 @@ class EvidenceStore:
         return self._folder / f"{experiment}.bin"
 
 
-def _dump(live: Live) -> dict[str, NDArray[Any]]:
+def _dump(live: StageEvidence) -> dict[str, NDArray[Any]]:
     window: _Window | None = None
     arrays: dict[str, NDArray[Any]] = {}
     if live.window is not None:
@@ -124,7 +124,7 @@ def _dump(live: Live) -> dict[str, NDArray[Any]]:
             _Reading.model_construct(envoy=envoy, at=item.at, uptime=item.uptime) for envoy, item in seen.items()
         ]
         window = _Window.model_construct(since=live.window.since, seen=tuple(readings), counters=counters, bins=bins)
-    kept = _Live.model_construct(
+    kept = _StageEvidence.model_construct(
         stage=live.stage,
         requests=live.requests,
         decision=live.decision,
@@ -156,8 +156,8 @@ def _narrow(numbers: NDArray[Any]) -> NDArray[Any]:
     return numbers.astype(np.min_scalar_type(int(numbers.max()))) if len(numbers) else numbers.astype(np.uint8)
 
 
-def _load(archive: Mapping[str, NDArray[Any]]) -> Live:
-    kept = _Live.model_validate_json(archive["live"].tobytes())
+def _load(archive: Mapping[str, NDArray[Any]]) -> StageEvidence:
+    kept = _StageEvidence.model_validate_json(archive["live"].tobytes())
     window = None
     if kept.window is not None:
         counters = _split(kept.window.counters, archive, "counters", 1 + len(kept.window.seen))
@@ -168,7 +168,7 @@ def _load(archive: Mapping[str, NDArray[Any]]) -> Live:
             for item, counts in zip(kept.window.seen, every, strict=True)
         }
         window = Window(kept.window.since, totals, seen)
-    return Live(kept.stage, window, kept.decision, kept.requests, kept.memory.history())
+    return StageEvidence(kept.stage, window, kept.decision, kept.requests, kept.memory.history())
 
 
 def _split(known: Sequence[_Key], archive: Mapping[str, NDArray[Any]], kind: str, parts: int) -> list[Series[_Key]]:

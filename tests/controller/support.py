@@ -13,7 +13,7 @@ from controller.decision.warmup import Warmups
 from controller.evidence.parse import parse
 from controller.records import JournalEntry, Phase
 from controller.rollout.reconcile import Reconciler
-from controller.rollout.tick import Report
+from controller.rollout.tick import TickReport
 from controller.sources.base import Observation
 from controller.state.documents import Documents
 from controller.state.evidence import EvidenceStore
@@ -158,7 +158,7 @@ class World:
             for name, traffic in self.envoys.items()
         ]
 
-    def tick(self, seconds: float = 5.0, warmups: Warmups | None = None) -> Report:
+    def tick(self, seconds: float = 5.0, warmups: Warmups | None = None) -> TickReport:
         """Time passes, then one tick."""
         self.now += timedelta(seconds=seconds)
         return self.reconciler.reconcile(self.observe(), self.now, self.now, warmups)

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from ruamel.yaml import YAML
 
 from controller.metrics.telemetry import Telemetry
-from controller.rollout.tick import Report
+from controller.rollout.tick import TickReport
 from controller.routes.publisher import RoutesStatus
 from ext_proc.exposition import Exposition
 from ext_proc.telemetry import Counts
@@ -53,7 +53,7 @@ def _kinds() -> dict[str, str]:
     telemetry = Telemetry()
     telemetry.add_routes(RoutesStatus())
     segmented = experiment(segments={"header": "x-user-segment", "values": ["power"]})
-    telemetry.record_counts(Report(1, experiments=(segmented,)), [], START)
+    telemetry.record_counts(TickReport(1, experiments=(segmented,)), [], START)
     registry = CollectorRegistry()
     registry.register(Exposition(Counts, lambda: 0.0))
     pages = telemetry.render().decode() + generate_latest(registry).decode()

@@ -14,7 +14,7 @@ from controller.evidence.counts import BinKey, Counts, SegmentKey
 from controller.evidence.summary import summarize
 from controller.evidence.window import Window
 from controller.records import ExperimentState, Phase, Stage
-from controller.state.evidence import EvidenceStore, Live
+from controller.state.evidence import EvidenceStore, StageEvidence
 from controller.state.states import StateStore
 from tests.abmesh.cli.calls import call, refused
 from tests.controller.support import DOCUMENT
@@ -167,7 +167,7 @@ def keep(folder: Path, *, stage: str = "s2") -> None:
         evidence=summarize(counts(90, 10, errors=1), ("model-a", "model-b")),
     )
     EvidenceStore(folder).write(
-        "chat", Live(stage, Window(START, counts(40, 40, errors=2)), history=History(past=(past,)))
+        "chat", StageEvidence(stage, Window(START, counts(40, 40, errors=2)), history=History(past=(past,)))
     )
 
 
@@ -199,7 +199,7 @@ def test_a_rollout_with_segments_is_reported_by_segment(tmp_path: Path, config: 
         for segment, share in (("power", 15), ("other", 35)):
             segments[name, segment, 200], segments[name, segment, 503] = 40 * share, 2 * share
     parted = Counts(whole.requests, whole.amounts, whole.bins, segments)
-    EvidenceStore(folder).write("chat", Live("s2", Window(START, parted), history=History()))
+    EvidenceStore(folder).write("chat", StageEvidence("s2", Window(START, parted), history=History()))
     record = json.loads(call(*given, "--json").out)
     errors = next(part for part in record["metrics"] if part["metric"] == "error_rate")
     assert [(item["segment"], item["in_control"]["requests"]) for item in errors["segments"]] == [

@@ -10,7 +10,7 @@ from controller.evidence.parse import Sample
 from controller.records import ExperimentState, Phase, adopt
 from controller.rollout.collect import Collector
 from controller.sources.base import Observation
-from controller.state.evidence import EvidenceStore, Live
+from controller.state.evidence import EvidenceStore, StageEvidence
 from tests.controller.support import ENVOY, NAME, START, experiment
 
 SETTLE = timedelta(seconds=5)
@@ -24,7 +24,7 @@ class Rollout:
         self.gathering = Collector(EvidenceStore(folder), SETTLE)
         self.state: ExperimentState = adopt(experiment(), Phase.PROGRESSING, "stage", START)
 
-    def observe(self, at: float, scraped: float, requests: int) -> Live:
+    def observe(self, at: float, scraped: float, requests: int) -> StageEvidence:
         moment = _at(at)
         sample = Sample({NAME: Counts({("model-b", 0, 200): requests})}, (_at(scraped) - STARTED).total_seconds())
         observations = [Observation(ENVOY, sample, age=moment - _at(scraped))]
@@ -37,7 +37,7 @@ def _at(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def _counted(live: Live) -> int:
+def _counted(live: StageEvidence) -> int:
     assert live.window is not None
     return sum(live.window.totals.requests.values())
 

@@ -19,7 +19,7 @@ from controller.metrics.telemetry import Telemetry
 from controller.records import Cause, Kind, Phase
 from controller.rollout import commands
 from controller.rollout.status import read_status
-from controller.rollout.tick import Report
+from controller.rollout.tick import TickReport
 from controller.rollout.warmer import Warmer
 from controller.settings import Settings
 from controller.sources.base import Observation
@@ -43,7 +43,7 @@ def _settings(subject: World) -> Settings:
     return Settings(subject.folder.parent / "experiments.yaml", state_dir=subject.folder)
 
 
-def _target(report: Report) -> Target:
+def _target(report: TickReport) -> Target:
     (outcome,) = report.outcomes
     assert outcome.warms is not None
     return outcome.warms

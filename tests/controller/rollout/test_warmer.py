@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestServer, unused_port
 from abmesh.experiment.model import Experiment
 from controller.decision.warmup import AGAIN_AFTER, Progress, Target, WarmupState, judge_warmup, target_of
 from controller.records import Cause, DecisionRecord, ExperimentState, Kind, Phase, adopt
-from controller.rollout.tick import Outcome, Report
+from controller.rollout.tick import Outcome, TickReport
 from controller.rollout.warmer import Warmer
 from controller.wording.verdicts import warmup_text
 from tests.controller.support import NAME, START, experiment
@@ -84,10 +84,10 @@ def _target(**warmup: Any) -> Target:
     return found
 
 
-def _report(warms: Target | None, cause: Cause = Cause.WARMING, **changes: Any) -> Report:
+def _report(warms: Target | None, cause: Cause = Cause.WARMING, **changes: Any) -> TickReport:
     decision = DecisionRecord(id="d", kind=Kind.HOLD, cause=cause, reason="r", at=START)
     _, state = _subject()
-    return Report(1, outcomes=(Outcome(NAME, state, state.weights, decision, warms=warms),), **changes)
+    return TickReport(1, outcomes=(Outcome(NAME, state, state.weights, decision, warms=warms),), **changes)
 
 
 def _progress(warmer: Warmer) -> Progress:
@@ -245,18 +245,18 @@ async def test_it_starts_when_the_rollout_waits_for_it_and_continues_through_oth
         warmer.follow(_report(target), START)
         await _until(lambda: len(model.seen) > 3)
         warmer.follow(_report(target, Cause.MISSING_DATA), START)
-        warmer.follow(Report(1, superseded=(NAME,)), START)
-        warmer.follow(Report(1, failures={NAME: "no disk"}), START)
+        warmer.follow(TickReport(1, superseded=(NAME,)), START)
+        warmer.follow(TickReport(1, failures={NAME: "no disk"}), START)
         assert _progress(warmer).requests > 0
         await _until(lambda: len(model.seen) > 8)
 
 
 @pytest.mark.parametrize(
     "ends",
-    [_report(None, Cause.PAUSED), _report(None, Cause.STARTING), Report(1), Report(None, "not valid")],
+    [_report(None, Cause.PAUSED), _report(None, Cause.STARTING), TickReport(1), TickReport(None, "not valid")],
     ids=["paused", "started", "taken out of the document", "document refused"],
 )
-async def test_it_ends_when_there_is_nothing_to_warm_up(ends: Report) -> None:
+async def test_it_ends_when_there_is_nothing_to_warm_up(ends: TickReport) -> None:
     target = _target(min_requests=1000, max_requests=1000)
     async with _model(gate=asyncio.Event()) as model, _warmer(model.url) as warmer:
         warmer.follow(_report(target), START)

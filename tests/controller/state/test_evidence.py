@@ -11,7 +11,7 @@ from controller.decision.history import History, Look
 from controller.evidence.counts import NOTHING, Counts
 from controller.evidence.window import Reading, Window, extend
 from controller.records import Cause, DecisionRecord, Kind
-from controller.state.evidence import EvidenceStore, Live
+from controller.state.evidence import EvidenceStore, StageEvidence
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 CONTROL = Counts(
@@ -27,7 +27,7 @@ BOTH = Counts(
     CONTROL.segments,
 )
 LATER = START + timedelta(seconds=5)
-LIVE = Live(
+LIVE = StageEvidence(
     "stage",
     Window(START, BOTH, {"a": Reading(LATER, 3600.0, BOTH), "b": Reading(START, None, NOTHING)}),
     DecisionRecord(id="d", kind=Kind.HOLD, cause=Cause.MIN_REQUESTS, reason="so", at=START),
@@ -36,8 +36,8 @@ LIVE = Live(
 )
 
 
-@pytest.mark.parametrize("live", [LIVE, Live("stage"), Live("stage", Window(START))])
-def test_it_comes_back_as_it_was_written(tmp_path: Path, live: Live) -> None:
+@pytest.mark.parametrize("live", [LIVE, StageEvidence("stage"), StageEvidence("stage", Window(START))])
+def test_it_comes_back_as_it_was_written(tmp_path: Path, live: StageEvidence) -> None:
     EvidenceStore(tmp_path / "new").write("chat", live)
     assert EvidenceStore(tmp_path / "new").read("chat") == live
 
@@ -79,7 +79,7 @@ def test_whatever_was_counted_comes_back(
     tmp_path_factory: pytest.TempPathFactory, totals: Counts, seen: dict[str, Reading]
 ) -> None:
     store = EvidenceStore(tmp_path_factory.mktemp("live"))
-    live = Live("stage", Window(START, totals, seen))
+    live = StageEvidence("stage", Window(START, totals, seen))
     store.write("chat", live)
     assert store.read("chat") == live
 
