@@ -188,27 +188,6 @@ def sample_size(
     return (_z(alpha, sides) + float(ndtri(power))) ** 2 * (var_a + var_b / ratio) / delta**2
 
 
-def share_sample_size(
-    p_a: float, p_b: float, alpha: float, power: float, ratio: float = 1.0, *, sides: int = 2
-) -> float:
-    """Units of the control that one look at two shares needs; the candidate needs ``ratio`` times as many.
-
-    As :func:`sample_size` for the arcsine scale, on which shares have variance 1: Cohen's effect size
-    ``h = 2 arcsin sqrt(p_B) - 2 arcsin sqrt(p_A)``, *Statistical Power Analysis for the Behavioral Sciences* (1988),
-    chapter 6.
-
-    Args:
-        p_a: the control's share, 0..1.
-        p_b: the candidate's, another one.
-        alpha: probability of a false alarm.
-        power: probability of finding the difference.
-        ratio: the candidate's units over the control's.
-        sides: 1 or 2.
-    """
-    h = 2 * (math.asin(math.sqrt(p_b)) - math.asin(math.sqrt(p_a)))
-    return sample_size(1.0, 1.0, h, alpha, power, ratio, sides=sides)
-
-
 def anytime_sample_size(
     var_a: float, var_b: float, delta: float, alpha: float, power: float, ratio: float = 1.0, *, sides: int = 2
 ) -> float:
