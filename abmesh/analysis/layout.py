@@ -19,7 +19,7 @@ def table(header: Row, rows: Sequence[Row], style: Format) -> list[str]:
     Args:
         header: names of the columns.
         rows: cells, as many as the header has.
-        style: ``text`` aligns with blanks, ``markdown`` writes a table of GitHub's form.
+        style: ``text`` aligns with spaces, ``markdown`` writes a GitHub table.
     """
     if style == "markdown":
         header, rows = [_escaped(cell) for cell in header], [[_escaped(cell) for cell in row] for row in rows]
@@ -39,7 +39,7 @@ def table(header: Row, rows: Sequence[Row], style: Format) -> list[str]:
 
 
 def heading(text: str, style: Format, level: int = 2) -> list[str]:
-    """Lines of a heading, with the empty lines around it."""
+    """Lines of a heading, with empty lines around it."""
     return ["", f"{'#' * level} {text}", ""] if style == "markdown" else ["", text]
 
 
@@ -88,12 +88,12 @@ def probability(p: float) -> str:
 
 
 def count(value: float) -> str:
-    """A count with thousands apart: ``21,067``; a large sum to six digits."""
+    """A count with thousands separated: ``21,067``; a large sum to six digits."""
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:,.6g}"
 
 
 def percent(share: float) -> str:
-    """A share in percent, as people write it: ``95%``, ``0.5%``."""
+    """A share in percent: ``95%``, ``0.5%``."""
     return f"{share * 100:.6g}%"
 
 

@@ -162,7 +162,7 @@ def test_limits_of_a_share_leave_out_what_the_e_value_rejects(
 
 @pytest.mark.parametrize("metric", MEANS)
 @given(WORLDS, MARGINS, st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_limits_of_a_mean_leave_out_what_the_e_value_rejects(
     metric: str, world: World, by: float, relative: bool
 ) -> None:
@@ -171,7 +171,7 @@ def test_limits_of_a_mean_leave_out_what_the_e_value_rejects(
 
 @pytest.mark.parametrize("metric", QUANTILES)
 @given(WORLDS, MARGINS, st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_limits_of_a_quantile_leave_out_what_the_e_value_rejects(
     metric: str, world: World, by: float, relative: bool
 ) -> None:
@@ -211,7 +211,7 @@ def assert_agrees(limits: Interval, margin: float, above: float, below: float) -
 
 @pytest.mark.parametrize("metric", KINDS)
 @given(WORLDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_a_report_says_what_the_goals_e_values_say(metric: str, world: World) -> None:
     parts = strata(world)
     plan, _, _ = compared(metric, parts)
