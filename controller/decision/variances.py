@@ -19,6 +19,7 @@ from controller.decision.comparison import MIN_SLICES, few_slices_effect
 _ROUNDING = 1e-15
 """A variance below this part of the squared mean is rounding."""
 
+
 class Variances(Protocol):
     """Each stratum's variance per request, shape (..., strata); infinite where the evidence is too thin to tell."""
 
