@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Literal
 
@@ -62,6 +63,8 @@ def number(value: float | None, unit: str, *, sign: bool = False) -> str:
         return "no limit"
     behind = {"share": "%", "points": " pp", "": ""}.get(unit, f" {unit}")
     scaled = value * 100 if unit in ("share", "points") else value
+    if abs(value) < sys.float_info.min:
+        scaled = math.copysign(0.0, value)  # A limit that is just beyond 0.
     plain = 0.001 <= abs(scaled) < 1e7 or scaled == 0
     digits = max(0, 3 - math.floor(math.log10(abs(scaled)))) if plain and scaled else 0
     text = f"{scaled:{'+' if sign else ''}.{digits}f}" if plain else f"{scaled:{'+' if sign else ''}.3e}"

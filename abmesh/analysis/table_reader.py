@@ -1,6 +1,6 @@
 """A CSV of results as a :class:`~abmesh.analysis.table.Table`. Pure: lines of text in, records out.
 
-Two forms are read, told apart by the column ``user``:
+Two forms are read; the one with a column ``user`` is the second:
 
 aggregates  variant, n, sum[, sum_squares][, segment][, stage][, time]    one row each; with ``time``, cumulative rows
 users       variant, user, n, sum[, segment][, stage]                     any number of rows; a user may have several

@@ -117,7 +117,7 @@ def _comparison(
 
 
 def _method(table: Table, found: Comparison) -> tuple[str, str]:
-    """How a comparison is made, and what is particular about it."""
+    """How a comparison is made, and a remark."""
     if not table.share:
         between = "groups of users" if table.kind == "ratio" else "requests"
         return f"confidence sequence of the mean, with the variance between {between}", ""

@@ -51,7 +51,7 @@ def log_e_ratio(
     Args:
         s_a: events of the control in each stratum, shape (..., S).
         s_b: events of the candidate, same.
-        share_b: the candidate's share of the requests, 0..1, same. A stratum at 0 or 1 says nothing.
+        share_b: the candidate's share of the requests, 0..1, same. A stratum at 0 or 1 is ignored.
         delta0: log rate ratio under the null, finite, shape (...).
         side: the null is ``== delta0`` (TWO_SIDED), ``<= delta0`` (GREATER) or ``>= delta0`` (LESS).
         tau: size of the log rate ratios that are looked for.
@@ -73,7 +73,7 @@ def _mixed(no: Floats, yes: Floats, start: Floats, side: Side, tau: float) -> Fl
     """
     points, log_weights = shifts(side, tau)
     gain = log_expit(start[..., None] + points) - log_expit(start)[..., None]
-    # ln(1 - theta) = ln(theta) - log odds, so that one logarithm serves both kinds of events.
+    # ln(1 - theta) = ln(theta) - log odds, so one logarithm serves both kinds of events.
     log_ratio = ((no + yes)[..., None] * gain).sum(axis=-2) - no.sum(axis=-1)[..., None] * points
     return log_sum_exp(log_weights + log_ratio)
 

@@ -3,10 +3,10 @@
 Called by :mod:`controller.decision.shares`: for a guardrail's ``max_increase`` in absolute terms, and for rates in a
 table, whose events may be frequent.
 
-The null says that in every stratum, and for every request, ``p_B - c p_A <= m``: with c = 1 it limits the difference,
+The null is that in every stratum, and for every request, ``p_B - c p_A <= m``: with c = 1 it limits the difference,
 with m = 0 the ratio. Neither base rate is known. A likelihood ratio would have to be small for every base rate at once,
-which costs half of the power; a bet does not. Take a request at random: it goes to the candidate with probability rho.
-Bet on its event through the factors
+which costs half of the power; a bet does not. Take a random request: it goes to the candidate with probability rho. Bet
+on its event with the factors
 
     B, event:    1 + (l / rho)(1 - b)             A, event:    1 - (c l / (1-rho))(1 - a)
     B, none:     1 - (l / rho) b                  A, none:     1 + (c l / (1-rho)) a          with b = c a + m.
@@ -48,10 +48,10 @@ _INSIDE = 1 - 1e-9
 """Largest margin that leaves some room for base rates."""
 
 _SMALLEST_SHARE = 1e-13
-"""A stratum with a smaller share on one side says nothing that float64 could hold."""
+"""A stratum with a smaller share on one side is ignored: float64 could not hold what it adds."""
 
 _LARGEST_BET = 0.95
-"""Part of the stake that a single request may lose."""
+"""Largest part of the stake that a single request may lose."""
 
 
 @lru_cache(maxsize=1)
@@ -82,7 +82,8 @@ def log_e_difference(
         s_a: events of the control in each stratum, shape (..., S).
         n_a: requests of the control, at least ``s_a``, same.
         s_b: events of the candidate, same.
-        n_b: requests of the candidate, at least ``s_b``, same. A stratum in which either has no requests says nothing.
+        n_b: requests of the candidate, at least ``s_b``, same. A stratum in which either has no requests is
+            ignored.
         margin: the difference under the null, -1..1, shape (...). At 1 nothing is greater, at -1 nothing is less.
         side: the null is, in every stratum, ``p_B - scale p_A <= margin`` (GREATER) or ``>= margin`` (LESS).
         scale: above 0, shape (...). With a margin of 0 it is the ratio of the shares under the null.

@@ -10,16 +10,16 @@ import numpy as np
 from abmesh.inference.numbers import Floats
 
 _LEAST_BELOW = 0.25
-"""Smallest share below an edge that a deflator reckons with."""
+"""Smallest share below an edge that a deflator assumes."""
 
 
 def edge_design_effect(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) -> Floats:
-    """How many requests say as much, at one edge, as one independent request.
+    """How many requests are worth one independent request, at one edge.
 
     ``phi = max(1, sum_arms [sum_g (Y_g - R N_g)^2 / (1 - sum_g (N_g / N)^2)] / sum_arms N R (1 - R))`` with each
-    variant's own share R: the variance between groups over that of as many independent requests. Own shares, so that a
-    difference between variants does not pass for one between users. The divisor ``1 - sum (N_g/N)^2`` is what fitting R
-    leaves of the expected squares when every request adds the same variance; for G equal groups it is the usual
+    variant's own share R: the variance between groups over that of as many independent requests. With own shares, a
+    difference between variants does not look like one between users. The divisor ``1 - sum (N_g/N)^2`` is what fitting
+    R leaves of the expected squares when every request adds the same variance; for G equal groups it is the usual
     ``(G - 1) / G``, and empty groups change nothing.
 
     Args:
@@ -45,7 +45,7 @@ def level_deflator(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) -
     Args:
         above_a: as for :func:`edge_design_effect`, like the others.
         n_a: shape (..., G).
-        above_b: shape (..., H); no groups if only one variant tells.
+        above_b: shape (..., H); no groups if only one variant is known.
         n_b: shape (..., H).
 
     Returns:
@@ -78,7 +78,7 @@ def edge_deflator(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) ->
     """
     total = n_a.sum(axis=-1) + n_b.sum(axis=-1)
     share = (above_a.sum(axis=-1) + above_b.sum(axis=-1)) / np.where(total > 0, total, 1.0)
-    # Where nearly all are above, what is below tells two variants apart, which a comparison of counts above cannot use.
+    # Where nearly all are above, two variants differ in what is below, which a comparison of counts above cannot use.
     return np.asarray(level_deflator(above_a, n_a, above_b, n_b) * np.maximum(1 - share, _LEAST_BELOW))
 
 
@@ -103,7 +103,7 @@ def _dispersion(above: Floats, n: Floats) -> tuple[Floats, Floats, Floats]:
     share = above.sum(axis=-1) / safe
     squares = ((above - share[..., None] * n) ** 2).sum(axis=-1)
     unequal = np.broadcast_to(((n / safe[..., None]) ** 2).sum(axis=-1), share.shape)
-    # An arm whose requests are all on one side, or all in one group, must not water down what the other one knows.
+    # An arm whose requests are all on one side, or all in one group, must not dilute what the other one shows.
     known = (share > 0) & (share < 1) & (unequal < 1)
     left = np.where(known, 1 - unequal, 1.0)
     spread = np.where(known, squares / left, 0.0)

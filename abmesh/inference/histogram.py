@@ -1,7 +1,7 @@
 """Histograms of bins: merging and quantiles. Pure.
 
 A bin is ``(lower_bound, width)`` in milliseconds and holds a count. Envoy's bins are log-linear with two significant
-digits (30 to 31, 120 to 130, 2300 to 2400), so that a value is known to 10% at worst and, interpolated, far better.
+digits (30 to 31, 120 to 130, 2300 to 2400), so a value is known to 10% at worst and, interpolated, far better.
 Values inside a bin are taken to be spread evenly, here and in :mod:`abmesh.inference.cumulative`, which lays histograms
 out for many questions.
 """

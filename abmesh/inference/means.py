@@ -18,7 +18,7 @@ from scipy.special import log_ndtr, stdtr
 from abmesh.inference.numbers import Floats, Side
 
 _HUGE = 1e300
-"""Stands for an infinite ratio, so that no product of finite numbers overflows."""
+"""Stands for an infinite ratio; no product of finite numbers overflows."""
 
 
 def log_e_mean(
@@ -83,7 +83,7 @@ def best_rho2(alpha: float, n_star: float) -> float:
 
 
 def _tuning(alpha: float, side: Side) -> float:
-    # Twice an alpha above one half would not be a probability; nobody decides at such an alpha.
+    # Twice an alpha above one half would not be a probability; no decision uses such an alpha.
     return alpha if side is Side.TWO_SIDED else min(2 * alpha, 0.999)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from abmesh.inference.numbers import Floats, Side
 
 _WIDEST = 4.0
-"""The largest shift, in units of tau. A larger effect is still found: the largest shift gains from it all the same."""
+"""The largest shift, in units of tau. A larger effect is found as well: the largest shift gains from it, too."""
 
 _FINEST = 1e-5
 """The smallest shift, as a part of the largest."""
@@ -27,7 +27,7 @@ def shifts(side: Side, tau: float) -> tuple[Floats, Floats]:
 
     A normal density with standard deviation ``tau``, or its half on one side, on a geometric grid. Evenly spaced shifts
     could not tell the null from anything closer than half a step, however much data there is; geometric ones keep the
-    ratio between neighbours, so that some shift fits every amount of data.
+    ratio between neighbours, so some shift fits every amount of data.
 
     Args:
         side: GREATER has positive shifts only, LESS negative ones, TWO_SIDED both.

@@ -1,7 +1,6 @@
 """Means of independent units from their moments; a covariate from before, values with a cap. Pure.
 
-Called by the analysis of finished experiments, which may have one row a user; :mod:`abmesh.inference.means` serves
-requests of users who repeat.
+Called by the reports of tables; :mod:`abmesh.inference.means` serves requests of users who repeat.
 """
 
 from __future__ import annotations
@@ -99,10 +98,10 @@ def winsorised(bins: Mapping[tuple[float, float], int], cap: float) -> Moments:
     """Moments of a histogram's values with everything above a cap counted as the cap.
 
     One request in a million may cost a thousand times the usual, and a mean whose variance hangs on whether that
-    request has come yet is no ground for a decision. The question changes with the cap, to the mean of ``min(X, cap)``;
+    request has come yet is no basis for a decision. The question changes with the cap, to the mean of ``min(X, cap)``;
     take the cap from the control before the stage, such as its 99th percentile, and the same for all variants.
 
-    Inside a bin, values are taken as spread evenly, so that the squares of a bin sum to
+    Values inside a bin are taken to be spread evenly, so the squares of a bin sum to
     ``count * (middle^2 + width^2 / 12)``.
 
     Args:

@@ -28,7 +28,7 @@ def request_variance(a: Slices, b: Slices, *, own_from: float = OWN_RATE_FROM, s
     rate is ``s2 / n``, and that of their difference ``s2 (1/n_A + 1/n_B)``.
 
     R is the pooled rate; for a variant whose own rate is known well enough, its own, because a true difference would
-    otherwise pass for spread between slices, and the error would never shrink below it. Well enough means
+    otherwise look like spread between slices, and the error would never shrink below it. Well enough means
     ``n R_own^2 / s2 >= own_from``, with s2 around own rates: a relative standard error of ``1/sqrt(own_from)``. For
     shares of events that number is their effective count, ``events / (phi (1 - R))`` with the design effect phi; for
     durations it is effective requests over the squared coefficient of variation. It has no unit and serves both.
@@ -78,7 +78,7 @@ def freedom(a: Slices, b: Slices) -> Floats:
 
 
 def design_effect(s2: Floats | float, share: Floats | float) -> Floats:
-    """How many requests say as much as one independent one: ``max(1, s2 / (R (1 - R)))``; arguments broadcast.
+    """How many requests are worth one independent request: ``max(1, s2 / (R (1 - R)))``; arguments broadcast.
 
     Args:
         s2: variance per request, from :func:`request_variance`.

@@ -165,7 +165,7 @@ def _chunks(runs: int) -> Iterator[int]:
 def cumulated(
     rng: np.random.Generator, runs: int, looks: int, per_look: int, share: float, p_a: float, p_b: float
 ) -> Data:
-    """Counts up to each look, of requests of which a share is the candidate's."""
+    """Counts up to each look; a share of the requests is the candidate's."""
     new_b = rng.binomial(per_look, share, (runs, looks))
     new_a = per_look - new_b
     events = rng.binomial(new_a, p_a), rng.binomial(new_b, p_b)

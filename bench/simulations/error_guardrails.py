@@ -44,7 +44,7 @@ def sticky(runs: int, seed: Sequence[int], rate: float, share: float, wanted: fl
         seed: of the random numbers.
         rate: of the control's errors.
         share: of the users who get the candidate.
-        wanted: how often doubled errors are to be found; None to leave it out.
+        wanted: how often doubled errors must be found; None to leave it out.
     """
     check = f"error_rate guardrail, {share:.0%} of 10,000 users of 1 to 200 requests, {rate:.1%} errors, 60 looks"
     by = rate * _MARGIN

@@ -34,7 +34,7 @@ _LOOKS: Final = 60
 _MARGIN: Final = 0.1
 _BETWEEN: Final = 0.5
 WANTED: Final = {0.5: 0.95, 0.05: 0.5}
-"""How often a difference is to be found, by the share of the users who get the candidate."""
+"""How often a difference must be found, by the share of the users who get the candidate."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def returning(population: Population, rate: float, strength: float, factor: floa
 
 
 def costs(share: float, factor: float, cap: float, slices: int = 10) -> Scene:
-    """One request a user, each of which costs a Pareto-distributed amount with index 1.5: no variance exists.
+    """One request a user, at a Pareto-distributed cost with index 1.5: no variance exists.
 
     Args:
         share: of the requests that get the candidate.

@@ -28,7 +28,7 @@ def outcomes(runs: int, seed: int) -> list[Outcome]:
 
 
 def any_look(runs: int, seed: int) -> list[Outcome]:
-    """Rare and common events, 100 looks: is p at most alpha ever, in the report of a table or of a rollout?"""
+    """Rare and common events, 100 looks: is p ever at most alpha, in a table or as a decision tests it?"""
 
     def both_sides(*, frequent: bool) -> Rule:
         def rule(data: Data) -> NDArray[np.bool_]:
@@ -38,13 +38,13 @@ def any_look(runs: int, seed: int) -> list[Outcome]:
 
         return rule
 
-    table, rollout = both_sides(frequent=True), both_sides(frequent=False)
+    table, judged = both_sides(frequent=True), both_sides(frequent=False)
     found: list[Outcome] = []
     for check, per_look, share, p_a, p_b, truth, wanted in (
         ("0.2% errors, 5% canary, 100 looks", 2_500, 0.05, 0.002, 0.004, "errors doubled", 0.8),
         ("90% events, 50%, 100 looks", 200, 0.5, 0.9, 0.92, "90% against 92%", None),
     ):
-        rules: dict[str, Rule] = {"of a table: bets on both sides": table, "of a rollout: ratio of rates": rollout}
+        rules: dict[str, Rule] = {"bets on both sides": table, "ratio of rates, as in decisions": judged}
         check = f"report at any look: {check}"
         found += reported(check, tallied(rules, runs, seed, 100, per_look, share, p_a, p_a), runs, "same")
         different = tallied(rules, runs, seed, 100, per_look, share, p_a, p_b)

@@ -1,4 +1,4 @@
-"""Which comparison belongs to a metric. Pure."""
+"""Which comparison a metric gets. Pure; called by guardrails, goals and reports."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def compare(metric: Metric, course: Course, tuned_for: float, alpha: float) -> C
     """The comparison of a metric.
 
     Args:
-        metric: what is compared.
+        metric: to compare.
         course: the evidence.
-        tuned_for: the candidate's requests at which a mean's e-value is to be largest.
-        alpha: of the decision that is wanted then.
+        tuned_for: the candidate's requests at which a mean's e-value should be largest.
+        alpha: of the decision that is wanted there.
     """
     if metric.quantile is not None:
         return QuantileComparison.of(course, metric)

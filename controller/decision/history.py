@@ -30,7 +30,7 @@ _LARGEST = 1e300
 """What is kept of a logarithm that is not finite, which JSON could not hold."""
 
 Edges = dict[str, tuple[float, ...]]
-"""Latencies in milliseconds, by the metric that they were chosen for; see :mod:`abmesh.inference.quantiles`."""
+"""Latencies in milliseconds, by the metric that they were chosen for; see :mod:`controller.decision.quantiles`."""
 
 
 class PastStage(Record):
