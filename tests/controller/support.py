@@ -199,8 +199,10 @@ def serve(subject: World, requests: int, *, code: int = 200, ms: int = 100) -> N
             traffic.serve("model-b", requests, code=code, ms=ms)
 
 
-def serve_and_tick(subject: World, ticks: int, *, good: int = 50, bad: int = 0, ms: int = 100) -> None:
-    """Ticks of five seconds, with traffic as the weights say before each: so much to the candidate."""
+def serve_and_tick(
+    subject: World, ticks: int, *, good: int = 50, bad: int = 0, ms: int = 100, seconds: float = 5.0
+) -> None:
+    """Ticks so many seconds apart, with traffic as the weights say before each: so much to the candidate."""
     for _ in range(ticks):
         for traffic in subject.envoys.values():
             weight = subject.weight()
@@ -208,4 +210,4 @@ def serve_and_tick(subject: World, ticks: int, *, good: int = 50, bad: int = 0, 
             if weight:
                 traffic.serve("model-b", good, ms=ms)
                 traffic.serve("model-b", bad, code=503, ms=ms)
-        subject.tick()
+        subject.tick(seconds)
