@@ -19,7 +19,9 @@ from ext_proc.settings import DEFAULT_LISTEN, DEFAULT_TRANSPORT, OFF, TRANSPORTS
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m ext_proc", description="Envoy's external-processing server.")
     config = os.environ.get(ENV_CONFIG) or DEFAULT_CONFIG
-    parser.add_argument("--config", type=Path, default=Path(config), metavar="FILE", help=f"default: {config}")
+    parser.add_argument(
+        "--config", type=Path, default=Path(config), metavar="FILE", help=f"the experiments document; default: {config}"
+    )
     listen = f"HOST:PORT or unix:PATH, repeatable; default: {DEFAULT_LISTEN}"
     parser.add_argument("--listen", action="append", metavar="ADDR", help=listen)
     parser.add_argument("--metrics", default=OFF, metavar="ADDR", help=f"HOST:PORT, or off; default: {OFF}")

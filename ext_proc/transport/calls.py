@@ -14,7 +14,7 @@ from typing import Final
 from ext_proc import wire
 from ext_proc.service import END, Answer, Last
 from ext_proc.transport import grpc_protocol, http2
-from ext_proc.transport.grpc_protocol import Call, CallError, NotGrpc, Reader, Status, framed, only_message
+from ext_proc.transport.grpc_protocol import DONE, START, Call, CallError, NotGrpc, Reader, Status, framed, only_message
 from ext_proc.transport.health import CHECK, WATCH
 from ext_proc.transport.shared import Shared
 from ext_proc.transport.streams import FinishedStreams, Stream
@@ -43,6 +43,18 @@ class Calls:
         usual_headers: the headers of the last call that asked for :data:`USUAL`. Nearly all calls repeat them, and
             comparing them is cheaper than parsing.
     """
+
+    __slots__ = (
+        "_buffered",
+        "_engine",
+        "_finished",
+        "_service",
+        "_shared",
+        "_streams",
+        "_unprompted",
+        "closing",
+        "usual_headers",
+    )
 
     def __init__(
         self, engine: http2.Connection, finished: FinishedStreams, shared: Shared, unprompted: Unprompted
@@ -104,9 +116,9 @@ class Calls:
             if type(answer) is Last:
                 self._shared.streams += 1
                 engine = self._engine
-                engine.send_response(stream_id, grpc_protocol.START)
+                engine.send_response(stream_id, START)
                 engine.send_data(stream_id, framed(answer.answer))
-                engine.send_trailers(stream_id, grpc_protocol.DONE)
+                engine.send_trailers(stream_id, DONE)
                 self._finished.half_open.add(stream_id)
             else:
                 stream = self._open(stream_id, USUAL)
@@ -241,16 +253,16 @@ class Calls:
         engine = self._engine
         if not stream.answered:
             stream.answered = True
-            engine.send_response(stream_id, grpc_protocol.START)
+            engine.send_response(stream_id, START)
         engine.send_data(stream_id, framed(message))
 
     def _finish(self, stream_id: int, stream: Stream) -> None:
         """End a call with status OK."""
         engine = self._engine
         if stream.answered:
-            engine.send_trailers(stream_id, grpc_protocol.DONE)
+            engine.send_trailers(stream_id, DONE)
         else:
-            engine.send_response(stream_id, (*grpc_protocol.START, *grpc_protocol.DONE), end_stream=True)
+            engine.send_response(stream_id, (*START, *DONE), end_stream=True)
         self.forget(stream_id)
         if not stream.ended:
             self._finished.half_open.add(stream_id)
@@ -263,7 +275,7 @@ class Calls:
             if stream.answered:
                 engine.send_trailers(stream_id, trailers)
             else:
-                engine.send_response(stream_id, (*grpc_protocol.START, *trailers), end_stream=True)
+                engine.send_response(stream_id, (*START, *trailers), end_stream=True)
         except http2.StreamGone:
             self.forget(stream_id)
             return

@@ -46,6 +46,22 @@ _IDLE_PING: Final = b"youthere"
 class Connection(asyncio.Protocol):
     """One connection."""
 
+    __slots__ = (
+        "_active",
+        "_active_at",
+        "_calls",
+        "_engine",
+        "_finished",
+        "_goaway_sent",
+        "_opened_at",
+        "_paused",
+        "_pinged",
+        "_secure",
+        "_settings_received",
+        "_shared",
+        "_transport",
+    )
+
     def __init__(self, shared: Shared, *, secure: bool) -> None:
         self._shared = shared
         self._secure = secure

@@ -128,6 +128,8 @@ async def test_a_second_signal_ends_workers_that_still_drain(folder: Path) -> No
         workers = server.children()
         for worker in workers:
             worker.suspend()  # hangs, so that it cannot drain
+        stopped = psutil.STATUS_STOPPED
+        await eventually(lambda: all(worker.status() == stopped for worker in workers), "hanging workers")
         server.process.send_signal(signal.SIGTERM)
         await eventually(lambda: all(is_pending(signal.SIGTERM, worker) for worker in workers), "the first signal")
         assert await server.stop() == 1
