@@ -55,7 +55,7 @@ def finding_of(found: Comparison, alpha: float, method: str, note: str = "", *, 
         found: the comparison.
         alpha: 0..1, two-sided.
         method: how it was made.
-        note: what is particular about it.
+        note: a remark, such as the design effect.
         share: whether values lie in 0..1.
     """
     standard = found.standardised
@@ -83,7 +83,7 @@ def finding_of(found: Comparison, alpha: float, method: str, note: str = "", *, 
 def corrected(
     comparisons: Sequence[ComparedVariant], correct: Callable[[Sequence[float]], Sequence[float]], alpha: float
 ) -> list[ComparedVariant]:
-    """Comparisons whose p-values are adjusted for each other, each analysis by itself.
+    """Comparisons whose p-values are adjusted for each other, separately for each analysis.
 
     A finding at planned looks keeps its boundary, which has no p-value to adjust.
 
@@ -120,7 +120,7 @@ def reversal(metric: ReportedMetric, control: str, name: str, what: str, parts: 
     """A sentence if the parts, one by one, say the opposite of their sum (Simpson's paradox); otherwise nothing.
 
     Args:
-        metric: what is compared.
+        metric: to compare.
         control: its name.
         name: of the variant.
         what: the parts are: ``stages`` or ``segments``.

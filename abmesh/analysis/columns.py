@@ -1,6 +1,6 @@
-"""The cells of a table of results: what each column may hold, and the error that names where it does not. Pure.
+"""The cells of a table of results: what each column may hold, and errors that name the place. Pure.
 
-Called by :mod:`abmesh.analysis.table`.
+Called by :mod:`abmesh.analysis.table_reader` and the modules that it calls.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,
 
 @dataclass(slots=True)
 class Where:
-    """A line of a source, 1-based, or 0 for all of it; says what is wrong with it."""
+    """A line of a source, 1-based, or 0 for all of it."""
 
     source: str
     line: int
 
     def refuse(self, column: str, message: str, found: str = "", allowed: str = "") -> NoReturn:
-        """Raise what a person reads: file, line, column, what was found and what is allowed.
+        """Raise an error with file, line, column, what was found and what is allowed.
 
         Raises:
             DataError: always.
@@ -47,10 +47,10 @@ class Where:
 
 
 def whole(text: str, column: str, where: Where) -> int:
-    """A whole number of at least 0; ``12.0``, as some programs write it, is one.
+    """A whole number of at least 0; also ``12.0``, as some programs write it.
 
     Raises:
-        DataError: it is none.
+        DataError: it is not one.
     """
     number = int(text.partition(".")[0]) if _WHOLE.fullmatch(text) else LARGEST + 1
     if number > LARGEST:
@@ -62,7 +62,7 @@ def number(text: str, column: str, where: Where) -> float:
     """A finite number with a decimal point.
 
     Raises:
-        DataError: it is none.
+        DataError: it is not one.
     """
     value = float(text) if _NUMBER.fullmatch(text) else math.inf
     if not abs(value) < 1e150:
@@ -82,9 +82,9 @@ def name(text: str, column: str, where: Where) -> str:
 
 
 def moment(text: str, where: Where) -> tuple[float, bool]:
-    """A moment, and whether it is a date: a number stays what it is, a date turns into seconds since 1970.
+    """A moment, and whether it is a date: a number is kept, a date becomes seconds since 1970.
 
-    A date without a time zone is taken as UTC.
+    A date without a time zone is in UTC.
 
     Raises:
         DataError: it is neither.
@@ -101,7 +101,7 @@ def moment(text: str, where: Where) -> tuple[float, bool]:
 
 
 def bounded(lines: Iterable[str], source: str) -> Iterator[str]:
-    """Lines, of which none is too long.
+    """The lines, unless one is too long.
 
     Raises:
         DataError: one is.

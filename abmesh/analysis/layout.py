@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Literal
 
@@ -19,7 +20,7 @@ def table(header: Row, rows: Sequence[Row], style: Format) -> list[str]:
     Args:
         header: names of the columns.
         rows: cells, as many as the header has.
-        style: ``text`` aligns with blanks, ``markdown`` writes a table of GitHub's form.
+        style: ``text`` aligns with spaces, ``markdown`` writes a GitHub table.
     """
     if style == "markdown":
         header, rows = [_escaped(cell) for cell in header], [[_escaped(cell) for cell in row] for row in rows]
@@ -39,7 +40,7 @@ def table(header: Row, rows: Sequence[Row], style: Format) -> list[str]:
 
 
 def heading(text: str, style: Format, level: int = 2) -> list[str]:
-    """Lines of a heading, with the empty lines around it."""
+    """Lines of a heading, with empty lines around it."""
     return ["", f"{'#' * level} {text}", ""] if style == "markdown" else ["", text]
 
 
@@ -62,6 +63,8 @@ def number(value: float | None, unit: str, *, sign: bool = False) -> str:
         return "no limit"
     behind = {"share": "%", "points": " pp", "": ""}.get(unit, f" {unit}")
     scaled = value * 100 if unit in ("share", "points") else value
+    if abs(value) < sys.float_info.min:
+        scaled = math.copysign(0.0, value)  # A limit that is just beyond 0.
     plain = 0.001 <= abs(scaled) < 1e7 or scaled == 0
     digits = max(0, 3 - math.floor(math.log10(abs(scaled)))) if plain and scaled else 0
     text = f"{scaled:{'+' if sign else ''}.{digits}f}" if plain else f"{scaled:{'+' if sign else ''}.3e}"
@@ -88,12 +91,12 @@ def probability(p: float) -> str:
 
 
 def count(value: float) -> str:
-    """A count with thousands apart: ``21,067``; a large sum to six digits."""
+    """A count with thousands separated: ``21,067``; a large sum to six digits."""
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:,.6g}"
 
 
 def percent(share: float) -> str:
-    """A share in percent, as people write it: ``95%``, ``0.5%``."""
+    """A share in percent: ``95%``, ``0.5%``."""
     return f"{share * 100:.6g}%"
 
 

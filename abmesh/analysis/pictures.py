@@ -1,4 +1,7 @@
-"""What there is to draw, as plain records: made here and by simulations, drawn by :mod:`abmesh.cli.plots`. Pure."""
+"""Pictures as plain records. Pure.
+
+Made by :mod:`abmesh.analysis.series` and ``abmesh simulate``, drawn by :mod:`abmesh.cli.plots`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceLine:
-    """A line at a value that means something: no difference, or a limit."""
+    """A line at a value to compare with: no difference, or a limit."""
 
     value: float
     label: str

@@ -25,8 +25,8 @@ times for 5% and less."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is to be found, and how surely.
+class PlanQuestion:
+    """The effect to find, and how reliably.
 
     Attributes:
         baseline: the control's value: a share in 0..1, or a mean.
@@ -34,10 +34,10 @@ class Question:
         sd: standard deviation of a mean's values; None for a rate.
         effect: the candidate's value minus the control's, not 0.
         power: probability of finding it, 0..1.
-        alpha: probability of finding what is not there, 0..1.
+        alpha: probability of a false alarm, 0..1.
         sides: 1 or 2.
         control, candidate: shares of the experiment's traffic, 0..1.
-        design_effect: how many requests say as much as one of a user who makes no other.
+        design_effect: how many requests are worth one independent request.
         looks: planned looks of the group-sequential design.
         per_second: the experiment's requests a second; None if that is not known.
     """
@@ -58,16 +58,16 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """One way to look, and what it takes.
+    """One way to look at the data, and what it takes.
 
     Attributes:
         name: ``fixed-horizon``, ``group-sequential`` or ``anytime-valid``.
         valid: what it is valid for, in words.
         control, candidate: most requests of each.
-        expected: requests of both that it takes on average if the effect is there; None where that is not computed.
+        expected: requests of both that it takes on average if the effect is real; None where that is not computed.
         ratio: its size over that of one look.
         seconds: how long that takes; None without traffic.
-        expected_seconds: how long it takes on average if the effect is there.
+        expected_seconds: how long it takes on average if the effect is real.
     """
 
     name: str
@@ -87,14 +87,14 @@ class Design:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The answer: a design for each way to look."""
+    """A design for each way to look."""
 
-    question: Question
+    question: PlanQuestion
     designs: tuple[Design, ...]
     notes: tuple[str, ...] = ()
 
 
-def plan_for(question: Question) -> Plan:
+def plan_for(question: PlanQuestion) -> Plan:
     """What each design takes."""
     ratio = question.candidate / question.control
     variance, delta = _scale(question)
@@ -104,9 +104,9 @@ def plan_for(question: Question) -> Plan:
     anytime = anytime_sample_size(*asked, ratio, sides=question.sides)
     part = _expected_part(question, abs(delta) / math.sqrt(variance * (1 + 1 / ratio) / planned))
     looks = f"{question.looks} looks" if question.looks > 1 else "1 look"
-    once = "one look at the end; any look before it adds false alarms that nobody asked for"
-    some = f"{looks}, evenly spread and planned before the start; the last at this size"
-    ever = "any look at any time, as often as you like; the interval is narrowest at this size"
+    once = "one look at the end; every earlier look adds false alarms"
+    some = f"{looks}, evenly spaced and planned in advance, the last at this size"
+    ever = "any number of looks at any time; the interval is narrowest at this size"
     return Plan(
         question,
         (
@@ -118,7 +118,7 @@ def plan_for(question: Question) -> Plan:
     )
 
 
-def _scale(question: Question) -> tuple[float, float]:
+def _scale(question: PlanQuestion) -> tuple[float, float]:
     """Variance of one value and the effect, on the scale on which both variants have the same variance."""
     if question.sd is not None:
         return question.sd**2, question.effect
@@ -126,15 +126,15 @@ def _scale(question: Question) -> tuple[float, float]:
     return 1.0, 2 * (math.asin(math.sqrt(changed)) - math.asin(math.sqrt(question.baseline)))
 
 
-def _expected_part(question: Question, drift: float) -> float:
-    """Part of the largest size that a group-sequential design takes on average, if the effect is there."""
+def _expected_part(question: PlanQuestion, drift: float) -> float:
+    """Part of the largest size that a group-sequential design takes on average, if the effect is real."""
     fractions = [look / question.looks for look in range(1, question.looks + 1)]
     limits = boundaries(fractions, question.alpha, sides=question.sides)
     stops = stopping(fractions, limits, drift, sides=question.sides)
     return sum(t * p for t, p in zip(fractions, stops, strict=True)) + 1 - sum(stops)
 
 
-def _design(question: Question, name: str, valid: str, size: float, ratio: float, part: float | None) -> Design:
+def _design(question: PlanQuestion, name: str, valid: str, size: float, ratio: float, part: float | None) -> Design:
     requests = size * question.design_effect
     control = math.ceil(requests * (1 - 1e-12))
     candidate = math.ceil(requests * question.candidate / question.control * (1 - 1e-12))
@@ -146,23 +146,21 @@ def _design(question: Question, name: str, valid: str, size: float, ratio: float
     return Design(name, valid, control, candidate, expected, ratio, seconds, expected_seconds)
 
 
-def _notes(question: Question, size: float) -> tuple[str, ...]:
+def _notes(question: PlanQuestion, size: float) -> tuple[str, ...]:
     notes = []
     if question.sd is None:
         rate = min(question.baseline, question.baseline + question.effect)
         fewest = rate * size * min(1.0, question.candidate / question.control)
         if fewest < _FEW_EVENTS:
-            notes.append(
-                f"only about {fewest:.2g} events are expected in the smaller variant; with so few the sizes are rough"
-            )
+            notes.append(f"only about {fewest:.2g} events are expected in the smaller variant, so the sizes are rough")
         if abs(math.log1p(question.effect / question.baseline)) < _SMALL_LIFT:
             notes.append(
-                "at any look, rates are tested by their counts, which expects lifts of about a third; one as small as "
-                "this may take 1.6 times the anytime-valid size"
+                "the test of rates at any look is tuned for lifts of about a third; a lift as small as this may need "
+                "1.6 times the anytime-valid size"
             )
     if question.design_effect == 1:
         notes.append(
-            "requests are taken as independent; where users repeat, give --design-effect, which abmesh analyze shows"
+            "requests are assumed to be independent; if users repeat, pass --design-effect (abmesh analyze shows it)"
         )
     return tuple(notes)
 
@@ -175,7 +173,7 @@ def as_text(plan: Plan) -> str:
     sides = "two-sided" if question.sides == 2 else "one-sided"
     kind = "a rate" if question.sd is None else f"a mean (sd {number(question.sd, question.unit)})"
     lines = [
-        f"To tell {kind} of {number(changed, question.unit)} from {number(question.baseline, question.unit)} "
+        f"To distinguish {kind} of {number(changed, question.unit)} from {number(question.baseline, question.unit)} "
         f"({number(question.effect, points, sign=True)}, {number(lift, 'share', sign=True)} of it)",
         f"with power {percent(question.power)}, alpha {percent(question.alpha)} {sides}, control "
         f"{percent(question.control)} and candidate {percent(question.candidate)} of the traffic"
@@ -202,7 +200,7 @@ def as_text(plan: Plan) -> str:
             rows[-1].append(_duration(design.expected_seconds))
     lines += table([*header, *(["expected duration"] if timed else [])], rows, "text")
     lines += ["", *(f"{design.name}: valid for {design.valid}" for design in plan.designs)]
-    lines.append("expected: on average, if the effect is there; an anytime-valid look may find it sooner as well")
+    lines.append("expected: on average, if the effect is real; the anytime-valid design may also find it sooner")
     lines += [f"note: {note}" for note in plan.notes]
     return "\n".join(lines)
 

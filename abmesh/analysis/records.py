@@ -62,7 +62,7 @@ class Finding:
         adjusted: p, corrected for all comparisons that it was made beside; the same where it is alone.
         significant: whether ``adjusted`` is at most alpha (for planned looks, whether the boundary is crossed).
         method: how it was made.
-        note: what is particular about this one; empty if nothing is.
+        note: a remark, such as the design effect; may be empty.
         side: on which side the evidence lies, where the method tells; otherwise that of the difference.
     """
 

@@ -27,7 +27,7 @@ from abmesh.analysis.records import (
     SplitCheck,
 )
 
-_INTERVALS_ARE_NOT = "intervals are not, and one that leaves out 0 beside a result of undecided is no finding"
+_INTERVALS_ARE_NOT = "intervals are not, so one that excludes 0 beside 'undecided' is not a finding"
 
 
 def as_text(report: AnalysisReport, style: Format) -> str:
@@ -35,7 +35,7 @@ def as_text(report: AnalysisReport, style: Format) -> str:
     sure = percent(1 - report.alpha)
     title = f"{report.source}: compared with {report.control}, alpha {percent(report.alpha)}"
     if report.stages > 1:
-        title += f", {report.stages} stages compared apart and combined"
+        title += f", {report.stages} stages compared one by one and combined"
     lines = [f"# {title}" if style == "markdown" else title]
     if report.warnings:
         lines += heading("Warnings", style) + listed(report.warnings, style)
@@ -43,7 +43,9 @@ def as_text(report: AnalysisReport, style: Format) -> str:
         lines += heading(part.metric.name, style) + _variants(part, sure, style)
         lines += ["", *_comparisons(part.metric, part.comparisons, sure, style)]
         if part.segments:
-            title = f"{part.metric.name} by segment: to explore, never to decide; p by Benjamini and Hochberg"
+            title = (
+                f"{part.metric.name} by segment: for exploring, not for deciding; p corrected by Benjamini and Hochberg"
+            )
             lines += heading(title, style) + _segments(part, report.control, sure, style)
             if part.remarks:
                 lines += ["", *listed(part.remarks, style)]
@@ -86,12 +88,12 @@ def _comparisons(metric: ReportedMetric, comparisons: Sequence[ComparedVariant],
 
 
 def _segments(part: MetricReport, control: str, sure: str, style: Format) -> list[str]:
-    """Segments, with their own values where they are known; relative differences then have no room."""
+    """Segments, with their own values where they are known, instead of relative differences."""
     if not any(item.within for item in part.segments):
         return _comparisons(part.metric, part.segments, sure, style)
     several = len({item.variant for item in part.segments}) > 1
     name = "variant" if several else part.segments[0].variant
-    # Of several variants each has a row of its own, which says whose value it is.
+    # Several variants have a row each, which names the variant.
     own = ["variant", "requests", control, "requests", "value"] if several else ["requests", control, "requests", name]
     header = ["segment", *own, "difference", f"{sure} interval", "p", "result"]
     unit = part.metric.unit
@@ -125,7 +127,7 @@ def _splits(splits: Sequence[SplitCheck], style: Format) -> list[str]:
         expected = ", ".join(f"{name} {count(round(each))}" for name, each in split.expected.items())
         stage = [split.stage] if len(splits) > 1 else []
         once = [] if split.plain_p is None else [probability(split.plain_p)]
-        result = "ALARM" if split.alarm else "as said"
+        result = "ALARM" if split.alarm else "as expected"
         rows.append([*stage, split.unit, counts, expected, probability(split.p), *once, result])
     plain = ["p for one look"] if splits[0].plain_p is not None else []
     header = [*(["stage"] if len(splits) > 1 else []), "counted", "found", "expected", "p", *plain, "result"]
@@ -133,7 +135,7 @@ def _splits(splits: Sequence[SplitCheck], style: Format) -> list[str]:
 
 
 def _legend(report: AnalysisReport) -> list[str]:
-    """What each analysis in the report is valid for."""
+    """What each analysis in the report is, and when it is valid."""
     used: dict[str, str] = {}
     for part in report.metrics:
         for item in (*part.comparisons, *part.segments):
@@ -150,12 +152,12 @@ def _legend(report: AnalysisReport) -> list[str]:
     several = any(len(part.comparisons) > 1 for part in report.metrics)
     if several:
         lines.append(
-            f"p of several variants: corrected by Holm's method, each analysis by itself; {_INTERVALS_ARE_NOT}"
+            f"p of several variants: corrected by Holm's method, separately for each analysis; {_INTERVALS_ARE_NOT}"
         )
     if any(part.segments for part in report.metrics):
         lines.append(f"p of segments: corrected by Benjamini and Hochberg's method; {_INTERVALS_ARE_NOT}")
     if not report.splits:
-        lines.append("split: not checked; say what it should be with --weights")
+        lines.append("split: not checked; pass --weights to check it")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""A rollout's evidence as a report compares it, and what is asked of it. Pure.
+"""A rollout's evidence as a report compares it, and what to report. Pure.
 
 Called by :mod:`abmesh.analysis.rollout_report` and :mod:`abmesh.analysis.rollout_segments`.
 """
@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from abmesh.experiment.metrics import Metric
+from abmesh.experiment.metrics import ERROR_RATE, Metric
 from abmesh.experiment.model import Experiment
 from abmesh.inference.histogram import merge, quantile
 from controller.decision.comparison import Comparison
 from controller.decision.comparisons import compare
 from controller.decision.rollout_evidence import RolloutEvidence
+from controller.decision.shares import ShareComparison
 from controller.evidence.strata import Stratum
 from controller.evidence.summary import VariantEvidence
 
@@ -35,6 +36,7 @@ class RolloutQuestion:
         tuned_for: the candidate's requests at which the decision's e-values are largest.
         tuned_alpha: the decision's alpha, which they are tuned for; another alpha of the report changes no evidence.
         planned: the candidate's requests that a goal's e-values are tuned for instead, by metric.
+        judged: metrics that a guardrail, the goal or the emergency stop decides on.
     """
 
     name: str
@@ -45,6 +47,7 @@ class RolloutQuestion:
     tuned_for: float
     tuned_alpha: float
     planned: Mapping[str, float] = field(default_factory=dict)
+    judged: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, experiment: Experiment, alpha: float | None = None) -> Self:
@@ -58,6 +61,7 @@ class RolloutQuestion:
         assert rollout is not None
         goal = rollout.goal
         guarded = {guardrail.metric for guardrail in rollout.guardrails}
+        judged = guarded if goal is None else guarded | {goal.metric}
         planned = {}
         if goal is not None and goal.planned_requests is not None and goal.metric not in guarded:
             planned[goal.metric] = float(goal.planned_requests)
@@ -70,11 +74,18 @@ class RolloutQuestion:
             tuned_for=rollout.tuned_for,
             tuned_alpha=rollout.analysis.alpha,
             planned=planned,
+            judged=frozenset(judged | {ERROR_RATE.name} if rollout.analysis.emergency_stop < 1 else judged),
         )
 
     def compare(self, metric: Metric, course: RolloutEvidence) -> Comparison:
-        """The decision's comparison of a metric."""
-        return compare(metric, course, self.planned.get(metric.name, self.tuned_for), self.tuned_alpha)
+        """The decision's comparison of a metric.
+
+        A rate that nothing decides on is tested by bets instead, which also find differences of frequent events.
+        """
+        found = compare(metric, course, self.planned.get(metric.name, self.tuned_for), self.tuned_alpha)
+        if isinstance(found, ShareComparison) and metric.name not in self.judged:
+            return replace(found, frequent=True)
+        return found
 
     def course(self, strata: Sequence[Stratum], variant: str, *, alone: bool = False) -> RolloutEvidence:
         """Evidence of a variant and the control as decisions read it; alone, without the control's."""

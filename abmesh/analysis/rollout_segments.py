@@ -191,7 +191,7 @@ def _factors(measured: metrics.Metric, whole: StratifiedSums, segment: Stratifie
     known = (n > 0) & (whole_y > 0)
     value = whole_y / np.maximum(whole_n, 1)
     if measured.unit == "share":
-        # One event more than there were, so that a segment without any is not taken to be certain of having none.
+        # One event is added, or a segment without any would seem certain never to have one.
         factor = (y + 1) / np.where(known, n * value, 1.0)
     else:
         # A score that may be negative has no scale of its own to go by.

@@ -1,6 +1,7 @@
-"""How a difference developed over time, and a report's intervals side by side, as something to draw. Pure.
+"""Pictures of a report: how differences developed over time, and intervals side by side. Pure.
 
-What there is to draw is described by :mod:`abmesh.analysis.pictures`. Called by :mod:`abmesh.cli.analyze`.
+The records are those of :mod:`abmesh.analysis.pictures`. Called by :mod:`abmesh.cli.analyze` and
+:mod:`abmesh.cli.analyze_live`.
 """
 
 from __future__ import annotations

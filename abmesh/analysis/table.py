@@ -47,7 +47,7 @@ class Table:
     Attributes:
         source: its name.
         kind: what the metric is: ``ratio`` where there are users, ``mean`` where there are squares, otherwise ``rate``.
-        share: whether every sum is that of events, at most one a request, so that values are shares.
+        share: whether every sum counts events, at most one per request, so values are shares.
         variants: names in the order in which they first appear.
         stages: names likewise; one empty name where the file has no such column.
         segments: likewise.

@@ -2,7 +2,7 @@
 
 Called by :mod:`abmesh.analysis.table_report` and, for pictures, by :mod:`abmesh.analysis.series`.
 
-rate    counts, each request by itself: a design effect of 1
+rate    counts of independent requests: a design effect of 1
 ratio   of events: counts divided by their design effect between groups of users; of anything else: a mean, with the
         variance between groups of users
 mean    a mean, with each variant's own variance between requests
@@ -74,7 +74,7 @@ class _StageVariances:
 class _OwnVariances:
     """Each variant's variance between independent requests, as :class:`~controller.decision.variances.Variances`.
 
-    The variance per request that both would have in common, so that the difference is as uncertain as with their own:
+    The variance per request that, if both had it in common, would make the difference as uncertain as their own do:
     ``s2 (1/n_A + 1/n_B) = s2_A / n_A + s2_B / n_B``.
     """
 
@@ -96,7 +96,7 @@ def _moments(totals: Totals) -> Moments:
 
 
 def _used(a: Totals, b: Totals) -> tuple[Slices, Slices]:
-    """Groups that any user is in: with few users most are empty, and say nothing about a spread."""
+    """Groups that any user is in: with few users most groups are empty and must not count."""
     some = b.slices if a.slices is None else a.slices
     assert some is not None
     nothing = Slices(np.zeros_like(some.n), np.zeros_like(some.n))

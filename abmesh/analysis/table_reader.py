@@ -1,6 +1,6 @@
 """A CSV of results as a :class:`~abmesh.analysis.table.Table`. Pure: lines of text in, records out.
 
-Two forms are read, told apart by the column ``user``:
+Two forms are read; the one with a column ``user`` is the second:
 
 aggregates  variant, n, sum[, sum_squares][, segment][, stage][, time]    one row each; with ``time``, cumulative rows
 users       variant, user, n, sum[, segment][, stage]                     any number of rows; a user may have several
@@ -54,7 +54,7 @@ def read_table(lines: Iterable[str], source: str) -> Table:
 
 
 def _rows(lines: Iterable[str], where: Where) -> Iterator[list[str]]:
-    """Rows with cells; ``where`` always is at the row that was given last."""
+    """Rows with cells; ``where`` is always at the row that was given last."""
     reader = csv.reader(columns.bounded(lines, where.source), strict=True)
     width = 0
     try:
@@ -64,7 +64,7 @@ def _rows(lines: Iterable[str], where: Where) -> Iterator[list[str]]:
                 continue
             width = width or len(row)
             if len(row) != width:
-                where.refuse("", "a row of another length than the first line", f"{len(row)} cells", f"{width} cells")
+                where.refuse("", "the row is not as long as the first line", f"{len(row)} cells", f"{width} cells")
             yield row
     except csv.Error as error:
         Where(where.source, reader.line_num).refuse("", f"not a valid CSV: {error}")
@@ -95,7 +95,7 @@ def _aggregates(rows: Iterator[list[str]], names: tuple[str, ...], where: Where)
             allowed = "one row for each variant" + "".join(f" and {name}" for name in _GROUPING if name in places)
             where.refuse("variant", message, key[2], allowed)
         if before is not None and (at - before[0]) * (totals.n - before[1].n) < 0:
-            message = f"rows are cumulative, but line {before[2]} of the same variant does not fit"
+            message = f"rows are cumulative, but line {before[2]} of the same variant contradicts this one"
             where.refuse("n", message, f"{totals.n:.0f} beside {before[1].n:.0f}", "n that never falls over time")
         history[at][key] = totals
         if before is None or at > before[0]:

@@ -1,4 +1,4 @@
-"""A table's whole report: every variant against the control, segments, the split, and what to beware of. Pure.
+"""A table's report: every variant against the control, segments, the split, and warnings. Pure.
 
 Called by :mod:`abmesh.cli.analyze`.
 """
@@ -31,29 +31,28 @@ from abmesh.inference.segments import Part
 from controller.decision.comparison import Comparison
 
 SPLIT_ALPHA = 0.01
-"""How probable a false alarm about the split may be."""
+"""Probability of a false alarm about the split."""
 
 _UNITS = 1_000.0
-"""How closely a split of single units is looked at: the prior counts as much as so many of them."""
+"""Concentration of the prior for a split of single units: it weighs as much as this many of them."""
 
 TUNED_FOR = 10_000
-"""Requests at which intervals of means are narrowest, unless somebody says. Not taken from the data: that would be a
-choice made after looking."""
+"""Default of the requests at which intervals of means are narrowest. Not taken from the data: that would be a choice
+made after looking."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableQuestion:
-    """What is asked of a table.
+    """What to report of a table.
 
     Attributes:
         metric: its name in the report.
-        unit: of a mean: ``ms``; empty if it has none. Shares have theirs already.
+        unit: of a mean: ``ms``; empty if it has none. Shares are in percent.
         control: a variant; the table's first one if None.
         alpha: 0..1.
         tuned_for: requests of both variants at which a mean's interval is narrowest.
-        weights: what the split should be, in basis points by variant; None if nobody says.
-        planned: size at which planned looks end, in requests of each candidate, and how many looks there are; None
-            without.
+        weights: the expected split, in basis points by variant; None to check nothing.
+        planned: each candidate's requests at the last planned look, and the number of looks; None without.
     """
 
     metric: str
@@ -118,7 +117,7 @@ def _comparison(
 
 
 def _method(table: Table, found: Comparison) -> tuple[str, str]:
-    """How a comparison is made, and what is particular about it."""
+    """How a comparison is made, and a remark."""
     if not table.share:
         between = "groups of users" if table.kind == "ratio" else "requests"
         return f"confidence sequence of the mean, with the variance between {between}", ""
@@ -166,12 +165,12 @@ def _data_warnings(table: Table) -> list[str]:
     found = []
     if table.shared_users:
         found.append(
-            f"{count(table.shared_users)} users are in more than one variant; each counts in all of theirs, and a "
-            f"difference between the variants looks smaller than it is"
+            f"{count(table.shared_users)} users are in more than one variant; each counts in all of them, so "
+            f"differences between the variants look smaller than they are"
         )
     late = [name for name, end in table.ends.items() if end < max(table.ends.values())]
     if late:
-        found.append(f"the rows of {', '.join(late)} end before the others'")
+        found.append(f"the rows of {', '.join(late)} end earlier than the others'")
     return found
 
 

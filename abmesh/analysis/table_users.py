@@ -94,7 +94,7 @@ def _sliced(n: list[float], y: list[float]) -> Totals:
 def _count_users(seen: Mapping[tuple[str, str], array[int]]) -> tuple[dict[tuple[str, str], int], int]:
     """How many different users there are by stage and variant, and how many are in several variants of a stage.
 
-    Users are told apart by 64 bits of hash: of 20 million, less than one pair in 90,000 files is taken for one.
+    Users are told apart by a 64-bit hash: of 20 million users, two collide in less than one of 90,000 files.
     """
     different = {key: np.unique(np.frombuffer(digests, dtype=np.uint64)) for key, digests in seen.items()}
     shared = 0

@@ -50,7 +50,7 @@ def _tested(a: Totals, b: Totals, alpha: float) -> tuple[FixedResult, str]:
 
 
 def _ratio_moments(totals: Totals) -> RatioMoments:
-    """Sums over groups of users, each of which is one unit; empty ones are none."""
+    """Sums over groups of users, each of which is one unit; empty ones are left out."""
     assert totals.slices is not None
     used = totals.slices.n > 0
     n, y = totals.slices.n[used], totals.slices.y[used]

@@ -1,4 +1,4 @@
-"""``analyze``: what a rollout's evidence, or a CSV of results, says about its variants."""
+"""``analyze``: compare the variants of a rollout, or of a CSV of results."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def analyze(
         typer.Option("--from", metavar="FILE|-", help="A CSV of results instead; - is standard input."),
     ] = None,
     control: Annotated[
-        str | None, typer.Option("--control", help="With --from: whom to compare with. [the file's first variant]")
+        str | None, typer.Option("--control", help="With --from: the variant to compare with. [the file's first]")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option("--weights", help="With --from: what the split should be, such as a=95,b=5.")
+        str | None, typer.Option("--weights", help="With --from: the expected split, such as a=95,b=5.")
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option("--metric", help="With --from: what to call the metric; else the only one to show."),
+        typer.Option("--metric", help="With --from: the metric's name; otherwise the only metric to show."),
     ] = None,
     unit: Annotated[str, typer.Option("--unit", help="With --from: unit of a mean, such as ms.")] = "",
     alpha: Annotated[str | None, typer.Option("--alpha", help="Error probability. [5%, or the document's]")] = None,
@@ -71,7 +71,7 @@ def analyze(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare variants: values, differences, lift, p, segments, and whether the split is as said."""
+    """Compare variants: values, differences, lift, p, segments, and a check of the split."""
     from abmesh.analysis.render import as_json as report_json
     from abmesh.analysis.render import as_text
 
@@ -88,7 +88,7 @@ def analyze(
         }  # fmt: skip
         for option, given in only_files.items():
             if given:
-                raise SettingsError(f"{option} goes with --from; of an experiment the document says it")
+                raise SettingsError(f"{option} goes with --from; for an experiment the document sets it")
         assert experiment is not None
         from abmesh.cli.analyze_live import report_live
 
@@ -126,7 +126,7 @@ def _draw(table: Table, report: AnalysisReport, question: TableQuestion, plot: P
 
 
 def _lines(source: str) -> Iterator[str]:
-    """Lines of a file, of which none is read further than anybody needs."""
+    """Lines of a file; a line that is too long is not read to its end."""
     from abmesh.analysis.columns import LONGEST_LINE
 
     if source == "-" and sys.stdin is None:

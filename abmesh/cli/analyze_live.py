@@ -31,7 +31,7 @@ def report_live(
     settings = Settings(config=config, state_dir=state)
     experiment = FileStore(config).read().document.experiment(name)
     if experiment.rollout is None:
-        raise RefusedError(f"{name} has no rollout, so that the controller counts nothing; analyze --from reads a CSV")
+        raise RefusedError(f"{name} has no rollout, so the controller counts nothing; analyze --from reads a CSV")
     strata = _strata(settings.state_folder, experiment)
     if not strata:
         raise RefusedError(f"nothing was counted for {name} yet; `abmesh status` shows whether a controller runs")
@@ -48,7 +48,7 @@ def report_live(
 
 
 def _reported(experiment: Experiment, strata: Sequence[Stratum]) -> tuple[Metric, ...]:
-    """What the rollout watches and wants, error rates, and whatever else was counted."""
+    """The metrics of guardrails and goal, error rates, and whatever else was counted."""
     from abmesh.analysis.rollout_report import counted
     from abmesh.experiment.metrics import ERROR_RATE
 

@@ -36,6 +36,7 @@ app = typer.Typer(
     help="A/B testing and progressive delivery of model versions, inside Envoy.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # rich's own would drop words in brackets, and keeps line breaks of paragraphs
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

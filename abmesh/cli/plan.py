@@ -1,4 +1,4 @@
-"""``plan``: how many requests, and how long, an experiment takes until it can tell."""
+"""``plan``: how many requests, and how much time, an experiment needs."""
 
 from __future__ import annotations
 
@@ -45,31 +45,31 @@ def plan(
     ] = None,
     relative: Annotated[bool, typer.Option("--relative", help="The effect is a share of the baseline.")] = False,
     sd: Annotated[str | None, typer.Option("--sd", help="Standard deviation of a mean's values, such as 90ms.")] = None,
-    power: Annotated[str, typer.Option("--power", help="How probably the effect must be found.")] = "80%",
+    power: Annotated[str, typer.Option("--power", help="Probability of finding the effect if it is real.")] = "80%",
     alpha: Annotated[str | None, typer.Option("--alpha", help="Error probability. [5%, or the document's]")] = None,
-    one_sided: Annotated[bool, typer.Option("--one-sided", help="Only look in the effect's direction.")] = False,
+    one_sided: Annotated[bool, typer.Option("--one-sided", help="Test in the effect's direction only.")] = False,
     traffic: Annotated[
-        str | None, typer.Option("--traffic", help="Requests of the experiment, such as 10/s; also /m, /h, /d.")
+        str | None, typer.Option("--traffic", help="The experiment's requests, such as 10/s; also /m, /h, /d.")
     ] = None,
     weights: Annotated[
         str | None, typer.Option("--weights", help="Control's and candidate's weight. [50,50, or the document's]")
     ] = None,
     design_effect: Annotated[
         float,
-        typer.Option("--design-effect", help="How many requests of users who repeat say as much as one of another."),
+        typer.Option("--design-effect", help="How many requests of repeat users are worth one independent request."),
     ] = 1.0,
     looks: Annotated[
-        int | None, typer.Option("--looks", help="Planned looks, group-sequential. [5, or the goal's]")
+        int | None, typer.Option("--looks", help="Planned looks of the group-sequential design. [5, or the goal's]")
     ] = None,
     experiment: Annotated[
         str | None,
-        typer.Option("--experiment", help="Take weights, effect, looks and alpha from the document's experiment."),
+        typer.Option("--experiment", help="Take weights, effect, looks and alpha from this experiment."),
     ] = None,
     config: ConfigOption = CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute sample size and duration, for one look, for planned looks, and for looks at any time."""
-    from abmesh.analysis.planning import Question, as_text, plan_for
+    """Compute sample sizes and durations for one look, for planned looks, and for looks at any time."""
+    from abmesh.analysis.planning import PlanQuestion, as_text, plan_for
     from abmesh.analysis.planning import as_json as plan_json
 
     found = _experiment(experiment, config) if experiment is not None else None
@@ -77,7 +77,7 @@ def plan(
     base = _amount(baseline, "--baseline", plain=sd is not None)
     control, candidate = _weights(weights, found)
     error, sides = _alpha(alpha, found), 1 if one_sided else 2
-    question = Question(
+    question = PlanQuestion(
         baseline=base.value,
         unit=base.unit,
         sd=_spread(sd, base),
@@ -103,7 +103,7 @@ def _experiment(name: str, config: Path) -> Experiment:
 
     found = FileStore(config).read().document.experiment(name)
     if found.rollout is None:
-        raise SettingsError(f"{name} has no rollout in {config}, so that there is no goal or weight to take from it")
+        raise SettingsError(f"{name} has no rollout in {config}, so it has no goal and no weights to take")
     return found
 
 
@@ -121,7 +121,7 @@ def _amount(text: str, option: str, *, plain: bool) -> Amount:
         return Amount(sign * (length / timedelta(milliseconds=1)), "ms")
     number = _plain(bare.removesuffix("%").strip())
     if number is None or (not bare.endswith("%") and not plain and number > 1):
-        raise SettingsError(f"{option} {text!r} is no quantity; allowed: {_FORM} ({DURATION_FORM})")
+        raise SettingsError(f"{option} {text!r} is not a quantity; allowed: {_FORM} ({DURATION_FORM})")
     if bare.endswith("%"):
         return Amount(sign * number / 100, "share")
     return Amount(sign * number, "" if plain else "share")
@@ -140,7 +140,7 @@ def _spread(text: str | None, base: Amount) -> float | None:
     """The standard deviation, which a mean needs and a rate has from its value."""
     if base.unit == "share":
         if text is not None:
-            raise SettingsError("--sd: a rate needs none; its spread follows from the baseline")
+            raise SettingsError("--sd: a rate does not need one; it follows from the baseline")
         if not 0 < base.value < 1:
             raise SettingsError(f"--baseline: a rate is between 0% and 100%; found {base.value:.4%}")
         return None
@@ -149,7 +149,7 @@ def _spread(text: str | None, base: Amount) -> float | None:
     found = _amount(text, "--sd", plain=True)
     if found.unit != base.unit or not found.value > 0:
         wanted = "a duration above 0, such as 90ms" if base.unit else "a plain number above 0, as --baseline is"
-        raise SettingsError(f"--sd {text!r} does not go with the baseline; allowed: {wanted}")
+        raise SettingsError(f"--sd {text!r} does not match the baseline; allowed: {wanted}")
     if not base.value > 0:
         raise SettingsError("--baseline: a mean must be above 0")
     return found.value
@@ -159,9 +159,7 @@ def _effect(text: str | None, base: Amount, goal: Goal | None, *, relative: bool
     """The difference to find, on the baseline's scale, with its sign."""
     if text is None:
         if goal is None or goal.min_effect is None:
-            raise SettingsError(
-                "--effect is missing: say which difference must be found, such as 0.4%, or 20% --relative"
-            )
+            raise SettingsError("--effect is missing: give the difference to find, such as 0.4%, or 20% --relative")
         least, relative = goal.min_effect, goal.relative
         share = relative or goal.measured.unit == "share"
         if isinstance(least, timedelta):
@@ -175,10 +173,10 @@ def _effect(text: str | None, base: Amount, goal: Goal | None, *, relative: bool
     if amount.unit != wanted:
         allowed = {"share": "a share, such as 20%", "ms": "a duration, such as 20ms", "": "a plain number"}[wanted]
         hint = "" if relative else "; for a share of the baseline add --relative"
-        raise SettingsError(f"--effect {text or 'of the goal'} does not go with the baseline; allowed: {allowed}{hint}")
+        raise SettingsError(f"--effect {text or 'of the goal'} does not match the baseline; allowed: {allowed}{hint}")
     effect = amount.value * base.value if relative else amount.value
     if effect == 0:
-        raise SettingsError("--effect is 0; no number of requests shows that nothing differs")
+        raise SettingsError("--effect is 0; no number of requests can show that nothing differs")
     changed = base.value + effect
     if base.unit == "share" and not 0 < changed < 1:
         raise SettingsError(f"--effect: the candidate's rate must be between 0% and 100%; found {changed:.4%}")
@@ -197,11 +195,11 @@ def _number(text: str, option: str, allowed: str, lowest: float, highest: float)
 
 
 def _power(text: str, side: float) -> float:
-    """How probably the effect must be found; ``side`` is how probably that happens where there is none."""
+    """The probability of finding the effect; ``side`` is that of finding one where there is none."""
     power = _number(text, "--power", "50% to 99.99%", 0.5, 0.9999)
     if power < side + 1e-4:
         raise SettingsError(
-            f"--power {text!r} asks for no more than chance finds with this --alpha; allowed: more than {side:.4%}"
+            f"--power {text!r} is no more than chance finds at this --alpha; allowed: more than {side:.4%}"
         )
     return power
 
@@ -226,7 +224,7 @@ def _weights(text: str | None, found: Experiment | None) -> tuple[float, float]:
         known = [point for point in points if point]
         if len(points) != 2 or len(known) != 2 or sum(known) > BUCKETS:
             allowed = f"control's and candidate's, above 0 and at most 100 together, such as 95,5; each {WEIGHT_FORM}"
-            raise SettingsError(f"--weights {text!r} are not two weights; allowed: {allowed}")
+            raise SettingsError(f"--weights {text!r} is not two weights; allowed: {allowed}")
         return known[0] / BUCKETS, known[1] / BUCKETS
     if found is None or found.rollout is None:
         return 0.5, 0.5
@@ -239,7 +237,7 @@ def _weights(text: str | None, found: Experiment | None) -> tuple[float, float]:
     control, candidate = weights[found.control.name], weights[rollout.candidate]
     if not control or not candidate:
         shown = f"{format_weight(control)} and {format_weight(candidate)}"
-        raise SettingsError(f"{found.name} splits {shown}, which compares nothing; say --weights")
+        raise SettingsError(f"{found.name} splits {shown}, which compares nothing; pass --weights")
     return control / BUCKETS, candidate / BUCKETS
 
 
@@ -252,6 +250,6 @@ def _traffic(text: str | None) -> float | None:
     seconds = _SECONDS.get(unit.strip())
     if not rate or seconds is None or rate > 1e12:
         raise SettingsError(
-            f"--traffic {text!r} is no traffic; allowed: requests in a unit of time: 10/s, 600/m, 5000/h, 1e6/d"
+            f"--traffic {text!r} is not a rate; allowed: requests per unit of time: 10/s, 600/m, 5000/h, 1e6/d"
         )
     return rate / seconds

@@ -1,73 +1,34 @@
 """Exact inference for counts of events: errors, slow requests, anything that a request has or has not. Pure.
 
-Called by the guardrails, by :mod:`abmesh.inference.quantiles` and by the analysis of finished experiments. All
-e-values are given as logarithms. An e-value at or above ``1/alpha`` rejects; because each is an e-process, it may be
-looked at after every request and the rule still errs with probability ``alpha`` at most.
+Called by the comparisons in :mod:`controller.decision`. All e-values are given as logarithms. An e-value at or above
+``1/alpha`` rejects; because each is an e-process, it may be looked at after every request, and the rule still errs with
+probability ``alpha`` at most.
 
 The rate ratio
-    Given that an event happens in stratum s, it falls in the candidate with probability
+    Given that an event happens in stratum s, it falls on the candidate with probability
 
         theta_s(delta) = rho_s e^delta / (1 - rho_s + rho_s e^delta),
 
     where ``rho_s`` is the candidate's share of the requests and ``delta`` the logarithm of the rate ratio. The base
     rate drops out, however it drifts. After Lindon and Malek, *Anytime-Valid Inference for Multinomial Count Data*
     (NeurIPS 2022, arXiv 2011.03567, section 3); the mixture over shifts of delta instead of a Dirichlet one is ours,
-    and makes strata with different shares share one parameter.
+    and lets strata with different shares have one parameter in common.
 
 A share against a limit
     The same mixture over shifts of the log odds, for the binomial likelihood of one variant.
 
-A difference of shares, or a ratio of shares that are not rare
-    Bets on it, in :mod:`abmesh.inference.difference`, which this module passes on.
+A difference of shares, or a ratio of shares that are not rare, takes bets: :mod:`abmesh.inference.difference`.
 
 Counts may be fractions: where users repeat, divide them by their design effect first.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import betaln, expit, log_expit, logit, xlogy
+from scipy.special import log_expit, logit
 
-from abmesh.inference.difference import difference_interval, log_e_difference, share_ratio_interval
-from abmesh.inference.mixture import crossing, log_sum_exp, shifts
-from abmesh.inference.numbers import Floats, Interval, Side
-
-__all__ = [
-    "difference_interval",
-    "log_e_difference",
-    "log_e_ratio",
-    "log_e_share",
-    "log_e_split",
-    "ratio_interval",
-    "share_interval",
-    "share_ratio_interval",
-]
-
-_FARTHEST = 80.0
-"""Largest log rate ratio, or log odds, that an interval is searched for: no two counts are that far apart."""
-
-
-def log_e_split(s_a: Floats, s_b: Floats, share_b: Floats | float, k: float = 100.0) -> Floats:
-    """Two-sided e-value against "events are split as the requests are", for one constant split.
-
-    ``ln E = lnB(k rho_A + S_A, k rho_B + S_B) - lnB(k rho_A, k rho_B) - S_A ln rho_A - S_B ln rho_B``, the Beta form of
-    equation 6 of arXiv 2011.03567.
-
-    Args:
-        s_a: events of the control, any shape.
-        s_b: events of the candidate; broadcasts.
-        share_b: the candidate's share of the requests, 0..1; broadcasts. At 0 or 1 there is nothing to compare: 0.
-        k: concentration of the Beta prior around the share; larger looks for smaller differences.
-    """
-    share = np.asarray(share_b, dtype=np.float64)
-    split = (share > 0) & (share < 1)
-    rho = np.where(split, share, 0.5)
-    a, b = k * (1 - rho), k * rho
-    log_e = betaln(a + s_a, b + s_b) - betaln(a, b) - xlogy(s_a, 1 - rho) - xlogy(s_b, rho)
-    return np.asarray(np.where(split, log_e, 0.0))
+from abmesh.inference.mixture import log_sum_exp, shifts
+from abmesh.inference.numbers import Floats, Side
 
 
 def log_e_ratio(
@@ -90,7 +51,7 @@ def log_e_ratio(
     Args:
         s_a: events of the control in each stratum, shape (..., S).
         s_b: events of the candidate, same.
-        share_b: the candidate's share of the requests, 0..1, same. A stratum at 0 or 1 says nothing.
+        share_b: the candidate's share of the requests, 0..1, same. A stratum at 0 or 1 is ignored.
         delta0: log rate ratio under the null, finite, shape (...).
         side: the null is ``== delta0`` (TWO_SIDED), ``<= delta0`` (GREATER) or ``>= delta0`` (LESS).
         tau: size of the log rate ratios that are looked for.
@@ -112,77 +73,9 @@ def _mixed(no: Floats, yes: Floats, start: Floats, side: Side, tau: float) -> Fl
     """
     points, log_weights = shifts(side, tau)
     gain = log_expit(start[..., None] + points) - log_expit(start)[..., None]
-    # ln(1 - theta) = ln(theta) - log odds, so that one logarithm serves both kinds of events.
+    # ln(1 - theta) = ln(theta) - log odds, so one logarithm serves both kinds of events.
     log_ratio = ((no + yes)[..., None] * gain).sum(axis=-2) - no.sum(axis=-1)[..., None] * points
     return log_sum_exp(log_weights + log_ratio)
-
-
-def ratio_interval(
-    s_a: Floats,
-    s_b: Floats,
-    share_b: Floats,
-    alpha: float,
-    *,
-    side: Side = Side.TWO_SIDED,
-    tau: float = 0.35,
-) -> Interval:
-    """Confidence sequence of the rate ratio: the ratios that :func:`log_e_ratio` does not reject.
-
-    Args:
-        s_a: events of the control in each stratum, shape (S,).
-        s_b: events of the candidate, same.
-        share_b: the candidate's share of the requests, 0..1, same.
-        alpha: 0..1.
-        side: GREATER gives a lower limit only, LESS an upper limit only, each at alpha.
-        tau: size of the log rate ratios that are looked for.
-
-    Returns:
-        Ratios, 0..inf.
-    """
-    share = np.asarray(share_b, dtype=np.float64)
-    split = (share > 0) & (share < 1)
-    a, b, rho = np.asarray(s_a)[split], np.asarray(s_b)[split], share[split]
-    lower, upper = _limits(a, b, logit(rho), alpha, side, tau)
-    return Interval(
-        0.0 if lower is None else math.exp(lower),
-        math.inf if upper is None else math.exp(upper),
-    )
-
-
-def _limits(
-    no: Floats, yes: Floats, offset: Floats, alpha: float, side: Side, tau: float
-) -> tuple[float | None, float | None]:
-    """Lower and upper limit of the common shift of log odds ``offset``; None where nothing is rejected."""
-    total_no, total_yes = float(no.sum()), float(yes.sum())
-    if total_no + total_yes <= 0:
-        return None, None
-
-    def log_e(value: float) -> float:
-        return float(_mixed(no, yes, offset + value, side, tau))
-
-    centre = _estimate(no, yes, offset)
-    odds = expit(offset + centre)
-    step = 3.0 / math.sqrt(max(float(((no + yes) * odds * (1 - odds)).sum()), 1.0))
-    lower = upper = None
-    if side is not Side.LESS and total_yes > 0:
-        lower = crossing(log_e, centre, step, -_FARTHEST, alpha)
-    if side is not Side.GREATER and total_no > 0:
-        upper = crossing(log_e, centre, step, _FARTHEST, alpha)
-    return lower, upper
-
-
-def _estimate(no: Floats, yes: Floats, offset: Floats) -> float:
-    """Maximum-likelihood shift of the log odds, within the range that is searched."""
-    count, total = no + yes, float(yes.sum())
-
-    def score(value: float) -> float:
-        return float((count * expit(offset + value)).sum()) - total
-
-    if score(-_FARTHEST) >= 0:
-        return -_FARTHEST
-    if score(_FARTHEST) <= 0:
-        return _FARTHEST
-    return float(brentq(score, -_FARTHEST, _FARTHEST, xtol=1e-12, rtol=1e-10))
 
 
 def log_e_share(
@@ -215,23 +108,3 @@ def log_e_share(
     if side is not Side.GREATER:
         proof |= (p >= 1) & (no > 0)
     return np.asarray(np.where(inner, log_e, np.where(proof, np.inf, 0.0)))
-
-
-def share_interval(s: float, n: float, alpha: float, *, side: Side = Side.TWO_SIDED, tau: float = 0.75) -> Interval:
-    """Confidence sequence of one variant's share of events: the shares that :func:`log_e_share` does not reject.
-
-    Args:
-        s: events.
-        n: requests, at least ``s``.
-        alpha: 0..1.
-        side: GREATER gives a lower limit only, LESS an upper limit only, each at alpha.
-        tau: size of the shifts of the log odds that are looked for.
-
-    Returns:
-        Shares, 0..1.
-    """
-    lower, upper = _limits(np.array([max(n - s, 0.0)]), np.array([float(s)]), np.zeros(1), alpha, side, tau)
-    return Interval(
-        0.0 if lower is None else float(expit(lower)),
-        1.0 if upper is None else float(expit(upper)),
-    )

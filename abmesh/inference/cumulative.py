@@ -1,7 +1,7 @@
-"""Histograms laid out so that many limits can be asked for at once. Pure; called by the inference on quantiles.
+"""Histograms laid out for asking about many limits at once. Pure; called by the comparisons of quantiles.
 
-Values inside a bin are taken as spread evenly, as :mod:`abmesh.inference.histogram` does, whose two functions are
-faster for a single question; a test keeps both in agreement.
+Values inside a bin are taken to be spread evenly, as in :mod:`abmesh.inference.histogram`, whose quantile is faster for
+a single question; a test keeps both in agreement.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from abmesh.inference.numbers import Floats
 
 @dataclass(frozen=True, slots=True)
 class Cumulative:
-    """Histograms of several groups over the same bins, laid out so that many limits can be asked for at once.
+    """Histograms of several groups over the same bins, laid out for asking about many limits at once.
 
     Attributes:
         lower: lower bounds in milliseconds, rising, shape (K,).

@@ -1,12 +1,12 @@
 """Exact inference for the difference of two shares of events, of any size, and for their ratio. Pure.
 
-Called by the guardrails, for a ``max_increase`` in absolute terms, through :mod:`abmesh.inference.counts`, and by
-the analysis of finished experiments.
+Called by :mod:`controller.decision.shares`: for a guardrail's ``max_increase`` in absolute terms, and for rates in a
+table, whose events may be frequent.
 
-The null says that in every stratum, and for every request, ``p_B - c p_A <= m``: with c = 1 it limits the difference,
+The null is that in every stratum, and for every request, ``p_B - c p_A <= m``: with c = 1 it limits the difference,
 with m = 0 the ratio. Neither base rate is known. A likelihood ratio would have to be small for every base rate at once,
-which costs half of the power; a bet does not. Take a request at random: it goes to the candidate with probability rho.
-Bet on its event through the factors
+which costs half of the power; a bet does not. Take a random request: it goes to the candidate with probability rho. Bet
+on its event with the factors
 
     B, event:    1 + (l / rho)(1 - b)             A, event:    1 - (c l / (1-rho))(1 - a)
     B, none:     1 - (l / rho) b                  A, none:     1 + (c l / (1-rho)) a          with b = c a + m.
@@ -28,14 +28,12 @@ harm is shown by simulation.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
-from abmesh.inference.mixture import crossing, log_sum_exp
-from abmesh.inference.numbers import Floats, Interval, Side
+from abmesh.inference.mixture import log_sum_exp
+from abmesh.inference.numbers import Floats, Side
 
 _BASES = np.array([0.003, 0.08, 0.22, 0.42, 0.65, 0.85, 0.98])
 """Where a base rate lies in what the null leaves of 0..1."""
@@ -50,13 +48,10 @@ _INSIDE = 1 - 1e-9
 """Largest margin that leaves some room for base rates."""
 
 _SMALLEST_SHARE = 1e-13
-"""A stratum with a smaller share on one side says nothing that float64 could hold."""
-
-_FARTHEST = 80.0
-"""Largest logarithm of a ratio that an interval is searched for."""
+"""A stratum with a smaller share on one side is ignored: float64 could not hold what it adds."""
 
 _LARGEST_BET = 0.95
-"""Part of the stake that a single request may lose."""
+"""Largest part of the stake that a single request may lose."""
 
 
 @lru_cache(maxsize=1)
@@ -87,7 +82,8 @@ def log_e_difference(
         s_a: events of the control in each stratum, shape (..., S).
         n_a: requests of the control, at least ``s_a``, same.
         s_b: events of the candidate, same.
-        n_b: requests of the candidate, at least ``s_b``, same. A stratum in which either has no requests says nothing.
+        n_b: requests of the candidate, at least ``s_b``, same. A stratum in which either has no requests is
+            ignored.
         margin: the difference under the null, -1..1, shape (...). At 1 nothing is greater, at -1 nothing is less.
         side: the null is, in every stratum, ``p_B - scale p_A <= margin`` (GREATER) or ``>= margin`` (LESS).
         scale: above 0, shape (...). With a margin of 0 it is the ratio of the shares under the null.
@@ -138,99 +134,3 @@ def _bases(m: Floats, c: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     for low, room, over in ((low_a, room_a, over_a), (low_b, room_b, over_b)):
         found += [low[..., None] + room[..., None] * _BASES, over[..., None] + room[..., None] * (1 - _BASES)]
     return found[0], found[1], found[2], found[3]
-
-
-def difference_interval(
-    s_a: Floats, n_a: Floats, s_b: Floats, n_b: Floats, alpha: float, *, side: Side = Side.TWO_SIDED
-) -> Interval:
-    """Confidence sequence of the difference of shares, candidate minus control.
-
-    Args:
-        s_a: events of the control in each stratum, shape (S,).
-        n_a: requests of the control, same.
-        s_b: events of the candidate, same.
-        n_b: requests of the candidate, same.
-        alpha: 0..1; a two-sided interval has half of it on each side.
-        side: GREATER gives a lower limit only, LESS an upper limit only.
-
-    Returns:
-        Differences, -1..1.
-    """
-    yes_a, all_a, yes_b, all_b = (np.asarray(x, dtype=np.float64) for x in (s_a, n_a, s_b, n_b))
-    one_sided = alpha / 2 if side is Side.TWO_SIDED else alpha
-    total_a, total_b = float(all_a.sum()), float(all_b.sum())
-    if total_a <= 0 or total_b <= 0:
-        return Interval(-1.0, 1.0)
-    a, b = float(yes_a.sum()) / total_a, float(yes_b.sum()) / total_b
-    step = 3 * float(np.sqrt(a * (1 - a) / total_a + b * (1 - b) / total_b)) + 3 / total_a + 3 / total_b
-
-    def limit(which: Side, end: float) -> float:
-        def log_e(value: float) -> float:
-            return float(log_e_difference(yes_a, all_a, yes_b, all_b, value, side=which))
-
-        found = _limit(log_e, b - a, step, end, one_sided)
-        return end if found is None else found
-
-    return Interval(
-        -1.0 if side is Side.LESS else limit(Side.GREATER, -1.0),
-        1.0 if side is Side.GREATER else limit(Side.LESS, 1.0),
-    )
-
-
-def share_ratio_interval(
-    s_a: Floats, n_a: Floats, s_b: Floats, n_b: Floats, alpha: float, *, side: Side = Side.TWO_SIDED
-) -> Interval:
-    """Confidence sequence of the ratio of shares, candidate over control: the scales that bets do not reject.
-
-    It leaves out 1 exactly if :func:`difference_interval` leaves out 0: both then reject the same bet.
-
-    Args:
-        s_a: events of the control in each stratum, shape (S,).
-        n_a: requests of the control, same.
-        s_b: events of the candidate, same.
-        n_b: requests of the candidate, same.
-        alpha: 0..1; a two-sided interval has half of it on each side.
-        side: GREATER gives a lower limit only, LESS an upper limit only.
-
-    Returns:
-        Ratios, 0..inf.
-    """
-    yes_a, all_a, yes_b, all_b = (np.asarray(x, dtype=np.float64) for x in (s_a, n_a, s_b, n_b))
-    one_sided = alpha / 2 if side is Side.TWO_SIDED else alpha
-    both = (all_a > 0) & (all_b > 0)
-    if not both.any():
-        return Interval(0.0, np.inf)
-    # Mantel and Haenszel's ratio; half an event more, so that none is not taken for never.
-    total = np.where(both, all_a + all_b, 1.0)
-    a = float((np.where(both, yes_a * all_b, 0.0) / total).sum())
-    b = float((np.where(both, yes_b * all_a, 0.0) / total).sum())
-    estimate = float(np.log((b + 0.5) / (a + 0.5)))
-    step = 3 * float(np.sqrt(1 / (yes_a.sum() + 0.5) + 1 / (yes_b.sum() + 0.5)))
-
-    def limit(which: Side, end: float) -> float:
-        def log_e(value: float) -> float:
-            return float(log_e_difference(yes_a, all_a, yes_b, all_b, 0.0, side=which, scale=np.exp(value)))
-
-        found = _limit(log_e, estimate, step, end, one_sided)
-        return float(np.exp(end if found is None else found))
-
-    lower = 0.0 if side is Side.LESS else limit(Side.GREATER, -_FARTHEST)
-    upper = np.inf if side is Side.GREATER else limit(Side.LESS, _FARTHEST)
-    return Interval(lower if lower > np.exp(-_FARTHEST) else 0.0, upper if upper < np.exp(_FARTHEST) else np.inf)
-
-
-def _limit(log_e: Callable[[float], float], estimate: float, step: float, end: float, alpha: float) -> float | None:
-    """Where an e-value reaches ``1/alpha`` on the way to ``end``: on that side of 0 where its value at 0 puts it.
-
-    A mixture over few base rates does not fall evenly, and strata may contradict each other. Whatever a search from the
-    estimate would then find, an interval leaves out 0 exactly if the e-value rejects 0.
-    """
-
-    def inside(value: float) -> bool:
-        return log_e(value) < -math.log(alpha)
-
-    direction = math.copysign(1.0, end)
-    if inside(0.0):
-        return crossing(log_e, estimate if estimate * direction > 0 and inside(estimate) else 0.0, step, end, alpha)
-    # What is farthest from the end is never rejected.
-    return crossing(log_e, estimate if estimate * direction < 0 and inside(estimate) else -end, step, 0.0, alpha)

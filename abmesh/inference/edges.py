@@ -1,64 +1,25 @@
-"""Edges: where two distributions of durations are compared, and how much requests there resemble each other. Pure.
+"""How much requests above an edge, a latency at which two variants are compared, resemble each other. Pure.
 
-Called by :mod:`abmesh.inference.quantiles` and by the guardrails.
+Called by :mod:`controller.decision.quantiles`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from abmesh.inference.cumulative import Cumulative
-from abmesh.inference.histogram import Bins
 from abmesh.inference.numbers import Floats
 
-AROUND = (1.5, 1.0, 2 / 3)
-"""Shares of slower requests, relative to the quantile's own, at whose values in the control its edges lie."""
-
-SPREAD = (0.5, 0.75, 0.9, 0.95, 0.99)
-"""Quantiles of the control at whose values two whole distributions are compared."""
-
 _LEAST_BELOW = 0.25
-"""Smallest share below an edge that a deflator reckons with."""
-
-
-def edges_around(control: Bins, quantile: float) -> Floats:
-    """Edges to test one quantile at: bounds of the control's bins, where nothing has to be interpolated.
-
-    Around a high quantile few requests lie, so that a change shows better at an edge a little below it, where there are
-    more, or at one above, where the change is larger. Bounds may coincide; there are always three.
-
-    Args:
-        control: the control's histogram before the stage; with values.
-        quantile: 0..1, such as 0.95.
-    """
-    return _bounds(control, [1 - (1 - quantile) * share for share in AROUND])
-
-
-def spread_edges(control: Bins) -> Floats:
-    """Edges from the control's median to its 99th percentile, to test whether two distributions differ anywhere."""
-    return _bounds(control, SPREAD)
-
-
-def _bounds(control: Bins, shares: Sequence[float]) -> Floats:
-    bounds = np.unique(
-        [bound for (lower, width), count in control.items() if count for bound in (lower, lower + width)]
-    )
-    if not bounds.size:
-        raise ValueError("the control's histogram is empty; edges need the durations of some requests")
-    values = Cumulative.of([control])
-    wanted = [values.quantile(share) or 0.0 for share in shares]
-    return np.array([bounds[np.abs(bounds - value).argmin()] for value in wanted])
+"""Smallest share below an edge that a deflator assumes."""
 
 
 def edge_design_effect(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) -> Floats:
-    """How many requests say as much, at one edge, as one independent request.
+    """How many requests are worth one independent request, at one edge.
 
     ``phi = max(1, sum_arms [sum_g (Y_g - R N_g)^2 / (1 - sum_g (N_g / N)^2)] / sum_arms N R (1 - R))`` with each
-    variant's own share R: the variance between groups over that of as many independent requests. Own shares, so that a
-    difference between variants does not pass for one between users. The divisor ``1 - sum (N_g/N)^2`` is what fitting R
-    leaves of the expected squares when every request adds the same variance; for G equal groups it is the usual
+    variant's own share R: the variance between groups over that of as many independent requests. With own shares, a
+    difference between variants does not look like one between users. The divisor ``1 - sum (N_g/N)^2`` is what fitting
+    R leaves of the expected squares when every request adds the same variance; for G equal groups it is the usual
     ``(G - 1) / G``, and empty groups change nothing.
 
     Args:
@@ -70,8 +31,8 @@ def edge_design_effect(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Float
     Returns:
         Shape (...); 1 where no variant has two groups and requests on both sides of the edge.
     """
-    (spread_a, plain_a, _), (spread_b, plain_b, _) = dispersion(above_a, n_a), dispersion(above_b, n_b)
-    return ratio(spread_a + spread_b, plain_a + plain_b)
+    (spread_a, plain_a, _), (spread_b, plain_b, _) = _dispersion(above_a, n_a), _dispersion(above_b, n_b)
+    return _ratio(spread_a + spread_b, plain_a + plain_b)
 
 
 def level_deflator(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) -> Floats:
@@ -84,20 +45,20 @@ def level_deflator(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) -
     Args:
         above_a: as for :func:`edge_design_effect`, like the others.
         n_a: shape (..., G).
-        above_b: shape (..., H); no groups if only one variant tells.
+        above_b: shape (..., H); no groups if only one variant is known.
         n_b: shape (..., H).
 
     Returns:
         Shape (...), at least 1.
     """
-    (spread_a, plain_a, nu_a), (spread_b, plain_b, nu_b) = dispersion(above_a, n_a), dispersion(above_b, n_b)
+    (spread_a, plain_a, nu_a), (spread_b, plain_b, nu_b) = _dispersion(above_a, n_a), _dispersion(above_b, n_b)
     plain = plain_a + plain_b
     doubt = plain_a**2 / nu_a + plain_b**2 / nu_b
     nu = np.where(doubt > 0, plain**2 / np.where(doubt > 0, doubt, 1.0), np.inf)
     known = np.isfinite(nu)
     safe = np.where(known, nu, 4.0)
     unsure = np.where(known, np.maximum(safe, 3.0) / np.maximum(safe - 2, 1.0), 1.0)
-    return np.asarray(ratio(spread_a + spread_b, plain) * unsure)
+    return np.asarray(_ratio(spread_a + spread_b, plain) * unsure)
 
 
 def edge_deflator(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) -> Floats:
@@ -117,17 +78,17 @@ def edge_deflator(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) ->
     """
     total = n_a.sum(axis=-1) + n_b.sum(axis=-1)
     share = (above_a.sum(axis=-1) + above_b.sum(axis=-1)) / np.where(total > 0, total, 1.0)
-    # Where nearly all are above, what is below tells two variants apart, which a comparison of counts above cannot use.
+    # Where nearly all are above, two variants differ in what is below, which a comparison of counts above cannot use.
     return np.asarray(level_deflator(above_a, n_a, above_b, n_b) * np.maximum(1 - share, _LEAST_BELOW))
 
 
-def ratio(spread: Floats, plain: Floats) -> Floats:
-    """``max(1, spread / plain)`` of :func:`dispersion`; 1 where nothing is known."""
+def _ratio(spread: Floats, plain: Floats) -> Floats:
+    """``max(1, spread / plain)`` of :func:`_dispersion`; 1 where nothing is known."""
     some = plain > 0
     return np.asarray(np.where(some, np.maximum(1.0, spread / np.where(some, plain, 1.0)), 1.0))
 
 
-def dispersion(above: Floats, n: Floats) -> tuple[Floats, Floats, Floats]:
+def _dispersion(above: Floats, n: Floats) -> tuple[Floats, Floats, Floats]:
     """Squared deviations between groups, what independent requests would have, and degrees of freedom.
 
     Args:
@@ -142,7 +103,7 @@ def dispersion(above: Floats, n: Floats) -> tuple[Floats, Floats, Floats]:
     share = above.sum(axis=-1) / safe
     squares = ((above - share[..., None] * n) ** 2).sum(axis=-1)
     unequal = np.broadcast_to(((n / safe[..., None]) ** 2).sum(axis=-1), share.shape)
-    # An arm whose requests are all on one side, or all in one group, must not water down what the other one knows.
+    # An arm whose requests are all on one side, or all in one group, must not dilute what the other one shows.
     known = (share > 0) & (share < 1) & (unequal < 1)
     left = np.where(known, 1 - unequal, 1.0)
     spread = np.where(known, squares / left, 0.0)

@@ -1,4 +1,4 @@
-"""Tests and sizes for one look at a planned size. Pure. Nothing here is valid if it is looked at more than once.
+"""Tests and sizes for one look at a planned size. Pure. Nothing here is valid if you look more than once.
 
 Called by ``abmesh plan`` and, labelled as valid for one look only, by the reports. No decision is made on it.
 
@@ -66,7 +66,7 @@ def welch(a: Moments, b: Moments, alpha: float) -> FixedResult:
     """Welch's t-test of two means.
 
     Args:
-        a: the control's values. Of fewer than two values nothing can be told.
+        a: the control's values. Fewer than two give p = 1 and no limits.
         b: the candidate's.
         alpha: of the two-sided intervals.
     """
@@ -80,7 +80,7 @@ def ratio_metric(a: RatioMoments, b: RatioMoments, alpha: float) -> FixedResult:
     ``sum (y - R m)^2 / (n - 1) / (sum m / n)^2``.
 
     Args:
-        a: the control's sums. Of fewer than two users, or with a denominator of 0, nothing can be told.
+        a: the control's sums. Fewer than two users, or a denominator of 0, give p = 1 and no limits.
         b: the candidate's.
         alpha: of the two-sided intervals.
     """
@@ -94,7 +94,7 @@ def _ratio(arm: RatioMoments) -> tuple[float, float, float]:
     ratio = arm.y / arm.m
     if arm.n < 2:
         return ratio, math.inf, arm.n
-    # The deviations y - R m sum to 0, so that their squares need no mean taken off.
+    # The deviations y - R m sum to 0, so no mean has to be subtracted from their squares.
     squares = max(arm.yy - 2 * ratio * arm.ym + ratio * ratio * arm.mm, 0.0)
     per_user = arm.m / arm.n
     return ratio, squares / (arm.n - 1) / per_user / per_user, arm.n
@@ -108,7 +108,7 @@ def two_proportions(s_a: float, n_a: float, s_b: float, n_b: float, alpha: float
 
     Args:
         s_a: events of the control.
-        n_a: requests of the control; 0 tells nothing.
+        n_a: requests of the control; 0 gives p = 1 and no limits.
         s_b: events of the candidate.
         n_b: requests of the candidate.
         alpha: of the two-sided intervals.
@@ -163,7 +163,7 @@ def _quantile(df: float, alpha: float) -> float:
 
 
 def _around(ratio: float, spread: float) -> Interval:
-    # Beyond the largest float a limit says nothing, and a spread that is not a number neither.
+    # Beyond the largest float a limit means nothing; neither does a spread that is not a number.
     if not spread <= 700:
         return _UNBOUNDED
     return Interval(ratio * math.exp(-spread) - 1, ratio * math.exp(spread) - 1)
@@ -179,7 +179,7 @@ def sample_size(
     Args:
         var_a: variance of one of the control's values.
         var_b: of one of the candidate's.
-        delta: difference of the means that is to be found, not 0.
+        delta: difference of the means to find, not 0.
         alpha: probability of a false alarm.
         power: probability of finding the difference.
         ratio: the candidate's units over the control's.
@@ -188,39 +188,18 @@ def sample_size(
     return (_z(alpha, sides) + float(ndtri(power))) ** 2 * (var_a + var_b / ratio) / delta**2
 
 
-def share_sample_size(
-    p_a: float, p_b: float, alpha: float, power: float, ratio: float = 1.0, *, sides: int = 2
-) -> float:
-    """Units of the control that one look at two shares needs; the candidate needs ``ratio`` times as many.
-
-    As :func:`sample_size` for the arcsine scale, on which shares have variance 1: Cohen's effect size
-    ``h = 2 arcsin sqrt(p_B) - 2 arcsin sqrt(p_A)``, *Statistical Power Analysis for the Behavioral Sciences* (1988),
-    chapter 6.
-
-    Args:
-        p_a: the control's share, 0..1.
-        p_b: the candidate's, another one.
-        alpha: probability of a false alarm.
-        power: probability of finding the difference.
-        ratio: the candidate's units over the control's.
-        sides: 1 or 2.
-    """
-    h = 2 * (math.asin(math.sqrt(p_b)) - math.asin(math.sqrt(p_a)))
-    return sample_size(1.0, 1.0, h, alpha, power, ratio, sides=sides)
-
-
 def anytime_sample_size(
     var_a: float, var_b: float, delta: float, alpha: float, power: float, ratio: float = 1.0, *, sides: int = 2
 ) -> float:
     """Units of the control at which a confidence sequence tuned for just that size excludes 0 with the power.
 
     The half-width of :func:`abmesh.inference.means.half_width` at its own N* takes the place of the normal
-    quantile. Earlier looks may find the difference sooner, so that the power over all looks is a little higher.
+    quantile. Earlier looks may find the difference sooner, so the power over all looks is a little higher.
 
     Args:
         var_a: variance of one of the control's values.
         var_b: of one of the candidate's.
-        delta: difference of the means that is to be found, not 0.
+        delta: difference of the means to find, not 0.
         alpha: probability of a false alarm.
         power: probability of finding the difference.
         ratio: the candidate's units over the control's.
@@ -247,7 +226,7 @@ def sequential_sample_size(
     Args:
         var_a: variance of one of the control's values.
         var_b: of one of the candidate's.
-        delta: difference of the means that is to be found, not 0.
+        delta: difference of the means to find, not 0.
         alpha: probability of a false alarm over all looks.
         power: probability of finding the difference at one of them.
         looks: how many.

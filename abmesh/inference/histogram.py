@@ -1,9 +1,9 @@
-"""Histograms of bins: merging, quantiles and how many lie above a limit. Pure.
+"""Histograms of bins: merging and quantiles. Pure.
 
 A bin is ``(lower_bound, width)`` in milliseconds and holds a count. Envoy's bins are log-linear with two significant
-digits (30 to 31, 120 to 130, 2300 to 2400), so that a value is known to 10% at worst and, interpolated, far better.
-Inside a bin values are taken as spread evenly. :func:`quantile` and :func:`exceeding` make the same assumption, so that
-one is the inverse of the other.
+digits (30 to 31, 120 to 130, 2300 to 2400), so a value is known to 10% at worst and, interpolated, far better.
+Values inside a bin are taken to be spread evenly, here and in :mod:`abmesh.inference.cumulative`, which lays histograms
+out for many questions.
 """
 
 from __future__ import annotations
@@ -49,14 +49,3 @@ def quantile(bins: Bins, share: float) -> float | None:
             return lower + width * (wanted - before) / count
         before += count
     return value
-
-
-def exceeding(bins: Bins, limit: float) -> float:
-    """How many values are above a limit in milliseconds; a fraction of the bin that holds the limit."""
-    total = 0.0
-    for (lower, width), count in bins.items():
-        if lower >= limit and (lower > limit or width > 0):
-            total += count
-        elif lower + width > limit:
-            total += count * (lower + width - limit) / width
-    return total

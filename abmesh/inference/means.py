@@ -1,8 +1,7 @@
-"""Means and ratios that may be looked at any number of times: rates of sticky users, mean latencies. Pure.
+"""Means and ratios that may be looked at any number of times: event rates, mean latencies. Pure.
 
-Called by the guardrails and by the analysis of finished experiments. What a user does today resembles what the user did
-yesterday, so that the uncertainty of a rate comes from users, not from requests. Users fall into slices by a hash; the
-sums per slice are independent, and their spread is what :func:`request_variance` measures.
+Called by :mod:`controller.decision.means` and, for sample sizes, by :mod:`abmesh.inference.fixed`. The estimate and its
+squared standard error come from :mod:`abmesh.inference.combined` and :mod:`abmesh.inference.variance`.
 
 The test is the normal-mixture sequential probability ratio test (Robbins 1970), which on an estimate with an estimated
 variance is the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, *Time-uniform central
@@ -12,104 +11,14 @@ limit theory and asymptotic confidence sequences* (arXiv 2103.06476 v7). Equatio
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import log_ndtr, stdtr
 
-from abmesh.inference.numbers import Floats, Interval, Side, Slices
-from abmesh.inference.variance import arm_variance as arm_variance
-from abmesh.inference.variance import design_effect as design_effect
-from abmesh.inference.variance import freedom, pair_variance
-from abmesh.inference.variance import rate as rate
-from abmesh.inference.variance import request_variance as request_variance
+from abmesh.inference.numbers import Floats, Side
 
 _HUGE = 1e300
-"""Stands for an infinite ratio, so that no product of finite numbers overflows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contrast:
-    """The candidate's rate minus the control's, combined over strata.
-
-    Attributes:
-        d: estimated difference on the metric's own scale, shape (...); 0 where there is nothing to compare.
-        v: its squared standard error, same shape; infinite where there is nothing to compare.
-        n: the candidate's requests in strata where both variants have any, same shape.
-        weight: ``sum n_A n_B / (n_A + n_B)`` over strata, the amount of information; between half of ``n`` and ``n``
-            as long as the candidate has at most half of the traffic. ``weight * v`` hardly changes from stage to stage.
-        nu: degrees of freedom of ``v``, same shape, as :func:`log_e_mean` takes them.
-    """
-
-    d: Floats
-    v: Floats
-    n: Floats
-    weight: Floats
-    nu: Floats
-
-
-def stratified(
-    a: Sequence[Slices],
-    b: Sequence[Slices],
-    *,
-    scale: float = 1.0,
-    offset: float = 0.0,
-    pooled: bool = True,
-    share: bool = False,
-) -> Contrast:
-    """Difference ``R_B - scale R_A - offset``, estimated stratum by stratum.
-
-    ``S = sum h_s N_s d_s`` with ``h_s = rho_s (1 - rho_s)``, the weights that are best when the difference is the same
-    in every stratum (Mantel and Haenszel's), and ``V = sum (h_s N_s)^2 V_s``; both divided by ``sum h_s N_s``, so that
-    the result is on the metric's scale. With the observed share of requests,
-    ``h_s N_s = n_A n_B / (n_A + n_B)``.
-    Rates may drift from stratum to stratum, because no two strata are ever compared.
-
-    The control is first brought to where the null hypothesis puts the candidate (``Y -> scale Y + offset N``), so that
-    the pooled variance is the one under the null. Degrees of freedom add up as Satterthwaite's (1946).
-
-    Args:
-        a: the control's slices, one entry a stratum, each of shape (..., B).
-        b: the candidate's, same.
-        scale: 1 + relative margin.
-        offset: absolute margin, in the metric's unit.
-        pooled: one variance per request for both variants, which is right under the null and for small candidates;
-            False takes each variant's own, right only for large ones.
-        share: whether the metric is a share of requests; see :func:`request_variance`.
-    """
-    if not a or len(a) != len(b):
-        raise ValueError(
-            f"got {len(a)} strata of the control and {len(b)} of the candidate; both need the same, 1 or more"
-        )
-    top: Floats | float = 0.0
-    squared: Floats | float = 0.0
-    weights: Floats | float = 0.0
-    requests: Floats | float = 0.0
-    doubt: Floats | float = 0.0
-    for control, candidate in zip(a, b, strict=True):
-        moved = Slices(control.n, scale * control.y + offset * control.n)
-        n_a, n_b = control.total_n, candidate.total_n
-        both = (n_a > 0) & (n_b > 0)
-        weight = np.where(both, n_a * n_b / np.where(both, n_a + n_b, 1.0), 0.0)
-        v = pair_variance(moved, candidate, pooled=pooled, share=share)
-        top = top + weight * (rate(candidate) - rate(moved))
-        part = weight**2 * np.where(both, v, 0.0)
-        squared = squared + part
-        doubt = doubt + part**2 / freedom(moved, candidate, pooled=pooled)
-        weights = weights + weight
-        requests = requests + np.where(both, n_b, 0.0)
-    total = np.asarray(weights)
-    some = total > 0
-    safe = np.where(some, total, 1.0)
-    spread = np.asarray(doubt) > 0
-    return Contrast(
-        d=np.asarray(np.where(some, top / safe, 0.0)),
-        v=np.asarray(np.where(some, squared / safe**2, np.inf)),
-        n=np.asarray(requests),
-        weight=total,
-        nu=np.asarray(np.where(spread, np.square(squared) / np.where(spread, doubt, 1.0), np.inf)),
-    )
+"""Stands for an infinite ratio; no product of finite numbers overflows."""
 
 
 def log_e_mean(
@@ -173,24 +82,8 @@ def best_rho2(alpha: float, n_star: float) -> float:
     return (twice + math.log1p(twice)) / n_star
 
 
-def mixture_variance(alpha: float, n_star: float, n: Floats | float, v: Floats | float, *, side: Side) -> Floats:
-    """``tau2`` for :func:`log_e_mean`: ``rho^2 n v``, with rho tuned for the side; 0 where ``v`` is infinite.
-
-    Args:
-        alpha: 0..1, that of the decision.
-        n_star: requests at which a decision should be easiest, counted as ``n`` is.
-        n: requests, or a contrast's weight.
-        v: squared standard error of the estimate.
-        side: a one-sided test is tuned at twice its alpha.
-    """
-    rho2 = best_rho2(_tuning(alpha, side), n_star)
-    squared = np.asarray(v, dtype=np.float64)
-    known = np.isfinite(squared)
-    return np.asarray(np.where(known, rho2 * np.asarray(n) * np.where(known, squared, 0.0), 0.0))
-
-
 def _tuning(alpha: float, side: Side) -> float:
-    # Twice an alpha above one half would not be a probability; nobody decides at such an alpha.
+    # Twice an alpha above one half would not be a probability; no decision uses such an alpha.
     return alpha if side is Side.TWO_SIDED else min(2 * alpha, 0.999)
 
 
@@ -232,21 +125,3 @@ def half_width(
     student = np.where(room > 0, df * factor / np.where(room > 0, room, 1.0), np.inf)
     squares = np.where(normal, 2 * (r + 1) / r * asked, student)
     return np.asarray(np.where(known, np.sqrt(np.where(known, squared, 1.0) * squares), np.inf))
-
-
-def mean_interval(
-    d: float,
-    v: float,
-    n: float,
-    n_star: float,
-    alpha: float,
-    *,
-    side: Side = Side.TWO_SIDED,
-    nu: float = math.inf,
-) -> Interval:
-    """Confidence sequence around an estimate; see :func:`half_width`. GREATER has a lower limit only, LESS an upper."""
-    width = float(half_width(v, n, n_star, alpha, side=side, nu=nu))
-    return Interval(
-        -math.inf if side is Side.LESS else d - width,
-        math.inf if side is Side.GREATER else d + width,
-    )

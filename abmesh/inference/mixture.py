@@ -1,21 +1,18 @@
-"""What the e-values of counts share: a grid of alternatives with weights, sums in logs, and inversion. Pure.
+"""What the e-values of counts have in common: a grid of weighted alternatives, and sums in logarithms. Pure.
 
 Called by :mod:`abmesh.inference.counts` and :mod:`abmesh.inference.difference`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-from scipy.optimize import brentq
 
 from abmesh.inference.numbers import Floats, Side
 
 _WIDEST = 4.0
-"""The largest shift, in units of tau. A larger effect is still found: the largest shift gains from it all the same."""
+"""The largest shift, in units of tau. A larger effect is found as well: the largest shift gains from it, too."""
 
 _FINEST = 1e-5
 """The smallest shift, as a part of the largest."""
@@ -30,7 +27,7 @@ def shifts(side: Side, tau: float) -> tuple[Floats, Floats]:
 
     A normal density with standard deviation ``tau``, or its half on one side, on a geometric grid. Evenly spaced shifts
     could not tell the null from anything closer than half a step, however much data there is; geometric ones keep the
-    ratio between neighbours, so that some shift fits every amount of data.
+    ratio between neighbours, so some shift fits every amount of data.
 
     Args:
         side: GREATER has positive shifts only, LESS negative ones, TWO_SIDED both.
@@ -57,33 +54,3 @@ def log_sum_exp(values: Floats) -> Floats:
     """Logarithm of the sum of exponentials over the last axis, for finite values; shape (..., J) -> (...)."""
     highest = values.max(axis=-1)
     return np.asarray(highest + np.log(np.exp(values - highest[..., None]).sum(axis=-1)))
-
-
-def crossing(log_e: Callable[[float], float], inside: float, step: float, end: float, alpha: float) -> float | None:
-    """Where an e-value reaches ``1/alpha``, going from an estimate towards ``end``.
-
-    Args:
-        log_e: logarithm of the e-value against a value of the parameter; finite, and no smaller the nearer to ``end``.
-        inside: where to begin, such as at the estimate. Its own e-value may have reached ``1/alpha``, as where many
-            values are alike and an estimate is one of them: then it is the limit.
-        step: how far to look first, above 0, such as three standard errors; doubled until the e-value is reached. A ten
-            millionth of it is the precision of the result.
-        end: where to stop.
-        alpha: 0..1.
-
-    Returns:
-        The value, or None if nothing up to ``end`` is rejected.
-    """
-    wanted, tolerance = -math.log(alpha), 1e-7 * step
-    if log_e(inside) >= wanted:
-        return inside
-    direction = math.copysign(1.0, end - inside)
-    near, far = inside, inside
-    while (end - far) * direction > 0:
-        near, far = far, inside + direction * step
-        if (far - end) * direction > 0:
-            far = end
-        if log_e(far) >= wanted:
-            return float(brentq(lambda value: log_e(value) - wanted, near, far, xtol=tolerance, rtol=1e-12))
-        step *= 2
-    return None

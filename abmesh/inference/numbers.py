@@ -1,8 +1,8 @@
 """The types that all methods share: arrays of counts, sides of a hypothesis, intervals. Pure.
 
-Arrays are float64. A leading axis, where a docstring has ``...``, holds anything that is to be computed at once:
+Arrays are float64. A leading axis, where a docstring has ``...``, holds whatever is computed at once:
 simulated runs, looks, or the moments at which harm may have begun. Counts may be fractions, because counts of users who
-repeat are divided by their design effect before they are used.
+repeat are divided by their design effect first.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Sample-ratio mismatch: did every variant get the share of the traffic that it should have? Pure.
 
-Called once a tick by the alarm that holds a rollout, and once by the analysis of a finished experiment.
+Called once a tick by the alarm that holds a rollout, and by the reports.
 
 The e-value is the Dirichlet-multinomial one of Lindon and Malek, *Anytime-Valid Inference for Multinomial Count Data*
-(NeurIPS 2022, arXiv 2011.03567). It is exact for newly issued identities, of which each counts once. Requests of users
-who return come in lots: there, every count is divided by the dispersion of the slices' totals first.
+(NeurIPS 2022, arXiv 2011.03567). It is exact for newly issued identities, which count once each. Requests of users
+who return come in lots, so every count of requests is divided by the dispersion of the slices' totals first.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def dispersion(slice_counts: Sequence[Floats]) -> float:
         slice_counts: for each variant, requests in each slice, shape (B,). A variant without any is left out.
 
     Returns:
-        At least 1; 1 where nothing can be told.
+        At least 1; 1 where it cannot be measured.
     """
     squares, freedom = 0.0, 0
     for counts in slice_counts:

@@ -166,7 +166,7 @@ class _Step:
         if probability < _NEGLIGIBLE:
             return -float(ndtri(probability)) if probability > 0 else math.inf
         wanted = math.log(probability)
-        # The smallest mass is far below any probability that is asked for, so that no logarithm is of 0.
+        # The smallest mass is far below any probability that is asked for, and no logarithm of 0 is taken.
         logs = np.log(np.maximum(self.path.mass, 1e-300))
 
         def excess(limit: float) -> float:

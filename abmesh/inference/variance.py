@@ -1,9 +1,8 @@
 """How uncertain a rate is whose users repeat: variances between slices of users. Pure.
 
-Called by :mod:`abmesh.inference.means`, by the guardrails and by :mod:`abmesh.inference.quantiles`. A slice
-holds the users whose hash falls in it, so that slices are independent although requests are not. The variances are the
-delta method's for a ratio of two sums: Deng, Knoblich and Lu, *Applying the Delta Method in Metric Analytics* (KDD
-2018, arXiv 1803.06336).
+Called by :mod:`controller.decision.variances`. A slice holds the users whose hash falls in it, so slices are
+independent although requests are not. The variances are the delta method's for a ratio of two sums: Deng, Knoblich and
+Lu, *Applying the Delta Method in Metric Analytics* (KDD 2018, arXiv 1803.06336).
 """
 
 from __future__ import annotations
@@ -22,21 +21,6 @@ def rate(arm: Slices) -> Floats:
     return np.asarray(np.where(n > 0, arm.total_y / np.where(n > 0, n, 1.0), 0.0))
 
 
-def arm_variance(arm: Slices) -> Floats:
-    """Squared standard error of a variant's rate from its own slices: ``B/(B-1) sum (Y - R N)^2 / (sum N)^2``.
-
-    Only for variants with many users in every slice. A canary of a few users has slices without traffic, and its rate
-    and this variance err together: both low, until the first failure.
-
-    Returns:
-        Shape (...); infinite without requests or with a single slice.
-    """
-    n = arm.total_n
-    known = (n > 0) & (arm.n.shape[-1] > 1)
-    spread = _squares(arm, rate(arm)) * _unbiased(arm)
-    return np.asarray(np.where(known, spread / np.where(known, n, 1.0) ** 2, np.inf))
-
-
 def request_variance(a: Slices, b: Slices, *, own_from: float = OWN_RATE_FROM, share: bool = False) -> Floats:
     """Variance per request, pooled over both variants' slices, which under the null have it in common.
 
@@ -44,7 +28,7 @@ def request_variance(a: Slices, b: Slices, *, own_from: float = OWN_RATE_FROM, s
     rate is ``s2 / n``, and that of their difference ``s2 (1/n_A + 1/n_B)``.
 
     R is the pooled rate; for a variant whose own rate is known well enough, its own, because a true difference would
-    otherwise pass for spread between slices, and the error would never shrink below it. Well enough means
+    otherwise look like spread between slices, and the error would never shrink below it. Well enough means
     ``n R_own^2 / s2 >= own_from``, with s2 around own rates: a relative standard error of ``1/sqrt(own_from)``. For
     shares of events that number is their effective count, ``events / (phi (1 - R))`` with the design effect phi; for
     durations it is effective requests over the squared coefficient of variation. It has no unit and serves both.
@@ -76,50 +60,25 @@ def request_variance(a: Slices, b: Slices, *, own_from: float = OWN_RATE_FROM, s
     return np.asarray(s2 if a.n.shape[-1] > 1 else np.where(some, np.inf, s2))
 
 
-def pair_variance(a: Slices, b: Slices, *, pooled: bool = True, share: bool = False) -> Floats:
-    """Squared standard error of ``R_B - R_A``, shape (...); infinite where one of them has no requests.
+def freedom(a: Slices, b: Slices) -> Floats:
+    """Degrees of freedom of :func:`request_variance`, by Satterthwaite's approximation; shape (...), at least 1.
+
+    Each variant's slices have ``B - 1``, weighted by the variants' shares of requests: ``(B - 1) / (f_A^2 + f_B^2)``,
+    twice as many at 50% as with one variant only.
 
     Args:
         a: the control's slices, shape (..., B).
         b: the candidate's.
-        pooled: from the variance per request of both; False from each variant's own slices.
-        share: whether the metric is a share of requests.
-    """
-    if not pooled:
-        return np.asarray(arm_variance(a) + arm_variance(b))
-    n_a, n_b = a.total_n, b.total_n
-    both = (n_a > 0) & (n_b > 0)
-    s2 = request_variance(a, b, share=share)
-    parts = 1 / np.where(both, n_a, 1.0) + 1 / np.where(both, n_b, 1.0)
-    return np.asarray(np.where(both, s2 * parts, np.inf))
-
-
-def freedom(a: Slices, b: Slices, *, pooled: bool = True) -> Floats:
-    """Degrees of freedom of :func:`pair_variance`, by Satterthwaite's approximation; shape (...), at least 1.
-
-    Each variant's slices have ``B - 1``. A pooled variance weighs them by the variants' shares of requests:
-    ``(B - 1) / (f_A^2 + f_B^2)``, twice as many at 50% as with one variant only. Own variances weigh them by
-    themselves.
-
-    Args:
-        a: the control's slices, shape (..., B).
-        b: the candidate's.
-        pooled: as for :func:`pair_variance`.
     """
     each = float(max(a.n.shape[-1] - 1, 1))
-    if pooled:
-        parts_a, parts_b = a.total_n, b.total_n
-    else:
-        both = (a.total_n > 0) & (b.total_n > 0)
-        parts_a, parts_b = (np.where(both, arm_variance(arm), 0.0) for arm in (a, b))
-    total = parts_a + parts_b
+    n_a, n_b = a.total_n, b.total_n
+    total = n_a + n_b
     safe = np.where(total > 0, total, 1.0)
-    shares = np.where(total > 0, (parts_a / safe) ** 2 + (parts_b / safe) ** 2, 1.0)
-    return np.asarray(each / shares)
+    return np.asarray(each / np.where(total > 0, (n_a / safe) ** 2 + (n_b / safe) ** 2, 1.0))
 
 
 def design_effect(s2: Floats | float, share: Floats | float) -> Floats:
-    """How many requests say as much as one independent one: ``max(1, s2 / (R (1 - R)))``; arguments broadcast.
+    """How many requests are worth one independent request: ``max(1, s2 / (R (1 - R)))``; arguments broadcast.
 
     Args:
         s2: variance per request, from :func:`request_variance`.

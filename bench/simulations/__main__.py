@@ -111,7 +111,7 @@ def updated(text: str, found: Mapping[str, list[Outcome]], runs: int, seed: int)
     """What an older document says of the other families, and what was found now.
 
     Raises:
-        SystemExit: the older one has other runs or another seed, so that one table could not say how many.
+        SystemExit: the older one has other runs or another seed, and one table can only state one number.
     """
     old = json.loads(text)
     if (old["runs"], old["seed"]) != (runs, seed):

@@ -1,7 +1,7 @@
 """Counts of rare errors on a small canary, looked at all the time: exact e-values against plug-in variances.
 
-Called by ``python -m bench.simulations`` and, with fewer runs, by the tests; :mod:`bench.simulations.reports` draws its
-counts here.
+The comparison is the controller's own, of users who send one request each. Called by ``python -m bench.simulations``
+and, with fewer runs, by the tests; :mod:`bench.simulations.reports` draws its counts here.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from abmesh.inference.counts import log_e_difference, log_e_ratio, log_e_share, log_e_split
 from abmesh.inference.means import best_rho2
 from abmesh.inference.numbers import Floats, Side
 from bench.simulations.outcome import Outcome
+from controller.decision.comparison import StratifiedSums
+from controller.decision.shares import ShareComparison
 
 ALPHA = 0.05
 _REJECT = -math.log(ALPHA)
@@ -43,11 +44,11 @@ def outcomes(runs: int, seed: int) -> list[Outcome]:
 
 
 def rare_errors(runs: int, seed: int) -> list[Outcome]:
-    """0.2% errors on a 5% canary, 1,000 looks up to 250,000 requests: is the candidate's rate another one?"""
+    """0.2% errors on a 5% canary, 1,000 looks up to 250,000 requests: is the candidate's rate higher?"""
     check, share = "rare errors (0.2%), 5% canary, 1,000 looks", 0.05
 
-    def ratio(data: Data) -> NDArray[np.bool_]:
-        return log_e_ratio(data.s_a[..., None], data.s_b[..., None], np.array([share])) >= _REJECT
+    def higher(data: Data) -> NDArray[np.bool_]:
+        return one_stage(data).increase(Side.GREATER, 0.0, relative=True) >= _REJECT
 
     def plug_in(data: Data) -> NDArray[np.bool_]:
         n = data.n_a + data.n_b
@@ -56,8 +57,7 @@ def rare_errors(runs: int, seed: int) -> list[Outcome]:
         return np.abs(_z(data, 0.0)) >= np.sqrt(2 * (r + 1) / r * np.log(np.sqrt(r + 1) / ALPHA))
 
     rules: dict[str, Rule] = {
-        "counts, constant split": lambda data: log_e_split(data.s_a, data.s_b, share) >= _REJECT,
-        "counts, over strata": ratio,
+        "ratio of rates, higher": higher,
         "naive: confidence sequence with plug-in variance": plug_in,
     }
     same = tallied(rules, runs, seed, 1000, 250, share, 0.002, 0.002)
@@ -70,7 +70,7 @@ def differences(runs: int, seed: int) -> list[Outcome]:
     check, share, margin = "absolute increase against a margin of 0.2 points, 5% canary, 500 looks", 0.05, 0.002
 
     def bets(side: Side) -> Rule:
-        return lambda data: _log_e(Data(*(x[..., None] for x in data)), margin, side) >= _REJECT
+        return lambda data: one_stage(data).increase(side, margin, relative=False) >= _REJECT
 
     above: dict[str, Rule] = {
         "bets on the difference, above": bets(Side.GREATER),
@@ -103,7 +103,8 @@ def ramp(runs: int, seed: int) -> list[Outcome]:
                 kept[:, start + looks :, index] = values[:, -1:]
         for stratified in found:
             seen = sums if stratified else Data(*(kept.sum(axis=-1, keepdims=True) for kept in sums))
-            found[stratified] += int((_log_e(seen, margin, Side.GREATER) >= _REJECT).any(axis=1).sum())
+            log_e = compared(seen).increase(Side.GREATER, margin, relative=False)
+            found[stratified] += int((log_e >= _REJECT).any(axis=1).sum())
     return [
         Outcome(check, "bets on the difference, over strata", "at the margin", runs, found[True], allowed=ALPHA),
         Outcome(check, "naive: stages pooled", "at the margin", runs, found[False]),
@@ -115,7 +116,7 @@ def limits(runs: int, seed: int) -> list[Outcome]:
     check, limit = "error rate against a limit of 1%, 500 looks", 0.01
 
     def mixture(side: Side) -> Rule:
-        return lambda data: log_e_share(data.s_b, data.n_b, limit, side=side) >= _REJECT
+        return lambda data: one_stage(data).level(side, limit) >= _REJECT
 
     def naive(data: Data) -> NDArray[np.bool_]:
         deviation = np.sqrt(limit * (1 - limit) * data.n_b)
@@ -164,15 +165,22 @@ def _chunks(runs: int) -> Iterator[int]:
 def cumulated(
     rng: np.random.Generator, runs: int, looks: int, per_look: int, share: float, p_a: float, p_b: float
 ) -> Data:
-    """Counts up to each look, of requests of which a share is the candidate's."""
+    """Counts up to each look; a share of the requests is the candidate's."""
     new_b = rng.binomial(per_look, share, (runs, looks))
     new_a = per_look - new_b
     events = rng.binomial(new_a, p_a), rng.binomial(new_b, p_b)
     return Data(*(x.cumsum(axis=1).astype(np.float64) for x in (events[0], new_a, events[1], new_b)))
 
 
-def _log_e(data: Data, margin: float, side: Side) -> Floats:
-    return log_e_difference(data.s_a, data.n_a, data.s_b, data.n_b, margin, side=side)
+def one_stage(data: Data, *, frequent: bool = False) -> ShareComparison:
+    """The controller's comparison at every look of every run, which take the place of its moments; or a table's."""
+    return compared(Data(*(x[..., None] for x in data)), frequent=frequent)
+
+
+def compared(data: Data, *, frequent: bool = False) -> ShareComparison:
+    """The same of several stages, which are the last axis."""
+    sums = StratifiedSums(y_a=data.s_a, n_a=data.n_a, y_b=data.s_b, n_b=data.n_b)
+    return ShareComparison(sums, np.ones(data.s_a.shape[-1]), frequent)
 
 
 def _z(data: Data, margin: float) -> Floats:

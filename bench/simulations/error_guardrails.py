@@ -13,11 +13,10 @@ from typing import Final
 import numpy as np
 
 from abmesh.inference.numbers import Floats, Side, Slices
-from abmesh.inference.variance import design_effect, request_variance
 from bench.simulations.means import returning
 from bench.simulations.outcome import Outcome
 from bench.simulations.users import Population, batches, heavy_tailed
-from controller.decision.comparison import MIN_SLICES, Sums
+from controller.decision.comparison import StratifiedSums
 from controller.decision.shares import ShareComparison
 
 ALPHA: Final = 0.05
@@ -45,7 +44,7 @@ def sticky(runs: int, seed: Sequence[int], rate: float, share: float, wanted: fl
         seed: of the random numbers.
         rate: of the control's errors.
         share: of the users who get the candidate.
-        wanted: how often doubled errors are to be found; None to leave it out.
+        wanted: how often doubled errors must be found; None to leave it out.
     """
     check = f"error_rate guardrail, {share:.0%} of 10,000 users of 1 to 200 requests, {rate:.1%} errors, 60 looks"
     by = rate * _MARGIN
@@ -100,19 +99,6 @@ def count(
 
 def compared(a: Slices, b: Slices) -> ShareComparison:
     """The controller's comparison at every look of every run; slices have shape (runs, looks, slices)."""
-    pooled = (a.total_y + b.total_y) / np.maximum(a.total_n + b.total_n, 1)
-    between = design_effect(request_variance(a, b, share=True), pooled)
-    phi = np.maximum(between, np.maximum(crowding(a.n, MIN_SLICES), crowding(b.n, MIN_SLICES)))
-    sums = Sums(*(values.reshape(-1, 1) for values in (a.total_y, a.total_n, b.total_y, b.total_n)))
-    return ShareComparison(sums, phi.reshape(-1, 1))
-
-
-def crowding(n: Floats, least: int) -> Floats:
-    """What the controller takes requests for that are in fewer slices, or groups, than a least number: one for each.
-
-    Args:
-        n: requests in each slice, shape (..., B).
-        least: fewest slices that tell how alike the requests of a user are.
-    """
-    seen = np.count_nonzero(n, axis=-1)
-    return np.asarray(np.where((seen > 0) & (seen < least), n.sum(axis=-1) / np.maximum(seen, 1), 1.0))
+    sums = StratifiedSums(*(values.reshape(-1, 1) for values in (a.total_y, a.total_n, b.total_y, b.total_n)))
+    rows = [Slices(arm.n.reshape(-1, arm.n.shape[-1]), arm.y.reshape(-1, arm.y.shape[-1])) for arm in (a, b)]
+    return ShareComparison.of_slices(sums, [(rows[0], rows[1])])

@@ -16,7 +16,6 @@ FAMILIES: Final = (
     "counts",
     "sample_ratio",
     "means",
-    "quantiles",
     "error_guardrails",
     "latency_guardrails",
     "reports",

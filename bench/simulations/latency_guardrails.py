@@ -18,12 +18,11 @@ from abmesh.inference.counts import log_e_ratio, log_e_share
 from abmesh.inference.edges import edge_deflator, edge_design_effect, level_deflator
 from abmesh.inference.histogram import quantile
 from abmesh.inference.numbers import Floats, Side
-from abmesh.inference.quantiles import TAU
-from bench.simulations.error_guardrails import crowding
+from bench.simulations.durations import MEDIAN_MS, SIGMA, Binned, Durations
 from bench.simulations.outcome import Outcome
-from bench.simulations.quantiles import MEDIAN_MS, SIGMA, Binned, Durations
-from bench.simulations.users import Population, Traffic, draw, heavy_tailed
-from controller.decision.quantiles import MIN_GROUPS
+from bench.simulations.users import Activity, Indices, Population, Traffic, draw, heavy_tailed
+from controller.decision.comparison import few_slices_effect
+from controller.decision.quantiles import MIN_GROUPS, TAU
 
 ALPHA: Final = 0.05
 EDGE_SAMPLE: Final = 200
@@ -35,7 +34,7 @@ _LOOKS: Final = 60
 _MARGIN: Final = 0.1
 _BETWEEN: Final = 0.5
 WANTED: Final = {0.5: 0.95, 0.05: 0.5}
-"""How often a difference is to be found, by the share of the users who get the candidate."""
+"""How often a difference must be found, by the share of the users who get the candidate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,23 @@ Question = Callable[[Seen], Floats]
 
 def outcomes(runs: int, seed: int) -> list[Outcome]:
     """All checks of this module."""
-    return [outcome for number, share in enumerate((0.5, 0.05)) for outcome in sticky(runs, (seed, number), share)]
+    sticky_ones = [item for number, share in enumerate((0.5, 0.05)) for item in sticky(runs, (seed, number), share)]
+    return [*independent(runs, (seed, 2)), *sticky_ones]
+
+
+def independent(runs: int, seed: Sequence[int]) -> list[Outcome]:
+    """20,000 users of one request each, half of them on the candidate, 60 looks."""
+    check = "latency guardrail, 10,000 requests per variant, one a user, 60 looks"
+    questions = {f"p{100 * q:.0f} worse than the control": _increase(q, 0.0, Side.GREATER) for q in (0.5, 0.95)}
+    same = count(0.5, 1.0, questions, runs, seed, 20_000, _once)
+    slower = count(0.5, 1.1, questions, runs, seed, 20_000, _once)
+    found = [Outcome(check, name, "same", runs, same[name], allowed=ALPHA) for name in questions]
+    median, tail = questions
+    return [
+        *found,
+        Outcome(check, median, "10% slower", runs, slower[median], wanted=0.95),
+        Outcome(check, tail, "10% slower", runs, slower[tail]),
+    ]
 
 
 def sticky(runs: int, seed: Sequence[int], share: float) -> list[Outcome]:
@@ -90,6 +105,7 @@ def sticky(runs: int, seed: Sequence[int], share: float) -> list[Outcome]:
         )
     }
     worse = {f"p{100 * q:.0f} worse than the control": _increase(q, 0.0, Side.GREATER) for q in (0.5, 0.95)}
+    worse["p95 worse than the control, naive: requests taken as independent"] = _naive_increase
     margins = {
         f"p{100 * q:.0f} {name}, exactly at a relative margin": _increase(q, _MARGIN, side)
         for q in (0.5, 0.95)
@@ -113,21 +129,29 @@ def sticky(runs: int, seed: Sequence[int], share: float) -> list[Outcome]:
 
 
 def count(
-    share: float, factor: float, questions: Mapping[str, Question], runs: int, seed: Sequence[int]
+    share: float,
+    factor: float,
+    questions: Mapping[str, Question],
+    runs: int,
+    seed: Sequence[int],
+    users: int = 10_000,
+    activity: Activity = heavy_tailed,
 ) -> dict[str, int]:
     """In how many of the runs each question was answered with yes at some look."""
     rng = np.random.default_rng([*seed, round(100 * factor)])
     found = dict.fromkeys(questions, 0)
     for _ in range(runs):
-        seen = simulated(rng, share, factor)
+        seen = simulated(rng, share, factor, users, activity)
         for name, question in questions.items():
             found[name] += bool(question(seen).max() >= _LIMIT)
     return found
 
 
-def simulated(rng: np.random.Generator, share: float, factor: float) -> Seen:
+def simulated(
+    rng: np.random.Generator, share: float, factor: float, users: int = 10_000, activity: Activity = heavy_tailed
+) -> Seen:
     """One experiment whose candidate gets a share of the users and takes so many times as long."""
-    traffic = draw(rng, Population(10_000, share, _GROUPS, _LOOKS, heavy_tailed))
+    traffic = draw(rng, Population(users, share, _GROUPS, _LOOKS, activity))
     return Seen(traffic, Binned.of(Durations(_BETWEEN, factor).of(rng, traffic)), traffic.sums())
 
 
@@ -157,12 +181,26 @@ def level(seen: Seen, share: float, limit: float, side: Side, deflator: Callable
     return log_e_share(above_b.sum(axis=-1) / phi, n_b.sum(axis=-1) / phi, 1 - share, side=side)
 
 
-def increase(seen: Seen, share: float, by: float, side: Side) -> Floats:
+def _naive_increase(seen: Seen) -> Floats:
+    return increase(seen, 0.95, 0.0, Side.GREATER, _rare)
+
+
+def _rare(above_a: Floats, n_a: Floats, above_b: Floats, n_b: Floats) -> Floats:
+    """What counts of requests that are independent are divided by: a share R varies by 1 - R less than rare events."""
+    total = n_a.sum(axis=-1) + n_b.sum(axis=-1)
+    return np.asarray(1 - (above_a.sum(axis=-1) + above_b.sum(axis=-1)) / np.maximum(total, 1))
+
+
+def increase(
+    seen: Seen, share: float, by: float, side: Side, deflator: Callable[..., Floats] = edge_deflator
+) -> Floats:
     """Evidence at each look that it is beyond the control's by more, or less, than a relative ``max_increase``."""
     n_a, n_b = seen.sizes
     edge, first = edge_of(seen, share)
     above_a, above_b = seen.above(edge, edge * (1 + by))
-    phi = _crowded(edge_deflator(above_a, n_a, above_b, n_b), n_a, n_b)
+    phi = deflator(above_a, n_a, above_b, n_b)
+    if deflator is edge_deflator:
+        phi = _crowded(phi, n_a, n_b)
     s_a, s_b, total_a, total_b = (x.sum(axis=-1)[:, None] for x in (above_a, above_b, n_a, n_b))
     split = total_b / np.maximum(total_a + total_b, 1e-300)
     log_e = log_e_ratio(s_a / phi[:, None], s_b / phi[:, None], split, side=side, tau=TAU)
@@ -182,4 +220,8 @@ def edge_of(seen: Seen, share: float) -> tuple[float, int]:
 
 
 def _crowded(phi: Floats, n_a: Floats, n_b: Floats) -> Floats:
-    return np.maximum(phi, np.maximum(crowding(n_a, MIN_GROUPS), crowding(n_b, MIN_GROUPS)))
+    return np.maximum(phi, np.maximum(few_slices_effect(n_a, MIN_GROUPS), few_slices_effect(n_b, MIN_GROUPS)))
+
+
+def _once(_: np.random.Generator, users: int) -> Indices:
+    return np.ones(users, dtype=np.intp)

@@ -10,77 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
-from scipy.special import ndtri
 
-from abmesh.inference.means import Contrast, log_e_mean, mixture_variance, stratified
-from abmesh.inference.numbers import Floats, Side, Slices
+from abmesh.inference.numbers import Side, Slices
+from bench.simulations.mean_rules import ALPHA, Rule, Strata, ours, own_slices, per_request, pooled_stages, repeated_t
 from bench.simulations.outcome import Outcome
 from bench.simulations.users import Population, about_twenty, arms, batches, draw, heavy_tailed, user_rates
 
-ALPHA: Final = 0.05
 _LIMIT: Final = -math.log(ALPHA)
 _SLICES: Final = 50
-_NAIVE_Z: Final = float(ndtri(1 - ALPHA / 2))
-
-Strata = Sequence[Slices]
-Rule = Callable[[Strata, Strata], Floats]
-"""From the strata of both variants, shape (runs, looks, slices) each, to evidence (runs, looks); _LIMIT is an alarm."""
-
-
-def ours(n_star: float, *, side: Side = Side.TWO_SIDED, scale: float = 1.0, share: bool = False) -> Rule:
-    """M2: stratified, one variance per request for both variants, from slices of users."""
-
-    def rule(a: Strata, b: Strata) -> Floats:
-        contrast = stratified(a, b, scale=scale, share=share)
-        return _evidence(contrast, n_star, side)
-
-    return rule
-
-
-def own_slices(n_star: float) -> Rule:
-    """Each variant's variance from its own slices."""
-    return lambda a, b: _evidence(stratified(a, b, pooled=False), n_star, Side.TWO_SIDED)
-
-
-def per_request(n_star: float) -> Rule:
-    """Requests taken as independent: the variance of a share."""
-
-    def rule(a: Strata, b: Strata) -> Floats:
-        contrast = stratified(a, b)
-        return _evidence(_binomial(contrast, a[0], b[0]), n_star, Side.TWO_SIDED)
-
-    return rule
-
-
-def pooled_stages(n_star: float) -> Rule:
-    """Stages added up before they are compared."""
-    inner = ours(n_star)
-    return lambda a, b: inner([_added(a)], [_added(b)])
-
-
-def repeated_t(a: Strata, b: Strata) -> Floats:
-    """The fixed-horizon test at every look, on requests taken as independent."""
-    contrast = _binomial(stratified(a, b), a[0], b[0])
-    known = (contrast.v > 0) & np.isfinite(contrast.v)
-    z = np.where(known, contrast.d, 0.0) / np.sqrt(np.where(known, contrast.v, 1.0))
-    return np.asarray(np.where(np.abs(z) > _NAIVE_Z, np.inf, 0.0))
-
-
-def _evidence(contrast: Contrast, n_star: float, side: Side) -> Floats:
-    tau2 = mixture_variance(ALPHA, n_star, contrast.n, contrast.v, side=side)
-    return log_e_mean(contrast.d, contrast.v, tau2, side=side, nu=contrast.nu)
-
-
-def _binomial(contrast: Contrast, a: Slices, b: Slices) -> Contrast:
-    n_a, n_b = np.maximum(a.total_n, 1), np.maximum(b.total_n, 1)
-    rate = (a.total_y + b.total_y) / (n_a + n_b)
-    v = np.where(np.isfinite(contrast.v), rate * (1 - rate) * (1 / n_a + 1 / n_b), np.inf)
-    return Contrast(contrast.d, v, contrast.n, contrast.weight, np.full_like(v, np.inf))
-
-
-def _added(strata: Strata) -> Slices:
-    return Slices(np.sum([item.n for item in strata], axis=0), np.sum([item.y for item in strata], axis=0))
-
 
 Scene = Callable[[np.random.Generator, int], tuple[Strata, Strata]]
 """Draws a batch of experiments: strata of the control and of the candidate."""
@@ -150,7 +87,7 @@ def returning(population: Population, rate: float, strength: float, factor: floa
 
 
 def costs(share: float, factor: float, cap: float, slices: int = 10) -> Scene:
-    """One request a user, each of which costs a Pareto-distributed amount with index 1.5: no variance exists.
+    """One request a user, at a Pareto-distributed cost with index 1.5: no variance exists.
 
     Args:
         share: of the requests that get the candidate.
@@ -176,20 +113,21 @@ def costs(share: float, factor: float, cap: float, slices: int = 10) -> Scene:
 def often(runs: int, seed: int) -> list[Outcome]:
     """100 looks at 10,000 requests a variant."""
     check = "2% events, 10,000 requests per variant, 100 looks"
-    rules = {"M2": ours(6_000), "t-test at every look": repeated_t}
+    name, naive = "confidence sequence", "naive: t-test at every look"
+    rules = {name: ours(6_000), naive: repeated_t}
     same = count(staged([0.02], [0.5], 20_000, 100, 1.0), rules, runs, (seed, 1))
-    more = count(staged([0.02], [0.5], 20_000, 100, 1.5), {"M2": rules["M2"]}, runs, (seed, 2))
+    more = count(staged([0.02], [0.5], 20_000, 100, 1.5), {name: rules[name]}, runs, (seed, 2))
     return [
-        Outcome(check, "M2", "same", runs, same["M2"], allowed=ALPHA),
-        Outcome(check, "t-test at every look", "same", runs, same["t-test at every look"]),
-        Outcome(check, "M2", "2% against 3%", runs, more["M2"], wanted=0.95),
+        Outcome(check, name, "same", runs, same[name], allowed=ALPHA),
+        Outcome(check, naive, "same", runs, same[naive]),
+        Outcome(check, name, "2% against 3%", runs, more[name], wanted=0.95),
     ]
 
 
 def ramp(runs: int, seed: int) -> list[Outcome]:
     """5, 25, then 50% for the candidate, while the rate of both drifts."""
     check = "ramp 5, 25, 50% while the rate rises from 2 to 3.8%"
-    rules = {"M2, stratified by stage": ours(6_000), "M2, stages pooled": pooled_stages(6_000)}
+    rules = {"by stage": ours(6_000), "naive: stages pooled": pooled_stages(6_000)}
     stages = [0.02, 0.0275, 0.038], [0.05, 0.25, 0.5], 12_000, 20
     same = count(staged(*stages, 1.0), rules, runs, (seed, 3))
     ours_name, naive = rules
@@ -205,13 +143,14 @@ def sticky(runs: int, seed: int) -> list[Outcome]:
     """Users who send about twenty requests each."""
     check = "2,000 users with about 20 requests each, 50%, 60 looks"
     population = Population(2_000, 0.5, _SLICES, 60, about_twenty)
-    rules = {"M2 over slices": ours(10_000), "M2 per request": per_request(10_000)}
+    name, naive = "over slices", "naive: requests taken as independent"
+    rules = {name: ours(10_000), naive: per_request(10_000)}
     same = count(returning(population, 0.1, 2.0, 1.0), rules, runs, (seed, 5))
-    more = count(returning(population, 0.1, 2.0, 1.5), {"M2 over slices": rules["M2 over slices"]}, runs, (seed, 6))
+    more = count(returning(population, 0.1, 2.0, 1.5), {name: rules[name]}, runs, (seed, 6))
     return [
-        Outcome(check, "M2 over slices", "same", runs, same["M2 over slices"], allowed=ALPHA),
-        Outcome(check, "M2 per request", "same", runs, same["M2 per request"]),
-        Outcome(check, "M2 over slices", "rate x 1.5", runs, more["M2 over slices"], wanted=0.95),
+        Outcome(check, name, "same", runs, same[name], allowed=ALPHA),
+        Outcome(check, naive, "same", runs, same[naive]),
+        Outcome(check, name, "rate x 1.5", runs, more[name], wanted=0.95),
     ]
 
 
@@ -219,7 +158,7 @@ def canary(runs: int, seed: int) -> list[Outcome]:
     """A small canary of users of whom a few send most of the requests."""
     outcomes = []
     population = Population(10_000, 0.05, _SLICES, 60, heavy_tailed)
-    rules = {"M2, pooled variance": ours(300, share=True), "M2, own slices": own_slices(300)}
+    rules = {"variance in common": ours(300), "naive: each variant's own slices": own_slices(300)}
     ours_name, naive = rules
     for number, (rate, wanted) in enumerate(((0.05, 0.9), (0.005, None))):
         check = f"5% canary, 10,000 users of 1 to 200 requests, {rate:.1%} events, 60 looks"
@@ -242,8 +181,8 @@ def margins(runs: int, seed: int) -> list[Outcome]:
         check = f"exactly at a margin of 20%, {share:.0%} of 10,000 users with about 20 requests each"
         n_star = 100_000 * share
         rules = {
-            "M2, harm": ours(n_star, side=Side.GREATER, scale=1.2, share=True),
-            "M2, health": ours(n_star, side=Side.LESS, scale=1.2, share=True),
+            "harmful": ours(n_star, side=Side.GREATER, by=0.2),
+            "healthy": ours(n_star, side=Side.LESS, by=0.2),
         }
         same = count(returning(population, 0.1, 5.0, 1.2), rules, runs, (seed, 9, number))
         outcomes += [Outcome(check, name, "same", runs, same[name], allowed=ALPHA) for name in rules]
@@ -256,10 +195,10 @@ def heavy_tails(runs: int, seed: int) -> list[Outcome]:
     cap = 100 ** (1 / 1.5)
     for number, share in enumerate((0.5, 0.05)):
         check = f"costs with a Pareto tail of 1.5, 20,000 requests, {share:.0%}, 10 slices, 60 looks"
-        rule = {"M2": ours(20_000 * share)}
-        for name, limit in (("M2, capped at p99", cap), ("M2, not capped", math.inf)):
-            same = count(costs(share, 1.0, limit), rule, runs, (seed, 10, number))["M2"]
-            more = count(costs(share, 1.2, limit), rule, runs, (seed, 11, number))["M2"]
+        rule = {"confidence sequence": ours(20_000 * share)}
+        for name, limit in (("capped at p99", cap), ("not capped", math.inf)):
+            same = count(costs(share, 1.0, limit), rule, runs, (seed, 10, number))["confidence sequence"]
+            more = count(costs(share, 1.2, limit), rule, runs, (seed, 11, number))["confidence sequence"]
             capped = math.isfinite(limit)
             outcomes += [
                 Outcome(check, name, "same", runs, same, allowed=ALPHA if capped else None),

@@ -1,4 +1,4 @@
-"""Which comparison belongs to a metric. Pure."""
+"""Which comparison a metric gets. Pure; called by guardrails, goals and reports."""
 
 from __future__ import annotations
 

@@ -97,8 +97,8 @@ class MeanComparison:
     def contrast(self, by: float = 0.0, *, relative: bool = False) -> tuple[Floats, Floats]:
         """Difference of the means beyond a margin and its squared standard error, each of shape (1 + moments,).
 
-        The control is first moved to where the margin puts the candidate, so that the variance that both share is the
-        one under the null hypothesis.
+        The control is first moved to where the margin puts the candidate; the variance that both share is then the one
+        under the null hypothesis.
         """
         scale, offset = (1 + by, 0.0) if relative else (1.0, by)
         sums = self.sums

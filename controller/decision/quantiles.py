@@ -46,8 +46,8 @@ class QuantileComparison:
         edges: the control's quantile in each stratum, in milliseconds, shape (strata,); nan where it was not known.
         values: the numbers to show beside it.
         factor: by which the present stage's counts are multiplied.
-        lent: each stratum's design effect, where groups of users are not told apart and a larger part of the users
-            lends its own; None to measure it.
+        lent: each stratum's design effect, taken from a larger part of the users, where groups of users are not
+            counted; None to measure it.
     """
 
     share: float

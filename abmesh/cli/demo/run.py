@@ -22,8 +22,8 @@ from typing import Any
 from rich.console import Console
 
 from abmesh.analysis.render import as_json
+from abmesh.cli.demo.report import make_report, report_text
 from abmesh.cli.demo.scenarios import CANDIDATE, CONTROL, Outcome, Scenario
-from abmesh.cli.demo.story import make_report, report_text
 from abmesh.cli.demo.users import Population
 from abmesh.cli.demo.view import DecisionLine, Picture, View, print_summary
 from abmesh.cli.json_records import journal_json, status_json, weights_json

@@ -24,7 +24,7 @@ _WIDTH = 7.5
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How one series is told from the others without colour."""
+    """What distinguishes one series from the others without colour."""
 
     line: str | tuple[int, tuple[int, ...]]
     marker: str

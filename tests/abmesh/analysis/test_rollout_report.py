@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -181,7 +182,25 @@ def test_a_late_edge_is_the_controls_quantile_and_no_bound_of_a_bin() -> None:
     assert first.result == "lower"
 
 
-def test_a_moment_of_a_course_is_what_the_report_says() -> None:
+def test_a_rate_that_nothing_decides_on_is_found_where_most_requests_have_the_event() -> None:
+    """90% against 95% cached: the decision's test, made for rare events, hardly sees it."""
+    variants = {}
+    for name, cached in (("a", 18), ("b", 19)):
+        slices = {number: SliceEvidence(20, 0, 0, 0, {"cached": cached}) for number in range(50)}
+        variants[name] = VariantEvidence({200: 1000}, 0, slices, {}, {"cached": 50 * cached})
+    strata = [Stratum({"a": 5000, "b": 5000}, variants)]
+    rate = MEASURED["cache_rate"]
+    free = compared(report_of_strata(strata, QUESTION, (rate,)), "cache_rate").findings[0]
+    decided = report_of_strata(strata, replace(QUESTION, judged=frozenset({"cache_rate"})), (rate,))
+    judged = compared(decided, "cache_rate").findings[0]
+    assert free.result == "higher"
+    assert judged.result == "undecided"
+    # Its interval comes from bets, which reject 0, and ends just below 0, because the decision's test does not.
+    assert -1e-9 < judged.difference.interval.lower < 0
+    assert "-0 to +" in as_text(decided, "text")
+
+
+def test_a_moment_of_a_picture_is_what_the_report_says() -> None:
     strata = [stratum(10, 0.5)]
     ((variant, estimate),) = difference_at(strata, QUESTION, LATENCY_MEAN)
     assert variant == "b"

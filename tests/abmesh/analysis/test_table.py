@@ -127,7 +127,7 @@ class TestUsers:
         ("variant,n,sum,n\n", "r.csv:1: the same column twice; found n"),
         (
             "variant,n,sum\na,1,0\nb,2\n",
-            "r.csv:3: a row of another length than the first line; found 2 cells; allowed: 3",
+            "r.csv:3: the row is not as long as the first line; found 2 cells; allowed: 3",
         ),
         ("variant,n,sum\na,1.5,0\n", "r.csv:2: n: not a count; found 1.5; allowed: a whole number from 0 to 10^15"),
         ("variant,n,sum\na,,0\n", "r.csv:2: n: not a count; found nothing"),
@@ -158,11 +158,11 @@ class TestUsers:
         ("variant,n,sum,time\na,5,1,1\na,6,1,2026-01-01\n", "r.csv:3: time: dates and numbers in one column"),
         (
             "variant,n,sum,time\na,5,1,1\na,4,1,2\n",
-            "r.csv:3: n: rows are cumulative, but line 2 of the same variant does",
+            "r.csv:3: n: rows are cumulative, but line 2 of the same variant contradicts",
         ),
         (
             "variant,n,sum,time\na,5,1,2\na,6,1,1\n",
-            "r.csv:3: n: rows are cumulative, but line 2 of the same variant does",
+            "r.csv:3: n: rows are cumulative, but line 2 of the same variant contradicts",
         ),
         ("variant,user,n,sum,time\n", "r.csv:1: time: a file of users has no such column; allowed: variant, user, n"),
         ("variant,user,n,sum\na,,1,0\n", "r.csv:2: user: not a user; found 0 characters"),

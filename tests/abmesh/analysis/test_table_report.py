@@ -123,8 +123,8 @@ def test_the_legend_says_that_intervals_are_not_corrected() -> None:
     assert first.p <= 0.05 < first.adjusted
     assert first.result == "undecided"
     assert first.difference.interval.lower > 0
-    warned = "intervals are not, and one that leaves out 0 beside a result of undecided is no finding"
-    assert f"Holm's method, each analysis by itself; {warned}" in as_text(found, "text")
+    warned = "intervals are not, so one that excludes 0 beside 'undecided' is not a finding"
+    assert f"Holm's method, separately for each analysis; {warned}" in as_text(found, "text")
     segmented = as_text(report("variant,n,sum,segment\na,100,5,x\nb,100,6,x\n"), "markdown")
     assert f"p of segments: corrected by Benjamini and Hochberg's method; {warned}" in segmented
     assert warned not in as_text(report("variant,n,sum\na,100,5\nb,100,6\n"), "text")
@@ -318,7 +318,7 @@ def test_unknown_variants_are_named() -> None:
 
 def test_rows_that_end_early_and_users_of_two_variants_are_pointed_out() -> None:
     found = report("variant,n,sum,time\na,10,1,1\nb,10,1,1\na,20,2,2\n")
-    assert any("rows of b end before" in warning for warning in found.warnings)
+    assert any("rows of b end earlier" in warning for warning in found.warnings)
     found = report("variant,user,n,sum\na,u,1,0\nb,u,1,0\nb,v,1,0\n")
     assert any("1 users are in more than one variant" in warning for warning in found.warnings)
 

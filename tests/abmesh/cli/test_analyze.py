@@ -37,7 +37,7 @@ def csv(tmp_path: Path) -> Path:
 def test_a_file_gives_a_table_that_says_what_each_interval_is_valid_for(csv: Path) -> None:
     called = call("analyze", "--from", str(csv), "--metric", "conversion", "--weights", "old=50,new=50")
     assert called.code == 0, called
-    for words in ("conversion", "at any look", "for one look only", "+1 pp", "+50%", "higher", "as said"):
+    for words in ("conversion", "at any look", "for one look only", "+1 pp", "+50%", "higher", "as expected"):
         assert words in called.out
 
 
@@ -183,7 +183,7 @@ def test_a_rollouts_evidence_of_all_stages(tmp_path: Path, config: Path) -> None
     assert [split["stage"] for split in record["split"]] == ["1", "2"]
     text = call(*given, "--metric", "error_rate", "--plot", str(tmp_path / "p.png"))
     assert text.code == 0
-    assert "2 stages compared apart and combined" in text.out
+    assert "2 stages compared one by one" in text.out
     assert "latency" not in text.out
     assert (tmp_path / "p.png").stat().st_size > 5000
 

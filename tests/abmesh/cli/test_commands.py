@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from abmesh.cli.main import run
+from abmesh.cli.main import app, run
 from abmesh.experiment.bucketing import bucket_of
 from abmesh.experiment.store import FileStore
 from tests.abmesh.cli.calls import call
@@ -104,6 +106,19 @@ def test_a_closed_standard_input_is_one_clear_line(
     with pytest.raises(SystemExit, match="1"):
         run()
     assert capsys.readouterr().err == "abmesh: cannot read units from -: standard input is closed\n"
+
+
+def test_help_shows_every_word_of_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich's own markup takes words in brackets for styles and drops them; Markdown does not."""
+    monkeypatch.setenv("COLUMNS", "400")
+    commands: list[tuple[tuple[str, ...], Any]] = [((), typer.main.get_command(app))]
+    while commands:
+        path, command = commands.pop()
+        shown = " ".join(call(*path, "--help").out.split())
+        for option in command.params:
+            text = getattr(option, "help", None) or ""
+            assert " ".join(text.replace("`", "").split()) in shown, (path, option.name)
+        commands += [((*path, name), part) for name, part in getattr(command, "commands", {}).items()]
 
 
 @pytest.mark.process

@@ -13,8 +13,8 @@ from typing import Any, Self
 import pytest
 
 from abmesh.analysis.records import AnalysisReport, ComparedVariant, Estimate, Finding, MetricReport, ReportedMetric
+from abmesh.cli.demo import report as demo_report
 from abmesh.cli.demo import run as demo_run
-from abmesh.cli.demo import story
 from abmesh.cli.demo.scenarios import CANDIDATE, CONTROL, LANES, SCENARIOS, Outcome
 from abmesh.cli.demo.users import Population
 from abmesh.cli.main import run
@@ -198,7 +198,7 @@ def _report(verdict: float, segments: int) -> AnalysisReport:
 )
 def test_a_report_that_differs_from_the_scenario_is_a_problem(report: AnalysisReport, wrong: str) -> None:
     scenario = replace(SCENARIOS["finetune"], reported={"latency_p50": "higher"})
-    assert story.mismatch(report, scenario) == wrong
+    assert demo_report.mismatch(report, scenario) == wrong
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_report_that_differs_from_the_scenario_is_a_problem(report: AnalysisRe
 )
 def test_a_report_must_not_contradict_what_was_planted_in_a_segment(planted: dict[str, str], wrong: str) -> None:
     scenario = replace(SCENARIOS["finetune"], reported={"latency_p50": ""}, by_segment={"latency_p50": planted})
-    assert story.mismatch(_report(70, 2), scenario) == wrong
+    assert demo_report.mismatch(_report(70, 2), scenario) == wrong
 
 
 def test_a_segment_that_is_undecided_contradicts_nothing() -> None:
@@ -221,16 +221,16 @@ def test_a_segment_that_is_undecided_contradicts_nothing() -> None:
     report = replace(report, metrics=[replace(report.metrics[0], segments=[part])])
     assert part.verdict == "undecided"
     scenario = replace(SCENARIOS["finetune"], reported={"latency_p50": ""}, by_segment={"latency_p50": {"s0": "lower"}})
-    assert story.mismatch(report, scenario) == ""
+    assert demo_report.mismatch(report, scenario) == ""
 
 
 def test_a_scenario_whose_report_cannot_be_made_has_not_passed(tmp_path: Path) -> None:
     path = tmp_path / "experiments.yaml"
     path.write_text(DOCUMENT.replace("name: chat", "name: chat-model"))
     settings = Settings(path, state_dir=tmp_path / "state")
-    outcome = story.make_report(SCENARIOS["finetune"], demo_run.EXPERIMENT, settings)
+    outcome = demo_report.make_report(SCENARIOS["finetune"], demo_run.EXPERIMENT, settings)
     assert outcome == (
         None,
         "there is no report: nothing was counted for chat-model yet; `abmesh status` shows whether a controller runs",
     )
-    assert story.make_report(SCENARIOS["good"], demo_run.EXPERIMENT, settings) == (None, "")
+    assert demo_report.make_report(SCENARIOS["good"], demo_run.EXPERIMENT, settings) == (None, "")

@@ -157,14 +157,14 @@ def test_what_the_document_lacks_is_said(config: Path) -> None:
     refused(
         call("plan", "--baseline", "2%", "--experiment", "speed", "--config", str(config)),
         2,
-        "does not go with the baseline",
+        "does not match the baseline",
     )
 
 
 def test_people_read_what_each_design_is_valid_for() -> None:
     called = call("plan", *RATE, "--traffic", "10/s")
     assert called.code == 0
-    for words in ("21,067", "one look at the end", "planned before the start", "any look at any time", "1h11m"):
+    for words in ("21,067", "one look at the end", "planned in advance", "any number of looks at any time", "1h11m"):
         assert words in called.out
     assert "over 100 years" in call("plan", *RATE, "--traffic", "1/d").out
 
@@ -173,15 +173,15 @@ def test_people_read_what_each_design_is_valid_for() -> None:
     ("arguments", "words"),
     [
         (("--baseline", "2%"), "--effect is missing"),
-        (("--baseline", "many", "--effect", "1%"), "--baseline 'many' is no quantity; allowed: a share such as 2%"),
-        (("--baseline", "7", "--effect", "1%"), "--baseline '7' is no quantity"),
+        (("--baseline", "many", "--effect", "1%"), "--baseline 'many' is not a quantity; allowed: a share such as 2%"),
+        (("--baseline", "7", "--effect", "1%"), "--baseline '7' is not a quantity"),
         (("--baseline", "0%", "--effect", "1%"), "between 0% and 100%"),
-        (("--baseline", "nan", "--sd", "1", "--effect", "1"), "no quantity"),
+        (("--baseline", "nan", "--sd", "1", "--effect", "1"), "not a quantity"),
         (("--baseline", "220ms", "--effect", "20ms"), "--sd is missing"),
-        (("--baseline", "220ms", "--sd", "90", "--effect", "20ms"), "--sd '90' does not go with the baseline"),
+        (("--baseline", "220ms", "--sd", "90", "--effect", "20ms"), "--sd '90' does not match the baseline"),
         (("--baseline", "220ms", "--sd", "0ms", "--effect", "20ms"), "--sd '0ms'"),
         (("--baseline", "0ms", "--sd", "9ms", "--effect", "20ms"), "must be above 0"),
-        (("--baseline", "2%", "--sd", "1%", "--effect", "1%"), "a rate needs none"),
+        (("--baseline", "2%", "--sd", "1%", "--effect", "1%"), "a rate does not need one"),
         (
             ("--baseline", "220ms", "--sd", "90ms", "--effect", "5%"),
             "allowed: a duration, such as 20ms; for a share of",
@@ -193,17 +193,17 @@ def test_people_read_what_each_design_is_valid_for() -> None:
         ((*RATE, "--power", "30%"), "--power '30%' is out of range; allowed: 50% to 99.99%"),
         (
             (*RATE, "--power", "50%", "--alpha", "50%", "--one-sided"),
-            "--power '50%' asks for no more than chance finds with this --alpha; allowed: more than 50.0000%",
+            "--power '50%' is no more than chance finds at this --alpha; allowed: more than 50.0000%",
         ),
         ((*RATE, "--alpha", "0"), "--alpha '0' is out of range"),
         ((*RATE, "--looks", "0"), "--looks 0 is out of range; allowed: 1 to 50"),
         ((*RATE, "--looks", "51"), "--looks 51"),
         ((*RATE, "--design-effect", "0.5"), "--design-effect '0.5' is out of range"),
         ((*RATE, "--design-effect", "nan"), "--design-effect"),
-        ((*RATE, "--traffic", "10"), "--traffic '10' is no traffic; allowed: requests in a unit of time: 10/s"),
+        ((*RATE, "--traffic", "10"), "--traffic '10' is not a rate; allowed: requests per unit of time: 10/s"),
         ((*RATE, "--traffic", "0/s"), "--traffic '0/s'"),
         ((*RATE, "--traffic", "10/w"), "--traffic '10/w'"),
-        ((*RATE, "--weights", "95"), "--weights '95' are not two weights"),
+        ((*RATE, "--weights", "95"), "--weights '95' is not two weights"),
         ((*RATE, "--weights", "95,6"), "at most 100 together"),
         ((*RATE, "--weights", "100,0"), "above 0"),
     ],

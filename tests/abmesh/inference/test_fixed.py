@@ -17,7 +17,6 @@ from abmesh.inference.fixed import (
     ratio_metric,
     sample_size,
     sequential_sample_size,
-    share_sample_size,
     two_proportions,
     welch,
 )
@@ -111,9 +110,12 @@ def test_two_proportions_agree_with_statsmodels(s_a: float, no_a: float, s_b: fl
 
 
 def test_from_2_to_2_4_percent_takes_21066_per_arm() -> None:
-    n = share_sample_size(0.02, 0.024, 0.05, 0.8)
+    """Rates are planned on the arcsine scale, on which both variances are 1."""
+    effect = 2 * (math.asin(math.sqrt(0.024)) - math.asin(math.sqrt(0.02)))
+    assert effect == pytest.approx(proportion_effectsize(0.024, 0.02))
+    n = sample_size(1.0, 1.0, effect, 0.05, 0.8)
     assert math.floor(n) == 21_066
-    theirs = NormalIndPower().solve_power(proportion_effectsize(0.024, 0.02), alpha=0.05, power=0.8)
+    theirs = NormalIndPower().solve_power(effect, alpha=0.05, power=0.8)
     # Theirs also counts the chance of finding the difference on the wrong side, of one in a hundred thousand.
     assert n == pytest.approx(theirs, rel=1e-5)
 

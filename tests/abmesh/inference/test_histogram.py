@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abmesh.inference.histogram import exceeding, merge, quantile, size
+from abmesh.inference.cumulative import Cumulative
+from abmesh.inference.histogram import Bins, merge, quantile, size
 
 # Envoy's bins do not overlap: two significant digits.
 BINS = st.dictionaries(
@@ -14,6 +16,10 @@ BINS = st.dictionaries(
     st.integers(1, 10**6),
     max_size=12,
 )
+
+
+def exceeding(bins: Bins, limit: float) -> float:
+    return float(Cumulative.of([bins]).exceeding(np.array(limit))[0])
 
 
 def test_a_quantile_is_interpolated_inside_its_bin() -> None:

@@ -12,25 +12,25 @@ def naive(outcomes: list[Outcome]) -> float:
 
 
 def test_rare_errors_on_a_small_canary() -> None:
-    found = counts.rare_errors(1_000, 11)
+    found = counts.rare_errors(300, 11)
     assert [o for o in found if not o.kept] == []
     assert naive(found) > 0.3
 
 
 def test_an_absolute_difference_against_a_margin() -> None:
-    found = counts.differences(400, 12)
+    found = counts.differences(100, 12)
     assert [o for o in found if not o.kept] == []
     assert max(o.rate for o in found if o.rule.startswith("naive") and o.truth == "at the margin") > 0.5
 
 
 def test_an_absolute_difference_on_a_ramp_with_drift() -> None:
-    found = counts.ramp(500, 13)
+    found = counts.ramp(100, 13)
     assert [o for o in found if not o.kept] == []
     assert naive(found) > 0.5
 
 
 def test_one_share_against_a_limit() -> None:
-    found = counts.limits(2_000, 14)
+    found = counts.limits(500, 14)
     assert [o for o in found if not o.kept] == []
     assert naive(found) > 0.2
 

@@ -9,8 +9,8 @@ from abmesh.experiment import metrics
 from abmesh.inference.edges import level_deflator
 from abmesh.inference.numbers import Side
 from bench.simulations import error_guardrails, latency_guardrails
+from bench.simulations.durations import Binned
 from bench.simulations.means import returning
-from bench.simulations.quantiles import Binned
 from bench.simulations.users import Population, heavy_tailed
 from controller.decision.decide import EDGE_SAMPLE
 from controller.decision.quantiles import QuantileComparison
@@ -29,13 +29,19 @@ WEIGHTS = {"a": 5_000, "b": 5_000}
 
 @pytest.mark.parametrize(("rate", "share", "wanted"), [(0.05, 0.05, 0.9), (0.05, 0.5, None), (0.005, 0.05, None)])
 def test_error_rates_of_users_who_come_back(rate: float, share: float, wanted: float | None) -> None:
-    found = error_guardrails.sticky(1_000, (11,), rate, share, wanted)
+    found = error_guardrails.sticky(300, (11,), rate, share, wanted)
     assert [o for o in found if not o.kept] == []
 
 
 @pytest.mark.parametrize("share", [0.5, 0.05])
 def test_latencies_of_users_who_are_slow_throughout(share: float) -> None:
-    found = latency_guardrails.sticky(400, (12,), share)
+    found = latency_guardrails.sticky(150, (12,), share)
+    assert [o for o in found if not o.kept] == []
+    assert next(o.rate for o in found if o.rule.endswith("requests taken as independent")) > 0.15
+
+
+def test_latencies_of_independent_requests_find_ten_percent() -> None:
+    found = latency_guardrails.independent(200, (16,))
     assert [o for o in found if not o.kept] == []
 
 

@@ -9,7 +9,7 @@ import pytest
 from bench.simulations import means
 from bench.simulations.outcome import Outcome
 
-RUNS = 800
+RUNS = 250
 
 
 def rates(check: Callable[[int, int], list[Outcome]]) -> dict[tuple[str, str], float]:
@@ -22,26 +22,26 @@ def rates(check: Callable[[int, int], list[Outcome]]) -> dict[tuple[str, str], f
 
 def test_looking_a_hundred_times_is_harmless_and_would_fool_a_t_test() -> None:
     found = rates(means.often)
-    assert 0.25 < found["t-test at every look", "same"] < 0.5
+    assert 0.25 < found["naive: t-test at every look", "same"] < 0.5
 
 
 def test_a_ramp_with_drift_is_harmless_by_stage_and_fools_whoever_pools_its_stages() -> None:
     found = rates(means.ramp)
-    assert found["M2, stages pooled", "same"] > 0.5
+    assert found["naive: stages pooled", "same"] > 0.5
 
 
 def test_users_who_come_back_are_harmless_over_slices_and_fool_whoever_counts_requests() -> None:
     found = rates(means.sticky)
-    assert found["M2 per request", "same"] > 0.3
+    assert found["naive: requests taken as independent", "same"] > 0.3
 
 
 def test_a_small_canary_keeps_alpha_with_the_pooled_variance_and_not_with_its_own_slices() -> None:
     outcomes = means.canary(RUNS, 11)
     assert all(outcome.kept for outcome in outcomes), outcomes
-    own = [o.rate for o in outcomes if o.rule == "M2, own slices" and o.truth == "same"]
-    assert min(own) > 0.2
+    own = [o.rate for o in outcomes if o.rule.startswith("naive") and o.truth == "same"]
+    assert min(own) > 0.12
     at_half_percent = {o.rule: o.rate for o in outcomes[4:] if o.truth == "rate doubled"}
-    assert at_half_percent["M2, pooled variance"] > at_half_percent["M2, own slices"] + 0.05
+    assert at_half_percent["variance in common"] > at_half_percent["naive: each variant's own slices"] + 0.05
 
 
 def test_exactly_at_the_margin_neither_harm_nor_health_is_found() -> None:
@@ -53,8 +53,8 @@ def test_a_cap_keeps_alpha_and_power_where_no_variance_exists() -> None:
     assert all(outcome.kept for outcome in outcomes), outcomes
     power = {(o.check, o.rule): o.rate for o in outcomes if o.truth == "cost x 1.2"}
     for check, rule in power:
-        if rule == "M2, capped at p99":
-            assert power[check, rule] > power[check, "M2, not capped"] + 0.2
+        if rule == "capped at p99":
+            assert power[check, rule] > power[check, "not capped"] + 0.2
 
 
 def test_a_run_with_the_same_seed_finds_the_same() -> None:

@@ -10,7 +10,7 @@ from abmesh.experiment import metrics
 from abmesh.inference.numbers import Side
 from controller.decision.comparisons import compare
 from controller.decision.intervals import increase_interval, level_interval
-from tests.controller.decision.support import NOTHING, arm, course
+from tests.controller.decision.support import NOTHING, arm, course, stage
 
 MIX = {80: 40, 100: 40, 150: 15, 300: 5}
 EDGES = {"latency_p95": (300.0,)}
@@ -59,6 +59,29 @@ def test_without_data_everything_is_possible() -> None:
     for relative, low in ((True, -1.0), (False, -math.inf)):
         limits = increase_interval(mean, 0.05, relative=relative, share=False)
         assert (limits.lower, limits.upper) == (low, math.inf)
+
+
+def test_limits_of_an_increase_are_those_within_stages_where_rates_drift() -> None:
+    """The candidate is better in both stages and worse in total: its requests come where errors are frequent."""
+    early = stage(arm(20_000, 200), arm(1000, 5), weight=500)
+    found = compare(metrics.ERROR_RATE, course(arm(10_000, 2000), arm(10_000, 1600), past=[early]), 1000, 0.05)
+    values = found.values
+    assert values.candidate is not None
+    assert values.control is not None
+    assert values.candidate > values.control
+    for relative in (False, True):
+        limits = increase_interval(found, 0.05, relative=relative, share=True)
+        assert limits.lower < limits.upper < 0
+
+
+def test_limits_agree_with_the_e_value_about_no_difference_though_that_has_a_test_of_its_own() -> None:
+    """Of 90% errors the ratio's test sees little, and the bets on a difference would leave out 0."""
+    found = compare(metrics.ERROR_RATE, course(arm(2000, 1800), arm(2000, 1900)), 1000, 0.05)
+    assert found.increase(Side.GREATER, 0.0, relative=False)[0] < WANTED
+    assert found.increase(Side.GREATER, 1e-4, relative=False)[0] > WANTED
+    limits = increase_interval(found, 0.05, relative=False, share=True)
+    assert limits.lower < 0 < limits.upper
+    assert limits.lower > -1e-9
 
 
 def test_a_verdict_and_its_limits_agree() -> None:
