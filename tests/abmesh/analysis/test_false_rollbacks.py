@@ -16,6 +16,8 @@ import pytest
 from abmesh.analysis.simulation import Ending, Truth, play
 from tests.controller.support import experiment
 
+pytestmark = pytest.mark.simulation
+
 STAGES = 12
 MOST = 3
 TRUTH = Truth(users=3000, requests_per_second=10, error_rate=0.01, latency_ms=100, latency_spread=0.5)

@@ -257,6 +257,7 @@ def test_a_whole_that_says_the_opposite_of_its_segments_is_a_warning() -> None:
     assert all(difference(item) < 0 for item in part_of(found, "click_rate").segments)
 
 
+@pytest.mark.simulation
 def test_users_who_repeat_raise_false_alarms_no_more_often_than_asked_for() -> None:
     """Of 50 reports on variants that do not differ, some 5% may hold a segment that seems to; counts alone: 20%."""
     measured = tuple(AVAILABLE[name] for name in ("error_rate", "click_rate"))
@@ -269,6 +270,7 @@ def test_users_who_repeat_raise_false_alarms_no_more_often_than_asked_for() -> N
     assert all(count <= 50 * 0.05 + 3 * math.sqrt(50 * 0.05 * 0.95) for count in alarms.values()), alarms
 
 
+@pytest.mark.simulation
 def test_a_quantile_of_equal_segments_rarely_differs() -> None:
     measured = (AVAILABLE["latency_p95"],)
     kinds = alike(Kind(users=60, requests=10))
