@@ -47,11 +47,12 @@ async def test_a_contender_starts_and_answers_right(name: str, bench: Bench) -> 
     if reason := contenders.missing(contender):
         pytest.skip(f"{name} is not compared: {reason}")
     one = await bench.start(contender)
-    result = await one.load(requests_of(USERS, documents.PATH), len(USERS), connections=4)
-    assert result.statuses == {200: len(USERS)}
+    count = contender.count(len(USERS))
+    result = await one.load(requests_of(USERS, documents.PATH), count, connections=4)
+    assert result.statuses == {200: count}
     versions = {version.decode(): count for version, count in result.versions.items()}
     if contender.kind == "alone":
-        assert versions == {"": len(USERS)}
+        assert versions == {"": count}
     else:
         assert set(versions) == {"model-a", "model-b"}
         assert versions["model-a"] > versions["model-b"]

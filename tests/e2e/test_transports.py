@@ -56,45 +56,35 @@ async def test_users_get_what_assign_predicts(short_path: Path, transport: str, 
         assert "Traceback" not in server.log.read_text()
 
 
-async def test_no_request_fails_while_the_server_drains_and_returns(tmp_path: Path, transport: str) -> None:
+async def test_no_request_fails_while_the_server_drains_or_is_killed_again_and_again(
+    tmp_path: Path, transport: str
+) -> None:
     async with stack(tmp_path, ALL_TO_B, transport=transport) as running:
         server = running.children["ext-proc"]
         async with under_load(running.url, USERS) as load:
+
+            async def open_again() -> bool:
+                return load.answers[-1][1].variant is None
+
+            async def assigned_again() -> bool:
+                return [answer.variant for _, answer in load.answers[-20:]] == ["model-b"] * 20
+
             await load.more(100)
             begun = time.monotonic()
             assert await server.stop(seconds=20) == 0, server.tail()
             assert time.monotonic() - begun < 6, "Envoy's health checks held up the drain, which may take 10 s"
             await load.more(50)
             await server.start()
-
-            async def assigned_again() -> bool:
-                return [answer.variant for _, answer in load.answers[-20:]] == ["model-b"] * 20
-
             await eventually(assigned_again)
-        assert not load.failures
-        assert {answer.status for _, answer in load.answers} == {200}
-
-
-async def test_no_request_fails_while_the_server_is_killed_again_and_again(tmp_path: Path, transport: str) -> None:
-    async with stack(tmp_path, ALL_TO_B, transport=transport) as running:
-        server = running.children["ext-proc"]
-        async with under_load(running.url, USERS) as load:
             for _ in range(3):
                 await load.more(50)
                 server.signal(signal.SIGKILL)
                 await server.stop()
-
-                async def open_again() -> bool:
-                    return load.answers[-1][1].variant is None
-
                 await eventually(open_again)
                 await server.start()
-
-                async def assigned_again() -> bool:
-                    return [answer.variant for _, answer in load.answers[-20:]] == ["model-b"] * 20
-
                 await eventually(assigned_again)
         assert not load.failures
+        assert {answer.status for _, answer in load.answers} == {200}
 
 
 @pytest.fixture
