@@ -77,17 +77,17 @@ class RolloutQuestion:
             judged=frozenset(judged | {ERROR_RATE.name} if rollout.analysis.emergency_stop < 1 else judged),
         )
 
-    def compare(self, metric: Metric, course: RolloutEvidence) -> Comparison:
+    def compare(self, metric: Metric, evidence: RolloutEvidence) -> Comparison:
         """The decision's comparison of a metric.
 
         A rate that nothing decides on is tested by bets instead, which also find differences of frequent events.
         """
-        found = compare(metric, course, self.planned.get(metric.name, self.tuned_for), self.tuned_alpha)
+        found = compare(metric, evidence, self.planned.get(metric.name, self.tuned_for), self.tuned_alpha)
         if isinstance(found, ShareComparison) and metric.name not in self.judged:
             return replace(found, frequent=True)
         return found
 
-    def course(self, strata: Sequence[Stratum], variant: str, *, alone: bool = False) -> RolloutEvidence:
+    def rollout_evidence(self, strata: Sequence[Stratum], variant: str, *, alone: bool = False) -> RolloutEvidence:
         """Evidence of a variant and the control as decisions read it; alone, without the control's."""
         return RolloutEvidence(
             candidate=variant, control=_NOBODY if alone else self.control, slices=self.slices, strata=strata
@@ -116,7 +116,7 @@ class ReportedEvidence:
         """The evidence of a variant, which may be the control."""
         own = [stratum for stratum in strata if stratum.weights.get(variant, 0) > 0]
         if variant == question.control:
-            return cls(question.course(own, variant, alone=True) if own else None, None)
+            return cls(question.rollout_evidence(own, variant, alone=True) if own else None, None)
         shared = [stratum for stratum in own if stratum.weights.get(question.control, 0) > 0]
         unchosen = [
             metric
@@ -124,8 +124,8 @@ class ReportedEvidence:
             if metric.quantile is not None and not any(stratum.edges.get(metric.name) for stratum in shared)
         ]
         with_edges = [with_own_edges(stratum, unchosen, question.control) for stratum in shared]
-        both = question.course(with_edges, variant) if shared else None
-        alone = question.course(own, variant) if own else None
+        both = question.rollout_evidence(with_edges, variant) if shared else None
+        alone = question.rollout_evidence(own, variant) if own else None
         return cls(
             own=both if len(shared) == len(own) else alone,
             both=both,

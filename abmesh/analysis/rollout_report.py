@@ -85,10 +85,10 @@ def difference_at(strata: Sequence[Stratum], question: RolloutQuestion, measured
     """
     found = []
     for name in _others(strata, question.control):
-        course = ReportedEvidence.of(strata, question, name, (measured,)).both
+        seen = ReportedEvidence.of(strata, question, name, (measured,)).both
         estimate = Estimate(None, UNKNOWN)
-        if course is not None:
-            estimate = difference_of(question.compare(measured, course), question.alpha, share=measured.share)
+        if seen is not None:
+            estimate = difference_of(question.compare(measured, seen), question.alpha, share=measured.share)
         found.append((name, estimate))
     return found
 
@@ -108,16 +108,14 @@ def _metric_report(
     measured: Metric, question: RolloutQuestion, evidence: Mapping[str, ReportedEvidence]
 ) -> MetricReport:
     rows, comparisons = [], []
-    for name, course in evidence.items():
-        both = None if course.both is None else question.compare(measured, course.both)
+    for name, seen in evidence.items():
+        both = None if seen.both is None else question.compare(measured, seen.both)
         own = both
-        if course.own is not course.both:
-            own = None if course.own is None else question.compare(measured, course.own)
-        rows.append(_row(measured, question, name, course.own, own))
+        if seen.own is not seen.both:
+            own = None if seen.own is None else question.compare(measured, seen.own)
+        rows.append(_row(measured, question, name, seen.own, own))
         if name != question.control:
-            comparisons.append(
-                ComparedVariant(name, "", (_finding(measured, question, course.method(measured), both),))
-            )
+            comparisons.append(ComparedVariant(name, "", (_finding(measured, question, seen.method(measured), both),)))
     return MetricReport(reported(measured), rows, corrected(comparisons, holm, question.alpha))
 
 
@@ -130,12 +128,12 @@ def _finding(measured: Metric, question: RolloutQuestion, method: str, both: Com
 
 
 def _row(
-    measured: Metric, question: RolloutQuestion, name: str, course: RolloutEvidence | None, own: Comparison | None
+    measured: Metric, question: RolloutQuestion, name: str, seen: RolloutEvidence | None, own: Comparison | None
 ) -> VariantRow:
     """A variant's own value; the control's users help to tell how much users differ."""
-    if course is None or own is None:
+    if seen is None or own is None:
         return VariantRow(name, 0, 0, None, Estimate(None, UNKNOWN))
-    total = sum(numerator(evidence, measured) for _, evidence in course.arms())
+    total = sum(numerator(evidence, measured) for _, evidence in seen.arms())
     lowest = -1.0 if measured.signed else 0.0
     return VariantRow(
         name, own.values.n, total, None, value_of(own, question.alpha, share=measured.share, lowest=lowest)
@@ -168,8 +166,8 @@ def _reversals(
     for metric in measured:
         if metric.quantile is not None:
             continue
-        for name, course in evidence.items():
-            arms = [] if course.both is None else course.both.arms()
+        for name, seen in evidence.items():
+            arms = [] if seen.both is None else seen.both.arms()
             parts = [
                 (denominator(a, metric), numerator(a, metric), denominator(b, metric), numerator(b, metric))
                 for a, b in arms

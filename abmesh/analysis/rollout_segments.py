@@ -91,22 +91,22 @@ def with_segments(
     wholes = {name: ReportedEvidence.of(strata, question, name, measured).both for name in others}
     quantiles = [metric for metric in measured if metric.quantile is not None and has_segments(metric)]
     parts = {
-        (segment, name): question.course(
-            [_segment(each, segment, quantiles, question.control) for each in course.strata], name
+        (segment, name): question.rollout_evidence(
+            [_segment(each, segment, quantiles, question.control) for each in part.strata], name
         )
         for segment in (*segments, names.OTHER_SEGMENT)
-        for name, course in wholes.items()
-        if course is not None
+        for name, part in wholes.items()
+        if part is not None
     }
     found, reversals = [], []
     for part, metric in zip(report.metrics, measured, strict=True):
         if not has_segments(metric):
             found.append(part)
             continue
-        lenders = {name: question.compare(metric, course) for name, course in wholes.items() if course is not None}
+        lenders = {name: question.compare(metric, part) for name, part in wholes.items() if part is not None}
         compared = [
-            _compared(metric, question, segment, name, _lent(metric, lenders[name], course))
-            for (segment, name), course in parts.items()
+            _compared(metric, question, segment, name, _lent(metric, lenders[name], part))
+            for (segment, name), part in parts.items()
         ]
         found.append(_by_segment(part, metric, question, [row for row in compared if row is not None]))
         if metric.quantile is None:
@@ -203,9 +203,9 @@ def _factors(measured: metrics.Metric, whole: StratifiedSums, segment: Stratifie
 def _totals(measured: metrics.Metric, parts: Mapping[tuple[str, str], RolloutEvidence], variant: str) -> list[Part]:
     """Each segment's requests and sums over all stages, for Simpson's paradox between the whole and its segments."""
     found = []
-    for (_, name), course in parts.items():
+    for (_, name), part in parts.items():
         if name == variant:
-            sums = StratifiedSums.of(course, measured)
+            sums = StratifiedSums.of(part, measured)
             shared = (sums.n_a[0] > 0) & (sums.n_b[0] > 0)
             n_a, y_a, n_b, y_b = (float(each[0][shared].sum()) for each in (sums.n_a, sums.y_a, sums.n_b, sums.y_b))
             found.append((n_a, y_a, n_b, y_b))

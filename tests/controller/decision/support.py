@@ -109,7 +109,7 @@ def scaled(evidence: VariantEvidence, factor: int) -> VariantEvidence:
     )
 
 
-def course(
+def evidence_of(
     control: VariantEvidence,
     candidate: VariantEvidence,
     *,

@@ -18,7 +18,7 @@ from controller.decision.policy import guardrails_in_force
 from controller.decision.simpson import paradoxes
 from controller.decision.verdicts import GoalVerdict, Judgement, Paradox, Verdict
 from controller.evidence.summary import SegmentEvidence, SliceEvidence, VariantEvidence
-from tests.controller.decision.support import SLICES, arm, course, rollout, text
+from tests.controller.decision.support import SLICES, arm, evidence_of, rollout, text
 from tests.controller.support import experiment
 
 N = 20_000
@@ -39,7 +39,7 @@ def counted(seed: int, per_request: Mapping[str, float]) -> VariantEvidence:
 
 def _judge(guardrail: Mapping[str, Any], control: VariantEvidence, candidate: VariantEvidence) -> Judgement:
     plan = rollout(guardrail)
-    return judge(plan.guardrails[0], plan, course(control, candidate))
+    return judge(plan.guardrails[0], plan, evidence_of(control, candidate))
 
 
 CLICKS = {"metric": "click_rate", "max_decrease": "10%", "relative": True}
@@ -139,7 +139,7 @@ def test_a_goal_may_be_clicks(rate: float, verdict: GoalVerdict) -> None:
     plan = rollout(
         mode="experiment", steps=[50], goal={"metric": "click_rate", "increase": True, "planned_requests": N}
     )
-    found, _ = judge_goal(plan, course(counted(1, {"events:click": 0.05}), counted(2, {"events:click": rate})), ())
+    found, _ = judge_goal(plan, evidence_of(counted(1, {"events:click": 0.05}), counted(2, {"events:click": rate})), ())
     assert found.verdict is verdict
 
 
@@ -167,10 +167,10 @@ def test_a_whole_that_says_the_opposite_of_its_segments_is_pointed_out() -> None
     assert clicks is not None
     control = _segmented(power=(9000, 900), casual=(1000, 10))
     candidate = _segmented(power=(1000, 120), casual=(9000, 120))
-    (found,) = paradoxes(course(control, candidate), [clicks])
+    (found,) = paradoxes(evidence_of(control, candidate), [clicks])
     assert found == Paradox("click_rate", "segments")
     same = _segmented(power=(5000, 500), casual=(5000, 50))
-    assert paradoxes(course(same, same), [clicks]) == ()
+    assert paradoxes(evidence_of(same, same), [clicks]) == ()
 
 
 def test_slices_are_those_of_the_experiment() -> None:

@@ -17,7 +17,7 @@ from controller.decision.means import MeanComparison
 from controller.decision.quantiles import QuantileComparison
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.shares import ShareComparison
-from tests.controller.decision.support import arm, course, stage
+from tests.controller.decision.support import arm, evidence_of, stage
 
 MIX = {80: 40, 100: 40, 150: 15, 300: 5}
 EDGES = {"latency_p95": (300.0,)}
@@ -33,14 +33,14 @@ EDGES = {"latency_p95": (300.0,)}
     ],
 )
 def test_every_metric_has_its_method(name: str, kind: type[Any]) -> None:
-    assert isinstance(compare(metrics.MEASURED[name], course(arm(100), arm(100)), 1000, 0.05), kind)
+    assert isinstance(compare(metrics.MEASURED[name], evidence_of(arm(100), arm(100)), 1000, 0.05), kind)
 
 
 def _whole() -> RolloutEvidence:
     early = stage(arm(900, 9, ms=MIX), arm(100, 1, ms=MIX), weight=1000, edges=EDGES)
     before = {"model-a": arm(400, 4, ms=MIX), "model-b": arm(400, 40, ms=MIX)}
     since = Increment(math.log(0.1), timedelta(seconds=5), arm(100, 60, ms=MIX), arm(100, 1, ms=MIX), before)
-    return course(arm(500, 5, ms=MIX), arm(500, 100, ms=MIX), past=[early], since=[since], edges=EDGES)
+    return evidence_of(arm(500, 5, ms=MIX), arm(500, 100, ms=MIX), past=[early], since=[since], edges=EDGES)
 
 
 def test_sums_have_a_row_for_everything_and_one_for_each_moment_and_a_column_for_each_stage() -> None:
@@ -106,12 +106,14 @@ def test_each_of_too_few_slices_counts_as_one_request(slices: int, n: float, eff
     ids=["nine slices", "forty requests", "no variance"],
 )
 def test_a_mean_of_few_users_or_few_requests_or_without_variance_proves_nothing(a: Any, b: Any) -> None:
-    subject = compare(metrics.LATENCY_MEAN, course(a, b), 1000, 0.05)
+    subject = compare(metrics.LATENCY_MEAN, evidence_of(a, b), 1000, 0.05)
     assert subject.level(Side.GREATER, 200.0)[0] == 0
 
 
 def test_a_mean_of_many_proves() -> None:
-    subject = compare(metrics.LATENCY_MEAN, course(arm(5010, ms=MIX), arm(5010, ms={800: 50, 900: 50})), 1000, 0.05)
+    subject = compare(
+        metrics.LATENCY_MEAN, evidence_of(arm(5010, ms=MIX), arm(5010, ms={800: 50, 900: 50})), 1000, 0.05
+    )
     assert subject.level(Side.GREATER, 200.0)[0] > 20
     assert subject.increase(Side.GREATER, 1.0, relative=True)[0] > 20
 
@@ -123,7 +125,7 @@ def test_users_who_repeat_make_requests_worth_less() -> None:
     lumpy = replace(good, codes={200: 4750, 500: 250}, duration_ms=500_000, slices={**good.slices, **bad.slices})
     found = []
     for b in (arm(5000, 250), lumpy):
-        subject = compare(metrics.ERROR_RATE, course(arm(5000, 250), b), 1000, 0.05)
+        subject = compare(metrics.ERROR_RATE, evidence_of(arm(5000, 250), b), 1000, 0.05)
         found.append((subject.values.design_effect, float(subject.level(Side.GREATER, 0.02)[0])))
     (even, proof), (uneven, less) = found
     assert even == 1

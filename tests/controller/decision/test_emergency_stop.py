@@ -12,14 +12,14 @@ from controller.decision.emergency_stop import judge_emergency_stop
 from controller.decision.look_back import Increment, LookBack
 from controller.decision.verdicts import Judgement, Verdict
 from controller.evidence.summary import SliceEvidence
-from tests.controller.decision.support import NOTHING, arm, course, rollout, stage, text
+from tests.controller.decision.support import NOTHING, arm, evidence_of, rollout, stage, text
 
 LOOSE = {"metric": "error_rate", "max": "90%"}
 PLAN = rollout(LOOSE)
 
 
 def _stops(n: int, errors: int, control_errors: int = 0, control: int = 400) -> Judgement | None:
-    return judge_emergency_stop(PLAN, course(arm(control, control_errors), arm(n, errors)))
+    return judge_emergency_stop(PLAN, evidence_of(arm(control, control_errors), arm(n, errors)))
 
 
 def test_twenty_errors_in_forty_requests_stop_it_with_the_numbers() -> None:
@@ -36,7 +36,7 @@ def test_it_says_nothing_where_the_candidate_does_well_or_too_little_is_known() 
     assert _stops(40, 0) is None
     assert _stops(3, 3) is None
     assert _stops(10_000, 1000) is None
-    assert judge_emergency_stop(PLAN, course(arm(100), NOTHING)) is None
+    assert judge_emergency_stop(PLAN, evidence_of(arm(100), NOTHING)) is None
 
 
 def test_an_outage_behind_both_is_not_the_candidates() -> None:
@@ -49,24 +49,24 @@ def test_a_candidate_that_is_worse_in_an_outage_is_still_stopped() -> None:
 
 
 def test_without_requests_of_the_control_the_limit_alone_decides() -> None:
-    found = judge_emergency_stop(PLAN, course(NOTHING, arm(100, 50)))
+    found = judge_emergency_stop(PLAN, evidence_of(NOTHING, arm(100, 50)))
     assert found is not None
     assert "model-a" not in text(found)
 
 
 def test_at_100_percent_there_is_none() -> None:
     off = rollout(LOOSE, analysis={"emergency_stop": "100%"})
-    assert judge_emergency_stop(off, course(arm(1000), arm(1000, 1000))) is None
+    assert judge_emergency_stop(off, evidence_of(arm(1000), arm(1000, 1000))) is None
 
 
 def test_one_user_whose_every_request_fails_does_not_stop_it() -> None:
-    assert judge_emergency_stop(PLAN, course(arm(1000), arm(1000, 1000, slices=[3]))) is None
-    assert judge_emergency_stop(PLAN, course(arm(1000), arm(1000, 1000))) is not None
+    assert judge_emergency_stop(PLAN, evidence_of(arm(1000), arm(1000, 1000, slices=[3]))) is None
+    assert judge_emergency_stop(PLAN, evidence_of(arm(1000), arm(1000, 1000))) is not None
 
 
 def test_a_candidate_that_breaks_down_after_a_long_good_time_is_stopped_by_its_last_seconds() -> None:
     before = {"model-a": arm(90_000), "model-b": arm(90_000)}
-    subject = course(arm(90_100), arm(90_100, 80))
+    subject = evidence_of(arm(90_100), arm(90_100, 80))
     assert judge_emergency_stop(PLAN, subject) is None
     since = Increment(math.log(0.02), timedelta(seconds=7), arm(100, 80), arm(100), before)
     found = judge_emergency_stop(PLAN, replace(subject, look_back=LookBack((since,))))
@@ -77,7 +77,7 @@ def test_a_candidate_that_breaks_down_after_a_long_good_time_is_stopped_by_its_l
 
 def test_good_stages_do_not_hide_one_that_fails() -> None:
     early = stage(arm(900), arm(100), weight=1000)
-    assert judge_emergency_stop(PLAN, course(arm(500), arm(500, 400), past=[early])) is not None
+    assert judge_emergency_stop(PLAN, evidence_of(arm(500), arm(500, 400), past=[early])) is not None
 
 
 @given(st.integers(1, 2000), st.integers(0, 2000), st.integers(0, 2000), st.integers(1, 2000))
@@ -100,8 +100,8 @@ def test_one_user_who_asks_for_what_does_not_fail_hides_nothing() -> None:
         codes={200: 4500, 500: 500},
         slices={**users.slices, 7: SliceEvidence(4020, users.slices[7].errors, 0, probe.duration_ms)},
     )
-    found = judge_emergency_stop(rollout(), course(arm(1000), mixed))
+    found = judge_emergency_stop(rollout(), evidence_of(arm(1000), mixed))
     assert found is not None
     assert "without the busiest users" in text(found)
     assert found.value == pytest.approx(0.5, abs=0.01)
-    assert judge_emergency_stop(rollout(), course(arm(1000), arm(5000, 50))) is None
+    assert judge_emergency_stop(rollout(), evidence_of(arm(1000), arm(5000, 50))) is None

@@ -13,7 +13,7 @@ from controller.decision.history import Look
 from controller.decision.verdicts import GoalJudgement, GoalVerdict
 from controller.evidence.summary import VariantEvidence
 from controller.wording.verdicts import goal_text
-from tests.controller.decision.support import NOTHING, STATE, arm, course, rollout
+from tests.controller.decision.support import NOTHING, STATE, arm, evidence_of, rollout
 
 
 def _plan(**goal: Any) -> Rollout:
@@ -22,7 +22,7 @@ def _plan(**goal: Any) -> Rollout:
 
 
 def _judge(a: VariantEvidence, b: VariantEvidence, **goal: Any) -> GoalJudgement:
-    return judge_goal(_plan(**goal), course(a, b), ())[0]
+    return judge_goal(_plan(**goal), evidence_of(a, b), ())[0]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ SEQUENTIAL = {"design": "group_sequential", "looks": 4}
 
 
 def _look(n: int, errors_a: int, errors_b: int, looks: tuple[Look, ...]) -> tuple[GoalJudgement, tuple[Look, ...]]:
-    return judge_goal(_plan(**SEQUENTIAL), course(arm(n, errors_a), arm(n, errors_b)), looks)
+    return judge_goal(_plan(**SEQUENTIAL), evidence_of(arm(n, errors_a), arm(n, errors_b)), looks)
 
 
 def test_a_planned_look_is_taken_once_when_it_is_due_and_not_before() -> None:
@@ -126,7 +126,7 @@ def test_a_look_that_was_missed_is_not_made_up_for() -> None:
 
 def test_planned_looks_rule_a_difference_out() -> None:
     plan = _plan(**SEQUENTIAL, min_effect="2%")
-    found, _ = judge_goal(plan, course(arm(15_000, 750), arm(15_000, 750)), ())
+    found, _ = judge_goal(plan, evidence_of(arm(15_000, 750), arm(15_000, 750)), ())
     assert found.verdict is GoalVerdict.NO_DIFFERENCE
 
 
@@ -159,12 +159,12 @@ def test_a_loser_is_rolled_back_so_it_is_one_of_the_alarms_that_share_alpha() ->
     guarded = rollout(*GUARDRAILS, mode="experiment", steps=[50], goal=fields)
     a, b = arm(5000, 250), arm(5000, 327)
     assert _judge(a, b).verdict is GoalVerdict.LOSER
-    found, _ = judge_goal(guarded, course(a, b), ())
+    found, _ = judge_goal(guarded, evidence_of(a, b), ())
     assert found.verdict is GoalVerdict.OPEN
     assert 0.01 < math.exp(-found.log_e_worse) < 0.025
     assert "at any look, decides at 0.01" in goal_text(found, guarded, STATE)
-    assert judge_goal(guarded, course(a, arm(5000, 400)), ())[0].verdict is GoalVerdict.LOSER
-    assert judge_goal(guarded, course(b, a), ())[0].verdict is GoalVerdict.WINNER
+    assert judge_goal(guarded, evidence_of(a, arm(5000, 400)), ())[0].verdict is GoalVerdict.LOSER
+    assert judge_goal(guarded, evidence_of(b, a), ())[0].verdict is GoalVerdict.WINNER
 
 
 def test_so_is_one_at_planned_looks() -> None:
@@ -172,9 +172,9 @@ def test_so_is_one_at_planned_looks() -> None:
     guarded = rollout(*GUARDRAILS, mode="experiment", steps=[50], goal=fields)
     a, b = arm(20_000, 1000), arm(20_000, 1097)
     assert _judge(a, b, **SEQUENTIAL).verdict is GoalVerdict.LOSER
-    found, looks = judge_goal(guarded, course(a, b), ())
+    found, looks = judge_goal(guarded, evidence_of(a, b), ())
     assert (found.verdict, len(looks)) == (GoalVerdict.INCONCLUSIVE, 1)
     assert found.boundary == pytest.approx(2.326, abs=0.01)  # one-sided 1%
-    winner, _ = judge_goal(guarded, course(b, a), ())
+    winner, _ = judge_goal(guarded, evidence_of(b, a), ())
     assert winner.verdict is GoalVerdict.WINNER
     assert winner.boundary == pytest.approx(1.96, abs=0.01)

@@ -18,7 +18,7 @@ from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.verdicts import Judgement, Verdict
 from controller.evidence.counts import Counts, add
 from controller.evidence.summary import summarize
-from tests.controller.decision.support import NOTHING, arm, course, rollout, scaled, stage, text
+from tests.controller.decision.support import NOTHING, arm, evidence_of, rollout, scaled, stage, text
 
 ERRORS = {"metric": "error_rate", "max": "5%"}
 MORE_ERRORS = {"metric": "error_rate", "max_increase": "1%"}
@@ -57,11 +57,11 @@ def _judge(guardrail: dict[str, Any], subject: RolloutEvidence, plan: Rollout | 
 def test_every_guardrail_finds_health_and_harm_and_says_so(guardrail: dict[str, Any], good: Any, bad: Any) -> None:
     errors = guardrail["metric"] == "error_rate"
     control = arm(good.requests, good.requests // 100) if errors else arm(good.requests, ms=TYPICAL)
-    healthy = _judge(guardrail, course(control, good, edges=P95_EDGES))
+    healthy = _judge(guardrail, evidence_of(control, good, edges=P95_EDGES))
     assert (healthy.verdict, healthy.needed) == (Verdict.HEALTHY, None), text(healthy)
     assert "is within its limit of" in text(healthy)
     assert healthy.p_healthy <= 0.05 < healthy.p_harm
-    harmful = _judge(guardrail, course(control, bad, edges=P95_EDGES))
+    harmful = _judge(guardrail, evidence_of(control, bad, edges=P95_EDGES))
     assert harmful.verdict is Verdict.HARMFUL, text(harmful)
     assert "is significantly above its limit of" in text(harmful)
     assert harmful.p_harm <= harmful.alpha_harm < harmful.p_healthy
@@ -69,7 +69,7 @@ def test_every_guardrail_finds_health_and_harm_and_says_so(guardrail: dict[str, 
 
 
 def test_without_an_error_it_takes_some_130_requests_to_keep_a_limit_of_5_percent() -> None:
-    verdicts = {n: _judge(ERRORS, course(arm(n), arm(n))).verdict for n in range(50, 200, 5)}
+    verdicts = {n: _judge(ERRORS, evidence_of(arm(n), arm(n))).verdict for n in range(50, 200, 5)}
     first = next(n for n, verdict in verdicts.items() if verdict is Verdict.HEALTHY)
     assert 100 <= first <= 140
     assert all(verdict is (Verdict.HEALTHY if n >= first else Verdict.INCONCLUSIVE) for n, verdict in verdicts.items())
@@ -78,7 +78,7 @@ def test_without_an_error_it_takes_some_130_requests_to_keep_a_limit_of_5_percen
 @pytest.mark.parametrize("guardrail", [ERRORS, MORE_ERRORS, P95, SLOWER_P95, SLOWER_MEAN])
 def test_few_requests_prove_nothing_and_the_reason_says_how_many_more_it_takes(guardrail: dict[str, Any]) -> None:
     control = arm(60, 1, ms=TYPICAL)
-    judgement = _judge(guardrail, course(control, arm(60, 1, ms=TYPICAL), edges=P95_EDGES))
+    judgement = _judge(guardrail, evidence_of(control, arm(60, 1, ms=TYPICAL), edges=P95_EDGES))
     assert judgement.verdict is Verdict.INCONCLUSIVE
     assert "is not yet significantly within its limit of" in text(judgement)
     assert "needs 0.05; about" in text(judgement)
@@ -89,13 +89,13 @@ def test_few_requests_prove_nothing_and_the_reason_says_how_many_more_it_takes(g
 
 @pytest.mark.parametrize(("n", "errors"), [(40, 0), (100, 2), (100, 3), (200, 7)])
 def test_as_many_more_requests_as_it_says_do_decide_and_a_third_do_not(n: int, errors: int) -> None:
-    needed = _judge(ERRORS, course(arm(n), arm(n, errors))).needed
+    needed = _judge(ERRORS, evidence_of(arm(n), arm(n, errors))).needed
     assert needed is not None
 
     def after(more: float) -> Verdict:
         grown = round(n + more)
         rails = rollout(ERRORS)
-        subject = compare(rails.guardrails[0].measured, course(arm(n), arm(n, errors)), 100, 0.05).grown(grown / n)
+        subject = compare(rails.guardrails[0].measured, evidence_of(arm(n), arm(n, errors)), 100, 0.05).grown(grown / n)
         return Verdict.HEALTHY if subject.level(Side.LESS, 0.05)[0] >= math.log(20) else Verdict.INCONCLUSIVE
 
     assert after(needed) is Verdict.HEALTHY
@@ -104,46 +104,46 @@ def test_as_many_more_requests_as_it_says_do_decide_and_a_third_do_not(n: int, e
 
 def test_a_candidate_at_its_limit_is_never_decided() -> None:
     for n in (200, 2000, 20_000, 200_000):
-        judgement = _judge(ERRORS, course(arm(n), arm(n, n // 20)))
+        judgement = _judge(ERRORS, evidence_of(arm(n), arm(n, n // 20)))
         assert judgement.verdict is Verdict.INCONCLUSIVE
     assert judgement.needed is None
     assert "too close to call" in text(judgement)
 
 
 def test_no_data_of_the_candidate_or_of_the_control_is_an_error() -> None:
-    nothing = _judge(ERRORS, course(arm(100), NOTHING))
+    nothing = _judge(ERRORS, evidence_of(arm(100), NOTHING))
     assert (nothing.verdict, nothing.value) == (Verdict.ERROR, None)
     assert "no data on error_rate of model-b yet" in text(nothing)
-    alone = _judge(MORE_ERRORS, course(NOTHING, arm(100)))
+    alone = _judge(MORE_ERRORS, evidence_of(NOTHING, arm(100)))
     assert alone.verdict is Verdict.ERROR
     assert "no data on error_rate of model-a to compare with" in text(alone)
-    assert _judge(ERRORS, course(NOTHING, arm(1000))).verdict is Verdict.HEALTHY
+    assert _judge(ERRORS, evidence_of(NOTHING, arm(1000))).verdict is Verdict.HEALTHY
 
 
 def test_alpha_is_split_over_what_can_roll_back_and_not_over_health() -> None:
     three = rollout(ERRORS, P95, MEAN, analysis={"alpha": "8%"})
-    judgement = _judge(ERRORS, course(arm(100), arm(100)), three)
+    judgement = _judge(ERRORS, evidence_of(arm(100), arm(100)), three)
     assert judgement.alpha_harm == pytest.approx(0.02)
     assert judgement.alpha_healthy == pytest.approx(0.08)
     without = rollout(ERRORS, analysis={"alpha": "8%", "emergency_stop": "100%"})
-    assert _judge(ERRORS, course(arm(100), arm(100)), without).alpha_harm == pytest.approx(0.08)
+    assert _judge(ERRORS, evidence_of(arm(100), arm(100)), without).alpha_harm == pytest.approx(0.08)
 
 
 def test_health_needs_the_present_stages_own_value_to_be_within_too() -> None:
     good = stage(arm(20_000), arm(20_000), weight=1000)
-    judgement = _judge(ERRORS, course(arm(100), arm(100, 8), past=[good]))
+    judgement = _judge(ERRORS, evidence_of(arm(100), arm(100, 8), past=[good]))
     assert judgement.verdict is Verdict.INCONCLUSIVE
     assert judgement.p_healthy < 0.05
     assert judgement.needed is None
     assert "but in this stage alone it is not" in text(judgement)
-    assert _judge(ERRORS, course(arm(100), arm(100, 4), past=[good])).verdict is Verdict.HEALTHY
-    assert _judge(ERRORS, course(arm(100), NOTHING, past=[good])).verdict is Verdict.HEALTHY
+    assert _judge(ERRORS, evidence_of(arm(100), arm(100, 4), past=[good])).verdict is Verdict.HEALTHY
+    assert _judge(ERRORS, evidence_of(arm(100), NOTHING, past=[good])).verdict is Verdict.HEALTHY
 
 
 def test_stages_are_compared_each_with_its_own_control() -> None:
     """The rate rose tenfold while the candidate's share did: pooled, the candidate would look three times worse."""
     early, late = stage(arm(9000, 90), arm(1000, 10), weight=1000), (arm(5000, 500), arm(5000, 500))
-    subject = course(*late, past=[early])
+    subject = evidence_of(*late, past=[early])
     judgement = _judge({**RELATIVE_ERRORS, "max_increase": "30%"}, subject)
     assert judgement.value is not None
     assert judgement.control is not None
@@ -154,18 +154,18 @@ def test_stages_are_compared_each_with_its_own_control() -> None:
 def test_harm_any_rolls_back_what_is_worse_and_not_significantly_within_the_limit() -> None:
     # 80% more errors than the control's where 100% are allowed: within the limit, but significantly worse.
     some = {"metric": "error_rate", "max_increase": "100%", "relative": True}
-    subject = course(arm(10_000, 100), arm(10_000, 180))
+    subject = evidence_of(arm(10_000, 100), arm(10_000, 180))
     assert _judge(some, subject).verdict is Verdict.INCONCLUSIVE
     judgement = _judge({**some, "harm": "any"}, subject)
     assert judgement.verdict is Verdict.HARMFUL
     assert "is significantly above model-a's, and not significantly within its limit" in text(judgement)
-    within = course(arm(100_000, 1000), arm(100_000, 1400))
+    within = evidence_of(arm(100_000, 1000), arm(100_000, 1400))
     assert _judge({**some, "harm": "any"}, within).verdict is Verdict.HEALTHY
 
 
 def test_harm_since_a_moment_is_found_and_told_with_the_numbers_since_then() -> None:
     before = {"model-a": arm(50_000), "model-b": arm(50_000)}
-    now = course(arm(50_060), arm(50_060, 30))
+    now = evidence_of(arm(50_060), arm(50_060, 30))
     assert _judge(ERRORS, now).verdict is Verdict.HEALTHY
     since = Increment(math.log(0.05), timedelta(seconds=5), arm(60, 30), arm(60), before)
     judgement = _judge(ERRORS, replace(now, look_back=LookBack((since,))))
@@ -178,7 +178,7 @@ def test_harm_since_a_moment_is_found_and_told_with_the_numbers_since_then() -> 
 @pytest.mark.parametrize("bad", [False, True])
 def test_a_single_user_who_sends_everything_proves_nothing(guardrail: dict[str, Any], bad: bool) -> None:
     errors, ms = (500, 5000) if bad else (0, 50)
-    subject = course(arm(1000, 10, ms=TYPICAL), arm(1000, errors, ms=ms, slices=[17]), edges=P95_EDGES)
+    subject = evidence_of(arm(1000, 10, ms=TYPICAL), arm(1000, errors, ms=ms, slices=[17]), edges=P95_EDGES)
     assert _judge(guardrail, subject).verdict is Verdict.INCONCLUSIVE
 
 
@@ -206,7 +206,7 @@ def test_evidence_never_shows_harm_and_health_at_once_and_more_of_the_same_never
     for repeat in (1, 2, 7):
         a = arm(n_a, n_a * rate_a // 1000, ms=mix_a, repeat=repeat)
         b = arm(n_b, n_b * rate_b // 1000, ms=mix_b, repeat=repeat)
-        judgement = _judge(guardrail, course(a, b, edges=P95_EDGES))
+        judgement = _judge(guardrail, evidence_of(a, b, edges=P95_EDGES))
         assert math.isfinite(judgement.log_e_harm)
         assert math.isfinite(judgement.log_e_healthy)
         assert min(judgement.log_e_harm, judgement.log_e_healthy) < math.log(20)
@@ -222,8 +222,10 @@ def test_another_unit_of_time_changes_no_verdict(
 ) -> None:
     a, b = arm(n_a, ms=mix_a), arm(n_b, ms=mix_b)
     limits = {name: f"{int(value[:-2]) * 10}ms" for name, value in guardrail.items() if str(value).endswith("ms")}
-    once = _judge(guardrail, course(a, b, edges=P95_EDGES))
-    tenfold = _judge({**guardrail, **limits}, course(scaled(a, 10), scaled(b, 10), edges={"latency_p95": (3000.0,)}))
+    once = _judge(guardrail, evidence_of(a, b, edges=P95_EDGES))
+    tenfold = _judge(
+        {**guardrail, **limits}, evidence_of(scaled(a, 10), scaled(b, 10), edges={"latency_p95": (3000.0,)})
+    )
     assert tenfold.verdict is once.verdict
     assert tenfold.needed == once.needed
     for name in ("log_e_harm", "log_e_healthy", "design_effect"):
@@ -263,7 +265,9 @@ def test_it_does_not_matter_which_envoy_counted_what(
     names = ["model-a", "model-b"]
     apart = [counts([request for request in requests if request[-1] == envoy]) for envoy in range(4)]
     merged, whole = summarize(add(apart), names), summarize(counts(requests), names)
-    found = [_judge(guardrail, course(item["model-a"], item["model-b"], edges=P95_EDGES)) for item in (merged, whole)]
+    found = [
+        _judge(guardrail, evidence_of(item["model-a"], item["model-b"], edges=P95_EDGES)) for item in (merged, whole)
+    ]
     # Sums of floats depend on the order in the sixteenth digit; the journal keeps six.
     assert found[0].outline() == found[1].outline()
 
@@ -275,16 +279,16 @@ def test_changing_the_variants_names_turns_worse_into_better(
 ) -> None:
     a, b = arm(n, n * rate_a // 1000, ms=mix_a), arm(n, n * rate_b // 1000, ms=mix_b)
     metric = rollout(guardrail).guardrails[0].measured
-    one, other = compare(metric, course(a, b), 1000, 0.05), compare(metric, course(b, a), 1000, 0.05)
+    one, other = compare(metric, evidence_of(a, b), 1000, 0.05), compare(metric, evidence_of(b, a), 1000, 0.05)
     for side, opposite in ((Side.GREATER, Side.LESS), (Side.LESS, Side.GREATER)):
         assert one.increase(side, 0.0, relative=False)[0] == pytest.approx(
             other.increase(opposite, 0.0, relative=False)[0], rel=1e-6, abs=1e-6
         )
-    if _judge(guardrail, course(a, b)).verdict is Verdict.HARMFUL:
-        assert _judge(guardrail, course(b, a)).verdict is Verdict.HEALTHY
+    if _judge(guardrail, evidence_of(a, b)).verdict is Verdict.HARMFUL:
+        assert _judge(guardrail, evidence_of(b, a)).verdict is Verdict.HEALTHY
 
 
 def test_no_number_is_needed_where_none_would_do() -> None:
-    subject = compare(rollout(ERRORS).guardrails[0].measured, course(arm(10), arm(10)), 100, 0.05)
+    subject = compare(rollout(ERRORS).guardrails[0].measured, evidence_of(arm(10), arm(10)), 100, 0.05)
     assert requests_needed(subject, lambda _: False) is None
     assert requests_needed(subject, lambda grown: grown.values.n >= 25) == pytest.approx(15, abs=1)

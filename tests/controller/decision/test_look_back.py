@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from controller.decision.decide import past_strata
 from controller.decision.history import History, PastStage
 from controller.decision.look_back import Increment, look_back, with_checkpoint
-from tests.controller.decision.support import NOTHING, arm, course
+from tests.controller.decision.support import NOTHING, arm, evidence_of
 from tests.controller.support import START
 
 NAMES = ("model-b", "model-a")
@@ -115,7 +115,7 @@ def test_half_of_the_weight_is_on_all_evidence_and_half_on_increments_even_witho
     values: list[float], lighter: float
 ) -> None:
     since = [Increment(-lighter - index, timedelta(1), NOTHING, NOTHING, {}) for index in range(len(values) - 1)]
-    mixed, row = course(arm(1), arm(1), since=since).look_back.mixed(np.array(values))
+    mixed, row = evidence_of(arm(1), arm(1), since=since).look_back.mixed(np.array(values))
     expected = math.exp(values[0]) / 2 + sum(
         math.exp(item.log_weight + value) / 2 for item, value in zip(since, values[1:], strict=True)
     )
