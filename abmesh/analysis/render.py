@@ -136,12 +136,16 @@ def _splits(splits: Sequence[SplitCheck], style: Format) -> list[str]:
 
 def _legend(report: AnalysisReport) -> list[str]:
     """What each analysis in the report is, and when it is valid."""
-    used: dict[str, str] = {}
+    used: dict[str, dict[str, dict[str, None]]] = {}
     for part in report.metrics:
         for item in (*part.comparisons, *part.segments):
             for finding in item.findings:
-                used.setdefault(finding.valid, finding.method)
-    lines = [f"{valid}: {method}" for valid, method in used.items()]
+                used.setdefault(finding.valid, {}).setdefault(finding.method, {})[part.metric.name] = None
+    lines = []
+    for valid, methods in used.items():
+        for method, names in methods.items():
+            of = f" ({', '.join(names)})" if len(methods) > 1 else ""
+            lines.append(f"{valid}{of}: {method}")
     for part in report.metrics:
         lines += [
             f"{part.metric.name}, {item.variant}: {finding.note}"

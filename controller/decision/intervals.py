@@ -1,8 +1,8 @@
 """Confidence limits of a comparison: the margins that its e-values do not reject. Pure.
 
 Called by the reports and by ``abmesh explain``; verdicts need no limits. The lower limit is the largest margin that is
-rejected from below, the upper one the smallest that is rejected from above, so an interval leaves out a margin where
-the e-value rejects it. Limits hold for all looks at once.
+rejected from below, the upper limit the smallest that is rejected from above. So an interval excludes a margin exactly
+if the e-value rejects it, and its limits hold for all looks at once.
 """
 
 from __future__ import annotations
@@ -36,12 +36,11 @@ def level_interval(
         alpha: 0..1, of each limit.
         share: whether no value exceeds 1.
         lowest: the smallest possible value; may be infinite.
-        judged: a limit that a guardrail judges the value by. The interval agrees with that e-value even where the
-            evidence does not change evenly with the limit, as a quantile's does not where few users are.
+        judged: a limit that a guardrail judges the value by. The interval agrees with that verdict even where the
+            evidence does not rise evenly with the limit, as for a quantile with few users.
 
     Returns:
-        In the metric's unit. It always holds the estimate, even where many values are alike and the estimate, one of
-        them, is itself a limit.
+        In the metric's unit. It always includes the estimate, which itself is a limit where many values are alike.
     """
     estimate = found.values.candidate
     end = 1.0 if share else math.inf
@@ -83,8 +82,8 @@ def increase_interval(
     def log_e(side: Side, by: float) -> float:
         return float(found.increase(side, by, relative=relative)[0])
 
-    # "No difference" may have a test of its own: whatever a search finds, the limits agree with it about 0.
-    known = (0.0,) if judged is None or judged == 0 else (0.0, judged)
+    # "No difference" may have a test of its own; the limits agree with it unless it contradicts the guardrail's.
+    known = (0.0,) if judged is None or judged == 0 else (judged, 0.0)
     return _interval(log_e, min(max(estimate, low), high), scale, low, high, alpha, known)
 
 
@@ -106,7 +105,8 @@ def _interval(
         low: the smallest possible margin.
         high: the largest.
         alpha: of each limit.
-        known: margins that the limits must agree about with the e-value, even if that does not change evenly.
+        known: margins about which the limits must agree with the e-value, even if it does not change evenly; the
+            earlier ones count where they contradict each other.
     """
     scale = scale or 1e-6
 
@@ -115,7 +115,7 @@ def _interval(
 
     lower = _limit(excess(Side.GREATER), estimate, scale, low, high, known)
     upper = _limit(excess(Side.LESS), estimate, scale, high, low, known)
-    # Strata that contradict each other may reject every margin; what lies between the limits is all there is to show.
+    # Strata that contradict each other may reject every margin; the interval is then what lies between the limits.
     return Interval(min(lower, upper), max(lower, upper))
 
 
@@ -148,7 +148,7 @@ def _limit(
     inside: float | None = None
     outside: float | None = None
     for start in (*known, estimate):
-        # A start counts only where those before it leave room for the limit.
+        # The limit lies between the starts that are rejected and those that are not; others tell nothing new.
         if inside is not None and (start - inside) * out <= 0:
             continue
         if outside is not None and (outside - start) * out <= 0:
@@ -159,42 +159,29 @@ def _limit(
             inside = start
     if outside is None:
         assert inside is not None
-        outside = _outward(excess, inside, scale, end, out)
+        outside = _first(excess, inside, scale, end, rejected=True)
         if outside is None:
             return end
     if inside is None:
-        inside = _inward(excess, outside, scale, other_end, out)
+        inside = _first(excess, outside, scale, other_end, rejected=False)
         if inside is None:
             return other_end
     limit = _crossing(excess, inside, outside, scale)
-    # A limit at 0 that does not reject 0 itself must not seem to.
+    # Where 0 itself is not rejected, a limit at 0 lies just beyond it.
     at_none = inside == 0.0 and 0.0 in known and abs(limit) <= 2 * _PRECISION * scale
     return math.nextafter(0.0, end) if at_none else limit
 
 
-def _outward(excess: Callable[[float], float], inside: float, scale: float, end: float, out: float) -> float | None:
-    """The first of ever longer steps towards the end that is rejected."""
+def _first(excess: Callable[[float], float], start: float, scale: float, end: float, *, rejected: bool) -> float | None:
+    """Where the first of ever longer steps towards an end of the scale is rejected, or not; None if nowhere."""
+    towards = math.copysign(1.0, end - start)
     step = scale / 64
     while step < _FARTHEST * scale:
-        point = inside + out * step
-        if (point - end) * out >= 0:
-            point = inside + (end - inside) * _NEAR_THE_END
-            return point if excess(point) >= 0 else None
-        if excess(point) >= 0:
-            return point
-        step *= _GROWTH
-    return None
-
-
-def _inward(excess: Callable[[float], float], outside: float, scale: float, end: float, out: float) -> float | None:
-    """The first of ever longer steps towards the other end that is not rejected."""
-    step = scale / 64
-    while step < _FARTHEST * scale:
-        point = outside - out * step
-        if (end - point) * out >= 0:
-            point = outside + (end - outside) * _NEAR_THE_END
-            return point if excess(point) < 0 else None
-        if excess(point) < 0:
+        point = start + towards * step
+        if (point - end) * towards >= 0:
+            point = start + (end - start) * _NEAR_THE_END
+            return point if (excess(point) >= 0) == rejected else None
+        if (excess(point) >= 0) == rejected:
             return point
         step *= _GROWTH
     return None
@@ -203,7 +190,6 @@ def _inward(excess: Callable[[float], float], outside: float, scale: float, end:
 def _crossing(excess: Callable[[float], float], inside: float, outside: float, scale: float) -> float:
     """Where the excess becomes 0 between a margin that is not rejected and one that is; on the rejected side."""
     tolerance = _PRECISION * scale
-
     found = float(brentq(excess, inside, outside, xtol=tolerance, rtol=1e-12))
     step = math.copysign(tolerance, outside - inside)
     while excess(found) < 0 and (outside - found) * step > 0:

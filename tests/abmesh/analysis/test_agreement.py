@@ -107,6 +107,7 @@ def assert_limits_agree(metric: str, world: World, by: float, *, relative: bool)
     above, below = (float(found.increase(side, margin, relative=relative)[0]) for side in (Side.GREATER, Side.LESS))
     assert_agrees(limits, margin, above, below)
     zero = [float(found.increase(side, 0.0, relative=relative)[0]) for side in (Side.GREATER, Side.LESS)]
+    limits = increase_interval(found, ALPHA, relative=relative, share=measured.share)
     assert_agrees(limits, 0.0, *zero)
     value = found.values.candidate
     assert value is not None

@@ -92,7 +92,7 @@ def test_every_metric_is_reported_and_nothing_differs_where_nothing_does() -> No
     assert found.warnings == []
 
 
-def test_a_slower_and_failing_candidate_is_told_by_every_metric() -> None:
+def test_a_slower_and_failing_candidate_shows_in_every_metric() -> None:
     found = report_of_strata([stratum(3, 0.5, n=12_000, errors=(0.02, 0.06), ms=(100, 150))], QUESTION, LATENCIES)
     assert verdicts(found) == dict.fromkeys(ALL, "higher")
     for name in QUANTILES:
@@ -154,7 +154,7 @@ def test_requests_that_take_no_time_are_reported(share: float, other: float) -> 
     assert row.value.value in row.value.interval
 
 
-def test_edges_that_nobody_chose_before_are_said_to_be_late() -> None:
+def test_a_quantile_without_a_latency_that_was_chosen_in_advance_is_called_roughly_valid() -> None:
     found = stratum(9, 0.5)
     known = compared(report_of_strata([found], QUESTION, (MEASURED["latency_p95"],)), "latency_p95")
     late = compared(
@@ -162,6 +162,14 @@ def test_edges_that_nobody_chose_before_are_said_to_be_late() -> None:
     )
     assert "roughly valid" in late.findings[0].method
     assert "roughly valid" not in known.findings[0].method
+
+
+def test_the_text_says_which_metrics_are_only_roughly_valid() -> None:
+    both = report_of_strata([replace(stratum(9, 0.5), edges={"latency_p95": (300.0,)})], QUESTION, LATENCIES)
+    (line,) = [line for line in as_text(both, "text").splitlines() if "roughly valid" in line]
+    assert line.strip().startswith("at any look (latency_p50, latency_p90, latency_p99): ")
+    alone = report_of_strata([stratum(9, 0.5)], QUESTION, (ERROR_RATE,))
+    assert "  at any look: exact test of event counts" in as_text(alone, "text")
 
 
 def test_a_late_edge_is_the_controls_quantile_and_no_bound_of_a_bin() -> None:

@@ -36,7 +36,7 @@ def finding(found: AnalysisReport, valid: str = "at any look", variant: str = "b
 SPEND = "variant,n,sum,sum_squares\na,3000,1396.87,52377.9767\nb,3461,2422.7,134698.29\n"
 
 
-def test_the_lift_of_a_mean_leaves_out_nothing_where_the_difference_does() -> None:
+def test_the_lift_and_the_difference_of_a_mean_both_include_0_where_p_does_not_reject() -> None:
     first = finding(report(SPEND, tuned_for=1000))
     assert first.lift is not None
     assert first.lift.value == pytest.approx(0.50336, abs=5e-6)  # as GrowthBook has it
@@ -275,7 +275,7 @@ def test_the_anytime_interval_is_wider_than_the_one_for_one_look() -> None:
         "variant,n,sum,segment\na,10,1,x\nb,10,2,y\n",
     ],
 )
-def test_little_or_odd_data_give_a_report_without_a_verdict_that_they_do_not_bear(text: str) -> None:
+def test_little_or_odd_data_give_a_report_and_no_verdict(text: str) -> None:
     found = report(text, weights={"a": 1, "b": 1}, planned=(100, 5))
     assert json.loads(json.dumps(as_json(found), allow_nan=False))["metrics"][0]["comparisons"]
     for style in ("text", "markdown"):
@@ -302,7 +302,7 @@ def test_a_difference_between_common_events_is_found() -> None:
     assert first.result == "higher"
 
 
-def test_values_that_never_differ_tell_no_interval_beside_a_p_of_one() -> None:
+def test_values_without_variance_give_no_interval_and_a_p_of_one() -> None:
     """Ten times 5 and ten times 6: their variances are 0, which is no proof that the next value is 5, too."""
     first = finding(report("variant,n,sum,sum_squares\na,10,50,250\nb,10,60,360\n"))
     assert (first.p, first.result) == (1.0, "undecided")

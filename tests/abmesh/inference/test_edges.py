@@ -61,7 +61,7 @@ def test_a_difference_between_variants_is_none_between_users() -> None:
     assert edge_design_effect(100 + noise, n, 500 + noise, n) == 1
 
 
-def test_a_variant_that_says_nothing_does_not_water_down_the_other() -> None:
+def test_a_variant_without_information_does_not_dilute_the_other() -> None:
     n = np.full(10, 100.0)
     clustered = np.array([50.0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
     alone = edge_design_effect(clustered, n, np.zeros(0), np.zeros(0))
@@ -70,7 +70,7 @@ def test_a_variant_that_says_nothing_does_not_water_down_the_other() -> None:
     assert edge_design_effect(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0)) == 1
 
 
-def test_a_deflator_reckons_with_common_events_and_with_few_groups() -> None:
+def test_a_deflator_allows_for_common_events_and_few_groups() -> None:
     n = np.full(10, 1_000.0)
     noise = np.array([2.0, -2, 2, -2, 2, -2, 2, -2, 2, -2])
     # phi = 1 with twice nine degrees of freedom.

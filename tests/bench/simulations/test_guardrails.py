@@ -35,7 +35,7 @@ def test_error_rates_of_users_who_come_back(rate: float, share: float, wanted: f
 
 @pytest.mark.parametrize("share", [0.5, 0.05])
 def test_latencies_of_users_who_are_slow_throughout(share: float) -> None:
-    found = latency_guardrails.sticky(150, (12,), share)
+    found = latency_guardrails.sticky(100, (12,), share)
     assert [o for o in found if not o.kept] == []
     assert next(o.rate for o in found if o.rule.endswith("requests taken as independent")) > 0.15
 
