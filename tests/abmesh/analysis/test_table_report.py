@@ -185,6 +185,35 @@ def test_a_difference_between_users_is_found() -> None:
     assert [item.result for item in comparison(found).findings] == ["higher", "higher"]
 
 
+def spend(seed: int, stage: str, *, users: int, factor: float = 1.0) -> str:
+    """Users of 1 to 20 requests, each of which costs what is usual for its user."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for number in range(2 * users):
+        n = int(random.integers(1, 21))
+        value = n * float(random.gamma(4, 1.0)) * (factor if number % 2 else 1.0)
+        rows.append(f"{'ab'[number % 2]},{stage}{number},{n},{value:.6g},{stage}\n")
+    return "".join(rows)
+
+
+def test_means_of_users_are_compared_stage_by_stage_whatever_groups_their_users_fall_in() -> None:
+    header = "variant,user,n,sum,stage\n"
+    found = finding(report(header + spend(1, "x", users=300) + spend(2, "y", users=40), tuned_for=5000))
+    assert found.difference.value is not None
+    assert found.difference.interval.lower < 0 < found.difference.interval.upper
+    higher = finding(report(header + spend(1, "x", users=300, factor=2) + spend(2, "y", users=40, factor=2)))
+    assert higher.result == "higher"
+    assert higher.lift is not None
+    assert higher.lift.interval.lower < 1.0 < higher.lift.interval.upper
+
+
+@pytest.mark.parametrize(("users", "known"), [(9, False), (60, True)])
+def test_a_mean_of_fewer_than_ten_groups_of_users_has_no_interval(users: int, known: bool) -> None:
+    header = "variant,user,n,sum,stage\n"
+    interval = finding(report(header + spend(3, "x", users=users))).difference.interval
+    assert math.isfinite(interval.lower) == math.isfinite(interval.upper) == known
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.floats(1.0, 3.0))
 def test_relabelling_variants_only_turns_signs(seed: int, factor: float) -> None:
