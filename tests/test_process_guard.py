@@ -9,6 +9,14 @@ from tests.paths import ROOT
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.process
 
+CONFTEST = """
+from tests.process_guard import ProcessGuard
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "process: starts a process")
+    config.pluginmanager.register(ProcessGuard())
+"""
+
 STARTERS = {
     "subprocess": "subprocess.run(['true'])",
     "asyncio": "asyncio.run(asyncio.create_subprocess_exec('true'))",
@@ -18,36 +26,45 @@ STARTERS = {
     "system": "os.system('true')",
 }
 
+TESTS = """
+import asyncio, multiprocessing, os, subprocess, pytest
 
-def outcome(pytester: pytest.Pytester, test: str) -> dict[str, int]:
+@pytest.mark.process
+def test_marked():
+    subprocess.run(["true"])
+
+def test_hidden():
+    try:
+        subprocess.run(["true"])
+    except BaseException:
+        pass
+
+@pytest.fixture(scope="module")
+def starts():
+    subprocess.run(["true"])
+
+def test_fixture(starts):
+    pass
+
+def test_no_process():
+    pass
+""" + "\n".join(f"def test_{name}():\n    {code}\n" for name, code in STARTERS.items())
+
+
+def test_only_a_marked_test_may_start_a_process_in_whatever_way(pytester: pytest.Pytester) -> None:
     pytester.syspathinsert(ROOT)
-    pytester.makeconftest(
-        "from tests.process_guard import ProcessGuard\n"
-        "def pytest_configure(config):\n"
-        "    config.addinivalue_line('markers', 'process: starts a process')\n"
-        "    config.pluginmanager.register(ProcessGuard())\n"
-    )
-    pytester.makepyfile(f"import asyncio, multiprocessing, os, subprocess, pytest\n{test}")
-    # A process of its own, since an audit hook stays for good.
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider").parseoutcomes()
-
-
-@pytest.mark.parametrize("starter", STARTERS)
-def test_an_unmarked_test_may_not_start_a_process(pytester: pytest.Pytester, starter: str) -> None:
-    assert outcome(pytester, f"def test_it(): {STARTERS[starter]}") == {"failed": 1}
-
-
-def test_nor_hide_it(pytester: pytest.Pytester) -> None:
-    hidden = "def test_it():\n    try:\n        subprocess.run(['true'])\n    except BaseException:\n        pass\n"
-
-    assert outcome(pytester, hidden) == {"failed": 1}
-
-
-def test_nor_leave_it_to_a_fixture(pytester: pytest.Pytester) -> None:
-    fixture = "@pytest.fixture(scope='module')\ndef it(): subprocess.run(['true'])\ndef test_it(it): pass\n"
-
-    assert outcome(pytester, fixture) == {"errors": 1}
-
-
-def test_a_marked_test_may(pytester: pytest.Pytester) -> None:
-    assert outcome(pytester, "@pytest.mark.process\ndef test_it(): subprocess.run(['true'])\n") == {"passed": 1}
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(TESTS)
+    # In a process of its own, since nothing removes an audit hook.
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-vv", "-rA")
+    words = [line.split(maxsplit=2) for line in result.outlines if line.startswith(("PASSED ", "FAILED ", "ERROR "))]
+    outcomes = {
+        name.partition("::test_")[2]: (outcome, "is not marked" in "".join(why)) for outcome, name, *why in words
+    }
+    assert outcomes == {
+        "marked": ("PASSED", False),
+        "no_process": ("PASSED", False),
+        "hidden": ("FAILED", True),
+        "fixture": ("ERROR", True),
+        **dict.fromkeys(STARTERS, ("FAILED", True)),
+    }
