@@ -153,6 +153,6 @@ def _keep_owner(descriptor: int, present: os.stat_result) -> None:
     for owner in (present.st_uid, -1):
         try:
             os.fchown(descriptor, owner, present.st_gid)
-        except PermissionError:
+        except OSError:  # PermissionError, or EINVAL where this user namespace does not know the owner
             continue
         return

@@ -160,7 +160,7 @@ def _floors(rollout: Rollout) -> list[str]:
 def _errors(rollout: Rollout) -> str:
     """What alpha promises."""
     if not rollout.alarms:
-        return "without a guardrail and an emergency stop, no alarm rolls back"
+        return "there is neither a guardrail nor an emergency stop, so no alarm rolls back"
     harmless = []
     if any(guardrail.harm == "limit" for guardrail in rollout.guardrails) or rollout.analysis.emergency_stop < 1:
         harmless.append("keeps its limits")
@@ -171,7 +171,7 @@ def _errors(rollout: Rollout) -> str:
         harmless.append("is not worse on the goal")
     return (
         f"alpha {rollout.analysis.alpha:g}: a candidate that {' and '.join(harmless)} is rolled back with at most this "
-        f"probability over the whole rollout, however often somebody looks; split over {rollout.alarms} "
+        f"probability over the whole rollout, however often someone looks; split over {rollout.alarms} "
         f"alarm{'s' if rollout.alarms > 1 else ''}, {rollout.alpha_alarm:.3g} each"
     )
 

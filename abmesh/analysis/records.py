@@ -141,13 +141,13 @@ class ComparedVariant:
 
 @dataclass(frozen=True, slots=True)
 class SplitCheck:
-    """Whether units were split as the weights say, in one stage.
+    """Whether units were split as the weights promise, in one stage.
 
     Attributes:
         stage: its name; empty where there is only one.
         counts: units, or requests, by variant.
         expected: the counts that the weights promise.
-        p: always valid, of "split as the weights say".
+        p: always valid, of "split as the weights promise".
         plain_p: the same, valid for one look only; None where counts are not of independent units.
         alarm: whether p is at most the alarm's alpha.
         unit: what was counted.

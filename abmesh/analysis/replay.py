@@ -7,16 +7,16 @@ of the controller that moved users without recording its inputs counts as a diff
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from abmesh.experiment.errors import StateError
 from abmesh.text import shorten
+from controller.codec.entries import decision_entry
 from controller.codec.inputs import evidence_text, load_inputs
 from controller.decision.decide import decide
 from controller.records import Cause, JournalEntry, Kind
-from controller.wording.entries import decision_entry
 
 COMPARED: Final = (
     "actor",
@@ -35,10 +35,28 @@ COMPARED: Final = (
     "paradoxes",
     "sources",
 )
-"""Fields of an entry that are compared, as far as the recorded entry has them."""
+"""Fields of an entry that are compared."""
 
 SENTENCES: Final = frozenset({"text"})
 """Keys of outlines that hold sentences."""
+
+NEWER: Final = frozenset(
+    {
+        "elapsed",
+        "latest_n",
+        "look_z",
+        "looks",
+        "now",
+        "obstacle",
+        "others",
+        "paradoxes",
+        "promised",
+        "seen",
+        "still",
+        "within",
+    }
+)
+"""Fields and keys that version 0.1.0 did not record; where they are missing they are not compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +97,29 @@ def _replayed(entry: JournalEntry, packed: dict[str, str]) -> Replayed:
     except StateError as error:
         return Replayed(entry, (str(error),))
     again = decision_entry(entry.id, entry.generation, inputs, decide(inputs))
-    # What an older version did not record is not compared.
     recorded, recomputed = entry.model_dump(mode="json", exclude_unset=True), again.model_dump(mode="json")
     differences = tuple(
-        f"{name}: recorded {shorten(recorded[name])}, recomputed {shorten(recomputed[name])}"
+        f"{name}: recorded {shorten(recorded.get(name, 'nothing'))}, recomputed {shorten(recomputed[name])}"
         for name in COMPARED
-        if name in recorded and not _same(recorded[name], recomputed[name])
+        if not _same_field(name, recorded, recomputed)
     )
     return Replayed(entry, differences)
 
 
+def _same_field(name: str, recorded: Mapping[str, Any], recomputed: Mapping[str, Any]) -> bool:
+    if name not in recorded:
+        return name in NEWER or recomputed[name] == JournalEntry.model_fields[name].get_default(
+            call_default_factory=True
+        )
+    return _same(recorded[name], recomputed[name])
+
+
 def _same(recorded: Any, recomputed: Any) -> bool:
-    """Whether everything that was recorded came out the same, sentences aside."""
+    """Whether everything came out the same, sentences aside."""
     if isinstance(recorded, dict) and isinstance(recomputed, dict):
-        keys = recorded.keys() - SENTENCES
-        return keys <= recomputed.keys() and all(_same(recorded[key], recomputed[key]) for key in keys)
+        keys = (recorded.keys() | recomputed.keys()) - SENTENCES
+        missing = keys - recorded.keys()
+        return missing <= NEWER and all(_same(recorded[key], recomputed.get(key)) for key in keys - missing)
     if isinstance(recorded, list) and isinstance(recomputed, list):
         return len(recorded) == len(recomputed) and all(map(_same, recorded, recomputed))
     return bool(recorded == recomputed)

@@ -162,7 +162,7 @@ def _moved(
 
 @dataclass(slots=True)
 class _Counted:
-    """One variant's counts in the present stage: by slice, and durations by group and bin."""
+    """One variant's counts in the current stage: by slice, and durations by group and bin."""
 
     requests: Ints
     errors: Ints

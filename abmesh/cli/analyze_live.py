@@ -86,7 +86,7 @@ def _draw_live(
 
 
 def _moments(folder: Path, name: str) -> list[tuple[float, list[Stratum]]]:
-    """Evidence at recorded moments of the present rollout, evenly thinned out to at most 120, by the journal."""
+    """Evidence at recorded moments of the current rollout, evenly thinned out to at most 120, by the journal."""
     from controller.codec.inputs import load_inputs, packed_evidence
     from controller.decision.decide import past_strata
     from controller.evidence.strata import Stratum

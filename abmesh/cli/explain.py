@@ -103,6 +103,8 @@ def _print(entry: JournalEntry, explanation: Explanation) -> None:
 
 
 def _as_json(entry: JournalEntry, explanation: Explanation) -> dict[str, Any]:
+    from controller.codec.outlines import outline
+
     stopped, goal, texts = explanation.emergency_stop, explanation.goal, explanation.texts
     return {
         "id": entry.id,
@@ -112,10 +114,10 @@ def _as_json(entry: JournalEntry, explanation: Explanation) -> dict[str, Any]:
         "cause": entry.cause.value,
         "reason": entry.reason,
         "guardrails": [_guardrail_json(item) for item in explanation.guardrails],
-        "brake": None if stopped is None else {**stopped.outline(), "text": texts["emergency_stop"]},
-        "goal": None if goal is None else {**goal.outline(), "text": texts["goal"]},
+        "brake": None if stopped is None else {**outline(stopped), "text": texts["emergency_stop"]},
+        "goal": None if goal is None else {**outline(goal), "text": texts["goal"]},
         "warmup": None if explanation.warmup is None else _warmup_json(entry, explanation.warmup, texts["warmup"]),
-        "sample_ratio": {**explanation.sample_ratio.outline(), "text": texts["sample_ratio"]},
+        "sample_ratio": {**outline(explanation.sample_ratio), "text": texts["sample_ratio"]},
         "warnings": list(explanation.warnings),
         "choices": list(explanation.choices),
     }
@@ -126,11 +128,13 @@ def _warmup_json(entry: JournalEntry, result: WarmupResult, text: str) -> dict[s
 
 
 def _guardrail_json(item: ExplainedGuardrail) -> dict[str, Any]:
+    from controller.codec.outlines import outline
+
     limits = item.interval.lower, item.interval.upper
     lower, upper = (value if math.isfinite(value) else None for value in limits)
     return {
         "guardrail": item.name,
-        **item.judgement.outline(),
+        **outline(item.judgement),
         "text": item.text,
         "lower": lower,
         "upper": upper,

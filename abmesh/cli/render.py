@@ -99,7 +99,7 @@ def envoy(
         EnvoyRoutes(Path(options.routes_file)).begin(snapshot)
     elif stuck := [experiment.name for experiment in snapshot.document.experiments if is_native(experiment)]:
         typer.echo(
-            f"abmesh: warning: lane native without --routes-file: {', '.join(stuck)}: this Envoy keeps the present "
+            f"abmesh: warning: lane native without --routes-file: {', '.join(stuck)}: this Envoy keeps the current "
             "weights until you render its bootstrap again and restart it, whatever a rollout or `abmesh weights` does",
             err=True,
         )

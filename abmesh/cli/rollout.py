@@ -30,7 +30,7 @@ def pause(experiment: ExperimentArgument, config: ConfigOption = CONFIG, state: 
 
 
 def resume(experiment: ExperimentArgument, config: ConfigOption = CONFIG, state: StateOption = None) -> None:
-    """Continue from the present weights after a pause, an edit, or the end of a rollout."""
+    """Continue from the current weights after a pause, an edit, or the end of a rollout."""
     from controller.rollout import commands
     from controller.settings import Settings
 

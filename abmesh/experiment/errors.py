@@ -7,7 +7,7 @@
     ├── StoreError           the document cannot be read or written
     │   └── Conflict         the document changed since it was read; read again and retry
     ├── StateError           the controller's state or journal cannot be read or written
-    ├── RefusedError         a command that the experiment's present state does not allow
+    ├── RefusedError         a command that the experiment's current state does not allow
     ├── SourceError          an Envoy's statistics could not be read
     ├── DataError            a file of results cannot be analysed
     ├── RenderError          the document lacks something that Envoy's configuration needs
@@ -93,7 +93,7 @@ class StateError(AbmeshError):
 
 
 class RefusedError(AbmeshError):
-    """A command that the experiment's present state does not allow."""
+    """A command that the experiment's current state does not allow."""
 
 
 class SourceError(AbmeshError):

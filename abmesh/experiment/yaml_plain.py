@@ -38,7 +38,7 @@ def plain(root: Node, text: str, source: str) -> object:
 
 
 def _value(node: Node, path: Path, text: str, problems: list[Problem]) -> object:
-    """Recursion is bounded by the depth that :func:`compose` allows."""
+    """Recursion is bounded by the depth that :func:`abmesh.experiment.yaml_nodes.compose` allows."""
     if node.refused:
         found = yaml_nodes.quote(node, text, path)
         problems.append(Problem(yaml_nodes.format_path(path), node.line, node.refused, found))

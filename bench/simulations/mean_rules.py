@@ -42,7 +42,7 @@ def compared(
 ) -> MeanComparison:
     """A comparison whose looks and runs take the place of moments.
 
-    The present stage of a look is the last one with requests of the candidate.
+    The current stage of a look is the last one with requests of the candidate.
     """
     y_a, y_b = (np.stack([arm.total_y for arm in each], axis=-1) for each in (a, b))
     n_a, n_b = (np.stack([arm.total_n for arm in each], axis=-1) for each in (a, b))

@@ -1,6 +1,6 @@
 """Simulated users who come back: who sends which request when, and the sums per slice that the controller would have.
 
-Used by :mod:`bench.simulations.means` and :mod:`bench.simulations.quantiles`.
+Used by :mod:`bench.simulations.means` and :mod:`bench.simulations.durations`.
 """
 
 from __future__ import annotations

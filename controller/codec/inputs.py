@@ -1,7 +1,7 @@
 """The inputs of a decision as the journal keeps them. Pure.
 
 The evidence of earlier stages stands in the entries that ended them, and is put back when inputs are read. Written by
-:mod:`controller.rollout.tick`, read by :mod:`abmesh.analysis`.
+:mod:`controller.codec.entries`, read by :mod:`abmesh.analysis`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 :func:`controller.decision.comparisons.compare` makes a :class:`Comparison` of a rollout's evidence;
 :mod:`controller.decision.guardrails` and :mod:`controller.decision.goals` turn it into verdicts,
 :mod:`controller.decision.intervals` into confidence limits, and :mod:`abmesh.analysis` into reports. Its arrays have
-shape (1 + moments, strata): the first row is all evidence; each further row is what the present stage has counted since
+shape (1 + moments, strata): the first row is all evidence; each further row is what the current stage has counted since
 a moment, so its earlier strata are empty.
 
 Users send more than one request, so counts are divided by their design effect, and variances are taken between slices
@@ -35,12 +35,12 @@ class Values:
     Attributes:
         candidate: its value over all strata, in the metric's unit; None if it has none.
         control: the control's.
-        latest: the candidate's value in the present stage alone.
+        latest: the candidate's value in the current stage alone.
         latest_control: the control's.
         n: the candidate's requests, or whatever else the metric counts per.
         control_n: the control's.
-        latest_n: the candidate's in the present stage alone.
-        design_effect: in the present stage, at least 1.
+        latest_n: the candidate's in the current stage alone.
+        design_effect: in the current stage, at least 1.
     """
 
     candidate: float | None
@@ -87,7 +87,7 @@ class Comparison(Protocol):
         ...
 
     def grown(self, factor: float) -> Self:
-        """The comparison if the present stage had seen this many times its requests, all alike; without moments."""
+        """The comparison if the current stage had seen this many times its requests, all alike; without moments."""
         ...
 
 
@@ -146,7 +146,7 @@ class StratifiedSums:
         return _ratio(self.y_b[row, -1], self.n_b[row, -1]), int(self.n_b[row, -1])
 
     def grown(self, factor: float) -> StratifiedSums:
-        """All evidence, with the present stratum multiplied; see :meth:`Comparison.grown`."""
+        """All evidence, with the current stratum multiplied; see :meth:`Comparison.grown`."""
         return StratifiedSums(*(_grown(array, factor) for array in (self.y_a, self.n_a, self.y_b, self.n_b)))
 
 

@@ -46,8 +46,8 @@ class Inputs:
         coverage: which Envoys answered.
         at: when the Envoys were asked.
         now: when they had answered.
-        began: when the present stage's evidence began; None before that.
-        evidence: of the present stage; empty before that.
+        began: when the current stage's evidence began; None before that.
+        evidence: of the current stage; empty before that.
         warmup: how far the candidate's warm-up is; None where it needs none.
     """
 
@@ -186,7 +186,7 @@ def _peak(history: History, hypothesis: str) -> float:
 def _with_edges(experiment: Experiment, history: History, present: Evidence, control: str) -> History:
     """The history with the latencies that this stage compares at, as soon as the control shows them.
 
-    They are the control's quantiles in the stage before, or else in the present one, and stay for the stage.
+    They are the control's quantiles in the stage before, or else in the current one, and stay for the stage.
     """
     rollout = experiment.rollout
     assert rollout is not None

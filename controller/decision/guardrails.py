@@ -7,7 +7,7 @@ value ``a``. Two e-values are kept, each valid at any time:
     health    against "b is at least its limit"
 
     HARMFUL       the first is at least 1/alpha_harm
-    HEALTHY       the second is at least 1/alpha, and the present stage's own value is within the limit
+    HEALTHY       the second is at least 1/alpha, and the current stage's own value is within the limit
     INCONCLUSIVE  neither
 
 Where more is better, the limit is ``min`` or ``max_decrease``, and the sides are swapped. Harm stays proven whatever
@@ -36,7 +36,7 @@ from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.verdicts import Judgement, Verdict
 
 FARTHEST = 1e4
-"""Multiple of the present stage's requests beyond which no estimate is given."""
+"""Multiple of the current stage's requests beyond which no estimate is given."""
 
 
 def hypothesis(guardrail: Guardrail) -> str:
@@ -119,7 +119,7 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
 
 
 def requests_needed(found: Comparison, decided: Callable[[Comparison], bool]) -> int | None:
-    """About how many more requests of the candidate a decision takes, if the present stage continues as it is.
+    """About how many more requests of the candidate a decision takes, if the current stage continues as it is.
 
     Args:
         found: the comparison now.
@@ -155,7 +155,7 @@ def _log_e(guardrail: Guardrail, found: Comparison, side: Side) -> Floats:
 
 
 def _latest_within(guardrail: Guardrail, values: Values) -> bool:
-    """Whether the present stage's own values keep the limit; a stage without values does."""
+    """Whether the current stage's own values keep the limit; a stage without values does."""
     if values.latest is None:
         return True
     if not guardrail.compares:

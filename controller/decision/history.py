@@ -1,4 +1,4 @@
-"""What a rollout remembers beyond its present stage's counts: earlier stages, checkpoints, looks and peaks. Pure.
+"""What a rollout remembers beyond its current stage's counts: earlier stages, checkpoints, looks and peaks. Pure.
 
 :mod:`controller.decision.decide` extends it at every tick; :mod:`controller.codec` turns it into what is kept on disk
 and in the journal, so that every decision can be recomputed.
@@ -41,7 +41,7 @@ class PastStage:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A moment of the present stage; harm is also looked for in what was counted after it.
+    """A moment of the current stage; harm is also looked for in what was counted after it.
 
     Attributes:
         number: how many checkpoints the rollout has taken, this one included; its weight depends on it.
@@ -75,9 +75,9 @@ class History:
 
     Attributes:
         past: stages that are over, the oldest first.
-        checkpoints: of the present stage, the oldest first.
+        checkpoints: of the current stage, the oldest first.
         taken: how many checkpoints were ever taken.
-        edges: that the present stage is judged at.
+        edges: that the current stage is judged at.
         looks: at the goal.
         peaks: the largest logarithm that each e-value has had in any stage, by its hypothesis; only those above 0. What
             was proven at one look stays proven at the next.

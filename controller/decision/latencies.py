@@ -29,7 +29,7 @@ class LatencyTable:
 
     Attributes:
         groups: by group of slices, one a stratum.
-        before: what the present stage had counted, one row for each checkpoint.
+        before: what the current stage had counted, one row for each checkpoint.
         whole: all strata and groups as one.
     """
 
@@ -45,7 +45,7 @@ class LatencyTable:
         name: str,
         histogram: Histogram = "duration",
     ) -> LatencyTable:
-        """Of a variant's evidence in each stratum, and of the present one's at each checkpoint."""
+        """Of a variant's evidence in each stratum, and of the current one's at each checkpoint."""
         past = tuple(_past(ById(item), histogram) for item in strata[:-1])
         present = Cumulative.of(list(strata[-1].histograms(histogram).values()))
         whole = Cumulative.of([merge(bins for item in strata for bins in item.histograms(histogram).values())])
@@ -78,7 +78,7 @@ class LatencyTables:
 
     Args:
         arms: the control's and the candidate's evidence in each stratum.
-        checkpoints: what the present stage had counted at each checkpoint.
+        checkpoints: what the current stage had counted at each checkpoint.
         control: its name.
         candidate: its name.
     """

@@ -1,4 +1,4 @@
-"""What the present stage has counted since each checkpoint, and how evidence since then is weighed. Pure.
+"""What the current stage has counted since each checkpoint, and how evidence since then is weighed. Pure.
 
 A whole rollout's evidence tells best whether a candidate may go on, but it dilutes harm that begins late: after an hour
 of good answers, a candidate that fails altogether would look harmless for minutes. So harm is also looked for since
@@ -46,7 +46,7 @@ _KEPT = 16
 
 @dataclass(frozen=True, slots=True)
 class Increment:
-    """What the present stage has counted since a checkpoint.
+    """What the current stage has counted since a checkpoint.
 
     Attributes:
         log_weight: natural logarithm of the checkpoint's weight.
@@ -65,7 +65,7 @@ class Increment:
 
 @dataclass(frozen=True, slots=True)
 class LookBack:
-    """The present stage's evidence since each checkpoint.
+    """The current stage's evidence since each checkpoint.
 
     Arrays that go with it have shape (1 + checkpoints,): the first row is all evidence, each other one an increment.
     """

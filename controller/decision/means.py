@@ -33,8 +33,8 @@ class MeanComparison:
         counts: the same, but of how many things the metric is a value of, where its denominator does not count them.
         variances: per request.
         rho2: of the mixture, tuned to the candidate's requests at which a decision is wanted.
-        nu: degrees of freedom of the present stratum's variance; infinite where it is as good as known.
-        design_effect: of the present stratum, at least 1.
+        nu: degrees of freedom of the current stratum's variance; infinite where it is as good as known.
+        design_effect: of the current stratum, at least 1.
     """
 
     sums: StratifiedSums

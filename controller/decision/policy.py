@@ -119,7 +119,7 @@ def apply_policy(situation: Situation, now: datetime) -> Decision:
 
 
 def guardrails_in_force(experiment: Experiment) -> tuple[Guardrail, ...]:
-    """The guardrails that can be judged at the present weights.
+    """The guardrails that can be judged at the current weights.
 
     Where the control has no users, there is nothing to compare the candidate with at the same time, and values from
     another time would show the time of day as well: only absolute limits stay in force.

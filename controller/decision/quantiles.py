@@ -45,7 +45,7 @@ class QuantileComparison:
         a, b: the control and the candidate.
         edges: the control's quantile in each stratum, in milliseconds, shape (strata,); nan where it was not known.
         values: the numbers to show beside it.
-        factor: by which the present stage's counts are multiplied.
+        factor: by which the current stage's counts are multiplied.
         lent: each stratum's design effect, taken from a larger part of the users, where groups of users are not
             counted; None to measure it.
     """

@@ -25,9 +25,9 @@ class RolloutEvidence:
         candidate: its name.
         control: its name.
         slices: of the experiment.
-        strata: one a stage, the present one last; at least one.
-        look_back: the present stage's evidence since each checkpoint.
-        elapsed: how long the present stage's evidence has been collected.
+        strata: one a stage, the current one last; at least one.
+        look_back: the current stage's evidence since each checkpoint.
+        elapsed: how long the current stage's evidence has been collected.
         latencies: both variants' histograms, laid out for many limits when they are first asked for.
     """
 
@@ -46,7 +46,7 @@ class RolloutEvidence:
 
     @property
     def present(self) -> Stratum:
-        """The present stage."""
+        """The current stage."""
         return self.strata[-1]
 
     def arms(self) -> list[tuple[VariantEvidence, VariantEvidence]]:

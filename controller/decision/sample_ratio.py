@@ -49,7 +49,7 @@ def judge_sample_ratio(rollout: Rollout, evidence: RolloutEvidence, peak: float 
 
 
 def _split(present: Stratum) -> tuple[dict[str, float], dict[str, float]]:
-    """Shares of the present stage's answered requests, as counted and as promised."""
+    """Shares of the current stage's answered requests, as counted and as promised."""
     weights = {name: points for name, points in present.weights.items() if points > 0}
     requests = {name: sum(_of(present, name).codes.values()) for name in weights}
     total = max(sum(requests.values()), 1)

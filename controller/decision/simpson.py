@@ -48,7 +48,7 @@ def _part(
 
 
 def _segments(evidence: RolloutEvidence, metric: Metric) -> list[Part]:
-    """The present stage's segments."""
+    """The current stage's segments."""
     control, candidate = evidence.arms()[-1]
     nothing = SegmentEvidence()
     return [

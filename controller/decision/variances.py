@@ -65,7 +65,7 @@ class SliceVariances:
 
     @property
     def freedom(self) -> Floats:
-        """Degrees of freedom in the present stratum, shape (...)."""
+        """Degrees of freedom in the current stratum, shape (...)."""
         return freedom(self.a, self.b)[..., -1]
 
 

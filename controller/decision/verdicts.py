@@ -6,15 +6,12 @@ Made by the judges beside this module, weighed by :mod:`controller.decision.poli
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from abmesh.experiment.limits import Guardrail
 from abmesh.inference.numbers import always_valid_p
-from controller.evidence.summary import rounded
 
 
 class Verdict(StrEnum):
@@ -63,12 +60,12 @@ class Judgement:
         alpha_healthy: the same for health.
         design_effect: by how much repeated requests of the same users are worth less than independent ones, at least 1.
         needed: about how many more requests of the candidate a verdict takes; None where there is a verdict, or where
-            not even 10,000 times the present stage's requests would do.
+            not even 10,000 times the current stage's requests would do.
         since: seconds before the decision since when harm was found, if the whole rollout's evidence does not show it.
         still: whether the evidence still shows harm that was proven, now or at an earlier look.
-        within: whether the present stage's own value keeps the limit.
+        within: whether the current stage's own value keeps the limit.
         others: whether the value leaves out the busiest slice of users; only the emergency stop does.
-        latest_n: the candidate's requests in the present stage.
+        latest_n: the candidate's requests in the current stage.
         elapsed: seconds in which they were counted.
         guardrail: the one that was judged; None for the emergency stop.
     """
@@ -103,10 +100,6 @@ class Judgement:
     def p_healthy(self) -> float:
         """The always-valid p-value of "the limit is not kept"."""
         return always_valid_p(self.log_e_healthy)
-
-    def outline(self) -> dict[str, Any]:
-        """The numbers as the journal keeps them."""
-        return _outline(self, without="guardrail")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +137,6 @@ class GoalJudgement:
     looks: int = 0
     look_z: float | None = None
 
-    def outline(self) -> dict[str, Any]:
-        """The numbers as the journal keeps them."""
-        return _outline(self)
-
 
 @dataclass(frozen=True, slots=True)
 class SampleRatio:
@@ -159,7 +148,7 @@ class SampleRatio:
         dispersion: variance over mean of the slices' requests, at least 1.
         log_e: natural logarithm of the e-value against "they are", the largest that it has been.
         now: whether the evidence shows the mismatch now.
-        seen: share of the present stage's requests by variant, 0..1; only where there is an alarm.
+        seen: share of the current stage's requests by variant, 0..1; only where there is an alarm.
         promised: the same by weight.
     """
 
@@ -170,10 +159,6 @@ class SampleRatio:
     now: bool = False
     seen: Mapping[str, float] = field(default_factory=dict)
     promised: Mapping[str, float] = field(default_factory=dict)
-
-    def outline(self) -> dict[str, Any]:
-        """The numbers as the journal keeps them."""
-        return _outline(self)
 
 
 AS_PROMISED = SampleRatio()
@@ -191,20 +176,3 @@ class Paradox:
 
     metric: str
     parts: str
-
-    def outline(self) -> dict[str, Any]:
-        """The finding as the journal keeps it."""
-        return _outline(self)
-
-
-def _outline(found: Any, without: str = "") -> dict[str, Any]:
-    return {item.name: _plain(getattr(found, item.name)) for item in fields(found) if item.name != without}
-
-
-def _plain(value: Any) -> Any:
-    """Plain JSON: numbers to six digits, and a large number where a logarithm is not finite."""
-    if isinstance(value, float):
-        return rounded(value) if math.isfinite(value) else math.copysign(1e300, value)
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return value

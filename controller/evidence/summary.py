@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from abmesh.experiment import metrics, names
 from abmesh.experiment.parts import Price
-from abmesh.inference.histogram import Bins, merge, quantile, size
+from abmesh.inference.histogram import Bins, merge
 from controller.evidence.counts import Counts
 
 ABORTED = 0
@@ -137,26 +137,6 @@ class VariantEvidence:
     def bins(self) -> Bins:
         """The histogram of durations over all groups."""
         return merge(self.groups.values())
-
-    def outline(self) -> dict[str, int | float | None]:
-        """The figures that the journal shows beside a decision; times in milliseconds."""
-        bins = self.bins
-        return {
-            "requests": self.requests,
-            "errors": self.errors,
-            "aborted": self.aborted,
-            "error_rate": rounded(self.error_rate),
-            "mean_ms": rounded(self.mean_ms),
-            "p50_ms": rounded(quantile(bins, 0.50)),
-            "p95_ms": rounded(quantile(bins, 0.95)),
-            "p99_ms": rounded(quantile(bins, 0.99)),
-            "durations": size(bins),
-        }
-
-
-def rounded(value: float | None) -> float | None:
-    """A measured value to six significant digits, which is more than its precision."""
-    return None if value is None else float(f"{value:.6g}")
 
 
 def _amount(name: str, codes: Mapping[int, int], amounts: Mapping[str, int]) -> int:

@@ -189,7 +189,7 @@ class _Gauges:
         )
         self._stage = gauge(
             "abmesh_controller_stage_start_timestamp_seconds",
-            "Unix time at which the present stage started.",
+            "Unix time at which the current stage started.",
             "experiment",
         )
         self._rolled_back = gauge(

@@ -27,7 +27,7 @@ from controller.state.states import StateStore
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
-    """What an operator's command does to a rollout in its present state.
+    """What an operator's command does to a rollout in its current state.
 
     Attributes:
         target: the candidate's new weight; None to leave the weights alone.
@@ -75,7 +75,7 @@ def pause(settings: Settings, experiment: str, *, by: str = "", now: datetime | 
 
 
 def resume(settings: Settings, experiment: str, *, by: str = "", now: datetime | None = None) -> JournalEntry:
-    """Continue from the document's present weights and plan, with a new stage.
+    """Continue from the document's current weights and plan, with a new stage.
 
     Works on a paused or manual rollout, and restarts a finished one. Arguments, result and errors are those of
     :func:`pause`.

@@ -48,7 +48,7 @@ class Change:
     Attributes:
         before: the state before it, without an intent.
         after: the state after it, without an intent; its weights are the ones to write.
-        entry: the journal entry; its ``weights_before`` are the document's present weights.
+        entry: the journal entry; its ``weights_before`` are the document's current weights.
     """
 
     before: ExperimentState
@@ -122,7 +122,7 @@ class Committer:
         Args:
             name: the experiment's name.
             pending: the change that cannot be finished.
-            rollback: starts from the state that matches the document's present weights.
+            rollback: starts from the state that matches the document's current weights.
             now: the time.
 
         Raises:
@@ -146,7 +146,7 @@ class Committer:
         """Store a state without a decision: the first one, or one with a corrected clock.
 
         Raises:
-            SupersededError: the present state is not the expected one.
+            SupersededError: the current state is not the expected one.
             StateError: the state cannot be stored.
         """
         with self._states.locked():

@@ -16,6 +16,7 @@ from uuid import uuid4
 from abmesh.experiment.errors import AbmeshError, DocumentError, StateError, StoreError
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.store import Snapshot, format_generation
+from controller.codec.entries import decision_entry, refused_entry
 from controller.decision.decide import Decided, Inputs, decide
 from controller.decision.history import History, PastStage
 from controller.decision.warmup import Warmups, target_of
@@ -38,7 +39,6 @@ from controller.state.documents import Documents
 from controller.state.evidence import EvidenceStore, StageEvidence
 from controller.state.journal import Journal, Pace
 from controller.state.states import StateStore
-from controller.wording.entries import decision_entry, refused_entry
 from controller.wording.reasons import reason, state_lost
 
 log = logging.getLogger("abmesh.controller")

@@ -15,7 +15,7 @@ class Documents(Protocol):
     """Reads the document and writes weights into it."""
 
     def read(self) -> Snapshot:
-        """Read the present document.
+        """Read the current document.
 
         Raises:
             DocumentError: it is refused.

@@ -1,4 +1,4 @@
 """Decisions, verdicts and their numbers as sentences that people read. Pure.
 
-Called where text leaves the process: the journal's reasons, logs, status, and the commands. Nothing here decides.
+Called where text leaves the process: the journal's entries, logs, and the commands. Nothing here decides.
 """

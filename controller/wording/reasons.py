@@ -49,7 +49,7 @@ def state_lost(name: str, path: object) -> str:
     """Why a rollout that the journal knows, and the state does not, is manual."""
     return (
         f"the journal knows {name}, but its state is missing from {path}; nothing moves until abmesh resume starts a "
-        f"stage at the present weights"
+        f"stage at the current weights"
     )
 
 
@@ -57,7 +57,7 @@ def abandoned(kind: Kind) -> str:
     """Why a change that was begun was given up."""
     return (
         f"someone edited the weights during this {kind.value}, so it was abandoned; abmesh resume continues from the "
-        f"present weights"
+        f"current weights"
     )
 
 
@@ -88,8 +88,8 @@ def _plan_changed(case: _Case) -> str:
 def _weights_edited(case: _Case) -> str:
     found, written = show_weights(case.situation.experiment.weights), show_weights(case.state.weights)
     return (
-        f"someone edited the weights: they are {found}, the controller last wrote {written}; abmesh resume continues "
-        f"from there"
+        f"someone edited the weights: they are now {found}, but the controller last wrote {written}; abmesh resume "
+        f"continues from there"
     )
 
 
@@ -98,7 +98,7 @@ def _finished(case: _Case) -> str:
     if state.phase is Phase.CONCLUDED:
         return f"the experiment with {state.candidate} has concluded; abmesh promote or rollback acts on it"
     done = "promoted" if state.phase is Phase.PROMOTED else "rolled back"
-    return f"{state.candidate} was {done}; abmesh resume starts again"
+    return f"{state.candidate} was {done}; abmesh resume starts it again"
 
 
 def _paused(case: _Case) -> str:
@@ -107,7 +107,7 @@ def _paused(case: _Case) -> str:
 
 def _harmful(case: _Case) -> str:
     return (
-        f"{_here(case.state)} does harm: {_with_verdict(case.situation, Verdict.HARMFUL)}; all users go to the control"
+        f"{_here(case.state)} is harmful: {_with_verdict(case.situation, Verdict.HARMFUL)}; all users go to the control"
     )
 
 
@@ -206,7 +206,7 @@ def _verdicts(situation: Situation) -> str:
     without = [guardrail.metric for guardrail in situation.rollout.guardrails if guardrail not in in_force]
     if without:
         control = situation.state.control
-        texts.append(f"{', '.join(without)} cannot be compared: {control} has no users any more")
+        texts.append(f"{', '.join(without)} cannot be compared: {control} no longer has users")
     return f" ({'; '.join(texts)})" if texts else ""
 
 

@@ -80,11 +80,11 @@ def show_needed(needed: int | None, things: str, seen: float, elapsed: timedelta
     Args:
         needed: how many more; None if no number of them can be named.
         things: what they are.
-        seen: how many the present stage has had.
+        seen: how many the current stage has had.
         elapsed: in what time.
     """
     if needed is None:
-        return f"too close to call, so no number of {things} can be named"
+        return f"too close to its limit to estimate how many more {things} it needs"
     digits = 10 ** max(0, len(str(needed)) - 2)
     text = f"about {-(-needed // digits) * digits} more {things}"
     if seen <= 0 or not elapsed:

@@ -47,9 +47,9 @@ def _guardrail(judgement: Judgement, guardrail: Guardrail, state: ExperimentStat
         return f"{text} {_harm(judgement, guardrail, limit, state.control)}"
     p, alpha = show_probability(judgement.p_healthy), show_probability(judgement.alpha_healthy)
     if judgement.verdict is Verdict.HEALTHY:
-        return f"{text} is within {limit}: p {p}"
+        return f"{text} is significantly within {limit}: p {p}"
     if not judgement.within and judgement.p_healthy <= judgement.alpha_healthy:
-        return f"{text} is within {limit}, but in this stage alone it is not"
+        return f"{text} is significantly within {limit}, but in this stage alone it is not"
     elapsed = timedelta(seconds=judgement.elapsed)
     needs = show_needed(judgement.needed, metric.things, judgement.latest_n, elapsed)
     return f"{text} is not yet significantly within {limit}: p {p}, needs {alpha}; {needs}"
@@ -63,7 +63,7 @@ def _harm(judgement: Judgement, guardrail: Guardrail, limit: str, control: str) 
     if guardrail.harm == "any" and keeps(guardrail, judgement.value, judgement.limit):
         found = f"is significantly {beyond} {control}'s, and not significantly within {limit}"
     if not judgement.still:
-        found = f"was significantly too {'high' if guardrail.upper else 'low'} at an earlier look, against {limit}"
+        found = f"was significantly {beyond} {limit} at an earlier look"
     p, alpha = show_probability(judgement.p_harm), show_probability(judgement.alpha_harm)
     return f"{found}: p {p}, rolls back at {alpha}"
 
@@ -98,7 +98,7 @@ def goal_text(judgement: GoalJudgement, rollout: Rollout, state: ExperimentState
     sense = {
         GoalVerdict.WINNER: "is significantly better",
         GoalVerdict.LOSER: "is significantly worse",
-        GoalVerdict.NO_DIFFERENCE: "improves by significantly less than min_effect",
+        GoalVerdict.NO_DIFFERENCE: "is significantly short of min_effect",
         GoalVerdict.INCONCLUSIVE: (
             f"is neither significantly better nor worse after the planned {goal.planned_requests} {metric.things}"
         ),

@@ -34,7 +34,7 @@ EVERY_STEP_ONCE = [0, 1000, 2500, 5000, 10_000]
 
 @asynccontextmanager
 async def _envoy(folder: Path) -> AsyncIterator[str]:
-    """An admin endpoint whose statistics grow with every look, by 500 requests that are split as the weights say."""
+    """An admin endpoint whose statistics grow with every look, by 500 requests split as the weights promise."""
     traffic = Traffic()
     documents = FileStore(folder / "experiments.yaml")
 

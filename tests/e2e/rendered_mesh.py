@@ -50,7 +50,7 @@ def chat_document(ports: Mapping[str, int], **changes: Any) -> Document:
 
 
 def user(variant: str = "model-b", slice_: int | None = 7, experiment: str = "chat", **script: Any) -> dict[str, str]:
-    """Headers of a user to whom the stand-in server gives this assignment; see :mod:`ext_proc_stand_in`."""
+    """Headers of a user to whom the stand-in server gives this assignment; see :mod:`tests.e2e.ext_proc_stand_in`."""
     said = {"x-model-version": variant, "x-ab-experiment": experiment}
     if slice_ is not None:
         said |= {"x-ab-slice": str(slice_), "x-ab-group": str(slice_ // 5)}

@@ -163,7 +163,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     for scenario in (
         Scenario(
             name="good",
-            story="the new model is as reliable as the present one and a little faster: 130 ms instead of 150 ms",
+            story="the new model is as reliable as the current one and a little faster: 130 ms instead of 150 ms",
             control=_BASE,
             candidate=Behaviour(latency_ms=130),
             ending="promoted",

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from abmesh.analysis.explanation import explain
@@ -32,6 +32,7 @@ from controller.evidence.strata import Stratum
 from controller.records import ExperimentState, Phase, Stage
 from tests.abmesh.analysis.worlds import CANDIDATE, CONTROL, SLICES, WORLDS, World, strata
 from tests.controller.support import START, experiment
+from tests.examples import examples
 
 ALPHA = 0.05
 SHARES = ("error_rate", "refusal_rate")
@@ -71,7 +72,7 @@ MARGINS = st.floats(-0.6, 0.6)
 
 @pytest.mark.parametrize("metric", SHARES)
 @given(WORLDS, MARGINS, st.booleans())
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_limits_of_a_share_leave_out_what_the_e_value_rejects(
     metric: str, world: World, by: float, relative: bool
 ) -> None:
@@ -80,7 +81,7 @@ def test_limits_of_a_share_leave_out_what_the_e_value_rejects(
 
 @pytest.mark.parametrize("metric", MEANS)
 @given(WORLDS, MARGINS, st.booleans())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_limits_of_a_mean_leave_out_what_the_e_value_rejects(
     metric: str, world: World, by: float, relative: bool
 ) -> None:
@@ -89,7 +90,7 @@ def test_limits_of_a_mean_leave_out_what_the_e_value_rejects(
 
 @pytest.mark.parametrize("metric", QUANTILES)
 @given(WORLDS, MARGINS, st.booleans())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_limits_of_a_quantile_leave_out_what_the_e_value_rejects(
     metric: str, world: World, by: float, relative: bool
 ) -> None:
@@ -130,7 +131,7 @@ def assert_agrees(limits: Interval, margin: float, above: float, below: float) -
 
 @pytest.mark.parametrize("metric", KINDS)
 @given(WORLDS)
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_a_report_says_what_the_goals_e_values_say(metric: str, world: World) -> None:
     parts = strata(world)
     plan, _, _ = compared(metric, parts)
@@ -161,7 +162,7 @@ def decided(plan: Experiment, parts: Sequence[Stratum]) -> GoalJudgement:
 
 @pytest.mark.parametrize("metric", KINDS)
 @given(WORLDS, st.sampled_from([0.02, 0.1, 0.5]))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_a_verdict_is_what_its_limits_and_the_report_say(metric: str, world: World, margin: float) -> None:
     """A guardrail on the relative increase; half of what harms rolls back, as half looks for harm that began later."""
     parts = strata(world)
@@ -182,7 +183,8 @@ def test_a_verdict_is_what_its_limits_and_the_report_say(metric: str, world: Wor
     if lift is not None and min(healthy, harm) < math.log(2 / ALPHA):
         # Two-sided, each limit at half of alpha.
         beyond = limit <= lift.lower if kind == "max_increase" else limit >= lift.upper
-        assert beyond == (harm >= math.log(2 / ALPHA)) or metric.startswith("latency")
+        if metric not in QUANTILES:  # whose lift is only roughly that of one margin
+            assert beyond == (harm >= math.log(2 / ALPHA))
 
 
 def lift_of(plan: Experiment, metric: str, parts: Sequence[Stratum]) -> Interval | None:
@@ -191,18 +193,20 @@ def lift_of(plan: Experiment, metric: str, parts: Sequence[Stratum]) -> Interval
 
 
 @pytest.mark.parametrize("metric", KINDS)
-@pytest.mark.parametrize("seed", range(4))
-def test_explain_shows_the_limits_of_the_comparison_that_decided(metric: str, seed: int) -> None:
-    world = World(seed, 2, SLICES, 4_000, 0.05, (0.5, 0.9, 1.1, 2.0)[seed])
+@given(WORLDS, st.booleans())
+@examples(30)
+def test_explain_shows_the_limits_of_the_comparison_that_decided(metric: str, world: World, compares: bool) -> None:
     parts = strata(world)
     change = {"max_decrease" if metric in MORE_IS_BETTER else "max_increase": "10%", "relative": True}
-    plan = planned(metric, **(change if seed % 2 else level(metric)))
+    plan = planned(metric, **(change if compares else level(metric)))
     explanation = explain(inputs(plan, parts))
     (shown,) = explanation.guardrails
     judgement: Judgement = shown.judgement
+    if judgement.verdict is Verdict.ERROR:
+        return
     rows = {row.variant: row.value.value for row in reported(plan, metric, parts).variants}
-    assert judgement.value == rows[CANDIDATE]
-    limit = (0.1 if shown.guardrail.upper else -0.1) if seed % 2 else judgement.limit
+    assert judgement.value == pytest.approx(rows[CANDIDATE])
+    limit = (0.1 if shown.guardrail.upper else -0.1) if compares else judgement.limit
     assert limit is not None
     healthy = judgement.log_e_healthy >= -math.log(ALPHA)
     below = shown.interval.upper <= limit if shown.guardrail.upper else shown.interval.lower >= limit
@@ -218,7 +222,7 @@ def level(metric: str) -> dict[str, Any]:
 
 
 def inputs(plan: Experiment, parts: Sequence[Stratum]) -> Inputs:
-    """What a decision would be made of, were the last stratum the present stage."""
+    """What a decision would be made of, were the last stratum the current stage."""
     *past, present = parts
     state = ExperimentState(
         phase=Phase.PROGRESSING,

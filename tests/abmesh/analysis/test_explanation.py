@@ -40,7 +40,7 @@ EXPERIMENT: dict[str, Any] = {"mode": "experiment", "steps": [50]}
         (
             [],
             {"analysis": {"emergency_stop": "100%"}},
-            "without a guardrail and an emergency stop, no alarm rolls back",
+            "there is neither a guardrail nor an emergency stop",
         ),
         (
             [ANY],

@@ -272,7 +272,7 @@ def test_render_envoy_warns_where_weights_could_never_move(config: Path, tmp_pat
     config.write_text(config.read_text().replace("    salt:", "    lane: native\n    salt:", 1))
     stuck = call("render", "envoy")
     assert stuck.code == 0
-    assert f"warning: lane native without --routes-file: {NAME}: this Envoy keeps the present weights" in stuck.err
+    assert f"warning: lane native without --routes-file: {NAME}: this Envoy keeps the current weights" in stuck.err
     assert call("render", "envoy", "--routes-file", str(tmp_path / "routes.json")).err == ""
 
 

@@ -73,7 +73,7 @@ def test_a_finished_rollout_explains_what_finished_it_and_says_what_came_since(t
     entries = subject.journal()
     assert entries[-1].cause is Cause.FINISHED
     called = _explain(subject)
-    assert "rollback: model-b at 10% does harm" in called.out
+    assert "rollback: model-b at 10% is harmful" in called.out
     assert "\nemergency stop: error_rate 50%" in called.out
     assert "error_rate max 5%: harmful" in called.out
     assert "since then: hold: model-b was rolled back" in called.out

@@ -35,7 +35,7 @@ def test_a_hold_must_say_how_much_is_missing() -> None:
     assert held(_few("model-b at 50% has had 8 of at least 100 requests in 2m"))
     assert held(_few("needs 0.05; about 540 more requests (1h28m at this rate)", "inconclusive"))
     assert not held(_few("model-b at 50% waits"))
-    assert not held(_few("too close to call, so no number of requests can be named", "inconclusive"))
+    assert not held(_few("too close to its limit to estimate how many more requests it needs", "inconclusive"))
     assert not held(replace(_few("8 of at least 100 requests"), highest=100.0))
 
 

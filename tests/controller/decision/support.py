@@ -119,7 +119,7 @@ def evidence_of(
     edges: Mapping[str, Sequence[float]] | None = None,
     seconds: float = 60,
 ) -> RolloutEvidence:
-    """A rollout whose present stage is this evidence."""
+    """A rollout whose current stage is this evidence."""
     return RolloutEvidence(
         "model-b",
         "model-a",

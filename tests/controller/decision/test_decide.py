@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abmesh.experiment.model import Experiment
+from controller.codec.entries import decision_entry
 from controller.codec.evidence import pack
 from controller.codec.inputs import dump_inputs, load_inputs
 from controller.decision.decide import EDGE_SAMPLE, Inputs, decide
@@ -16,7 +17,6 @@ from controller.decision.history import Checkpoint, Evidence, History, Look, Pas
 from controller.decision.verdicts import AS_PROMISED
 from controller.evidence.coverage import Coverage
 from controller.records import Cause, ExperimentState, Kind, Phase, Stage, adopt
-from controller.wording.entries import decision_entry
 from tests.controller.decision.support import arm
 from tests.controller.support import START, experiment
 

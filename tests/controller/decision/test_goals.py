@@ -37,14 +37,14 @@ def _judge(a: VariantEvidence, b: VariantEvidence, **goal: Any) -> GoalJudgement
             arm(15_000, 750),
             {"min_effect": "2%"},
             GoalVerdict.NO_DIFFERENCE,
-            "improves by significantly less than min_effect",
+            "is significantly short of min_effect",
         ),
         (
             arm(15_000, 750),
             arm(15_000, 750),
             {"min_effect": "30%", "relative": True},
             GoalVerdict.NO_DIFFERENCE,
-            "improves by significantly less than min_effect",
+            "is significantly short of min_effect",
         ),
         (
             arm(5010, ms={90: 50, 110: 50}),

@@ -129,7 +129,7 @@ def test_harm_that_could_not_be_acted_upon_stays_harm_and_says_so(guardrail: dic
     (first,), (second,) = (found.situation.judgements for found in _looks(subject, path))
     assert (first.verdict, second.verdict) == (Verdict.HARMFUL, Verdict.HARMFUL)
     assert "is significantly above" in text(first)
-    assert "was significantly too high at an earlier look" in text(second)
+    assert "at an earlier look" in text(second)
     assert second.p_harm <= first.p_harm
     (alone,) = list(_looks(subject, path[1:]))[-1].situation.judgements
     assert alone.verdict is not Verdict.HARMFUL

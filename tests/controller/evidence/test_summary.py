@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from controller.codec.outlines import evidence_outline
 from controller.evidence.counts import Counts
 from controller.evidence.summary import SliceEvidence, VariantEvidence, summarize
 
@@ -41,11 +42,11 @@ def test_other_variants_are_left_out_and_variants_without_counts_are_empty() -> 
     assert evidence["new"] == VariantEvidence()
     assert evidence["new"].error_rate is None
     assert evidence["new"].mean_ms is None
-    assert evidence["new"].outline()["p95_ms"] is None
+    assert evidence_outline(evidence["new"])["p95_ms"] is None
 
 
 def test_the_outline_has_the_numbers_of_a_decision() -> None:
-    outline = summarize(COUNTS, ("b",))["b"].outline()
+    outline = evidence_outline(summarize(COUNTS, ("b",))["b"])
     assert outline["requests"] == 100
     assert outline["error_rate"] == 0.06
     assert outline["p50_ms"] == 105.0

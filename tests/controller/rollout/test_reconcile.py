@@ -160,7 +160,7 @@ def test_without_users_on_the_control_only_absolute_limits_stay_in_force(tmp_pat
     serve_and_tick(subject, 60, ms=2000)
     assert subject.phase() is Phase.PROMOTED
     reasons = " ".join(entry.reason for entry in subject.journal())
-    assert "latency_p95 cannot be compared: model-a has no users any more" in reasons
+    assert "latency_p95 cannot be compared: model-a no longer has users" in reasons
     subject = world(tmp_path / "absolute", DOCUMENT)
     while subject.weight() < 10_000:
         serve_and_tick(subject, 1)

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from controller.codec.outlines import evidence_outline
 from controller.evidence.parse import Sample
 from controller.evidence.summary import VariantEvidence, summarize
 from controller.evidence.window import Reading, Window, extend, open_window
@@ -107,7 +108,7 @@ class _Watch:
         self.source = EnvoyAdminSource((), timeout=10)
 
     async def point_at(self, envoy: EnvoyProcess) -> None:
-        """Look at another process, as the same Envoy: a restarted one, on ports that are surely free."""
+        """Look at another process, as the same Envoy: a restarted one, on ports that are certainly free."""
         await self.source.close()
         self.source = EnvoyAdminSource((envoy.admin_url,), timeout=10)
 
@@ -151,7 +152,7 @@ async def test_a_real_envoys_statistics_become_evidence_and_survive_its_restart(
         assert (evidence.requests, evidence.errors, evidence.aborted) == (22, 2, 1)
         assert evidence.mean_ms is not None
         assert evidence.mean_ms >= 30
-        p50 = evidence.outline()["p50_ms"]
+        p50 = evidence_outline(evidence)["p50_ms"]
         assert p50 is not None
         assert 30 <= p50 < 200
         assert evidence.slices[7].requests == 22

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from abmesh.analysis.replay import replay
+from controller.codec import entries
 from controller.decision.policy import Decision, Situation
 from controller.decision.verdicts import GoalJudgement, GoalVerdict, Judgement, Verdict
 from controller.decision.warmup import Progress, WarmupResult, WarmupState
 from controller.evidence.coverage import Coverage
 from controller.records import Cause, Kind, Phase, adopt
 from controller.state.journal import read
-from controller.wording import entries
 from controller.wording.reasons import reason
 from tests.controller.support import DOCUMENT, START, experiment, serve_and_tick, world
 

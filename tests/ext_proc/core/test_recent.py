@@ -17,7 +17,7 @@ def test_recent_keys_are_kept_in_at_most_two_generations(used: list[int], room: 
             recent.put(key, f"value of {key}")
         order = [*(other for other in order if other != key), key]
         assert len(recent) <= 2 * room
-        # The present generation, and what it is about to replace: at least `room` of the last ones.
+        # The current generation, and what it is about to replace: at least `room` of the last ones.
         assert all(recent.get(other) for other in order[-room:])
 
 

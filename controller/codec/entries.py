@@ -10,6 +10,7 @@ from datetime import datetime
 
 from abmesh.experiment.weights import move_candidate
 from controller.codec.inputs import dump_inputs
+from controller.codec.outlines import evidence_outline, outline
 from controller.decision.decide import Decided, Inputs
 from controller.evidence.coverage import Coverage
 from controller.records import Cause, ExperimentState, JournalEntry, Kind
@@ -41,14 +42,14 @@ def decision_entry(entry_id: str, generation: str, inputs: Inputs, decided: Deci
         weights_after=after,
         stage=state.stage,
         generation=generation,
-        evidence={name: item.outline() for name, item in inputs.evidence.items()},
-        judgements=[{**item.outline(), "text": judgement_text(item, state)} for item in situation.judgements],
-        goal=None if goal is None else {**goal.outline(), "text": goal_text(goal, rollout, state)},
+        evidence={name: evidence_outline(item) for name, item in inputs.evidence.items()},
+        judgements=[{**outline(item), "text": judgement_text(item, state)} for item in situation.judgements],
+        goal=None if goal is None else {**outline(goal), "text": goal_text(goal, rollout, state)},
         balance={
-            **situation.sample_ratio.outline(),
+            **outline(situation.sample_ratio),
             "text": sample_ratio_text(situation.sample_ratio, rollout) if situation.sample_ratio.alarm else "",
         },
-        paradoxes=[item.outline() for item in situation.paradoxes],
+        paradoxes=[outline(item) for item in situation.paradoxes],
         warnings=tuple(paradox_text(item, state) for item in situation.paradoxes),
         inputs=dump_inputs(inputs),
         sources=_sources(situation.coverage),
