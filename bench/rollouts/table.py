@@ -15,7 +15,7 @@ from bench.rollouts.plans import AS_FAST, DOUBLED, FEW, OPEN, SAME, SLOWER, Plan
 from bench.simulations.outcome import Outcome
 from controller.records import Cause, Phase
 
-MISSING: Final = re.compile(r"\d+ of at least \d+ requests|takes about \d+ more requests \(.+ at this rate\)")
+MISSING: Final = re.compile(r"\d+ of at least \d+ requests|about \d+ more requests \(.+ at this rate\)")
 """How a hold says how much is missing."""
 
 
