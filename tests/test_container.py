@@ -109,6 +109,20 @@ async def test_the_image_runs_every_subcommand_outside_of_the_source_folder(imag
     await _run(f"{entry[0]} validate", tmp_path, image / "bin")
 
 
+@pytest.mark.timeout(600)
+async def test_the_installed_wheel_has_our_three_packages_and_they_import(image: Path, tmp_path: Path) -> None:
+    code = "import abmesh, controller, ext_proc; print(abmesh.__file__)"
+    output = await _run(f"python -c '{code}'", tmp_path, image / "bin")
+    assert output.startswith(str(image))
+    (record,) = (image / "lib").glob("python*/site-packages/abmesh-*.dist-info/RECORD")
+    top = {line.partition("/")[0] for line in record.read_text().splitlines()}
+    assert {name for name in top if not name.endswith(".dist-info") and name != ".."} == {
+        "abmesh",
+        "controller",
+        "ext_proc",
+    }
+
+
 def _services() -> dict[str, list[str]]:
     """Every service's full command line."""
     compose: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "compose.yaml").read_text())

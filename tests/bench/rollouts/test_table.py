@@ -33,7 +33,7 @@ def test_doubled_errors_count_as_found_only_where_no_more_users_got_them() -> No
 
 def test_a_hold_must_say_how_much_is_missing() -> None:
     assert held(_few("model-b at 50% has had 8 of at least 100 requests in 2m"))
-    assert held(_few("p 0.67, needs 0.05; about 540 more requests (1h28m at this rate)", "inconclusive"))
+    assert held(_few("needs 0.05; about 540 more requests (1h28m at this rate)", "inconclusive"))
     assert not held(_few("model-b at 50% waits"))
     assert not held(_few("too close to call, so no number of requests can be named", "inconclusive"))
     assert not held(replace(_few("8 of at least 100 requests"), highest=100.0))
