@@ -116,7 +116,7 @@ async def test_a_fine_tuned_model_is_rolled_back_and_the_report_says_why_segment
     assert parts["latency_p50"]["comparisons"][0]["result"] == "higher"
     for segment in parts["latency_p50"]["segments"]:
         assert segment["in_variant"]["value"] - segment["in_control"]["value"] == pytest.approx(70, abs=45)
-    if "surely above" in moves[-1]["reason"]:  # of a margin, which is more than higher
+    if "significantly above" in moves[-1]["reason"]:  # of a margin, which is more than higher
         assert parts["latency_p95"]["comparisons"][0]["result"] == "higher"
     clicks = parts["click_rate"]
     planted = {"power": (1, "higher"), "casual": (-1, "lower")}

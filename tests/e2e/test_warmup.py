@@ -65,7 +65,7 @@ async def test_a_cold_candidate_is_warmed_before_its_first_users_and_no_statisti
         assert not [name for name in await envoy_stats(running, "^abmesh") if ".model-b." in name]
         async with under_load(running.url, USERS) as load:
             load.path = CHAT
-            await _says(running, "the rollout of model-b starts at 50%, warmed by ")
+            await _says(running, "the rollout of model-b starts at 50%; it warmed up with ")
             first = await load.more(200)
             assert load.versions(first)["model-b"] > 0
         assert not load.failures
@@ -109,7 +109,7 @@ async def test_a_controller_that_is_killed_in_the_middle_warms_afresh(tmp_path: 
         killed = datetime.now(UTC)
         await controller.start()
         await controller.wait_until(lambda: answers(f"{running.controller_url}/healthz"))
-        await _says(running, "the rollout of model-b starts at 50%, warmed by ")
+        await _says(running, "the rollout of model-b starts at 50%; it warmed up with ")
         moves = [entry for entry in await _journal(running) if entry["weights_before"] != entry["weights_after"]]
         assert [entry["decision"] for entry in moves] == ["advance"]
         assert datetime.fromisoformat(moves[0]["warmup"]["began"]) > killed
@@ -118,7 +118,7 @@ async def test_a_controller_that_is_killed_in_the_middle_warms_afresh(tmp_path: 
 async def test_a_candidate_that_only_fails_gets_no_users_and_is_tried_again(tmp_path: Path) -> None:
     failing = ROLLOUT.replace("settled: 60%", "settled: 60%\n        max_duration: 2s")
     async with stack(tmp_path, failing, interval=TICK, behaviour=Behaviour(1, 0, 1.0, output_tokens=1)) as running:
-        await _says(running, "model-b at 0% could not be warmed: all of its ")
-        assert "the last with: status 503" in await _reason(running)
+        await _says(running, "model-b at 0% could not warm up: all ")
+        assert "the last one with: status 503" in await _reason(running)
         assert (await status(running))["weights"]["model-b"] == 0
         assert (await status(running))["state"] == "progressing"

@@ -146,4 +146,4 @@ async def test_every_decision_of_the_run_recomputes_from_the_journal(batch: Batc
     journal: Path = batch.state / "journal.jsonl"
     code, output, errors = await abmesh("replay", str(journal))
     assert code == 0, errors
-    assert ", 0 differently" in output
+    assert ", 0 differ" in output
