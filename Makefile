@@ -32,8 +32,9 @@ check: lint  ## Format, lint, types, imports, and the tests that start no proces
 test: lint programs  ## Everything but the long tests, with a real Envoy, Prometheus and Chromium: under 10 minutes
 	$(BIN)/python -m pytest $(PARALLEL) --durations=40 $(ARGS)
 
-soak: $(READY) programs  ## The long tests only: whole demos, memory, thorough fuzzing, thousands of users
+soak: $(READY) programs  ## The long tests only: whole demos, memory, thorough fuzzing, thousands of users and of examples
 	$(BIN)/python -m pytest -m soak --durations=40 $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not process and not simulation and not soak" --hypothesis-profile soak --timeout 3000 $(ARGS)
 
 programs:  ## Install with apt, as root, what some tests need beside Python's packages: prometheus and chromium
 	@missing=; \
