@@ -42,6 +42,7 @@ async def _run(command: str, folder: Path, path: Path = PYTHON) -> str:
     """
     search = os.pathsep.join([str(path), os.environ["PATH"]])
     environment = {**os.environ, "PATH": search, "PIP_NO_COMPILE": "1"}
+    environment.pop("PYTHONPATH", None)  # which would let the sources stand before the installed packages
     process = await asyncio.create_subprocess_shell(
         command, cwd=folder, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
