@@ -115,7 +115,7 @@ async def tick_repeatedly(base: str, envoys: int, folder: Path, ticks: int) -> l
     reconciler = Reconciler(
         states=StateStore(folder / "state"),
         journal=Journal(folder / "state"),
-        live=_TimedStore(folder / "state", watch),
+        evidence=_TimedStore(folder / "state", watch),
         documents=FileStore(config),
         settle=timedelta(),
     )

@@ -88,7 +88,7 @@ async def _serve(settings: Settings) -> None:
     reconciler = Reconciler(
         states=StateStore(folder),
         journal=Journal(folder),
-        live=EvidenceStore(folder),
+        evidence=EvidenceStore(folder),
         documents=FileStore(settings.config, warn=logging.getLogger("abmesh.controller").warning),
         settle=settings.settle,
     )

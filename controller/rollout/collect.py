@@ -28,7 +28,7 @@ class Collector:
     def __init__(self, store: EvidenceStore, settle: timedelta) -> None:
         self._store = store
         self._settle = settle
-        self._live: dict[str, StageEvidence] = {}
+        self._kept: dict[str, StageEvidence] = {}
 
     def collect(
         self, state: ExperimentState, name: str, observations: Sequence[Observation], at: datetime
@@ -37,42 +37,42 @@ class Collector:
 
         Nothing is collected for a candidate without users, nor for a rollout that is finished or manual.
         """
-        live = self._of_stage(name, state)
+        kept = self._of_stage(name, state)
         if state.phase is Phase.MANUAL or state.phase.finished or state.stage.weight == 0:
-            return live
+            return kept
         readings = readings_of(observations, name, at)
-        window = live.window
+        window = kept.window
         if window is not None:
             window = extend(window, readings)
         elif readings and min(item.at for item in readings.values()) >= state.stage.started_at + self._settle:
             # Readings may be older than this tick; none may hold requests from before the new weights.
             window = open_window(readings, at)
         else:
-            return live
-        return replace(live, window=window)
+            return kept
+        return replace(kept, window=window)
 
-    def keep(self, name: str, state: ExperimentState, live: StageEvidence) -> None:
+    def keep(self, name: str, state: ExperimentState, kept: StageEvidence) -> None:
         """Keep what is known; if another stage has begun, it starts with the history so far.
 
         Raises:
             StateError: it cannot be written. It stays in memory.
         """
-        if live.stage != state.stage.id:
-            live = StageEvidence(state.stage.id, decision=live.decision, history=live.history)
-        known = self._live.get(name)
-        self._live[name] = live
-        if known != live:
-            self._store.write(name, live)
+        if kept.stage != state.stage.id:
+            kept = StageEvidence(state.stage.id, decision=kept.decision, history=kept.history)
+        known = self._kept.get(name)
+        self._kept[name] = kept
+        if known != kept:
+            self._store.write(name, kept)
 
     def _of_stage(self, name: str, state: ExperimentState) -> StageEvidence:
-        live = self._live.get(name) or self._store.read(name)
-        if live is None or live.stage != state.stage.id:
+        kept = self._kept.get(name) or self._store.read(name)
+        if kept is None or kept.stage != state.stage.id:
             return StageEvidence(state.stage.id)
-        return live
+        return kept
 
 
-def evidence_of(experiment: Experiment, live: StageEvidence) -> dict[str, VariantEvidence]:
+def evidence_of(experiment: Experiment, kept: StageEvidence) -> dict[str, VariantEvidence]:
     """Evidence of every variant in a stage; empty before there is any."""
-    if live.window is None:
+    if kept.window is None:
         return {}
-    return summarize(live.window.totals, experiment.weights, experiment.prices)
+    return summarize(kept.window.totals, experiment.weights, experiment.prices)

@@ -50,7 +50,7 @@ class Reconciler:
     Args:
         states: the state of every rollout.
         journal: records decisions.
-        live: keeps evidence between processes.
+        evidence: keeps evidence between processes.
         documents: keeps the document.
         settle: how long new weights need until every server and Envoy serves them.
         new_id: makes the ids of decisions.
@@ -61,14 +61,14 @@ class Reconciler:
         *,
         states: StateStore,
         journal: Journal,
-        live: EvidenceStore,
+        evidence: EvidenceStore,
         documents: Documents,
         settle: timedelta,
         new_id: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
         self._states = states
         self._journal = journal
-        self._collector = Collector(live, settle)
+        self._collector = Collector(evidence, settle)
         self._documents = documents
         self._new_id = new_id
         self._committer = Committer(states, journal, documents)
@@ -137,8 +137,8 @@ class Reconciler:
             if experiment.rollout is None:
                 raise SupersededError("the rollout was removed from the document")
         state = self._correct_clock(name, state, tick.now)
-        live = self._collector.collect(state, experiment.name, tick.observations, tick.at)
-        inputs = _inputs(experiment, state, live, tick)
+        kept = self._collector.collect(state, experiment.name, tick.observations, tick.at)
+        inputs = _inputs(experiment, state, kept, tick)
         decided = decide(inputs)
         situation, decision, history = decided.situation, decided.decision, decided.history
         if decision.kind is Kind.HOLD and decision.phase is state.phase:
@@ -152,7 +152,7 @@ class Reconciler:
                 history = history.after_stage(PastStage(entry.id, before.weights, inputs.evidence, history.edges))
             elif state.stage.id != before.stage.id:
                 history = History()
-        kept = replace(live, decision=made, history=history, requests=situation.requests)
+        kept = replace(kept, decision=made, history=history, requests=situation.requests)
         self._collector.keep(name, state, kept)
         warms = target_of(experiment, state)
         return Outcome(name, state, state.weights, made, situation.judgements, situation.sample_ratio, warms)
@@ -224,11 +224,11 @@ class Reconciler:
         present = _state_at_weights(state, pending, experiment)
         if experiment.rollout is None or present is None:
             return
-        live = self._collector.collect(present, name, tick.observations, tick.at)
-        inputs = _inputs(experiment, present, live, tick)
+        kept = self._collector.collect(present, name, tick.observations, tick.at)
+        inputs = _inputs(experiment, present, kept, tick)
         decided = decide(inputs)
         with suppress(StateError):  # It stays in memory, and the caller reports the disk's failure.
-            self._collector.keep(name, present, replace(live, history=decided.history))
+            self._collector.keep(name, present, replace(kept, history=decided.history))
         if decided.decision.cause is Cause.HARMFUL:
             entry = self._entry(snapshot, inputs, decided)
             log.error("%s: rolling back even though %s cannot be finished", name, pending.entry.kind)
@@ -256,16 +256,16 @@ class Reconciler:
         return TickReport(None, error, tuple(outcomes))
 
 
-def _inputs(experiment: Experiment, state: ExperimentState, live: StageEvidence, tick: Tick) -> Inputs:
+def _inputs(experiment: Experiment, state: ExperimentState, kept: StageEvidence, tick: Tick) -> Inputs:
     return Inputs(
         experiment=experiment,
         state=state,
-        history=live.history,
+        history=kept.history,
         coverage=tick.coverage,
         at=tick.at,
         now=tick.now,
-        began=None if live.window is None else live.window.since,
-        evidence=evidence_of(experiment, live),
+        began=None if kept.window is None else kept.window.since,
+        evidence=evidence_of(experiment, kept),
         warmup=tick.warmups.of(target_of(experiment, state)),
     )
 

@@ -1,0 +1,1 @@
+"""Two gRPC servers behind one interface: on libnghttp2 and on grpcio. Called by :mod:`ext_proc.serving`."""

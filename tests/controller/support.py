@@ -145,7 +145,7 @@ class World:
         self.reconciler = Reconciler(
             states=StateStore(self.folder),
             journal=Journal(self.folder),
-            live=EvidenceStore(self.folder),
+            evidence=EvidenceStore(self.folder),
             documents=self.documents,
             settle=self.settle,
         )
