@@ -23,6 +23,7 @@ from controller.rollout.commit import Change, Committer
 from controller.settings import Settings
 from controller.state.journal import Journal
 from controller.state.states import StateStore
+from controller.wording import commands as wording
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,7 @@ def pause(settings: Settings, experiment: str, *, by: str = "", now: datetime | 
             raise RefusedError(
                 f"no need to pause {experiment}: someone edited its weights, so nothing moves until abmesh resume"
             )
-        reason = f"paused at {format_percent(state.stage.weight)} by {_operator(by)}"
-        return _Operation(Kind.HOLD, reason, Phase.PAUSED)
+        return _Operation(Kind.HOLD, wording.paused(state.stage.weight, by), Phase.PAUSED)
 
     return _run(settings, experiment, by, decide, now or datetime.now(UTC))
 
@@ -85,8 +85,8 @@ def resume(settings: Settings, experiment: str, *, by: str = "", now: datetime |
         edited = present.weights != state.weights
         if state.phase is Phase.PROGRESSING and not edited and _same_plan(present, state):
             raise RefusedError(f"no need to resume {experiment}: it is {_phase_at_weight(state)}")
-        weight = format_percent(present.weights[_candidate(present)])
-        reason = f"resumed by {_operator(by)} with a new stage at {weight}"
+        weight = present.weights[_candidate(present)]
+        reason = wording.resumed(weight, by)
         return _Operation(Kind.HOLD, reason, Phase.PROGRESSING, new_stage=True)
 
     return _run(settings, experiment, by, decide, now or datetime.now(UTC))
@@ -105,7 +105,7 @@ def promote(
         if full:
             if state.phase is Phase.PROMOTED and weight == BUCKETS:
                 raise RefusedError(f"cannot promote {experiment}: it is {_phase_at_weight(state)}")
-            reason = f"promoted from {format_percent(weight)} to 100% by {_operator(by)}"
+            reason = wording.promoted(weight, BUCKETS, by)
             return _Operation(Kind.COMPLETE, reason, Phase.PROMOTED, BUCKETS)
         assert present.rollout is not None
         target = next_step(present.rollout.steps, weight)
@@ -114,7 +114,7 @@ def promote(
                 f"{experiment} has no step after {format_percent(weight)}: it is {_phase_at_weight(state)}; to give "
                 f"the candidate all users, run abmesh promote without --step"
             )
-        reason = f"promoted from {format_percent(weight)} to {format_percent(target)} by {_operator(by)}"
+        reason = wording.promoted(weight, target, by)
         return _Operation(Kind.ADVANCE, reason, Phase.PROGRESSING, target)
 
     return _run(settings, experiment, by, decide, now or datetime.now(UTC))
@@ -130,7 +130,7 @@ def rollback(settings: Settings, experiment: str, *, by: str = "", now: datetime
         weight = present.weights[_candidate(present)]
         if state.phase is Phase.ROLLED_BACK and weight == 0:
             raise RefusedError(f"cannot roll back {experiment}: it is {_phase_at_weight(state)}")
-        reason = f"rolled back from {format_percent(weight)} by {_operator(by)}"
+        reason = wording.rolled_back(weight, by)
         return _Operation(Kind.ROLLBACK, reason, Phase.ROLLED_BACK, 0)
 
     return _run(settings, experiment, by, decide, now or datetime.now(UTC))
@@ -230,7 +230,3 @@ def _same_plan(experiment: Experiment, state: ExperimentState) -> bool:
 
 def _phase_at_weight(state: ExperimentState) -> str:
     return f"{state.phase.replace('_', ' ')} at {format_percent(state.stage.weight)}"
-
-
-def _operator(by: str) -> str:
-    return by or "an operator"

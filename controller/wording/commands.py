@@ -1,0 +1,34 @@
+"""What an operator's command did, as one sentence without a full stop. Pure.
+
+Called by :mod:`controller.rollout.commands`.
+
+Weights are the candidate's, in basis points; ``by`` is who ran the command, and may be empty.
+"""
+
+from __future__ import annotations
+
+from abmesh.experiment.quantities import format_percent
+
+
+def paused(weight: int, by: str) -> str:
+    """The candidate stays at its weight."""
+    return f"paused at {format_percent(weight)} by {_operator(by)}"
+
+
+def resumed(weight: int, by: str) -> str:
+    """The rollout continues with a new stage."""
+    return f"resumed by {_operator(by)} with a new stage at {format_percent(weight)}"
+
+
+def promoted(weight: int, target: int, by: str) -> str:
+    """The candidate got a larger weight."""
+    return f"promoted from {format_percent(weight)} to {format_percent(target)} by {_operator(by)}"
+
+
+def rolled_back(weight: int, by: str) -> str:
+    """The control got all of the candidate's users."""
+    return f"rolled back from {format_percent(weight)} by {_operator(by)}"
+
+
+def _operator(by: str) -> str:
+    return by or "an operator"
