@@ -132,7 +132,7 @@ async def test_a_signal_ends_it_with_exit_code_0(tmp_path: Path, number: signal.
 
 
 async def test_it_stays_small(tmp_path: Path) -> None:
-    """Under 200 MB; without scipy.stats and envoy-data-plane, which would be half of that."""
+    """Near 120 MB, of which the command line takes 5; scipy.stats would add 23 to that."""
     (tmp_path / "experiments.yaml").write_text(DOCUMENT)
     async with _envoy(tmp_path) as envoy, _controller(tmp_path, envoy) as process:
 
@@ -141,7 +141,7 @@ async def test_it_stays_small(tmp_path: Path) -> None:
             return found.requests > 200
 
         await _until(judged)
-        assert psutil.Process(process.pid).memory_info().rss < 120e6
+        assert psutil.Process(process.pid).memory_info().rss < 135e6
     heavy = "('scipy.stats', 'envoy_data_plane', 'grpc')"
     command = f"import sys, controller.wiring; print([name for name in {heavy} if name in sys.modules])"
     probe = await asyncio.create_subprocess_exec(sys.executable, "-c", command, stdout=asyncio.subprocess.PIPE)
