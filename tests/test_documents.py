@@ -55,6 +55,12 @@ class TestAPage:
             if anchor:
                 assert anchor in anchors(found), target
 
+    def test_opens_and_closes_every_block_of_code_on_a_line_of_its_own(self, page: Path) -> None:
+        marks = [line.strip() for line in page.read_text(encoding="utf-8").splitlines() if "```" in line]
+        assert [mark for mark in marks[::2] if not re.fullmatch(r"```\w*", mark)] == []
+        assert [mark for mark in marks[1::2] if mark != "```"] == []
+        assert len(marks) % 2 == 0
+
     def test_names_paths_and_modules_that_exist(self, page: Path) -> None:
         text = page.read_text(encoding="utf-8")
         assert [path for path in PATH.findall(text) if not (ROOT / path).exists()] == []

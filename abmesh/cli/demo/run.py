@@ -160,7 +160,7 @@ async def _watch(scenario: Scenario, stack: Stack, console: Console) -> Outcome:
                     changed = True
                     await stack.behave(CANDIDATE, **change.behaviour)
                     what = ", ".join(f"{name} {value}" for name, value in change.behaviour.items())
-                    view.print_line(f"{now - started:5.1f} s  {CANDIDATE} changes its behaviour: {what}")
+                    view.print_line(f"{now - started:5.1f} s  {CANDIDATE} changes its behavior: {what}")
                 if found["state"] in _ENDED:
                     break
                 problem = _problem(stack, users, now - started) if rolling_out else ""
