@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,7 +36,7 @@ def explain(
     from abmesh.experiment.store import FileStore
     from controller.codec.inputs import evidence_text, load_inputs, packed_evidence
     from controller.settings import Settings
-    from controller.state.journal import salvage
+    from controller.state.journal import HOLD_EVERY, salvage
 
     path = Settings(config=config, state_dir=state).journal_path
     entries = salvage(path, experiment).entries
@@ -58,8 +59,14 @@ def explain(
         print_json(_as_json(entry, explanation))
     else:
         _print(entry, explanation)
-        if entry is not entries[-1] and entry_id is None:
-            typer.echo(f"\nsince then: {entries[-1].kind}: {entries[-1].reason}")
+        if entry_id is None:
+            if entry is not entries[-1]:
+                typer.echo(f"\nsince then: {entries[-1].kind}: {entries[-1].reason}")
+            minutes = HOLD_EVERY // timedelta(minutes=1)
+            typer.echo(
+                f"\nThese are the numbers of {entry.at:%H:%M:%S}; a lasting hold is recorded every {minutes} minutes. "
+                "`abmesh status` shows the latest."
+            )
 
 
 def _print_without_inputs(entry: JournalEntry, *, as_json: bool) -> None:

@@ -51,6 +51,15 @@ def test_every_guardrail_of_the_last_decision_is_explained_with_its_limits_and_f
     assert float(values[1]) <= 0 < float(values[2]) < 5
 
 
+def test_it_says_how_old_its_numbers_are_and_what_shows_the_latest(tmp_path: Path) -> None:
+    subject = world(tmp_path, RELATIVE)
+    serve_and_tick(subject, 14, good=70)
+    entry = next(item for item in subject.journal() if item.id == _json(subject)["id"])
+    note = f"These are the numbers of {entry.at:%H:%M:%S}; a lasting hold is recorded every 10 minutes. `abmesh status`"
+    assert note in _explain(subject).out
+    assert note not in _explain(subject, "--id", entry.id).out
+
+
 def test_its_json_has_the_same_numbers_as_the_journal(tmp_path: Path) -> None:
     subject = world(tmp_path, RELATIVE)
     serve_and_tick(subject, 14, good=70)
