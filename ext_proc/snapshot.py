@@ -94,10 +94,12 @@ class Follower:
         first = self._service.rules is None
         self._service.rules = rules
         config.generation, config.loaded_at = snapshot.generation, self._now()
+        count = len(snapshot.document.experiments)
         log.info(
-            "document in force: generation %s, %d experiments",
+            "document in force: generation %s, %d experiment%s",
             format_generation(snapshot.generation),
-            len(snapshot.document.experiments),
+            count,
+            "" if count == 1 else "s",
         )
         if first:
             await self._on_valid()
