@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from abmesh.experiment.errors import SettingsError, StartError
+from abmesh.experiment.errors import StartError
 from abmesh.experiment.store import format_generation
-from abmesh.text import quoted
 from controller.loop import Controller
 from controller.metrics.telemetry import Telemetry
 from controller.routes.publisher import RoutesStatus
@@ -49,9 +48,6 @@ class HttpServer:
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port).start()
-        except UnicodeError as error:
-            await self._runner.cleanup()
-            raise SettingsError(f"{quoted(host)} is not a host to listen on: {error}") from error
         except OSError as error:
             await self._runner.cleanup()
             raise StartError(f"cannot listen on {self._listen}: {error.strerror or error}") from error

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from abmesh.address import host_port
 from abmesh.experiment.errors import SettingsError
 from abmesh.experiment.quantities import format_duration
 from abmesh.mesh.routes_file import check_routes_file
@@ -25,7 +26,6 @@ _SERVER = ("a Prometheus server's address", "http://127.0.0.1:9090")
 _WARMUP = ("the address of an Envoy's warm-up listener", "http://127.0.0.1:9902")
 """What error messages call an address, and an example."""
 
-_PORT = re.compile("[0-9]{1,5}")
 
 MIN_INTERVAL = timedelta(milliseconds=100)
 
@@ -129,11 +129,10 @@ def listen_address(text: str) -> tuple[str, int]:
     Raises:
         SettingsError: the text has another form.
     """
-    host, _, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not bare or not _PORT.fullmatch(port) or int(port) > 65535 or (":" in host and bare == host):
+    found = host_port(text)
+    if found is None:
         raise SettingsError(f"{_quoted(text)} is not an address to listen on; write HOST:PORT, such as 127.0.0.1:9103")
-    return bare, int(port)
+    return found
 
 
 def _quoted(text: str) -> str:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from abmesh.address import host_port
 from abmesh.experiment.errors import SettingsError
 from abmesh.text import quoted
 
@@ -25,7 +25,6 @@ _LONGEST_PATH: Final = 90
 MOST_WORKERS: Final = 64
 
 _LONGEST_SHOWN: Final = 100
-_PORT: Final = re.compile(r"[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +57,11 @@ def parse_tcp(text: str, flag: str) -> Tcp:
     Raises:
         SettingsError: the text is not an address.
     """
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    bare = host[1:-1] if bracketed else host
-    plausible = colon and bare and bare.isprintable() and " " not in bare and (bracketed or ":" not in bare)
-    if not plausible or not _is_host(bare) or not _PORT.fullmatch(port) or int(port) > 65535:
+    found = host_port(text)
+    if found is None:
         allowed = "HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051; port 0 means any free one"
         raise SettingsError(f"{flag}: not an address; found {quoted(text, _LONGEST_SHOWN)}; allowed: {allowed}")
-    return Tcp(bare, int(port))
-
-
-def _is_host(host: str) -> bool:
-    """Whether DNS can look the name up at all: no label is empty or longer than 63 bytes."""
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        return False
-    return True
+    return Tcp(*found)
 
 
 def parse_metrics(text: str | None) -> str | None:

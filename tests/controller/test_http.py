@@ -29,5 +29,5 @@ async def test_an_address_in_use_is_a_start_error() -> None:
 
 
 async def test_an_invalid_host_is_refused_in_one_line() -> None:
-    with pytest.raises(SettingsError, match="is not a host to listen on"):
+    with pytest.raises(SettingsError, match="is not an address to listen on"):
         await _server(f"{'x' * 64}.test:0").start()

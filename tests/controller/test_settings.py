@@ -87,7 +87,9 @@ def test_addresses_to_listen_on() -> None:
     assert listen_address("[::1]:0") == ("::1", 0)
 
 
-@pytest.mark.parametrize("text", ["", ":9103", "h", "h:", "h:x", "h:65536", "::1:80", "h:-1"])
+@pytest.mark.parametrize(
+    "text", ["", ":9103", "h", "h:", "h:x", "h:65536", "::1:80", "h:-1", "a b:1", "a\x07b:1", "a..b:1"]
+)
 def test_invalid_addresses_to_listen_on_are_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="HOST:PORT"):
         listen_address(text)
