@@ -28,6 +28,7 @@ settings.register_profile("thorough", deadline=None, max_examples=3000)
 settings.load_profile("abmesh")
 
 E2E = ROOT / "tests" / "e2e"
+DRILLS = ROOT / "tests" / "drills"
 SIMULATIONS = ROOT / "tests" / "bench" / "simulations"
 
 
@@ -48,7 +49,7 @@ def _take_ports_of_its_own(worker: int, workers: int) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark by folder, and as ``process`` whatever runs Envoy."""
     for item in items:
-        if item.path.is_relative_to(E2E) or item.get_closest_marker("envoy"):
+        if item.path.is_relative_to(E2E) or item.path.is_relative_to(DRILLS) or item.get_closest_marker("envoy"):
             item.add_marker("process")
         if item.path.is_relative_to(SIMULATIONS):
             item.add_marker("simulation")
