@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from abmesh.experiment import names
 from abmesh.experiment.model import Document, Experiment
-from abmesh.mesh import answers, native
+from abmesh.mesh import filters
+from abmesh.mesh.answers import script_name
 
 Bootstrap = dict[str, Any]
 
@@ -63,7 +64,6 @@ def alone(rendered: Mapping[str, Any], document: Document) -> Bootstrap:
         )
         for experiment in document.experiments
     ]
-    host.pop("response_headers_to_add")
     return bootstrap
 
 
@@ -77,10 +77,9 @@ def native_alone(rendered: Mapping[str, Any], *, headers: bool = True) -> Bootst
         rendered: with all that abmesh has.
         headers: whether the upstream and the statistics are told of the choice; plain weighted clusters tell nobody.
     """
-    kept = (native.FILTER, _ROUTER_NAME) if headers else (_ROUTER_NAME,)
+    kept = (filters.HEADERS, _ROUTER_NAME) if headers else (_ROUTER_NAME,)
     bootstrap = _bare(rendered, kept)
     host = _manager(bootstrap)["route_config"]["virtual_hosts"][0]
-    host.pop("response_headers_to_add", None)
     for route in host["routes"]:
         for where in (route, *route.get("route", {}).get("weighted_clusters", {}).get("clusters", ())):
             of_filters = where.get("typed_per_filter_config", {})
@@ -94,9 +93,8 @@ def lua_split(rendered: Mapping[str, Any], experiment: Experiment) -> Bootstrap:
     manager = _manager(bootstrap)
     source = {"inline_string": LUA_SPLIT.format(**_lua_values(experiment))}
     lua = {"@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua", "default_source_code": source}
-    manager["http_filters"].insert(0, {"name": answers.NAME, "typed_config": lua})
+    manager["http_filters"].insert(0, {"name": filters.ANSWERS, "typed_config": lua})
     host = manager["route_config"]["virtual_hosts"][0]
-    host.pop("response_headers_to_add")
     host["routes"] = [
         {
             "match": {
@@ -152,12 +150,15 @@ def with_statistics(rendered: Mapping[str, Any], experiment: Experiment) -> Boot
     Envoy draws variant and slice at random, one weighted cluster for each, so that the very counters and histograms
     are kept that are kept with the server, and answers are read for tokens and refusals as they are with it.
     """
-    bootstrap = _without_server(rendered, (_ROUTER_NAME, answers.NAME))
+    bootstrap = _without_server(rendered, (_ROUTER_NAME, filters.ANSWERS))
     host = _manager(bootstrap)["route_config"]["virtual_hosts"][0]
-    # Only requests on a variant's route are counted as evidence, and only there are answers read.
-    marked = next(found for found in host["routes"] if answers.NAME in found.get("typed_per_filter_config", {}))
+    # Answers are read only where a route or place asks for it.
     route = _weighted("/", list(_by_slice(experiment)))
-    host["routes"] = [{**route, **{key: marked[key] for key in ("metadata", "typed_per_filter_config")}}]
+    script = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.LuaPerRoute",
+        "name": script_name(experiment.answers),
+    }
+    host["routes"] = [{**route, "typed_per_filter_config": {filters.ANSWERS: script}}]
     return bootstrap
 
 
@@ -166,6 +167,7 @@ def _by_slice(experiment: Experiment) -> Iterator[dict[str, Any]]:
     for variant in experiment.variants:
         for number in range(slices):
             said = {
+                names.ROUTE: experiment.name,
                 names.MODEL_VERSION: variant.name,
                 names.EXPERIMENT: experiment.name,
                 names.SLICE: str(number),

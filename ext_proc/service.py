@@ -139,7 +139,7 @@ class Service:
             return wire.UNTOUCHED[kind]
         if rules is None:
             self.counts.request(_NO_CONFIG)
-            return Last(wire.UNTOUCHED[kind]) if read.decides else wire.UNTOUCHED[kind]
+            return Last(wire.UNCONFIGURED) if read.decides else wire.UNCONFIGURED
         assignment = rules.table.assign(read.headers, self._identities)
         text = rules.answers.write(assignment)
         answer = Last(text) if read.decides else text

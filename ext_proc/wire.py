@@ -33,11 +33,14 @@ from abmesh.experiment.names import (
     METADATA_NAMESPACE,
     METADATA_SET_COOKIE,
     MODEL_VERSION,
+    PLACE,
+    REASON,
     SEGMENT,
     SLICE,
     UPSTREAM_TIMEOUT,
 )
-from ext_proc.core.assignment import FEEDBACK, Assignment
+from abmesh.experiment.places import place_of
+from ext_proc.core.assignment import FEEDBACK, NO_CONFIG, Assignment
 
 SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 METHOD: Final = "Process"
@@ -157,6 +160,12 @@ def _headers_set(values: Mapping[str, object], *, choose_route: bool = False) ->
     return answer
 
 
+ASSIGNED: Final = "assigned"
+"""The reason of every request that has a variant; the others carry the reason of their assignment."""
+
+UNCONFIGURED: Final = _headers_set({REASON: NO_CONFIG.reason})
+"""The answer to a request that came before the first valid document."""
+
 _ISSUED: Final = _headers_set({ISSUED: 1})
 _CONTINUED: Final = _headers_set({CONTINUED: 1})
 
@@ -175,11 +184,11 @@ class Answers:
 
     def write(self, assignment: Assignment) -> bytes:
         """The answer that carries an assignment."""
+        if assignment.event is None and assignment.reason in FEEDBACK:
+            # The experiment tells Envoy that the server was reached.
+            return _headers_set({EXPERIMENT: assignment.experiment, REASON: assignment.reason}, choose_route=True)
         if not assignment.variant:
-            if assignment.reason not in FEEDBACK:
-                return UNTOUCHED[REQUEST_HEADERS]
-            # This header alone tells Envoy that the server was reached.
-            return _headers_set({EXPERIMENT: assignment.experiment}, choose_route=True)
+            return _headers_set({REASON: assignment.reason})
         key = (assignment.experiment, assignment.variant, assignment.slice, assignment.segment)
         answer = self._built.get(key)
         if answer is None:
@@ -197,7 +206,12 @@ class Answers:
         return answer
 
     def _build(self, assignment: Assignment) -> bytes:
-        values: dict[str, object] = {MODEL_VERSION: assignment.variant, EXPERIMENT: assignment.experiment}
+        values: dict[str, object] = {
+            MODEL_VERSION: assignment.variant,
+            EXPERIMENT: assignment.experiment,
+            PLACE: place_of(assignment.experiment, assignment.variant),
+            REASON: ASSIGNED,
+        }
         if assignment.slice is not None:
             values[SLICE] = assignment.slice
             values[GROUP] = assignment.group

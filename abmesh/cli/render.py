@@ -63,6 +63,9 @@ def envoy(
     ext_proc_key: Annotated[
         str, typer.Option(help="Private key of Envoy's client certificate; PEM.", show_default=False)
     ] = "",
+    max_heap_mib: Annotated[
+        int, typer.Option(help="MiB of memory that Envoy may use; choose less than its container has.")
+    ] = 2048,
     routes_file: Annotated[
         Path | None,
         typer.Option(
@@ -91,6 +94,7 @@ def envoy(
         trusted_hops=trusted_hops,
         streams_per_connection=streams_per_connection,
         ext_proc_tls=tls,
+        max_heap=max_heap_mib * 1024**2,
         routes_file="" if routes_file is None else str(routes_file.absolute()),
     )
     snapshot = FileStore(config).read()

@@ -20,6 +20,7 @@ from abmesh.experiment.fields import LONGEST_TOKEN, ClusterName, DnsLabel, Origi
 from abmesh.experiment.limits import missing_for
 from abmesh.experiment.names import BUCKETS, CONTINUED_ENDING, GROUPS
 from abmesh.experiment.parts import Cluster, IssueCookie, Match, Override, Price, Segments, UnitSource, Variant
+from abmesh.experiment.places import shared_place
 from abmesh.experiment.quantities import format_weight
 from abmesh.experiment.rollout import Rollout
 from abmesh.experiment.validation import Frozen, did_you_mean, raise_all, refuse, repeated
@@ -141,6 +142,11 @@ class Experiment(Frozen):
             yield refuse(
                 "exactly one variant must be the control", "variants", found=found, allowed="control: true on one"
             )
+        if pair := shared_place(self.name, self.weights):
+            message = (
+                f"{pair[0]} and {pair[1]} would share a position on Envoy's routes, which one name in millions does"
+            )
+            yield refuse(message, "variants", found=pair[1], allowed="another name")
         total = sum(variant.weight for variant in self.variants)
         if total != BUCKETS:
             found = " + ".join(format_weight(v.weight) for v in self.variants) + f" = {format_weight(total)}"

@@ -30,11 +30,44 @@ One header for both, since a longer expression of the names that the server may 
 CONTINUED: Final = "x-ab-continued"
 """Set on the second request of a session, if ``continuation`` is an event."""
 
+PLACE: Final = "x-ab-place"
+"""The position of the variant among a route's weighted clusters; see :mod:`abmesh.experiment.places`."""
+
+REASON: Final = "x-ab-reason"
+"""Why a request has its assignment, or none; every answer of the server has it. A bounded set of words."""
+
+ROUTE: Final = "x-ab-route"
+"""Set by Envoy on requests that reached a variant: the mark of evidence."""
+
+UNASSIGNED: Final = "x-ab-unassigned"
+"""Set by Envoy on requests of an experiment's route that reached no variant: the route's name."""
+
 EVENT: Final = "x-ab-event"
 """Set on a feedback event that may be counted: the event's name."""
 
 EVENT_VALUE: Final = "x-ab-value"
 """Set on a feedback event with a value: the value in thousandths."""
+
+COUNTED: Final = "x-ab-counted"
+"""Set by Envoy on a feedback event that counts: the event's name, as the route knows it."""
+
+SET_BY_SERVER: Final = (
+    MODEL_VERSION,
+    EXPERIMENT,
+    SLICE,
+    GROUP,
+    SEGMENT,
+    PLACE,
+    REASON,
+    ISSUED,
+    CONTINUED,
+    EVENT,
+    EVENT_VALUE,
+)
+"""The headers of an assignment, which only our server sets, or a native route in its stead."""
+
+SET_BY_ENVOY: Final = (ROUTE, UNASSIGNED, COUNTED)
+"""The headers by which Envoy remembers where a request went; not even the server may set them."""
 
 EVENTS_PATH: Final = "/_ab/events/"
 """Feedback events are sent to this path, followed by the event's name."""
@@ -62,7 +95,6 @@ METADATA_INPUT: Final = "input_tokens"
 METADATA_OUTPUT: Final = "output_tokens"
 METADATA_STREAMED: Final = "streamed_tokens"
 METADATA_REFUSED: Final = "refused"
-METADATA_EVENT: Final = "event"
 
 OTHER_SEGMENT: Final = "other"
 """The segment of users whose segment header has no declared value."""
@@ -86,6 +118,7 @@ TAG_SLICE: Final = "slice"
 TAG_GROUP: Final = "group"
 TAG_CODE: Final = "code"
 TAG_ROUTE: Final = "route"
+TAG_REASON: Final = "reason"
 TAG_EVENT: Final = "event"
 TAG_SEGMENT: Final = "segment"
 

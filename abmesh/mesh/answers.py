@@ -1,7 +1,7 @@
 """Envoy's Lua filter, which reads models' answers: tokens, refusals, whether they came from a cache. Pure.
 
-Called by :mod:`abmesh.mesh.listener` for the filter and by :mod:`abmesh.mesh.routes` for a variant's route. There is
-one script for each distinct ``answers:`` in the document; routes that lead to no variant have none. A script is
+Called by :mod:`abmesh.mesh.listener` for the filter, by :mod:`abmesh.mesh.places` for a variant's place, and by
+:mod:`abmesh.mesh.native`. There is one script for each distinct ``answers:`` in the document. A script is
 ``answers.lua`` with Lua literals above it that say what to look for. It sets dynamic metadata in the namespace
 ``abmesh``, which the loggers of :mod:`abmesh.mesh.statistics` read.
 """
@@ -22,8 +22,7 @@ from envoy_data_plane.google.protobuf import Any
 from abmesh.experiment import names
 from abmesh.experiment.answers import Answers, HeaderSignal, Signal
 from abmesh.experiment.model import Document, Experiment
-
-NAME: Final = "envoy.filters.http.lua"
+from abmesh.mesh import filters
 
 _READER: Final = files("abmesh.mesh").joinpath("answers.lua").read_text(encoding="utf-8")
 _PLAIN: Final = frozenset(string.ascii_letters + string.digits + " !#$%&'()*+,-./:;<=>?@[]^_`{|}~")
@@ -31,15 +30,24 @@ _NUMBERS: Final = ("input_tokens", "output_tokens")
 
 
 def answers_filter(document: Document) -> HttpFilter:
-    """The filter: it has every script, and runs one only on a route that names it."""
+    """The filter: it has every script, and runs one only where the route or the place names it."""
     kinds = dict.fromkeys(experiment.answers for experiment in document.experiments)
     scripts = {script_name(answers): DataSource(inline_string=script(answers)) for answers in kinds}
-    return HttpFilter(name=NAME, typed_config=Any.pack(Lua(source_codes=scripts)))
+    return HttpFilter(name=filters.ANSWERS, typed_config=Any.pack(Lua(source_codes=scripts)), disabled=True)
 
 
-def answers_of_route(experiment: Experiment) -> dict[str, Any]:
-    """A route's configuration of the filter: the experiment's script."""
-    return {NAME: Any.pack(LuaPerRoute(name=script_name(experiment.answers)))}
+def reads_answers(experiment: Experiment) -> dict[str, Any]:
+    """Settings of the filter for a variant's requests: the experiment's script."""
+    return {filters.ANSWERS: Any.pack(LuaPerRoute(name=script_name(experiment.answers)))}
+
+
+def reads_no_answers() -> dict[str, Any]:
+    """Settings of the filter for a route that has places.
+
+    Envoy chooses a request's filters before our server has chosen its place, so the route puts the filter in, silent,
+    and :func:`reads_answers` at the place gives it a script.
+    """
+    return {filters.ANSWERS: Any.pack(LuaPerRoute(disabled=True))}
 
 
 def script_name(answers: Answers) -> str:

@@ -14,16 +14,14 @@ from envoy_data_plane.envoy.config.bootstrap.v3 import (
 )
 from envoy_data_plane.envoy.config.core.v3 import Node
 from envoy_data_plane.envoy.config.listener.v3 import Listener
-from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceMonitor
-from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import DownstreamConnectionsConfig
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
-from envoy_data_plane.google.protobuf import Any as PackedAny
 from envoy_data_plane.google.protobuf import Struct
 
 from abmesh.experiment.model import Document
 from abmesh.mesh.addresses import address_of
 from abmesh.mesh.buckets import stats_config
 from abmesh.mesh.clusters import ext_proc_cluster, model_clusters
+from abmesh.mesh.edge import overload
 from abmesh.mesh.listener import listener
 from abmesh.mesh.native import cluster_templates, fill_in, has_native
 from abmesh.mesh.options import RenderOptions
@@ -32,9 +30,6 @@ from abmesh.mesh.warmup import warmup_listener
 
 READABLE_ADMIN_PATHS: Final = ("/stats", "/ready", "/server_info", "/clusters", "/listeners", "/config_dump", "/certs")
 """Prefixes of the paths that the admin endpoint answers. None of them changes anything."""
-
-MAX_CONNECTIONS: Final = 50_000
-"""Client connections after which Envoy refuses new ones, so that it does not run out of memory."""
 
 
 def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, Any]:
@@ -66,16 +61,7 @@ def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, An
             ignore_global_conn_limit=True,
             allow_paths=[StringMatcher(prefix=path) for path in READABLE_ADMIN_PATHS],
         ),
-        overload_manager=OverloadManager(
-            resource_monitors=[
-                ResourceMonitor(
-                    name="envoy.resource_monitors.global_downstream_max_connections",
-                    typed_config=PackedAny.pack(
-                        DownstreamConnectionsConfig(max_active_downstream_connections=MAX_CONNECTIONS)
-                    ),
-                )
-            ]
-        ),
+        overload_manager=overload(options.max_heap),
     )
     rendered = bootstrap.to_dict(casing=Casing.SNAKE)
     templates = cluster_templates(document)

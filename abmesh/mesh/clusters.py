@@ -41,6 +41,7 @@ from abmesh.experiment.names import EXT_PROC_CLUSTER
 from abmesh.experiment.parts import Cluster, Tls
 from abmesh.mesh.addresses import Endpoint as TcpEndpoint
 from abmesh.mesh.addresses import UnixSocket, address_of, is_ip
+from abmesh.mesh.edge import CONNECTION_BUFFER
 from abmesh.mesh.options import ServerTls
 
 _PROTOCOL_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -111,6 +112,7 @@ def _model_cluster(name: str, cluster: Cluster) -> EnvoyCluster:
         type=_discovery([endpoint]),
         dns_lookup_family=_lookup([endpoint]),
         connect_timeout=_MODEL_CONNECT,
+        per_connection_buffer_limit_bytes=CONNECTION_BUFFER,
         load_assignment=_assignment(name, [endpoint]),
         circuit_breakers=_breakers(),
         typed_extension_protocol_options={
@@ -146,6 +148,7 @@ def ext_proc_cluster(
         type=_discovery(endpoints),
         dns_lookup_family=_lookup(endpoints),
         connect_timeout=_SERVER_CONNECT,
+        per_connection_buffer_limit_bytes=CONNECTION_BUFFER,
         load_assignment=_assignment(EXT_PROC_CLUSTER, targets),
         circuit_breakers=_breakers(),
         health_checks=[

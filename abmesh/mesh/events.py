@@ -1,8 +1,10 @@
 """Feedback events: routes that Envoy answers itself, and which sites' pages may send events. Pure.
 
 ``POST /_ab/events/NAME`` passes our server like any request; the server says whose event it is and whether it counts.
-The route that matches its answer names the event, so no statistic has a name that a client chose. Called by
-:mod:`abmesh.mesh.routes` and, for the filter, :mod:`abmesh.mesh.listener`.
+The route that matches its answer marks the request with the event's name, so no statistic has a name that a client
+chose. Called by :mod:`abmesh.mesh.routes` and, for the filter, :mod:`abmesh.mesh.listener`.
+
+An event meets two routes: one before the server has answered, which decides what filters it passes, and one after.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from envoy_data_plane.envoy.config.core.v3 import DataSource, HeaderValueOption, Metadata
+from envoy_data_plane.envoy.config.core.v3 import DataSource, HeaderValueOption
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
     HeaderMatcher,
@@ -22,14 +24,15 @@ from envoy_data_plane.envoy.config.route.v3 import (
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import Cors, CorsPolicy
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
-from envoy_data_plane.google.protobuf import Any, Struct
+from envoy_data_plane.google.protobuf import Any
 
 from abmesh.experiment import metrics, names
 from abmesh.experiment.model import Document, Experiment
+from abmesh.mesh.ext_proc_filter import asks_server
+from abmesh.mesh.filters import CORS, HEADERS, sets_headers
 from abmesh.mesh.matches import equals, present
 from abmesh.mesh.variants import overwrite_header
 
-CORS: Final = "envoy.filters.http.cors"
 UNKNOWN: Final = f"{names.EVENTS_PATH}unknown"
 """Name of the route for events that no experiment declares."""
 
@@ -64,9 +67,9 @@ def event_routes(document: Document) -> list[Route]:
     return made
 
 
-def cors_filters(document: Document) -> list[HttpFilter]:
-    """The filter that answers preflight requests; none if no other site's pages may send events."""
-    return [HttpFilter(name=CORS, typed_config=Any.pack(Cors()))] if document.event_origins else []
+def cors_filter() -> HttpFilter:
+    """The filter that answers preflight requests."""
+    return HttpFilter(name=CORS, typed_config=Any.pack(Cors()), disabled=True)
 
 
 def _of_event(event: str, experiments: list[Experiment]) -> Iterator[Route]:
@@ -81,8 +84,18 @@ def _of_event(event: str, experiments: list[Experiment]) -> Iterator[Route]:
         f"other requests. {names.VALUE_PARAMETER}=NUMBER must be within the bounds that the experiment declares for\n"
         "this event. A page of another site must be listed in event_origins.\n"
     )
-    yield _direct(f"{path}/refused", RouteMatch(path=path, headers=[present(names.EXPERIMENT)]), 400, body=needed)
-    yield _no_cluster(f"{path}/unassigned", RouteMatch(path=path), 503, {"retry-after": str(_RETRY_SECONDS)})
+    refused = _direct(f"{path}/refused", RouteMatch(path=path, headers=[present(names.EXPERIMENT)]), 400, body=needed)
+    refused.typed_per_filter_config[HEADERS] = sets_headers({names.UNASSIGNED: refused.name})
+    yield refused
+    yield _first(f"{path}/unassigned", path)
+
+
+def _first(name: str, path: str) -> Route:
+    """What an event meets before our server has answered, and after it if the server did not answer."""
+    route = _no_cluster(name, RouteMatch(path=path), 503, {"retry-after": str(_RETRY_SECONDS)})
+    # The filter that sets headers comes after the server's, so it reads only the route that the event meets last.
+    route.typed_per_filter_config = {**asks_server(), HEADERS: sets_headers({names.UNASSIGNED: name})}
+    return route
 
 
 def _preflight() -> Route:
@@ -105,8 +118,7 @@ def _counted(experiment: Experiment, variant: str, event: str) -> Route:
     ]
     match = RouteMatch(path=names.EVENTS_PATH + event, headers=conditions)
     route = _direct(event_route_name(experiment.name, event), match, 204, {names.MODEL_VERSION: variant})
-    counted = Struct.from_dict({names.TAG_EXPERIMENT: experiment.name, names.METADATA_EVENT: event})
-    route.metadata = Metadata(filter_metadata={names.METADATA_NAMESPACE: counted})
+    route.typed_per_filter_config[HEADERS] = sets_headers({names.COUNTED: event})
     return route
 
 

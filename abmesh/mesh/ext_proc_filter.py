@@ -14,6 +14,8 @@ from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyG
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
     ExternalProcessorRouteCacheAction,
+    ExtProcOverrides,
+    ExtProcPerRoute,
     HeaderForwardingRules,
     MetadataOptions,
     MetadataOptionsMetadataNamespaces,
@@ -26,29 +28,19 @@ from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatch
 from envoy_data_plane.google.protobuf import Any
 
 from abmesh.experiment import names
+from abmesh.mesh import filters
 
-NAME: Final = "envoy.filters.http.ext_proc"
-
-SET_BY_SERVER: Final = (
-    names.MODEL_VERSION,
-    names.EXPERIMENT,
-    names.SLICE,
-    names.GROUP,
-    names.SEGMENT,
-    names.ISSUED,
-    names.CONTINUED,
-    names.EVENT,
-    names.EVENT_VALUE,
-    names.UPSTREAM_TIMEOUT,
-)
-"""The only request headers that the server may set."""
+_MAY_SET: Final = "|".join((names.MODEL_VERSION, f"{names.TRUSTED_PREFIX}.*", names.UPSTREAM_TIMEOUT))
+_MAY_NOT_SET: Final = "|".join(names.SET_BY_ENVOY)
+"""Patterns of request headers. A list of all that the server sets would be larger than Envoy allows (100 instructions);
+what must not be set wins."""
 
 
 def ext_proc_filter(headers: Sequence[str], message_timeout: timedelta) -> HttpFilter:
     """One message per request, with the headers that the document needs; if anything fails, the request goes on.
 
     The server may set its own headers and nothing else, may not answer in the upstream's place, and may return only
-    our namespace of dynamic metadata.
+    our namespace of dynamic metadata. It is asked only on routes that have :func:`asks_server`.
 
     Args:
         headers: names of the request headers that the server needs.
@@ -73,7 +65,9 @@ def ext_proc_filter(headers: Sequence[str], message_timeout: timedelta) -> HttpF
             allowed_headers=ListStringMatcher(patterns=[StringMatcher(exact=name) for name in headers])
         ),
         mutation_rules=HeaderMutationRules(
-            disallow_all=True, allow_expression=RegexMatcher(regex=_any_of(SET_BY_SERVER))
+            disallow_all=True,
+            disallow_expression=RegexMatcher(regex=_MAY_NOT_SET),
+            allow_expression=RegexMatcher(regex=_MAY_SET),
         ),
         metadata_options=MetadataOptions(
             receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[names.METADATA_NAMESPACE])
@@ -81,9 +75,9 @@ def ext_proc_filter(headers: Sequence[str], message_timeout: timedelta) -> HttpF
         route_cache_action=ExternalProcessorRouteCacheAction.CLEAR,
         disable_immediate_response=True,
     )
-    return HttpFilter(name=NAME, typed_config=Any.pack(config))
+    return HttpFilter(name=filters.EXT_PROC, typed_config=Any.pack(config), disabled=True)
 
 
-def _any_of(headers: Sequence[str]) -> str:
-    """A regular expression of names, sorted so that RE2 shares prefixes; unsorted it is larger than Envoy allows."""
-    return "|".join(sorted(headers))
+def asks_server() -> dict[str, Any]:
+    """A route's settings of the filter: our server is asked about its requests."""
+    return {filters.EXT_PROC: Any.pack(ExtProcPerRoute(overrides=ExtProcOverrides()))}

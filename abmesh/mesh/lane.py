@@ -10,19 +10,12 @@ from collections.abc import Iterator
 from abmesh.experiment.metrics import CONTINUATION
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.parts import UnitSource
-from abmesh.experiment.quantities import format_duration
-from abmesh.mesh.variants import STREAM_IDLE, idle_limit
 
 _HOST = "host"
 
 
 def obstacle(experiment: Experiment) -> str:
     """Why all of an experiment is left to the server; empty if Envoy can assign its requests itself."""
-    if len({idle_limit(variant) for variant in experiment.variants}) > 1:
-        return (
-            f"timeouts beyond {format_duration(STREAM_IDLE)} must be the same for all variants: they also set the idle "
-            "timeout, which belongs to the route, and the variants share one route"
-        )
     used = set(_headers(experiment))
     if _HOST in used:
         return "Envoy reads a header named host as the request's :authority, and the server does not"

@@ -5,7 +5,6 @@ Pure; called by :mod:`abmesh.mesh.bootstrap`.
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Final
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRemoveOnMatch
@@ -31,21 +30,18 @@ from envoy_data_plane.google.protobuf import Any
 from abmesh.experiment import names
 from abmesh.experiment.model import Document
 from abmesh.experiment.request_headers import needed_headers
+from abmesh.mesh import edge
 from abmesh.mesh.addresses import address_of
 from abmesh.mesh.answers import answers_filter
-from abmesh.mesh.events import cors_filters
+from abmesh.mesh.events import cors_filter
 from abmesh.mesh.ext_proc_filter import ext_proc_filter
-from abmesh.mesh.native import has_native, header_filter
+from abmesh.mesh.filters import STRIP, header_filter
 from abmesh.mesh.options import RenderOptions
 from abmesh.mesh.routes import NAME as ROUTES
 from abmesh.mesh.routes import route_configuration
 from abmesh.mesh.statistics import loggers
-from abmesh.mesh.variants import STREAM_IDLE
 
 NAME: Final = "abmesh"
-
-_REQUEST_HEADERS: Final = timedelta(seconds=10)
-"""How long a client may take to send its request headers."""
 
 
 def listener(document: Document, options: RenderOptions) -> Listener:
@@ -53,14 +49,17 @@ def listener(document: Document, options: RenderOptions) -> Listener:
     rds = _routes_from_file(options.routes_file) if options.routes_file else None
     manager = HttpConnectionManager(
         stat_prefix=NAME,
+        common_http_protocol_options=edge.connection_limits(),
+        http2_protocol_options=edge.http2_limits(),
+        local_reply_config=edge.too_many_headers(),
         use_remote_address=True,
         xff_num_trusted_hops=options.trusted_hops,
         early_header_mutation_extensions=[_strip_forged_headers()],
         # Envoy and the server both match paths: both must see /v1/x for /v1/../v1//x.
         normalize_path=True,
         merge_slashes=True,
-        stream_idle_timeout=STREAM_IDLE,
-        request_headers_timeout=_REQUEST_HEADERS,
+        stream_idle_timeout=edge.STREAM_IDLE,
+        request_headers_timeout=edge.REQUEST_HEADERS,
         access_log=loggers(document),
         rds=rds,
         route_config=None if rds else route_configuration(document),
@@ -68,18 +67,20 @@ def listener(document: Document, options: RenderOptions) -> Listener:
     )
     network = Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
     return Listener(
-        name=NAME, address=address_of(options.listen_endpoint), filter_chains=[FilterChain(filters=[network])]
+        name=NAME,
+        address=address_of(options.listen_endpoint),
+        filter_chains=[FilterChain(filters=[network])],
+        per_connection_buffer_limit_bytes=edge.CONNECTION_BUFFER,
     )
 
 
 def _filters(document: Document, options: RenderOptions) -> list[HttpFilter]:
     """The HTTP filters; a CORS preflight request is answered before it reaches our server."""
     return [
-        *cors_filters(document),
+        cors_filter(),
         ext_proc_filter(needed_headers(document), options.message_timeout),
+        header_filter(),
         answers_filter(document),
-        # A routes file may hold native routes later.
-        *([header_filter()] if has_native(document) or options.routes_file else []),
         HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router())),
     ]
 
@@ -101,7 +102,7 @@ def _strip_forged_headers() -> TypedExtensionConfig:
     forged = StringMatcher(safe_regex=RegexMatcher(regex=f"{_either_dash(names.MODEL_VERSION)}|(?:{prefixes}).*"))
     mutation = HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=forged))
     return TypedExtensionConfig(
-        name="envoy.http.early_header_mutation.header_mutation",
+        name=STRIP,
         typed_config=Any.pack(EarlyHeaderMutation(mutations=[mutation])),
     )
 

@@ -14,7 +14,7 @@ def request_match(match: Match) -> RouteMatch:
     """Requests that an experiment is about."""
     headers = [equals(name, value) for name, value in match.headers.items()]
     if match.host is not None:
-        headers.insert(0, matches(":authority", rf"(?i){re.escape(match.host)}(:[0-9]+)?"))
+        headers.insert(0, matches(":authority", rf"(?i){re.escape(match.host)}(:[0-9]*)?"))
     return RouteMatch(prefix=match.path_prefix, headers=headers)
 
 

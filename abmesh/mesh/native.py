@@ -2,8 +2,8 @@
 
 Called by :mod:`abmesh.mesh.routes`. Envoy hashes as :func:`abmesh.experiment.bucketing.bucket_of` does, and takes the
 hash modulo the sum of a route's weights, which is the number of buckets. So one weighted cluster for each run of
-buckets that share a place gives every user the variant, slice and group that the server would. These routes switch the
-server off.
+buckets that share a place gives every user the variant, slice and group that the server would. These routes do not
+switch the server on.
 
 The routes' own headers carry the assignment, which is the cheapest way. But the router reads a time limit before they
 are added (tried), so if the variants' limits differ, a filter sets them.
@@ -19,7 +19,6 @@ from datetime import timedelta
 from typing import Any, Final
 
 from betterproto2 import Casing
-from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
 from envoy_data_plane.envoy.config.core.v3 import HeaderValueOption
 from envoy_data_plane.envoy.config.route.v3 import (
     HeaderMatcher,
@@ -29,34 +28,24 @@ from envoy_data_plane.envoy.config.route.v3 import (
     WeightedCluster,
     WeightedClusterClusterWeight,
 )
-from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import ExtProcPerRoute
-from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import (
-    HeaderMutation,
-    HeaderMutationPerRoute,
-    Mutations,
-)
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
-from envoy_data_plane.google.protobuf import Any as PackedAny
 
 from abmesh.experiment import bucketing, names
 from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.parts import Override, Variant
-from abmesh.mesh import ext_proc_filter
-from abmesh.mesh.answers import answers_of_route
+from abmesh.mesh.answers import reads_answers
+from abmesh.mesh.filters import HEADERS, sets_headers
 from abmesh.mesh.lane import asks_server, obstacle
 from abmesh.mesh.matches import equals, matches, request_match
 from abmesh.mesh.unit_matcher import PLAIN_AUTHORITY, UnitMatcher, unit_matcher
 from abmesh.mesh.variants import (
     add_header,
-    evidence_metadata,
+    common_timeout,
     host_of,
     idle_limit,
-    overwrite_header,
+    timeout_header,
     to_variant,
     version_header,
 )
-
-FILTER: Final = "envoy.filters.http.header_mutation"
 
 _PART: Final = "/native/"
 """In the names of these routes, between the experiment's name and the route's purpose."""
@@ -72,11 +61,6 @@ def is_native(experiment: Experiment) -> bool:
 def has_native(document: Document) -> bool:
     """Whether Envoy assigns requests of any experiment itself."""
     return any(map(is_native, document.experiments))
-
-
-def header_filter() -> HttpFilter:
-    """The filter that sets time limits; it does nothing unless the chosen weighted cluster has one."""
-    return HttpFilter(name=FILTER, typed_config=PackedAny.pack(HeaderMutation()), disabled=True)
 
 
 def native_routes(document: Document, experiment: Experiment) -> list[Route]:
@@ -154,17 +138,9 @@ def _template(document: Document, experiment: Experiment, variant: Variant) -> _
         response_headers_to_add=[version_header(variant.name)],
         host_rewrite_literal=host_of(document, variant.cluster),
     )
-    if _common_timeout(experiment) is None and variant.timeout is not None:
-        limit = overwrite_header(names.UPSTREAM_TIMEOUT, str(round(variant.timeout.total_seconds() * 1000)))
-        mutations = Mutations(request_mutations=[Mutation(append=limit)])
-        entry.typed_per_filter_config[FILTER] = PackedAny.pack(HeaderMutationPerRoute(mutations=mutations))
+    if common_timeout(experiment) is None and variant.timeout is not None:
+        entry.typed_per_filter_config[HEADERS] = sets_headers(timeout_header(variant))
     return entry.to_dict(casing=Casing.SNAKE)
-
-
-def _common_timeout(experiment: Experiment) -> timedelta | None:
-    """The time limit that all variants share, 0 for none; None if they differ."""
-    limits = {variant.timeout or timedelta() for variant in experiment.variants}
-    return limits.pop() if len(limits) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +179,9 @@ def _override(document: Document, experiment: Experiment, place: int, segment: _
     override: Override = experiment.overrides[place]
     variant = experiment.variant(override.variant)
     conditions = [equals(name, value) for name, value in override.header.items()]
-    route = _route(document, experiment, f"override/{place}", conditions, segment, to_variant(document, variant))
+    route = _route(
+        document, experiment, f"override/{place}", conditions, segment, to_variant(document, experiment, variant)
+    )
     route.request_headers_to_add.append(add_header(names.MODEL_VERSION, variant.name))
     route.response_headers_to_add = [version_header(variant.name)]
     return route
@@ -220,8 +198,8 @@ def _split(
     action = RouteAction(
         weighted_clusters=WeightedCluster(use_hash_policy=True),
         hash_policy=[matcher.hash_policy(experiment.hash_salt)],
-        timeout=_common_timeout(experiment) or timedelta(),
-        idle_timeout=idle_limit(experiment.control),
+        timeout=common_timeout(experiment) or timedelta(),
+        idle_timeout=idle_limit(experiment),
     )
     name = matcher.label.replace(" ", "/")
     return _route(document, experiment, name, [*earlier, *matcher.has_unit], segment, action)
@@ -235,14 +213,16 @@ def _route(
     segment: _Segment,
     action: RouteAction,
 ) -> Route:
-    disabled = PackedAny.pack(ExtProcPerRoute(disabled=True))
     return Route(
         name=f"{experiment.name}{_PART}{name}{segment.label}",
         match=_match(document, experiment, [*conditions, *segment.conditions]),
         route=action,
-        metadata=evidence_metadata(experiment),
-        typed_per_filter_config={**answers_of_route(experiment), ext_proc_filter.NAME: disabled},
-        request_headers_to_add=[add_header(names.EXPERIMENT, experiment.name), *segment.headers],
+        typed_per_filter_config=reads_answers(experiment),
+        request_headers_to_add=[
+            add_header(names.ROUTE, experiment.name),
+            add_header(names.EXPERIMENT, experiment.name),
+            *segment.headers,
+        ],
     )
 
 

@@ -37,6 +37,10 @@ class ServerTls:
             raise SettingsError("ext_proc_cert, ext_proc_key: found only one of them; allowed: both or neither")
 
 
+_LEAST_HEAP = 64 * 1024**2
+"""Envoy alone takes some 40 MiB."""
+
+
 @dataclass(frozen=True, slots=True)
 class RenderOptions:
     """How the rendered Envoy is reached, and how it reaches the external-processing server.
@@ -57,6 +61,7 @@ class RenderOptions:
             trusted. With none, Envoy sets both from the connection.
         routes_file: absolute path, as Envoy sees it, of the file that Envoy reads its routes from whenever it is
             replaced. Empty: the routes are in the bootstrap and never change.
+        max_heap: bytes of memory that Envoy may use; it refuses requests just before. Less than its container may use.
         node_id: Envoy's own name.
         node_cluster: name of the group of Envoys that it belongs to.
 
@@ -74,6 +79,7 @@ class RenderOptions:
     stats_flush_interval: timedelta = timedelta(seconds=1)
     trusted_hops: int = 0
     routes_file: str = ""
+    max_heap: int = 2 * 1024**3
     node_id: str = "abmesh"
     node_cluster: str = "abmesh"
 
@@ -88,6 +94,7 @@ class RenderOptions:
         _between("stats_flush_interval", self.stats_flush_interval, timedelta(milliseconds=1), timedelta(minutes=5))
         _whole("streams_per_connection", self.streams_per_connection, 1, 10_000)
         _whole("trusted_hops", self.trusted_hops, 0, 100)
+        _whole("max_heap", self.max_heap, _LEAST_HEAP, 2**50)
         if self.routes_file:
             check_routes_file(self.routes_file)
         for name, value in (("node_id", self.node_id), ("node_cluster", self.node_cluster)):

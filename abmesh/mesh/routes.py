@@ -1,4 +1,4 @@
-"""The route table: requests that the server assigned, then those that Envoy assigns itself, then all others. Pure.
+"""The route table: feedback events, then each experiment, then all other requests. Pure.
 
 Called by :mod:`abmesh.mesh.listener`, and by :mod:`controller.routes` for the file that Envoy reads its routes from.
 """
@@ -9,60 +9,43 @@ from datetime import timedelta
 from typing import Any, Final
 
 from betterproto2 import Casing
-from envoy_data_plane.envoy.config.core.v3 import HeaderValue, HeaderValueOption, HeaderValueOptionHeaderAppendAction
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
     Route,
+    RouteAction,
     RouteConfiguration,
     RouteMatch,
     VirtualHost,
+    WeightedClusterClusterWeight,
 )
 
 from abmesh.experiment import names
 from abmesh.experiment.model import Document, Experiment
-from abmesh.experiment.parts import Variant
-from abmesh.mesh.answers import answers_of_route
+from abmesh.mesh.answers import reads_no_answers
 from abmesh.mesh.events import event_routes
-from abmesh.mesh.ext_proc_filter import SET_BY_SERVER
-from abmesh.mesh.matches import equals, request_match
+from abmesh.mesh.ext_proc_filter import asks_server
+from abmesh.mesh.filters import HEADERS, sets_headers
+from abmesh.mesh.matches import request_match
 from abmesh.mesh.native import ClusterTemplates, cluster_templates, fill_in, native_routes
-from abmesh.mesh.variants import evidence_metadata, to_cluster, to_variant, version_header
+from abmesh.mesh.places import own_destination, variant_entries, weighted_clusters
+from abmesh.mesh.variants import common_timeout, host_of, idle_limit, issued_cookie, timeout_header, to_cluster
 
 NAME: Final = "abmesh"
 UNMATCHED: Final = "unmatched"
 """Name of the route for requests that match no experiment."""
 
 _TYPE: Final = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
-_ASSIGNMENT: Final = [name for name in SET_BY_SERVER if name.startswith((names.MODEL_VERSION, names.TRUSTED_PREFIX))]
 
 
 def route_configuration(document: Document) -> RouteConfiguration:
     """One virtual host that serves every domain."""
-    assigned = [
-        _assigned(document, experiment, variant)
-        for experiment in document.experiments
-        for variant in experiment.variants
-    ]
     # The first experiment that matches wins, whatever its lane.
-    others = [
+    experiments = [
         route
         for experiment in document.experiments
-        for route in (*native_routes(document, experiment), _unassigned(document, experiment))
+        for route in (*native_routes(document, experiment), _places(document, experiment))
     ]
-    host = VirtualHost(
-        name=NAME,
-        domains=["*"],
-        routes=[*event_routes(document), *assigned, *others, _unmatched(document)],
-        response_headers_to_add=[
-            HeaderValueOption(
-                header=HeaderValue(
-                    key="set-cookie",
-                    value=f"%DYNAMIC_METADATA({names.METADATA_NAMESPACE}:{names.METADATA_SET_COOKIE})%",
-                ),
-                append_action=HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD,
-            )
-        ],
-    )
+    host = VirtualHost(name=NAME, domains=["*"], routes=[*event_routes(document), *experiments, _unmatched(document)])
     return RouteConfiguration(name=NAME, virtual_hosts=[host])
 
 
@@ -113,51 +96,36 @@ def _without_weights(document: Document) -> Document:
     return document.model_copy(update={"experiments": tuple(experiments)})
 
 
-def variant_route_name(experiment: str, variant: str) -> str:
-    """Name of the route for requests that were assigned a variant."""
-    return f"{experiment}/{variant}"
+def _places(document: Document, experiment: Experiment) -> Route:
+    """An experiment's requests: to the variant whose place the server names, all others to the control.
 
-
-def unassigned_route_name(experiment: str) -> str:
-    """Name of the route for requests that match an experiment but were not assigned."""
-    return f"{experiment}/unassigned"
-
-
-def assigned_match(experiment: Experiment, variant: Variant) -> RouteMatch:
-    """Requests whose headers name a variant, whatever their path."""
-    conditions = [equals(names.EXPERIMENT, experiment.name), equals(names.MODEL_VERSION, variant.name)]
-    return RouteMatch(prefix="/", headers=conditions)
-
-
-def _assigned(document: Document, experiment: Experiment, variant: Variant) -> Route:
-    """The route for requests that the server assigned to a variant.
-
-    It does not test the experiment's match again: clients cannot send these headers, and the server may have read an
-    edit of the match that this Envoy has not. Only requests on a route with our metadata are evidence, and only the
-    variant's own route names the variant on its answers.
+    The route is matched before the server is asked and once more after that, so a server that has read a newer
+    ``match`` assigns nobody whom this Envoy would not have asked about.
     """
     return Route(
-        name=variant_route_name(experiment.name, variant.name),
-        match=assigned_match(experiment, variant),
-        route=to_variant(document, variant),
-        metadata=evidence_metadata(experiment),
-        typed_per_filter_config=answers_of_route(experiment),
-        response_headers_to_add=[version_header(variant.name)],
+        name=experiment.name,
+        match=request_match(experiment.match),
+        route=RouteAction(
+            weighted_clusters=weighted_clusters(
+                variant_entries(document, experiment, experiment.name), _unassigned(document, experiment)
+            ),
+            timeout=common_timeout(experiment) or timedelta(),
+            idle_timeout=idle_limit(experiment),
+        ),
+        typed_per_filter_config={**asks_server(), **reads_no_answers()},
+        response_headers_to_add=[issued_cookie()],
     )
 
 
-def _unassigned(document: Document, experiment: Experiment) -> Route:
-    """The control, for requests whose assignment is missing or names a variant that this Envoy does not know.
-
-    An unknown assignment is removed, so that the control is not addressed as another variant. A version that the
-    upstream claims is removed from its answers.
-    """
-    return Route(
-        name=unassigned_route_name(experiment.name),
-        match=request_match(experiment.match),
-        route=to_variant(document, experiment.control),
-        request_headers_to_remove=_ASSIGNMENT,
-        response_headers_to_remove=[names.MODEL_VERSION],
+def _unassigned(document: Document, experiment: Experiment) -> WeightedClusterClusterWeight:
+    """The control, with its own time limit where the variants share none: no server is there to say it."""
+    control = experiment.control
+    limits = {} if common_timeout(experiment) is not None else timeout_header(control)
+    return own_destination(
+        control.cluster,
+        experiment.name,
+        host=host_of(document, control.cluster),
+        filters={HEADERS: sets_headers(limits)} if limits else {},
     )
 
 
@@ -171,6 +139,5 @@ def _unmatched(document: Document) -> Route:
         name=UNMATCHED,
         match=match,
         route=action,
-        request_headers_to_remove=_ASSIGNMENT,
         response_headers_to_remove=[names.MODEL_VERSION],
     )

@@ -1,12 +1,14 @@
 """Envoy's statistics access loggers, which turn trusted headers into tagged counters and histograms. Pure.
 
 Called by :mod:`abmesh.mesh.listener`. Clients choose no tag's value, or anyone could grow Envoy's memory: the headers
-read here are stripped from what clients send, names of routes and events are ours, and status codes are numbers. The
-server cannot invent names of experiments and variants either: only requests on the route of a variant or an event are
-counted under a name, and such a route takes only requests that carry exactly its names.
+read here are stripped from what clients send, names of routes and events are ours, and status codes are numbers. What
+the server says of a variant that this Envoy does not know is removed before it is counted.
 
-Envoy runs every logger's filter for every request, so a filter tests first what is rare or cheap, and the expression
-last. If a counter adds up a value that is missing, Envoy logs an error; the logger's filter prevents that.
+A request is evidence if it carries the mark of a variant's place (``x-ab-route``) and a slice, which overrides lack.
+Envoy adds the mark when it sends the request on, so whatever was refused before that is not evidence.
+
+Envoy runs every logger's filter for every request, so a filter tests first what is rare. If a counter adds up a value
+that is missing, Envoy logs an error; the logger's filter prevents that.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ _GENERATION: Final = "%COMMON_DURATION(US_RX_BODY_BEG:DS_TX_END:ms)%"
 _VALUE: Final = f"%REQ({names.EVENT_VALUE})%"
 
 _Tags = dict[str, str]
-_EVENT: Final = f"%METADATA(ROUTE:{names.METADATA_NAMESPACE}:{names.METADATA_EVENT})%"
+_EVENT: Final = f"%REQ({names.COUNTED})%"
 _CODE: Final[_Tags] = {names.TAG_CODE: "%RESPONSE_CODE%"}
 _VARIANT: Final[_Tags] = {
     names.TAG_EXPERIMENT: f"%REQ({names.EXPERIMENT})%",
@@ -60,51 +62,59 @@ def loggers(document: Document) -> list[AccessLog]:
 
 
 def _unassigned() -> AccessLog:
-    """Requests that took neither a variant's route nor that of a counted event, by the route that they took.
+    """Requests of an experiment that reached no variant, and events that did not count.
 
-    An expression cannot recognise a request without any route, but such a request was never assigned.
+    The server gives a reason with every answer. Without one it did not answer; with ``assigned`` it named a
+    variant that this Envoy does not know.
     """
-    where = log_filters.any_of(log_filters.header_absent(names.MODEL_VERSION), log_filters.on_other_route())
-    return _logger(where, _counter(names.STAT_UNASSIGNED, {names.TAG_ROUTE: "%ROUTE_NAME%"} | _CODE))
+    tags = {names.TAG_ROUTE: f"%REQ({names.UNASSIGNED})%", names.TAG_REASON: f"%REQ({names.REASON})%"} | _CODE
+    return _logger("unassigned", log_filters.header_present(names.UNASSIGNED), _counter(names.STAT_UNASSIGNED, tags))
 
 
 def _of_answers() -> Iterator[AccessLog]:
     """What is measured for every experiment. Only requests with a slice are evidence; overrides have none.
 
     An assignment by the server is not enough: it may know an experiment that this Envoy was not rendered for, so that
-    no variant served the request. Answers are read only on variants' routes.
+    no variant served the request. Answers are read only at variants' places.
     """
     sliced, requests = log_filters.header_present(names.SLICE), _counter(names.STAT_REQUESTS, _SLICE | _CODE)
     yield _logger(
+        "requests",
         log_filters.all_of(log_filters.metadata_unset(names.METADATA_CACHED), _evidence()),
         requests,
         _counter(metrics.DURATION_MS, _SLICE, _DURATION),
         _histogram(names.STAT_DURATION, _GROUP, _DURATION),
     )
     cached = log_filters.all_of(log_filters.metadata_set(names.METADATA_CACHED), sliced)
-    yield _logger(cached, requests, _counter(metrics.CACHED, _SLICE))
+    yield _logger("cached", cached, requests, _counter(metrics.CACHED, _SLICE))
     yield _logger(
+        "first_tokens",
         log_filters.all_of(log_filters.metadata_set(names.METADATA_ANSWERED), sliced),
         _counter(metrics.TTFT_MS, _SLICE, _TTFT),
         _counter(metrics.FIRST_TOKENS, _SLICE),
         _histogram(names.STAT_TTFT, _GROUP, _TTFT),
     )
-    yield _logger(log_filters.all_of(log_filters.metadata_set(names.METADATA_OUTPUT), sliced), *_usage("", _SLICE))
     yield _logger(
+        "usage", log_filters.all_of(log_filters.metadata_set(names.METADATA_OUTPUT), sliced), *_usage("", _SLICE)
+    )
+    yield _logger(
+        "streams",
         log_filters.all_of(log_filters.metadata_set(names.METADATA_STREAMED), sliced),
         _counter(metrics.STREAMED_TOKENS, _SLICE, _metadata(names.METADATA_STREAMED)),
         _counter(metrics.GENERATION_MS, _SLICE, _GENERATION),
         _counter(metrics.STREAMS, _SLICE),
     )
     yield _logger(
-        log_filters.all_of(log_filters.metadata_set(names.METADATA_REFUSED), sliced), _counter(metrics.REFUSALS, _SLICE)
+        "refusals",
+        log_filters.all_of(log_filters.metadata_set(names.METADATA_REFUSED), sliced),
+        _counter(metrics.REFUSALS, _SLICE),
     )
     broken = log_filters.all_of(log_filters.any_flag(BROKEN_OFF), log_filters.code_below(500), _evidence())
-    yield _logger(broken, _counter(metrics.BROKEN, _SLICE))
+    yield _logger("broken", broken, _counter(metrics.BROKEN, _SLICE))
     left = log_filters.all_of(
         log_filters.any_flag(GIVEN_UP), log_filters.code_below(400), log_filters.code_from(200), _evidence()
     )
-    yield _logger(left, _counter(metrics.LEFT, _SLICE))
+    yield _logger("left", left, _counter(metrics.LEFT, _SLICE))
 
 
 def _of_users(document: Document) -> Iterator[AccessLog]:
@@ -113,20 +123,24 @@ def _of_users(document: Document) -> Iterator[AccessLog]:
     sessions = any(experiment.issue_cookie is not None for experiment in document.experiments)
     if sessions:
         yield _logger(
+            "sessions",
             log_filters.all_of(log_filters.header_present(names.ISSUED), _evidence()),
             _counter(metrics.SESSIONS, _SLICE),
         )
     if any(event.name == metrics.CONTINUATION for event in events):
         continued = log_filters.all_of(log_filters.header_present(names.CONTINUED), _evidence())
         tags = _SLICE | _event(metrics.CONTINUATION)
-        yield _logger(continued, _counter(metrics.EVENTS, tags), _counter(metrics.SESSION_EVENTS, tags))
+        yield _logger(
+            "continuations", continued, _counter(metrics.EVENTS, tags), _counter(metrics.SESSION_EVENTS, tags)
+        )
     if any(event.name != metrics.CONTINUATION for event in events):
-        yield _logger(_feedback(), _counter(metrics.EVENTS, _SLICE | _event()))
+        yield _logger("events", _feedback(), _counter(metrics.EVENTS, _SLICE | _event()))
         if sessions:
             in_session = log_filters.all_of(log_filters.header_present(names.ISSUED), _feedback())
-            yield _logger(in_session, _counter(metrics.SESSION_EVENTS, _SLICE | _event()))
+            yield _logger("session_events", in_session, _counter(metrics.SESSION_EVENTS, _SLICE | _event()))
     if any(event.value is not None for event in events):
         yield _logger(
+            "event_values",
             log_filters.all_of(log_filters.header_present(names.EVENT_VALUE), _feedback()),
             _counter(metrics.EVENT_VALUE, _SLICE | _event(), _VALUE),
             _counter(metrics.VALUED_EVENTS, _SLICE | _event()),
@@ -141,42 +155,48 @@ def _by_segment(document: Document) -> Iterator[AccessLog]:
         _counter(_by_segment_name(names.STAT_REQUESTS), _SEGMENT | _CODE),
     )
     yield _logger(
+        "requests_by_segment",
         log_filters.all_of(in_one, log_filters.metadata_unset(names.METADATA_CACHED), _evidence()),
         requests,
         _histogram(_by_segment_name(names.STAT_DURATION), _SEGMENT, _DURATION),
     )
     sliced = log_filters.all_of(in_one, log_filters.header_present(names.SLICE))
-    yield _logger(log_filters.all_of(log_filters.metadata_set(names.METADATA_CACHED), sliced), requests)
     yield _logger(
+        "cached_by_segment", log_filters.all_of(log_filters.metadata_set(names.METADATA_CACHED), sliced), requests
+    )
+    yield _logger(
+        "ttft_by_segment",
         log_filters.all_of(log_filters.metadata_set(names.METADATA_ANSWERED), sliced),
         _histogram(_by_segment_name(names.STAT_TTFT), _SEGMENT, _TTFT),
     )
     yield _logger(
-        log_filters.all_of(log_filters.metadata_set(names.METADATA_OUTPUT), sliced), *_usage(names.BY_SEGMENT, _SEGMENT)
+        "usage_by_segment",
+        log_filters.all_of(log_filters.metadata_set(names.METADATA_OUTPUT), sliced),
+        *_usage(names.BY_SEGMENT, _SEGMENT),
     )
     if any(event.name == metrics.CONTINUATION for event in events):
         continued = log_filters.all_of(log_filters.header_present(names.CONTINUED), in_one, _evidence())
-        yield _logger(continued, _counter(_by_segment_name(metrics.EVENTS), _SEGMENT | _event(metrics.CONTINUATION)))
+        yield _logger(
+            "continuations_by_segment",
+            continued,
+            _counter(_by_segment_name(metrics.EVENTS), _SEGMENT | _event(metrics.CONTINUATION)),
+        )
     if any(event.name != metrics.CONTINUATION for event in events):
         yield _logger(
-            log_filters.all_of(_feedback(), in_one), _counter(_by_segment_name(metrics.EVENTS), _SEGMENT | _event())
+            "events_by_segment",
+            log_filters.all_of(_feedback(), in_one),
+            _counter(_by_segment_name(metrics.EVENTS), _SEGMENT | _event()),
         )
 
 
 def _evidence() -> AccessLogFilter:
-    """Requests with a slice on a variant's route; the event header distinguishes them from events."""
-    return log_filters.all_of(
-        log_filters.header_present(names.SLICE), log_filters.header_absent(names.EVENT), log_filters.on_evidence_route()
-    )
+    """Requests that were sent to a variant and have a slice."""
+    return log_filters.all_of(log_filters.header_present(names.ROUTE), log_filters.header_present(names.SLICE))
 
 
 def _feedback() -> AccessLogFilter:
     """Events that count: on an event's route, and not from an override, which has no slice."""
-    return log_filters.all_of(
-        log_filters.header_present(names.EVENT),
-        log_filters.header_present(names.SLICE),
-        log_filters.on_evidence_route(),
-    )
+    return log_filters.all_of(log_filters.header_present(names.COUNTED), log_filters.header_present(names.SLICE))
 
 
 def _usage(ending: str, tags: _Tags) -> tuple[ConfigCounter, ...]:
@@ -215,10 +235,10 @@ def _stat(name: str, tags: _Tags) -> ConfigStat:
     return ConfigStat(name=name, tags=[ConfigTag(name=tag, value_format=value) for tag, value in tags.items()])
 
 
-def _logger(where: AccessLogFilter, *counted: ConfigCounter | ConfigHistogram) -> AccessLog:
+def _logger(name: str, where: AccessLogFilter, *counted: ConfigCounter | ConfigHistogram) -> AccessLog:
     config = Config(
         stats_scope=Scope(prefix=names.STATS_SCOPE),
         counters=[stat for stat in counted if isinstance(stat, ConfigCounter)],
         histograms=[stat for stat in counted if isinstance(stat, ConfigHistogram)],
     )
-    return AccessLog(name="envoy.access_loggers.stats", filter=where, typed_config=Any.pack(config))
+    return AccessLog(name=f"{names.STATS_SCOPE}.{name}", filter=where, typed_config=Any.pack(config))

@@ -1,44 +1,56 @@
-"""What every route to a variant has: cluster, time limits, and the metadata that makes its requests evidence. Pure.
+"""What every way to a variant has: cluster, host, time limits, and the headers that go with it. Pure.
 
-Shared by the routes that the server chooses (:mod:`abmesh.mesh.routes`), those that Envoy chooses itself
+Shared by places (:mod:`abmesh.mesh.places`), the routes on which Envoy assigns requests itself
 (:mod:`abmesh.mesh.native`) and those of warm-up requests (:mod:`abmesh.mesh.warmup`), so that the three cannot differ.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final
 
 from envoy_data_plane.envoy.config.core.v3 import (
     HeaderValue,
     HeaderValueOption,
     HeaderValueOptionHeaderAppendAction,
-    Metadata,
 )
 from envoy_data_plane.envoy.config.route.v3 import RouteAction
-from envoy_data_plane.google.protobuf import Struct
 
 from abmesh.experiment import names
 from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.parts import Variant
 from abmesh.mesh.clusters import server_name
-
-STREAM_IDLE: Final = timedelta(minutes=5)
-"""How long a request may be idle before Envoy ends it; a variant with a longer timeout gets that timeout instead."""
+from abmesh.mesh.edge import STREAM_IDLE
 
 
-def to_variant(document: Document, variant: Variant) -> RouteAction:
+def to_variant(document: Document, experiment: Experiment, variant: Variant) -> RouteAction:
     """The cluster of a variant's requests, with their time limits."""
     action = to_cluster(document, variant.cluster)
     # Envoy's default is 15 s, too short for most answers of a language model; 0 means no limit.
     action.timeout = variant.timeout or timedelta()
-    action.idle_timeout = idle_limit(variant)
+    action.idle_timeout = idle_limit(experiment)
     return action
 
 
-def idle_limit(variant: Variant) -> timedelta | None:
-    """How long a variant's requests may be idle; None for :data:`STREAM_IDLE`."""
-    return variant.timeout if variant.timeout is not None and variant.timeout > STREAM_IDLE else None
+def idle_limit(experiment: Experiment) -> timedelta | None:
+    """How long an experiment's requests may be idle; None for :data:`STREAM_IDLE`.
+
+    It belongs to the route that the variants share, so the longest time limit decides.
+    """
+    longest = max((variant.timeout for variant in experiment.variants if variant.timeout), default=STREAM_IDLE)
+    return longest if longest > STREAM_IDLE else None
+
+
+def common_timeout(experiment: Experiment) -> timedelta | None:
+    """The time limit that all variants share, 0 for none; None if they differ."""
+    limits = {variant.timeout or timedelta() for variant in experiment.variants}
+    return limits.pop() if len(limits) == 1 else None
+
+
+def timeout_header(variant: Variant) -> dict[str, str]:
+    """The request header that carries a variant's time limit; empty if it has none."""
+    if variant.timeout is None:
+        return {}
+    return {names.UPSTREAM_TIMEOUT: str(round(variant.timeout.total_seconds() * 1000))}
 
 
 def to_cluster(document: Document, name: str) -> RouteAction:
@@ -53,20 +65,19 @@ def host_of(document: Document, name: str) -> str | None:
     return None if cluster is None else server_name(cluster)
 
 
-def evidence_metadata(experiment: Experiment) -> Metadata:
-    """Metadata of a route that makes its requests evidence for an experiment."""
-    return Metadata(
-        filter_metadata={names.METADATA_NAMESPACE: Struct.from_dict({names.TAG_EXPERIMENT: experiment.name})}
-    )
-
-
 def version_header(variant: str) -> HeaderValueOption:
     """The header that names the variant, on its answers."""
     return overwrite_header(names.MODEL_VERSION, variant)
 
 
+def issued_cookie() -> HeaderValueOption:
+    """The cookie of a new identity, on its answer; our server passes it on as metadata. Nothing without one."""
+    cookie = f"%DYNAMIC_METADATA({names.METADATA_NAMESPACE}:{names.METADATA_SET_COOKIE})%"
+    return add_header("set-cookie", cookie)
+
+
 def add_header(name: str, value: str) -> HeaderValueOption:
-    """One of our own request headers. The listener has removed what clients sent, so there is none to overwrite.
+    """A header beside any that is already there. Of our own request headers the listener has removed what clients sent.
 
     Looking for one would take Envoy a microsecond for every few headers.
     """

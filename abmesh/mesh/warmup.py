@@ -29,8 +29,9 @@ from abmesh.experiment import names
 from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.parts import Variant
 from abmesh.mesh.addresses import Endpoint, address_of
-from abmesh.mesh.routes import assigned_match, variant_route_name
-from abmesh.mesh.variants import STREAM_IDLE, overwrite_header, to_variant
+from abmesh.mesh.edge import STREAM_IDLE
+from abmesh.mesh.matches import equals
+from abmesh.mesh.variants import overwrite_header, to_variant
 
 NAME: Final = "abmesh-warmup"
 
@@ -57,9 +58,10 @@ def warmup_listener(document: Document, endpoint: Endpoint) -> Listener:
 
 
 def _route(document: Document, experiment: Experiment, variant: Variant) -> Route:
+    named = [equals(names.EXPERIMENT, experiment.name), equals(names.MODEL_VERSION, variant.name)]
     return Route(
-        name=variant_route_name(experiment.name, variant.name),
-        match=assigned_match(experiment, variant),
-        route=to_variant(document, variant),
+        name=f"{experiment.name}/{variant.name}",
+        match=RouteMatch(prefix="/", headers=named),
+        route=to_variant(document, experiment, variant),
         request_headers_to_add=[overwrite_header(WARMUP_HEADER, "1")],
     )

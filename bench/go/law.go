@@ -15,8 +15,11 @@ import (
 
 const (
 	buckets = 10000
-	groups  = 10
-	noSlice = -1
+	// Places: docs/assignment.md
+	firstPlace = 4290000000
+	places     = 4967295
+	groups     = 10
+	noSlice    = -1
 )
 
 // config is what bench/go_server.py writes: an experiments document in the terms of this program.

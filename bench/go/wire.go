@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"strconv"
 
+	"github.com/cespare/xxhash"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
@@ -180,7 +181,12 @@ var untouched = unchanged[requestHeaders]
 
 func (e *experiment) answer(variant, slice, segment int) []byte {
 	found := e.Variants[variant]
-	said := []header{{"x-model-version", found.Name}, {"x-ab-experiment", e.Name}}
+	said := []header{
+		{"x-model-version", found.Name},
+		{"x-ab-experiment", e.Name},
+		{"x-ab-place", strconv.FormatUint(firstPlace+xxhash.Sum64String(e.Name+"/"+found.Name)%places, 10)},
+		{"x-ab-reason", "assigned"},
+	}
 	if slice != noSlice {
 		said = append(said, header{"x-ab-slice", strconv.Itoa(slice)})
 		said = append(said, header{"x-ab-group", strconv.Itoa(slice * groups / e.Slices)})

@@ -20,9 +20,9 @@ def drill(request: pytest.FixtureRequest) -> Iterator[Drill]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = {
         found.nodeid: told
-        for outcome in ("passed", "failed")
+        for outcome in ("", "error")  # of the fixture's end, where a drill that passed or failed gives its report
         for found in terminalreporter.getreports(outcome)
-        for name, told in found.user_properties
+        for name, told in getattr(found, "user_properties", ())
         if name == PROPERTY
     }
     if reports:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.drills.report import Drill, lines
 
 
-def test_report_shows_numbers_and_what_the_operator_read():
+def test_report_shows_numbers_and_what_the_operator_read() -> None:
     drill = Drill(sent=1200, failed=1)
     drill.operator_reads("chat: rolled back", "")
     assert lines([("test_x.py::test_y", drill.to_json())]) == [

@@ -79,7 +79,9 @@ class Player:
         self._plays: dict[str, Play] = {}
         self.mesh: RenderedMesh
 
-    async def ask(self, play: Play, headers: Mapping[str, str] | None = None, method: str = "GET") -> bytes:
+    async def ask(
+        self, play: Play, headers: Mapping[str, str] | None = None, method: str = "GET", path: str = "/v1/x"
+    ) -> bytes:
         """The body of an answer as it reached the client.
 
         Raises:
@@ -89,7 +91,7 @@ class Player:
         self._plays[name] = play
         got = bytearray()
         try:
-            url = f"{self.mesh.envoy.url}/v1/x?play={name}"
+            url = f"{self.mesh.envoy.url}{path}?play={name}"
             asked = time.monotonic()
             async with self.mesh.session.request(method, url, headers=headers or user()) as response:
                 assert response.status == play.status

@@ -20,12 +20,14 @@ from typing import Any
 import aiohttp
 
 from abmesh.experiment.model import Document
+from abmesh.experiment.places import place_of
 from abmesh.mesh.bootstrap import render_bootstrap
 from abmesh.mesh.options import RenderOptions
 from tests.e2e.echo_upstream import echo_upstream
 from tests.e2e.envoy_process import EnvoyProcess, launch, on_free_ports
 
-UNASSIGNED = "abmesh.unassigned.route.chat/unassigned.code.200"
+UNASSIGNED = "abmesh.unassigned.route.chat.reason..code.200"
+UNKNOWN = UNASSIGNED.replace("reason.", "reason.assigned")
 
 
 def chat_experiment(**changes: Any) -> dict[str, Any]:
@@ -51,7 +53,12 @@ def chat_document(ports: Mapping[str, int], **changes: Any) -> Document:
 
 def user(variant: str = "model-b", slice_: int | None = 7, experiment: str = "chat", **script: Any) -> dict[str, str]:
     """Headers of a user to whom the stand-in server gives this assignment; see :mod:`tests.e2e.ext_proc_stand_in`."""
-    said = {"x-model-version": variant, "x-ab-experiment": experiment}
+    said = {
+        "x-model-version": variant,
+        "x-ab-experiment": experiment,
+        "x-ab-place": str(place_of(experiment, variant)),
+        "x-ab-reason": "assigned",
+    }
     if slice_ is not None:
         said |= {"x-ab-slice": str(slice_), "x-ab-group": str(slice_ // 5)}
     return {"x-user-id": json.dumps({**script, "set": said | script.get("set", {})})}

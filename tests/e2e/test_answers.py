@@ -215,7 +215,7 @@ async def test_an_age_of_0_is_no_sign_of_a_cache_unless_the_document_names_it(tm
         found = await amounts(player.mesh, 1)
         assert "cached" not in found
         assert (found["usage"], found["first_tokens"]) == (1, 1)
-        await player.ask(play, user(experiment="other"))
+        await player.ask(play, user(experiment="other"), path="/other/x")
         await player.mesh.counted("abmesh.cached.experiment.other.variant.model-b.slice.7", 1)
 
 
@@ -257,8 +257,8 @@ async def test_what_is_looked_for_is_the_documents_own_and_never_code(tmp_path: 
             await player.ask(Play([b"plain"], {"content-type": "text/plain"} | refused))
         await player.ask(Play([json.dumps({"stop": text}).encode()]))
         await player.ask(Play([body], JSON | {"x-from": quoted.title()}))
-        await player.ask(Play([body], JSON | {"age": "7"}), user(experiment="other"))
-        await player.ask(Play([completion(usage(7, 8))]), user(experiment="other"))
+        await player.ask(Play([body], JSON | {"age": "7"}), user(experiment="other"), path="/other/x")
+        await player.ask(Play([completion(usage(7, 8))]), user(experiment="other"), path="/other/x")
         found = await amounts(player.mesh, 5)
         assert (found["refusals"], found["cached"], found["usage"]) == (3, 1, 1)
         others = await player.mesh.counted("abmesh.output_tokens.experiment.other.variant.model-b.slice.7", 8)

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
+from abmesh.experiment.places import place_of
 from abmesh.mesh.bootstrap import READABLE_ADMIN_PATHS
 from abmesh.mesh.buckets import BUCKETS_MS
 from tests.e2e.echo_upstream import CLAIMED_VERSION, echo_upstream
 from tests.e2e.envoy_process import wait_for
-from tests.e2e.rendered_mesh import UNASSIGNED, RenderedMesh, rendered_mesh, user
+from tests.e2e.rendered_mesh import UNASSIGNED, UNKNOWN, RenderedMesh, rendered_mesh, user
 
 pytestmark = pytest.mark.envoy
 
@@ -30,6 +31,11 @@ FORGED = {
     "X-AB-Slice": "3",
     "x-ab-group": "0",
     "x-ab-anything": "1",
+    "x-ab-place": str(place_of("chat", "model-b")),
+    "x-ab-route": "chat",
+    "x-ab-reason": "grow",
+    "x-ab-counted": "grow",
+    "x-ab-unassigned": "grow",
     "x-envoy-upstream-rq-timeout-ms": "1",
     "x-envoy-upstream-alt-stat-name": "grow",
 }
@@ -45,9 +51,17 @@ UNDERSCORED = {
 
 
 def trusted(seen: Any) -> dict[str, str]:
-    """Headers that a server might take for ours; a CGI or WSGI server does not tell dashes from underscores."""
+    """Headers that a server might take for ours; a CGI or WSGI server does not tell dashes from underscores.
+
+    Without those by which Envoy itself counts the unassigned.
+    """
     spelled = {name: name.replace("_", "-") for name in seen}
-    return {name: seen[name] for name, same in spelled.items() if same == "x-model-version" or same.startswith("x-ab-")}
+    found = {
+        name: seen[name] for name, same in spelled.items() if same == "x-model-version" or same.startswith("x-ab-")
+    }
+    assert found.pop("x-ab-unassigned", "chat") == "chat"
+    assert found.pop("x-ab-reason", "assigned") == "assigned"
+    return found
 
 
 async def test_an_assigned_request_reaches_its_variant_and_the_answer_says_so(tmp_path: Path) -> None:
@@ -110,8 +124,7 @@ async def test_requests_without_an_assignment_are_neither_stamped_nor_evidence(t
         reply = await mesh.get()
         assert (reply.status, reply.upstream, reply.versions, reply.cookies) == (200, "model-a", (), ("upstream=1",))
         assert (await mesh.get("/elsewhere")).status == 404
-        unmatched = "abmesh.unassigned.route.unmatched.code.404"
-        assert await mesh.counted(unmatched, 1) == {UNASSIGNED: 1, unmatched: 1}
+        assert await mesh.counted(UNASSIGNED, 1) == {UNASSIGNED: 1}, "other requests are none of our business"
 
 
 async def test_a_variant_that_this_envoy_does_not_know_is_served_and_counted_as_unassigned(tmp_path: Path) -> None:
@@ -120,12 +133,12 @@ async def test_a_variant_that_this_envoy_does_not_know_is_served_and_counted_as_
         reply = await mesh.get(headers=user("model-c"))
         assert (reply.status, reply.upstream, reply.versions) == (200, "model-a", ())
         assert trusted(reply.seen) == {}
-        assert await mesh.counted(UNASSIGNED, 1) == {UNASSIGNED: 1}
+        assert await mesh.counted(UNKNOWN, 1) == {UNKNOWN: 1}
         # An answer that Envoy gives itself, before the control could be told anything, is the variant's as little.
         lost = await mesh.get("/v1/x?drop", user("model-c"))
         assert (lost.status, lost.versions) == (503, ())
-        failed = UNASSIGNED.replace("200", "503")
-        assert await mesh.counted(failed, 1) == {UNASSIGNED: 1, failed: 1}
+        failed = UNKNOWN.replace("200", "503")
+        assert await mesh.counted(failed, 1) == {UNKNOWN: 1, failed: 1}
 
 
 @pytest.mark.parametrize("default", [None, "other"], ids=["404", "default cluster"])
@@ -141,11 +154,9 @@ async def test_an_experiment_that_this_envoy_does_not_know_gets_neither_stamp_no
             assert trusted(reply.seen) == {}
         inside = await mesh.get("/v1/x", user("model-b", experiment="newexp"))
         assert (inside.status, inside.upstream, inside.versions) == (200, "model-a", ())
-        unmatched = f"abmesh.unassigned.route.unmatched.code.{status}"
-        await mesh.counted(unmatched, 2)
-        assert await mesh.counted(UNASSIGNED, 1) == {UNASSIGNED: 1, unmatched: 2}
+        assert await mesh.counted(UNKNOWN, 1) == {UNKNOWN: 1}
         assert mesh.envoy.histograms("^abmesh") == {}
-        assert (await mesh.get("/elsewhere", user("model-b"))).versions == ("model-b",), "its word still leads anywhere"
+        assert (await mesh.get("/elsewhere", user("model-b"))).versions == (), "the server is not asked there"
         assert mesh.envoy.log_lines("error") == []
 
 
@@ -154,17 +165,6 @@ async def test_overrides_are_neither_evidence_nor_unassigned(tmp_path: Path) -> 
         assert (await mesh.get(headers=user("model-b", None))).versions == ("model-b",)
         await mesh.get()
         assert await mesh.counted(UNASSIGNED, 1) == {UNASSIGNED: 1}
-
-
-async def test_requests_too_broken_to_have_a_route_are_counted_as_unassigned(tmp_path: Path) -> None:
-    async with rendered_mesh(tmp_path) as mesh:
-        reader, writer = await asyncio.open_connection("127.0.0.1", mesh.envoy.port)
-        writer.write(b"GET /v1/x HTTP/1.1\r\n\r\n")  # without a host
-        assert b" 400 " in await asyncio.wait_for(reader.readline(), 20)
-        writer.close()
-        await writer.wait_closed()
-        broken = "abmesh.unassigned.route..code.400"
-        assert await mesh.counted(broken, 1) == {broken: 1}
 
 
 async def test_statistics_equal_what_was_sent(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ async def test_clients_that_leave_are_counted_without_an_error_line(tmp_path: Pa
         for path, headers in (("/v1/x?sleep=5", user()), ("/v1/x?stream=5", user()), ("/v1/x", user(sleep=5))):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(mesh.get(path, headers), 0.5)
-        await mesh.counted("abmesh.unassigned.route.chat/unassigned.code.0", 1)
+        await mesh.counted("abmesh.unassigned.route.chat.reason..code.0", 1)
         found = await mesh.counters()
         tags = "abmesh.requests.experiment.chat.variant.model-b.slice.7"
         assert (found[f"{tags}.code.0"], found[f"{tags}.code.200"]) == (1, 1), "the latter had its head when it left"
@@ -238,12 +238,14 @@ async def test_clients_that_leave_are_counted_without_an_error_line(tmp_path: Pa
 
 async def test_a_variants_time_limit_holds_with_and_without_the_servers_word(tmp_path: Path) -> None:
     async with rendered_mesh(tmp_path) as mesh:
-        limited, short, unlimited = await asyncio.gather(
-            mesh.get("/v1/x?sleep=8", user("model-a")),
+        unassigned, limited, short, unlimited = await asyncio.gather(
+            mesh.get("/v1/x?sleep=8"),
+            mesh.get("/v1/x?sleep=8", user("model-a", set={"x-envoy-upstream-rq-timeout-ms": "2000"})),
             mesh.get("/v1/x?sleep=8", user("model-b", set={"x-envoy-upstream-rq-timeout-ms": "200"})),
             mesh.get("/v1/x?sleep=3", user("model-b")),
         )
-        assert (limited.status, short.status, unlimited.status) == (504, 504, 200)
+        assert (unassigned.status, limited.status, short.status, unlimited.status) == (504, 504, 504, 200)
+        assert 1.9 < unassigned.seconds < 6, "the control's own, whatever the route's"
         assert 1.9 < limited.seconds < 6
         assert 0.19 < short.seconds < 1.9
         assert "x-envoy-upstream-rq-timeout-ms" not in unlimited.seen
@@ -259,10 +261,10 @@ async def test_the_server_gets_only_the_headers_that_the_document_needs(tmp_path
 
 async def test_the_server_can_set_nothing_but_its_own_headers(tmp_path: Path) -> None:
     async with rendered_mesh(tmp_path) as mesh:
-        wanted = {"host": "evil", ":path": "/evil", "x-other": "1", "x-envoy-retry-on": "5xx", "x-ab-other": "1"}
+        wanted = {"host": "evil", ":path": "/evil", "x-other": "1", "x-envoy-retry-on": "5xx", "x-ab-counted": "1"}
         reply = await mesh.get(headers=user(set=wanted))
         assert (reply.status, reply.path, reply.versions) == (200, "/v1/x", ("model-b",))
-        assert not {"x-other", "x-envoy-retry-on", "x-ab-other"} & set(reply.seen)
+        assert not {"x-other", "x-envoy-retry-on", "x-ab-counted"} & set(reply.seen)
         assert reply.seen["host"] != "evil"
         rejected = await mesh.counters("ext_proc.rejected_header_mutations")
         assert list(rejected.values()) == [5]
@@ -312,12 +314,11 @@ async def test_first_experiment_that_matches_path_host_and_headers_takes_unassig
     async with rendered_mesh(tmp_path, server=False, experiments=experiments) as mesh:
         for path, headers, name in asked:
             before = await mesh.counters()
-            await mesh.get(path, headers)
-            route = (
-                f"abmesh.unassigned.route.{name}/unassigned.code.200"
-                if name
-                else ("abmesh.unassigned.route.unmatched.code.404")
-            )
+            reply = await mesh.get(path, headers)
+            if not name:
+                assert reply.status == 404
+                continue
+            route = UNASSIGNED.replace("chat", name)
             after = await mesh.counted(route, before.get(route, 0) + 1)
             assert sum(after.values()) == sum(before.values()) + 1, (path, headers)
 

@@ -124,7 +124,7 @@ async def test_events_wait_for_a_server_that_is_away(tmp_path: Path) -> None:
     async with events_mesh(tmp_path, server=False) as mesh:
         status, headers, _ = await send(mesh, CLICK, counted("click"))
         assert (status, headers["retry-after"]) == (503, "1")
-        assert await mesh.counted("abmesh.unassigned.route./_ab/events/click/unassigned.code.503", 1)
+        assert await mesh.counted("abmesh.unassigned.route./_ab/events/click/unassigned.reason..code.503", 1)
 
 
 async def test_nobody_can_claim_an_event_a_value_a_session_or_a_segment(tmp_path: Path) -> None:
@@ -143,7 +143,8 @@ async def test_an_unassigned_request_reaches_the_control_without_any_of_our_head
     async with events_mesh(tmp_path) as mesh:
         said = dict.fromkeys(("x-ab-issued", "x-ab-continued", "x-ab-event", "x-ab-value"), "1")
         reply = await mesh.get(headers=user("model-c", set=said))
-        assert (reply.upstream, [name for name in reply.seen if name.startswith("x-ab-")]) == ("model-a", [])
+        kept = {name: value for name, value in reply.seen.items() if name.startswith("x-ab-")}
+        assert (reply.upstream, kept) == ("model-a", {"x-ab-unassigned": "chat", "x-ab-reason": "assigned"})
 
 
 async def test_sessions_and_continuations_are_counted_with_the_requests_that_are_them(tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ async def test_each_experiment_that_declares_an_event_counts_its_own(tmp_path: P
         assert (await send(mesh, "/_ab/events/like", counted("like", experiment="other")))[0] == 204
         assert (await send(mesh, "/_ab/events/like", counted("like")))[0] == 400
         tags = "experiment.other.variant.model-b.slice.7.event"
-        found = await mesh.counted("abmesh.unassigned.route./_ab/events/like/refused.code.400", 1)
+        found = await mesh.counted("abmesh.unassigned.route./_ab/events/like/refused.reason.assigned.code.400", 1)
         assert {name for name in found if ".events." in name} == {
             f"abmesh.events.{tags}.click",
             f"abmesh.events.{tags}.like",
@@ -336,7 +337,7 @@ WHO = r"experiment\.chat\.variant\.model-b"
 SLICE, GROUP, SEGMENT = rf"{WHO}\.slice\.7", rf"{WHO}\.group\.1", rf"{WHO}\.segment\.(power|casual|other)"
 DECLARED = re.compile(
     rf"""abmesh\.(
-    unassigned\.route\.(/_ab/events/(unknown|preflight|(click|purchase)/[a-z]+)|chat/unassigned|unmatched)\.code\.\d+
+    unassigned\.route\.(/_ab/events/(click|purchase)/[a-z]+|chat)\.reason\.(assigned)?\.code\.\d+
     | (requests\.{SLICE}|requests_by_segment\.{SEGMENT})\.code\.200
     | (duration_ms|ttft_ms|first_tokens)\.{SLICE}
     | (duration|ttft)\.{GROUP} | (duration|ttft)_by_segment\.{SEGMENT}

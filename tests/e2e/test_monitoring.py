@@ -77,6 +77,8 @@ class Client:
         headers = {"x-user-id": f"user-{number}", "x-user-segment": ("power", "casual", "none")[number % 3]}
         if number % 7 == 0:
             del headers["x-user-id"]  # a session begins
+            async with client.post(f"{self.running.url}/_ab/events/click") as response:
+                assert response.status in (400, 503), "nobody's click"
         chat = {"messages": [{"role": "user", "content": "Hello there"}], "stream": number % 2 == 0}
         async with client.post(self.running.url + CHAT, headers=headers, json=chat) as response:
             text = await response.text()

@@ -8,6 +8,7 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abmesh.experiment.places import place_of
 from ext_proc import wire
 from ext_proc.core.assignment import Assignment
 from tests.ext_proc.samples import EVERY_KIND, document, headers_set, request_headers, response
@@ -92,13 +93,16 @@ def test_an_answer_sets_every_header_that_applies() -> None:
         "x-ab-slice": "7",
         "x-ab-group": "1",
         "x-ab-segment": "power",
+        "x-ab-place": str(place_of("chat-model", "model-a")),
+        "x-ab-reason": "assigned",
         "x-envoy-upstream-rq-timeout-ms": "30000",
     }
 
 
 def test_an_answer_sets_no_header_that_does_not_apply() -> None:
     forced = Assignment("override", "chat-model", "model-b")
-    expected = {"x-model-version": "model-b", "x-ab-experiment": "chat-model"}
+    expected = {"x-model-version": "model-b", "x-ab-experiment": "chat-model", "x-ab-reason": "assigned"}
+    expected["x-ab-place"] = str(place_of("chat-model", "model-b"))
     assert headers_set(wire.Answers(document()).write(forced)) == expected
 
 
@@ -157,15 +161,17 @@ def test_an_event_that_may_be_counted_is_named_next_to_the_usual_headers(
     assert common.clear_route_cache
 
 
-def test_an_event_with_a_wrong_value_gets_the_usual_headers_and_no_name() -> None:
-    answers = wire.Answers(document())
-    assert answers.write(PLACED._replace(reason="event_wrong_value")) is answers.write(PLACED)
-
-
-@pytest.mark.parametrize("reason", ["event_no_unit", "event_unmatched"])
-def test_an_event_without_a_unit_gets_only_its_experiment(reason: str) -> None:
-    told = wire.Answers(document()).write(Assignment(reason, "chat-model"))  # type: ignore[arg-type]  # the two literals
-    assert headers_set(told) == {"x-ab-experiment": "chat-model"}
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        Assignment("event_no_unit", "chat-model"),
+        Assignment("event_unmatched", "chat-model"),
+        PLACED._replace(reason="event_wrong_value"),
+    ],
+)
+def test_an_event_that_does_not_count_gets_only_its_experiment_and_the_reason(assignment: Assignment) -> None:
+    told = wire.Answers(document()).write(assignment)
+    assert headers_set(told) == {"x-ab-experiment": "chat-model", "x-ab-reason": assignment.reason}
     assert response(told).request_headers.response.clear_route_cache
 
 
@@ -184,9 +190,9 @@ def test_cached_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("reason", ["unmatched", "no_unit"])
-def test_a_request_without_a_variant_is_not_touched(reason: str) -> None:
-    untouched = Assignment(reason, "chat-model")  # type: ignore[arg-type]  # the two literals
-    assert wire.Answers(document()).write(untouched) == wire.UNTOUCHED["request_headers"]
+def test_a_request_without_a_variant_is_told_the_reason_and_nothing_else(reason: str) -> None:
+    told = wire.Answers(document()).write(Assignment(reason, "chat-model"))  # type: ignore[arg-type]  # the two literals
+    assert headers_set(told) == {"x-ab-reason": reason}
 
 
 @given(st.binary() | st.builds(lambda head, tail: head + tail, st.just(request_headers()), st.binary(max_size=40)))

@@ -17,6 +17,7 @@ from abmesh.experiment import answers, limits, metrics, model, parts, rollout
 from abmesh.experiment.bucketing import bucket_of, initial_ranges, places, reallocate
 from abmesh.experiment.codec import parse
 from abmesh.experiment.errors import DocumentError
+from abmesh.experiment.places import place_of
 from abmesh.experiment.quantities import format_duration, parse_weight
 from tests.paths import ROOT
 
@@ -120,6 +121,10 @@ class TestAssignment:
         for weights, bucket, variant, slice_, group in rows:
             place = places(initial_ranges(weights_in(weights)), 50)[int(bucket)]
             assert (place.variant, place.slice, place.group) == (variant, int(slice_), int(group))
+
+    def test_places(self) -> None:
+        for experiment, variant, place in table(ASSIGNMENT, "| experiment | variant | place |"):
+            assert place_of(experiment.strip("`"), variant.strip("`")) == int(place)
 
     def test_slices_of_scattered_ranges(self) -> None:
         """The sentence under the table of slices."""

@@ -15,8 +15,7 @@ import re2
 import xxhash
 
 from abmesh.experiment.names import UPSTREAM_TIMEOUT
-from abmesh.mesh import ext_proc_filter
-from abmesh.mesh.native import FILTER
+from abmesh.mesh.filters import EXT_PROC, HEADERS
 
 Headers = Mapping[str, Sequence[bytes]]
 
@@ -27,7 +26,7 @@ class Taken:
 
     Attributes:
         asks: whether the server is asked on this route.
-        cluster: that it leads to; empty if there is none.
+        cluster: that it leads to; empty if there is none, or if the server's answer decides.
         set_headers: request headers that the route sets; a time limit of its own counts as the header that sets one.
         stamp: ``x-model-version`` of the answer.
     """
@@ -52,14 +51,14 @@ def take(routes: Sequence[dict[str, Any]], headers: Headers) -> Taken:
     action = route.get("route", {})
     set_headers, stamp = _headers_set(route, headers), _stamp(route)
     cluster = action.get("cluster", "")
-    if "weighted_clusters" in action:
+    if "hash_policy" in action:
         entry = _picked(action, headers)
         cluster, stamp = entry["name"], _stamp(entry)
         set_headers |= _headers_set(entry, headers)
     limit = round(float(action.get("timeout", "0s").removesuffix("s")) * 1000)
     if limit:
         set_headers.setdefault(UPSTREAM_TIMEOUT, str(limit))
-    asks = not filters.get(ext_proc_filter.NAME, {}).get("disabled", False)
+    asks = EXT_PROC in filters
     return Taken(route["name"], asks, cluster, set_headers, stamp)
 
 
@@ -115,7 +114,7 @@ def _rewritten(regex: str, substitution: str, value: bytes) -> bytes:
 def _headers_set(of: dict[str, Any], headers: Headers) -> dict[str, str]:
     """The request headers that a route or a weighted cluster sets, itself and through the filter."""
     filters = of.get("typed_per_filter_config", {})
-    mutations = filters.get(FILTER, {}).get("mutations", {}).get("request_mutations", ())
+    mutations = filters.get(HEADERS, {}).get("mutations", {}).get("request_mutations", ())
     options = [*(mutation["append"] for mutation in mutations), *of.get("request_headers_to_add", ())]
     return {option["header"]["key"]: _formatted(option["header"]["value"], headers) for option in options}
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abmesh.experiment.answers import Answers
-from abmesh.mesh.answers import answers_filter, answers_of_route, lua_text, script, script_name
+from abmesh.mesh.answers import answers_filter, lua_text, reads_answers, script, script_name
+from abmesh.mesh.filters import ANSWERS
 from tests.abmesh.mesh.documents import document, experiment
 
 OTHER = {"output_tokens": "usage.output_tokens"}
@@ -26,9 +27,7 @@ def test_there_is_one_script_for_each_way_of_answering_and_each_route_names_its_
     assert list(config) == ["@type", "source_codes"], "no script for routes that name none"
     usual, other = (script_name(item.answers) for item in of.experiments[:2])
     assert list(config["source_codes"]) == [usual, other]
-    named = [
-        answers_of_route(item)["envoy.filters.http.lua"].to_dict(casing=Casing.SNAKE)["name"] for item in of.experiments
-    ]
+    named = [reads_answers(item)[ANSWERS].to_dict(casing=Casing.SNAKE)["name"] for item in of.experiments]
     assert named == [usual, other, usual, usual]
 
 
@@ -37,7 +36,7 @@ def test_routes_of_a_newer_document_find_the_scripts_of_an_older_ones_filter() -
     older, newer = document(experiment("two")), document(experiment("one"), experiment("two"))
     known = answers_filter(older).to_dict(casing=Casing.SNAKE)["typed_config"]["source_codes"]
     for item in newer.experiments:
-        assert answers_of_route(item)["envoy.filters.http.lua"].to_dict(casing=Casing.SNAKE)["name"] in known
+        assert reads_answers(item)[ANSWERS].to_dict(casing=Casing.SNAKE)["name"] in known
 
 
 def test_a_document_without_experiments_has_no_script() -> None:

@@ -4,12 +4,19 @@ import pytest
 from betterproto2 import Casing
 
 from abmesh.experiment.model import Document
-from abmesh.mesh.events import cors_filters, event_routes
+from abmesh.mesh.events import event_routes
 from tests.abmesh.mesh.documents import document, experiment
 
 
 def routes(of: Document) -> list[dict[str, Any]]:
     return [route.to_dict(casing=Casing.SNAKE) for route in event_routes(of)]
+
+
+def marks(route: dict[str, Any]) -> dict[str, str]:
+    """The headers that the route sets on its requests."""
+    settings = route.get("typed_per_filter_config", {}).get("abmesh.headers", {})
+    mutations = settings.get("mutations", {}).get("request_mutations", ())
+    return {mutation["append"]["header"]["key"]: mutation["append"]["header"]["value"] for mutation in mutations}
 
 
 OF = document(
@@ -40,13 +47,13 @@ def test_an_event_counts_as_the_server_decided_and_its_route_names_it() -> None:
         ],
     }
     assert route["direct_response"] == {"status": 204}
-    assert route["metadata"] == {"filter_metadata": {"abmesh": {"experiment": "two", "event": "click"}}}
+    assert marks(route) == {"x-ab-counted": "click"}
     assert [added["header"] for added in route["response_headers_to_add"]] == [
         {"key": "x-model-version", "value": "v1"}
     ]
 
 
-def test_what_does_not_count_has_no_metadata() -> None:
+def test_what_does_not_count_is_marked_as_such() -> None:
     others = [route for route in routes(OF) if route["name"].startswith("/")]
     of_envoy = [route["direct_response"]["status"] for route in others if "direct_response" in route]
     assert of_envoy == [405, 400, 405, 400]
@@ -56,7 +63,19 @@ def test_what_does_not_count_has_no_metadata() -> None:
         {"cluster_header": "x-ab-nowhere"},
         {"cluster_header": "x-ab-nowhere", "cluster_not_found_response_code": "NOT_FOUND"},
     ]
-    assert not any("metadata" in route for route in others)
+    assert [marks(route) for route in others if marks(route)] == [
+        {"x-ab-unassigned": f"/_ab/events/{event}/{why}"}
+        for event in ("click", "buy")
+        for why in ("refused", "unassigned")
+    ]
+
+
+def test_the_server_is_asked_only_about_an_event_that_may_count() -> None:
+    """Envoy chooses the filters by the first route that a request meets, which must not be a direct response."""
+    asking = [route for route in routes(OF) if "abmesh.ext_proc" in route.get("typed_per_filter_config", {})]
+    assert [route["name"] for route in asking] == ["/_ab/events/click/unassigned", "/_ab/events/buy/unassigned"]
+    assert all("abmesh.headers" in route["typed_per_filter_config"] for route in asking)
+    assert not any("direct_response" in route for route in asking)
 
 
 def test_without_any_event_the_path_is_still_reserved() -> None:
@@ -68,9 +87,8 @@ def test_without_any_event_the_path_is_still_reserved() -> None:
 @pytest.mark.parametrize("origins", [[], ["https://shop.example", "http://localhost:8080"]], ids=["none", "two"])
 def test_only_pages_of_the_documents_origins_may_send_events(origins: list[str]) -> None:
     of = document(experiment(events=["click"]), event_origins=origins)
-    assert len(cors_filters(of)) == bool(origins)
     for route in routes(of):
-        policy = route.get("typed_per_filter_config", {}).get("envoy.filters.http.cors")
+        policy = route.get("typed_per_filter_config", {}).get("abmesh.cors")
         if not origins:
             assert policy is None
             continue

@@ -11,7 +11,7 @@ from abmesh.mesh.ext_proc_filter import ext_proc_filter
 @pytest.fixture
 def config() -> dict[str, Any]:
     found = ext_proc_filter((":path", "x-user-id"), timedelta(milliseconds=250)).to_dict(casing=Casing.SNAKE)
-    assert found["name"] == "envoy.filters.http.ext_proc"
+    assert found["name"] == "abmesh.ext_proc"
     typed: dict[str, Any] = found["typed_config"]
     return typed
 
@@ -47,14 +47,19 @@ def test_only_needed_request_headers_are_sent(config: dict[str, Any]) -> None:
         ("x-envoy-upstream-rq-timeout-ms", True),
         ("x-envoy-retry-on", False),
         (":authority", False),
-        ("x-ab-slice-2", False),
+        ("x-ab-place", True),
+        ("x-ab-reason", True),
+        ("x-ab-route", False),
+        ("x-ab-unassigned", False),
+        ("x-ab-counted", False),
         ("authorization", False),
     ],
 )
 def test_the_server_may_set_its_own_headers_and_no_others(config: dict[str, Any], header: str, allowed: bool) -> None:
     rules = config["mutation_rules"]
     assert rules["disallow_all"] is True
-    assert bool(re.fullmatch(rules["allow_expression"]["regex"], header)) is allowed
+    may, may_not = (re.fullmatch(rules[f"{kind}_expression"]["regex"], header) for kind in ("allow", "disallow"))
+    assert bool(may and not may_not) is allowed
 
 
 def test_metadata_is_taken_from_our_namespace_alone(config: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from betterproto2 import Casing
 from abmesh.experiment.request_headers import needed_headers
 from abmesh.mesh.listener import listener
 from abmesh.mesh.options import RenderOptions
-from tests.abmesh.mesh.documents import document
+from tests.abmesh.mesh.documents import document, values_of
 
 
 def manager(options: RenderOptions, **changes: Any) -> dict[str, Any]:
@@ -38,11 +38,14 @@ def test_the_server_is_asked_before_answers_are_read_and_requests_routed() -> No
     options = RenderOptions(message_timeout=timedelta(seconds=1))
     filters = manager(options)["http_filters"]
     assert [item["name"] for item in filters] == [
-        "envoy.filters.http.ext_proc",
-        "envoy.filters.http.lua",
+        "abmesh.cors",
+        "abmesh.ext_proc",
+        "abmesh.headers",
+        "abmesh.answers",
         "envoy.filters.http.router",
     ]
-    asked = filters[0]["typed_config"]
+    assert [item.get("disabled", False) for item in filters] == [True] * 4 + [False]
+    asked = filters[1]["typed_config"]
     assert asked["message_timeout"] == "1s"
     sent = [pattern["exact"] for pattern in asked["forward_rules"]["allowed_headers"]["patterns"]]
     assert sent == list(needed_headers(document()))
@@ -64,6 +67,13 @@ def test_paths_are_normalised_whatever_envoy_was_built_to_do() -> None:
     assert (rendered["normalize_path"], rendered["merge_slashes"]) == (True, True)
 
 
-def test_a_page_that_asks_whether_it_may_send_events_is_answered_before_the_server_hears_of_it() -> None:
-    filters = manager(RenderOptions(), event_origins=["https://shop.example"])["http_filters"]
-    assert [item["name"] for item in filters[:2]] == ["envoy.filters.http.cors", "envoy.filters.http.ext_proc"]
+def test_everything_of_ours_has_a_name_of_ours() -> None:
+    """Envoy looks up a route's settings by name; by the usual names they would reach an operator's own filters."""
+    rendered = manager(RenderOptions(), event_origins=["https://shop.example"])
+    names = [item["name"] for item in (*rendered["http_filters"][:-1], *rendered["access_log"])]
+    names += [item["name"] for item in rendered["early_header_mutation_extensions"]]
+    names += [name for settings in values_of(rendered, "typed_per_filter_config") for name in settings]
+    assert names
+    assert {name.partition(".")[0] for name in names} == {"abmesh"}
+    loggers = [item["name"] for item in rendered["access_log"]]
+    assert len(set(loggers)) == len(loggers)

@@ -11,16 +11,15 @@ from hypothesis import strategies as st
 
 from abmesh.experiment.bucketing import Place
 from abmesh.mesh.bootstrap import render_bootstrap
+from abmesh.mesh.filters import ANSWERS, EXT_PROC, HEADERS
 from abmesh.mesh.lane import notes, obstacle
 from abmesh.mesh.listener import listener
-from abmesh.mesh.native import FILTER
 from abmesh.mesh.options import RenderOptions
 from abmesh.mesh.routes import RoutesRenderer
 from tests.abmesh.mesh.documents import document, experiment, render_routes, values_of
 from tests.examples import examples
 
 COOKIE = {"name": "sid", "max_age": "1h"}
-SLOW = {"name": "a", "cluster": "a", "weight": 100, "control": True, "timeout": "10m"}
 UNIT = [{"header": "x-user-id"}, {"cookie": "sid"}]
 
 
@@ -43,7 +42,7 @@ def headers_of(of: dict[str, Any]) -> dict[str, str]:
 def limit(entry: dict[str, Any]) -> str | None:
     """The time limit that the filter sets for an entry, in milliseconds."""
     filters = entry.get("typed_per_filter_config", {})
-    for mutation in filters.get(FILTER, {}).get("mutations", {}).get("request_mutations", ()):
+    for mutation in filters.get(HEADERS, {}).get("mutations", {}).get("request_mutations", ()):
         assert mutation["append"]["header"]["key"] == "x-envoy-upstream-rq-timeout-ms"
         return str(mutation["append"]["header"]["value"])
     return None
@@ -52,15 +51,11 @@ def limit(entry: dict[str, Any]) -> str | None:
 def test_native_routes_come_just_before_their_experiments_control() -> None:
     overrides = [{"header": {"x-group": "beta"}, "variant": "v1"}]
     assert list(routes(experiment("one"), native(name="two", overrides=overrides))) == [
-        "one/v0",
-        "one/v1",
-        "two/v0",
-        "two/v1",
-        "one/unassigned",
+        "one",
         "two/native/override/0",
         "two/native/header/x-user-id",
         "two/native/cookie/sid",
-        "two/unassigned",
+        "two",
         "unmatched",
     ]
 
@@ -98,16 +93,20 @@ def test_the_weighted_clusters_are_the_places_of_the_buckets_in_order(
 
 def test_a_native_route_has_what_an_assigned_one_has_and_does_not_ask_the_server() -> None:
     found = routes(native(overrides=[{"header": {"x-group": "beta"}, "variant": "v1"}]))
-    assigned = found["chat/v1"]
+    assigned = found["chat"]["route"]["weighted_clusters"]["clusters"][1]
     for name in ("chat/native/override/0", "chat/native/header/x-user-id", "chat/native/cookie/sid"):
         own = found[name]["typed_per_filter_config"]
-        assert own["envoy.filters.http.ext_proc"]["disabled"] is True
-        assert own["envoy.filters.http.lua"] == assigned["typed_per_filter_config"]["envoy.filters.http.lua"]
-        assert found[name]["metadata"] == assigned["metadata"]
-    assert headers_of(found["chat/native/override/0"]) == {"x-ab-experiment": "chat", "x-model-version": "v1"}
-    assert found["chat/native/override/0"]["response_headers_to_add"] == assigned["response_headers_to_add"]
-    for name in ("chat/unassigned", "chat/v1"):
-        assert "envoy.filters.http.ext_proc" not in found[name].get("typed_per_filter_config", {})
+        assert own == {ANSWERS: assigned["typed_per_filter_config"][ANSWERS]}
+        assert headers_of(found[name])["x-ab-route"] == headers_of(assigned)["x-ab-route"] == "chat"
+    override = found["chat/native/override/0"]
+    assert headers_of(override) == {"x-ab-route": "chat", "x-ab-experiment": "chat", "x-model-version": "v1"}
+    variants = {
+        entry["response_headers_to_add"][0]["header"]["value"]: entry["response_headers_to_add"]
+        for entry in found["chat"]["route"]["weighted_clusters"]["clusters"]
+        if "response_headers_to_add" in entry
+    }
+    assert override["response_headers_to_add"] == variants["v1"]
+    assert EXT_PROC in found["chat"]["typed_per_filter_config"]
 
 
 def test_each_variants_time_limit_and_host_are_its_own() -> None:
@@ -151,7 +150,6 @@ def test_a_segment_is_one_of_those_declared_or_other() -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"variants": [SLOW, {"name": "b", "cluster": "b", "weight": 0}]}, "beyond 5m"),
         ({"match": {"headers": {"Host": "a"}}}, "host"),
         ({"unit": [{"header": "host"}]}, "host"),
         ({"overrides": [{"header": {"host": "a"}, "variant": "v1"}]}, "host"),
@@ -171,10 +169,9 @@ def test_what_the_lane_cannot_express_is_left_to_the_server_with_a_reason(change
     assert "layered_runtime" not in render_bootstrap(document(chat), RenderOptions())
 
 
-def test_the_same_long_time_limit_on_all_variants_is_fine() -> None:
+def test_no_variants_long_time_limit_is_cut_short_by_the_idle_limit_that_they_share() -> None:
     chat = native()
-    for variant in chat["variants"]:
-        variant["timeout"] = "10m"
+    chat["variants"][1]["timeout"] = "10m"
     assert routes(chat)["chat/native/header/x-user-id"]["route"]["idle_timeout"] == "600s"
 
 
@@ -187,18 +184,17 @@ def test_continuation_leaves_only_the_issued_cookie_to_the_server_with_a_note() 
     assert "requests without a unit" in rest
 
 
-def test_only_an_envoy_that_may_need_it_gets_the_filter_and_the_limits() -> None:
-    def parts(options: RenderOptions, *experiments: dict[str, Any]) -> tuple[bool, bool, dict[str, Any]]:
+def test_only_an_envoy_that_may_need_them_gets_the_native_lanes_settings() -> None:
+    def parts(options: RenderOptions, *experiments: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
         of = document(*experiments)
         rendered = listener(of, options).to_dict(casing=Casing.SNAKE)
         manager = rendered["filter_chains"][0]["filters"][0]["typed_config"]
-        names = [item["name"] for item in manager["http_filters"]]
-        return FILTER in names, "layered_runtime" in render_bootstrap(of, options), manager
+        return "layered_runtime" in render_bootstrap(of, options), manager
 
-    assert parts(RenderOptions(), experiment())[:2] == (False, False)
-    assert parts(RenderOptions(), native())[:2] == (True, True)
-    filtered, limits, manager = parts(RenderOptions(routes_file="/run/abmesh/routes.json"), experiment())
-    assert (filtered, limits) == (True, True), "the file may hold native routes later"
+    assert parts(RenderOptions(), experiment())[0] is False
+    assert parts(RenderOptions(), native())[0] is True
+    limits, manager = parts(RenderOptions(routes_file="/run/abmesh/routes.json"), experiment())
+    assert limits is True, "the file may hold native routes later"
     assert "route_config" not in manager
     assert manager["rds"] == {
         "config_source": {

@@ -23,7 +23,7 @@ WHO = ["experiment", "variant", "slice"]
 GROUP = ["experiment", "variant", "group"]
 SEGMENT = ["experiment", "variant", "segment"]
 ALWAYS = {
-    "unassigned": ["route", "code"],
+    "unassigned": ["route", "reason", "code"],
     "requests": [*WHO, "code"],
     **dict.fromkeys(
         ("duration_ms", "cached", "ttft_ms", "first_tokens", "input_tokens", "output_tokens", "usage"), WHO
@@ -101,11 +101,10 @@ def test_only_what_the_document_can_fill_is_counted(changes: dict[str, Any], fur
 
 
 def test_no_tag_takes_a_value_that_a_client_can_choose() -> None:
-    trusted = re.compile(
-        r"%REQ\((x-model-version|x-ab-[a-z]+)\)%|%RESPONSE_CODE%|%ROUTE_NAME%|%METADATA\(ROUTE:abmesh:event\)%"
-    )
+    trusted = re.compile(r"%REQ\((x-model-version|x-ab-[a-z]+)\)%|%RESPONSE_CODE%")
     values = {value for logger in rendered(FULL) for value in values_of(logger, "tags") for value in _formats(value)}
     assert {value for value in values if not trusted.fullmatch(value)} == {"continuation"}
+    assert "%REQ(x-ab-counted)%" in values
     assert "%REQ(x-ab-event)%" not in values, "the route names the event"
 
 
@@ -114,25 +113,29 @@ def _formats(tags: list[dict[str, Any]]) -> list[str]:
 
 
 def conditions(tree: Any) -> set[str]:
-    """What a logger asks for: headers, keys of metadata, an expression."""
+    """What a logger asks for: headers and keys of metadata."""
     found = {matcher["name"] for matcher in values_of(tree, "header") if not matcher.get("invert_match")}
-    found |= {matcher["path"][0]["key"] for matcher in values_of(tree, "matcher")}
-    return found | set(values_of(tree, "expression"))
+    return found | {matcher["path"][0]["key"] for matcher in values_of(tree, "matcher")}
 
 
-ROUTE = "'abmesh' in xds.route_metadata.filter_metadata"
+MARKS = {"x-ab-route", "x-ab-counted"}
 OF_AN_ANSWER = {"answered", "cached", "output_tokens", "streamed_tokens", "refused"}
 
 
-def test_evidence_has_a_slice_and_took_a_route_of_ours() -> None:
-    """Whatever the server said of it. Answers are read on variants' routes alone, so what they say shows the route."""
+def test_evidence_has_a_slice_and_a_mark_of_envoys() -> None:
+    """Whatever the server said of it. Answers are read at variants' places alone, so what they say shows the place."""
     for logger in rendered(FULL):
         asked = conditions(logger["filter"])
         if stats_of(logger)[0]["stat"]["name"] == "unassigned":
-            assert asked == {f"!({ROUTE})"}
+            assert asked == {"x-ab-unassigned"}
             continue
-        assert "x-ab-slice" in asked
-        assert ROUTE in asked or asked & OF_AN_ANSWER
+        assert "x-ab-slice" in asked or "x-ab-segment" in asked
+        assert asked & (MARKS | OF_AN_ANSWER)
+
+
+def test_no_logger_evaluates_an_expression() -> None:
+    """One costs more than ten looks at a header."""
+    assert not [logger for logger in rendered(FULL) if list(values_of(logger, "extension_filter"))]
 
 
 def test_every_value_is_known_to_be_there_before_it_is_added_up() -> None:

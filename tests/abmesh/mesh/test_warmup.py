@@ -14,8 +14,17 @@ def test_each_variant_is_reached_as_its_users_reach_it_and_nothing_else_is() -> 
     rendered = warmup_listener(OF, Endpoint("127.0.0.1", 9902)).to_dict(casing=Casing.SNAKE)
     (routes,) = values_of(rendered, "routes")
     served = [route.to_dict(casing=Casing.SNAKE) for route in route_configuration(OF).virtual_hosts[0].routes]
-    of_users = {route["name"]: (route["match"], route["route"]) for route in served if "metadata" in route}
-    assert {route["name"]: (route["match"], route["route"]) for route in routes[:-1]} == of_users
+    of_users = {
+        f"{route['name']}/{entry['response_headers_to_add'][0]['header']['value']}": entry["name"]
+        for route in served
+        for entry in route.get("route", {}).get("weighted_clusters", {}).get("clusters", ())
+        if "response_headers_to_add" in entry
+    }
+    assert len(of_users) == 4
+    assert {route["name"]: route["route"]["cluster"] for route in routes[:-1]} == of_users
+    for route in routes[:-1]:
+        said = {condition["name"]: condition["string_match"]["exact"] for condition in route["match"]["headers"]}
+        assert route["name"] == f"{said['x-ab-experiment']}/{said['x-model-version']}"
     assert (routes[-1]["match"], routes[-1]["direct_response"]) == ({"prefix": "/"}, {"status": 404})
 
 

@@ -1,0 +1,39 @@
+"""Requests with ever more headers: what abmesh adds must not turn one that Envoy would pass into an error.
+
+Envoy allows 100 headers, and counts again after our server has added its own: a request with 88 to 100 got a 500.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from abmesh.mesh.edge import MAX_HEADERS
+from tests.drills.report import Drill
+from tests.e2e.lanes import LANES, lanes, request, send_alone
+
+_OURS = 20
+"""More than abmesh and Envoy add to a request together."""
+
+
+async def test_as_many_headers_as_envoy_allows_by_itself_pass_and_too_many_are_refused_as_such(
+    tmp_path: Path, drill: Drill
+) -> None:
+    async with lanes(tmp_path, issue_cookie={"name": "sid", "max_age": "1h"}) as two:
+        statuses: Counter[tuple[str, int]] = Counter()
+        for lane in LANES:
+            # With a unit, and without one, for which the native lane asks the server.
+            for unit in ([b"x-user-id: ada"], []):
+                for count in (*range(80, 104, 2), 150, *range(MAX_HEADERS - _OURS, MAX_HEADERS + 4)):
+                    lines = [*unit, *(b"x-h%d: 1" % number for number in range(count - len(unit)))]
+                    reply = await send_alone(two.port, request(lane, lines))
+                    drill.sent += 1
+                    statuses[lane, reply.status] += 1
+                    if count <= MAX_HEADERS - _OURS:
+                        drill.failed += reply.status != 200
+                        drill.wrong += reply.stamp != reply.upstream or not reply.slice
+                    else:
+                        drill.failed += reply.status not in (200, 431)
+    assert (drill.failed, drill.wrong) == (0, 0), statuses
+    assert {status for _, status in statuses} == {200, 431}
+    drill.operator_reads(*(f"{lane}: {count} answers {status}" for (lane, status), count in sorted(statuses.items())))
