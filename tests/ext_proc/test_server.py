@@ -82,7 +82,7 @@ async def follow_edits(server: Program, config: Path) -> None:
     async with connected(server.addresses[0]) as channel:
         assert "generation none" in server.text
         assert await health(channel) == await health(channel, wire.SERVICE) == NOT_SERVING
-        assert await ask(channel) == wire.UNTOUCHED["request_headers"]
+        assert await ask(channel) == wire.UNCONFIGURED
 
         edit(config, DOCUMENT_TEXT)
         await eventually(lambda: "document in force" in server.text, "the fixed document")
