@@ -61,9 +61,9 @@ def _publisher(settings: Settings) -> Publisher | None:
     if settings.routes_file is None:
         return None
     # Imported here, because Envoy's protobuf messages take as much memory as the rest of a controller.
-    from controller.routes.envoy_file import EnvoyRoutes
+    from controller.routes.envoy_file import EnvoyRoutes, document_store
 
-    store = FileStore(settings.config)  # a second one, because the loop reads the document in another thread
+    store = document_store(settings.config)  # a second one, because the loop reads the document in another thread
     return Publisher(lambda: store.watch(WATCH_SECONDS), EnvoyRoutes(settings.routes_file))
 
 

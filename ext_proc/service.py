@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from abmesh.experiment.model import Document
 from ext_proc import wire
-from ext_proc.core.assignment import NO_CONFIG
+from ext_proc.core.assignment import NEW_IDENTITY, NO_CONFIG
 from ext_proc.core.recent import Recent
 from ext_proc.core.table import Table, compile_document
 from ext_proc.telemetry import Counts
@@ -144,7 +144,7 @@ class Service:
         text = rules.answers.write(assignment)
         answer = Last(text) if read.decides else text
         key = (assignment.experiment, assignment.variant, assignment.reason)
-        if assignment.reason != "issued" and len(message) <= _LONGEST_CACHED:
+        if assignment.reason not in NEW_IDENTITY and len(message) <= _LONGEST_CACHED:
             rules.cached.put(message, (answer, key))
         self.counts.request(key)
         return answer

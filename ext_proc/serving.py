@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
+from abmesh.experiment.secrets import read_all
 from abmesh.experiment.store import FileStore
 from ext_proc.lifecycle import Signals, background, either, spare_garbage_collection
 from ext_proc.service import Service
@@ -55,7 +56,7 @@ async def serve(settings: Settings, signals: Signals, counts: Counts, ready: Rea
     service = Service(counts)
     transport = available(settings.transport)
     server = new_server(transport, service, settings)
-    store = FileStore(settings.config, warn=log.warning)
+    store = FileStore(settings.config, warn=log.warning, secrets=read_all)
     follower = Follower(lambda: store.watch(interval=settings.poll_interval), service, server.set_serving)
     async with background(follower.run()):
         # Listen only once the document is in force or has been refused: a server that takes over from another must not

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from abmesh.experiment.secrets import held
 from abmesh.experiment.store import Rejected, Snapshot, format_generation
 from abmesh.text import one_line
 from ext_proc.service import Service, compile_rules
@@ -22,6 +23,8 @@ Watch = Callable[[], AsyncIterator[Snapshot | Rejected]]
 """Starts to watch a store: yields its current state at once, then every change."""
 
 _RETRY_SECONDS = 1.0
+_CHANGED_SALT = "every user of this experiment is assigned anew"
+_CHANGED_KEY = "cookies of a key that is no longer listed are refused, and their holders get a new identity"
 
 
 class Follower:
@@ -51,6 +54,7 @@ class Follower:
         self._on_valid = on_valid
         self._now = now
         self._config = service.counts.config
+        self._secrets: dict[str, str] = {}
         self.seen = asyncio.Event()
 
     async def run(self) -> None:
@@ -86,13 +90,15 @@ class Follower:
     async def _accept(self, snapshot: Snapshot) -> None:
         config = self._config
         was_refused, config.error = bool(config.error), ""
-        if config.generation == snapshot.generation:
+        secrets = held(snapshot.document)
+        changed = [what for what, secret in secrets.items() if self._secrets.get(what, secret) != secret]
+        if config.generation == snapshot.generation and not changed:
             if was_refused:
                 log.info("document is valid again: generation %s", format_generation(snapshot.generation))
             return
         rules = await asyncio.to_thread(compile_rules, snapshot.document)
         first = self._service.rules is None
-        self._service.rules = rules
+        self._service.rules, self._secrets = rules, secrets
         config.generation, config.loaded_at = snapshot.generation, self._now()
         count = len(snapshot.document.experiments)
         log.info(
@@ -101,5 +107,7 @@ class Follower:
             count,
             "" if count == 1 else "s",
         )
+        for what in changed:
+            log.warning("secret changed: %s: %s", what, _CHANGED_SALT if ": secret_salt: " in what else _CHANGED_KEY)
         if first:
             await self._on_valid()

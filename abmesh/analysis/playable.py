@@ -64,5 +64,7 @@ def playable(experiment: Experiment) -> Playable:
     plan = rollout.model_copy(update={"guardrails": kept, "goal": goal})
     # Not model_copy, which would copy what is cached.
     fields = {name: getattr(experiment, name) for name in Experiment.model_fields}
-    trimmed = Experiment.model_validate({**fields, "salt": experiment.hash_salt, "rollout": plan})
+    trimmed = Experiment.model_validate(
+        {**fields, "salt": experiment.public_salt, "secret_salt": None, "rollout": plan}
+    )
     return Playable(trimmed, tuple(left_out))

@@ -155,7 +155,9 @@ def _moved(
     variants = tuple(variant.model_copy(update={"weight": weights[variant.name]}) for variant in experiment.variants)
     # Not model_copy, which would copy the places that are cached for the old weights.
     fields = {name: getattr(experiment, name) for name in Experiment.model_fields}
-    moved = Experiment.model_validate({**fields, "salt": experiment.hash_salt, "variants": variants})
+    moved = Experiment.model_validate(
+        {**fields, "salt": experiment.public_salt, "secret_salt": None, "variants": variants}
+    )
     stage = Stage(id=decision, weight=target, started_at=now)
     return moved, state.model_copy(update={"weights": weights, "stage": stage})
 

@@ -33,6 +33,7 @@ def assign(
     """Show which variant a unit gets, and why. Ignores overrides."""
     from abmesh.experiment.bucketing import bucket_of
     from abmesh.experiment.quantities import format_weight
+    from abmesh.experiment.secrets import read_salts
     from abmesh.experiment.store import FileStore
 
     if bool(unit) == (units_from is not None):
@@ -40,7 +41,9 @@ def assign(
     given = [text.encode(errors="surrogateescape").strip(_BLANKS) for text in unit or ()]
     if not all(given):
         raise typer.BadParameter("--unit is empty; a request without an identity gets no assignment")
-    found = FileStore(config).read().document.experiment(experiment)
+    store = FileStore(config, secrets=lambda document: read_salts(document, lambda item: item.name == experiment))
+    found = store.read().document.experiment(experiment)
+    salt = f'"{found.public_salt}:' if found.secret_salt is None else f'the salt in {found.secret_salt.label} + ":'
     units = given or _lines(units_from or "-")
     for identity in units:
         bucket = bucket_of(found.hash_salt, identity)
@@ -53,7 +56,7 @@ def assign(
         shown = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
         typer.echo(
             f"{shown}: {place.variant}, slice {place.slice}: "
-            f'xxh64("{found.hash_salt}:{shown}") mod 10000 = bucket {bucket}, and {place.variant} '
+            f'xxh64({salt}{shown}") mod 10000 = bucket {bucket}, and {place.variant} '
             f"({format_weight(found.weights[place.variant])}%) owns buckets {owned[0]} to {owned[1] - 1}"
         )
 

@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
 def validate(config: ConfigOption = CONFIG) -> None:
     """Check the document and report every problem with its line."""
     from abmesh.experiment.store import FileStore, format_generation
+    from abmesh.mesh.identity_notes import identity_notes
     from abmesh.mesh.lane import notes
 
     snapshot = FileStore(config).read()
@@ -29,9 +30,9 @@ def validate(config: ConfigOption = CONFIG) -> None:
     for warning in snapshot.warnings:
         typer.echo(f"warning: {warning.describe(str(config))}")
     for experiment in snapshot.document.experiments:
-        if experiment.lane == "native":
-            for note in notes(experiment):
-                typer.echo(f"{config}: note: {experiment.name}: {note}")
+        lane = notes(experiment) if experiment.lane == "native" else ()
+        for note in (*lane, *identity_notes(experiment)):
+            typer.echo(f"{config}: note: {experiment.name}: {note}")
 
 
 def schema() -> None:

@@ -76,12 +76,11 @@ def envoy(
     ] = None,
 ) -> None:
     """Print Envoy's bootstrap configuration."""
-    from abmesh.experiment.store import FileStore
     from abmesh.mesh.bootstrap import render_bootstrap
     from abmesh.mesh.native import is_native
     from abmesh.mesh.options import RenderOptions, ServerTls
     from abmesh.mesh.yaml_text import to_yaml
-    from controller.routes.envoy_file import EnvoyRoutes
+    from controller.routes.envoy_file import EnvoyRoutes, document_store, secrets_shown
 
     secret = ext_proc_ca or ext_proc_name or ext_proc_cert or ext_proc_key
     tls = ServerTls(ext_proc_ca, ext_proc_name, ext_proc_cert, ext_proc_key) if secret else None
@@ -97,7 +96,7 @@ def envoy(
         max_heap=max_heap_mib * 1024**2,
         routes_file="" if routes_file is None else str(routes_file.absolute()),
     )
-    snapshot = FileStore(config).read()
+    snapshot = document_store(config).read()
     bootstrap = to_yaml(render_bootstrap(snapshot.document, options))
     if options.routes_file:
         EnvoyRoutes(Path(options.routes_file)).begin(snapshot)
@@ -105,6 +104,13 @@ def envoy(
         typer.echo(
             f"abmesh: warning: lane native without --routes-file: {', '.join(stuck)}: this Envoy keeps the current "
             "weights until you render its bootstrap again and restart it, whatever a rollout or `abmesh weights` does",
+            err=True,
+        )
+    if secrets := secrets_shown(snapshot):
+        holder = options.routes_file or "this bootstrap"
+        typer.echo(
+            f"abmesh: warning: {holder} holds {secrets}, because Envoy hashes users itself in the native lane: keep it "
+            "as secret as the salt; Envoy's admin endpoint shows it to every process that reaches it",
             err=True,
         )
     typer.echo(bootstrap, nl=False)

@@ -37,31 +37,31 @@ def routes(
     ] = False,
 ) -> None:
     """Print Envoy's routes, or write them to a file that Envoy watches."""
-    from abmesh.experiment.store import FileStore, format_generation
-    from controller.routes.envoy_file import EnvoyRoutes, routes_text
+    from abmesh.experiment.store import format_generation
+    from controller.routes.envoy_file import EnvoyRoutes, document_store, routes_text
 
     if file is None:
         if follow:
             raise typer.BadParameter("--follow needs a file to keep up to date")
-        typer.echo(routes_text(FileStore(config).read()), nl=False)
+        typer.echo(routes_text(document_store(config).read()), nl=False)
         return
     routes_file = EnvoyRoutes(file.absolute())
     if follow:
         _follow(config, routes_file)
         return
-    snapshot = FileStore(config).read()
+    snapshot = document_store(config).read()
     done = "written" if routes_file.publish(snapshot).written else "already up to date"
     typer.echo(f"{file}: {done}, generation {format_generation(snapshot.generation)}")
 
 
 def _follow(config: Path, routes_file: EnvoyRoutes) -> None:
-    from abmesh.experiment.store import FileStore
+    from controller.routes.envoy_file import document_store
     from controller.routes.publisher import WATCH_SECONDS, Publisher
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     async def run() -> None:
-        store = FileStore(config)
+        store = document_store(config)
         following = asyncio.create_task(Publisher(lambda: store.watch(WATCH_SECONDS), routes_file).run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, following.cancel)

@@ -6,6 +6,7 @@
     ├── WeightsError         weights that cannot be applied (wrong sum, wrong variant, out of range)
     ├── StoreError           the document cannot be read or written
     │   └── Conflict         the document changed since it was read; read again and retry
+    ├── SecretError          a secret that the document names cannot be read; never holds the secret
     ├── StateError           the controller's state or journal cannot be read or written
     ├── RefusedError         a command that the experiment's current state does not allow
     ├── SourceError          an Envoy's statistics could not be read
@@ -86,6 +87,10 @@ class StoreError(AbmeshError):
 
 class Conflict(StoreError):  # noqa: N818 - the field's name for a failed compare-and-swap
     """The document is no longer the one that the write was based on."""
+
+
+class SecretError(AbmeshError):
+    """A secret that the document names cannot be read or is too weak; the message never holds it."""
 
 
 class StateError(AbmeshError):

@@ -50,6 +50,12 @@ HeaderValue = Annotated[
     ),
 ]
 Salt = Annotated[str, _form(r"^[A-Za-z0-9._-]{1,128}$", "1 to 128 letters, digits, ., _ and -")]
+SecretFile = Annotated[
+    str, _form(r"^/[^\x00-\x1f\x7f]{1,1023}$", "an absolute path of at most 1024 characters, such as /run/secrets/salt")
+]
+EnvironmentName = Annotated[
+    str, _form(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", "an environment variable's name, such as ABMESH_SALT")
+]
 ClusterName = Annotated[str, _form(r"^[\x21-\x7e]{1,253}$", "1 to 253 printable ASCII characters without spaces")]
 Host = Annotated[str, _form(r"^[A-Za-z0-9._:-]{1,253}$", "a host name or an IP address")]
 HostName = Annotated[

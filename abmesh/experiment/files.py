@@ -27,6 +27,9 @@ DOCUMENT: Final = "the experiments document"
 _NEW_MODE: Final = 0o644
 """Mode of a new file: its readers, such as Envoy, may run as other users."""
 
+_SECRET_MODE: Final = 0o600
+"""Mode of a new file that holds a secret."""
+
 
 class Put(NamedTuple):
     """What :func:`put` did.
@@ -136,16 +139,17 @@ def replace(copy: Path, target: Path) -> None:
         raise StoreError(message) from error
 
 
-def put(target: Path, content: bytes, what: str) -> Put:
+def put(target: Path, content: bytes, what: str, *, secret: bool = False) -> Put:
     """Give a file new content, at once for every reader and for good, unless it already has that content.
 
-    Everybody can read a new file; an existing one keeps its mode and owner. A link is replaced by a file. Other callers
-    wait.
+    Everybody can read a new file, or only its owner if it is secret; an existing one keeps its mode and owner. A link
+    is replaced by a file. Other callers wait.
 
     Args:
         target: the file.
         content: what it will hold.
         what: what messages call the file.
+        secret: whether the content holds a secret.
 
     Raises:
         StoreError: it cannot be written.
@@ -156,7 +160,8 @@ def put(target: Path, content: bytes, what: str) -> Put:
                 if present.read() == content:
                     return Put(written=False, signature=atomic.signature_of(os.fstat(present.fileno())))
             atomic.remove_copies(target)
-            return Put(written=True, signature=atomic.replace_file(target, content, mode=_NEW_MODE))
+            mode = _SECRET_MODE if secret else _NEW_MODE
+            return Put(written=True, signature=atomic.replace_file(target, content, mode=mode))
         except OSError as error:
             raise _failure(target, "write", error, what) from error
 

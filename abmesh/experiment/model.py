@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from abmesh.experiment import bucketing, metrics
 from abmesh.experiment.answers import Answers, ShortEvent
+from abmesh.experiment.cookie_rules import Cookies, cookie_problems
 from abmesh.experiment.errors import UnknownName
 from abmesh.experiment.fields import LONGEST_TOKEN, ClusterName, DnsLabel, Origin, Salt
 from abmesh.experiment.limits import missing_for
@@ -23,6 +24,7 @@ from abmesh.experiment.parts import Cluster, IssueCookie, Match, Override, Price
 from abmesh.experiment.places import shared_place
 from abmesh.experiment.quantities import format_weight
 from abmesh.experiment.rollout import Rollout
+from abmesh.experiment.secret_source import SecretSource
 from abmesh.experiment.validation import Frozen, did_you_mean, raise_all, refuse, repeated
 
 USUAL_PORTS = (("https://", ":443"), ("http://", ":80"))
@@ -34,6 +36,7 @@ class Experiment(Frozen):
     Attributes:
         name: unique in the document.
         salt: what the unit is hashed with; default: the experiment's name. Changing it reshuffles all users.
+        secret_salt: where to find a salt that clients must not know, instead of ``salt``.
         match: which requests the experiment applies to.
         lane: who assigns: our server (``ext_proc``), or Envoy itself (``native``) for requests whose unit it reads as
             the server does; the server assigns the others.
@@ -53,6 +56,7 @@ class Experiment(Frozen):
 
     name: DnsLabel
     salt: Salt = ""
+    secret_salt: SecretSource | None = None
     match: Match = Match()
     lane: Literal["ext_proc", "native"] = "ext_proc"
     unit: Annotated[tuple[UnitSource, ...], Field(min_length=1, max_length=10)]
@@ -66,9 +70,18 @@ class Experiment(Frozen):
     slices: Annotated[int, Field(ge=GROUPS, le=100, strict=True)] = 50
     ranges: dict[str, tuple[tuple[StrictInt, StrictInt], ...]] | None = None
 
-    @cached_property
+    @property
     def hash_salt(self) -> str:
-        """The salt, or the name if none is given."""
+        """What units are hashed with: the secret salt, the salt, or the name if neither is given.
+
+        Raises:
+            SecretError: the salt is secret, and this process has not read it.
+        """
+        return self.public_salt if self.secret_salt is None else self.secret_salt.value
+
+    @property
+    def public_salt(self) -> str:
+        """The salt as far as anybody may know it: the name if the salt is secret or none is given."""
         return self.salt or self.name
 
     @cached_property
@@ -153,6 +166,8 @@ class Experiment(Frozen):
             yield refuse("weights must sum to exactly 100", "variants", found=found, allowed="100")
 
     def _identity(self) -> Iterator[PydanticCustomError]:
+        if self.salt and self.secret_salt:
+            yield refuse("there is a secret salt already", "salt", allowed="either salt or secret_salt")
         yield from repeated((unit.label for unit in self.unit), "unit", "unit")
         cookies = [unit.cookie for unit in self.unit if unit.cookie]
         if self.issue_cookie and self.issue_cookie.name not in cookies:
@@ -263,23 +278,15 @@ class Document(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        raise_all([*self._names(), *self._markers(), *self._clusters_known()])
+        cookies = [
+            Cookies(item.name, item.unit, item.issue_cookie, item.counts_continuation) for item in self.experiments
+        ]
+        raise_all([*self._names(), *cookie_problems(cookies), *self._clusters_known()])
         return self
 
     def _names(self) -> Iterator[PydanticCustomError]:
         yield from repeated((item.name for item in self.experiments), "experiment", "experiments", field="name")
         yield from repeated(self.event_origins, "origin", "event_origins")
-
-    def _markers(self) -> Iterator[PydanticCustomError]:
-        """Refuse a unit that is the cookie of a continued session."""
-        counting = [item.issue_cookie for item in self.experiments if item.counts_continuation]
-        markers = {cookie.marker for cookie in counting if cookie is not None}
-        for index, item in enumerate(self.experiments):
-            for place, unit in enumerate(item.unit):
-                if unit.cookie in markers:
-                    path = ("experiments", index, "unit", place, "cookie")
-                    message = f"{metrics.CONTINUATION} sets this cookie itself, so it cannot be a unit"
-                    yield refuse(message, *path, allowed="any other cookie")
 
     def _clusters_known(self) -> Iterator[PydanticCustomError]:
         if self.clusters is None:

@@ -27,6 +27,7 @@ from abmesh.experiment.fields import (
 )
 from abmesh.experiment.names import CONTINUED_ENDING, OTHER_SEGMENT
 from abmesh.experiment.quantities import Duration, Weight
+from abmesh.experiment.secret_source import SecretSource
 from abmesh.experiment.validation import Frozen, header_map, header_name, raise_all, refuse, repeated
 
 
@@ -117,6 +118,8 @@ class IssueCookie(Frozen):
         domain: which domain it is sent to; default: only the host that set it.
         secure: whether it is sent over HTTPS only; ``auto`` means yes if the client used HTTPS.
         same_site: whether it is sent with requests from other sites; ``none`` needs ``secure: true``.
+        keys: secrets that authenticate the cookie: the first signs, all verify. Without any, clients may write their
+            own cookies.
     """
 
     name: Token
@@ -125,6 +128,7 @@ class IssueCookie(Frozen):
     domain: CookieDomain | None = None
     secure: Literal["auto"] | bool = "auto"
     same_site: Literal["lax", "strict", "none"] = "lax"
+    keys: Annotated[tuple[SecretSource, ...], Field(max_length=5)] = ()
 
     @property
     def marker(self) -> str:
@@ -149,6 +153,7 @@ class IssueCookie(Frozen):
             raise refuse("browsers drop SameSite=None cookies that are not Secure", "secure", allowed="true")
         if self.max_age < timedelta(seconds=1):
             raise refuse("a cookie that expires at once keeps no user on a variant", "max_age", allowed="at least 1s")
+        raise_all(repeated((key.label for key in self.keys), "key", "keys"))
         return self
 
 

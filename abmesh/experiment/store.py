@@ -18,8 +18,8 @@ import os
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +27,9 @@ import xxhash
 
 from abmesh import atomic
 from abmesh.experiment import codec, files
-from abmesh.experiment.errors import AbmeshError, Conflict, DocumentError, Problem, StoreError
+from abmesh.experiment.errors import AbmeshError, Conflict, DocumentError, Problem, SecretError, StoreError
 from abmesh.experiment.model import Document
+from abmesh.experiment.secrets import held
 from abmesh.experiment.watch import Tracker
 from abmesh.experiment.yaml_nodes import LONGEST
 
@@ -58,7 +59,7 @@ class Rejected:
     """Content that is refused.
 
     Attributes:
-        error: why; a DocumentError or a StoreError.
+        error: why; a DocumentError, a StoreError, or a SecretError.
         generation: of the content; None if the file is missing or unreadable.
     """
 
@@ -83,6 +84,8 @@ class FileStore:
         path: the file, which may be a symbolic link; writes keep the link.
         lock_seconds: how long a write waits for other writers.
         warn: called once for everything in the document that is still accepted but should be changed.
+        secrets: reads the secrets that a document names, as in :mod:`abmesh.experiment.secrets`; without it, snapshots
+            carry none.
     """
 
     def __init__(
@@ -91,10 +94,12 @@ class FileStore:
         *,
         lock_seconds: float = files.LOCK_SECONDS,
         warn: Callable[[str], None] | None = None,
+        secrets: Callable[[Document], Document] | None = None,
     ) -> None:
         self._path = path
         self._lock_seconds = lock_seconds
         self._warn = warn
+        self._secrets = secrets
         self._warned: set[tuple[str, str]] = set()
         self._last: tuple[bytes, Snapshot | DocumentError] | None = None
 
@@ -108,9 +113,10 @@ class FileStore:
 
         Raises:
             DocumentError: the content is refused.
+            SecretError: a secret that it names cannot be read.
             StoreError: the file is missing or unreadable.
         """
-        return self._decoded(files.read(self._path, LONGEST))
+        return self._with_secrets(self._decoded(files.read(self._path, LONGEST)))
 
     def write_weights(self, experiment: str, weights: Mapping[str, int], *, based_on: int) -> Snapshot:
         """Give an experiment new weights; see :func:`abmesh.experiment.codec.edit_weights`.
@@ -163,7 +169,8 @@ class FileStore:
 
         A valid change is reported within two intervals, a refused one within three. Refused content is reported once;
         the next valid content is reported even if it is the same as before. A file that is written in place more
-        slowly may be reported half-written, and again once it is complete.
+        slowly may be reported half-written, and again once it is complete. A changed secret is reported within about
+        two seconds, with the generation as before.
 
         Args:
             interval: seconds between looks at the file.
@@ -180,16 +187,22 @@ class FileStore:
                     yield found
             await asyncio.sleep(interval)
 
-    def _look(self) -> tuple[Snapshot | Rejected, tuple[int | None, str]]:
+    def _look(self) -> tuple[Snapshot | Rejected, tuple[Hashable, ...]]:
         """The file's content, and what identifies it."""
         generation: int | None = None
         try:
             content = files.read(self._path, LONGEST)
             generation = generation_of(content) if len(content) <= LONGEST else None
-            snapshot = self._decoded(content)
+            snapshot = self._with_secrets(self._decoded(content))
+        except SecretError as error:
+            return Rejected(error, generation), (generation, str(error))
         except (DocumentError, StoreError) as error:
             return Rejected(error, generation), (generation, "" if generation is not None else str(error))
-        return snapshot, (snapshot.generation, "")
+        return snapshot, (snapshot.generation, *held(snapshot.document).items())
+
+    def _with_secrets(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot with the secrets as they are now: they change without the document."""
+        return snapshot if self._secrets is None else replace(snapshot, document=self._secrets(snapshot.document))
 
     def _decoded(self, content: bytes) -> Snapshot:
         """The snapshot of some content; the last one is cached, since most reads find the same content again."""

@@ -19,13 +19,12 @@ from typing import Any, Self
 import aiohttp
 
 from abmesh.experiment.quantities import format_duration
-from abmesh.experiment.store import FileStore
 from abmesh.local.model_server import Behaviour
 from abmesh.local.processes import Child, find_envoy, free_ports
 from abmesh.mesh.bootstrap import render_bootstrap
 from abmesh.mesh.options import RenderOptions
 from abmesh.mesh.yaml_text import to_yaml
-from controller.routes.envoy_file import EnvoyRoutes
+from controller.routes.envoy_file import EnvoyRoutes, document_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +183,7 @@ class Stack:
         # Without models of its own, the document says where its clusters are.
         text = f"{self.document.rstrip()}\nclusters:\n{clusters}" if clusters else self.document
         self.config.write_text(text)
-        snapshot = FileStore(self.config).read()
+        snapshot = document_store(self.config).read()
         options = RenderOptions(
             listen=f"127.0.0.1:{self.ports['envoy']}",
             admin=f"127.0.0.1:{self.ports['admin']}",

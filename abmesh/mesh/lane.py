@@ -22,17 +22,28 @@ def obstacle(experiment: Experiment) -> str:
     if experiment.segments is not None and not _can_be_formatted(experiment.segments.header):
         return f"the segments' header, {experiment.segments.header}, cannot be named in Envoy's format strings"
     if all(asks_server(experiment, source) for source in experiment.unit):
-        return f"its only unit is the issued cookie, and {CONTINUATION} needs the server to mark its sessions"
+        return f"its only unit is the issued cookie, and {_reason(experiment, experiment.unit[0])}"
     return ""
 
 
 def asks_server(experiment: Experiment, source: UnitSource) -> bool:
     """Whether requests whose unit comes from a source are left to the server.
 
-    The second request of a session sets a cookie that holds a digest, which Envoy cannot compute.
+    Envoy cannot verify an authenticated cookie, nor compute the digest in the cookie that the second request of a
+    session sets.
     """
     cookie = experiment.issue_cookie
-    return experiment.counts_continuation and cookie is not None and source.cookie == cookie.name
+    if cookie is None or source.cookie != cookie.name:
+        return False
+    return experiment.counts_continuation or bool(cookie.keys)
+
+
+def _reason(experiment: Experiment, source: UnitSource) -> str:
+    """Why only the server can read a source."""
+    cookie = experiment.issue_cookie
+    if cookie is not None and cookie.name == source.cookie and cookie.keys:
+        return "Envoy cannot verify a cookie that its keys authenticate"
+    return f"{CONTINUATION} marks a session with a cookie that only the server can write"
 
 
 def notes(experiment: Experiment) -> Iterator[str]:
@@ -48,8 +59,8 @@ def notes(experiment: Experiment) -> Iterator[str]:
     for source in experiment.unit:
         if asks_server(experiment, source):
             yield (
-                f"lane native: the server is asked about requests identified by {source.label}: {CONTINUATION} marks "
-                "a session with a cookie that only the server can write"
+                f"lane native: the server is asked about requests identified by {source.label}: "
+                f"{_reason(experiment, source)}"
             )
     # These units are the same for every document; docs/operations/envoy.md lists them.
     yield (

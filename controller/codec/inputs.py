@@ -42,7 +42,7 @@ def dump_inputs(inputs: Inputs) -> dict[str, Any]:
     experiment = inputs.experiment
     assert experiment.rollout is not None
     # An absent salt is kept as the one in force: a document cannot say that it has none.
-    public = {"salt": experiment.hash_salt, "rollout": _without_secrets(experiment.rollout)}
+    public = {"salt": experiment.public_salt, "rollout": _without_secrets(experiment.rollout)}
     record = _Inputs.model_construct(
         experiment=experiment.model_copy(update=public),
         state=inputs.state,
@@ -55,7 +55,10 @@ def dump_inputs(inputs: Inputs) -> dict[str, Any]:
         at=inputs.at,
         now=inputs.now,
     )
-    return record.model_dump(mode="json", exclude_none=True)
+    dumped = record.model_dump(mode="json", exclude_none=True)
+    if experiment.secret_salt is not None:
+        del dumped["experiment"]["salt"]
+    return dumped
 
 
 def packed_evidence(entries: Iterable[JournalEntry]) -> dict[str, str]:

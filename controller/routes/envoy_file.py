@@ -13,6 +13,8 @@ Used by :mod:`controller.routes.publisher` and by the commands ``render`` and ``
 from __future__ import annotations
 
 import json
+import logging
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -20,14 +22,28 @@ from abmesh.atomic import Signature, signature
 from abmesh.experiment import files
 from abmesh.experiment.errors import StoreError
 from abmesh.experiment.model import Document
-from abmesh.experiment.store import Snapshot, format_generation
+from abmesh.experiment.secrets import held, read_salts
+from abmesh.experiment.store import FileStore, Snapshot, format_generation
 from abmesh.mesh.clusters import used_clusters
+from abmesh.mesh.native import is_native
 from abmesh.mesh.routes import RoutesRenderer
 from abmesh.mesh.routes_file import check_routes_file
+
+log = logging.getLogger("abmesh.routes")
 
 WHAT: Final = "the routes file"
 RECORD: Final = "the record of Envoy's clusters"
 RECORD_ENDING: Final = ".clusters"
+
+
+def document_store(path: Path) -> FileStore:
+    """The document with what Envoy's configuration needs: the secret salts of the native lane, and no other secret."""
+    return FileStore(path, secrets=lambda document: read_salts(document, is_native))
+
+
+def secrets_shown(snapshot: Snapshot) -> str:
+    """The secrets that Envoy's configuration holds, in words; empty if there are none."""
+    return ", ".join(held(snapshot.document))
 
 
 def routes_text(snapshot: Snapshot, renderer: RoutesRenderer | None = None) -> str:
@@ -72,11 +88,26 @@ class EnvoyRoutes:
                 old file stays.
         """
         self._check(snapshot.document)
-        return files.put(self.path, routes_text(snapshot, self._renderer).encode(), WHAT)
+        secrets = secrets_shown(snapshot)
+        put = files.put(self.path, routes_text(snapshot, self._renderer).encode(), WHAT, secret=bool(secrets))
+        if secrets and put.written:
+            self._warn_of_readers(secrets)
+        return put
 
     def signature(self) -> Signature | None:
         """A value that changes when anybody changes the file; None if it is gone."""
         return signature(self.path)
+
+    def _warn_of_readers(self, secrets: str) -> None:
+        mode = stat.S_IMODE(self.path.stat().st_mode)
+        if mode & stat.S_IROTH:
+            log.warning(
+                "%s holds %s and has mode %04o: found a file that everybody may read; allowed: 0600, or 0640 with a "
+                "group of Envoy's; change it with chmod, which later writes keep",
+                self.path,
+                secrets,
+                mode,
+            )
 
     def _check(self, document: Document) -> None:
         there = self._recorded()

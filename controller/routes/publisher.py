@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from abmesh.experiment.errors import AbmeshError
+from abmesh.experiment.secrets import held
 from abmesh.experiment.store import Rejected, Snapshot, format_generation
 from abmesh.text import one_line
 
@@ -101,6 +102,7 @@ class Publisher:
         self._wanted: Snapshot | None = None
         self._changed = asyncio.Event()
         self._written: object = None
+        self._secrets: dict[str, str] = {}
         self.status = RoutesStatus()
 
     async def run(self) -> None:
@@ -138,7 +140,9 @@ class Publisher:
                 self.status.write_error = ""  # the document went back to what the file holds
 
     def _is_due(self, wanted: Snapshot) -> bool:
-        return wanted.generation != self.status.generation or self._file.signature() != self._written
+        if wanted.generation != self.status.generation or held(wanted.document) != self._secrets:
+            return True
+        return self._file.signature() != self._written
 
     async def _publish(self, wanted: Snapshot) -> None:
         try:
@@ -148,6 +152,7 @@ class Publisher:
             self.status.write_error = self._failed(error, self.status.write_error)
             return
         self.status.generation, self.status.write_error = wanted.generation, ""
+        self._secrets = held(wanted.document)
         if written:
             self.status.writes += 1
             log.info("published the routes of generation %s", format_generation(wanted.generation))

@@ -13,28 +13,38 @@ Reason = Literal[
     "cookie",
     "query",
     "issued",
+    "reissued",
     "no_unit",
     "unmatched",
     "no_config",
     "event",
     "event_no_unit",
+    "event_forged_cookie",
     "event_wrong_origin",
     "event_wrong_value",
     "event_unmatched",
 ]
 """Why a request got its assignment.
 
-``header``, ``cookie`` and ``query`` name where its unit was found; ``issued`` means that it got a new identity;
-``override`` that its headers match an override. The others pass untouched: ``no_unit`` has no unit and the experiment
-issues none, ``unmatched`` matches no experiment, ``no_config`` came before the first valid document.
+``header``, ``cookie`` and ``query`` name where its unit was found; ``issued`` means that it got a new identity,
+``reissued`` that it got one in place of a cookie that was not authentic; ``override`` that its headers match an
+override. The others pass untouched: ``no_unit`` has no unit and the experiment issues none, ``unmatched`` matches no
+experiment, ``no_config`` came before the first valid document.
 
-Feedback events have their own reasons. ``event`` may be counted. The others may not: the event has no unit, comes from
-a page or carries a value that is not allowed, or none of the experiments that declare it applies. An event that no
-experiment declares is ``unmatched``.
+Feedback events have their own reasons. ``event`` may be counted. The others may not: the event has no unit, or only a
+cookie that is not authentic, comes from a page or carries a value that is not allowed, or none of the experiments that
+declare it applies. An event that no experiment declares is ``unmatched``.
 """
 
 FEEDBACK: Final[frozenset[Reason]] = frozenset(
-    {"event", "event_no_unit", "event_wrong_origin", "event_wrong_value", "event_unmatched"}
+    {
+        "event",
+        "event_no_unit",
+        "event_forged_cookie",
+        "event_wrong_origin",
+        "event_wrong_value",
+        "event_unmatched",
+    }
 )
 """The reasons of feedback events that an experiment declares."""
 
@@ -66,6 +76,10 @@ class Assignment(NamedTuple):
     continued: bool = False
     event: str | None = None
     value: int | None = None
+
+
+NEW_IDENTITY: Final[frozenset[Reason]] = frozenset({"issued", "reissued"})
+"""The reasons of requests that got a new identity: the same request gets another the next time."""
 
 
 UNMATCHED: Final = Assignment("unmatched")

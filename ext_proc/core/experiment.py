@@ -15,7 +15,7 @@ from abmesh.experiment.bucketing import Place
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.names import OTHER_SEGMENT
 from ext_proc.core import identity
-from ext_proc.core.assignment import Assignment
+from ext_proc.core.assignment import Assignment, Reason
 from ext_proc.core.headers import HeaderRules, Headers, compile_rules, host_of, joined, matches
 
 
@@ -41,6 +41,7 @@ class CompiledExperiment:
         starts: first buckets of the runs that share a place, ascending from 0.
         places: the place of each run.
         no_unit: the assignment of requests that have no unit and get none.
+        forged: the same for requests whose cookie is not authentic.
         session: the source that reads the issued cookie; None if there is none.
         continuation: recognises the second request of a session; None if ``continuation`` is not a declared event.
     """
@@ -57,6 +58,7 @@ class CompiledExperiment:
     starts: tuple[int, ...]
     places: tuple[Place, ...]
     no_unit: Assignment
+    forged: Assignment
     session: identity.Source | None
     continuation: identity.Continuation | None
 
@@ -86,12 +88,14 @@ class CompiledExperiment:
                 source is self.session,
                 marker is not None,
             )
+        forged = identity.is_forged(self.session, headers)
         if self.cookie is None:
-            return self.no_unit
+            return self.forged if forged else self.no_unit
         fresh = new_identity()
         place = self.place(fresh.encode())
         set_cookie = self.cookie.write(fresh, headers)
-        return Assignment("issued", self.name, place.variant, place.slice, place.group, segment, set_cookie, True)
+        reason: Reason = "reissued" if forged else "issued"
+        return Assignment(reason, self.name, place.variant, place.slice, place.group, segment, set_cookie, True)
 
     def matches_host_and_headers(self, headers: Headers) -> bool:
         """Whether host and headers match; the path is not looked at."""
@@ -105,7 +109,7 @@ def compile_experiment(experiment: Experiment) -> CompiledExperiment:
     segments = experiment.segments
     host = experiment.match.host
     cookie = experiment.issue_cookie
-    sources = identity.compile_sources(experiment.unit)
+    sources = identity.compile_sources(experiment.unit, cookie)
     return CompiledExperiment(
         name=experiment.name,
         salt=experiment.hash_salt,
@@ -121,6 +125,7 @@ def compile_experiment(experiment: Experiment) -> CompiledExperiment:
         starts=tuple(run.start for run in runs),
         places=tuple(run.place for run in runs),
         no_unit=Assignment("no_unit", experiment.name),
+        forged=Assignment("no_unit", experiment.name),
         session=next((source for source in sources if cookie and source == identity.session_source(cookie)), None),
         continuation=identity.compile_continuation(cookie) if cookie and experiment.counts_continuation else None,
     )

@@ -7,7 +7,7 @@ raises, and every scan is linear in their length.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -16,6 +16,7 @@ import xxhash
 from abmesh.experiment.parts import IssueCookie, UnitSource
 from abmesh.experiment.request_headers import COOKIE, PATH
 from ext_proc.core.headers import BLANKS, Headers, decoded, is_https, query_of
+from ext_proc.core.signed import Signer, compile_signer
 
 SourceKind = Literal["header", "cookie", "query"]
 
@@ -27,11 +28,13 @@ class Source:
     Attributes:
         header: the header to look in.
         pattern: finds the values in that header, in group 1; None where the whole header is the value.
+        signer: verifies the values; None if any value is taken.
     """
 
     kind: SourceKind
     header: str
     pattern: re.Pattern[bytes] | None
+    signer: Signer | None = None
 
 
 class Found(NamedTuple):
@@ -41,9 +44,12 @@ class Found(NamedTuple):
     unit: bytes
 
 
-def compile_sources(sources: Sequence[UnitSource]) -> tuple[Source, ...]:
-    """The places to look in, in order."""
-    return tuple(map(_compile, sources))
+def compile_sources(sources: Sequence[UnitSource], cookie: IssueCookie | None = None) -> tuple[Source, ...]:
+    """The places to look in, in order; where the issued cookie is one of them, it is verified if it has keys."""
+    return tuple(
+        session_source(cookie) if cookie is not None and cookie.name == source.cookie else _compile(source)
+        for source in sources
+    )
 
 
 def _compile(source: UnitSource) -> Source:
@@ -66,7 +72,8 @@ def find_unit(sources: Sequence[Source], headers: Headers) -> Found | None:
 
     Of repeated headers, cookies and parameters, the first that is not empty counts. Blanks around a header's or a
     cookie's value are ignored; double quotes are part of it. A query parameter is percent-decoded, and its plus signs
-    are spaces.
+    are spaces. Of an authenticated cookie, the first of few values that verifies counts; a forged one is as good as
+    absent.
     """
     for source in sources:
         values = headers.get(source.header)
@@ -76,36 +83,55 @@ def find_unit(sources: Sequence[Source], headers: Headers) -> Found | None:
 
 
 def _first(source: Source, values: Sequence[bytes]) -> bytes:
-    pattern = source.pattern
+    if source.kind == "cookie":
+        cookies = _cookies(source, values)
+        return next(cookies, b"") if source.signer is None else source.signer.verify(cookies)
     for value in values:
-        if pattern is None:
+        if source.pattern is None:
             unit = value.strip(BLANKS)
             if unit:
                 return unit
-        elif source.kind == "cookie":
-            for match in pattern.finditer(value):
-                unit = match[1].strip(BLANKS)
-                if unit:
-                    return unit
         else:
-            found = pattern.search(query_of(value))
+            found = source.pattern.search(query_of(value))
             if found:
                 return decoded(found[1])
     return b""
 
 
+def _cookies(source: Source, values: Sequence[bytes]) -> Iterator[bytes]:
+    """The values of a cookie that are not empty, in their order."""
+    assert source.pattern is not None
+    for value in values:
+        for match in source.pattern.finditer(value):
+            if unit := match[1].strip(BLANKS):
+                yield unit
+
+
+def is_forged(source: Source | None, headers: Headers) -> bool:
+    """Whether a request in which :func:`find_unit` found nothing carries an authenticated cookie: then it is forged."""
+    if source is None or source.signer is None:
+        return False
+    return next(_cookies(source, headers.get(COOKIE, ())), None) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class CookieForm:
-    """How a cookie is written as a Set-Cookie value: ``name=`` + value + attributes."""
+    """How a cookie is written as a Set-Cookie value: ``name=`` + value + attributes.
+
+    Attributes:
+        signer: authenticates the value; None if it is written as it is.
+    """
 
     name: str
     attributes: str
     secure: Literal["auto"] | bool
+    signer: Signer | None = None
 
     def write(self, value: str, headers: Headers) -> str:
         """The Set-Cookie value for the client that sent these headers."""
         secure = is_https(headers) if self.secure == "auto" else self.secure
-        return f"{self.name}={value}{self.attributes}{'; Secure' if secure else ''}"
+        written = value if self.signer is None else self.signer.sign(value)
+        return f"{self.name}={written}{self.attributes}{'; Secure' if secure else ''}"
 
 
 def compile_cookie(cookie: IssueCookie) -> CookieForm:
@@ -119,7 +145,7 @@ def compile_cookie(cookie: IssueCookie) -> CookieForm:
     ]
     if cookie.domain is not None:
         attributes.append(f"Domain={cookie.domain}")
-    return CookieForm(cookie.name, "; ".join(attributes), cookie.secure)
+    return CookieForm(cookie.name, "; ".join(attributes), cookie.secure, compile_signer(cookie))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +181,7 @@ class Continuation:
 
 def session_source(cookie: IssueCookie) -> Source:
     """Where an issued identity is found: a unit from this source belongs to a session."""
-    return _compile(UnitSource(cookie=cookie.name))
+    return replace(_compile(UnitSource(cookie=cookie.name)), signer=compile_signer(cookie))
 
 
 def compile_continuation(cookie: IssueCookie) -> Continuation:
@@ -163,5 +189,5 @@ def compile_continuation(cookie: IssueCookie) -> Continuation:
     return Continuation(
         issued=session_source(cookie),
         pattern=_cookie_pattern(cookie.marker),
-        form=replace(compile_cookie(cookie), name=cookie.marker),
+        form=replace(compile_cookie(cookie), name=cookie.marker, signer=None),
     )

@@ -95,7 +95,11 @@ def compile_document(document: Document) -> Table:
     for experiment, compiled in zip(document.experiments, experiments, strict=True):
         # An event never gets a cookie.
         without_cookies = replace(
-            compiled, cookie=None, continuation=None, no_unit=Assignment("event_no_unit", experiment.name)
+            compiled,
+            cookie=None,
+            continuation=None,
+            no_unit=Assignment("event_no_unit", experiment.name),
+            forged=Assignment("event_forged_cookie", experiment.name),
         )
         for name, event in events.compile_events(experiment).items():
             declared[name] = (*declared.get(name, ()), Declaration(without_cookies, event))

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from abmesh.experiment.errors import DocumentError, Problem
+from abmesh.experiment.secret_source import SecretSource
 from abmesh.experiment.store import Rejected, Snapshot
 from ext_proc import snapshot
 from ext_proc.service import Service
@@ -126,3 +127,23 @@ async def test_a_watch_that_fails_is_restarted_and_counted(watched: Watched, cap
     await watched.show(good(2, "newer"))
     assert watched.assigns() == "newer"
     assert watched.config.valid
+
+
+async def test_a_changed_secret_takes_effect_and_is_named_but_not_shown(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    def salted(salt: str) -> Snapshot:
+        source = SecretSource(file="/run/salt").holding(salt)
+        found = document()
+        experiments = (found.experiments[0].model_copy(update={"salt": "", "secret_salt": source}),)
+        return Snapshot(found.model_copy(update={"experiments": experiments}), "", 1)
+
+    await watched.show(salted("a" * 32))
+    rules = watched.service.rules
+    await watched.show(salted("a" * 32))
+    assert watched.service.rules is rules
+    assert "secret changed" not in caplog.text
+    await watched.show(salted("b" * 32))
+    assert watched.service.rules is not rules
+    assert "secret changed: chat-model: secret_salt: file /run/salt: every user" in caplog.text
+    assert "b" * 32 not in caplog.text

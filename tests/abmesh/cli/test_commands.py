@@ -15,7 +15,7 @@ import typer
 from abmesh.cli.main import app, run
 from abmesh.experiment.bucketing import bucket_of
 from abmesh.experiment.store import FileStore
-from tests.abmesh.cli.calls import call
+from tests.abmesh.cli.calls import call, refused
 from tests.paths import ROOT
 
 NAME = "chat-model"
@@ -284,3 +284,23 @@ def test_validate_notes_what_the_native_lane_leaves_to_the_server(config: Path) 
     assert f"note: {NAME}: lane native: new weights, including a rollout's, reach Envoy only" in call("validate").out
     config.write_text(config.read_text().replace("header: x-user-id", "header: host", 1))
     assert "about every request: Envoy reads a header named host" in call("validate").out
+
+
+def test_assign_and_render_with_a_secret_salt(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    salt = "a-secret-salt-" * 3
+    text = config.read_text().replace("salt: chat-model-2026-11", "secret_salt: {env: ABMESH_SALT}")
+    config.write_text(text)
+    refused(call("assign", NAME, "--unit", "user-1"), 1, "no such environment variable")
+    assert call("validate").code == 0, "nothing but the server and what hashes needs the secret"
+    monkeypatch.setenv("ABMESH_SALT", salt)
+    explained = call("assign", NAME, "--unit", "user-1")
+    assert f"bucket {bucket_of(salt, b'user-1')}" in explained.out
+    assert "the salt in env ABMESH_SALT" in explained.out
+    rendered = call("render", "envoy")
+    assert "warning" not in rendered.err
+    config.write_text(text.replace("    unit:", "    lane: native\n    unit:", 1))
+    native = call("render", "envoy")
+    assert "holds chat-model: secret_salt" in native.err
+    shown = explained.out + rendered.out + rendered.err + native.err + call("validate").out
+    assert salt not in shown
+    assert salt in native.out

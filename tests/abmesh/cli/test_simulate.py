@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,10 @@ def test_what_cannot_be_simulated_is_left_out_and_listed(config: Path) -> None:
     assert json.loads(_simulate(config, "--json").out)["left_out"] == []
     config.write_text(DOCUMENT.replace("error_rate, max", "refusal_rate, max").replace("latency_p95", "ttft_p95"))
     refused(_simulate(config), 1, "chat cannot be simulated: a simulation makes only errors and durations")
+
+
+def test_a_secret_salt_is_not_needed(config: Path) -> None:
+    name = re.search(r"- name: (.*)", DOCUMENT)
+    assert name is not None
+    config.write_text(DOCUMENT.replace(name[0], f"{name[0]}\n    secret_salt: {{env: ABMESH_NO_SUCH}}"))
+    assert _simulate(config, "--runs", "1").code == 0

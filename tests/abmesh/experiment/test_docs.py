@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from abmesh.experiment import answers, limits, metrics, model, parts, rollout
+from abmesh.experiment import answers, limits, metrics, model, parts, rollout, secret_source
 from abmesh.experiment.bucketing import bucket_of, initial_ranges, places, reallocate
 from abmesh.experiment.codec import parse
 from abmesh.experiment.errors import DocumentError
@@ -33,6 +33,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "A match": parts.Match,
     "A unit's source": parts.UnitSource,
     "The issued cookie": parts.IssueCookie,
+    "A secret": secret_source.SecretSource,
     "A variant": parts.Variant,
     "A price": parts.Price,
     "An override": parts.Override,
@@ -222,7 +223,7 @@ class TestConfiguration:
 
     def test_its_documents_are_valid(self) -> None:
         blocks = re.findall(r"```yaml\n(.*?)```", CONFIGURATION, re.DOTALL)
-        assert len(blocks) == 3
+        assert len(blocks) == 4
         for block in blocks:
             parse(block)
 

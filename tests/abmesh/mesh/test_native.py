@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from abmesh.experiment.bucketing import Place
 from abmesh.mesh.bootstrap import render_bootstrap
 from abmesh.mesh.filters import ANSWERS, EXT_PROC, HEADERS
+from abmesh.mesh.identity_notes import identity_notes
 from abmesh.mesh.lane import notes, obstacle
 from abmesh.mesh.listener import listener
 from abmesh.mesh.options import RenderOptions
@@ -156,6 +157,7 @@ def test_a_segment_is_one_of_those_declared_or_other() -> None:
         ({"segments": {"header": "host", "values": ["a"]}}, "host"),
         ({"segments": {"header": "x%y", "values": ["a"]}}, "x%y"),
         ({"unit": [{"cookie": "sid"}], "issue_cookie": COOKIE, "events": ["continuation"]}, "continuation"),
+        ({"unit": [{"cookie": "sid"}], "issue_cookie": {**COOKIE, "keys": [{"env": "KEY"}]}}, "cannot verify"),
     ],
 )
 def test_what_the_lane_cannot_express_is_left_to_the_server_with_a_reason(changes: dict[str, Any], why: str) -> None:
@@ -182,6 +184,26 @@ def test_continuation_leaves_only_the_issued_cookie_to_the_server_with_a_note() 
     assert "only through a routes file" in weights
     assert "cookie sid: continuation" in first
     assert "requests without a unit" in rest
+
+
+def test_envoy_takes_no_identity_from_a_cookie_that_it_cannot_verify() -> None:
+    chat = native(issue_cookie={**COOKIE, "keys": [{"env": "KEY"}]})
+    assert [name for name in routes(chat) if "/native/" in name] == ["chat/native/header/x-user-id"]
+    _, first, _ = notes(document(chat).experiments[0])
+    assert "cookie sid: Envoy cannot verify" in first
+
+
+def test_notes_say_what_the_protections_of_an_identity_leave_open() -> None:
+    def said(**changes: Any) -> list[str]:
+        return list(identity_notes(document(experiment(**changes)).experiments[0]))
+
+    keyed = {**COOKIE, "keys": [{"env": "KEY"}]}
+    assert said() == said(unit=[{"cookie": "sid"}], issue_cookie=keyed) == []
+    (note,) = said(unit=[{"header": "x-user-id"}, {"cookie": "sid"}], issue_cookie=keyed)
+    assert "header x-user-id" in note
+    assert "cookie sid," not in note
+    assert len(said(secret_salt={"env": "SALT"})) == 1
+    assert "Envoy's configuration holds the salt" in said(secret_salt={"env": "SALT"}, lane="native")[1]
 
 
 def test_only_an_envoy_that_may_need_them_gets_the_native_lanes_settings() -> None:

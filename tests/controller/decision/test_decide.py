@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abmesh.experiment.model import Experiment
+from abmesh.experiment.secret_source import SecretSource
 from controller.codec.entries import decision_entry
 from controller.codec.evidence import pack
 from controller.codec.inputs import dump_inputs, load_inputs
@@ -200,3 +201,15 @@ def test_the_emergency_stop_comes_first_and_only_what_can_be_judged_is() -> None
     alone = experiment(weight=100, rollout={"guardrails": [{"metric": "error_rate", "max": "50%"}, relative]})
     kinds = [item.kind for item in decide(_inputs(alone, present)).situation.judgements]
     assert "max_increase" not in kinds
+
+
+def test_the_journal_keeps_where_a_secret_salt_is_and_not_the_salt() -> None:
+    source = SecretSource(file="/run/secrets/salt").holding("s" * 40)
+    subject = experiment().model_copy(update={"secret_salt": source})
+    inputs = _inputs(subject, {"model-a": arm(300), "model-b": arm(300)}, History())
+    plain = json.dumps(dump_inputs(inputs))
+    assert "s" * 40 not in plain
+    entry = decision_entry("e2", "0", inputs, decide(inputs))
+    again = load_inputs(entry.model_copy(update={"inputs": json.loads(plain)}), {})
+    assert again.experiment.secret_salt == SecretSource(file="/run/secrets/salt")
+    assert decide(again).decision == decide(inputs).decision

@@ -13,7 +13,7 @@ import pytest
 from abmesh.experiment.errors import SettingsError, StoreError
 from abmesh.experiment.store import FileStore, Rejected, Snapshot, format_generation
 from controller.metrics.telemetry import Telemetry
-from controller.routes.envoy_file import EnvoyRoutes, routes_text
+from controller.routes.envoy_file import EnvoyRoutes, document_store, routes_text
 from controller.routes.publisher import Publisher
 
 TEXT = """\
@@ -230,3 +230,24 @@ async def test_metrics_show_what_the_file_holds(tmp_path: Path) -> None:
 def test_a_name_that_envoy_would_not_read_is_refused() -> None:
     with pytest.raises(SettingsError, match="routes_file"):
         EnvoyRoutes(Path("/run/routes.txt"))
+
+
+async def test_a_changed_salt_is_published_under_the_same_generation_and_for_the_owner_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    salt = tmp_path / "salt"
+    salt.write_text("a" * 32)
+    folder = Folder(tmp_path)
+    folder.document.write_text(TEXT.replace("    lane:", f"    secret_salt: {{file: {salt}}}\n    lane:"))
+    publisher = Publisher(lambda: document_store(folder.document).watch(0.01), EnvoyRoutes(folder.file))
+    async with running(publisher):
+        for expected in ("a" * 32, "b" * 32):
+            salt.write_text(expected)
+            await until(lambda expected=expected: folder.file.exists() and expected in folder.file.read_text())  # type: ignore[misc]
+            assert folder.file.stat().st_mode & 0o777 == 0o600
+    assert "everybody" not in caplog.text
+    folder.file.chmod(0o644)
+    salt.write_text("c" * 32)
+    EnvoyRoutes(folder.file).publish(document_store(folder.document).read())
+    assert "holds chat: secret_salt" in caplog.text
+    assert "c" * 32 not in caplog.text
