@@ -69,6 +69,9 @@ SET_BY_SERVER: Final = (
 SET_BY_ENVOY: Final = (ROUTE, UNASSIGNED, COUNTED)
 """The headers by which Envoy remembers where a request went; not even the server may set them."""
 
+NOWHERE: Final = "x-ab-nowhere"
+"""A header that never exists: it is stripped from what clients send, and nobody sets it."""
+
 EVENTS_PATH: Final = "/_ab/events/"
 """Feedback events are sent to this path, followed by the event's name."""
 

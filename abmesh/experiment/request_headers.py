@@ -30,6 +30,21 @@ def needed_headers(document: Document) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def page_headers(experiment: Experiment) -> Iterator[str]:
+    """The headers that a page sends so that its event is assigned as its user's other requests are.
+
+    Without those that a page cannot set; a name may come twice.
+    """
+    for source in experiment.unit:
+        if source.header is not None:
+            yield source.header
+    if experiment.segments is not None:
+        yield experiment.segments.header
+    yield from experiment.match.headers
+    for override in experiment.overrides:
+        yield from override.header
+
+
 def _of(experiment: Experiment) -> Iterator[str]:
     yield from experiment.match.headers
     for source in experiment.unit:

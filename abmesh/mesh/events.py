@@ -9,7 +9,7 @@ An event meets two routes: one before the server has answered, which decides wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from envoy_data_plane.envoy.config.core.v3 import DataSource, HeaderValueOption
@@ -28,9 +28,11 @@ from envoy_data_plane.google.protobuf import Any
 
 from abmesh.experiment import metrics, names
 from abmesh.experiment.model import Document, Experiment
+from abmesh.experiment.request_headers import page_headers
 from abmesh.mesh.ext_proc_filter import asks_server
 from abmesh.mesh.filters import CORS, HEADERS, sets_headers
 from abmesh.mesh.matches import equals, present
+from abmesh.mesh.refusals import DISAGREEMENT, REFUSALS, refusal
 from abmesh.mesh.variants import overwrite_header
 
 UNKNOWN: Final = f"{names.EVENTS_PATH}unknown"
@@ -39,10 +41,12 @@ UNKNOWN: Final = f"{names.EVENTS_PATH}unknown"
 PREFLIGHT: Final = f"{names.EVENTS_PATH}preflight"
 """Name of the route for CORS preflight requests: a browser asks whether a page may send an event."""
 
-_NOWHERE: Final = f"{names.TRUSTED_PREFIX}nowhere"
-"""A header that never exists: it is stripped from what clients send, and the server may not set it."""
-
 _PREFLIGHT_SECONDS: Final = 600
+_ALWAYS_ALLOWED: Final = "content-type"
+_NOT_SET_BY_PAGES: Final = frozenset({"cookie", "host", "origin"})
+_MOST_ALLOWED: Final = 100
+"""Most headers that the answer to a preflight names."""
+
 _RETRY_SECONDS: Final = 1
 
 
@@ -58,13 +62,17 @@ def event_routes(document: Document) -> list[Route]:
         for event in experiment.events:
             if event.name != metrics.CONTINUATION:
                 declared.setdefault(event.name, []).append(experiment)
-    made = [_preflight()] if document.event_origins else []
-    made += [route for event, experiments in declared.items() for route in _of_event(event, experiments)]
+    made = [route for event, experiments in declared.items() for route in _of_event(event, experiments)]
+    # A cause needs no route per event: what is counted, and other methods, have matched before.
+    made += [_refused(code) for code in REFUSALS if declared]
+    made += [route for event in declared for route in _not_assigned(event)]
     made.append(_no_cluster(UNKNOWN, RouteMatch(prefix=names.EVENTS_PATH), 404))
-    policy = _cors_policy(document)
+    if not document.event_origins:
+        return made
+    policy = _cors_policy(document, ())
     for route in made:
         route.typed_per_filter_config.update(policy)
-    return made
+    return [*_preflights(document, declared), *made]
 
 
 def cors_filter() -> HttpFilter:
@@ -79,14 +87,11 @@ def _of_event(event: str, experiments: list[Experiment]) -> Iterator[Route]:
     path = names.EVENTS_PATH + event
     not_post = HeaderMatcher(name=":method", string_match=StringMatcher(exact="POST"), invert_match=True)
     yield _direct(f"{path}/method", RouteMatch(path=path, headers=[not_post]), 405, {"allow": "POST"})
-    needed = (
-        f"{event} was not counted. Send it with the header, cookie or query parameter that identifies the user on\n"
-        f"other requests. {names.VALUE_PARAMETER}=NUMBER must be within the bounds that the experiment declares for\n"
-        "this event. A page of another site must be listed in event_origins.\n"
-    )
-    refused = _direct(f"{path}/refused", RouteMatch(path=path, headers=[present(names.EXPERIMENT)]), 400, body=needed)
-    refused.typed_per_filter_config[HEADERS] = sets_headers({names.UNASSIGNED: refused.name})
-    yield refused
+
+
+def _not_assigned(event: str) -> Iterator[Route]:
+    path = names.EVENTS_PATH + event
+    yield _refusal(f"{path}/refused", RouteMatch(path=path, headers=[present(names.EXPERIMENT)]), DISAGREEMENT)
     yield _first(f"{path}/unassigned", path)
 
 
@@ -98,10 +103,39 @@ def _first(name: str, path: str) -> Route:
     return route
 
 
-def _preflight() -> Route:
-    """The CORS filter answers on this route, so the request goes no further."""
+def refused_route_name(code: str) -> str:
+    """Name of the route for events that the server refuses for a cause."""
+    return f"{names.EVENTS_PATH}refused/{code}"
+
+
+def _refused(code: str) -> Route:
+    conditions = [present(names.EXPERIMENT), equals(names.REASON, f"event_{code}")]
+    return _refusal(refused_route_name(code), RouteMatch(prefix=names.EVENTS_PATH, headers=conditions), code)
+
+
+def _refusal(name: str, match: RouteMatch, code: str) -> Route:
+    route = _direct(name, match, 400, {"content-type": "application/json"}, body=refusal(code))
+    route.typed_per_filter_config[HEADERS] = sets_headers({names.UNASSIGNED: name})
+    return route
+
+
+def _preflights(document: Document, declared: dict[str, list[Experiment]]) -> Iterator[Route]:
+    """The CORS filter answers on these routes, so the requests go no further.
+
+    A browser asks whether the page may send its headers: those of the experiments that declare the event, because an
+    event must carry what its user's other requests carry.
+    """
     asked = [equals(":method", "OPTIONS"), present("origin"), present("access-control-request-method")]
-    return _no_cluster(PREFLIGHT, RouteMatch(prefix=names.EVENTS_PATH, headers=asked), 404)
+    for event, experiments in declared.items():
+        headers = [header for experiment in experiments for header in page_headers(experiment)]
+        if headers:
+            path = names.EVENTS_PATH + event
+            route = _no_cluster(f"{path}/preflight", RouteMatch(path=path, headers=asked), 404)
+            route.typed_per_filter_config.update(_cors_policy(document, headers))
+            yield route
+    route = _no_cluster(PREFLIGHT, RouteMatch(prefix=names.EVENTS_PATH, headers=asked), 404)
+    route.typed_per_filter_config.update(_cors_policy(document, ()))
+    yield route
 
 
 def _counted(experiment: Experiment, variant: str, event: str) -> Route:
@@ -139,7 +173,7 @@ def _no_cluster(name: str, match: RouteMatch, status: int, headers: dict[str, st
     """
     codes = RouteActionClusterNotFoundResponseCode
     missing = {404: codes.NOT_FOUND, 503: codes.SERVICE_UNAVAILABLE}[status]
-    nowhere = RouteAction(cluster_header=_NOWHERE, cluster_not_found_response_code=missing)
+    nowhere = RouteAction(cluster_header=names.NOWHERE, cluster_not_found_response_code=missing)
     return Route(name=name, match=match, route=nowhere, response_headers_to_add=_added(headers or {}))
 
 
@@ -147,14 +181,14 @@ def _added(headers: dict[str, str]) -> list[HeaderValueOption]:
     return [overwrite_header(name, value) for name, value in headers.items()]
 
 
-def _cors_policy(document: Document) -> dict[str, Any]:
-    """With credentials, because the user's cookie says whose event it is."""
-    if not document.event_origins:
-        return {}
+def _cors_policy(document: Document, headers: Iterable[str]) -> dict[str, Any]:
+    """With credentials, because the user's cookie says whose event it is; ``headers`` are those that pages may set."""
+    allowed = dict.fromkeys([_ALWAYS_ALLOWED, *(name for name in headers if name not in _NOT_SET_BY_PAGES)])
     policy = CorsPolicy(
         allow_origin_string_match=[StringMatcher(exact=origin) for origin in document.event_origins],
         allow_methods="POST",
-        allow_headers="content-type",
+        allow_headers=",".join(list(allowed)[:_MOST_ALLOWED]),
+        expose_headers=names.MODEL_VERSION,
         max_age=str(_PREFLIGHT_SECONDS),
         allow_credentials=True,
         forward_not_matching_preflights=False,

@@ -31,7 +31,7 @@ from abmesh.experiment import names
 from abmesh.mesh import filters
 
 _MAY_SET: Final = "|".join((names.MODEL_VERSION, f"{names.TRUSTED_PREFIX}.*", names.UPSTREAM_TIMEOUT))
-_MAY_NOT_SET: Final = "|".join(names.SET_BY_ENVOY)
+_MAY_NOT_SET: Final = "|".join((*names.SET_BY_ENVOY, names.NOWHERE))
 """Patterns of request headers. A list of all that the server sets would be larger than Envoy allows (100 instructions);
 what must not be set wins."""
 

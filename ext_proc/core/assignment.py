@@ -81,6 +81,5 @@ class Assignment(NamedTuple):
 NEW_IDENTITY: Final[frozenset[Reason]] = frozenset({"issued", "reissued"})
 """The reasons of requests that got a new identity: the same request gets another the next time."""
 
-
 UNMATCHED: Final = Assignment("unmatched")
 NO_CONFIG: Final = Assignment("no_config")

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aiohttp import web
 
-from tests.e2e.envoy_process import launch
+from tests.e2e.pages import browsing, chromium, heard, site
 from tests.e2e.support import document, envoy_stats, eventually, stack
 
 pytestmark = pytest.mark.envoy
@@ -43,77 +35,27 @@ run();
 """
 
 
-@dataclass
-class Site:
-    """A web server of its own, which serves the page, is the model, and hears what the page found."""
-
-    port: int = 0
-    envoy: str = ""
-    versions: list[str] = field(default_factory=list)
-    said: dict[str, Any] = field(default_factory=dict)
-    done: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def page(self, _request: web.Request) -> web.Response:
-        return web.Response(text=PAGE.replace("ENVOY", json.dumps(self.envoy)), content_type="text/html")
-
-    async def model(self, request: web.Request) -> web.Response:
-        self.versions.append(request.headers.get("x-model-version", ""))
-        return web.json_response({})
-
-    async def hear(self, request: web.Request) -> web.Response:
-        self.said = json.loads(await request.text())
-        self.done.set()
-        return web.Response()
-
-
-@asynccontextmanager
-async def _site() -> AsyncIterator[Site]:
-    site = Site()
-    application = web.Application()
-    application.router.add_get("/page", site.page)
-    application.router.add_get("/v1/hello", site.model)
-    application.router.add_post("/done", site.hear)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    try:
-        listening = web.TCPSite(runner, "127.0.0.1", 0)
-        await listening.start()
-        site.port = runner.addresses[0][1]
-        yield site
-    finally:
-        await runner.cleanup()
-
-
 async def test_events_of_a_page_of_another_origin_arrive_under_the_users_own_variant(tmp_path: Path) -> None:
-    browser = shutil.which("chromium")
-    if browser is None:
-        pytest.skip("NOT TESTED, for there is no chromium: it needs Debian's package chromium (make programs, as root)")
-    async with _site() as site:
-        clusters = "".join(f"  {name}: {{host: 127.0.0.1, port: {site.port}}}\n" for name in ("model-a", "model-b"))
+    browser = chromium()
+    async with site({"/page": PAGE}) as shop:
+        clusters = "".join(f"  {name}: {{host: 127.0.0.1, port: {shop.port}}}\n" for name in ("model-a", "model-b"))
         events = "    events: [click, thumbs_up, {name: purchase, value: {max: 100}}]\n"
-        origins = f"clusters:\n{clusters}event_origins: ['http://127.0.0.1:{site.port}']\n"
+        origins = f"clusters:\n{clusters}event_origins: ['{shop.origin}']\n"
         text = document({"model-a": 50, "model-b": 50}, events) + origins
         async with stack(tmp_path / "stack", text, models=()) as running:
-            site.envoy = running.url
-            command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-            command += [f"--user-data-dir={tmp_path / 'profile'}", f"http://127.0.0.1:{site.port}/page"]
-            with (tmp_path / "browser.log").open("wb") as log:
-                process = launch(command, stdout=log, stderr=log)
-            try:
-                await asyncio.wait_for(site.done.wait(), 60)
-                # A beacon is sent when the browser likes; it has gone once it is counted.
-                (version,) = site.versions
+            shop.envoy = running.url
+            async with browsing(browser, f"{shop.origin}/page", tmp_path):
+                said = await heard(shop)
+                (version,) = shop.versions
 
+                # A beacon is sent when the browser likes; it has gone once it is counted.
                 async def counted() -> dict[str, int] | None:
                     found = await envoy_stats(running, r"^abmesh\.(events|event_value|valued_events)\.")
                     return found if len(found) == 5 else None
 
                 await eventually(counted)
                 found = await counted()
-            finally:
-                process.terminate()
-                await asyncio.to_thread(process.wait, 20)
-    assert site.said == {
+    assert said == {
         "beacon": True,
         "fetched": 204,
         "valued": 204,

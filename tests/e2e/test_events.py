@@ -111,7 +111,7 @@ async def test_events_that_do_not_count_say_why(tmp_path: Path) -> None:
             assert "x-model-version" not in told, why
             assert told.get("allow") == ("POST" if status == 405 else None), why
             assert told.get("retry-after") == ("1" if status == 503 else None), why
-            assert ("click was not counted" in body) == (status == 400), why
+            assert ('"error": "not_counted"' in body) == (status == 400), why
             # What follows is counted as it should be, and nothing else.
             await send(mesh, CLICK, counted("click"))
             name = "abmesh.events.experiment.chat.variant.model-b.slice.7.event.click"
@@ -211,13 +211,14 @@ async def test_pages_of_declared_origins_may_send_events_with_their_users_cookie
         assert (status, told["access-control-allow-origin"]) == (200, ORIGIN)
         assert told["access-control-allow-credentials"] == "true"
         assert told["access-control-allow-methods"] == "POST"
-        assert told["access-control-allow-headers"] == "content-type"
+        assert told["access-control-allow-headers"] == "content-type,x-user-id"
         assert int(told["access-control-max-age"]) > 0
         assert not await mesh.counters("ext_proc.streams_started"), "the server need not be asked"
         for headers, expected in ((counted("click"), 204), (user(), 400), ({}, 503)):
             status, told, _ = await send(mesh, CLICK, headers | {"origin": ORIGIN})
             assert (status, told["access-control-allow-origin"]) == (expected, ORIGIN)
             assert told["access-control-allow-credentials"] == "true"
+            assert told["access-control-expose-headers"] == "x-model-version"
 
 
 @pytest.mark.parametrize("origins", [[ORIGIN], []], ids=["another origin", "none declared"])

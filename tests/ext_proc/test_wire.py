@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abmesh.experiment.places import place_of
+from abmesh.mesh.refusals import REFUSALS
 from ext_proc import wire
-from ext_proc.core.assignment import Assignment
+from ext_proc.core.assignment import FEEDBACK, Assignment, Reason
 from tests.ext_proc.samples import EVERY_KIND, document, headers_set, request_headers, response
 
+REFUSED = FEEDBACK - {"event"}
 PLACED = Assignment("header", "chat-model", "model-a", 7, 1, "power")
 
 
@@ -161,18 +163,16 @@ def test_an_event_that_may_be_counted_is_named_next_to_the_usual_headers(
     assert common.clear_route_cache
 
 
-@pytest.mark.parametrize(
-    "assignment",
-    [
-        Assignment("event_no_unit", "chat-model"),
-        Assignment("event_unmatched", "chat-model"),
-        PLACED._replace(reason="event_wrong_value"),
-    ],
-)
-def test_an_event_that_does_not_count_gets_only_its_experiment_and_the_reason(assignment: Assignment) -> None:
-    told = wire.Answers(document()).write(assignment)
-    assert headers_set(told) == {"x-ab-experiment": "chat-model", "x-ab-reason": assignment.reason}
+@pytest.mark.parametrize("reason", sorted(REFUSED))
+def test_an_event_that_does_not_count_gets_only_its_experiment_and_the_reason(reason: Reason) -> None:
+    event = PLACED._replace(reason=reason) if reason == "event_wrong_value" else Assignment(reason, "chat-model")
+    told = wire.Answers(document()).write(event)
+    assert headers_set(told) == {"x-ab-experiment": "chat-model", "x-ab-reason": reason}
     assert response(told).request_headers.response.clear_route_cache
+
+
+def test_envoy_has_a_sentence_for_every_cause() -> None:
+    assert {reason.removeprefix("event_") for reason in REFUSED} == REFUSALS.keys()
 
 
 def test_answers_are_built_once() -> None:
