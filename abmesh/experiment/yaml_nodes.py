@@ -39,6 +39,9 @@ SHOWN: Final = 60
 """Most characters of a value that a problem quotes."""
 
 _WARMUP = "warmup"
+_SALT, _KEYS = "secret_salt", "keys"
+_PRIVATE_WORDS = (_WARMUP, _SALT, _KEYS)
+"""Fields in which somebody may have written a secret, even where its place belongs."""
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -208,8 +211,8 @@ def _syntax_problem(error: BaseException, text: str) -> Problem:
     line = mark.line + 1 if mark is not None else 0
     lines = _NEWLINE.split(text)
     found = shorten(lines[line - 1], SHOWN) if 0 < line <= len(lines) else ""
-    if any(_WARMUP in before for before in lines[:line]):
-        found = ""  # invalid YAML has no paths, so this may be a line of a warm-up's headers
+    if any(word in before for before in lines[:line] for word in _PRIVATE_WORDS):
+        found = ""  # invalid YAML has no paths, so this may be a line of a warm-up's headers, or a secret
     message = f"not valid YAML: {error.problem or error.context}"
     allowed = "spaces; YAML cannot be indented with tabs" if "'\\t'" in message else ""
     return Problem("", line, " ".join(message.split()), found, allowed)
@@ -246,13 +249,20 @@ def find(root: Node, path: Sequence[str | int]) -> tuple[Node, Node | None, int]
 def quote(node: Node, text: str, path: Sequence[str | int]) -> str:
     """A node as it is written in the source, shortened to one line; empty if it may hold a secret."""
     written = text[node.start : node.end]
-    if is_private(path) or (isinstance(node, Collection) and (_WARMUP in path or _WARMUP in written)):
+    if is_private(path):
+        return ""
+    if isinstance(node, Collection) and (_WARMUP in path or any(word in written for word in _PRIVATE_WORDS)):
         return ""
     return shorten(written, SHOWN) or "nothing"
 
 
 def is_private(path: Sequence[str | int]) -> bool:
-    """Whether the value at a path must not be shown: problems are logged, and a warm-up may carry credentials."""
+    """Whether the value at a path must not be shown: problems are logged.
+
+    A warm-up may carry credentials, and whoever misreads how a secret is named writes the secret itself.
+    """
+    if _SALT in path or _KEYS in path:
+        return True
     return any(above == _WARMUP and step in ("headers", "body") for above, step in itertools.pairwise(path))
 
 

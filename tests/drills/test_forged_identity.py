@@ -5,11 +5,13 @@ Two cures: cookies that only our server can write, and a salt that only our proc
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
@@ -17,6 +19,7 @@ import pytest
 
 from abmesh.experiment.bucketing import bucket_of, initial_ranges, places
 from abmesh.local.stack import Stack, StackOptions, fetch
+from tests.abmesh.cli.calls import call
 from tests.drills.report import Drill
 from tests.e2e import support
 
@@ -44,6 +47,15 @@ experiments:
       - {{name: model-a, cluster: model-a, weight: 50, control: true}}
       - {{name: model-b, cluster: model-b, weight: 50}}
     events: [click]
+"""
+
+
+ROLLOUT = """\
+    rollout:
+      candidate: model-b
+      steps: [50, 100]
+      stage: {min_duration: 1h, min_requests: 1000}
+      guardrails: [{metric: error_rate, max: 5%}]
 """
 
 
@@ -180,7 +192,7 @@ async def test_nobody_gets_a_variant_by_a_cookie_that_was_not_issued(tmp_path: P
         page = await fetch(running.server_metrics) or ""
         drill.operator_reads(*(line for line in page.splitlines() if re.search(r'reason="(re|event_forged)', line)))
         drill.operator_reads(*(line for line in log.read_text().splitlines() if "secret changed" in line))
-        _, said, _ = await support.abmesh("validate", config=running.config)
+        said = call("validate", "--config", str(running.config)).out
         drill.operator_reads(*said.splitlines())
         assert "x-user-id" in said
         assert ("cannot verify" in said) == (lane == "native")
@@ -198,11 +210,12 @@ def _holders(running: Stack, shown: str, files: Iterable[Path]) -> set[str]:
 @pytest.mark.parametrize("lane", ["ext_proc", "native"])
 async def test_a_secret_salt_makes_the_law_useless_at_home(tmp_path: Path, drill: Drill, lane: str) -> None:
     file = new_key(tmp_path / "salt")
-    text = document(lane, f"secret_salt: {{file: {file}}}")
+    text = document(lane, f"secret_salt: {{file: {file}}}") + ROLLOUT
     users = [f"user-{number}" for number in range(20)]
     options = StackOptions(
         models=dict.fromkeys(("model-a", "model-b"), support.INSTANT),
-        interval=None,
+        interval=timedelta(milliseconds=300),
+        settle=timedelta(milliseconds=100),
         message_timeout=support.PATIENT,
         routes_file=lane == "native",
     )
@@ -218,11 +231,18 @@ async def test_a_secret_salt_makes_the_law_useless_at_home(tmp_path: Path, drill
 
             await support.eventually(arrived)
             assert [expected[user] for user in users] != [variant_of(user, "chat") for user in users]
-        code, explained, _ = await support.abmesh("assign", "chat", "--unit", "user-1", config=running.config)
-        assert (code, expected["user-1"] in explained) == (0, True)
-        _, rendered, warned = await support.abmesh("render", "envoy", config=running.config)
+        config = str(running.config)
+        explained = call("assign", "chat", "--unit", "user-1", "--config", config).out
+        assert expected["user-1"] in explained
+        _, rendered, warned = astuple(call("render", "envoy", "--config", config))
+        told = json.dumps(await support.status(running)) + (await fetch(f"{running.controller_url}/metrics") or "")
+
+        async def recorded() -> bool:
+            return any(path.stat().st_size for path in running.state.rglob("*journal*"))
+
+        await support.eventually(recorded)
         page = await fetch(running.server_metrics) or ""
-        holders = _holders(running, page + explained + warned, [file])
+        holders = _holders(running, page + explained + warned + told, [file])
         if lane == "native":
             assert holders == {"routes.json"}
             assert running.routes_file.stat().st_mode & 0o777 == 0o600

@@ -101,7 +101,7 @@ def test_a_pipe_in_a_secrets_place_stops_nobody(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("law", "keys", "why"),
     [
-        ("secret_salt: {}", "", "needs exactly one source; found none; allowed: file or env"),
+        ("secret_salt: {}", "", "needs exactly one source; allowed: file or env"),
         ("secret_salt: {file: /a, env: B}", "", "needs exactly one source"),
         ("secret_salt: {file: salt}", "", "an absolute path"),
         ("secret_salt: {env: 1A}", "", "an environment variable's name"),
@@ -115,6 +115,27 @@ def test_what_a_document_may_say(law: str, keys: str, why: str) -> None:
     with pytest.raises(DocumentError) as caught:
         document(law, keys)
     assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("law", "keys"),
+    [
+        (f"secret_salt: {SALT}", ""),
+        (f"secret_salt: {{env: {SALT}}}", ""),
+        (f"secret_salt: {{value: {SALT}}}", ""),
+        (f"secret_salt: [{SALT}]", ""),
+        (f'secret_salt: "{SALT}', ""),
+        ("", SALT),
+        ("", f"[{SALT}]"),
+        ("", f"[{{file: {SALT}}}]"),
+        ("", f"[{{file: {{key: {SALT}}}}}]"),
+        ("", f"[{SALT}"),
+    ],
+)
+def test_a_secret_written_where_its_place_belongs_is_not_repeated(law: str, keys: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        document(law, keys)
+    assert SALT not in str(caught.value)
 
 
 def test_two_experiments_cannot_read_one_cookie_in_two_ways() -> None:
