@@ -82,11 +82,9 @@ def test_what_does_not_count_is_marked_as_such() -> None:
         {"cluster_header": "x-ab-nowhere"},
         {"cluster_header": "x-ab-nowhere", "cluster_not_found_response_code": "NOT_FOUND"},
     ]
-    assert [marks(route) for route in others if marks(route)] == [
-        {"x-ab-unassigned": f"/_ab/events/{event}/{why}"}
-        for event in ("click", "buy")
-        for why in ("refused", "unassigned")
-    ]
+    marked = [f"/_ab/events/refused/{code}" for code in REFUSALS]
+    marked += [f"/_ab/events/{event}/{why}" for event in ("click", "buy") for why in ("refused", "unassigned")]
+    assert [marks(route) for route in others if marks(route)] == [{"x-ab-unassigned": name} for name in marked]
 
 
 def test_the_server_is_asked_only_about_an_event_that_may_count() -> None:
