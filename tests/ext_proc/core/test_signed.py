@@ -15,7 +15,9 @@ from abmesh.experiment.secret_source import SecretSource
 from ext_proc.core.assignment import Assignment
 from ext_proc.core.signed import MOST_CHECKED, Signer
 from ext_proc.core.table import Table, compile_document
-from tests.ext_proc.samples import EXPERIMENT
+from ext_proc.service import Service, compile_rules
+from ext_proc.telemetry import Counts
+from tests.ext_proc.samples import EXPERIMENT, request_headers
 
 CONTEXT = b"abmesh cookie llm-session\0"
 OLD, NEW = "old-key-" * 5, "new-key-" * 5
@@ -27,14 +29,18 @@ def key(value: str) -> SecretSource:
     return SecretSource(file=f"/run/{value}").holding(value)
 
 
-def table(*keys: str, **changes: object) -> Table:
+def keyed(*keys: str, **changes: object) -> Document:
     said = {**EXPERIMENT, "events": ["click", "continuation"], "overrides": [], **changes}
     document = Document.model_validate({"version": 1, "experiments": [said]})
     (experiment,) = document.experiments
     assert experiment.issue_cookie is not None
     cookie = experiment.issue_cookie.model_copy(update={"keys": tuple(map(key, keys))})
     experiments = (experiment.model_copy(update={"issue_cookie": cookie}),)
-    return compile_document(document.model_copy(update={"experiments": experiments}))
+    return document.model_copy(update={"experiments": experiments})
+
+
+def table(*keys: str, **changes: object) -> Table:
+    return compile_document(keyed(*keys, **changes))
 
 
 def assign(of: Table, *cookies: str, path: bytes = b"/v1/x") -> Assignment:
@@ -121,6 +127,27 @@ def test_few_are_checked_so_that_no_request_is_expensive(monkeypatch: pytest.Mon
     assert assign(table(NEW, OLD), *crowd).reason == "reissued"
     assert len(calls) == MOST_CHECKED * 2 + 1, "and one to issue"
     assert assign(table(OLD), *["garbage"] * 900, value(OLD)).reason == "cookie", "other forms cost nothing"
+
+
+def test_answers_are_remembered_for_the_exact_cookie_and_under_these_keys_alone() -> None:
+    drawn = iter(f"{number:032x}" for number in range(100))
+    service = Service(Counts(), identities=lambda: next(drawn))
+
+    def reasons(cookie: str, *keys: str) -> list[str]:
+        if keys:
+            service.rules = compile_rules(keyed(*keys))
+        message = request_headers([("cookie", f"llm-session={cookie}".encode())])
+        before = dict(service.counts.requests)
+        answers = [service.answer(message) for _ in range(3)]
+        new = [key[2] for key, count in service.counts.requests.items() for _ in range(count - before.get(key, 0))]
+        assert len(set(map(repr, answers))) == (3 if new[0] == "reissued" else 1), "each forgery gets its own identity"
+        return new
+
+    assert reasons(FORGED["other key"], OLD) == ["reissued"] * 3
+    assert reasons(value(OLD)) == ["cookie"] * 3
+    assert reasons(FORGED["other identity"]) == ["reissued"] * 3
+    assert reasons(value(OLD), NEW) == ["reissued"] * 3
+    assert reasons(value(OLD), NEW, OLD) == ["cookie"] * 3
 
 
 def test_the_marker_of_a_session_is_of_the_identity_and_is_not_signed() -> None:
