@@ -7,9 +7,11 @@ rewritten: an edit replaces the characters of the weights that change, and nothi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 
 from abmesh.experiment import field_names, yaml_edit, yaml_nodes, yaml_plain
 from abmesh.experiment.bucketing import Ranges, reallocate
@@ -17,7 +19,7 @@ from abmesh.experiment.errors import DocumentError, Problem, UnknownName, Weight
 from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.names import BUCKETS, DEFAULT_CONFIG
 from abmesh.experiment.problems import problems_of
-from abmesh.experiment.quantities import format_weight
+from abmesh.experiment.quantities import format_duration, format_weight
 from abmesh.experiment.yaml_nodes import Collection, Node, Scalar
 
 VERSIONS: Final = (1,)
@@ -169,8 +171,15 @@ def _edited(
     return yaml_edit.apply(text, edits)
 
 
+class _AsWritten(GenerateJsonSchema):
+    """Gives defaults as the document writes them; pydantic itself writes an hour as ``PT1H``."""
+
+    def encode_default(self, dft: Any) -> Any:
+        return format_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of the document, for editors."""
-    schema = Document.model_json_schema()
+    schema = Document.model_json_schema(schema_generator=_AsWritten)
     title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "abmesh experiments document"}
     return {**title, **{key: value for key, value in schema.items() if key not in title}}

@@ -55,7 +55,7 @@ class Experiment(Frozen):
     """
 
     name: DnsLabel
-    salt: Salt = ""
+    salt: Annotated[Salt, Field(json_schema_extra=lambda schema: schema.pop("default"))] = ""
     secret_salt: SecretSource | None = None
     match: Match = Match()
     lane: Literal["ext_proc", "native"] = "ext_proc"
