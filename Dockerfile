@@ -12,6 +12,8 @@ RUN /opt/abmesh/bin/pip install --no-cache-dir --disable-pip-version-check --con
 
 FROM python:3.12-slim
 RUN useradd --system --uid 65532 --home-dir /var/lib/abmesh --create-home --shell /usr/sbin/nologin abmesh
+# A new volume that is mounted here gets this owner and mode.
+RUN install --directory --owner=65532 --group=65532 --mode=0700 /var/lib/abmesh-state
 COPY --from=build /opt/abmesh /opt/abmesh
 COPY --chown=65532:65532 experiments.yaml /var/lib/abmesh/experiments.yaml
 ENV PATH=/opt/abmesh/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

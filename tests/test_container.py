@@ -124,9 +124,14 @@ async def test_the_installed_wheel_has_our_three_packages_and_they_import(image:
     }
 
 
+def _compose() -> dict[str, Any]:
+    compose: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "compose.yaml").read_text())
+    return compose
+
+
 def _services() -> dict[str, list[str]]:
     """Every service's full command line."""
-    compose: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "compose.yaml").read_text())
+    compose = _compose()
     entry = re.findall(r'"([^"]+)"', _instructions("ENTRYPOINT")[0])
     return {
         name: [*(service.get("entrypoint") or entry), *service["command"]]
@@ -138,6 +143,36 @@ def _moved(text: str, replacements: Mapping[str, str]) -> str:
     for old, new in replacements.items():
         text = re.sub(rf"(?<![0-9a-z]){re.escape(old)}(?![0-9])", new, text)
     return text
+
+
+STATE = "/var/lib/abmesh-state"
+
+
+def test_only_the_controller_has_the_state_and_may_write_the_document() -> None:
+    compose = _compose()
+    mounts = {name: service.get("volumes", []) for name, service in compose["services"].items()}
+    document = "abmesh:/var/lib/abmesh"
+    assert mounts == {
+        "envoy": [f"{document}:ro"],
+        "ext-proc": [f"{document}:ro"],
+        "controller": [document, f"state:{STATE}"],
+        "model-a": [],
+        "model-b": [],
+    }
+    assert set(compose["volumes"]) == {"abmesh", "state"}
+    assert all(service["read_only"] for service in compose["services"].values())
+    assert compose["services"]["controller"]["environment"] == {"ABMESH_STATE": STATE}
+    assert _instructions("WORKDIR")[-1] == "/var/lib/abmesh", "where the document is looked for"
+
+
+async def test_the_image_has_a_folder_for_state_that_only_its_user_may_read(tmp_path: Path) -> None:
+    uid = _instructions("USER")[-1].partition(":")[0]
+    makes = next(command for command in _instructions("RUN") if STATE in command)
+    assert f"--owner={uid}" in makes
+    folder = tmp_path / "state"
+    made = re.sub(r"--(owner|group)=\d+", lambda found: f"--{found[1]}={os.geteuid()}", makes)
+    await _run(made.replace(STATE, str(folder)), tmp_path)
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.envoy
@@ -152,13 +187,26 @@ async def test_the_services_of_the_compose_file_serve_a_rollout_together(image: 
     }
     # `abmesh render envoy` names the admin and server ports by default only; here they have to be given.
     render = f"render envoy --admin 127.0.0.1:{ports['9901']} --ext-proc 127.0.0.1:{ports['50051']}"
-    (tmp_path / "experiments.yaml").write_text(_moved((ROOT / "experiments.yaml").read_text(), ports))
+    document = _moved((ROOT / "experiments.yaml").read_text(), ports)
+    services = _compose()["services"]
+    state = tmp_path / "state"
+    folders = {}
+    for name in services:
+        # Whoever may only read the document has a folder with nothing else, in which nothing may appear.
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        if services[name].get("volumes"):
+            (folders[name] / "experiments.yaml").write_text(document)
     search = f"{image / 'bin'}{os.pathsep}{os.environ['PATH']}"
     children = []
     for name, command in _services().items():
         words = [_moved(word, replacements).replace("render envoy", render) for word in command]
         # The kernel starts the child in the test's folder, as WORKDIR has it, through a shell.
-        start = ["sh", "-c", 'cd "$0" && export PATH="$1" && shift && exec "$@"', str(tmp_path), search, *words]
+        told = [
+            f"{key}={value.replace(STATE, str(state))}" for key, value in services[name].get("environment", {}).items()
+        ]
+        start = ["sh", "-c", 'cd "$0" && export PATH="$1" && shift && exec env "$@"', str(folders[name]), search]
+        start += [*told, *words]
         children.append(Child(name, start, tmp_path / f"{name}.log"))
     url = f"http://127.0.0.1:{ports['10000']}/v1/models"
     try:
@@ -183,5 +231,15 @@ async def test_the_services_of_the_compose_file_serve_a_rollout_together(image: 
         metrics = await fetch(f"http://127.0.0.1:{ports['9102']}/metrics")
         assert metrics is not None
         assert "abmesh_config_generation" in metrics
+        found = {name: {path.name for path in folder.iterdir()} for name, folder in folders.items()}
+        reads, nothing = {"experiments.yaml"}, set[str]()
+        assert {name: found[name] for name in found if name != "controller"} == {
+            "envoy": reads,
+            "ext-proc": reads,
+            "model-a": nothing,
+            "model-b": nothing,
+        }
+        assert ".abmesh" not in found["controller"]
+        assert "leader.lock" in {path.name for path in state.iterdir()}
     finally:
         await asyncio.gather(*(child.stop() for child in children))
