@@ -14,7 +14,7 @@ from typing import Any, Final
 from abmesh.experiment.errors import StateError
 from abmesh.text import shorten
 from controller.codec.entries import decision_entry
-from controller.codec.inputs import evidence_text, load_inputs
+from controller.codec.inputs import earlier_stages, ends_stage, evidence_text, load_inputs
 from controller.decision.decide import decide
 from controller.records import Cause, JournalEntry, Kind
 
@@ -74,16 +74,21 @@ class Replayed:
     skipped: str = ""
 
 
-def replay(entries: Iterable[JournalEntry]) -> Iterator[Replayed]:
-    """Recompute entries, which come oldest first and complete: earlier ones hold the evidence of earlier stages."""
+def replay(entries: Iterable[JournalEntry], *, complete: bool = True) -> Iterator[Replayed]:
+    """Recompute entries, which come oldest first: earlier ones hold the evidence of earlier stages.
+
+    Args:
+        entries: of a journal; one at a time is kept, and the evidence of those that ended a stage.
+        complete: whether they begin where the journal began. If not, entries that need what was removed are skipped.
+    """
     packed: dict[str, str] = {}
     for entry in entries:
-        if text := evidence_text(entry):
+        if (text := evidence_text(entry)) and ends_stage(entry):
             packed[entry.id] = text
-        yield _replayed(entry, packed)
+        yield _replayed(entry, packed, complete=complete)
 
 
-def _replayed(entry: JournalEntry, packed: dict[str, str]) -> Replayed:
+def _replayed(entry: JournalEntry, packed: dict[str, str], *, complete: bool) -> Replayed:
     if entry.actor == "operator" and entry.cause is Cause.OPERATOR:
         return Replayed(entry, skipped="an operator's command")
     if entry.inputs is None and (entry.kind is not Kind.HOLD or entry.weights_before != entry.weights_after):
@@ -92,6 +97,8 @@ def _replayed(entry: JournalEntry, packed: dict[str, str]) -> Replayed:
         return Replayed(entry, skipped="made without evidence")
     if entry.inputs is None:
         return Replayed(entry, skipped="recorded without inputs, by an earlier version")
+    if not complete and _began_before(entry, packed):
+        return Replayed(entry, skipped="earlier stages of its rollout were in older files, which were removed")
     try:
         inputs = load_inputs(entry, packed)
     except StateError as error:
@@ -104,6 +111,12 @@ def _replayed(entry: JournalEntry, packed: dict[str, str]) -> Replayed:
         if not _same_field(name, recorded, recomputed)
     )
     return Replayed(entry, differences)
+
+
+def _began_before(entry: JournalEntry, packed: Mapping[str, str]) -> bool:
+    """Whether the first of an entry's earlier stages are unknown, and no later one is: they ended before the first."""
+    known = [stage in packed for stage in earlier_stages(entry)]
+    return bool(known) and not known[0] and known == sorted(known)
 
 
 def _same_field(name: str, recorded: Mapping[str, Any], recomputed: Mapping[str, Any]) -> bool:

@@ -87,24 +87,19 @@ def _draw_live(
 
 def _moments(folder: Path, name: str) -> list[tuple[float, list[Stratum]]]:
     """Evidence at recorded moments of the current rollout, evenly thinned out to at most 120, by the journal."""
-    from controller.codec.inputs import load_inputs, packed_evidence
+    from controller.codec.inputs import load_inputs
     from controller.decision.decide import past_strata
     from controller.evidence.strata import Stratum
     from controller.settings import JOURNAL_FILE
     from controller.state.evidence import EvidenceStore
-    from controller.state.journal import salvage
+    from controller.state.lookup import packed_in, recorded_moments
 
     live = EvidenceStore(folder).read(name)
     if live is None:
         return []
-    entries = salvage(folder / JOURNAL_FILE, name).entries
-    packed = packed_evidence(entries)
-    ended = {stage.id for stage in live.history.past}
-    stages = {live.stage, *(entry.stage.id for entry in entries if entry.id in ended)}
-    mine = [entry for entry in entries if entry.stage.id in stages and entry.id in packed]
-    thin = max(1, -(-len(mine) // _MOST_MOMENTS))
+    packed = packed_in(live.history)
     found = []
-    for entry in mine[max(len(mine) - 1, 0) % thin :: thin]:
+    for entry in recorded_moments(folder / JOURNAL_FILE, name, live.stage, packed.keys(), _MOST_MOMENTS):
         try:
             inputs = load_inputs(entry, packed)
         except StateError:

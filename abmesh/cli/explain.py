@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from abmesh.analysis.explanation import ExplainedGuardrail, Explanation
     from controller.decision.warmup import WarmupResult
     from controller.records import JournalEntry
+    from controller.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -34,39 +35,55 @@ def explain(
     """Explain the last decision: every guardrail with its numbers, limits and formula."""
     from abmesh.analysis.explanation import explain as explain_inputs
     from abmesh.experiment.store import FileStore
-    from controller.codec.inputs import evidence_text, load_inputs, packed_evidence
+    from controller.codec.inputs import load_inputs
     from controller.settings import Settings
-    from controller.state.journal import HOLD_EVERY, salvage
+    from controller.state.lookup import decision_to_explain
+    from controller.state.pace import HOLD_EVERY
 
-    path = Settings(config=config, state_dir=state).journal_path
-    entries = salvage(path, experiment).entries
-    if not entries:
+    settings = Settings(config=config, state_dir=state)
+    path = settings.journal_path
+    found = decision_to_explain(path, experiment, entry_id, _kept(settings, experiment))
+    if found is None and entry_id is not None and decision_to_explain(path, experiment, None, {}) is not None:
+        raise StateError(f"{path}: no entry {entry_id} about {experiment}; abmesh journal --json lists them")
+    if found is None:
         FileStore(config).read().document.experiment(experiment)  # raises UnknownName for a name that nothing knows
         raise StateError(f"{path}: no decision about {experiment} has been recorded yet; is a controller running?")
-    # A finished or waiting rollout repeats its last cause; the decision behind it is what needs explaining.
-    judged = [item for item in entries if evidence_text(item)]
-    entry = next((item for item in reversed(judged) if item.judgements or item.goal), entries[-1])
-    if entry_id is not None:
-        found = [item for item in entries if item.id == entry_id]
-        if not found:
-            raise StateError(f"{path}: no entry {entry_id} about {experiment}; abmesh journal --json lists them")
-        entry = found[0]
+    entry = found.entry
     if entry.inputs is None:
         _print_without_inputs(entry, as_json=as_json)
         return
-    explanation = explain_inputs(load_inputs(entry, packed_evidence(entries)))
+    try:
+        explanation = explain_inputs(load_inputs(entry, found.packed))
+    except StateError as error:
+        if found.complete:
+            raise
+        raise StateError(
+            f"{error}; older files of the journal were removed: `journal: {{keep: N}}` keeps more"
+        ) from None
     if as_json:
         print_json(_as_json(entry, explanation))
     else:
         _print(entry, explanation)
         if entry_id is None:
-            if entry is not entries[-1]:
-                typer.echo(f"\nsince then: {entries[-1].kind}: {entries[-1].reason}")
+            if entry.id != found.newest.id:
+                typer.echo(f"\nsince then: {found.newest.kind}: {found.newest.reason}")
             minutes = HOLD_EVERY // timedelta(minutes=1)
             typer.echo(
                 f"\nThese are the numbers of {entry.at:%H:%M:%S}; a lasting hold is recorded every {minutes} minutes. "
                 "`abmesh status` shows the latest."
             )
+
+
+def _kept(settings: Settings, experiment: str) -> dict[str, str]:
+    """Evidence of the current rollout's earlier stages, which the controller keeps beside the journal."""
+    from controller.state.evidence import EvidenceStore
+    from controller.state.lookup import packed_in
+
+    try:
+        live = EvidenceStore(settings.state_folder).read(experiment)
+    except StateError:
+        live = None
+    return {} if live is None else packed_in(live.history)
 
 
 def _print_without_inputs(entry: JournalEntry, *, as_json: bool) -> None:

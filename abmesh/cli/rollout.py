@@ -73,21 +73,22 @@ def journal(
     from abmesh.cli.json_records import journal_json
     from abmesh.experiment.store import FileStore
     from controller.settings import Settings
-    from controller.state.journal import salvage
+    from controller.state.journal_reader import MOST_DAMAGED, Reader
 
     path = Settings(config=config, state_dir=state).journal_path
-    reading = salvage(path, experiment, limit)
-    if experiment is not None and not reading.entries and not reading.damaged:
+    with Reader(path, experiment) as reader:
+        nothing = True
+        for entry in reader.oldest_first(limit):
+            nothing = False
+            if as_json:
+                print_json(journal_json(entry))
+            else:
+                _print(entry, f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.experiment}  {entry.kind:<8}  ")
+        if reader.damaged:
+            more = f" and {reader.damaged - MOST_DAMAGED} more" if reader.damaged > MOST_DAMAGED else ""
+            raise StateError(f"skipped damaged lines: {', '.join(reader.damaged_places())}{more}")
+    if experiment is not None and nothing:
         FileStore(config).read().document.experiment(experiment)  # raises UnknownName if the document lacks it, too
-    for entry in reading.entries:
-        if as_json:
-            print_json(journal_json(entry))
-        else:
-            _print(entry, f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.experiment}  {entry.kind:<8}  ")
-    if reading.damaged:
-        numbers = ", ".join(str(number) for number in reading.damaged[:20])
-        more = f" and {len(reading.damaged) - 20} more" if len(reading.damaged) > 20 else ""
-        raise StateError(f"{path}: skipped damaged lines: {numbers}{more}")
 
 
 def _print(entry: JournalEntry, start: str = "") -> None:

@@ -19,7 +19,7 @@ from abmesh.experiment.errors import DocumentError, Problem, UnknownName, Weight
 from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.names import BUCKETS, DEFAULT_CONFIG
 from abmesh.experiment.problems import problems_of
-from abmesh.experiment.quantities import format_duration, format_weight
+from abmesh.experiment.quantities import Bytes, format_duration, format_size, format_weight
 from abmesh.experiment.yaml_nodes import Collection, Node, Scalar
 
 VERSIONS: Final = (1,)
@@ -175,7 +175,9 @@ class _AsWritten(GenerateJsonSchema):
     """Gives defaults as the document writes them; pydantic itself writes an hour as ``PT1H``."""
 
     def encode_default(self, dft: Any) -> Any:
-        return format_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
+        if isinstance(dft, timedelta):
+            return format_duration(dft)
+        return format_size(dft) if isinstance(dft, Bytes) else super().encode_default(dft)
 
 
 def json_schema() -> dict[str, Any]:

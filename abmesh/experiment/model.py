@@ -18,6 +18,7 @@ from abmesh.experiment.answers import Answers, ShortEvent
 from abmesh.experiment.cookie_rules import Cookies, cookie_problems
 from abmesh.experiment.errors import UnknownName
 from abmesh.experiment.fields import LONGEST_TOKEN, ClusterName, DnsLabel, Origin, Salt
+from abmesh.experiment.journal_bound import JournalBound
 from abmesh.experiment.limits import missing_for
 from abmesh.experiment.names import BUCKETS, CONTINUED_ENDING, GROUPS
 from abmesh.experiment.parts import Cluster, IssueCookie, Match, Override, Price, Segments, UnitSource, Variant
@@ -239,6 +240,7 @@ class Document(Frozen):
         clusters: where the upstreams are, for ``abmesh render envoy``. Not needed under Istio, which knows them.
         default_cluster: where ``abmesh render envoy`` sends requests that match no experiment; none means 404.
         event_origins: web origins whose pages may send events from another site.
+        journal: how large the controller's journal may become.
         experiments: the first that matches a request wins.
     """
 
@@ -246,6 +248,7 @@ class Document(Frozen):
     clusters: dict[ClusterName, Cluster] | None = None
     default_cluster: ClusterName | None = None
     event_origins: Annotated[tuple[Origin, ...], Field(max_length=100)] = ()
+    journal: JournalBound = JournalBound()
     experiments: Annotated[tuple[Experiment, ...], Field(max_length=1000)]
 
     def experiment(self, name: str) -> Experiment:

@@ -22,7 +22,7 @@ from abmesh.experiment.validation import did_you_mean
 from abmesh.experiment.yaml_nodes import Collection, Node, Scalar
 from abmesh.text import shorten
 
-_OWN = ("weight", "duration", "limit", "share")
+_OWN = ("weight", "duration", "limit", "share", "size")
 _LIST = ("must be a list", "a list: one item per line, each after -, or [in, brackets]")
 _MAPPING = ("must be a mapping", "fields, each as name: value")
 _WHOLE = ("must be a whole number", "a whole number without quotes")

@@ -3,6 +3,7 @@
 weight    90, 12.5 or 0.25      percent, at most two decimals     -> basis points (int)
 share     5%, 0.5% or 0.05      a percentage or a plain fraction  -> fraction (float)
 duration  500ms, 30s, 1h30m     numbers with units                -> timedelta
+size      64MB, 1.5GB           a number with a unit, of 1,000s   -> bytes (int)
 limit     a share, a duration or a plain number, depending on its metric's unit
 """
 
@@ -14,7 +15,7 @@ from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema, WrapValidator
+from pydantic import BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from abmesh.experiment.names import BUCKETS
@@ -31,6 +32,8 @@ _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?) *%")
 _LONGEST = timedelta(days=3650)
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(kB|MB|GB)")
+_SIZE_UNITS = {"GB": 1_000_000_000, "MB": 1_000_000, "kB": 1_000}
 
 DURATION_FORM = "a number with a unit (ms, s, m, h or d), such as 500ms, 30s or 1h30m, at most 3650d"
 SHARE_FORM = "a percentage such as 5%, or a fraction from 0 to 1"
@@ -38,11 +41,16 @@ LARGEST = 1e12
 """Largest limit that is a plain number."""
 
 LIMIT_FORM = f"a percentage such as 5%; a duration: {DURATION_FORM}; or a plain number of at most {LARGEST:.0e}"
+SIZE_FORM = "a number with a unit (kB, MB or GB), such as 64MB, from 100kB to 10GB"
 WEIGHT_FORM = "a percentage from 0 to 100 with at most two decimals, such as 12.5"
 
 
 class Percentage(float):
     """A share that was written with ``%``, as opposed to a plain number."""
+
+
+class Bytes(int):
+    """A size in bytes, as opposed to a plain number."""
 
 
 def parse_duration(text: str) -> timedelta | None:
@@ -68,6 +76,21 @@ def format_duration(duration: timedelta) -> str:
             parts.append(f"{left // size}{unit}")
             left %= size
     return "".join(parts)
+
+
+def parse_size(text: str) -> int | None:
+    """The bytes that a text stands for, from 100 kB to 10 GB; None if it is not such a size."""
+    found = _SIZE.fullmatch(text)
+    if not found or len(found[1]) > 20:
+        return None
+    size = Decimal(found[1]) * _SIZE_UNITS[found[2]]
+    return int(size) if _SIZE_UNITS["kB"] * 100 <= size <= _SIZE_UNITS["GB"] * 10 else None
+
+
+def format_size(size: int) -> str:
+    """A size in the largest unit that it has one of: 64,000,000 becomes ``64MB``; parts of a kB are left out."""
+    unit = next((unit for unit, count in _SIZE_UNITS.items() if size >= count), "kB")
+    return f"{Decimal(size // 1_000 * 1_000) / _SIZE_UNITS[unit]:f}{unit}"
 
 
 def parse_weight(value: object) -> int | None:
@@ -132,6 +155,13 @@ def _duration(value: object) -> timedelta:
     return duration
 
 
+def _size(value: object) -> Bytes:
+    size = value if isinstance(value, Bytes) else parse_size(value) if isinstance(value, str) else None
+    if size is None:
+        raise PydanticCustomError("size", "not a size that is allowed", {"allowed": SIZE_FORM})
+    return Bytes(size)
+
+
 def _share(value: object) -> float:
     share = parse_share(value)
     if share is None:
@@ -176,6 +206,14 @@ Weight = Annotated[
 Duration = Annotated[
     timedelta, BeforeValidator(_duration), PlainSerializer(format_duration), WithJsonSchema(_DURATION_SCHEMA)
 ]
+
+Size = Annotated[
+    Bytes,
+    PlainValidator(_size),
+    PlainSerializer(format_size),
+    WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$", "description": SIZE_FORM}),
+]
+"""Written with a unit, kept in bytes."""
 
 Share = Annotated[float, BeforeValidator(_share), WithJsonSchema(_SHARE_SCHEMA)]
 """Written as a percentage or a fraction, kept as a fraction from 0 to 1."""

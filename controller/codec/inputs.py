@@ -6,7 +6,7 @@ The evidence of earlier stages stands in the entries that ended them, and is put
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import AwareDatetime, ConfigDict, ValidationError
@@ -19,7 +19,7 @@ from controller.codec.history import HistoryRecord
 from controller.decision.decide import Inputs
 from controller.decision.warmup import Progress
 from controller.evidence.coverage import Coverage
-from controller.records import ExperimentState, JournalEntry, Record
+from controller.records import ExperimentState, JournalEntry, Kind, Record
 
 
 class _Inputs(Record):
@@ -61,14 +61,22 @@ def dump_inputs(inputs: Inputs) -> dict[str, Any]:
     return dumped
 
 
-def packed_evidence(entries: Iterable[JournalEntry]) -> dict[str, str]:
-    """Packed evidence by the id of the entry that holds it."""
-    return {entry.id: text for entry in entries if (text := evidence_text(entry))}
-
-
 def evidence_text(entry: JournalEntry) -> str:
     """The packed evidence in an entry's inputs; empty if there is none."""
     return str((entry.inputs or {}).get("evidence", ""))
+
+
+def earlier_stages(entry: JournalEntry) -> tuple[str, ...]:
+    """The ids of the entries that ended earlier stages of the rollout, oldest first; none if the inputs are damaged."""
+    memory = (entry.inputs or {}).get("memory")
+    past = memory.get("past") if isinstance(memory, dict) else None
+    stages = past if isinstance(past, list) else []
+    return tuple(str(stage["id"]) for stage in stages if isinstance(stage, dict) and "id" in stage)
+
+
+def ends_stage(entry: JournalEntry) -> bool:
+    """Whether an entry may have ended a stage, so that later ones need its evidence; a hold in one phase never does."""
+    return entry.kind is not Kind.HOLD or entry.phase is not entry.phase_before
 
 
 def load_inputs(entry: JournalEntry, packed: Mapping[str, str]) -> Inputs:

@@ -106,7 +106,9 @@ class Committer:
         """
         with self._states.locked():
             state = self._finish_pending(name, now)
-            change = plan(self._documents.read(), state)
+            snapshot = self._documents.read()
+            self._journal.keep_within(snapshot.document.journal)
+            change = plan(snapshot, state)
             assert change.after.weights == change.entry.weights_after, "the entry records the weights that are written"
             intent = Intent(before=change.entry.weights_before, after=change.after, entry=change.entry)
             begun = change.before.model_copy(update={"intent": intent})

@@ -37,7 +37,8 @@ from controller.rollout.tick import Outcome, Tick, TickReport
 from controller.sources.base import Observation
 from controller.state.documents import Documents
 from controller.state.evidence import EvidenceStore, StageEvidence
-from controller.state.journal import Journal, Pace
+from controller.state.journal import Journal
+from controller.state.pace import Pace
 from controller.state.states import StateStore
 from controller.wording.reasons import reason, state_lost
 
@@ -95,6 +96,7 @@ class Reconciler:
             snapshot = self._documents.read()
         except (DocumentError, StoreError) as error:
             return self._refused(states, str(error), tick)
+        self._journal.keep_within(snapshot.document.journal)
         outcomes: list[Outcome] = []
         failures: dict[str, str] = {}
         superseded: list[str] = []

@@ -1,30 +1,29 @@
 """The journal: every decision with its inputs, one JSON object a line, append-only.
 
-Decisions that change something are written exactly once, before the change counts as done. Holds are written when their
-cause changes, and otherwise every ten minutes; see :class:`Pace`. Called by :mod:`controller.rollout` and the CLI.
+Decisions that change something are written exactly once, before the change counts as done. :mod:`controller.state.pace`
+says which holds are written, and :mod:`controller.state.journal_files` how a full file is put aside. Called by
+:mod:`controller.rollout` and the CLI.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
 
-from pydantic import ValidationError
-
+from abmesh import atomic
 from abmesh.experiment.errors import StateError
-from controller.records import Cause, JournalEntry, Kind, Phase
+from abmesh.experiment.journal_bound import JournalBound
+from controller.records import JournalEntry
 from controller.settings import JOURNAL_FILE
+from controller.state.journal_files import LONGEST_LINE, OpenJournal, last_line_end, rotated, rotated_path
+from controller.state.journal_reader import Reader, damage, matching, parse_entry
 from controller.state.locks import exclusive, make_folder
 
 LOCK_FILE = "journal.lock"
 
-HOLD_EVERY = timedelta(minutes=10)
-"""Time between two entries of a hold whose cause stays the same: an entry takes 10 to 30 kB with its evidence."""
+log = logging.getLogger("abmesh.controller")
 
 
 class Journal:
@@ -33,6 +32,11 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL_FILE
         self._lock = folder / LOCK_FILE
+        self._bound: JournalBound | None = None
+
+    def keep_within(self, bound: JournalBound) -> None:
+        """Bound the journal from now on; before a document was read, nothing is put aside and nothing removed."""
+        self._bound = bound
 
     def append(self, entry: JournalEntry, *, durable: bool) -> None:
         """Write an entry.
@@ -51,12 +55,15 @@ class Journal:
         line = entry.model_dump_json().encode() + b"\n"
         with exclusive(self._lock):
             try:
-                with self.path.open("a+b") as file:
-                    _repair(file)
+                self._make_room(len(line))
+                new = not self.path.exists()
+                with self.path.open("ab") as file:
                     file.write(line)
                     file.flush()
                     if durable:
                         os.fsync(file.fileno())
+                if durable and new:
+                    atomic.flush_folder(self.path.parent)
             except OSError as error:
                 raise StateError(f"{self.path}: cannot be written: {error.strerror}") from error
 
@@ -66,11 +73,8 @@ class Journal:
         Raises:
             StateError: the journal cannot be read.
         """
-        needle = entry_id.encode()
-        return any(
-            needle in line and (entry := _parse(line)) is not None and entry.id == entry_id
-            for line in _lines(self.path)
-        )
+        with OpenJournal(self.path) as files:
+            return any(entry.id == entry_id for _, entry in matching(files.newest_first(), 1, entry_id))
 
     def knows(self, experiment: str) -> bool:
         """Whether the journal has any entry about an experiment.
@@ -78,11 +82,37 @@ class Journal:
         Raises:
             StateError: the journal cannot be read.
         """
-        needle = experiment.encode()
-        return any(
-            needle in line and (entry := _parse(line)) is not None and entry.experiment == experiment
-            for line in _lines(self.path)
-        )
+        with OpenJournal(self.path) as files:
+            return any(entry.experiment == experiment for _, entry in matching(files.newest_first(), 2, experiment))
+
+    def _make_room(self, length: int) -> None:
+        """Make the file end with a line end, and put it aside if a line of this length would be too much for it."""
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            _repair(descriptor)
+            size = os.fstat(descriptor).st_size
+            if self._bound is None or size == 0 or size + length <= self._bound.max_size:
+                return
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        self._put_aside(self._bound.keep)
+
+    def _put_aside(self, keep: int) -> None:
+        """Rename the file, and remove those beyond the bound; a decision is recorded even if neither is possible."""
+        aside = rotated(self.path)
+        number = aside[-1][0] + 1 if aside else 1
+        try:
+            self.path.rename(rotated_path(self.path, number))
+            atomic.flush_folder(self.path.parent)
+            for _, oldest in aside[: len(aside) + 1 - keep]:
+                oldest.unlink()
+                log.info("journal: removed %s, the oldest of more than %d files", oldest.name, keep)
+        except OSError as error:
+            log.warning("journal: %s could not be put aside or the oldest file not removed: %s", self.path, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +121,11 @@ class JournalReading:
 
     Attributes:
         entries: oldest first.
-        damaged: numbers, from 1, of the unreadable lines.
+        damaged: places of the first unreadable lines, as ``FILE:LINE``.
     """
 
     entries: tuple[JournalEntry, ...]
-    damaged: tuple[int, ...]
+    damaged: tuple[str, ...]
 
 
 def read(path: Path, experiment: str | None = None, limit: int | None = None) -> list[JournalEntry]:
@@ -113,78 +143,28 @@ def read(path: Path, experiment: str | None = None, limit: int | None = None) ->
     """
     reading = salvage(path, experiment, limit)
     if reading.damaged:
-        raise StateError(f"{path}:{reading.damaged[0]}: damaged; remove the line to read the rest")
+        raise damage(reading.damaged[0])
     return list(reading.entries)
 
 
 def salvage(path: Path, experiment: str | None = None, limit: int | None = None) -> JournalReading:
-    """Everything readable in a journal, and the numbers of the lines that are not; see :func:`read`.
+    """Everything readable in a journal, and the places of the lines that are not; see :func:`read`.
 
     Raises:
         StateError: the file cannot be read.
     """
-    entries: deque[JournalEntry] = deque(maxlen=limit)
-    damaged = []
-    for number, line in enumerate(_lines(path), start=1):
-        entry = _parse(line)
-        if entry is not None:
-            if experiment is None or entry.experiment == experiment:
-                entries.append(entry)
-        elif line.endswith(b"\n"):
-            damaged.append(number)
-    return JournalReading(tuple(entries), tuple(damaged))
+    with Reader(path, experiment) as reader:
+        entries = tuple(reader.oldest_first(limit))
+        return JournalReading(entries, reader.damaged_places())
 
 
-class Pace:
-    """Which holds to write: the first, any with another cause, and one every ten minutes."""
-
-    def __init__(self, every: timedelta = HOLD_EVERY) -> None:
-        self._every = every
-        self._last: dict[str, tuple[Kind, Cause, Phase, datetime]] = {}
-
-    def due(self, experiment: str, kind: Kind, cause: Cause, phase: Phase, now: datetime) -> bool:
-        """Whether a hold is due."""
-        last = self._last.get(experiment)
-        # A negative age means that the clock was set back.
-        return last is None or last[:3] != (kind, cause, phase) or not timedelta() <= now - last[3] < self._every
-
-    def written(self, experiment: str, kind: Kind, cause: Cause, phase: Phase, now: datetime) -> None:
-        """Remember that an entry was written."""
-        self._last[experiment] = (kind, cause, phase, now)
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            yield from file
-    except FileNotFoundError:
+def _repair(descriptor: int) -> None:
+    """Make a file end with a line end."""
+    end = os.fstat(descriptor).st_size
+    if end == 0 or os.pread(descriptor, 1, end - 1) == b"\n":
         return
-    except OSError as error:
-        raise StateError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _parse(line: bytes) -> JournalEntry | None:
-    try:
-        return JournalEntry.model_validate_json(line)
-    except ValidationError:
-        return None
-
-
-def _repair(file: BinaryIO) -> None:
-    """Make the file end with a line end."""
-    end = file.seek(0, os.SEEK_END)
-    start = end
-    block = 4096
-    tail = b""
-    while start > 0 and b"\n" not in tail:
-        start = max(0, start - block)
-        file.seek(start)
-        tail = file.read(end - start)
-        block *= 4
-    if not tail or tail.endswith(b"\n"):
-        return
-    line_start = start + tail.rfind(b"\n") + 1
-    if _parse(tail[line_start - start :]) is not None:
-        file.write(b"\n")
+    start = last_line_end(descriptor, end)
+    if end - start <= LONGEST_LINE and parse_entry(os.pread(descriptor, end - start, start)) is not None:
+        os.pwrite(descriptor, b"\n", end)
     else:
-        file.truncate(line_start)
+        os.ftruncate(descriptor, start)

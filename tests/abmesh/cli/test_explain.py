@@ -142,14 +142,32 @@ def test_without_a_decision_it_says_so_and_unknown_names_are_named(tmp_path: Pat
     refused(call("explain", "chta", "--config", config, "--state", state), 1, "no experiment named 'chta'")
 
 
+def _without_ends_of_stages(subject: World, change: str = "") -> Path:
+    path = subject.folder / "journal.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if json.loads(line)["cause"] != "passed") + change)
+    return path
+
+
 @pytest.mark.parametrize("change", ["nonsense", ""])
 def test_an_earlier_stages_evidence_that_is_missing_is_said(tmp_path: Path, change: str) -> None:
     subject = world(tmp_path)
     serve_and_tick(subject, 20)
-    path = subject.folder / "journal.jsonl"
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if json.loads(line)["cause"] != "passed"]
-    path.write_text("".join(kept) + change)
+    _without_ends_of_stages(subject, change)
+    (subject.folder / "evidence" / f"{NAME}.bin").unlink()
     called = _explain(subject)
     assert called.code == 1
     assert "the evidence of an earlier stage is missing from this journal" in called.err
+    assert "removed" not in called.err
+
+
+def test_the_current_rollout_is_explained_even_if_the_file_with_its_earlier_stages_was_removed(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    serve_and_tick(subject, 20)
+    whole = _explain(subject)
+    _without_ends_of_stages(subject)
+    assert _explain(subject) == whole, "the controller keeps their evidence beside the journal"
+    assert whole.code == 0
+    (subject.folder / "evidence" / f"{NAME}.bin").unlink()
+    (subject.folder / "journal.000002.jsonl").write_text("")
+    assert "older files of the journal were removed" in _explain(subject).err

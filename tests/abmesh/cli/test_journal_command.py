@@ -31,7 +31,7 @@ def test_damaged_lines_are_named_and_the_others_are_printed(settings: Settings) 
     assert called.code == 1
     assert "by ann" in called.out
     assert "by bob" in called.out
-    assert called.err == f"abmesh: {settings.journal_path}: skipped damaged lines: 2\n"
+    assert called.err == f"abmesh: skipped damaged lines: {settings.journal_path}:2\n"
 
 
 def test_an_experiment_without_entries_prints_nothing_and_an_unknown_one_is_an_error(settings: Settings) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
+from controller.codec.inputs import earlier_stages
 from controller.rollout import commands
 from controller.settings import Settings
 from tests.abmesh.cli.calls import call, refused
@@ -68,3 +70,54 @@ def test_a_decision_whose_inputs_were_deleted_is_exit_1(tmp_path: Path) -> None:
     called = call("replay", str(path))
     assert called.code == 1
     assert f"{entry.kind} {entry.id} differs:\n  inputs: missing, although the decision moved users" in called.out
+
+
+def _cut(path: Path, *places: int) -> None:
+    """Put the lines before each place aside, as the controller does with full files."""
+    lines = path.read_text().splitlines(keepends=True)
+    for number, (start, stop) in enumerate(pairwise([0, *places, len(lines)]), 1):
+        aside = path if stop == len(lines) else path.with_name(f"journal.{number:06}.jsonl")
+        aside.write_text("".join(lines[start:stop]))
+
+
+def test_a_journal_in_several_files_comes_out_the_same(tmp_path: Path) -> None:
+    _, path = _world(tmp_path)
+    whole = call("replay", str(path), "--json")
+    _cut(path, 2, 5)
+    assert call("replay", str(path), "--json") == whole
+    path.rename(tmp_path / "state" / "journal.000003.jsonl")
+    assert call("replay", str(path), "--json") == whole
+
+
+def test_entries_that_need_what_was_removed_with_older_files_are_skipped_and_the_others_recomputed(
+    tmp_path: Path,
+) -> None:
+    subject, path = _world(tmp_path)
+    entries = subject.journal()
+    ends = [number for number, entry in enumerate(entries) if entry.cause == "passed"]
+    _cut(path, ends[0] + 1, ends[0] + 2)
+    (tmp_path / "state" / "journal.000001.jsonl").unlink()
+    called = call("replay", str(path))
+    assert called.code == 1, "every later entry needs the first stages"
+    assert "earlier stages of its rollout were in older files, which were removed" in called.out
+    assert "0 differ" in called.out
+    assert "nothing was checked" in called.err
+
+    (tmp_path / "state" / "journal.000002.jsonl").rename(tmp_path / "state" / "journal.000001.jsonl")
+    called = call("replay", str(path))
+    assert called.code == 1
+    assert "the evidence of an earlier stage is missing" in called.out, "no file was removed, so a line was"
+
+
+def test_a_line_that_was_taken_out_of_what_is_left_is_a_difference(tmp_path: Path) -> None:
+    subject, path = _world(tmp_path)
+    entries = subject.journal()
+    ends = [number for number, entry in enumerate(entries) if len(earlier_stages(entry)) == 2]
+    assert ends
+    known = earlier_stages(entries[ends[0]])
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if json.loads(line)["id"] != known[1]))
+    path.with_name("journal.000002.jsonl").write_text("")
+    called = call("replay", str(path))
+    assert called.code == 1
+    assert f"the evidence of an earlier stage is missing from this journal: entry {known[1]}" in called.out

@@ -116,7 +116,7 @@ experiments:
     @pytest.mark.parametrize(
         ("place", "known"),
         [
-            ("nope: 1\n", "version, clusters, default_cluster, event_origins, experiments"),
+            ("nope: 1\n", "version, clusters, default_cluster, event_origins, journal, experiments"),
             ("clusters: {a: {host: h, port: 1, nope: 1}, b: {host: h, port: 1}}\n", "host, port, tls"),
             ("clusters: {a: {host: h, port: 1, tls: {nope: 1}}, b: {host: h, port: 1}}\n", "sni, ca_file"),
         ],

@@ -15,10 +15,11 @@ from pydantic_core import PydanticUndefined
 
 from abmesh.experiment import answers, limits, metrics, model, parts, rollout, secret_source
 from abmesh.experiment.bucketing import bucket_of, initial_ranges, places, reallocate
-from abmesh.experiment.codec import parse
+from abmesh.experiment.codec import json_schema, parse
 from abmesh.experiment.errors import DocumentError
+from abmesh.experiment.journal_bound import JournalBound
 from abmesh.experiment.places import place_of
-from abmesh.experiment.quantities import format_duration, parse_weight
+from abmesh.experiment.quantities import Bytes, format_duration, format_size, parse_weight
 from tests.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -29,6 +30,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "The document": model.Document,
     "A cluster": parts.Cluster,
     "TLS of a cluster": parts.Tls,
+    "A journal's bound": JournalBound,
     "An experiment": model.Experiment,
     "A match": parts.Match,
     "A unit's source": parts.UnitSource,
@@ -60,6 +62,7 @@ class Words(Enum):
     STAGE = "a stage's defaults"
     ANALYSIS = "an analysis' defaults"
     ANSWERS = "answers as OpenAI's"
+    JOURNAL = "a bound's defaults"
 
 
 def table(text: str, header: str) -> list[list[str]]:
@@ -158,6 +161,7 @@ def shown(name: str, field: FieldInfo) -> str:
         (parts.Match(), Words.MATCH),
         (rollout.Stage(), Words.STAGE),
         (rollout.Analysis(), Words.ANALYSIS),
+        (JournalBound(), Words.JOURNAL),
     ]
     for value, word in words:
         if default == value:
@@ -168,6 +172,8 @@ def shown(name: str, field: FieldInfo) -> str:
         )
     if isinstance(default, timedelta):
         return f"`{format_duration(default)}`"
+    if isinstance(default, Bytes):
+        return f"`{format_size(default)}`"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
@@ -189,7 +195,7 @@ def described(metric: metrics.Metric) -> list[str]:
 class TestConfiguration:
     def test_has_a_section_for_every_model(self) -> None:
         assert {title for title, _ in sections()} == set(MODELS)
-        in_schema = set(model.Document.model_json_schema()["$defs"]) | {"Document"}
+        in_schema = set(json_schema()["$defs"]) | {"Document"}
         assert {item.__name__ for item in MODELS.values()} == in_schema
 
     @pytest.mark.parametrize("title", MODELS)
