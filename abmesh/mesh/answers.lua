@@ -2,11 +2,15 @@
 -- abmesh/mesh/answers.py puts what to look for: NAMESPACE, CACHED, REFUSED, KEYS.
 --
 -- Chunks are read and passed on one by one. Between two of them only a possible beginning of a key and its value is
--- kept, so that memory does not grow with the answer.
+-- kept, so that memory does not grow with the answer. Nor does the work for each of its bytes, whatever a model sends:
+-- what was read as a value is not read again for a key inside it, a value that is not complete is tried again only once
+-- there is twice as much of it, and there is an end to what is read of values altogether.
 
-local byte, find, lower, match, sub = string.byte, string.find, string.lower, string.match, string.sub
+local byte, find, lower, match, min, sub = string.byte, string.find, string.lower, string.match, math.min, string.sub
 
 local LONGEST = 4096 -- bytes of a key and its value; a longer one is not read
+local BLOCK = 16384 -- bytes that are searched at once
+local MOST_READ = 4e6 -- bytes of values in one answer, some 50,000 counts of tokens; with more, none is reported
 local DEEPEST = 8 -- levels of nested objects and lists
 local MOST = 1e9 -- tokens
 
@@ -27,6 +31,8 @@ local function text_end(text, p)
 end
 
 local value_end
+local furthest = 0 -- where the last value began that value_end met: all before it was JSON
+local limit = 0 -- where values may begin at most
 
 local function object_end(text, p, places, found, depth)
   p = find(text, "%S", p)
@@ -72,6 +78,8 @@ end
 value_end = function(text, p, place, found, depth)
   p = find(text, "%S", p)
   if not p then return nil end
+  furthest = p
+  if p > limit then return false end
   local c = byte(text, p)
   if c == QUOTE then return text_end(text, p) end
   if c == OPEN or c == OPEN_LIST then
@@ -91,18 +99,18 @@ value_end = function(text, p, place, found, depth)
   return stop
 end
 
--- Reads the value of a key that ends at `stop`. Returns false if more text is needed.
-local function look(text, stop, key, seen)
+-- Reads the value of a key from `start` to `stop`. Returns where to go on; nil if more text is needed.
+local function look(text, start, stop, key, seen)
   local p = find(text, "%S", stop + 1)
-  if not p then return false end
-  if byte(text, p) ~= COLON then return true end
+  if not p then return nil end
+  if byte(text, p) ~= COLON then return stop + 1 end
   p = find(text, "%S", p + 1)
-  if not p then return false end
+  if not p then return nil end
   local c = byte(text, p)
   if c == QUOTE then
     if key.any then
       local first = byte(text, p + 1)
-      if not first then return false end
+      if not first then return nil end
       seen.refused = seen.refused or first ~= QUOTE
     end
     for i = 1, #key.texts do
@@ -111,20 +119,24 @@ local function look(text, stop, key, seen)
       if there == wanted then
         seen.refused = true
       elseif #there < #wanted and there == sub(wanted, 1, #there) then
-        return false
+        return nil
       end
     end
-    return true
+    return stop + 1
   end
   local place = key.place
-  if not place or not (place.inside and c == OPEN or place.number and c >= 48 and c <= 57) then return true end
+  if not place or not (place.inside and c == OPEN or place.number and c >= 48 and c <= 57) then return stop + 1 end
   local found = {}
+  limit = start + LONGEST
   local reached = value_end(text, p, place, found, 0)
-  if reached then
+  seen.read = seen.read + (reached or furthest) - start
+  if reached == nil then return nil end
+  if not reached then return furthest end
+  if reached - start <= LONGEST then
     seen[1] = found[1] or seen[1]
     seen[2] = found[2] or seen[2]
   end
-  return reached ~= nil
+  return reached
 end
 
 -- Reads every occurrence of a key in the text from `from` on. Returns where to go on when more text has arrived.
@@ -133,13 +145,20 @@ local function search(text, from, key, seen)
   while true do
     local start, stop = find(text, quoted, from, true)
     if not start then break end
-    if byte(text, start - 1) ~= BACKSLASH then -- otherwise the quote is inside a string
-      local cut = length - start >= LONGEST
-      local within, ending = text, stop
-      if cut then within, ending = sub(text, start, start + LONGEST - 1), #quoted end
-      if not look(within, ending, key, seen) and not cut then return start end
+    local there = length - start + 1
+    if start > 1 and byte(text, start - 1) == BACKSLASH then -- the quote is inside a string
+      from = stop + 1
+    elseif there < (seen.wanted[key] or 0) and not seen.ended then
+      return start
+    else
+      seen.wanted[key] = nil
+      local next_at = look(text, start, stop, key, seen)
+      if not next_at and there <= LONGEST then
+        seen.wanted[key] = min(2 * there, LONGEST + 1)
+        return start
+      end
+      from = min(next_at or length + 1, start + LONGEST)
     end
-    from = stop + 1
   end
   local beginning = length - #quoted + 2 -- the key may begin here and end in the next chunk
   return from > beginning and from or beginning > 1 and beginning or 1
@@ -165,7 +184,7 @@ local function read(handle)
     handle:streamInfo():dynamicMetadata():set(NAMESPACE, "cached", 1)
     return
   end
-  local seen = { refused = says(headers, REFUSED) }
+  local seen = { refused = says(headers, REFUSED), read = 0, wanted = {} }
   local told = seen.refused
   if told then handle:streamInfo():dynamicMetadata():set(NAMESPACE, "refused", 1) end
   local kind = lower(headers:get("content-type") or "")
@@ -175,6 +194,21 @@ local function read(handle)
   local answered, tail, at = false, "", {}
   for i = 1, #KEYS do at[i] = 1 end
 
+  local function add(more)
+    local text = tail .. more
+    local keep = #text + 1
+    for i = 1, #KEYS do
+      local key = KEYS[i]
+      -- A key that only shows refusals needs no further search.
+      local next_at = (seen.refused and not key.place) and #text + 1 or search(text, at[i], key, seen)
+      at[i] = next_at
+      if next_at < keep then keep = next_at end
+    end
+    keep = keep > 1 and keep - 1 or 1 -- the byte before tells whether a quote begins a key
+    tail = sub(text, keep)
+    for i = 1, #KEYS do at[i] = at[i] - keep + 1 end
+  end
+
   for chunk in handle:bodyChunks() do
     local size = chunk:length()
     if size > 0 then
@@ -183,20 +217,16 @@ local function read(handle)
         handle:streamInfo():dynamicMetadata():set(NAMESPACE, "answered", 1)
         if not readable then return end
       end
-      local text = tail .. chunk:getBytes(0, size)
-      local keep = #text + 1
-      for i = 1, #KEYS do
-        local key = KEYS[i]
-        -- A key that only shows refusals needs no further search.
-        local next_at = (seen.refused and not key.place) and #text + 1 or search(text, at[i], key, seen)
-        at[i] = next_at
-        if next_at < keep then keep = next_at end
+      for first = 0, size - 1, BLOCK do
+        add(chunk:getBytes(first, min(BLOCK, size - first)))
+        if seen.read > MOST_READ then break end
       end
-      keep = keep > 1 and keep - 1 or 1 -- the byte before tells whether a quote begins a key
-      tail = sub(text, keep)
-      for i = 1, #KEYS do at[i] = at[i] - keep + 1 end
     end
+    if seen.read > MOST_READ then break end
   end
+  seen.ended = true
+  add("")
+  if seen.read > MOST_READ then seen[1], seen[2] = nil, nil end
 
   local input, output = seen[1], seen[2]
   if not (input or output or (seen.refused and not told)) then return end
