@@ -158,7 +158,7 @@ def _duration(value: object) -> timedelta:
 def _size(value: object) -> Bytes:
     size = value if isinstance(value, Bytes) else parse_size(value) if isinstance(value, str) else None
     if size is None:
-        raise PydanticCustomError("size", "not a size that is allowed", {"allowed": SIZE_FORM})
+        raise PydanticCustomError("size", "not a size from 100kB to 10GB", {"allowed": SIZE_FORM})
     return Bytes(size)
 
 

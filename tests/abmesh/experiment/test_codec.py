@@ -307,6 +307,30 @@ experiments:
         assert parse(doc.text).experiment("chat").weights == doc.weights
 
 
+class TestJournalBound:
+    @pytest.mark.parametrize(
+        ("written", "said"),
+        [
+            ("{max_size: 64}", "found 64; allowed: a number with a unit (kB, MB or GB)"),
+            ("{max_size: 99kB}", "from 100kB to 10GB"),
+            ("{keep: 0}", "too small; found 0; allowed: at least 1"),
+            ("{keep: 101}", "at most 100"),
+            ("{keep: '8'}", "must be a whole number"),
+            ("{size: 64MB}", "allowed: max_size, keep"),
+        ],
+    )
+    def test_says_what_is_allowed(self, written: str, said: str) -> None:
+        with pytest.raises(DocumentError) as caught:
+            parse(f"version: 1\njournal: {written}\nexperiments: []\n")
+        assert said in str(caught.value)
+
+    def test_is_read_and_has_a_default(self) -> None:
+        bound = parse("version: 1\njournal: {max_size: 1.5GB, keep: 2}\nexperiments: []\n").journal
+        assert (bound.max_size, bound.keep) == (1_500_000_000, 2)
+        bound = parse("version: 1\nexperiments: []\n").journal
+        assert (bound.max_size, bound.keep) == (64_000_000, 8)
+
+
 class TestJsonSchema:
     def test_names_its_dialect_and_title(self) -> None:
         schema = json_schema()

@@ -13,9 +13,11 @@ from abmesh.experiment.quantities import (
     format_duration,
     format_percent,
     format_share,
+    format_size,
     format_weight,
     parse_duration,
     parse_share,
+    parse_size,
     parse_weight,
 )
 
@@ -137,3 +139,31 @@ class TestDuration:
     def test_of_any_text_is_a_duration_or_none(self, text: str) -> None:
         duration = parse_duration(text)
         assert duration is None or timedelta() <= duration <= timedelta(days=3650)
+
+
+class TestSize:
+    @pytest.mark.parametrize(
+        ("written", "size"),
+        [("64MB", 64_000_000), ("100kB", 100_000), ("1.5GB", 1_500_000_000), ("10GB", 10**10), ("0.1MB", 100_000)],
+    )
+    def test_is_a_number_with_a_unit(self, written: str, size: int) -> None:
+        assert parse_size(written) == size
+
+    @pytest.mark.parametrize(
+        "written",
+        ["", "64", "64 MB", "64mb", "64MiB", "-1MB", "1e3MB", "99.9kB", "10.1GB", "9" * 40 + "GB", "\uff11MB", "1MB\n"],
+    )
+    def test_is_nothing_else(self, written: str) -> None:
+        assert parse_size(written) is None
+
+    @given(st.integers(100, 10_000_000).map(lambda kilobytes: 1000 * kilobytes))
+    def test_survives_being_written(self, size: int) -> None:
+        assert parse_size(format_size(size)) == size
+
+    def test_is_written_in_the_largest_unit(self) -> None:
+        assert [format_size(size) for size in (64_000_000, 1_500_000_000, 100_000)] == ["64MB", "1.5GB", "100kB"]
+
+    @given(st.text())
+    def test_of_any_text_is_a_size_or_none(self, text: str) -> None:
+        size = parse_size(text)
+        assert size is None or 100_000 <= size <= 10**10
