@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from abmesh.experiment.errors import StateError
@@ -74,14 +75,17 @@ class Replayed:
     skipped: str = ""
 
 
-def replay(entries: Iterable[JournalEntry], *, complete: bool = True) -> Iterator[Replayed]:
+def replay(
+    entries: Iterable[JournalEntry], kept: Mapping[str, str] = MappingProxyType({}), *, complete: bool = True
+) -> Iterator[Replayed]:
     """Recompute entries, which come oldest first: earlier ones hold the evidence of earlier stages.
 
     Args:
         entries: of a journal; one at a time is kept, and the evidence of those that ended a stage.
+        kept: packed evidence of earlier stages that is known already.
         complete: whether they begin where the journal began. If not, entries that need what was removed are skipped.
     """
-    packed: dict[str, str] = {}
+    packed = dict(kept)
     for entry in entries:
         if (text := evidence_text(entry)) and ends_stage(entry):
             packed[entry.id] = text

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from abmesh.analysis.explanation import ExplainedGuardrail, Explanation
     from controller.decision.warmup import WarmupResult
     from controller.records import JournalEntry
-    from controller.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -37,12 +36,12 @@ def explain(
     from abmesh.experiment.store import FileStore
     from controller.codec.inputs import load_inputs
     from controller.settings import Settings
-    from controller.state.lookup import decision_to_explain
+    from controller.state.lookup import decision_to_explain, kept_evidence
     from controller.state.pace import HOLD_EVERY
 
     settings = Settings(config=config, state_dir=state)
     path = settings.journal_path
-    found = decision_to_explain(path, experiment, entry_id, _kept(settings, experiment))
+    found = decision_to_explain(path, experiment, entry_id, kept_evidence(settings.state_folder, experiment))
     if found is None and entry_id is not None and decision_to_explain(path, experiment, None, {}) is not None:
         raise StateError(f"{path}: no entry {entry_id} about {experiment}; abmesh journal --json lists them")
     if found is None:
@@ -72,18 +71,6 @@ def explain(
                 f"\nThese are the numbers of {entry.at:%H:%M:%S}; a lasting hold is recorded every {minutes} minutes. "
                 "`abmesh status` shows the latest."
             )
-
-
-def _kept(settings: Settings, experiment: str) -> dict[str, str]:
-    """Evidence of the current rollout's earlier stages, which the controller keeps beside the journal."""
-    from controller.state.evidence import EvidenceStore
-    from controller.state.lookup import packed_in
-
-    try:
-        live = EvidenceStore(settings.state_folder).read(experiment)
-    except StateError:
-        live = None
-    return {} if live is None else packed_in(live.history)
 
 
 def _print_without_inputs(entry: JournalEntry, *, as_json: bool) -> None:

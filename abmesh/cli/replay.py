@@ -24,13 +24,16 @@ def replay(
     from abmesh.analysis.replay import replay as recompute
     from controller.state.journal_files import rotated
     from controller.state.journal_reader import Reader, damage
+    from controller.state.lookup import kept_evidence
 
     if not journal.is_file() and not rotated(journal):
         raise StateError(f"{journal}: no such file; the journal is journal.jsonl in the state folder")
     same = differing = 0
     skipped: dict[str, int] = {}
     with Reader(journal) as reader:
-        for found in recompute(reader.oldest_first(), complete=reader.complete):
+        # What older files had and the controller keeps; where none was removed, the journal must have it all.
+        kept = {} if reader.complete else kept_evidence(journal.parent)
+        for found in recompute(reader.oldest_first(), kept, complete=reader.complete):
             if reader.damaged:
                 break
             entry = found.entry

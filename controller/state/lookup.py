@@ -1,22 +1,25 @@
 """Finds one entry of a journal and the evidence that it needs, from the newest entry backwards.
 
 A journal may have a gigabyte, and most of it is read past: lines are told apart by their bytes, and only those that may
-be wanted are parsed. Called by ``abmesh explain`` and
-``abmesh analyze``.
+be wanted are parsed. Called by ``abmesh explain``,
+``abmesh analyze`` and ``abmesh replay``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from abmesh.experiment.errors import StateError
 from controller.codec.evidence import pack
 from controller.codec.inputs import earlier_stages, evidence_text
 from controller.decision.history import History
 from controller.records import JournalEntry
+from controller.state.evidence import FOLDER, EvidenceStore
 from controller.state.journal_reader import Reader, has_id
 
 _UNJUDGED: Final = b'"judgements":[],"goal":null'
@@ -78,6 +81,21 @@ def decision_to_explain(path: Path, experiment: str, entry_id: str | None, kept:
 def packed_in(history: History) -> dict[str, str]:
     """The packed evidence of a rollout's earlier stages, by the id of the entry that ended each."""
     return {stage.id: pack(stage.evidence) for stage in history.past}
+
+
+def kept_evidence(folder: Path, *experiments: str) -> dict[str, str]:
+    """The same of every current rollout, or of some, as the state folder has it beside the journal.
+
+    Files that are missing or damaged have none.
+    """
+    store = EvidenceStore(folder)
+    names = experiments or tuple(path.stem for path in sorted((folder / FOLDER).glob("*.bin")))
+    kept: dict[str, str] = {}
+    for name in names:
+        with suppress(StateError):
+            live = store.read(name)
+            kept |= {} if live is None else packed_in(live.history)
+    return kept
 
 
 def recorded_moments(

@@ -98,6 +98,10 @@ def test_entries_that_need_what_was_removed_with_older_files_are_skipped_and_the
     _cut(path, ends[0] + 1, ends[0] + 2)
     (tmp_path / "state" / "journal.000001.jsonl").unlink()
     called = call("replay", str(path))
+    assert (called.code, "0 differ" in called.out) == (0, True), "the controller keeps what it needs beside the journal"
+
+    (tmp_path / "state" / "evidence" / f"{NAME}.bin").unlink()
+    called = call("replay", str(path))
     assert called.code == 1, "every later entry needs the first stages"
     assert "earlier stages of its rollout were in older files, which were removed" in called.out
     assert "0 differ" in called.out
@@ -118,6 +122,7 @@ def test_a_line_that_was_taken_out_of_what_is_left_is_a_difference(tmp_path: Pat
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if json.loads(line)["id"] != known[1]))
     path.with_name("journal.000002.jsonl").write_text("")
+    (tmp_path / "state" / "evidence" / f"{NAME}.bin").unlink()
     called = call("replay", str(path))
     assert called.code == 1
     assert f"the evidence of an earlier stage is missing from this journal: entry {known[1]}" in called.out
