@@ -213,7 +213,7 @@ def test_all_of_it_is_printed_in_little_memory(tmp_path: Path, drill: Drill) -> 
 def test_all_of_it_is_recomputed_in_little_memory(tmp_path: Path, drill: Drill) -> None:
     subject = rollout_in_its_second_stage(tmp_path)
     small = run(subject, "replay", str(subject.folder / "journal.jsonl"))
-    lines = grow(subject, SHORT, files=2)
+    lines = grow(subject, SHORT // 5, files=2)
     ran = run(subject, "replay", str(subject.folder / "journal.jsonl"))
     drill.operator_reads(*ran.out.splitlines())
     assert (ran.code, ran.out) == (0, f"{lines} decisions are the same, 0 differ\n")
