@@ -24,6 +24,7 @@ VERSION: Final = "http.abmesh.rds.abmesh.version_text"
 """Envoy's statistic for the version of its routes, which is the document's generation; empty while it has none."""
 
 _QUERY: Final = {"filter": f"^{re.escape(VERSION)}$"}
+_PLAIN: Final = {"accept-encoding": "identity"}
 _ANSWER: Final = re.compile(rf'{re.escape(VERSION)}: "([^"]*)"')
 
 Ask = Callable[[str], Awaitable[str | None]]
@@ -102,11 +103,12 @@ class Watcher:
         behind[envoy] = version
 
     async def _ask_admin(self, envoy: str) -> str | None:
-        # As for statistics: a fresh connection each time, and no proxies from the environment.
+        # As for statistics: a fresh connection each time, no proxies from the environment, and nothing decompressed
+        # that could be larger than what is read.
         try:
             async with (
-                aiohttp.ClientSession(timeout=self._timeout, trust_env=False) as session,
-                session.get(f"{envoy}/stats", params=_QUERY, allow_redirects=False) as response,
+                aiohttp.ClientSession(timeout=self._timeout, trust_env=False, auto_decompress=False) as session,
+                session.get(f"{envoy}/stats", params=_QUERY, headers=_PLAIN, allow_redirects=False) as response,
             ):
                 found = _ANSWER.search((await response.content.read(10_000)).decode(errors="replace"))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 
 import aiohttp
 
@@ -13,7 +13,7 @@ from abmesh.experiment.names import STATS_SCOPE
 from controller.evidence.columns import Parser
 from controller.evidence.parse import UPTIME, Sample
 from controller.sources.base import Observation
-from controller.sources.fetching import describe_failure, open_session, read_body
+from controller.sources.fetching import Connections, describe_failure, read_parts
 
 QUERY = {
     # Plain text: its histogram bins take a quarter of the space that JSON takes.
@@ -25,13 +25,19 @@ QUERY = {
 }
 
 MAX_BYTES = 64 * 1024 * 1024
-"""Longest answer accepted: enough for more than a hundred experiments with twenty variants each."""
+"""Longest answer accepted, decompressed: enough for more than a hundred experiments with twenty variants each."""
 
 CONNECTIONS = 100
 """Most Envoys queried at the same time. An Envoy's time limit starts when its request is sent."""
 
 READERS = 32
 """Most answers read at the same time. The others wait in the kernel's buffers, which bounds our memory."""
+
+LARGE = 4 * 1024 * 1024
+"""An answer of more bytes than this, decompressed, is read on only when few others are as large."""
+
+LARGE_READERS = 2
+"""Most such answers read at the same time."""
 
 
 class EnvoyAdminSource:
@@ -50,56 +56,64 @@ class EnvoyAdminSource:
         self._envoys = tuple(envoys)
         self._timeout = timeout
         self._max_bytes = max_bytes
-        self._session: aiohttp.ClientSession | None = None
         self._parser = parser or Parser()
-        # Off the event loop, so that /healthz keeps answering. A single thread, because the parser is not thread-safe.
-        self._thread = ThreadPoolExecutor(1, "abmesh-parser")
+        self._connections = Connections("abmesh-parser")
 
     async def observe(self) -> list[Observation]:
         """Return one observation for each Envoy, in the order given."""
-        if self._session is None:
-            self._session = open_session()
-        session = self._session
-        asking, reading = asyncio.Semaphore(CONNECTIONS), asyncio.Semaphore(READERS)
-        return list(
-            await asyncio.gather(*(self._observe_one(session, envoy, asking, reading) for envoy in self._envoys))
-        )
+        turns = _Turns()
+        return list(await asyncio.gather(*(self._observe_one(envoy, turns) for envoy in self._envoys)))
 
     async def close(self) -> None:
         """Close connections and stop the parser's thread."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-        self._thread.shutdown()
+        await self._connections.close()
 
-    async def _observe_one(
-        self, session: aiohttp.ClientSession, envoy: str, asking: asyncio.Semaphore, reading: asyncio.Semaphore
-    ) -> Observation:
+    async def _observe_one(self, envoy: str, turns: _Turns) -> Observation:
         try:
-            async with asking:
-                return Observation(envoy, await self._fetch(session, envoy, reading))
+            async with turns.asking:
+                return Observation(envoy, await self._fetch(envoy, turns))
         except SourceError as error:
             return Observation(envoy, None, str(error))
 
-    async def _fetch(self, session: aiohttp.ClientSession, envoy: str, reading: asyncio.Semaphore) -> Sample:
-        clock = asyncio.get_running_loop().time
+    async def _fetch(self, envoy: str, turns: _Turns) -> Sample:
         try:
             async with (
                 asyncio.timeout(self._timeout) as limit,
-                session.get(f"{envoy}/stats", params=QUERY, allow_redirects=False) as response,
+                self._connections.session.get(f"{envoy}/stats", params=QUERY, allow_redirects=False) as response,
+                AsyncExitStack() as taken,
             ):
                 if response.status != 200:
                     raise SourceError(f"it answered with status {response.status} instead of 200")
-                # The time spent waiting for a reader does not count against this Envoy's limit.
-                left = (limit.when() or 0) - clock()
+                await _wait(taken, turns.reading, limit)
+                parts, size, large = [], 0, False
+                async for part in read_parts(response, self._max_bytes):
+                    parts.append(part)
+                    size += len(part)
+                    if size > LARGE and not large:
+                        large = True
+                        await _wait(taken, turns.large, limit)
                 limit.reschedule(None)
-                async with reading:
-                    limit.reschedule(clock() + left)
-                    text = await read_body(response, self._max_bytes)
-                    limit.reschedule(None)
-                    return await asyncio.get_running_loop().run_in_executor(self._thread, self._parser.parse, text)
+                return await self._connections.in_thread(self._parser.parse, b"".join(parts))
         except TimeoutError:
             raise SourceError(f"no answer within {self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # A host name that cannot be encoded raises ValueError.
             raise SourceError(describe_failure(error)) from error
+
+
+class _Turns:
+    """Who may ask, read, and read on in a large answer, during one observation."""
+
+    def __init__(self) -> None:
+        self.asking = asyncio.Semaphore(CONNECTIONS)
+        self.reading = asyncio.Semaphore(READERS)
+        self.large = asyncio.Semaphore(LARGE_READERS)
+
+
+async def _wait(taken: AsyncExitStack, turn: asyncio.Semaphore, limit: asyncio.Timeout) -> None:
+    """Wait for a turn. The time until it comes does not count against this Envoy's time limit."""
+    clock = asyncio.get_running_loop().time
+    left = (limit.when() or 0) - clock()
+    limit.reschedule(None)
+    await taken.enter_async_context(turn)
+    limit.reschedule(clock() + left)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
@@ -29,12 +28,12 @@ from abmesh.text import shorten
 from controller.evidence.scraped import ScrapedEnvoy, SeriesReader, ages_query, instance_matcher, series_query
 from controller.evidence.vector import QueryResult, RefusedQueryError
 from controller.sources.base import Observation
-from controller.sources.fetching import describe_failure, open_session, read_body
+from controller.sources.fetching import Connections, describe_failure, read_body
 
 _Read = TypeVar("_Read")
 
 MAX_BYTES = 512 * 1024 * 1024
-"""Longest answer accepted: more than two million series."""
+"""Longest answer accepted, decompressed: more than two million series."""
 
 MAX_ERROR_BYTES = 64 * 1024
 """Longest error answer that is read for its message."""
@@ -80,11 +79,9 @@ class PrometheusSource:
         self._timeout = timeout
         self._max_age = max_age
         self._max_bytes = max_bytes
-        self._session: aiohttp.ClientSession | None = None
         self._reader = SeriesReader()
         self._known: Mapping[str, _LastScrape] = {}
-        # Off the event loop, so that /healthz keeps answering. A single thread, because the reader is not thread-safe.
-        self._thread = ThreadPoolExecutor(1, "abmesh-reader")
+        self._connections = Connections("abmesh-reader")
 
     async def observe(self) -> list[Observation]:
         """Return one observation for each target, or one for the server if it did not give a list of targets."""
@@ -101,10 +98,7 @@ class PrometheusSource:
 
     async def close(self) -> None:
         """Close connections and stop the reader's thread."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-        self._thread.shutdown()
+        await self._connections.close()
 
     async def _observe(self) -> list[Observation]:
         scrapes, first = await self._ask(ages_query(self._selector), _scrapes)
@@ -132,13 +126,12 @@ class PrometheusSource:
         self, query: str, read: Callable[[QueryResult], _Read], moment: float | None = None
     ) -> tuple[_Read, QueryResult]:
         """Run one query, at a moment of the server's clock or now, and read its answer in the thread."""
-        if self._session is None:
-            self._session = open_session()
         asked = {"query": query, "timeout": f"{self._timeout:g}s"}
         if moment is not None:
             asked["time"] = f"{moment:.3f}"
         # As a form, because a query that names many targets is too long for a URL.
-        async with self._session.post(self._url + QUERY_PATH, data=asked, allow_redirects=False) as response:
+        url, session = self._url + QUERY_PATH, self._connections.session
+        async with session.post(url, data=asked, allow_redirects=False) as response:
             if response.status != 200:
                 raise SourceError(await _refusal(response))
             text = await read_body(response, self._max_bytes)
@@ -147,7 +140,7 @@ class PrometheusSource:
             result = QueryResult(_decoded(text))
             return read(result), result
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await self._connections.in_thread(work)
 
     def _observation(self, name: str, last: _LastScrape, moment: float) -> Observation:
         age, found = timedelta(seconds=max(0.0, moment - last.at)), last.found

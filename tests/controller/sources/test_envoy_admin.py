@@ -61,6 +61,31 @@ async def test_it_asks_only_for_our_statistics_and_the_uptime() -> None:
     ]
 
 
+def _packed(body: bytes, encoding: str = "gzip") -> Handler:
+    """An answer that says that it is compressed."""
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(body=body, headers={"content-encoding": encoding})
+
+    return handler
+
+
+@pytest.mark.parametrize("body", [gzip.compress(REAL), gzip.compress(REAL[:1000]) + gzip.compress(REAL[1000:])])
+async def test_a_compressed_answer_is_read_as_any_other(body: bytes) -> None:
+    async with _admin(_packed(body)) as envoy, _source(envoy) as source:
+        (found,) = await source.observe()
+    assert found.sample == parse(REAL)
+
+
+async def test_few_large_answers_are_read_at_the_same_time_and_waiting_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer is large here, and two never end: the last one's turn comes after two time limits."""
+    monkeypatch.setattr(envoy_admin, "LARGE", 3)
+    monkeypatch.setattr(envoy_admin, "LARGE_READERS", 1)
+    async with _admin(_trickle) as bad, _admin(_good) as good, _source(bad, bad, good, seconds=0.3) as source:
+        found = await source.observe()
+    assert [item.error for item in found] == ["no answer within 0.3 s"] * 2 + [""]
+
+
 async def _not_found(_: web.Request) -> web.Response:
     raise web.HTTPNotFound
 
@@ -106,6 +131,11 @@ async def _cut_off(request: web.Request) -> web.StreamResponse:
 @pytest.mark.parametrize(
     ("handler", "says"),
     [
+        (_packed(gzip.compress(b" " * 100_000_000, 1)), "longer than 1,000,000 bytes when decompressed"),
+        (_packed(gzip.compress(REAL)[:-100]), "ends in the middle of its gzip data"),
+        (_packed(b""), "ends in the middle of its gzip data"),
+        (_packed(REAL), "claims to be gzip and is not"),
+        (_packed(REAL, "br"), "content-encoding other than gzip"),
         (_not_found, "404"),
         (_redirect, "302"),
         (_page, "not an Envoy statistic"),
