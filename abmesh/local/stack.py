@@ -41,6 +41,7 @@ class StackOptions:
         settle: the controller's settle time.
         message_timeout: Envoy's longest wait for the server.
         envoy_concurrency: Envoy's worker threads.
+        stats_flush_interval: time between two of Envoy's flushes of statistics.
         routes_file: whether Envoy takes its routes from a file, which the controller keeps; without a controller,
             `abmesh routes --follow` does. Weights of the native lane move by this file alone.
     """
@@ -54,6 +55,7 @@ class StackOptions:
     settle: timedelta = timedelta(seconds=1)
     message_timeout: timedelta = timedelta(seconds=1)
     envoy_concurrency: int = 1
+    stats_flush_interval: timedelta = timedelta(milliseconds=500)
     routes_file: bool = False
 
 
@@ -191,7 +193,7 @@ class Stack:
             ext_proc=(self.ext_proc_address,),
             streams_per_connection=100 if self.options.workers == 1 else 2,
             message_timeout=self.options.message_timeout,
-            stats_flush_interval=timedelta(milliseconds=500),
+            stats_flush_interval=self.options.stats_flush_interval,
             routes_file=str(self.routes_file.absolute()) if self.options.routes_file else "",
         )
         if self.options.routes_file:

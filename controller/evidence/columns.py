@@ -25,7 +25,7 @@ from xxhash import xxh3_128_digest
 from controller.evidence.bins import BinTable
 from controller.evidence.counts import Counts, Index, Numbers, Series, Values, narrowest
 from controller.evidence.digits import PAD, IrregularError, decimals, named_values
-from controller.evidence.parse import TOTALS, UPTIME, Sample, counter_key, histogram_key, parse
+from controller.evidence.parse import EPOCH, TOTALS, UPTIME, Sample, counter_key, histogram_key, parse
 
 MOST_NAMES: Final = 250_000
 """Most statistics' names cached: 60 times what ten experiments with two variants and three codes have."""
@@ -38,6 +38,7 @@ MOST_LAYOUTS: Final = 1024
 
 _IGNORED: Final = -1
 _UPTIME: Final = -2
+_EPOCH: Final = -4
 _UNKNOWN: Final = -1
 
 _HEADER: Final = b":\n" + TOTALS.encode()
@@ -53,12 +54,14 @@ class _Layout:
 
     Attributes:
         uptime: index of Envoy's uptime among the values; -1 if there is none.
+        epoch: index of its number of hot restarts; -1 if there is none.
         ignored: how many counters are not evidence.
         order: indexes of those that are, sorted by experiment; shape (evidence,).
         parts: for each experiment, its number, its counters' numbers, and where its part of ``order`` starts and stops.
     """
 
     uptime: int
+    epoch: int
     ignored: int
     order: Numbers
     parts: tuple[tuple[int, Numbers, int, int], ...]
@@ -92,7 +95,7 @@ class Parser:
         self._counters: dict[bytes, int] = {}
         self._layouts: dict[bytes, _Layout] = {}  # by the hash of all names
         self._histograms: dict[bytes, int] = {}
-        self._owners: list[int] = []  # each name's experiment, or _IGNORED, or _UPTIME
+        self._owners: list[int] = []  # each name's experiment, or _IGNORED, _UPTIME or _EPOCH
         self._numbers: list[int] = []  # each name's number among its experiment's counters, or its row of cells
         self._rows: list[tuple[str, str, int | str]] = []  # each row's variant, histogram, and group or segment
         self._bins = BinTable()
@@ -117,7 +120,8 @@ class Parser:
             for owner in present
         }
         ignored = layout.ignored + int((rows_owners == _IGNORED).sum())
-        return Sample(experiments, None if layout.uptime < 0 else float(counted[layout.uptime]), ignored)
+        uptime = None if layout.uptime < 0 else float(counted[layout.uptime])
+        return Sample(experiments, uptime, ignored, None if layout.epoch < 0 else int(counted[layout.epoch]))
 
     def _layout(self, names: NDArray[np.uint8]) -> _Layout:
         """What a list of counter names means; each name is followed by its colon and a space."""
@@ -125,9 +129,7 @@ class Parser:
         layout = self._layouts.get(digest)
         if layout is None:
             owners, numbers = self._look_up(names.tobytes().split(), self._counters)
-            uptimes = np.flatnonzero(owners == _UPTIME)
-            if len(uptimes) > 1:
-                raise IrregularError
+            uptime, epoch = _place(owners, _UPTIME), _place(owners, _EPOCH)
             order = np.argsort(owners, kind="stable").astype(np.int32)
             order = order[np.searchsorted(owners[order], 0) :]
             parts = []
@@ -137,7 +139,7 @@ class Parser:
                 _check_once(part)
                 parts.append((int(owners[order[start]]), part, start, stop))
             ignored = int((owners == _IGNORED).sum())
-            layout = _Layout(int(uptimes[0]) if len(uptimes) else -1, ignored, order, tuple(parts))
+            layout = _Layout(uptime, epoch, ignored, order, tuple(parts))
             if len(self._layouts) >= MOST_LAYOUTS:
                 self._layouts.clear()
             self._layouts[digest] = layout
@@ -171,8 +173,8 @@ class Parser:
             return self._owner(row[0]), len(self._rows) - 1
         if not text.endswith(":") or len(text) == 1:
             raise IrregularError
-        if text[:-1] == UPTIME:
-            return _UPTIME, 0
+        if text[:-1] in (UPTIME, EPOCH):
+            return _UPTIME if text[:-1] == UPTIME else _EPOCH, 0
         counter = counter_key(text[:-1])
         if counter is None:
             return _IGNORED, 0
@@ -271,6 +273,14 @@ def _by_experiment(owners: Numbers, numbers: Numbers, values: Values) -> dict[in
             _check_once(part)
             found[owner] = part, narrowest(values[start:stop])
     return found
+
+
+def _place(owners: Numbers, owner: int) -> int:
+    """Where the only one with this owner is; -1 if there is none."""
+    places = np.flatnonzero(owners == owner)
+    if len(places) > 1:
+        raise IrregularError
+    return int(places[0]) if len(places) else -1
 
 
 def _check_once(numbers: Numbers) -> None:

@@ -9,6 +9,7 @@
       intervals=100,10:1
       summary=P0(100,98) ...
     server.uptime: 3600
+    server.hot_restart_epoch: 0
 
 A counter's tags follow its name in the order in which they were configured. Names of experiments and variants are DNS
 labels and have no dot, so a name has only one meaning. ``totals`` are a histogram's bins since the process started, as
@@ -59,6 +60,9 @@ _BOUND = re.compile(r"\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,3})?", re.ASCII)
 UPTIME = "server.uptime"
 """Envoy's own gauge: seconds since the process started, as of its last flush of statistics."""
 
+EPOCH = "server.hot_restart_epoch"
+"""Envoy's own gauge: which restart without a pause this process is, 0 for one that took over from no other."""
+
 TOTALS = "  totals="
 _UNUSED = ("  intervals=", "  summary=")
 
@@ -73,13 +77,15 @@ class Sample:
     Attributes:
         experiments: counts since the process started, by experiment.
         uptime: seconds since the process started, too low by up to Envoy's flush interval; None before the first
-            flush, or if the source does not report it.
+            flush, or if the source does not report it. After a hot restart it goes on from the old process's.
         ignored: how many statistics in our scope are not evidence: unassigned traffic, overrides, unknown names.
+        epoch: how many hot restarts led to this process; None if the source does not report it.
     """
 
     experiments: Mapping[str, Counts] = field(default_factory=dict)
     uptime: float | None = None
     ignored: int = 0
+    epoch: int | None = None
 
     def counts(self, experiment: str) -> Counts:
         """An experiment's counts; empty if it has none."""
@@ -103,6 +109,7 @@ def parse(text: str | bytes) -> Sample:
     """
     building: dict[str, _Building] = {}
     uptime: float | None = None
+    epoch: int | None = None
     ignored = 0
     histogram = ""
     for line in decoded(text).rstrip("\n").split("\n"):
@@ -122,12 +129,14 @@ def parse(text: str | bytes) -> Sample:
             counted = count(value, name)
             if name == UPTIME:
                 uptime = float(counted)
+            elif name == EPOCH:
+                epoch = counted
             else:
                 ignored += not _add_counter(building, name, counted)
     if histogram:
         _raise_no_bins(histogram)
     experiments = {name: _counts(it) for name, it in building.items()}
-    return Sample(experiments, uptime, ignored)
+    return Sample(experiments, uptime, ignored, epoch)
 
 
 def decoded(text: str | bytes) -> str:

@@ -5,6 +5,7 @@
     envoy_abmesh_events{experiment="E",variant="V",slice="7",event="click",..} 3
     envoy_abmesh_duration_bucket{experiment="E",variant="V",group="3",le="110",..} 98
     envoy_server_uptime{..} 3600
+    envoy_server_hot_restart_epoch{..} 0
     up{..} 1
 
 These are the statistics that :mod:`controller.evidence.parse` reads, as ``/stats/prometheus`` prints them: tags become
@@ -36,6 +37,7 @@ from controller.evidence.vector import INSTANCE, OtherLabels, QueryResult, label
 
 UP: Final = "up"
 UPTIME: Final = "envoy_server_uptime"
+EPOCH: Final = "envoy_server_hot_restart_epoch"
 _SCOPE: Final = f"envoy_{names.STATS_SCOPE}_"
 _BUCKET: Final = "_bucket"
 
@@ -46,6 +48,7 @@ _SERIES: Final = "|".join(
     (
         UP,
         UPTIME,
+        EPOCH,
         f"{_SCOPE}({'|'.join(_COUNTERS)})({names.BY_SEGMENT})?",
         f"{_SCOPE}({'|'.join(_HISTOGRAMS)})({names.BY_SEGMENT})?{_BUCKET}",
     )
@@ -113,6 +116,7 @@ class _Target:
 
     up: str | None = None
     uptime: str | None = None
+    epoch: str | None = None
     ignored: int = 0
     counters: dict[int, tuple[list[int], list[str]]] = field(default_factory=dict)
     buckets: dict[tuple[int, int], list[tuple[float, str]]] = field(default_factory=dict)
@@ -129,6 +133,8 @@ class _Meaning:
 
 _UP = _Meaning(-1, 0)
 _UPTIME = _Meaning(-1, 1)
+_EPOCH = _Meaning(-1, 2)
+_OF_THE_TARGET: Final = {UP: _UP, UPTIME: _UPTIME, EPOCH: _EPOCH}
 
 
 class SeriesReader:
@@ -164,6 +170,8 @@ class SeriesReader:
                 values.append(value)
             elif meaning is _UPTIME:
                 target.uptime = value
+            elif meaning is _EPOCH:
+                target.epoch = value
             else:
                 target.up = value
         return {instance: self._scraped(target) for instance, target in targets.items()}
@@ -177,8 +185,8 @@ class SeriesReader:
     def _learn(self, labels: Mapping[str, str]) -> _Meaning | None:
         """What a series means; None if it is not evidence."""
         name = labels.get("__name__", "")
-        if name in (UP, UPTIME):
-            return _UP if name == UP else _UPTIME
+        if name in _OF_THE_TARGET:
+            return _OF_THE_TARGET[name]
         statistic = name.removeprefix(_SCOPE)
         if statistic == name:
             return None
@@ -231,7 +239,8 @@ class SeriesReader:
             numbers, values = target.counters.get(owner, ([], []))
             counters = Series(index.counters, np.array(numbers, np.int32), values_of(list(map(_count, values))))
             experiments[self._experiments[owner]] = Counts.of(counters, Series.of(index.bins, bins.get(owner, {})))
-        return Sample(experiments, float(_count(target.uptime)), target.ignored)
+        epoch = None if target.epoch is None else _count(target.epoch)
+        return Sample(experiments, float(_count(target.uptime)), target.ignored, epoch)
 
 
 def _envoy_name(statistic: str, labels: Mapping[str, str], tags: Iterable[str]) -> str:

@@ -8,6 +8,9 @@ one. The rules:
   process started after the window opened, all of the reading is added.
 - A restarted process counts from 0, so all of its reading is added. A restart shows as an uptime or a counter that went
   down.
+- After a hot restart the new process keeps the old one's uptime. It begins with what the old one counted since its last
+  flush, which we may have read already, and which may be from before the window opened. So its first reading adds
+  nothing and becomes the new start. Later it adds what the old one still counts while it drains.
 - For an Envoy that was away and comes back, the whole difference is added: its last reading was inside the window.
 - If we cannot tell whether a process restarted, its reading adds nothing and becomes the new start.
 - A single counter that vanished was evicted by Envoy; what it had counted stays.
@@ -39,11 +42,18 @@ class Reading:
         at: when it was read, by our clock.
         uptime: seconds since its process started; None if unknown.
         counts: what it counted since its process started.
+        epoch: how many hot restarts led to its process; None if unknown.
     """
 
     at: datetime
     uptime: float | None
     counts: Counts
+    epoch: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether a process that takes over from another has what that one counted; it has from its first flush on."""
+        return self.uptime is not None or not self.epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +74,24 @@ class Window:
 class _Process(Enum):
     SAME = "same"
     NEW = "new"
+    SUCCESSOR = "successor"
     UNSURE = "unsure"
 
 
 def open_window(readings: Mapping[str, Reading], at: datetime) -> Window:
     """Open a window; each reading is the start for its Envoy."""
-    return Window(since=at, seen=dict(readings))
+    return Window(since=at, seen=_complete(readings))
 
 
 def extend(window: Window, readings: Mapping[str, Reading]) -> Window:
     """Extend a window by the next reading of some or all Envoys."""
+    readings = _complete(readings)
     gained = [_gain(window, envoy, reading) for envoy, reading in readings.items()]
     return replace(window, totals=add([window.totals, *gained]), seen={**window.seen, **readings})
+
+
+def _complete(readings: Mapping[str, Reading]) -> dict[str, Reading]:
+    return {envoy: reading for envoy, reading in readings.items() if reading.complete}
 
 
 def _gain(window: Window, envoy: str, reading: Reading) -> Counts:
@@ -102,13 +118,15 @@ def difference(previous: Reading, current: Reading) -> Counts:
     histograms, histograms_reset = new.histograms.since(previous.counts.histograms)
     if process is _Process.NEW or (process is _Process.UNSURE and counters_reset):
         return new
-    if process is _Process.UNSURE:
+    if process in (_Process.SUCCESSOR, _Process.UNSURE):
         return NOTHING
     return Counts.of(new.counters if counters_reset else counters, new.histograms if histograms_reset else histograms)
 
 
 def _compare(previous: Reading, current: Reading) -> _Process:
-    """Whether two readings come from the same process, as far as the uptime tells."""
+    """Whether two readings come from the same process, as far as its uptime and hot restarts tell."""
+    if current.epoch and previous.epoch is not None and current.epoch != previous.epoch:
+        return _Process.SUCCESSOR
     if previous.uptime is None:
         return _Process.SAME
     if current.uptime is None:

@@ -37,7 +37,7 @@ def readings_of(observations: Iterable[Observation], experiment: str, at: dateti
         at: when the Envoys were queried.
     """
     return {
-        item.envoy: Reading(at - item.age, item.sample.uptime, item.sample.counts(experiment))
+        item.envoy: Reading(at - item.age, item.sample.uptime, item.sample.counts(experiment), item.sample.epoch)
         for item in observations
         if item.sample is not None
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
@@ -11,16 +12,16 @@ import aiohttp
 from abmesh.experiment.errors import SourceError
 from abmesh.experiment.names import STATS_SCOPE
 from controller.evidence.columns import Parser
-from controller.evidence.parse import UPTIME, Sample
+from controller.evidence.parse import EPOCH, UPTIME, Sample
 from controller.sources.base import Observation
 from controller.sources.fetching import Connections, describe_failure, read_parts
 
 QUERY = {
     # Plain text: its histogram bins take a quarter of the space that JSON takes.
     "usedonly": "",
-    # One request for both, so that the counts and the process's age belong to the same moment. `/server_info` gives the
+    # One request for all, so that the counts and the process's age belong to the same moment. `/server_info` gives the
     # age to the second, but answers with more than 100 KB.
-    "filter": f"^({STATS_SCOPE}\\.|{UPTIME.replace('.', chr(92) + '.')}$)",
+    "filter": f"^({STATS_SCOPE}\\.|{re.escape(UPTIME)}$|{re.escape(EPOCH)}$)",
     "histogram_buckets": "detailed",
 }
 

@@ -60,6 +60,7 @@ class _Reading(Record):
     envoy: str
     at: AwareDatetime
     uptime: float | None
+    epoch: int | None = None
 
 
 class _Window(Record):
@@ -121,7 +122,8 @@ def _dump(live: StageEvidence) -> dict[str, NDArray[Any]]:
         bins, columns = _join([counts.histograms for counts in every])
         arrays |= {f"bins_{name}": column for name, column in columns.items()}
         readings = [
-            _Reading.model_construct(envoy=envoy, at=item.at, uptime=item.uptime) for envoy, item in seen.items()
+            _Reading.model_construct(envoy=envoy, at=item.at, uptime=item.uptime, epoch=item.epoch)
+            for envoy, item in seen.items()
         ]
         window = _Window.model_construct(since=live.window.since, seen=tuple(readings), counters=counters, bins=bins)
     kept = _StageEvidence.model_construct(
@@ -164,7 +166,7 @@ def _load(archive: Mapping[str, NDArray[Any]]) -> StageEvidence:
         bins = _split(kept.window.bins, archive, "bins", 1 + len(kept.window.seen))
         totals, *every = map(Counts.of, counters, bins)
         seen = {
-            item.envoy: Reading(item.at, item.uptime, counts)
+            item.envoy: Reading(item.at, item.uptime, counts, item.epoch)
             for item, counts in zip(kept.window.seen, every, strict=True)
         }
         window = Window(kept.window.since, totals, seen)

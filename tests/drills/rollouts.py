@@ -33,13 +33,14 @@ def rollout(
     )
 
 
-def drilled(folder: Path, text: str, *, settle: timedelta = timedelta(milliseconds=500)) -> Stack:
+def drilled(folder: Path, text: str, *, flush: timedelta = timedelta(milliseconds=500)) -> Stack:
     """A stack whose controller waits for ``start_controller``, so that its command can be changed before."""
     options = StackOptions(
         models=dict.fromkeys(("model-a", "model-b"), INSTANT),
         interval=timedelta(milliseconds=200),
         controller_later=True,
-        settle=settle,
+        settle=timedelta(milliseconds=500),
+        stats_flush_interval=flush,
         message_timeout=PATIENT,
     )
     return Stack(text, options, folder)

@@ -51,7 +51,7 @@ NAMES = st.builds(
     st.integers(0, 3),
     st.sampled_from(["", ".code.200", ".code.503"]),
 )
-COUNTERS = st.builds("{}: {}\n".format, NAMES | st.just("server.uptime"), COUNTS)
+COUNTERS = st.builds("{}: {}\n".format, NAMES | st.sampled_from(["server.uptime", "server.hot_restart_epoch"]), COUNTS)
 BOUNDS = st.sampled_from(
     ["0,0", "1,0.1", "12,1", "98,1", "100,10", "11000,1000", "1.1e+06,100000", "99999999,12345678"]
 )

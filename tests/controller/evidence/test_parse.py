@@ -90,9 +90,10 @@ def test_names_mean_what_the_contract_says() -> None:
     ],
 )
 def test_statistics_that_are_not_evidence_are_counted_and_left_out(name: str) -> None:
-    sample = parse(f"{name}: 1\nserver.uptime: 26\n")
+    sample = parse(f"{name}: 1\nserver.uptime: 26\nserver.hot_restart_epoch: 2\n")
     assert sample.ignored == 1
     assert sample.uptime == 26
+    assert sample.epoch == 2
     assert not sample.experiments
 
 

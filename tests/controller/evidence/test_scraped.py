@@ -119,6 +119,14 @@ def test_a_quantile_is_within_its_buckets_width(values: list[int], share: float)
     assert lower <= value <= upper
 
 
+def test_hot_restarts_are_read_where_the_target_has_them() -> None:
+    assert [_one(series).sample.epoch for series in (target(COUNTS), _hot(target(COUNTS)))] == [None, 2]  # type: ignore[union-attr]
+
+
+def _hot(series: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*series, sample("envoy_server_hot_restart_epoch", 2)]
+
+
 def _bin(value: int) -> float:
     """Where Envoy's bin of a value begins."""
     unit: int = 10 ** max(0, len(str(value)) - 2)

@@ -23,8 +23,8 @@ def _at(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def _reading(seconds: float, uptime: float | None, **by_name: int) -> Reading:
-    return Reading(_at(seconds), uptime, _counts(**by_name))
+def _reading(seconds: float, uptime: float | None, *, epoch: int | None = None, **by_name: int) -> Reading:
+    return Reading(_at(seconds), uptime, _counts(**by_name), epoch)
 
 
 def _total(window: Window) -> dict[int, int]:
@@ -53,6 +53,33 @@ def test_a_restart_is_seen_even_if_every_counter_exceeds_its_old_value() -> None
 def test_a_process_that_has_not_flushed_its_statistics_yet_is_a_new_one() -> None:
     window = open_window({"e": _reading(0, 60, ok=5)}, START)
     assert _total(extend(window, {"e": _reading(5, None, ok=8)})) == {200: 8}
+
+
+def test_a_hot_restarts_first_reading_adds_nothing_because_some_of_it_was_read_before() -> None:
+    window = open_window({"e": _reading(0, 1000, epoch=0, ok=500)}, START)
+    window = extend(window, {"e": _reading(5, 1005, epoch=0, ok=530)})
+    window = extend(window, {"e": _reading(10, 1010, epoch=1, ok=80, bad=1)})
+    assert _total(window) == {200: 30}
+    assert _total(extend(window, {"e": _reading(15, 1015, epoch=1, ok=90, bad=3)})) == {200: 40, 500: 2}
+
+
+def test_a_hot_restart_that_has_not_yet_taken_over_counts_is_no_start() -> None:
+    window = open_window({"e": _reading(0, 1000, epoch=0, ok=500)}, START)
+    window = extend(window, {"e": _reading(5, None, epoch=1, ok=2)})
+    assert _total(extend(window, {"e": _reading(6, 1005, epoch=1, ok=900)})) == {}
+    window = open_window({"e": _reading(0, None, epoch=1, ok=2)}, START)
+    assert _total(extend(window, {"e": _reading(6, 1005, epoch=1, ok=900)})) == {}
+
+
+@pytest.mark.parametrize("epoch", [0, 3, None])
+def test_a_process_that_starts_from_nothing_after_hot_restarts_counts_in_full(epoch: int | None) -> None:
+    window = open_window({"e": _reading(0, 1000, epoch=3, ok=500)}, START)
+    assert _total(extend(window, {"e": _reading(5, 2, epoch=epoch, ok=30)})) == {200: 30}
+
+
+def test_an_epoch_that_was_not_known_before_is_no_restart() -> None:
+    window = open_window({"e": _reading(0, 1000, ok=500)}, START)
+    assert _total(extend(window, {"e": _reading(5, 1005, epoch=2, ok=530)})) == {200: 30}
 
 
 def test_without_uptimes_a_counter_that_went_back_is_a_restart() -> None:

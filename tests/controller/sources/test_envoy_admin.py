@@ -55,7 +55,7 @@ async def test_it_asks_only_for_our_statistics_and_the_uptime() -> None:
     assert asked == [
         {
             "usedonly": "",
-            "filter": "^(abmesh\\.|server\\.uptime$)",
+            "filter": "^(abmesh\\.|server\\.uptime$|server\\.hot_restart_epoch$)",
             "histogram_buckets": "detailed",
         }
     ]

@@ -77,7 +77,9 @@ async def test_it_asks_for_ages_and_then_for_all_series_of_the_same_moment() -> 
     assert first == {"query": f"min by (instance) (timestamp(up{{{SELECTOR}}}))", "timeout": "10s"}
     assert second["time"] == f"{NOW:.3f}"
     assert second["query"].startswith("sum by (__name__,instance,experiment,")
-    assert '{__name__=~"up|envoy_server_uptime|envoy_abmesh_(requests|' in second["query"]
+    assert (
+        '{__name__=~"up|envoy_server_uptime|envoy_server_hot_restart_epoch|envoy_abmesh_(requests|' in second["query"]
+    )
     assert second["query"].endswith(f'",{SELECTOR}}})')
 
 

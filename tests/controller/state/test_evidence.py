@@ -29,7 +29,7 @@ BOTH = Counts(
 LATER = START + timedelta(seconds=5)
 LIVE = StageEvidence(
     "stage",
-    Window(START, BOTH, {"a": Reading(LATER, 3600.0, BOTH), "b": Reading(START, None, NOTHING)}),
+    Window(START, BOTH, {"a": Reading(LATER, 3600.0, BOTH, 2), "b": Reading(START, None, NOTHING)}),
     DecisionRecord(id="d", kind=Kind.HOLD, cause=Cause.MIN_REQUESTS, reason="so", at=START),
     100,
     History(looks=(Look(fraction=0.5, z=1.25),)),
