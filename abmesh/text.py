@@ -18,3 +18,13 @@ def shorten(text: object, longest: int = 200) -> str:
 def quoted(text: str, longest: int = 60) -> str:
     """A text in quotes, with unprintable characters escaped; only its first ``longest`` characters, then dots."""
     return repr(text) if len(text) <= longest else f"{text[:longest]!r}..."
+
+
+def error_place(error: BaseException) -> str:
+    """An error's type and the line that raised it, without its message, which may hold what a client sent."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return type(error).__name__
+    return f"{type(error).__name__} at {trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from abmesh.experiment.model import Document
+from abmesh.text import error_place
 from ext_proc import wire
 from ext_proc.core.assignment import NEW_IDENTITY, NO_CONFIG
 from ext_proc.core.recent import Recent
@@ -122,7 +122,7 @@ class Service:
             kind = read.kind
             answer = self._answer(message, read, rules)
         except Exception as error:  # noqa: BLE001  a bug of ours must not cost the stream or its request
-            self._report("internal", _where(error))
+            self._report("internal", f": {error_place(error)}")
             answer = wire.UNTOUCHED.get(kind, END)
         counts.message(kind)
         counts.duration(self._clock_ns() - started)
@@ -167,12 +167,3 @@ _ADVICE: Final = {
     "unknown": ": this version does not know its kind; the stream was closed and Envoy continues without us",
     "unsupported": ": set the filter's body modes to NONE; the stream was closed and Envoy continues without us",
 }
-
-
-def _where(error: Exception) -> str:
-    """An error's type and place, without its message, which may contain client data."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f" at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else ""
-    return f": {type(error).__name__}{place}"
