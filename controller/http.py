@@ -1,15 +1,32 @@
-"""Serves the controller's ``/metrics`` and ``/healthz``. Started by :mod:`controller.wiring`."""
+"""Serves the controller's ``/metrics`` and ``/healthz``. Started by :mod:`controller.wiring`.
+
+Clients get only a part of the process's file descriptors, however many connect: the others are for Envoys, the
+document, the state and the journal, without which nothing could be rolled back.
+"""
 
 from __future__ import annotations
 
+import resource
+
 from aiohttp import web
 
-from abmesh.experiment.errors import StartError
+from abmesh import serving
 from abmesh.experiment.store import format_generation
 from controller.loop import Controller
 from controller.metrics.telemetry import Telemetry
 from controller.routes.publisher import RoutesStatus
 from controller.settings import listen_address
+
+MOST_CONNECTIONS = 64
+"""Most clients at the same time."""
+
+DESCRIPTORS_SHARE = 8
+"""Clients get at most one in so many of the descriptors that the process may have."""
+
+
+def most_connections(descriptors: int) -> int:
+    """Most clients at the same time of a process that may have so many descriptors; at least one."""
+    return max(1, min(MOST_CONNECTIONS, descriptors // DESCRIPTORS_SHARE))
 
 
 class HttpServer:
@@ -29,10 +46,12 @@ class HttpServer:
         self._controller = controller
         self._telemetry = telemetry
         self._routes = routes
-        app = web.Application()
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/healthz", self._healthz)
-        self._runner = web.AppRunner(app, access_log=None)
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._server = serving.HttpServer(
+            {"/metrics": self._metrics, "/healthz": self._healthz},
+            serving.HttpLimits(connections=most_connections(descriptors)),
+        )
+        telemetry.add_http(self._server.refused)
 
     async def start(self) -> str:
         """Start listening.
@@ -45,25 +64,18 @@ class HttpServer:
             StartError: cannot listen on it.
         """
         host, port = listen_address(self._listen)
-        await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, host, port).start()
-        except OSError as error:
-            await self._runner.cleanup()
-            raise StartError(f"cannot listen on {self._listen}: {error.strerror or error}") from error
-        bound = self._runner.addresses[0]
-        return f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
+        return await self._server.start(host, port)
 
     async def stop(self) -> None:
         """Stop listening."""
-        await self._runner.cleanup()
+        await self._server.stop()
 
-    async def _metrics(self, _: web.Request) -> web.Response:
+    async def _metrics(self) -> web.Response:
         return web.Response(
             body=self._telemetry.render(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
-    async def _healthz(self, _: web.Request) -> web.Response:
+    async def _healthz(self) -> web.Response:
         """200 while ticks keep finishing, leading or on standby; 503 once they stall."""
         controller, report = self._controller, self._controller.report
         stalled = controller.stalled

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -88,6 +88,10 @@ class Telemetry:
         """Export the metrics of a routes file. Call this at most once."""
         self._registry.register(_RoutesMetrics(status))
 
+    def add_http(self, refused: Mapping[str, int]) -> None:
+        """Export how many connections the HTTP server refused, by cause. Call this at most once."""
+        self._registry.register(_HttpMetrics(refused))
+
     def set_leading(self, leading: bool) -> None:
         """Record whether this controller leads."""
         self._leader.set(leading)
@@ -146,6 +150,21 @@ class Telemetry:
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+class _HttpMetrics(Collector):
+    """Connections that ``/metrics`` and ``/healthz`` refused, read when they are scraped."""
+
+    def __init__(self, refused: Mapping[str, int]) -> None:
+        self._refused = refused
+
+    def collect(self) -> Iterator[Metric]:
+        """The family, for one scrape."""
+        text = "Connections to --http that were refused or cut off."
+        family = CounterMetricFamily("abmesh_controller_http_refused", text, labels=("cause",))
+        for cause, count in self._refused.items():
+            family.add_metric((cause,), count)
+        yield family
 
 
 class _RoutesMetrics(Collector):
