@@ -239,7 +239,9 @@ def _split(text: bytes) -> tuple[bytes, list[bytes], list[bytes]]:
         raise IrregularError
     # What precedes a histogram's bins ends with its name; what follows them may hold more counters.
     first, *pieces = text.rstrip(b"\n").split(_HEADER)
-    before, _, name = first.rpartition(b"\n") if pieces else (first, b"", b"")
+    before, newline, name = first.rpartition(b"\n") if pieces else (first, b"", b"")
+    if newline and not before:
+        raise IrregularError  # an empty line
     plain = [before] if before else []
     histograms: list[bytes] = []
     totals: list[bytes] = []

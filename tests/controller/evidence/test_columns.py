@@ -7,7 +7,7 @@ import gzip
 import weakref
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from abmesh.experiment.errors import SourceError
@@ -94,6 +94,7 @@ def test_every_answer_is_parsed_the_same_after_any_others(answers: list[str]) ->
         assert _outcome(parser, answer.encode()) == _outcome(None, answer.encode())
 
 
+@example("abmesh.duration.experiment.e.variant.a.group.0:\n  totals=\n  intervals=\n  summary=\n", [(0, 0, "\n")])
 @given(ANSWERS, st.lists(st.tuples(st.integers(0, 400), st.integers(0, 5), STRANGE), min_size=1, max_size=3))
 def test_damaged_answers_give_the_same_result_or_error_as_parse(
     answer: str, damage: list[tuple[int, int, str]]
