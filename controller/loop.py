@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from abmesh.experiment.errors import AbmeshError
 from controller.metrics.telemetry import Telemetry
+from controller.rollout.prober import Prober
 from controller.rollout.reconcile import Reconciler
 from controller.rollout.tick import TickReport
 from controller.rollout.warmer import Warmer
@@ -26,7 +27,8 @@ from controller.state.lease import Lease
 log = logging.getLogger("abmesh.controller")
 
 STANDBY_WAIT = 1.0
-"""How often, in seconds, a standby controller tries to lead; more often if the interval is shorter."""
+"""How often, in seconds, a standby controller tries to lead, and a leading one decides while it waits for a probe; more
+often if the interval is shorter."""
 
 
 class Role(StrEnum):
@@ -52,6 +54,7 @@ class Controller:
         lease: makes sure that only one controller acts.
         telemetry: the metrics.
         warmer: warms up candidates; one without warm-up listeners if None.
+        prober: asks controls; one without warm-up listeners if None.
         clock: the wall clock, in UTC.
         monotonic: a monotonic clock, in seconds, to measure how long things take.
 
@@ -70,6 +73,7 @@ class Controller:
         lease: Lease,
         telemetry: Telemetry,
         warmer: Warmer | None = None,
+        prober: Prober | None = None,
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,6 +83,7 @@ class Controller:
         self._lease = lease
         self._telemetry = telemetry
         self._warmer = warmer or Warmer(())
+        self._prober = prober or Prober(())
         self._clock = clock
         self._monotonic = monotonic
         self._last_tick = monotonic()
@@ -104,7 +109,7 @@ class Controller:
             started = self._monotonic()
             await self.tick()
             wait = self._settings.interval.total_seconds() - (self._monotonic() - started)
-            if self.role is not Role.LEADING:
+            if self.role is not Role.LEADING or self._prober.waiting:
                 wait = min(wait, STANDBY_WAIT)
             try:
                 await asyncio.wait_for(stop.wait(), max(0.0, wait))
@@ -144,9 +149,11 @@ class Controller:
         self._telemetry.record_observations(observations)
         # In a thread, because it waits for disks and locks, and /healthz must keep answering.
         now, warmups = self._clock(), self._warmer.warmups()
-        report = await asyncio.to_thread(self._reconciler.reconcile, observations, at, now, warmups)
+        probes = self._prober.probes()
+        report = await asyncio.to_thread(self._reconciler.reconcile, observations, at, now, warmups, probes)
         await asyncio.to_thread(self._telemetry.record_counts, report, observations, at)
         self._warmer.follow(report, now)
+        self._prober.follow(report, now)
         before = self.report.document_error if self.report else ""
         if report.document_error and report.document_error != before:
             log.error("the document was refused, so every rollout holds: %s", report.document_error)

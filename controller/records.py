@@ -78,6 +78,8 @@ class Cause(StrEnum):
     FINISHED = "finished"
     DOCUMENT_REFUSED = "document_refused"
     OPERATOR = "operator"
+    PROBING = "probing"
+    NO_WAY_BACK = "no_way_back"
 
 
 class Stage(Record):
@@ -115,6 +117,7 @@ class JournalEntry(Record):
 
     Attributes:
         by: who, if an operator decided.
+        note: why, in the operator's own words.
         generation: of the document that it was based on, as 13 hex digits.
         obstacle: what kept the candidate at its weight, where the cause is that it took too long.
         reason: cause and numbers as a sentence for people; no program should depend on its wording.
@@ -136,6 +139,7 @@ class JournalEntry(Record):
     experiment: str
     actor: Literal["controller", "operator"]
     by: str = ""
+    note: str = ""
     kind: Kind
     cause: Cause
     obstacle: Cause | None = None

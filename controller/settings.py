@@ -20,6 +20,9 @@ JOURNAL_FILE = "journal.jsonl"
 STATE_PARENT = ".abmesh"
 """Folder beside the document that holds the state folders."""
 
+LONGEST_NOTE = 500
+"""Most characters of an operator's reason for a command."""
+
 _LONGEST_QUOTE = 200
 _ADMIN = ("an Envoy's admin address", "http://127.0.0.1:9901")
 _SERVER = ("a Prometheus server's address", "http://127.0.0.1:9090")
@@ -121,6 +124,20 @@ class Settings:
     def journal_path(self) -> Path:
         """Path of the journal."""
         return self.state_folder / JOURNAL_FILE
+
+
+def check_note(text: str) -> str:
+    """An operator's reason for a command, as the journal may keep it.
+
+    Raises:
+        SettingsError: it is too long, or has characters that are not printed, such as line breaks.
+    """
+    if len(text) > LONGEST_NOTE:
+        raise SettingsError(f"--reason has {len(text)} characters; allowed: at most {LONGEST_NOTE}")
+    if not text.isprintable():
+        place = next(index for index, character in enumerate(text, 1) if not character.isprintable())
+        raise SettingsError(f"--reason: character {place} is not printable; allowed: one line of printable text")
+    return text
 
 
 def listen_address(text: str) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from abmesh.experiment.store import FileStore
 from controller.http import HttpServer
 from controller.loop import Controller
 from controller.metrics.telemetry import Telemetry
+from controller.rollout.prober import Prober
 from controller.rollout.reconcile import Reconciler
 from controller.rollout.warmer import Warmer
 from controller.routes.publisher import WATCH_SECONDS, Publisher
@@ -94,8 +95,9 @@ async def _serve(settings: Settings) -> None:
     )
     lease = Lease(folder)
     warmer = Warmer(settings.warmups, on_request=telemetry.record_warmup_request)
+    prober = Prober(settings.warmups)
     controller = Controller(
-        settings, source=source, reconciler=reconciler, lease=lease, telemetry=telemetry, warmer=warmer
+        settings, source=source, reconciler=reconciler, lease=lease, telemetry=telemetry, warmer=warmer, prober=prober
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -120,5 +122,6 @@ async def _serve(settings: Settings) -> None:
         if http is not None:
             await http.stop()
         await warmer.close()
+        await prober.close()
         await source.close()
         lease.release()

@@ -98,6 +98,8 @@ class Analysis(Frozen):
             needs no split because all guardrails must be healthy; a win in an experiment has half of it.
         emergency_stop: a candidate whose error rate is significantly above this, and above the control's, is rolled
             back whatever the guardrails say. 100% turns it off.
+        emergency_stop_after_promotion: how long after its promotion a candidate that fails so often is still rolled
+            back, if the control answers a probe; 0s for not at all.
         sample_ratio_alpha: highest probability of a false alarm that requests are not split as the weights promise.
         on_sample_ratio: whether that alarm holds the rollout or is only reported.
         tuned_for: number of the candidate's requests at which intervals are narrowest; default: the stage's
@@ -108,6 +110,7 @@ class Analysis(Frozen):
 
     alpha: Share = 0.05
     emergency_stop: Share = 0.10
+    emergency_stop_after_promotion: Duration = timedelta(minutes=30)
     sample_ratio_alpha: Share = 0.01
     on_sample_ratio: Literal["hold", "report"] = "hold"
     tuned_for: Annotated[int, Field(ge=1, le=10**12, strict=True)] | None = None

@@ -17,6 +17,7 @@ from abmesh.experiment.rollout import Rollout
 from controller.codec.evidence import pack, unpack
 from controller.codec.history import HistoryRecord
 from controller.decision.decide import Inputs
+from controller.decision.probes import Probe
 from controller.decision.warmup import Progress
 from controller.evidence.coverage import Coverage
 from controller.records import ExperimentState, JournalEntry, Kind, Record
@@ -33,6 +34,7 @@ class _Inputs(Record):
     envoys: int = 0
     absent: tuple[tuple[str, str], ...] = ()
     warmup: Progress | None = None
+    probe: Probe | None = None
     at: AwareDatetime
     now: AwareDatetime
 
@@ -52,6 +54,7 @@ def dump_inputs(inputs: Inputs) -> dict[str, Any]:
         envoys=inputs.coverage.total,
         absent=inputs.coverage.absent,
         warmup=inputs.warmup,
+        probe=inputs.probe,
         at=inputs.at,
         now=inputs.now,
     )
@@ -111,6 +114,7 @@ def load_inputs(entry: JournalEntry, packed: Mapping[str, str]) -> Inputs:
         began=record.began,
         evidence=unpack(record.evidence),
         warmup=record.warmup,
+        probe=record.probe,
     )
 
 

@@ -18,10 +18,12 @@ from abmesh.experiment.parts import Price
 from abmesh.experiment.rollout import Rollout
 from abmesh.inference.histogram import merge, quantile, size
 from controller.decision import emergency_stop, goals, guardrails, sample_ratio
+from controller.decision.after_promotion import watched
 from controller.decision.history import Evidence, History
 from controller.decision.look_back import look_back, with_checkpoint
 from controller.decision.policy import Decision, Situation, apply_policy, guardrails_in_force
 from controller.decision.prices import at_prices
+from controller.decision.probes import Probe
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.simpson import paradoxes
 from controller.decision.verdicts import GoalJudgement, Judgement
@@ -49,6 +51,7 @@ class Inputs:
         began: when the current stage's evidence began; None before that.
         evidence: of the current stage; empty before that.
         warmup: how far the candidate's warm-up is; None where it needs none.
+        probe: the last one of the control; None where none was needed.
     """
 
     experiment: Experiment
@@ -60,6 +63,7 @@ class Inputs:
     began: datetime | None = None
     evidence: Evidence = field(default_factory=dict)
     warmup: Progress | None = None
+    probe: Probe | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +98,14 @@ def judge(inputs: Inputs) -> tuple[Situation, History]:
         collecting=inputs.began is not None,
         coverage=inputs.coverage,
         warmup=_warmup(inputs),
+        probe=inputs.probe,
     )
-    if inputs.began is None or not _comparable(state, present):
+    if inputs.began is None or not _comparable(inputs):
         return situation, history
+    if state.phase.finished:
+        stopped, history = _stop(situation.rollout, evidence_of(inputs, history), history)
+        history = with_checkpoint(history, inputs.began, inputs.at, present, (state.candidate, state.control))
+        return replace(situation, judgements=stopped), history
     history = _with_edges(experiment, history, present, state.control)
     evidence = evidence_of(inputs, history)
     judgements, history = _judgements(experiment, evidence, history)
@@ -140,9 +149,12 @@ def _warmup(inputs: Inputs) -> WarmupResult | None:
     return judge_warmup(rollout.warmup, inputs.warmup, inputs.now)
 
 
-def _comparable(state: ExperimentState, present: Evidence) -> bool:
-    """Whether there is anything to judge: a candidate with users, in a rollout that is under way."""
-    idle = state.phase is Phase.MANUAL or state.phase.finished or state.stage.weight == 0
+def _comparable(inputs: Inputs) -> bool:
+    """Whether there is anything to judge: a candidate with users, in a rollout under way or shortly after it."""
+    state, present, rollout = inputs.state, inputs.evidence, inputs.experiment.rollout
+    assert rollout is not None
+    over = state.phase.finished and not watched(rollout, state, inputs.now)
+    idle = state.phase is Phase.MANUAL or over or state.stage.weight == 0
     return not idle and state.candidate in present and state.control in present
 
 
@@ -157,17 +169,20 @@ def _judgements(
 ) -> tuple[tuple[Judgement, ...], History]:
     rollout = experiment.rollout
     assert rollout is not None
-    found, peaks = [], {}
-    name = emergency_stop.hypothesis(rollout)
-    stopped = emergency_stop.judge_emergency_stop(rollout, evidence, _peak(history, name))
-    if stopped is not None:
-        found.append(stopped)
-        peaks[name] = stopped.log_e_harm
+    stopped, history = _stop(rollout, evidence, history)
+    found, peaks = list(stopped), {}
     for guardrail in guardrails_in_force(experiment):
         name = guardrails.hypothesis(guardrail)
         found.append(guardrails.judge(guardrail, rollout, evidence, _peak(history, name)))
         peaks[name] = found[-1].log_e_harm
     return tuple(found), history.raised(peaks)
+
+
+def _stop(rollout: Rollout, evidence: RolloutEvidence, history: History) -> tuple[tuple[Judgement, ...], History]:
+    """The emergency stop's judgement, if it acts."""
+    name = emergency_stop.hypothesis(rollout)
+    stopped = emergency_stop.judge_emergency_stop(rollout, evidence, _peak(history, name))
+    return ((), history) if stopped is None else ((stopped,), history.raised({name: stopped.log_e_harm}))
 
 
 def _goal(rollout: Rollout, evidence: RolloutEvidence, history: History) -> tuple[GoalJudgement | None, History]:

@@ -2,9 +2,11 @@
 
 HARMFUL where the candidate's error rate is significantly above ``emergency_stop`` *and* significantly above the
 control's, so that an outage behind both is not blamed on the candidate; above ``emergency_stop`` alone where the
-control has no requests. The hypothesis to be rejected is "one of the two does not hold", for which the smaller of the
-two e-values is one: whichever part is true, its own e-value is at least as large. It looks back to every checkpoint, as
-guardrails do.
+control has no requests, or no users any more: what it did at another time says nothing about now. A candidate that
+stays below ``emergency_stop`` is rolled back by mistake with at most the same probability in either way, since both ask
+for proof that it is above, by the same e-process. The hypothesis to be rejected is "one of the two does not hold", for
+which the smaller of the two e-values is one: whichever part is true, its own e-value is at least as large. It looks
+back to every checkpoint, as guardrails do.
 
 A user who sends most of a variant's requests, such as a probe that only asks for what does not fail, would hide what
 happens to everybody else: users then differ so much that nothing is significant. So half of the weight is on everybody
@@ -45,6 +47,8 @@ def judge_emergency_stop(rollout: Rollout, evidence: RolloutEvidence, peak: floa
     limit = rollout.analysis.emergency_stop
     if limit >= 1:
         return None
+    if not evidence.present.weights.get(evidence.control):
+        evidence = evidence.without_control()
     found = ShareComparison.of(evidence, ERROR_RATE)
     if found.values.candidate is None:
         return None

@@ -14,6 +14,8 @@ from datetime import datetime
 from abmesh.experiment.limits import Guardrail
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.rollout import Rollout
+from controller.decision.after_promotion import watched
+from controller.decision.probes import Probe
 from controller.decision.verdicts import (
     AS_PROMISED,
     GoalJudgement,
@@ -43,6 +45,7 @@ class Situation:
         goal: what the evidence says about it; None where there is none that is measured, or no evidence.
         warmup: whether the candidate is warm enough for its first users; None where it needs no warm-up.
         paradoxes: what to bear in mind with these judgements.
+        probe: the last one of the control; None where none was needed.
     """
 
     experiment: Experiment
@@ -55,6 +58,7 @@ class Situation:
     goal: GoalJudgement | None = None
     warmup: WarmupResult | None = None
     paradoxes: Sequence[Paradox] = ()
+    probe: Probe | None = None
 
     @property
     def rollout(self) -> Rollout:
@@ -86,7 +90,8 @@ class Decision:
 def apply_policy(situation: Situation, now: datetime) -> Decision:
     """What to do with the candidate now.
 
-    1. A rollout that an operator has taken over, or that is finished, stays as it is.
+    1. A rollout that an operator has taken over, or that is finished, stays as it is; but a candidate that fails soon
+       after its promotion goes back to a control that answers.
     2. Weights that the controller did not write, or another plan, are an operator's edit: hand the rollout over.
     3. Harm rolls back at once, also while paused and while other Envoys are missing.
     4. Everything else needs all Envoys, time, requests and a split as promised, in this order, or holds; a candidate's
@@ -98,9 +103,11 @@ def apply_policy(situation: Situation, now: datetime) -> Decision:
     handed_over = _handed_over(situation)
     if handed_over is not None:
         return Decision(Kind.HOLD, handed_over, Phase.MANUAL)
+    harmful = any(item.verdict is Verdict.HARMFUL for item in situation.judgements)
     if state.phase.finished:
-        return Decision(Kind.HOLD, Cause.FINISHED, state.phase)
-    if state.stage.weight > 0 and any(item.verdict is Verdict.HARMFUL for item in situation.judgements):
+        falls = harmful and watched(situation.rollout, state, now)
+        return _back(situation, now) if falls else Decision(Kind.HOLD, Cause.FINISHED, state.phase)
+    if state.stage.weight > 0 and harmful:
         return Decision(Kind.ROLLBACK, Cause.HARMFUL, Phase.ROLLED_BACK, target=0)
     if state.phase is Phase.PAUSED:
         return Decision(Kind.HOLD, Cause.PAUSED, state.phase)
@@ -134,6 +141,17 @@ def guardrails_in_force(experiment: Experiment) -> tuple[Guardrail, ...]:
 def next_step(steps: Sequence[int], weight: int) -> int | None:
     """The smallest step above a weight, in basis points; None at or above the last one."""
     return min((step for step in steps if step > weight), default=None)
+
+
+def _back(situation: Situation, now: datetime) -> Decision:
+    """What to do with a promoted candidate that fails: a control without users has to show that it answers."""
+    state, probe = situation.state, situation.probe
+    if situation.experiment.control.weight == 0:
+        if probe is None or not probe.says_of(state.control, now):
+            return Decision(Kind.HOLD, Cause.PROBING, state.phase)
+        if not probe.answered:
+            return Decision(Kind.HOLD, Cause.NO_WAY_BACK, state.phase)
+    return Decision(Kind.ROLLBACK, Cause.HARMFUL, Phase.ROLLED_BACK, target=0)
 
 
 def _handed_over(situation: Situation) -> Cause | None:

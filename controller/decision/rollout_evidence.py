@@ -56,6 +56,15 @@ class RolloutEvidence:
             for stratum in self.strata
         ]
 
+    def without_control(self) -> RolloutEvidence:
+        """The candidate's evidence alone, for what is judged while the control has no users."""
+        candidate = self.candidate
+        strata = [
+            replace(item, variants={candidate: item.variants[candidate]} if candidate in item.variants else {})
+            for item in self.strata
+        ]
+        return replace(self, strata=strata)
+
     def without_busiest(self) -> RolloutEvidence:
         """Requests and errors without the slice of each variant that sent most, in each stage; without look-back.
 

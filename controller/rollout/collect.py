@@ -31,14 +31,22 @@ class Collector:
         self._kept: dict[str, StageEvidence] = {}
 
     def collect(
-        self, state: ExperimentState, name: str, observations: Sequence[Observation], at: datetime
+        self,
+        state: ExperimentState,
+        name: str,
+        observations: Sequence[Observation],
+        at: datetime,
+        *,
+        watched: bool = False,
     ) -> StageEvidence:
         """What is known of an experiment's stage, the newest samples included.
 
-        Nothing is collected for a candidate without users, nor for a rollout that is finished or manual.
+        Nothing is collected for a candidate without users, nor for a rollout that is manual, or finished and not
+        ``watched``.
         """
         kept = self._of_stage(name, state)
-        if state.phase is Phase.MANUAL or state.phase.finished or state.stage.weight == 0:
+        over = state.phase.finished and not watched
+        if state.phase is Phase.MANUAL or over or state.stage.weight == 0:
             return kept
         readings = readings_of(observations, name, at)
         window = kept.window

@@ -20,7 +20,8 @@ from abmesh.experiment.weights import move_candidate
 from controller.decision.policy import next_step
 from controller.records import Cause, ExperimentState, JournalEntry, Kind, Phase, Stage, Weights, adopt
 from controller.rollout.commit import Change, Committer
-from controller.settings import Settings
+from controller.rollout.preview import Confirm, Preview, outline
+from controller.settings import Settings, check_note
 from controller.state.journal import Journal
 from controller.state.states import StateStore
 from controller.wording import commands as wording
@@ -45,13 +46,16 @@ class _Operation:
 _Decide = Callable[[Experiment, ExperimentState], _Operation]
 
 
-def pause(settings: Settings, experiment: str, *, by: str = "", now: datetime | None = None) -> JournalEntry:
+def pause(
+    settings: Settings, experiment: str, *, by: str = "", note: str = "", now: datetime | None = None
+) -> JournalEntry:
     """Keep the candidate at its weight until ``resume``. Guardrails still apply: harm rolls back.
 
     Args:
         settings: document and state folder.
         experiment: name of the experiment.
         by: the operator's name, for the journal.
+        note: why, in the operator's words, for the journal.
         now: the time; the wall clock's if None.
 
     Returns:
@@ -59,6 +63,7 @@ def pause(settings: Settings, experiment: str, *, by: str = "", now: datetime | 
 
     Raises:
         RefusedError: the rollout is not progressing, or there is none.
+        SettingsError: the note is not allowed.
         AbmeshError: the document, the state or the journal cannot be used.
     """
 
@@ -71,14 +76,22 @@ def pause(settings: Settings, experiment: str, *, by: str = "", now: datetime | 
             )
         return _Operation(Kind.HOLD, wording.paused(state.stage.weight, by), Phase.PAUSED)
 
-    return _run(settings, experiment, by, decide, now or datetime.now(UTC))
+    return _run(settings, experiment, decide, by=by, note=note, now=now)
 
 
-def resume(settings: Settings, experiment: str, *, by: str = "", now: datetime | None = None) -> JournalEntry:
+def resume(
+    settings: Settings,
+    experiment: str,
+    *,
+    by: str = "",
+    note: str = "",
+    confirm: Confirm | None = None,
+    now: datetime | None = None,
+) -> JournalEntry:
     """Continue from the document's current weights and plan, with a new stage.
 
     Works on a paused or manual rollout, and restarts a finished one. Arguments, result and errors are those of
-    :func:`pause`.
+    :func:`pause`; ``confirm`` looks first, and if the rollout changes meanwhile, the command is refused.
     """
 
     def decide(present: Experiment, state: ExperimentState) -> _Operation:
@@ -89,15 +102,22 @@ def resume(settings: Settings, experiment: str, *, by: str = "", now: datetime |
         reason = wording.resumed(weight, by)
         return _Operation(Kind.HOLD, reason, Phase.PROGRESSING, new_stage=True)
 
-    return _run(settings, experiment, by, decide, now or datetime.now(UTC))
+    return _run(settings, experiment, decide, by=by, note=note, now=now, confirm=confirm)
 
 
 def promote(
-    settings: Settings, experiment: str, *, full: bool = True, by: str = "", now: datetime | None = None
+    settings: Settings,
+    experiment: str,
+    *,
+    full: bool = True,
+    by: str = "",
+    note: str = "",
+    confirm: Confirm | None = None,
+    now: datetime | None = None,
 ) -> JournalEntry:
     """Give the candidate all users and finish the rollout; without ``full``, advance it to its next step.
 
-    Ignores guardrails, the stage's duration and its requests. Arguments, result and errors are those of :func:`pause`.
+    Ignores guardrails, the stage's duration and its requests. Arguments, result and errors are those of :func:`resume`.
     """
 
     def decide(present: Experiment, state: ExperimentState) -> _Operation:
@@ -117,10 +137,12 @@ def promote(
         reason = wording.promoted(weight, target, by)
         return _Operation(Kind.ADVANCE, reason, Phase.PROGRESSING, target)
 
-    return _run(settings, experiment, by, decide, now or datetime.now(UTC))
+    return _run(settings, experiment, decide, by=by, note=note, now=now, confirm=confirm)
 
 
-def rollback(settings: Settings, experiment: str, *, by: str = "", now: datetime | None = None) -> JournalEntry:
+def rollback(
+    settings: Settings, experiment: str, *, by: str = "", note: str = "", now: datetime | None = None
+) -> JournalEntry:
     """Give all of the candidate's users back to the control and finish the rollout.
 
     Arguments, result and errors are those of :func:`pause`.
@@ -133,22 +155,32 @@ def rollback(settings: Settings, experiment: str, *, by: str = "", now: datetime
         reason = wording.rolled_back(weight, by)
         return _Operation(Kind.ROLLBACK, reason, Phase.ROLLED_BACK, 0)
 
-    return _run(settings, experiment, by, decide, now or datetime.now(UTC))
+    return _run(settings, experiment, decide, by=by, note=note, now=now)
 
 
-def _run(settings: Settings, name: str, by: str, decide: _Decide, now: datetime) -> JournalEntry:
+def _run(
+    settings: Settings,
+    name: str,
+    decide: _Decide,
+    *,
+    by: str,
+    note: str,
+    now: datetime | None,
+    confirm: Confirm | None = None,
+) -> JournalEntry:
+    now, note = now or datetime.now(UTC), check_note(note)
     folder = settings.state_folder
-    committer = Committer(StateStore(folder), Journal(folder), FileStore(settings.config))
+    states, documents = StateStore(folder), FileStore(settings.config)
+    committer = Committer(states, Journal(folder), documents)
     made: list[JournalEntry] = []
+    seen = _look(documents.read(), states.read().experiments.get(name), name, decide, confirm, now) if confirm else None
 
     def plan(snapshot: Snapshot, state: ExperimentState | None) -> Change:
-        experiment = snapshot.document.experiment(name)
-        if experiment.rollout is None:
-            raise RefusedError(
-                f"{name} has no rollout; add one to the document, or set its weights with abmesh weights"
-            )
+        experiment = _with_rollout(snapshot, name)
         before = state or adopt(experiment, Phase.PROGRESSING, uuid4().hex, now)
-        change = _change(snapshot, experiment, before, decide(experiment, before), by, now)
+        if seen is not None and outline(experiment, state) != seen:
+            raise RefusedError(f"{name} has changed since it was shown, so nothing was done; look again")
+        change = _change(snapshot, experiment, before, decide(experiment, before), by, note, now)
         made.append(change.entry)
         return change
 
@@ -169,6 +201,30 @@ def _run(settings: Settings, name: str, by: str, decide: _Decide, now: datetime)
     return made[0]
 
 
+def _look(
+    snapshot: Snapshot,
+    state: ExperimentState | None,
+    name: str,
+    decide: _Decide,
+    confirm: Confirm,
+    now: datetime,
+) -> tuple[object, ...]:
+    """Have a command confirmed; what the rollout was like then."""
+    experiment = _with_rollout(snapshot, name)
+    before = state or adopt(experiment, Phase.PROGRESSING, "", now)
+    target = decide(experiment, before).target
+    after = experiment.weights[_candidate(experiment)] if target is None else target
+    confirm(Preview(experiment, snapshot.document.clusters, before, after))
+    return outline(experiment, state)
+
+
+def _with_rollout(snapshot: Snapshot, name: str) -> Experiment:
+    experiment = snapshot.document.experiment(name)
+    if experiment.rollout is None:
+        raise RefusedError(f"{name} has no rollout; add one to the document, or set its weights with abmesh weights")
+    return experiment
+
+
 def _pending_change(settings: Settings, name: str) -> str | None:
     """The id of an experiment's change that was begun and not finished; None if there is none or it cannot be read."""
     try:
@@ -179,7 +235,13 @@ def _pending_change(settings: Settings, name: str) -> str | None:
 
 
 def _change(
-    snapshot: Snapshot, experiment: Experiment, before: ExperimentState, operation: _Operation, by: str, now: datetime
+    snapshot: Snapshot,
+    experiment: Experiment,
+    before: ExperimentState,
+    operation: _Operation,
+    by: str,
+    note: str,
+    now: datetime,
 ) -> Change:
     candidate, entry_id = _candidate(experiment), uuid4().hex
     weights: Weights = dict(experiment.weights)
@@ -191,9 +253,10 @@ def _change(
         experiment=experiment.name,
         actor="operator",
         by=by,
+        note=note,
         kind=operation.kind,
         cause=Cause.OPERATOR,
-        reason=operation.reason,
+        reason=wording.with_note(operation.reason, note),
         phase_before=before.phase,
         phase=operation.phase,
         weights_before=experiment.weights,

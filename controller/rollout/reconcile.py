@@ -17,8 +17,10 @@ from abmesh.experiment.errors import AbmeshError, DocumentError, StateError, Sto
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.store import Snapshot, format_generation
 from controller.codec.entries import decision_entry, refused_entry
+from controller.decision.after_promotion import watched
 from controller.decision.decide import Decided, Inputs, decide
 from controller.decision.history import History, PastStage
+from controller.decision.probes import Probe, probe_target
 from controller.decision.warmup import Warmups, target_of
 from controller.records import (
     Cause,
@@ -77,7 +79,12 @@ class Reconciler:
         self._failures: dict[str, str] = {}
 
     def reconcile(
-        self, observations: Sequence[Observation], at: datetime, now: datetime, warmups: Warmups | None = None
+        self,
+        observations: Sequence[Observation],
+        at: datetime,
+        now: datetime,
+        warmups: Warmups | None = None,
+        probes: Mapping[str, Probe] | None = None,
     ) -> TickReport:
         """Reconcile every experiment that has a rollout.
 
@@ -86,12 +93,13 @@ class Reconciler:
             at: when they were asked.
             now: when they had answered.
             warmups: how far they are; None where no warm-up listener is known.
+            probes: the last one of each experiment's control, where one was needed.
 
         Raises:
             StateError: the state cannot be read; nothing was done.
         """
         states = self._states.read().experiments
-        tick = Tick(observations, at, now, warmups or Warmups())
+        tick = Tick(observations, at, now, warmups or Warmups(), probes or {})
         try:
             snapshot = self._documents.read()
         except (DocumentError, StoreError) as error:
@@ -139,7 +147,9 @@ class Reconciler:
             if experiment.rollout is None:
                 raise SupersededError("the rollout was removed from the document")
         state = self._correct_clock(name, state, tick.now)
-        kept = self._collector.collect(state, experiment.name, tick.observations, tick.at)
+        assert experiment.rollout is not None
+        watching = watched(experiment.rollout, state, tick.now)
+        kept = self._collector.collect(state, name, tick.observations, tick.at, watched=watching)
         inputs = _inputs(experiment, state, kept, tick)
         decided = decide(inputs)
         situation, decision, history = decided.situation, decided.decision, decided.history
@@ -156,8 +166,10 @@ class Reconciler:
                 history = History()
         kept = replace(kept, decision=made, history=history, requests=situation.requests)
         self._collector.keep(name, state, kept)
-        warms = target_of(experiment, state)
-        return Outcome(name, state, state.weights, made, situation.judgements, situation.sample_ratio, warms)
+        warms, probes = target_of(experiment, state), None
+        if decision.cause in (Cause.PROBING, Cause.NO_WAY_BACK):
+            probes = probe_target(experiment, state.control, snapshot.document.clusters)
+        return Outcome(name, state, state.weights, made, situation.judgements, situation.sample_ratio, warms, probes)
 
     def _hold(self, snapshot: Snapshot, inputs: Inputs, decided: Decided) -> DecisionRecord:
         """Do nothing, and write that down if it is new or was last written long ago."""
@@ -269,6 +281,7 @@ def _inputs(experiment: Experiment, state: ExperimentState, kept: StageEvidence,
         began=None if kept.window is None else kept.window.since,
         evidence=evidence_of(experiment, kept),
         warmup=tick.warmups.of(target_of(experiment, state)),
+        probe=tick.probes.get(experiment.name),
     )
 
 

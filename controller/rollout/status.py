@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from abmesh.experiment.errors import DocumentError, StateError, StoreError
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.store import FileStore, format_generation
-from controller.records import DecisionRecord, ExperimentState
+from controller.records import Cause, DecisionRecord, ExperimentState
 from controller.settings import Settings
 from controller.state.evidence import EvidenceStore
 from controller.state.lease import leader
@@ -129,9 +129,13 @@ def _status(
 
 
 def _latest(state: ExperimentState | None, last: DecisionRecord | None) -> DecisionRecord | None:
-    """The last decision; for a finished rollout, the one that finished it, because later holds only repeat that."""
+    """The last decision; for a finished rollout, the one that finished it, because later holds only repeat that.
+
+    Except that a promoted candidate fails.
+    """
     changed = state.decision if state else None
-    if state is not None and state.phase.finished and changed is not None:
+    fails = last is not None and last.cause in (Cause.PROBING, Cause.NO_WAY_BACK)
+    if state is not None and state.phase.finished and changed is not None and not fails:
         return changed
     if changed is None or last is None:
         return last or changed

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from abmesh.experiment.model import Experiment
+from controller.decision.probes import Probe, ProbeTarget
 from controller.decision.verdicts import Judgement, SampleRatio
 from controller.decision.warmup import Target, Warmups
 from controller.evidence.coverage import Coverage
@@ -24,6 +25,7 @@ class Outcome:
     Attributes:
         sample_ratio: whether requests are split as the weights promise; None if nothing was judged.
         warms: what still needs warming up, if anything.
+        probes: whom to probe, if anybody.
     """
 
     experiment: str
@@ -33,6 +35,7 @@ class Outcome:
     judgements: Sequence[Judgement] = ()
     sample_ratio: SampleRatio | None = None
     warms: Target | None = None
+    probes: ProbeTarget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +68,14 @@ class Tick:
         at: when they were asked.
         now: when they had answered.
         warmups: how far warm-ups are.
+        probes: the last probe of each experiment's control, where one was needed.
     """
 
     observations: Sequence[Observation]
     at: datetime
     now: datetime
     warmups: Warmups = field(default_factory=Warmups)
+    probes: Mapping[str, Probe] = field(default_factory=dict)
 
     @property
     def coverage(self) -> Coverage:

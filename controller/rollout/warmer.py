@@ -32,6 +32,7 @@ from controller.decision.warmup import (
     settled,
 )
 from controller.records import Cause
+from controller.rollout.asking import ask, open_session
 from controller.rollout.tick import TickReport
 
 log = logging.getLogger("abmesh.controller")
@@ -149,17 +150,12 @@ class Warmer:
     async def _warm(self, run: _Run) -> None:
         """Send requests until durations settle or a limit is reached."""
         warmup = run.target.warmup
-        connector = aiohttp.TCPConnector(limit=0)
-        # Proxies from the environment are not meant for Envoy's listeners. Answers are discarded, so not decompressed.
-        session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-        )
         try:
-            async with session, asyncio.timeout(warmup.max_duration.total_seconds()), asyncio.TaskGroup() as group:
+            async with (
+                open_session() as session,
+                asyncio.timeout(warmup.max_duration.total_seconds()),
+                asyncio.TaskGroup() as group,
+            ):
                 for _ in range(warmup.concurrency):
                     group.create_task(self._send_in_turn(session, run))
         except* _SettledError:
@@ -205,20 +201,9 @@ def _record(run: _Run, problem: str, ms: float) -> None:
 
 async def _ask(session: aiohttp.ClientSession, listener: str, target: Target) -> str:
     """Send one request and read its whole answer; returns why it failed, or an empty string."""
-    warmup = target.warmup
-    headers = {"user-agent": "abmesh-warmup"}
-    if warmup.body:
-        headers["content-type"] = "application/json"
-    headers |= {**warmup.headers, MODEL_VERSION: target.candidate, EXPERIMENT: target.experiment}
-    data = warmup.body.encode() or None
-    url = URL(listener + warmup.path, encoded=True)
-    try:
-        async with session.request(warmup.method, url, data=data, headers=headers, allow_redirects=False) as response:
-            async for _ in response.content.iter_any():
-                pass
-    except aiohttp.ClientConnectorError as error:
-        return f"no connection: {error.os_error.strerror or error.os_error}"
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        # Without the error's own text, which may quote a header.
-        return f"the connection broke: {type(error).__name__}"
-    return "" if 200 <= response.status < 300 else f"status {response.status}"
+    headers = {MODEL_VERSION: target.candidate, EXPERIMENT: target.experiment}
+    url = URL(listener + target.warmup.path, encoded=True)
+    asked = await ask(session, url, warmup=target.warmup, agent="abmesh-warmup", headers=headers)
+    if asked.problem:
+        return asked.problem
+    return "" if 200 <= asked.status < 300 else f"status {asked.status}"

@@ -30,5 +30,10 @@ def rolled_back(weight: int, by: str) -> str:
     return f"rolled back from {format_percent(weight)} by {_operator(by)}"
 
 
+def with_note(sentence: str, note: str) -> str:
+    """A sentence with the operator's own reason."""
+    return f"{sentence}: {note}" if note else sentence
+
+
 def _operator(by: str) -> str:
     return by or "an operator"

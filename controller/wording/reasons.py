@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from abmesh.experiment.quantities import format_duration, format_percent
+from controller.decision.after_promotion import watch_ends
 from controller.decision.policy import Decision, Situation, guardrails_in_force
 from controller.decision.verdicts import Judgement, Verdict
 from controller.records import Cause, ExperimentState, Kind, Phase
+from controller.wording.probes import probe_text
 from controller.wording.values import show_age, show_coverage, show_steps, show_weights
 from controller.wording.verdicts import goal_text, judgement_text, sample_ratio_text, warmup_text
 
@@ -97,6 +99,12 @@ def _finished(case: _Case) -> str:
     state = case.state
     if state.phase is Phase.CONCLUDED:
         return f"the experiment with {state.candidate} has concluded; abmesh promote or rollback acts on it"
+    ends = watch_ends(case.situation.rollout, state)
+    if ends is not None and case.now < ends:
+        return (
+            f"{state.candidate} was promoted; the emergency stop stays in force until {ends:%H:%M:%S} UTC; abmesh "
+            f"resume starts it again"
+        )
     done = "promoted" if state.phase is Phase.PROMOTED else "rolled back"
     return f"{state.candidate} was {done}; abmesh resume starts it again"
 
@@ -106,8 +114,23 @@ def _paused(case: _Case) -> str:
 
 
 def _harmful(case: _Case) -> str:
+    probe = case.situation.probe
+    answers = "" if probe is None or not probe.answered else f", which {probe_text(probe)}"
+    verdict = _with_verdict(case.situation, Verdict.HARMFUL)
+    return f"{_here(case.state)} is harmful: {verdict}; all users go to the control{answers}"
+
+
+def _probing(case: _Case) -> str:
+    verdict = _with_verdict(case.situation, Verdict.HARMFUL)
+    return f"{_here(case.state)} fails after its promotion: {verdict}; asking {case.state.control} whether it answers"
+
+
+def _no_way_back(case: _Case) -> str:
+    assert case.situation.probe is not None
+    verdict, control = _with_verdict(case.situation, Verdict.HARMFUL), case.state.control
     return (
-        f"{_here(case.state)} is harmful: {_with_verdict(case.situation, Verdict.HARMFUL)}; all users go to the control"
+        f"{_here(case.state)} fails after its promotion: {verdict}; but {control} {probe_text(case.situation.probe)}, "
+        f"so users stay; abmesh rollback moves them all the same"
     )
 
 
@@ -248,4 +271,6 @@ _REASONS: dict[Cause, Callable[[_Case], str]] = {
     Cause.PAUSED: _paused,
     Cause.MANUAL: _manual,
     Cause.FINISHED: _finished,
+    Cause.PROBING: _probing,
+    Cause.NO_WAY_BACK: _no_way_back,
 }

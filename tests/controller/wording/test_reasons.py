@@ -10,6 +10,7 @@ import pytest
 from abmesh.analysis.replay import replay
 from controller.codec import entries
 from controller.decision.policy import Decision, Situation
+from controller.decision.probes import Probe
 from controller.decision.verdicts import GoalJudgement, GoalVerdict, Judgement, Verdict
 from controller.decision.warmup import Progress, WarmupResult, WarmupState
 from controller.evidence.coverage import Coverage
@@ -42,6 +43,7 @@ def _situation(**changes: Any) -> Situation:
         "collecting": True,
         "coverage": Coverage(2, (("http://e", "no answer within 2 s"),)),
         "goal": GoalJudgement("latency_mean", GoalVerdict.OPEN, 90.0, 100.0, 400, fraction=0.4),
+        "probe": Probe(variant="model-a", at=START, failed=1, problem="http://m: status 503"),
         "warmup": WarmupResult(WarmupState.GOING, subject.rollout.warmup, Progress(listeners=1)),  # type: ignore[arg-type]
         **changes,
     }
