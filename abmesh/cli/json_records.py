@@ -34,6 +34,7 @@ def journal_json(entry: JournalEntry) -> dict[str, Any]:
         "generation": entry.generation,
         "actor": entry.actor,
         "by": entry.by,
+        "note": entry.note,
         "evidence": entry.evidence,
         "judgements": entry.judgements,
         "sources": entry.sources,

@@ -15,47 +15,93 @@ if TYPE_CHECKING:
     from controller.records import JournalEntry
 
 
+ReasonOption = Annotated[
+    str, typer.Option("--reason", help="Why, for the journal; one line of at most 500 characters.", show_default=False)
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; for scripts. A failing probe still refuses.")]
+DespiteProbeOption = Annotated[
+    bool, typer.Option("--despite-probe", help="Go on although the candidate does not answer, or cannot be asked.")
+]
+WarmupOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--warmup",
+        envvar="ABMESH_WARMUP",
+        help="An Envoy's warm-up listener to ask the candidate through; repeat it for each Envoy.",
+        show_default="the cluster's address in the document",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     for command in (pause, resume, promote, rollback, journal):
         app.command()(command)
 
 
-def pause(experiment: ExperimentArgument, config: ConfigOption = CONFIG, state: StateOption = None) -> None:
+def pause(
+    experiment: ExperimentArgument, reason: ReasonOption = "", config: ConfigOption = CONFIG, state: StateOption = None
+) -> None:
     """Keep the candidate at its weight until `abmesh resume`. Harm still rolls it back."""
     from controller.rollout import commands
     from controller.settings import Settings
 
-    _print(commands.pause(Settings(config=config, state_dir=state), experiment, by=_user()))
+    _print(commands.pause(Settings(config=config, state_dir=state), experiment, by=_user(), note=reason))
 
 
-def resume(experiment: ExperimentArgument, config: ConfigOption = CONFIG, state: StateOption = None) -> None:
-    """Continue from the current weights after a pause, an edit, or the end of a rollout."""
+def resume(
+    experiment: ExperimentArgument,
+    yes: YesOption = False,
+    despite_probe: DespiteProbeOption = False,
+    reason: ReasonOption = "",
+    warmup: WarmupOption = None,
+    config: ConfigOption = CONFIG,
+    state: StateOption = None,
+) -> None:
+    """Continue from the current weights after a pause, an edit, or the end of a rollout.
+
+    First it shows the last decision and every guardrail's verdict, asks the candidate with a request, and asks you.
+    """
+    from abmesh.cli.confirmation import confirmation
     from controller.rollout import commands
     from controller.settings import Settings
 
-    _print(commands.resume(Settings(config=config, state_dir=state), experiment, by=_user()))
+    settings = Settings(config=config, state_dir=state, warmups=tuple(warmup or ()))
+    confirm = confirmation("resume", settings, settings.warmups, yes=yes, despite_probe=despite_probe)
+    _print(commands.resume(settings, experiment, by=_user(), note=reason, confirm=confirm))
 
 
 def promote(
     experiment: ExperimentArgument,
     step: Annotated[bool, typer.Option("--step", help="Only advance to the next step; the rollout continues.")] = False,
+    yes: YesOption = False,
+    despite_probe: DespiteProbeOption = False,
+    reason: ReasonOption = "",
+    warmup: WarmupOption = None,
     config: ConfigOption = CONFIG,
     state: StateOption = None,
 ) -> None:
-    """Give the candidate all users now, without checking guardrails."""
+    """Give the candidate all users now, whatever the guardrails say.
+
+    First it shows the last decision and every guardrail's verdict, asks the candidate with a request, and asks you.
+    """
+    from abmesh.cli.confirmation import confirmation
     from controller.rollout import commands
     from controller.settings import Settings
 
-    _print(commands.promote(Settings(config=config, state_dir=state), experiment, full=not step, by=_user()))
+    settings = Settings(config=config, state_dir=state, warmups=tuple(warmup or ()))
+    confirm = confirmation("promote", settings, settings.warmups, yes=yes, despite_probe=despite_probe)
+    _print(commands.promote(settings, experiment, full=not step, by=_user(), note=reason, confirm=confirm))
 
 
-def rollback(experiment: ExperimentArgument, config: ConfigOption = CONFIG, state: StateOption = None) -> None:
+def rollback(
+    experiment: ExperimentArgument, reason: ReasonOption = "", config: ConfigOption = CONFIG, state: StateOption = None
+) -> None:
     """Give all of the candidate's users back to the control now."""
     from controller.rollout import commands
     from controller.settings import Settings
 
-    _print(commands.rollback(Settings(config=config, state_dir=state), experiment, by=_user()))
+    _print(commands.rollback(Settings(config=config, state_dir=state), experiment, by=_user(), note=reason))
 
 
 def journal(

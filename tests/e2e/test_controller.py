@@ -156,7 +156,7 @@ async def test_a_persons_edit_turns_the_experiment_manual_until_resume(tmp_path:
         found = await _in_state(running, "manual")
         assert found["weights"] == {"model-a": 65.0, "model-b": 35.0}
         state = ("--state", str(running.state))
-        code, _, errors = await abmesh("resume", "chat", *state, config=running.config)
+        code, _, errors = await abmesh("resume", "chat", "--yes", *state, config=running.config)
         assert code == 0, errors
         await _in_state(running, "progressing")
         code, _, errors = await abmesh("pause", "chat", *state, config=running.config)
@@ -169,7 +169,7 @@ async def test_a_persons_edit_turns_the_experiment_manual_until_resume(tmp_path:
         code, _, errors = await abmesh("rollback", "chat", *state, config=running.config)
         assert code == 1
         assert "Traceback" not in errors
-        code, _, errors = await abmesh("promote", "chat", *state, config=running.config)
+        code, _, errors = await abmesh("promote", "chat", "--yes", *state, config=running.config)
         assert code == 0, errors
         found = await _in_state(running, "promoted")
         assert found["weights"] == {"model-a": 0.0, "model-b": 100.0}

@@ -19,6 +19,7 @@ from tests.abmesh.cli.calls import call, refused
 from tests.paths import ROOT
 
 NAME = "chat-model"
+SURE = ("--yes", "--despite-probe")
 
 
 @pytest.fixture(autouse=True)
@@ -220,10 +221,10 @@ def test_commands_write_weights_and_the_journal_without_a_controller() -> None:
     assert call("pause", NAME).code == 0
     assert json.loads(call("status", "--json").out)["state"] == "paused"
     assert call("pause", NAME).code == 1
-    assert call("resume", NAME).code == 0
-    assert call("promote", NAME, "--step").code == 0
+    assert call("resume", NAME, *SURE).code == 0
+    assert call("promote", NAME, "--step", *SURE).code == 0
     assert json.loads(call("status", "--json").out)["weights"]["model-b"] == 25
-    assert call("promote", NAME).code == 0
+    assert call("promote", NAME, *SURE).code == 0
     record = json.loads(call("status", "--json").out)
     assert (record["state"], record["weights"]["model-b"]) == ("promoted", 100)
     assert call("rollback", NAME).code == 0
