@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import resource
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
@@ -29,7 +30,8 @@ MAX_BYTES = 64 * 1024 * 1024
 """Longest answer accepted, decompressed: enough for more than a hundred experiments with twenty variants each."""
 
 CONNECTIONS = 100
-"""Most Envoys queried at the same time. An Envoy's time limit starts when its request is sent."""
+"""Most Envoys queried at the same time, and at most half as many as the process may have descriptors. An Envoy's time
+limit starts when its request is sent."""
 
 READERS = 32
 """Most answers read at the same time. The others wait in the kernel's buffers, which bounds our memory."""
@@ -106,7 +108,8 @@ class _Turns:
     """Who may ask, read, and read on in a large answer, during one observation."""
 
     def __init__(self) -> None:
-        self.asking = asyncio.Semaphore(CONNECTIONS)
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.asking = asyncio.Semaphore(max(1, min(CONNECTIONS, descriptors // 2)))
         self.reading = asyncio.Semaphore(READERS)
         self.large = asyncio.Semaphore(LARGE_READERS)
 
