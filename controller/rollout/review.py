@@ -7,18 +7,18 @@ from datetime import datetime
 from abmesh.experiment.model import Experiment
 from controller.decision.decide import Inputs, judge
 from controller.evidence.coverage import Coverage
-from controller.records import ExperimentState
+from controller.records import ExperimentState, Phase
 from controller.rollout.collect import evidence_of
 from controller.settings import Settings
 from controller.state.evidence import EvidenceStore
-from controller.wording.verdicts import judgement_text, sample_ratio_text
+from controller.wording.verdicts import goal_text, judgement_text, sample_ratio_text
 
 
 def verdicts(settings: Settings, experiment: Experiment, state: ExperimentState, now: datetime) -> list[str]:
-    """One line for the emergency stop if it acts, for every guardrail that is judged, and for a sample-ratio alarm.
+    """One line for the emergency stop if it acts, for every guardrail in force, the goal, and a sample-ratio alarm.
 
-    They are of the last evidence that a controller collected; empty if there is none for this stage, or nothing is
-    judged in this phase.
+    They are of the last evidence that a controller collected, whose time the first line says: where a rollout is
+    finished or manual, that of before. Empty if there is none for this stage.
 
     Args:
         settings: document and state folder.
@@ -29,18 +29,24 @@ def verdicts(settings: Settings, experiment: Experiment, state: ExperimentState,
     kept = EvidenceStore(settings.state_folder).read(experiment.name)
     if kept is None or kept.stage != state.stage.id or kept.window is None or not kept.window.seen:
         return []
+    until = max(reading.at for reading in kept.window.seen.values())
     inputs = Inputs(
         experiment=experiment,
-        state=state,
+        state=state.model_copy(update={"phase": Phase.PROGRESSING}),
         history=kept.history,
         coverage=Coverage(len(kept.window.seen), ()),
-        at=max(reading.at for reading in kept.window.seen.values()),
+        at=until,
         now=now,
         began=kept.window.since,
         evidence=evidence_of(experiment, kept),
     )
     situation, _ = judge(inputs)
-    lines = [f"{item.verdict}: {judgement_text(item, state)}" for item in situation.judgements]
+    if not situation.judgements:
+        return []
+    lines = [f"on what was counted until {until:%Y-%m-%d %H:%M:%S} UTC:"]
+    lines += [f"{item.verdict}: {judgement_text(item, state)}" for item in situation.judgements]
+    if situation.goal is not None:
+        lines.append(f"goal: {goal_text(situation.goal, situation.rollout, state)}")
     if situation.sample_ratio.alarm:
         lines.append(f"alarm: {sample_ratio_text(situation.sample_ratio, situation.rollout)}")
     return lines

@@ -8,9 +8,11 @@ import pytest
 
 from abmesh.experiment.errors import RefusedError
 from abmesh.experiment.store import FileStore
+from controller.records import Phase
 from controller.rollout import commands
 from controller.rollout.preview import Preview
 from controller.settings import Settings
+from controller.state.states import StateStore
 from tests.abmesh.cli.calls import call
 from tests.controller.support import DOCUMENT, NAME, serve_and_tick, world
 
@@ -35,13 +37,21 @@ def test_it_shows_phase_last_decision_and_every_verdict_before_it_asks(folder: P
     shown = result.err.splitlines()
     assert shown[0] == "chat: progressing, model-b at 10%"
     assert shown[1].startswith("  last decision, ")
-    assert "error_rate 0% over 120 requests" in shown[2]
-    assert "latency_p95" in shown[3]
-    assert shown[4] == "  afterwards: model-b is at 100%"
-    assert "probe: model-b cannot be asked: there is no warm-up listener" in shown[5]
-    assert shown[6].startswith("abmesh: abmesh promote asks before it acts, and there is no terminal")
+    assert shown[2].startswith("  on what was counted until 2026-11-22 12:00:25 UTC")
+    assert "error_rate 0% over 120 requests" in shown[3]
+    assert "latency_p95" in shown[4]
+    assert shown[5] == "  afterwards: model-b is at 100%"
+    assert "probe: model-b cannot be asked: there is no warm-up listener" in shown[6]
+    assert shown[7].startswith("abmesh: abmesh promote asks before it acts, and there is no terminal")
     assert result.out == ""
     assert _weight(folder) == 1000
+
+
+@pytest.mark.parametrize("phase", [Phase.CONCLUDED, Phase.MANUAL, Phase.PAUSED])
+def test_the_verdicts_that_a_waiting_rollout_ended_with_are_shown(folder: Path, phase: Phase) -> None:
+    states = StateStore(folder / "state")
+    states.write(NAME, states.read().experiments[NAME].model_copy(update={"phase": phase}))
+    assert "error_rate 0% over 120 requests" in call("promote", NAME, "--state", "state").err
 
 
 def test_a_candidate_that_cannot_be_asked_is_refused_even_with_yes(folder: Path) -> None:
