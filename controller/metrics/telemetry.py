@@ -221,6 +221,11 @@ class _Gauges:
             "1 while the candidate is warmed up before its first users, else 0.",
             "experiment",
         )
+        self._no_way_back = gauge(
+            "abmesh_controller_no_way_back",
+            "1 while a promoted candidate fails and the control does not answer a probe either, else 0.",
+            "experiment",
+        )
         self._guardrail = gauge(
             "abmesh_controller_guardrail",
             "The candidate's value of a guardrail's metric, in the metric's unit; latencies in milliseconds.",
@@ -259,6 +264,7 @@ class _Gauges:
         if state.phase is Phase.ROLLED_BACK and state.decision is not None:
             show(self._rolled_back, state.decision.at.timestamp(), name)
         show(self._warming, outcome.decision.cause is Cause.WARMING, name)
+        show(self._no_way_back, outcome.decision.cause is Cause.NO_WAY_BACK, name)
         for judgement in outcome.judgements:
             if judgement.value is not None:
                 labels = (name, judgement.metric, judgement.kind)

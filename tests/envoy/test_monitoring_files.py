@@ -52,6 +52,7 @@ def _kinds() -> dict[str, str]:
     """The kind of all metrics that the controller and the server have, by name."""
     telemetry = Telemetry()
     telemetry.add_routes(RoutesStatus())
+    telemetry.add_http({"timeout": 0})
     segmented = experiment(segments={"header": "x-user-segment", "values": ["power"]})
     telemetry.record_counts(TickReport(1, experiments=(segmented,)), [], START)
     registry = CollectorRegistry()
