@@ -121,7 +121,11 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
     ]
     if analysis.emergency_stop < 1:
         limit = format_share(analysis.emergency_stop)
-        found.append(f"emergency stop at {limit} errors, if the control has fewer; one of the alarms")
+        watch = format_duration(analysis.emergency_stop_after_promotion)
+        found.append(
+            f"emergency stop at {limit} errors, if the control has fewer, or no users; one of the alarms; it stays in "
+            f"force for {watch} after a promotion"
+        )
     else:
         found.append("no emergency stop")
     does = "holds the rollout" if analysis.on_sample_ratio == "hold" else "is only reported"

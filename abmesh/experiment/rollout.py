@@ -96,8 +96,8 @@ class Analysis(Frozen):
             no harm. It is split evenly over the guardrails, the emergency stop and, in an experiment, the goal, where a
             worse candidate is rolled back. It is also the error probability of each guardrail's ``healthy``, which
             needs no split because all guardrails must be healthy; a win in an experiment has half of it.
-        emergency_stop: a candidate whose error rate is significantly above this, and above the control's, is rolled
-            back whatever the guardrails say. 100% turns it off.
+        emergency_stop: a candidate whose error rate is significantly above this, and above the control's if that has
+            users, is rolled back whatever the guardrails say. 100% turns it off.
         emergency_stop_after_promotion: how long after its promotion a candidate that fails so often is still rolled
             back, if the control answers a probe; 0s for not at all.
         sample_ratio_alpha: highest probability of a false alarm that requests are not split as the weights promise.

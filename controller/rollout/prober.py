@@ -79,12 +79,13 @@ class Prober:
     def probes(self) -> Mapping[str, Probe]:
         """The last probe for each experiment whose decision needs one."""
         for name, task in list(self._tasks.items()):
-            if task.done():
-                del self._tasks[name]
-                if not task.cancelled() and task.exception() is None:
-                    self._known[name] = task.result()
-                else:
-                    log.error("%s: the probe failed; this is a bug in abmesh: %r", name, task.exception())
+            if not task.done() or task.cancelled():
+                continue
+            del self._tasks[name]
+            if (error := task.exception()) is not None:
+                log.error("%s: the probe failed; this is a bug in abmesh: %r", name, error)
+            else:
+                self._known[name] = task.result()
         return dict(self._known)
 
     def follow(self, report: TickReport, now: datetime) -> None:
