@@ -73,6 +73,13 @@ PathPrefix = Annotated[
 CookiePath = Annotated[
     str, _form(r"^/[\x21-\x3a\x3c-\x7e]{0,255}$", "1 to 256 printable ASCII characters without ;, starting with /")
 ]
+FilePath = Annotated[
+    str,
+    _form(
+        r"^/[^\x00-\x1f\x7f]{0,4094}$",
+        "the absolute path of a file on Envoy's machine: 1 to 4095 characters, starting with /, no control characters",
+    ),
+]
 CookieDomain = Annotated[str, _form(r"^[A-Za-z0-9.-]{1,253}$", "a domain name")]
 QueryName = Annotated[str, _form(r"^[A-Za-z0-9._~-]{1,128}$", "1 to 128 letters, digits, ., _, ~ and -")]
 JsonKey = Annotated[str, _form(r"^[A-Za-z0-9_-]{1,64}$", "a JSON key: 1 to 64 letters, digits, _ and -")]

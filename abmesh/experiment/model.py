@@ -20,7 +20,7 @@ from abmesh.experiment.errors import UnknownName
 from abmesh.experiment.fields import LONGEST_TOKEN, ClusterName, DnsLabel, Origin, Salt
 from abmesh.experiment.journal_bound import JournalBound
 from abmesh.experiment.limits import missing_for
-from abmesh.experiment.names import BUCKETS, CONTINUED_ENDING, GROUPS
+from abmesh.experiment.names import BUCKETS, CONTINUED_ENDING, EXT_PROC_CLUSTER, GROUPS
 from abmesh.experiment.parts import Cluster, IssueCookie, Match, Override, Price, Segments, UnitSource, Variant
 from abmesh.experiment.places import shared_place
 from abmesh.experiment.quantities import format_weight
@@ -294,6 +294,9 @@ class Document(Frozen):
     def _clusters_known(self) -> Iterator[PydanticCustomError]:
         if self.clusters is None:
             return
+        if EXT_PROC_CLUSTER in self.clusters:
+            message = "this is the name of the cluster of abmesh's own server"
+            yield refuse(message, "clusters", EXT_PROC_CLUSTER, found=EXT_PROC_CLUSTER, allowed="any other name")
         known = ", ".join(self.clusters) or "none"
         for index, item in enumerate(self.experiments):
             for place, variant in enumerate(item.variants):

@@ -5,6 +5,7 @@ Pure; :mod:`abmesh.experiment.model` puts them together.
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
@@ -16,6 +17,7 @@ from abmesh.experiment.fields import (
     CookiePath,
     DnsLabel,
     Dollars,
+    FilePath,
     Flag,
     HeaderValue,
     Host,
@@ -31,6 +33,16 @@ from abmesh.experiment.secret_source import SecretSource
 from abmesh.experiment.validation import Frozen, header_map, header_name, raise_all, refuse, repeated
 
 
+def _name_or_address(host: str) -> str:
+    """Refuse colons anywhere but in an IPv6 address, which is usually a port."""
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise refuse("not a host", found=host, allowed="a host name or an IP address, without a port") from None
+    return host
+
+
 class Tls(Frozen):
     """How Envoy speaks TLS to a cluster.
 
@@ -39,8 +51,13 @@ class Tls(Frozen):
         ca_file: file of the certificates to trust, as Envoy sees the path.
     """
 
-    sni: str | None = None
-    ca_file: str = "/etc/ssl/certs/ca-certificates.crt"
+    sni: Host | None = None
+    ca_file: FilePath = "/etc/ssl/certs/ca-certificates.crt"
+
+    @field_validator("sni")
+    @classmethod
+    def _without_port(cls, value: str | None) -> str | None:
+        return None if value is None else _name_or_address(value)
 
 
 class Cluster(Frozen):
@@ -55,6 +72,11 @@ class Cluster(Frozen):
     host: Host
     port: Annotated[int, Field(ge=1, le=65535, strict=True)]
     tls: Tls | None = None
+
+    @field_validator("host")
+    @classmethod
+    def _without_port(cls, value: str) -> str:
+        return _name_or_address(value)
 
     @field_validator("tls", mode="before", json_schema_input_type=Tls | bool | None)
     @classmethod

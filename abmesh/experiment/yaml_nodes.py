@@ -58,6 +58,8 @@ _PARSER_ERRORS: Final[tuple[type[Exception], ...]] = (
     NameError,
 )
 _NEWLINE = re.compile(r"\r\n|\r|\n")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -200,8 +202,16 @@ def _node(event: Any) -> Node | None:
     elif event.ctag is not None:
         refused = "tags (!type) are not supported: remove it"
     if isinstance(event, ScalarEvent):
-        return Scalar(event.value, event.style or "", start, end, line, refused)
+        value = _with_pairs_joined(event.value)
+        if _SURROGATE.search(value):
+            refused = refused or "half of a character: \\ud800 to \\udfff stand for a character in pairs only"
+        return Scalar(value, event.style or "", start, end, line, refused)
     return Collection(isinstance(event, MappingStartEvent), bool(event.flow_style), start, start, line, refused)
+
+
+def _with_pairs_joined(text: str) -> str:
+    """The text with surrogate pairs as the characters that they stand for: JSON escapes an emoji as two of escapes."""
+    return _PAIR.sub(lambda pair: pair.group().encode("utf-16", "surrogatepass").decode("utf-16"), text)
 
 
 def _syntax_problem(error: BaseException, text: str) -> Problem:

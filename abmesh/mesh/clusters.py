@@ -75,7 +75,7 @@ def model_clusters(document: Document) -> list[EnvoyCluster]:
     """The clusters that the document's experiments use, in the order of its ``clusters:``.
 
     Raises:
-        RenderError: there is no ``clusters:``, or it has a name or address that Envoy cannot use.
+        RenderError: there is no ``clusters:``.
         UnknownName: a cluster that is used is not among them.
     """
     if document.clusters is None:
@@ -87,10 +87,6 @@ def model_clusters(document: Document) -> list[EnvoyCluster]:
     for name in sorted(used):
         if name not in document.clusters:
             raise UnknownName("cluster", name, tuple(document.clusters))
-    if EXT_PROC_CLUSTER in used:
-        raise RenderError(
-            f"a cluster is named {EXT_PROC_CLUSTER!r}, which is the name of abmesh's own server; rename it"
-        )
     return [_model_cluster(name, cluster) for name, cluster in document.clusters.items() if name in used]
 
 
@@ -104,9 +100,6 @@ def server_name(cluster: Cluster) -> str | None:
 
 def _model_cluster(name: str, cluster: Cluster) -> EnvoyCluster:
     endpoint = TcpEndpoint(cluster.host, cluster.port)
-    if endpoint.is_name and ":" in cluster.host:
-        allowed = "a name or an IP address; the port has its own field"
-        raise RenderError(f"clusters.{name}.host: found {cluster.host!r}; allowed: {allowed}")
     return EnvoyCluster(
         name=name,
         type=_discovery([endpoint]),

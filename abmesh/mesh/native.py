@@ -35,8 +35,8 @@ from abmesh.experiment.parts import Override, Variant
 from abmesh.mesh.answers import reads_answers
 from abmesh.mesh.filters import HEADERS, sets_headers
 from abmesh.mesh.lane import asks_server, obstacle
-from abmesh.mesh.matches import equals, matches, request_match
-from abmesh.mesh.unit_matcher import PLAIN_AUTHORITY, UnitMatcher, unit_matcher
+from abmesh.mesh.matches import PLAIN_AUTHORITY, equals, matches, request_match
+from abmesh.mesh.unit_matcher import UnitMatcher, unit_matcher
 from abmesh.mesh.variants import (
     add_header,
     common_timeout,

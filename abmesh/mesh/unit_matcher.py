@@ -23,9 +23,6 @@ from abmesh.experiment.parts import UnitSource
 from abmesh.experiment.request_headers import COOKIE, PATH
 from abmesh.mesh.matches import absent, matches, never_matches
 
-PLAIN_AUTHORITY: Final = "[0-9A-Za-z._-]+(:[0-9]+)?"
-"""Hosts whose port Envoy and the server leave out in the same way."""
-
 LARGEST_PATTERN: Final = 2048
 """The limit on a pattern's size that Envoy needs, in RE2's instructions.
 

@@ -379,3 +379,13 @@ class TestJsonSchema:
 
 def _flat(options: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [part for option in options for part in (_flat(option["anyOf"]) if "anyOf" in option else [option])]
+
+
+def test_an_emoji_as_json_escapes_it_is_one_character_and_half_of_one_is_refused() -> None:
+    text = json.dumps({"version": 1, "experiments": [], "\U0001f600": 1})
+    with pytest.raises(DocumentError) as refused:
+        parse(text)
+    assert refused.value.problems[0].path == '["\U0001f600"]'
+    for half in (r"\ud83d", r"\ude00\ud83d"):
+        with pytest.raises(DocumentError, match="half of a character"):
+            parse(f'{{"version": 1, "experiments": [], "event_origins": ["{half}"]}}')

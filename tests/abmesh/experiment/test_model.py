@@ -256,6 +256,33 @@ class TestDocument:
         assert clusters["a"].tls.sni == sni
         assert clusters["b"].tls is None
 
+    @pytest.mark.parametrize(
+        ("clusters", "path", "allowed"),
+        [
+            ("abmesh-ext-proc: {host: h, port: 1}", "clusters.abmesh-ext-proc", "any other name"),
+            ("c: {host: 'model:8000', port: 1}", "clusters.c.host", "a host name or an IP address, without a port"),
+            ("c: {host: 'a:b', port: 1}", "clusters.c.host", "a host name or an IP address, without a port"),
+            ('c: {host: h, port: 1, tls: {sni: "a\\nb"}}', "clusters.c.tls.sni", "a host name or an IP address"),
+            ('c: {host: h, port: 1, tls: {sni: "a\\0b"}}', "clusters.c.tls.sni", "a host name or an IP address"),
+            (
+                f"c: {{host: h, port: 1, tls: {{sni: {'a' * 256}}}}}",
+                "clusters.c.tls.sni",
+                "a host name or an IP address",
+            ),
+            ("c: {host: h, port: 1, tls: {sni: 'a:443'}}", "clusters.c.tls.sni", "without a port"),
+            ("c: {host: h, port: 1, tls: {ca_file: ca.pem}}", "clusters.c.tls.ca_file", "the absolute path of a file"),
+            ('c: {host: h, port: 1, tls: {ca_file: "/a\\nb"}}', "clusters.c.tls.ca_file", "no control characters"),
+        ],
+    )
+    def test_a_cluster_that_envoy_would_not_start_with_is_refused_by_field(
+        self, clusters: str, path: str, allowed: str
+    ) -> None:
+        with pytest.raises(DocumentError) as refused:
+            parse(f"clusters: {{a: {{host: h, port: 1}}, b: {{host: '::1', port: 1}}, {clusters}}}\n{SMALL}")
+        (problem,) = refused.value.problems
+        assert problem.path == path
+        assert allowed in problem.allowed
+
     @given(written())
     def test_survives_being_written_out(self, doc: Written) -> None:
         document = parse(doc.text)

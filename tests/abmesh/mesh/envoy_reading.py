@@ -79,6 +79,8 @@ def _holds(condition: dict[str, Any], headers: Headers) -> bool:
     joined, matcher = b",".join(values), condition["string_match"]
     if "exact" in matcher:
         found = joined == matcher["exact"].encode()
+    elif "prefix" in matcher:
+        found = joined.lower().startswith(matcher["prefix"].lower().encode())
     else:
         pattern = compiled(matcher["safe_regex"]["regex"])
         found = pattern.Match(pattern.Anchor.ANCHOR_BOTH, joined, 0, len(joined))[0] != (-1, -1)

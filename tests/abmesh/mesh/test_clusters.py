@@ -33,17 +33,6 @@ def test_a_cluster_that_is_not_described_is_reported() -> None:
         model_clusters(bare)
 
 
-def test_the_name_of_our_own_server_is_taken() -> None:
-    clusters = {"abmesh-ext-proc": {"host": "h", "port": 1}}
-    with pytest.raises(RenderError, match="'abmesh-ext-proc', which is the name of abmesh's own"):
-        model_clusters(document(experiment(clusters=("abmesh-ext-proc",) * 2), clusters=clusters))
-
-
-def test_a_port_within_the_host_is_refused() -> None:
-    with pytest.raises(RenderError, match=r"clusters\.a\.host: found 'model:8000'"):
-        model_clusters(document(clusters={"a": {"host": "model:8000", "port": 1}, "b": {"host": "b", "port": 1}}))
-
-
 def test_addresses_are_static_and_names_are_resolved_with_ipv4_first() -> None:
     clusters = {"a": {"host": "::1", "port": 1}, "b": {"host": "model-b", "port": 2}}
     found = rendered(document(clusters=clusters))
