@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from abmesh.cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOption, print_json
+
+if TYPE_CHECKING:
+    from abmesh.experiment.model import Document
 
 
 def register(app: typer.Typer) -> None:
@@ -17,8 +21,22 @@ def register(app: typer.Typer) -> None:
     app.command()(weights)
 
 
-def validate(config: ConfigOption = CONFIG) -> None:
-    """Check the document and report every problem with its line."""
+def validate(
+    config: ConfigOption = CONFIG,
+    envoy: Annotated[
+        bool, typer.Option("--envoy", help="Also render the document and let the real Envoy check the result.")
+    ] = False,
+    envoy_path: Annotated[
+        Path | None,
+        typer.Option(
+            help="The Envoy to ask; implies --envoy.", show_default="the one beside this Python, else on the PATH"
+        ),
+    ] = None,
+) -> None:
+    """Check the document and report every problem with its line.
+
+    With `--envoy`, files that the document names, such as certificates, must exist here as they do beside Envoy.
+    """
     from abmesh.experiment.store import FileStore, format_generation
     from abmesh.mesh.identity_notes import identity_notes
     from abmesh.mesh.lane import notes
@@ -33,6 +51,26 @@ def validate(config: ConfigOption = CONFIG) -> None:
         lane = notes(experiment) if experiment.lane == "native" else ()
         for note in (*lane, *identity_notes(experiment)):
             typer.echo(f"{config}: note: {experiment.name}: {note}")
+    if envoy or envoy_path is not None:
+        _ask_envoy(config, snapshot.document, envoy_path)
+
+
+def _ask_envoy(config: Path, document: Document, program: Path | None) -> None:
+    """Let Envoy check what is rendered from a document; raises RenderError with its reason if it refuses."""
+    from abmesh.experiment.errors import RenderError
+    from abmesh.local.envoy_check import fields_named, refusal
+    from abmesh.local.processes import find_envoy
+    from abmesh.mesh.bootstrap import render_bootstrap
+    from abmesh.mesh.options import RenderOptions
+
+    bootstrap = render_bootstrap(document, RenderOptions())
+    found = find_envoy() if program is None else str(program)
+    reason = refusal(bootstrap, found)
+    if reason:
+        fields = fields_named(reason, document)
+        origin = f"; it names what stands in {', '.join(fields)}" if fields else ""
+        raise RenderError(f"{config}: Envoy refuses what is rendered from it: {reason}{origin}")
+    typer.echo(f"{config}: Envoy accepts what is rendered from it ({found})")
 
 
 def schema() -> None:

