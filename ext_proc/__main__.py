@@ -12,8 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from abmesh.experiment.errors import AbmeshError, SettingsError
-from abmesh.experiment.names import DEFAULT_CONFIG, ENV_CONFIG
-from ext_proc.settings import DEFAULT_LISTEN, DEFAULT_TRANSPORT, OFF, TRANSPORTS, Settings, parse_metrics, parse_tls
+from abmesh.experiment.names import DEFAULT_CONFIG, ENV_CONFIG, ENV_TRANSPORT
+from ext_proc.settings import (
+    DEFAULT_LISTEN,
+    DEFAULT_TRANSPORT,
+    OFF,
+    TRANSPORTS,
+    Settings,
+    parse_metrics,
+    parse_tls,
+    parse_transport,
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,8 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     poll = "how often to check FILE for changes; default: 0.1"
     parser.add_argument("--poll", type=float, default=0.1, metavar="SECONDS", help=poll)
-    transport = f"the gRPC server to use; default: {DEFAULT_TRANSPORT}"
-    parser.add_argument("--transport", choices=TRANSPORTS, default=DEFAULT_TRANSPORT, help=transport)
+    chosen = os.environ.get(ENV_TRANSPORT) or DEFAULT_TRANSPORT
+    transport = f"the gRPC server to use, {' or '.join(TRANSPORTS)}; default: {chosen}"
+    parser.add_argument("--transport", default=chosen, metavar="NAME", help=transport)
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="the server's certificate, PEM")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
     parser.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="CA that signs client certificates, PEM")
@@ -52,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             workers=given.workers,
             drain_seconds=given.drain,
             poll_interval=given.poll,
-            transport=given.transport,
+            transport=parse_transport(given.transport),
             tls=parse_tls(given.tls_cert, given.tls_key, given.tls_client_ca),
         )
     except SettingsError as error:

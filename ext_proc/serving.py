@@ -19,6 +19,7 @@ from ext_proc.settings import Settings
 from ext_proc.snapshot import Follower
 from ext_proc.telemetry import Counts
 from ext_proc.transport.choice import available, loop_factory, new_server
+from ext_proc.transport.versions import library
 
 log = logging.getLogger("ext_proc")
 
@@ -55,6 +56,7 @@ async def serve(settings: Settings, signals: Signals, counts: Counts, ready: Rea
     sys.setswitchinterval(_SWITCH_SECONDS)
     service = Service(counts)
     transport = available(settings.transport)
+    log.info("transport %s: %s", transport, library(transport))
     server = new_server(transport, service, settings)
     store = FileStore(settings.config, warn=log.warning, secrets=read_all)
     follower = Follower(lambda: store.watch(interval=settings.poll_interval), service, server.set_serving)

@@ -13,6 +13,7 @@ from typing import Final, Literal, get_args
 
 from abmesh.address import host_port
 from abmesh.experiment.errors import SettingsError
+from abmesh.experiment.names import ENV_TRANSPORT
 from abmesh.text import quoted
 
 DEFAULT_LISTEN: Final = "127.0.0.1:50051"
@@ -99,9 +100,8 @@ def parse_transport(text: str) -> Transport:
         if text == name:
             known: Transport = name
             return known
-    raise SettingsError(
-        f"--transport: not a transport; found {quoted(text, _LONGEST_SHOWN)}; allowed: {', '.join(TRANSPORTS)}"
-    )
+    found, allowed = quoted(text, _LONGEST_SHOWN), ", ".join(TRANSPORTS)
+    raise SettingsError(f"--transport or {ENV_TRANSPORT}: not a transport; found {found}; allowed: {allowed}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,11 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from ext_proc.transport.versions import libraries
+
         typer.echo(f"abmesh {version('abmesh')}")
+        for transport, told in libraries().items():
+            typer.echo(f"transport {transport}: {told}")
         raise typer.Exit
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from abmesh.cli.options import CONFIG, ConfigOption, StateOption, duration
+from abmesh.experiment.names import ENV_TRANSPORT
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +29,8 @@ def ext_proc(
     workers: Annotated[int, typer.Option(help="Worker processes that share the port, at most 64.")] = 1,
     drain: Annotated[str, typer.Option(help="Longest wait for running requests at shutdown.")] = "10s",
     transport: Annotated[
-        str | None, typer.Option(help="gRPC implementation: grpcio or nghttp2.", show_default="nghttp2")
+        str | None,
+        typer.Option(envvar=ENV_TRANSPORT, help="gRPC implementation: grpcio or nghttp2.", show_default="nghttp2"),
     ] = None,
     tls_cert: Annotated[
         Path | None, typer.Option(help="The server's certificate; PEM.", show_default="plain text, without TLS")

@@ -129,4 +129,5 @@ EXT_PROC_CLUSTER: Final = "abmesh-ext-proc"
 
 ENV_CONFIG: Final = "ABMESH_CONFIG"
 ENV_STATE: Final = "ABMESH_STATE"
+ENV_TRANSPORT: Final = "ABMESH_TRANSPORT"
 DEFAULT_CONFIG: Final = "experiments.yaml"

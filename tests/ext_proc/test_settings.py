@@ -7,7 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abmesh.experiment.errors import SettingsError
+from abmesh.experiment.names import ENV_TRANSPORT
+from ext_proc import server
+from ext_proc.__main__ import main
 from ext_proc.settings import Settings, Tcp, Tls, Unix, parse_address, parse_metrics, parse_tls, parse_transport
+from tests.abmesh.cli.calls import call
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,7 @@ def test_metrics_are_off_by_default_and_by_off() -> None:
 
 def test_a_transport_is_one_of_two() -> None:
     assert parse_transport("nghttp2") == "nghttp2"
-    with pytest.raises(SettingsError, match="--transport: not a transport; found 'h2'; allowed: grpcio, nghttp2"):
+    with pytest.raises(SettingsError, match="ABMESH_TRANSPORT: not a transport; found 'h2'; allowed: grpcio, nghttp2"):
         parse_transport("h2")
 
 
@@ -88,3 +92,21 @@ def test_tls_needs_a_certificate_and_a_key() -> None:
     for some in ((cert, None, None), (None, key, None), (None, None, authority), (cert, None, authority)):
         with pytest.raises(SettingsError, match="--tls-cert, --tls-key: TLS needs both"):
             parse_tls(*some)
+
+
+@pytest.mark.parametrize(("variable", "code"), [("h2", 2), ("grpcio", 0)])
+def test_the_environment_chooses_the_transport(monkeypatch: pytest.MonkeyPatch, variable: str, code: int) -> None:
+    seen = []
+
+    def run(settings: Settings) -> int:
+        seen.append(settings.transport)
+        return 0
+
+    monkeypatch.setenv(ENV_TRANSPORT, variable)
+    monkeypatch.setattr(server, "run", run)
+    with pytest.raises(SystemExit) if code else contextlib.nullcontext():
+        main([])
+    called = call("ext-proc")
+    assert called.code == code, called
+    assert (f"{ENV_TRANSPORT}: not a transport; found 'h2'" in called.err) == bool(code)
+    assert seen == ([] if code else ["grpcio", "grpcio"])
