@@ -58,12 +58,12 @@ def validate(
 def _ask_envoy(config: Path, document: Document, program: Path | None) -> None:
     """Let Envoy check what is rendered from a document; raises RenderError with its reason if it refuses."""
     from abmesh.experiment.errors import RenderError
-    from abmesh.local.envoy_check import fields_named, refusal
+    from abmesh.local.envoy_check import fields_named, refusal, with_placeholders
     from abmesh.local.processes import find_envoy
     from abmesh.mesh.bootstrap import render_bootstrap
     from abmesh.mesh.options import RenderOptions
 
-    bootstrap = render_bootstrap(document, RenderOptions())
+    bootstrap = render_bootstrap(with_placeholders(document), RenderOptions())
     found = find_envoy() if program is None else str(program)
     reason = refusal(bootstrap, found)
     if reason:

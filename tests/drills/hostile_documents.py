@@ -17,6 +17,7 @@ from typing import Any, Final
 from abmesh.experiment.codec import parse
 from abmesh.experiment.errors import DocumentError
 from abmesh.experiment.model import Document
+from abmesh.local.envoy_check import with_placeholders
 
 PAYLOADS: Final = (
     # Control characters, and what ends a line somewhere.
@@ -188,6 +189,8 @@ FIELDS: Final[dict[str, Change]] = {
     "event_origins": _origin,
     "name": _at("name"),
     "salt": _at("salt"),
+    "secret_salt.file": _at("secret_salt", "file"),
+    "secret_salt.env": _at("secret_salt", "env"),
     "lane": _at("lane"),
     "match.path_prefix": _at("match", "path_prefix"),
     "match.host": _at("match", "host"),
@@ -297,4 +300,4 @@ def merged(group: Iterable[Accepted]) -> Document:
         whole["event_origins"] += accepted.case.get("event_origins", [])
         if "default_cluster" in accepted.case:
             whole["default_cluster"] = accepted.case["default_cluster"]
-    return Document.model_validate(whole)
+    return with_placeholders(Document.model_validate(whole))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from abmesh.experiment.codec import parse
-from abmesh.local.envoy_check import essence, fields_named
+import json
 
-DOCUMENT = parse("""\
+from abmesh.experiment.codec import parse
+from abmesh.local.envoy_check import essence, fields_named, with_placeholders
+from abmesh.mesh.bootstrap import render_bootstrap
+from abmesh.mesh.options import RenderOptions
+
+TEXT = """\
 version: 1
 clusters:
   a: {host: h, port: 1, tls: {ca_file: /etc/none.pem}}
@@ -17,7 +21,8 @@ experiments:
     variants:
       - {name: model-a, cluster: a, weight: 90, control: true}
       - {name: model-b, cluster: b, weight: 10}
-""")
+"""
+DOCUMENT = parse(TEXT)
 
 
 def test_the_reason_is_told_without_the_message_that_envoy_quotes() -> None:
@@ -38,3 +43,11 @@ def test_fields_are_found_by_their_whole_values_and_defaults_too() -> None:
 
 def test_short_values_are_not_looked_for() -> None:
     assert fields_named("h is not a host, a neither", DOCUMENT) == []
+
+
+def test_a_secret_salt_is_neither_needed_nor_shown_to_envoy() -> None:
+    native = "lane: native\n    secret_salt: {file: /run/secrets/salt}\n    unit:"
+    document = parse(TEXT.replace("unit:", native))
+    rendered = render_bootstrap(with_placeholders(document), RenderOptions())
+    assert "placeholder:" in json.dumps(rendered)
+    assert with_placeholders(DOCUMENT) == DOCUMENT
