@@ -1,22 +1,31 @@
 """Serves the server's counts as Prometheus metrics over HTTP.
 
 :mod:`ext_proc.server` and :mod:`ext_proc.workers.supervisor` serve one endpoint per server. Labels hold only names from
-a document, so no client can add metrics.
+a document and causes from lists of ours, so no client can add metrics.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import Final
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from abmesh.experiment.errors import StartError
-from ext_proc.settings import Tcp, parse_tcp
+from ext_proc.settings import parse_tcp
 from ext_proc.telemetry import BUCKETS_US, Config, Counts
+
+_CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_IDLE_SHARE: Final = 3.0
+"""Time to rest after rendering, as a multiple of the time that it took: scrapes take at most a quarter of a core."""
+
+
+_REFUSED: Final = "Connections and messages that the server refused to protect itself, by cause."
+_METRICS_REFUSED: Final = "Connections that the metrics port refused or cut off, by cause."
 
 
 @contextlib.asynccontextmanager
@@ -36,20 +45,99 @@ async def serve_metrics(address: str | None, collectors: Iterable[Collector]) ->
     if address is None:
         yield None
         return
+    # Late imports: they take 15 MB, which workers and a server without metrics do not need.
+    from aiohttp import web
+
+    from abmesh.serving import HttpServer
+
     wanted = parse_tcp(address, "--metrics")
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)
+    rendered = Rendered(lambda: generate_latest(registry))
+
+    async def page() -> web.Response:
+        return web.Response(body=await rendered.text(), headers={"content-type": _CONTENT_TYPE})
+
+    server = HttpServer({"/metrics": page})
+    registry.register(_Refusals(server.refused))
     try:
-        server, thread = start_http_server(wanted.port, wanted.host, registry)
-    except OSError as error:
-        raise StartError(f"--metrics: cannot listen on {wanted}: {error.strerror or error}") from error
+        bound = await server.start(wanted.host, wanted.port)
+    except StartError as error:
+        raise StartError(f"--metrics: {error}") from error
     try:
-        yield f"http://{Tcp(wanted.host, server.server_port)}/metrics"
+        yield f"http://{bound}/metrics"
     finally:
-        await asyncio.to_thread(server.shutdown)
-        server.server_close()
-        thread.join()
+        await server.stop()
+
+
+class Rendered:
+    """The metrics as text, rendered in a thread while requests are answered.
+
+    Whoever asks gets numbers from after the question. Those who ask while another text is being rendered share the
+    next one, so that no number of scrapes takes more than a bounded share of the processor from requests.
+    """
+
+    def __init__(self, render: Callable[[], bytes]) -> None:
+        self._render = render
+        self._next: asyncio.Task[bytes] | None = None
+        self._one = asyncio.Lock()
+        self._rests_until = 0.0
+
+    async def text(self) -> bytes:
+        """A new text."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._make())
+        return await asyncio.shield(self._next)
+
+    async def _make(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        async with self._one:
+            await asyncio.sleep(self._rests_until - loop.time())
+            self._next = None
+            begun = loop.time()
+            try:
+                return await asyncio.to_thread(self._render)
+            finally:
+                self._rests_until = loop.time() + _IDLE_SHARE * (loop.time() - begun)
+
+
+class _Refusals(Collector):
+    """What the metrics port itself refused."""
+
+    def __init__(self, refused: Mapping[str, int]) -> None:
+        self._refused = refused
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily("abmesh_ext_proc_metrics_refused", _METRICS_REFUSED, labels=("cause",))
+        for cause, count in list(self._refused.items()):
+            family.add_metric((cause,), count)
+        yield family
+
+
+class Processes(Collector):
+    """The standard ``process_*`` metrics: of this process, or of several, each with a label ``worker``."""
+
+    def __init__(self, workers: Callable[[], Mapping[str, int]] | None = None) -> None:
+        """Without ``workers``, of this process; else of those that it returns, process ids by label, at each scrape."""
+        self._workers = workers
+
+    def collect(self) -> Iterator[Metric]:
+        """The metric families, for one scrape."""
+        if self._workers is None:
+            yield from ProcessCollector(registry=None).collect()
+            return
+        families: dict[str, Metric] = {}
+        for worker, pid in self._workers().items():
+            for found in ProcessCollector(pid=_returning(pid), registry=None).collect():
+                family = families.setdefault(found.name, Metric(found.name, found.documentation, found.type))
+                for sample in found.samples:
+                    family.add_sample(sample.name, {"worker": worker}, sample.value)
+        yield from families.values()
+
+
+def _returning(pid: int) -> Callable[[], int]:
+    return lambda: pid
 
 
 class Exposition(Collector):
@@ -73,6 +161,10 @@ class Exposition(Collector):
         yield requests
         yield _by_kind("abmesh_ext_proc_messages", "Messages from Envoy by kind.", counts.messages)
         yield _by_kind("abmesh_ext_proc_errors", "Errors by kind.", counts.errors)
+        refused = CounterMetricFamily("abmesh_ext_proc_refused", _REFUSED, labels=("cause",))
+        for cause, count in list(counts.refused.items()):
+            refused.add_metric((cause,), count)
+        yield refused
         yield _processing(counts)
         yield from self._config(counts.config)
 

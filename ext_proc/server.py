@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 
-from ext_proc.exposition import Exposition, serve_metrics
+from ext_proc.exposition import Exposition, Processes, serve_metrics
 from ext_proc.lifecycle import Signals, log_to_stderr, ready_line
 from ext_proc.settings import Settings
 from ext_proc.telemetry import Counts
@@ -45,7 +45,7 @@ async def _run_alone(settings: Settings) -> int:
     signals, counts = Signals(), Counts()
     exposition = Exposition(lambda: counts, time.time)
     with signals.installed():
-        async with serve_metrics(settings.metrics, (exposition,)) as url:
+        async with serve_metrics(settings.metrics, (exposition, Processes())) as url:
 
             def ready(addresses: tuple[str, ...]) -> None:
                 log.info(ready_line(addresses, url, counts.config.generation))

@@ -16,6 +16,9 @@ BUCKETS_US: Final = (10, 15, 20, 30, 50, 75, 100, 150, 250, 500, 1_000, 2_500, 5
 """Upper bounds of the processing-time histogram, in microseconds."""
 
 K = TypeVar("K")
+REFUSALS: Final = ("connections", "descriptors", "memory", "message", "connection_budget", "server_budget")
+"""Why the server refuses connections and messages; the first three are causes of :mod:`abmesh.listening`."""
+
 _BOUNDS_NS: Final = tuple(bound * 1000 for bound in BUCKETS_US)
 
 
@@ -49,6 +52,7 @@ class Counts:
         requests: by experiment, variant and reason.
         messages: by kind.
         errors: by kind.
+        refused: connections and messages that were refused to protect the server, by cause: one of :data:`REFUSALS`.
         durations: messages by histogram bucket of their processing time; the last bucket has no upper bound.
         duration_ns: the sum of all processing times, in nanoseconds.
         config: the state of the configuration.
@@ -57,6 +61,7 @@ class Counts:
     requests: dict[tuple[str, str, str], int] = field(default_factory=dict)
     messages: dict[str, int] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REFUSALS, 0))
     durations: list[int] = field(default_factory=lambda: [0] * (len(_BOUNDS_NS) + 1))
     duration_ns: int = 0
     config: Config = field(default_factory=Config)
@@ -73,6 +78,10 @@ class Counts:
         """Count an error."""
         self.errors[kind] = self.errors.get(kind, 0) + 1
 
+    def refusal(self, cause: str) -> None:
+        """Count a refusal."""
+        self.refused[cause] += 1
+
     def duration(self, nanoseconds: int) -> None:
         """Count one message's processing time."""
         self.durations[bisect_left(_BOUNDS_NS, nanoseconds)] += 1
@@ -85,6 +94,7 @@ class Counts:
             "requests": [[*key, count] for key, count in self.requests.items()],
             "messages": self.messages,
             "errors": self.errors,
+            "refused": self.refused,
             "durations": self.durations,
             "duration_ns": self.duration_ns,
             "config": [config.generation, config.loaded_at, config.rejected, config.error],
@@ -97,6 +107,7 @@ class Counts:
             {(experiment, variant, reason): count for experiment, variant, reason, count in content["requests"]},
             content["messages"],
             content["errors"],
+            content["refused"],
             content["durations"],
             content["duration_ns"],
             Config(*content["config"]),
@@ -119,6 +130,7 @@ def merge(live: Iterable[Counts], retired: Iterable[Counts] = ()) -> Counts:
         _add(total.requests, counts.requests)
         _add(total.messages, counts.messages)
         _add(total.errors, counts.errors)
+        _add(total.refused, counts.refused)
         total.durations = [mine + theirs for mine, theirs in zip(total.durations, counts.durations, strict=True)]
         total.duration_ns += counts.duration_ns
         total.config.rejected = max(total.config.rejected, counts.config.rejected)

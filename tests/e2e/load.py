@@ -61,9 +61,11 @@ class Load:
 
 
 @asynccontextmanager
-async def under_load(url: str, users: list[str], *, concurrency: int = 4, pause: float = 0.01) -> AsyncIterator[Load]:
+async def under_load(
+    url: str, users: list[str], *, concurrency: int = 4, pause: float = 0.01, path: str = PATH
+) -> AsyncIterator[Load]:
     """Clients that send one request after the other until the block ends."""
-    load = Load(url, users)
+    load = Load(url, users, path)
     async with session() as client:
         tasks = [
             asyncio.create_task(load._work(client, index * len(users) // concurrency, pause))

@@ -1,12 +1,14 @@
 import asyncio
+import os
 import socket
+import threading
 import urllib.error
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from abmesh.experiment.errors import StartError
-from ext_proc.exposition import Exposition, serve_metrics
+from ext_proc.exposition import Exposition, Processes, Rendered, serve_metrics
 from ext_proc.telemetry import Config, Counts
 from tests.ext_proc.clients import scrape
 
@@ -59,6 +61,59 @@ def test_a_refused_edit_shows_and_without_any_document_there_is_no_generation() 
     lines = shown(Counts())
     assert "abmesh_config_valid 0.0" in lines
     assert not [line for line in lines if line.startswith(("abmesh_config_generation", "abmesh_config_age"))]
+
+
+def test_refusals_are_shown_by_cause_from_the_start() -> None:
+    counts = Counts()
+    counts.refusal("message")
+    lines = shown(counts)
+    assert 'abmesh_ext_proc_refused_total{cause="message"} 1.0' in lines
+    assert 'abmesh_ext_proc_refused_total{cause="server_budget"} 0.0' in lines
+
+
+def test_processes_are_shown_each_under_its_label_and_one_that_has_ended_is_left_out() -> None:
+    registry = CollectorRegistry()
+    registry.register(Processes(lambda: {"0": os.getpid(), "1": 2**22 + 1}))
+    lines = generate_latest(registry).decode().splitlines()
+    found = [line.partition(" ")[0] for line in lines if line.startswith(("process_resident", "process_cpu"))]
+    assert sorted(found) == ['process_cpu_seconds_total{worker="0"}', 'process_resident_memory_bytes{worker="0"}']
+
+
+async def test_those_who_ask_meanwhile_share_the_next_text_which_is_newer_than_their_question() -> None:
+    begun, go_on, made = threading.Event(), threading.Event(), 0
+
+    def render() -> bytes:
+        nonlocal made
+        made += 1
+        number = made
+        begun.set()
+        assert go_on.wait(10)
+        return b"%d" % number
+
+    rendered = Rendered(render)
+    first = asyncio.create_task(rendered.text())
+    await asyncio.to_thread(begun.wait, 10)
+    others = [asyncio.create_task(rendered.text()) for _ in range(50)]
+    await asyncio.sleep(0)
+    go_on.set()
+    assert await first == b"1"
+    assert set(await asyncio.gather(*others)) == {b"2"}
+
+
+async def test_a_text_that_cannot_be_made_is_an_error_and_the_next_is_tried() -> None:
+    tried = 0
+
+    def render() -> bytes:
+        nonlocal tried
+        tried += 1
+        if tried == 1:
+            raise ValueError("broken")
+        return b"fine"
+
+    rendered = Rendered(render)
+    with pytest.raises(ValueError, match="broken"):
+        await rendered.text()
+    assert await rendered.text() == b"fine"
 
 
 @pytest.mark.process
