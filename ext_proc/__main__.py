@@ -14,6 +14,7 @@ from pathlib import Path
 from abmesh.experiment.errors import AbmeshError, SettingsError
 from abmesh.experiment.names import DEFAULT_CONFIG, ENV_CONFIG, ENV_TRANSPORT
 from ext_proc.settings import (
+    DEFAULT_CONNECTIONS,
     DEFAULT_LISTEN,
     DEFAULT_TRANSPORT,
     OFF,
@@ -46,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="the server's certificate, PEM")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
     parser.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="CA that signs client certificates, PEM")
+    most = f"the most connections of one worker; default: {DEFAULT_CONNECTIONS}"
+    parser.add_argument("--max-connections", type=int, default=DEFAULT_CONNECTIONS, metavar="N", help=most)
     parser.add_argument("--worker", type=int, metavar="INDEX", help=argparse.SUPPRESS)
     return parser
 
@@ -63,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             drain_seconds=given.drain,
             poll_interval=given.poll,
             transport=parse_transport(given.transport),
+            max_connections=given.max_connections,
+            shares_ports=given.worker is not None,
             tls=parse_tls(given.tls_cert, given.tls_key, given.tls_client_ca),
         )
     except SettingsError as error:

@@ -25,6 +25,9 @@ _LONGEST_PATH: Final = 90
 
 MOST_WORKERS: Final = 64
 
+DEFAULT_CONNECTIONS: Final = 1024
+MOST_CONNECTIONS: Final = 65_536
+
 _LONGEST_SHOWN: Final = 100
 
 
@@ -145,6 +148,8 @@ class Settings:
         poll_interval: seconds between checks of the document.
         transport: which gRPC server answers; ``grpcio`` replaces ``nghttp2`` where that is not installed.
         tls: certificate and key; None for plain text.
+        max_connections: the most connections that one worker keeps open.
+        shares_ports: whether this process is one of several workers, for which a supervisor holds the TCP ports.
 
     Raises:
         SettingsError: a setting is not allowed.
@@ -158,6 +163,8 @@ class Settings:
     poll_interval: float = 0.1
     transport: Transport = DEFAULT_TRANSPORT
     tls: Tls | None = None
+    max_connections: int = DEFAULT_CONNECTIONS
+    shares_ports: bool = False
 
     def __post_init__(self) -> None:
         addresses = self.addresses
@@ -171,6 +178,9 @@ class Settings:
             parse_tcp(self.metrics, "--metrics")
         if not 1 <= self.workers <= MOST_WORKERS:
             raise SettingsError(f"--workers: out of range; found {self.workers}; allowed: 1 to {MOST_WORKERS}")
+        if not 1 <= self.max_connections <= MOST_CONNECTIONS:
+            found = f"found {self.max_connections}; allowed: 1 to {MOST_CONNECTIONS}"
+            raise SettingsError(f"--max-connections: out of range; {found}")
         if not (math.isfinite(self.drain_seconds) and 0 <= self.drain_seconds <= 3600):
             raise SettingsError(f"--drain: out of range; found {self.drain_seconds}; allowed: 0 to 3600 seconds")
         if not (math.isfinite(self.poll_interval) and 0.01 <= self.poll_interval <= 60):

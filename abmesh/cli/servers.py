@@ -42,6 +42,7 @@ def ext_proc(
         Path | None,
         typer.Option(help="CA that clients' certificates must be signed by; PEM.", show_default="accept any client"),
     ] = None,
+    max_connections: Annotated[int, typer.Option(help="Most connections of one worker, at most 65,536.")] = 1024,
 ) -> None:
     """Run the external-processing server, which assigns users for Envoy."""
     from ext_proc.server import run
@@ -55,6 +56,7 @@ def ext_proc(
         drain_seconds=duration(drain).total_seconds(),
         transport=parse_transport(transport or DEFAULT_TRANSPORT),
         tls=parse_tls(tls_cert, tls_key, tls_client_ca),
+        max_connections=max_connections,
     )
     raise typer.Exit(run(settings))
 

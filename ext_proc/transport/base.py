@@ -15,11 +15,20 @@ from ext_proc.settings import Address
 SERVICES: Final = ("", wire.SERVICE)
 """The services that health checks may name: the server as a whole, and its one service."""
 
-LONGEST_MESSAGE: Final = 16 * 1024 * 1024
-"""Bytes. Request headers are small; a larger message is a body, or not from Envoy."""
+LONGEST_MESSAGE: Final = 1024 * 1024
+"""Bytes. Envoy takes 60 KB of request headers, if nobody raised it; a larger message is a body, or not from Envoy."""
 
 MOST_STREAMS: Final = 10_000
 """Open streams on one connection."""
+
+CONNECTION_BUDGET: Final = 4 * 1024 * 1024
+"""Bytes that one connection may make us hold: incomplete messages, and likewise answers that it does not read."""
+
+SERVER_BUDGET: Final = 64 * 1024 * 1024
+"""Bytes that all connections of one process may make us hold together."""
+
+SPARE_DESCRIPTORS: Final = 128
+"""File descriptors that connections must leave to the rest of the process: the document, metrics, logs."""
 
 _QUIET_SECONDS: Final = 0.25
 _CHECK_SECONDS: Final = 0.05

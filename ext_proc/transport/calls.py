@@ -14,6 +14,7 @@ from typing import Final
 from ext_proc import wire
 from ext_proc.service import END, Answer, Last
 from ext_proc.transport import grpc_protocol, http2
+from ext_proc.transport.base import CONNECTION_BUDGET
 from ext_proc.transport.grpc_protocol import DONE, START, Call, CallError, NotGrpc, Reader, Status, framed, only_message
 from ext_proc.transport.health import CHECK, WATCH
 from ext_proc.transport.shared import Shared
@@ -23,9 +24,6 @@ PROCESS: Final = f"/{wire.SERVICE}/{wire.METHOD}".encode()
 _METHODS: Final = frozenset({PROCESS, CHECK, WATCH})
 USUAL: Final = Call(PROCESS)
 """What almost every call asks for."""
-
-_MOST_BUFFERED: Final = 32 * 1024 * 1024
-"""Bytes of incomplete messages on one connection."""
 
 Unprompted = Callable[[Callable[[], None]], None]
 """Runs a function that queues frames outside of a read, then sends them; an engine error ends the connection."""
@@ -39,19 +37,22 @@ class Calls:
     """All calls of one connection.
 
     Attributes:
+        buffered: bytes of incomplete messages.
+        checked: whether the peer has checked our health.
         closing: whether calls end as soon as they wait for nothing.
         usual_headers: the headers of the last call that asked for :data:`USUAL`. Nearly all calls repeat them, and
             comparing them is cheaper than parsing.
     """
 
     __slots__ = (
-        "_buffered",
         "_engine",
         "_finished",
         "_service",
         "_shared",
         "_streams",
         "_unprompted",
+        "buffered",
+        "checked",
         "closing",
         "usual_headers",
     )
@@ -65,7 +66,8 @@ class Calls:
         self._service = shared.service
         self._unprompted = unprompted
         self._streams: dict[int, Stream] = {}
-        self._buffered = 0
+        self.buffered = 0
+        self.checked = False
         self.closing = False
         self.usual_headers: tuple[tuple[bytes, bytes], ...] = ()
 
@@ -160,7 +162,7 @@ class Calls:
             return
         if stream.timer is not None:
             stream.timer.cancel()
-        self._buffered -= stream.buffered
+        self._hold(-stream.buffered)
         if stream.call.path == WATCH:
             self._shared.health.watchers.pop((self, stream_id), None)
 
@@ -193,12 +195,19 @@ class Calls:
             if stream_id not in self._streams:
                 return
         buffered = stream.reader.buffered
-        self._buffered += buffered - stream.buffered
-        stream.buffered = buffered
-        if self._buffered > _MOST_BUFFERED:
-            raise CallError(Status.RESOURCE_EXHAUSTED, "too many bytes of incomplete messages on this connection")
+        more, stream.buffered = buffered - stream.buffered, buffered
+        self._hold(more)  # this connection may be the one that is closed
+        if self.buffered > CONNECTION_BUDGET:
+            found = "too many bytes of incomplete messages on this connection"
+            raise CallError(Status.RESOURCE_EXHAUSTED, found, refused="connection_budget")
         if self.closing and not buffered:
             self._finish(stream_id, stream)
+
+    def _hold(self, more: int) -> None:
+        """Account for bytes of incomplete messages; for fewer, if negative."""
+        if more:
+            self.buffered += more
+            self._shared.hold(more)
 
     def _message(self, stream_id: int, stream: Stream, message: bytes) -> None:
         stream.received = True
@@ -206,8 +215,12 @@ class Calls:
         if path == PROCESS:
             self._reply(stream_id, stream, self._service.answer(message))
         elif path == CHECK:
+            self.checked = True
             self._send(stream_id, stream, self._shared.health.check(message))
             self._finish(stream_id, stream)
+            if self._shared.health.ended and not self._streams:
+                # The next check opens a new connection: at an address that several servers share, to one that serves.
+                self._engine.send_goaway(http2.NO_ERROR)
         elif stream.answered:
             raise CallError(Status.INTERNAL, "a second message arrived where one was expected")
         else:
@@ -270,6 +283,8 @@ class Calls:
     def _fail(self, stream_id: int, stream: Stream, error: CallError) -> None:
         """End a call with an error."""
         engine = self._engine
+        if error.refused:
+            self._shared.refuse(error.refused)
         trailers = grpc_protocol.failed(error.status, str(error))
         try:
             if stream.answered:

@@ -49,11 +49,13 @@ def new_server(transport: Transport, service: Service, settings: Settings) -> Se
     """
     if transport == "nghttp2":
         from ext_proc.transport.nghttp2 import Nghttp2Server
+        from ext_proc.transport.shared import Limits
 
-        return Nghttp2Server(service, settings.tls)
+        limits = Limits(connections=settings.max_connections)
+        return Nghttp2Server(service, settings.tls, limits, shares_ports=settings.shares_ports)
     from ext_proc.transport.grpc_aio import GrpcServer
 
-    return GrpcServer(service, settings.tls)
+    return GrpcServer(service, settings.tls, shares_ports=settings.shares_ports)
 
 
 def loop_factory(wanted: Transport) -> LoopFactory | None:

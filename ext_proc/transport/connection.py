@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ext_proc.transport import http2
+from ext_proc.transport.authority import Mender
+from ext_proc.transport.base import CONNECTION_BUDGET
 from ext_proc.transport.calls import Calls
 from ext_proc.transport.http2 import (
     DataReceived,
@@ -30,11 +32,17 @@ from ext_proc.transport.streams import FinishedStreams
 
 log = logging.getLogger("ext_proc")
 
-_MOST_QUEUED: Final = 4 * 1024 * 1024
-"""Bytes of answers that may wait for a peer's flow-control window."""
-
 _MOST_AT_ONCE: Final = 8 * 1024
 """Bytes passed to the engine at a time."""
+
+_CALL_BYTES: Final = 512
+"""What an open call takes, about, beside its messages."""
+
+_STRANGER_SECONDS: Final = 3600.0
+"""A peer that has not even sent its settings counts as silent for so much longer."""
+
+_MOST_BROKEN: Final = 20
+"""Calls that break the rules, after which their connection is closed."""
 
 HTTP2_ERROR: Final = "http2"
 """The error kind that connections are counted under whose peers broke the protocol."""
@@ -49,17 +57,21 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_active",
         "_active_at",
+        "_broken",
         "_calls",
         "_engine",
         "_finished",
         "_goaway_sent",
+        "_mender",
         "_opened_at",
         "_paused",
         "_pinged",
+        "_queued",
         "_secure",
         "_settings_received",
         "_shared",
         "_transport",
+        "_unsent",
     )
 
     def __init__(self, shared: Shared, *, secure: bool) -> None:
@@ -70,12 +82,31 @@ class Connection(asyncio.Protocol):
         self._calls: Calls
         self._transport: Any = None
         self._opened_at = self._active_at = 0.0
+        self._mender: Mender | None = Mender()
+        self._broken = self._queued = self._unsent = 0
         self._settings_received = self._active = self._pinged = self._paused = self._goaway_sent = False
 
     @property
     def open_streams(self) -> int:
         """Calls that are open now."""
         return len(self._calls)
+
+    @property
+    def held(self) -> int:
+        """Bytes that the peer makes us hold: what the server accounts for, and its calls."""
+        return self._calls.buffered + self._queued + self._unsent + _CALL_BYTES * len(self._calls)
+
+    @property
+    def silent_since(self) -> float | None:
+        """When the peer was last heard, in the event loop's time; None if it has calls."""
+        if self.open_streams:
+            return None
+        return self._active_at if self._settings_received else self._opened_at - _STRANGER_SECONDS
+
+    @property
+    def checks_only(self) -> bool:
+        """Whether the peer uses this connection for nothing but health checks, as Envoy does."""
+        return self._calls.checked and not self._calls.usual_headers
 
     # Called by asyncio.
 
@@ -101,6 +132,7 @@ class Connection(asyncio.Protocol):
         if self not in self._shared.connections:
             return  # the peer does not speak HTTP/2
         self._calls.release()
+        self._give_back()
         self._shared.connections.discard(self)
         if not self._shared.connections:
             self._shared.empty.set()
@@ -108,17 +140,23 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer does not read what we send: read nothing from it until it does."""
         self._paused, self._active = True, True
+        self._unsent = self._transport.get_write_buffer_size()
+        self._shared.hold(self._unsent)
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The peer has read most of it."""
         self._paused, self._active = False, True
+        self._shared.hold(-self._unsent)
+        self._unsent = 0
         self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Answer everything in these bytes."""
         self._active = True
         engine = self._engine
+        if self._mender is not None:
+            data = self._mended(data)
         try:
             if len(data) <= _MOST_AT_ONCE:
                 engine.receive_data(data)
@@ -153,6 +191,8 @@ class Connection(asyncio.Protocol):
             elif kind is StreamClosed:
                 self._finished.half_open.discard(event.stream_id)
                 calls.forget(event.stream_id)
+                if event.error_code == http2.PROTOCOL_ERROR:
+                    self._broken_stream()
             elif kind is StreamReset:
                 pass  # StreamClosed comes next
             elif kind is DataReceived:
@@ -165,6 +205,29 @@ class Connection(asyncio.Protocol):
                 self._send_goaway()
         if begun:
             calls.begin_usual(begun)
+
+    def _mended(self, data: bytes) -> bytes:
+        """The bytes for the engine, with an ``:authority`` that it accepts."""
+        mender = self._mender
+        assert mender is not None  # the caller has looked
+        data = mender.feed(data)
+        if mender.needed is False and not self._shared.mend:
+            self._mender = None
+            data += mender.rest()
+        return data
+
+    def _broken_stream(self) -> None:
+        """Count a call that was reset because it broke the rules of HTTP/2, which the engine does without an event.
+
+        If its headers were Envoy's, only mending them can help, which takes another connection.
+        """
+        shared = self._shared
+        shared.service.counts.error(HTTP2_ERROR)
+        shared.report(HTTP2_ERROR, "a call was reset because its headers or frames break the rules of HTTP/2")
+        shared.mend = True
+        self._broken += 1
+        if self._broken == _MOST_BROKEN:
+            asyncio.get_running_loop().call_soon(self.close)
 
     def _unprompted(self, queue: Callable[[], None]) -> None:
         """Send what a function queues while nothing is being read; see :data:`ext_proc.transport.calls.Unprompted`."""
@@ -184,7 +247,10 @@ class Connection(asyncio.Protocol):
         if data:
             self._transport.write(data)
         queued = engine.queued_body_size()
-        if queued > _MOST_QUEUED:
+        if queued != self._queued:
+            more, self._queued = queued - self._queued, queued
+            self._shared.hold(more)
+        if queued > CONNECTION_BUDGET:
             self._cut_off()
         elif not engine.want_read or (self._goaway_sent and not queued and not self.open_streams):
             self._close_transport()
@@ -240,12 +306,22 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close at once, and free what the peer made us hold."""
         self._transport.abort()
+        self._calls.forget_all()
+        self._finished.clear()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Account for the answers that are not sent any more."""
+        less = self._queued + self._unsent
+        self._queued = self._unsent = 0
+        self._shared.hold(-less)
 
     def _cut_off(self) -> None:
         """End the connection of a peer that keeps asking and leaves no room for answers."""
         self._shared.service.counts.error(HTTP2_ERROR)
+        self._shared.refuse("connection_budget")
         self._engine.terminate_connection(http2.ENHANCE_YOUR_CALM)
         self._transport.write(self._engine.data_to_send())
         self._close_transport()

@@ -17,17 +17,17 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from abmesh.experiment.errors import StartError
+from abmesh.listening import LogLimit
 from ext_proc import wire
 from ext_proc.service import END, Last, Service
-from ext_proc.settings import Address, Tls, Unix
+from ext_proc.settings import Address, Tcp, Tls, Unix
 from ext_proc.transport.base import LONGEST_MESSAGE, MOST_STREAMS, SERVICES, until_quiet
-from ext_proc.transport.sockets import IN_USE, UnixSocket
+from ext_proc.transport.sockets import SOCKET_ERROR, UnixSocket, check_free, taken_over
 from ext_proc.transport.tls import server_context
 
 log = logging.getLogger("ext_proc")
 
 _OPTIONS: Final = (
-    ("grpc.so_reuseport", 1),
     ("grpc.max_receive_message_length", LONGEST_MESSAGE),
     ("grpc.max_concurrent_streams", MOST_STREAMS),
     # Envoy may ping as often as its operator configures, also on an idle connection.
@@ -40,33 +40,39 @@ TERMINATED_ERROR: Final = "grpcio"
 """The error kind that an unexpected end of grpc.aio is counted under."""
 
 _RETRY_SECONDS: Final = 0.5
+_CHECK_SECONDS: Final = 1.0
 
 
 class GrpcServer:
     """One listening server."""
 
-    def __init__(self, service: Service, tls: Tls | None = None) -> None:
+    def __init__(self, service: Service, tls: Tls | None = None, *, shares_ports: bool = False) -> None:
         """Set up a server that does not listen yet.
 
         Args:
             service: answers the messages.
             tls: certificate and key; None for plain text.
+            shares_ports: whether the TCP ports are held for this process and others.
 
         Raises:
             StartError: one of the files is not usable.
         """
         self._service = service
+        self._shares_ports = shares_ports
+        self._quiet = LogLimit()
         self._credentials = None if tls is None else _credentials(tls)
         self._health = _Health()
         self._sockets: list[UnixSocket] = []
+        self._ports: list[Tcp] = []
         self._idle: set[asyncio.Task[None]] = set()
         self._streams = 0
         self._closing = False
         self._watching: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._server = self._new_server()
 
     def _new_server(self) -> grpc.aio.Server:
-        server = grpc.aio.server(options=_OPTIONS)
+        server = grpc.aio.server(options=(("grpc.so_reuseport", int(self._shares_ports)), *_OPTIONS))
         handler = grpc.stream_stream_rpc_method_handler(self._process)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(wire.SERVICE, {wire.METHOD: handler}),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -78,8 +84,13 @@ class GrpcServer:
         Raises:
             StartError: the server cannot listen on an address.
         """
+        for address in addresses:
+            if isinstance(address, Tcp) and not self._shares_ports:
+                check_free(address)  # of several addresses of a name, grpcio is content with one
         bound = await self._listen(addresses)
+        self._ports = [address for address in bound if isinstance(address, Tcp)]
         self._watching = asyncio.create_task(self._keep_listening(bound))
+        self._checking = asyncio.create_task(self._check_sockets())
         return tuple(map(str, bound))
 
     async def _listen(self, addresses: Sequence[Address]) -> list[Address]:
@@ -104,6 +115,19 @@ class GrpcServer:
             if self._closing:
                 return
             await self._restart(addresses)
+
+    async def _check_sockets(self) -> None:
+        """Restart grpc.aio if somebody deletes a Unix socket: a server of it cannot listen at one more address."""
+        while not self._closing:
+            await asyncio.sleep(_CHECK_SECONDS)
+            for socket in self._sockets:
+                if socket.missing and not self._closing:
+                    self._service.counts.error(SOCKET_ERROR)
+                    if (more := self._quiet.allows(SOCKET_ERROR)) is not None:
+                        text = "unix:%s was deleted: restarting grpc.aio to create it again (%d more since the last)"
+                        log.warning(text, socket.path, more)
+                    await self._server.stop(_CHECK_SECONDS)
+                    break
 
     async def _restart(self, addresses: Sequence[Address]) -> None:
         """Listen with a new server as soon as possible: a socket's folder may be gone, or a port taken."""
@@ -138,7 +162,8 @@ class GrpcServer:
             else:
                 port = self._server.add_secure_port(target, self._credentials)
         except RuntimeError as error:
-            raise StartError(f"cannot listen on {address}: {IN_USE}") from error
+            why = "is it in use, or does the host not belong to this machine?"
+            raise StartError(f"cannot listen on {address}: {why}") from error
         return address if isinstance(address, Unix) else type(address)(address.host, port)
 
     async def set_serving(self) -> None:
@@ -148,10 +173,11 @@ class GrpcServer:
 
     async def drain(self, seconds: float) -> None:
         """Stop without failing open calls; see :class:`ext_proc.transport.base.Server`."""
-        await self._health.enter_graceful_shutdown()
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        await until_quiet(seconds, lambda: self._streams)
+        if not taken_over(self._ports, self._sockets):
+            await self._health.enter_graceful_shutdown()
+            await until_quiet(seconds, lambda: self._streams)
         self._closing = True
         self._health.end_watches()
         for task in list(self._idle):
@@ -164,6 +190,8 @@ class GrpcServer:
         await self._stop(None)
 
     async def _stop(self, grace: float | None) -> None:
+        if self._checking is not None:
+            self._checking.cancel()
         await self._server.stop(grace)
         for socket in self._sockets:
             socket.remove()

@@ -30,11 +30,17 @@ class Status(IntEnum):
 
 
 class CallError(Exception):
-    """A call cannot continue; carries the status that it ends with."""
+    """A call cannot continue.
 
-    def __init__(self, status: Status, message: str) -> None:
+    Attributes:
+        status: that it ends with.
+        refused: the cause to count it under if it was refused to protect the server; else empty.
+    """
+
+    def __init__(self, status: Status, message: str, refused: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.refused = refused
 
 
 class Call(NamedTuple):
@@ -195,4 +201,5 @@ class Reader:
 
 def too_long(length: int) -> CallError:
     """The error for a message of this length."""
-    return CallError(Status.RESOURCE_EXHAUSTED, f"message of {length} bytes; allowed: {LONGEST_MESSAGE}")
+    found = f"message of {length} bytes; allowed: {LONGEST_MESSAGE}"
+    return CallError(Status.RESOURCE_EXHAUSTED, found, refused="message")

@@ -36,12 +36,13 @@ class Health:
     """Whether the server serves, and who is notified when that changes.
 
     Attributes:
+        ended: whether NOT_SERVING is reported for good.
         watchers: what notifies each watcher, by the transport's key for its stream.
     """
 
     def __init__(self) -> None:
         self._now = NOT_SERVING
-        self._ended = False
+        self.ended = False
         self.watchers: dict[object, Notify] = {}
 
     def check(self, message: bytes) -> bytes:
@@ -72,10 +73,10 @@ class Health:
     def end(self) -> None:
         """Report NOT_SERVING for good."""
         self._set(NOT_SERVING)
-        self._ended = True
+        self.ended = True
 
     def _set(self, status: bytes) -> None:
-        if self._ended or status == self._now:
+        if self.ended or status == self._now:
             return
         self._now = status
         for notify in list(self.watchers.values()):

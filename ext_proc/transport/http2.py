@@ -32,6 +32,7 @@ from ext_proc.transport.base import MOST_STREAMS
 __all__ = [
     "ENHANCE_YOUR_CALM",
     "NO_ERROR",
+    "PROTOCOL_ERROR",
     "Connection",
     "DataReceived",
     "EngineError",
@@ -53,6 +54,7 @@ StreamGone = StreamProtocolError
 """The stream is closed, or not in a state for this operation."""
 
 NO_ERROR: Final = int(ErrorCode.NO_ERROR)
+PROTOCOL_ERROR: Final = int(ErrorCode.PROTOCOL_ERROR)
 ENHANCE_YOUR_CALM: Final = int(ErrorCode.ENHANCE_YOUR_CALM)
 
 _WINDOW: Final = 1024 * 1024

@@ -6,19 +6,24 @@ Both transports and :mod:`ext_proc.workers.supervisor` use it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from abmesh import listening
 from abmesh.experiment.errors import StartError
-from ext_proc.settings import Tcp
+from ext_proc.settings import Address, Tcp
 
-IN_USE: Final = "is the port already in use, or does the host not belong to this machine?"
-
-_MODE = 0o660
+_MODE: Final = 0o660
 """Owner and group may connect: run Envoy in the server's group."""
+
+
+SOCKET_ERROR: Final = "socket"
+"""The error kind that Unix sockets are counted under which somebody deleted while we serve there."""
 
 
 class UnixSocket:
@@ -45,6 +50,25 @@ class UnixSocket:
             raise StartError(f"cannot listen on unix:{path}: found a file that is not a socket; move it away")
         self.hidden.unlink(missing_ok=True)
 
+    @property
+    def path(self) -> Path:
+        """Where clients find it."""
+        return self._path
+
+    @property
+    def missing(self) -> bool:
+        """Whether somebody has deleted the published socket."""
+        return self._inode is not None and not self._path.exists()
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether another server has published a socket in its place."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return False
+        return self._inode is not None and stat.S_ISSOCK(found.st_mode) and (found.st_dev, found.st_ino) != self._inode
+
     def publish(self) -> None:
         """Move the socket into place, so that clients can connect."""
         self.hidden.chmod(_MODE)
@@ -61,57 +85,64 @@ class UnixSocket:
                 self._path.unlink()
 
 
-def reserve(address: Tcp) -> tuple[socket.socket, Tcp]:
-    """Reserve a TCP port for processes that will listen on it with SO_REUSEPORT.
+def taken_over(ports: Collection[object], sockets: Collection[UnixSocket]) -> bool:
+    """Whether new clients reach another server wherever this one listens; a TCP port is never taken over."""
+    return not ports and bool(sockets) and all(each.taken_over for each in sockets)
 
-    The socket never listens, so it gets no connections; it keeps the port ours while workers are restarted.
+
+def hold(address: Tcp) -> tuple[list[socket.socket], Tcp]:
+    """Take a TCP port for the workers of one server, which then share it; see :func:`bound`.
+
+    The sockets never listen, so they get no connections; they keep the port ours while workers are restarted.
 
     Returns:
-        The socket, which the caller closes, and the address with its real port.
+        The sockets, which the caller closes, and the address with its real port.
 
     Raises:
-        StartError: the port is not available.
+        StartError: somebody else has the port, or it is not available for another reason.
     """
-    try:
-        family, kind, protocol, _, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        held = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise StartError(f"cannot listen on {address}: {error}") from error
-    try:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind(target)
-    except OSError as error:
-        held.close()
-        raise StartError(f"cannot listen on {address}: {error.strerror or error}") from error
-    return held, Tcp(address.host, held.getsockname()[1])
+    held = bound(address, shared=False)
+    for made in held:
+        # With this option, a socket that does not listen lets others have its port too.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        # Only from now on: a port that is already shared by others must not be ours too.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return held, Tcp(address.host, held[0].getsockname()[1])
 
 
-def bound(address: Tcp) -> list[socket.socket]:
-    """Sockets bound to every address that a host name resolves to, all on one port, with SO_REUSEPORT.
+def check_free(address: Tcp) -> None:
+    """Check that nobody listens on a TCP port, not even one that is ready to share it.
+
+    Raises:
+        StartError: somebody does, or the port is not available for another reason.
+    """
+    for made in bound(address, shared=False):
+        made.close()
+
+
+def bound(address: Tcp, *, shared: bool) -> list[socket.socket]:
+    """Sockets bound to every address that a host name resolves to, all on one port.
+
+    Args:
+        address: where.
+        shared: whether the port is held (:func:`hold`) for this process and others.
 
     Raises:
         StartError: an address is not available.
     """
-    sockets: list[socket.socket] = []
-    port = address.port
     try:
-        for family, kind, protocol, _, target in _resolved(address):
-            made = socket.socket(family, kind, protocol)
-            sockets.append(made)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                # "::" means all addresses of both families, as it does to gRPC.
-                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address.host != "::"))
-            made.bind((target[0], port, *target[2:]))
-            port = made.getsockname()[1]
+        return listening.bound(address.host, address.port, shared=shared)
     except OSError as error:
-        for made in sockets:
-            made.close()
-        raise StartError(f"cannot listen on {address}: {IN_USE} ({error.strerror or error})") from error
-    return sockets
+        raise cannot_listen(address, error) from error
 
 
-def _resolved(address: Tcp) -> list[tuple[int, int, int, str, tuple[Any, ...]]]:
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return list(dict.fromkeys(found))
+def cannot_listen(address: Address, error: OSError) -> StartError:
+    """The error for an address that the kernel refuses."""
+    if error.errno == errno.EADDRINUSE:
+        why = (
+            "another program, or another abmesh server, listens there; stop it or choose another address. "
+            "Only the workers of one server share a port"
+        )
+    else:
+        why = error.strerror or str(error)
+    return StartError(f"cannot listen on {address}: {why}")

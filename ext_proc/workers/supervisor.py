@@ -1,8 +1,9 @@
 """Keeps several workers running as one server.
 
 :func:`ext_proc.server.run` calls :func:`supervise` for ``--workers N``. Workers are new processes, not forks, because
-grpc does not survive a fork. They share TCP ports with SO_REUSEPORT, and the supervisor keeps the ports reserved. A
-Unix socket cannot be shared: worker 0 listens on its path and worker i on ``PATH.i``.
+grpc does not survive a fork. They share TCP ports with SO_REUSEPORT, which the supervisor takes before and holds: if
+anybody else listens there, the server does not start. A Unix socket cannot be shared: worker 0 listens on its path and
+worker i on ``PATH.i``.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ext_proc.exposition import Exposition, serve_metrics
+from ext_proc.exposition import Exposition, Processes, serve_metrics
 from ext_proc.lifecycle import Signals, background, either, ready_line
 from ext_proc.settings import Address, Settings, Tcp, Tls, Unix
 from ext_proc.telemetry import Counts, merge
-from ext_proc.transport.sockets import reserve
+from ext_proc.transport.sockets import hold
 from ext_proc.workers.report import Report
 
 log = logging.getLogger("ext_proc")
@@ -53,8 +54,9 @@ async def supervise(settings: Settings) -> int:
         addresses: list[Address] = []
         for address in settings.addresses:
             if isinstance(address, Tcp):
-                held, address = reserve(address)
-                stack.callback(held.close)
+                held, address = hold(address)
+                for made in held:
+                    stack.callback(made.close)
             addresses.append(address)
         if any(isinstance(address, Tcp) for address in addresses):
             log.info(
@@ -65,7 +67,8 @@ async def supervise(settings: Settings) -> int:
         fleet = _Fleet(
             [_Slot(index, _command(settings, addresses, index)) for index in range(settings.workers)], signals
         )
-        async with serve_metrics(settings.metrics, (Exposition(fleet.counts, time.time), fleet)) as url:
+        collectors = (Exposition(fleet.counts, time.time), fleet, Processes(fleet.processes))
+        async with serve_metrics(settings.metrics, collectors) as url:
             return await fleet.run(url, settings.drain_seconds)
 
 
@@ -79,6 +82,7 @@ def _command(settings: Settings, addresses: Sequence[Address], index: int) -> tu
         *(sys.executable, "-P", "-m", "ext_proc", "--worker", str(index), "--metrics", "off"),
         *("--config", str(settings.config), "--drain", repr(settings.drain_seconds)),
         *("--poll", repr(settings.poll_interval), "--transport", settings.transport),
+        *("--max-connections", str(settings.max_connections)),
         *(_tls_flags(settings.tls) if settings.tls is not None else ()),
         *(part for address in own for part in ("--listen", str(address))),
     )
@@ -122,6 +126,11 @@ class _Fleet(Collector):
         """The counts of all workers since the supervisor started, at most half a second old."""
         with self._counting:  # a scrape, in its own thread, must not see a worker's counts twice or not at all
             return merge([slot.report.counts for slot in self._slots if slot.report.addresses], [self._retired])
+
+    def processes(self) -> dict[str, int]:
+        """The ids of the processes that run now, by the label under which their metrics are shown."""
+        running = {str(slot.index): slot.process.pid for slot in list(self._slots) if slot.process is not None}
+        return {"supervisor": os.getpid(), **running}
 
     def collect(self) -> Iterator[Metric]:
         """The supervisor's own metrics."""

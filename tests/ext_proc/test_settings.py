@@ -58,6 +58,8 @@ def test_any_text_is_an_address_or_refused(text: str) -> None:
         ({"metrics": "unix:/x"}, "--metrics"),
         ({"workers": 0}, "--workers"),
         ({"workers": 65}, "--workers"),
+        ({"max_connections": 0}, "--max-connections"),
+        ({"max_connections": 65_537}, "--max-connections"),
         ({"drain_seconds": -1.0}, "--drain"),
         ({"drain_seconds": float("nan")}, "--drain"),
         ({"poll_interval": 0.0}, "--poll"),

@@ -16,7 +16,7 @@ from tests.ext_proc.conformance.serving import IDENTITY
 from tests.ext_proc.samples import EVERY_KIND, document, request_headers
 
 UNTOUCHED_BODY = wire.UNTOUCHED["request_body"]
-LARGEST = 16 * 1024 * 1024
+LARGEST = 1024 * 1024
 LAST = request_headers([("x-user-id", b"u")], protocol_config=ProtocolConfiguration())
 """A message after whose answer the server closes the stream."""
 

@@ -68,7 +68,7 @@ async def outcome(channel: grpc.aio.Channel, size: int) -> grpc.StatusCode:
 
 
 @pytest.mark.parametrize("size", [LARGEST - 1, LARGEST])
-async def test_a_message_may_have_16_mib(served: Served, size: int) -> None:
+async def test_a_message_may_have_1_mib(served: Served, size: int) -> None:
     async with connected(served.tcp) as channel:
         assert await ask(channel, body_message(size)) == UNTOUCHED_BODY
 

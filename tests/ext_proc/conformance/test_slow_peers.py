@@ -59,17 +59,17 @@ def test_a_peer_that_never_opens_its_window_uses_bounded_memory(nghttp2: Served)
 
 
 def test_messages_that_are_never_completed_use_bounded_memory(nghttp2: Served) -> None:
-    """16 MiB each on many streams of one connection: their total is limited."""
+    """1 MiB each on many streams of one connection: their total is limited."""
     before = nghttp2.memory()
     with peer(nghttp2.tcp) as found:
         found.raw.settimeout(2.0)
         with contextlib.suppress(TimeoutError, Closed):
-            for stream in range(1, 40, 2):
+            for stream in range(1, 200, 2):
                 found.send(found.headers(stream), found.data(stream, message(b"", 0, LARGEST)))
-                for _ in range(300):  # 4.7 MB
+                for _ in range(60):  # 0.98 MB
                     found.send(found.data(stream, bytes(16384)))
                 found.until(lambda: False, 0)
-        assert nghttp2.memory() - before < 60
+        assert nghttp2.memory() - before < 20
         served_well(nghttp2)
     nghttp2.forgets_streams()
 

@@ -101,7 +101,7 @@ def converse(data: bytes, pieces: Callable[[bytes], Iterator[bytes]], *, drains:
             assert connection.open_streams == 0
         connection.connection_lost(None)
         assert connection.open_streams == 0
-        assert connection._calls._buffered == 0
+        assert connection._calls.buffered == shared.held == connection.held == 0
         assert not shared.connections
         assert not shared.health.watchers
         handles = [each for each in asyncio.get_running_loop()._scheduled if not each.cancelled()]  # type: ignore[attr-defined]

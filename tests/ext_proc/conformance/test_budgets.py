@@ -1,0 +1,80 @@
+"""What all peers of nghttp2 together may cost."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from tests.ext_proc.clients import USER
+from tests.ext_proc.conformance.answers import expected
+from tests.ext_proc.conformance.frames import NO_ERROR, message
+from tests.ext_proc.conformance.peer import Closed, Peer, peer
+from tests.ext_proc.conformance.served import serving
+from tests.ext_proc.programs import eventually
+
+pytestmark = pytest.mark.process
+
+ANSWER = expected(USER)
+
+
+async def test_a_newcomer_beyond_the_most_is_refused_and_later_the_silent_make_room(tmp_path: Path) -> None:
+    with (
+        contextlib.ExitStack() as stack,
+        serving(tmp_path, "nghttp2", limits={"connections": 16, "check": 1}) as server,
+    ):
+        busy = stack.enter_context(peer(server.tcp))
+        busy.send(busy.headers(1))
+        busy.ping()
+        for _ in range(15):
+            stack.enter_context(peer(server.tcp))
+        late = stack.enter_context(Peer(server.tcp))
+        assert late.end() is None
+        assert late.closed
+        await eventually(lambda: (server.counters().connections or 0) < 16, "room")
+        assert stack.enter_context(peer(server.tcp)).call(1, USER).messages == [ANSWER]
+        assert busy.call(3, USER).messages == [ANSWER]
+
+
+def test_the_peer_that_holds_most_is_closed_and_no_other(tmp_path: Path) -> None:
+    with serving(tmp_path, "nghttp2", limits={"held": 300_000}) as server:
+        with peer(server.tcp) as modest, peer(server.tcp) as greedy:
+            modest.send(modest.headers(1), modest.data(1, message(USER)[:50]))
+            modest.ping()
+            for stream in range(1, 100, 2):
+                greedy.send(greedy.headers(stream), greedy.data(stream, message(b"", 0, 100_000) + bytes(10_000)))
+            with pytest.raises(Closed):
+                greedy.until(lambda: False)
+            modest.send(modest.data(1, message(USER)[50:], end=True))
+            assert modest.result(1).messages == [ANSWER]
+        server.forgets_streams()
+
+
+def test_a_peer_that_says_istios_name_is_served(tmp_path: Path) -> None:
+    name = "outbound|9000||abmesh.ns.svc.cluster.local"
+    headers = (
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/envoy.service.ext_proc.v3.ExternalProcessor/Process"),
+    )
+    rest = ((":authority", name), ("te", "trailers"), ("content-type", "application/grpc"))
+    with serving(tmp_path, "nghttp2") as server, peer(server.tcp) as found:
+        for stream in (1, 3, 5):
+            assert found.call(stream, USER, headers=(*headers, *rest)).messages == [ANSWER]
+
+
+def test_a_health_check_while_draining_is_asked_to_come_anew(tmp_path: Path) -> None:
+    check = ((":method", "POST"), (":scheme", "http"), (":path", "/grpc.health.v1.Health/Check"))
+    headers = (*check, (":authority", "a"), ("te", "trailers"), ("content-type", "application/grpc"))
+    with serving(tmp_path, "nghttp2") as server:
+        server.command("set_serving")
+        with peer(server.tcp) as caller, peer(server.tcp) as checker:
+            assert checker.call(1, b"", headers=headers).messages == [b"\x08\x01"]
+            caller.send(caller.headers(1))  # holds the drain up
+            caller.ping()
+            server.command("drain 20")
+            assert checker.end() == NO_ERROR
+            with peer(server.tcp) as anew:
+                assert anew.call(1, b"", headers=headers).messages == [b"\x08\x02"]
+                assert anew.end() == NO_ERROR
