@@ -47,12 +47,19 @@ class Mender:
         needed: None before the first call; then whether its ``:authority`` had to be mended.
     """
 
-    __slots__ = ("_passing", "_waiting", "needed")
+    __slots__ = ("_always", "_passing", "_waiting", "needed")
 
-    def __init__(self) -> None:
+    def __init__(self, *, always: bool = False) -> None:
+        """With ``always``, go on even if the first call needs no mending."""
+        self._always = always
         self.needed: bool | None = None
         self._passing = _PREFACE
         self._waiting = b""
+
+    @property
+    def done(self) -> bool:
+        """Whether the peer needs no mending, so that its bytes need not pass through here any more."""
+        return self.needed is False and not self._always
 
     def feed(self, data: bytes) -> bytes:
         """The bytes for the engine; a header block that is incomplete is kept until it is complete."""
@@ -71,17 +78,14 @@ class Mender:
                     mended += [data[taken:start], frame]
                     taken = after
             start = after
+        if self.done:  # nothing is kept for a next time
+            return b"".join((*mended, data[taken:]))
         if start >= end:
             self._passing = start - end
         else:
             self._passing = 0
             self._waiting, data = data[start:], data[:start]
         return b"".join((*mended, data[taken:])) if mended else data
-
-    def rest(self) -> bytes:
-        """What is kept, for a peer that turned out to need no mending."""
-        waiting, self._waiting = self._waiting, b""
-        return waiting
 
     def _frame(self, frame: bytes) -> bytes | None:
         """The mended frame; None if it is fine."""

@@ -28,6 +28,7 @@ from ext_proc.transport.http2 import (
     TrailersReceived,
 )
 from ext_proc.transport.shared import Shared
+from ext_proc.transport.silence import Silence, Verdict
 from ext_proc.transport.streams import FinishedStreams
 
 log = logging.getLogger("ext_proc")
@@ -37,9 +38,6 @@ _MOST_AT_ONCE: Final = 8 * 1024
 
 _CALL_BYTES: Final = 512
 """What an open call takes, about, beside its messages."""
-
-_STRANGER_SECONDS: Final = 3600.0
-"""A peer that has not even sent its settings counts as silent for so much longer."""
 
 _MOST_BROKEN: Final = 20
 """Calls that break the rules, after which their connection is closed."""
@@ -56,20 +54,18 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_active",
-        "_active_at",
         "_broken",
         "_calls",
         "_engine",
         "_finished",
         "_goaway_sent",
         "_mender",
-        "_opened_at",
         "_paused",
-        "_pinged",
         "_queued",
         "_secure",
         "_settings_received",
         "_shared",
+        "_silence",
         "_transport",
         "_unsent",
     )
@@ -80,11 +76,11 @@ class Connection(asyncio.Protocol):
         self._engine: http2.Connection
         self._finished: FinishedStreams
         self._calls: Calls
+        self._silence: Silence
         self._transport: Any = None
-        self._opened_at = self._active_at = 0.0
-        self._mender: Mender | None = Mender()
+        self._mender: Mender | None = Mender(always=shared.mend)
         self._broken = self._queued = self._unsent = 0
-        self._settings_received = self._active = self._pinged = self._paused = self._goaway_sent = False
+        self._settings_received = self._active = self._paused = self._goaway_sent = False
 
     @property
     def open_streams(self) -> int:
@@ -99,9 +95,7 @@ class Connection(asyncio.Protocol):
     @property
     def silent_since(self) -> float | None:
         """When the peer was last heard, in the event loop's time; None if it has calls."""
-        if self.open_streams:
-            return None
-        return self._active_at if self._settings_received else self._opened_at - _STRANGER_SECONDS
+        return None if self.open_streams else self._silence.since(greeted=self._settings_received)
 
     @property
     def checks_only(self) -> bool:
@@ -122,7 +116,7 @@ class Connection(asyncio.Protocol):
         self._calls = Calls(self._engine, self._finished, self._shared, self._unprompted)
         self._shared.connections.add(self)
         self._shared.empty.clear()
-        self._opened_at = self._active_at = asyncio.get_running_loop().time()
+        self._silence = Silence(asyncio.get_running_loop().time())
         self._transport.write(self._engine.data_to_send())
         if self._shared.closing:
             self.close()  # accepted just before the listeners closed
@@ -140,23 +134,26 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer does not read what we send: read nothing from it until it does."""
         self._paused, self._active = True, True
+        self._transport.pause_reading()
         self._unsent = self._transport.get_write_buffer_size()
         self._shared.hold(self._unsent)
-        self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The peer has read most of it."""
         self._paused, self._active = False, True
-        self._shared.hold(-self._unsent)
-        self._unsent = 0
         self._transport.resume_reading()
+        less, self._unsent = self._unsent, 0
+        self._shared.hold(-less)
 
     def data_received(self, data: bytes) -> None:
         """Answer everything in these bytes."""
         self._active = True
         engine = self._engine
-        if self._mender is not None:
-            data = self._mended(data)
+        mender = self._mender
+        if mender is not None:
+            data = mender.feed(data)
+            if mender.done:
+                self._mender = None
         try:
             if len(data) <= _MOST_AT_ONCE:
                 engine.receive_data(data)
@@ -206,16 +203,6 @@ class Connection(asyncio.Protocol):
         if begun:
             calls.begin_usual(begun)
 
-    def _mended(self, data: bytes) -> bytes:
-        """The bytes for the engine, with an ``:authority`` that it accepts."""
-        mender = self._mender
-        assert mender is not None  # the caller has looked
-        data = mender.feed(data)
-        if mender.needed is False and not self._shared.mend:
-            self._mender = None
-            data += mender.rest()
-        return data
-
     def _broken_stream(self) -> None:
         """Count a call that was reset because it broke the rules of HTTP/2, which the engine does without an event.
 
@@ -263,21 +250,16 @@ class Connection(asyncio.Protocol):
         Args:
             now: the event loop's time, in seconds.
         """
-        limits = self._shared.limits
         if self._finished.half_open:
             self._unprompted(self._finished.end_half_open)
-        if not self._settings_received and now - self._opened_at > limits.handshake:
+        heard, self._active = self._active, False
+        stuck = self._paused or self._transport.is_closing()
+        verdict = self._silence.check(
+            now, self._shared.limits, heard=heard, greeted=self._settings_received, stuck=stuck
+        )
+        if verdict is Verdict.ABORT:
             self._transport.abort()
-        elif self._active:
-            self._active, self._pinged, self._active_at = False, False, now
-        elif self._paused or self._transport.is_closing():
-            if now - self._active_at > limits.answer:
-                self._transport.abort()
-        elif self._pinged:
-            if now - self._active_at > limits.idle + limits.answer:
-                self._transport.abort()
-        elif now - self._active_at > limits.idle:
-            self._pinged = True
+        elif verdict is Verdict.PING:
             self._unprompted(lambda: self._engine.ping(_IDLE_PING))
 
     # The end of the connection.
