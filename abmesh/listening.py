@@ -151,8 +151,9 @@ class Listener:
         self._loop.remove_reader(self._listening)
         if self._resume is not None:
             self._resume.cancel()
-        while self._accept():
-            pass
+        for _ in range(_BACKLOG):  # no more than had been waiting
+            if not self._accept():
+                break
         self._listening.close()
         if self._reserve is not None:
             os.close(self._reserve)

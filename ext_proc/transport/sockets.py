@@ -58,7 +58,7 @@ class UnixSocket:
     @property
     def missing(self) -> bool:
         """Whether somebody has deleted the published socket."""
-        return self._inode is not None and not self._path.exists()
+        return self._inode is not None and not os.path.lexists(self._path)
 
     @property
     def taken_over(self) -> bool:

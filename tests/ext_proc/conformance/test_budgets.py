@@ -6,33 +6,38 @@ import contextlib
 from pathlib import Path
 
 import pytest
+from hyperframe.frame import SettingsFrame
 
 from tests.ext_proc.clients import USER
 from tests.ext_proc.conformance.answers import expected
-from tests.ext_proc.conformance.frames import NO_ERROR, message
+from tests.ext_proc.conformance.frames import NO_ERROR, PREFACE, message
 from tests.ext_proc.conformance.peer import Closed, Peer, peer
 from tests.ext_proc.conformance.served import serving
-from tests.ext_proc.programs import eventually
 
 pytestmark = pytest.mark.process
 
 ANSWER = expected(USER)
 
 
-async def test_a_newcomer_beyond_the_most_is_refused_and_later_the_silent_make_room(tmp_path: Path) -> None:
-    with (
-        contextlib.ExitStack() as stack,
-        serving(tmp_path, "nghttp2", limits={"connections": 16, "check": 1}) as server,
-    ):
-        busy = stack.enter_context(peer(server.tcp))
-        busy.send(busy.headers(1))
-        busy.ping()
-        for _ in range(15):
-            stack.enter_context(peer(server.tcp))
+def test_a_newcomer_beyond_the_most_is_refused_and_those_who_are_there_are_served(tmp_path: Path) -> None:
+    limits = {"connections": 4, "check": 3600}
+    with contextlib.ExitStack() as stack, serving(tmp_path, "nghttp2", limits=limits) as server:
+        found = [stack.enter_context(peer(server.tcp)) for _ in range(4)]
         late = stack.enter_context(Peer(server.tcp))
         assert late.end() is None
         assert late.closed
-        await eventually(lambda: (server.counters().connections or 0) < 16, "room")
+        assert [each.call(1, USER).messages for each in found] == [[ANSWER]] * 4
+
+
+def test_the_silent_make_room_for_a_newcomer(tmp_path: Path) -> None:
+    limits = {"connections": 16, "check": 0.5}
+    with contextlib.ExitStack() as stack, serving(tmp_path, "nghttp2", limits=limits) as server:
+        busy = stack.enter_context(peer(server.tcp))
+        busy.send(busy.headers(1))
+        busy.ping()
+        for _ in range(30):  # some find no place
+            stack.enter_context(Peer(server.tcp)).send(PREFACE, SettingsFrame())
+        server.until(lambda now: now.connections is not None and now.connections < 16, "room")
         assert stack.enter_context(peer(server.tcp)).call(1, USER).messages == [ANSWER]
         assert busy.call(3, USER).messages == [ANSWER]
 
