@@ -20,7 +20,7 @@ ANSWER = expected(USER)
 
 
 def test_a_newcomer_beyond_the_most_is_refused_and_those_who_are_there_are_served(tmp_path: Path) -> None:
-    limits = {"connections": 4, "check": 3600}
+    limits: dict[str, float] = {"connections": 4, "check": 3600}
     with contextlib.ExitStack() as stack, serving(tmp_path, "nghttp2", limits=limits) as server:
         found = [stack.enter_context(peer(server.tcp)) for _ in range(4)]
         late = stack.enter_context(Peer(server.tcp))
