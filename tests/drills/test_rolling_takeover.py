@@ -59,7 +59,7 @@ async def test_a_takeover_of_a_unix_socket_loses_no_assignment(short_path: Path,
         assert await old.stop() == 0
 
 
-@pytest.mark.parametrize("transport", ["nghttp2", "grpcio"])
+@pytest.mark.parametrize("transport", ["nghttp2", pytest.param("grpcio", marks=pytest.mark.soak)])
 async def test_a_takeover_between_two_addresses_loses_no_assignment(
     tmp_path: Path, drill: Drill, transport: str
 ) -> None:
