@@ -99,13 +99,14 @@ class Listener:
     connection that waits and close it: the peer learns at once that nobody serves it, and the refusal is counted.
 
     Attributes:
-        pending: connections that are accepted and whose protocol does not exist yet, because TLS is being negotiated.
+        pending: connections that are accepted and not open yet, because TLS is being negotiated.
     """
 
     def __init__(
         self,
         listening: socket.socket,
-        factory: Callable[[], asyncio.Protocol],
+        factory: Callable[[], asyncio.BaseProtocol],
+        is_open: Callable[[asyncio.BaseProtocol], bool],
         admit: Callable[[], bool],
         refused: Callable[[str], None],
         **tls: Any,
@@ -115,6 +116,7 @@ class Listener:
         Args:
             listening: a bound socket; the listener closes it.
             factory: makes the protocol of a connection.
+            is_open: whether a protocol's connection is made and not lost yet.
             admit: whether to serve one more connection; it may close another one first.
             refused: called with the cause of every refusal, one of the constants of this module.
             tls: arguments of ``loop.connect_accepted_socket``.
@@ -130,19 +132,20 @@ class Listener:
             raise
         self._listening = listening
         self._factory = factory
+        self._is_open = is_open
         self._admit = admit
         self._refused = refused
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._reserve = _spare_descriptor()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], asyncio.BaseProtocol] = {}
         self._resume: asyncio.TimerHandle | None = None
         self._loop.add_reader(listening, self._accept_some)
 
     @property
     def pending(self) -> int:
         """See the class."""
-        return len(self._tasks)
+        return sum(not self._is_open(protocol) for protocol in self._tasks.values())
 
     def close(self) -> None:
         """Stop listening. Connections that wait to be accepted are served first; those accepted stay open."""
@@ -179,14 +182,15 @@ class Listener:
             self._refused(CONNECTIONS)
             return True
         accepted.setblocking(False)
-        task = self._loop.create_task(self._serve(accepted))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        protocol = self._factory()
+        task = self._loop.create_task(self._serve(accepted, protocol))
+        self._tasks[task] = protocol
+        task.add_done_callback(self._tasks.pop)
         return True
 
-    async def _serve(self, accepted: socket.socket) -> None:
+    async def _serve(self, accepted: socket.socket, protocol: asyncio.BaseProtocol) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._factory, accepted, **self._tls)
+            await self._loop.connect_accepted_socket(lambda: protocol, accepted, **self._tls)
         except (OSError, TimeoutError):  # the peer is gone, or did not manage the TLS handshake
             accepted.close()
 

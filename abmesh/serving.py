@@ -123,7 +123,7 @@ class HttpServer:
             waiting += bound(host, port)
             port = waiting[0].getsockname()[1]
             while waiting:
-                self._listeners.append(Listener(waiting.pop(0), self._server, self._admit, self._refuse))
+                self._listeners.append(self._listener(waiting.pop(0), self._server))
         except OSError as error:
             for left in waiting:
                 left.close()
@@ -141,6 +141,9 @@ class HttpServer:
             await self._server.shutdown(timeout=1.0)
 
     # Connections.
+
+    def _listener(self, listening: socket.socket, factory: _Server) -> Listener:
+        return Listener(listening, factory, lambda handler: handler in self._open, self._admit, self._refuse)
 
     def _opened(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         loop = asyncio.get_running_loop()

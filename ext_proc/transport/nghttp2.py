@@ -117,13 +117,16 @@ class Nghttp2Server:
                 # Everything is written by then: a peer that does not close its side must not hold up a drain.
                 "ssl_shutdown_timeout": _TLS_CLOSE_SECONDS,
             }
-        return Listener(listening, self._connection, self._admits, self._shared.refuse, **tls)
+        return Listener(listening, self._connection, self._is_open, self._admits, self._shared.refuse, **tls)
 
     @property
     def _most(self) -> int:
         """Connections that may be open at once."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return max(1, min(self._shared.limits.connections, files - SPARE_DESCRIPTORS))
+
+    def _is_open(self, protocol: Any) -> bool:
+        return protocol in self._shared.connections
 
     def _admits(self) -> bool:
         """Whether there is a place for one more connection."""

@@ -38,7 +38,7 @@ async def listening(
     refused: list[str] = []
     (made,) = bound("127.0.0.1", 0)
     port = made.getsockname()[1]
-    listener = Listener(made, Greeter, admit, refused.append)
+    listener = Listener(made, Greeter, lambda _: False, admit, refused.append)
 
     async def greeting(client: socket.socket) -> bytes:
         with client:
@@ -122,5 +122,5 @@ async def test_a_socket_that_cannot_listen_is_closed() -> None:
         (second,) = bound("127.0.0.1", first.getsockname()[1])
         first.listen()
         with pytest.raises(OSError, match="in use"):
-            Listener(second, Greeter, lambda: True, lambda _: None)
+            Listener(second, Greeter, lambda _: False, lambda: True, lambda _: None)
         assert second.fileno() == -1

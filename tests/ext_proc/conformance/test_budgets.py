@@ -12,33 +12,54 @@ from tests.ext_proc.clients import USER
 from tests.ext_proc.conformance.answers import expected
 from tests.ext_proc.conformance.frames import NO_ERROR, PREFACE, message
 from tests.ext_proc.conformance.peer import Closed, Peer, peer
-from tests.ext_proc.conformance.served import serving
+from tests.ext_proc.conformance.served import Served, serving
 
 pytestmark = pytest.mark.process
 
 ANSWER = expected(USER)
 
 
-def test_a_newcomer_beyond_the_most_is_refused_and_those_who_are_there_are_served(tmp_path: Path) -> None:
-    limits: dict[str, float] = {"connections": 4, "check": 3600}
+def crowd(stack: contextlib.ExitStack, server: Served, size: int) -> list[Peer]:
+    """Peers that greet and then wait, if they find a place."""
+    found = [stack.enter_context(Peer(server.tcp)) for _ in range(size)]
+    for each in found:
+        each.send(PREFACE, SettingsFrame())
+    return found
+
+
+def is_served(server: Served) -> bool:
+    """Whether a newcomer gets an answer."""
+    try:
+        with peer(server.tcp) as found:
+            return found.call(1, USER).messages == [ANSWER]
+    except Closed:
+        return False
+
+
+def test_newcomers_beyond_the_most_are_refused_and_those_who_are_there_are_served(tmp_path: Path) -> None:
+    limits: dict[str, float] = {"connections": 20, "check": 3600}
     with contextlib.ExitStack() as stack, serving(tmp_path, "nghttp2", limits=limits) as server:
-        found = [stack.enter_context(peer(server.tcp)) for _ in range(4)]
-        late = stack.enter_context(Peer(server.tcp))
-        assert late.end() is None
-        assert late.closed
-        assert [each.call(1, USER).messages for each in found] == [[ANSWER]] * 4
+        early = [stack.enter_context(peer(server.tcp)) for _ in range(4)]
+        late = crowd(stack, server, 60)
+        closed = 0
+        for each in late:
+            with contextlib.suppress(TimeoutError, Closed):
+                each.until(lambda: False, 0.05)
+            closed += each.closed
+        assert closed >= 44
+        assert not is_served(server)
+        assert server.counters().connections in range(15, 21)
+        assert [each.call(1, USER).messages for each in early] == [[ANSWER]] * 4
 
 
 def test_the_silent_make_room_for_a_newcomer(tmp_path: Path) -> None:
-    limits = {"connections": 16, "check": 0.5}
+    limits: dict[str, float] = {"connections": 16, "check": 0.5}
     with contextlib.ExitStack() as stack, serving(tmp_path, "nghttp2", limits=limits) as server:
         busy = stack.enter_context(peer(server.tcp))
         busy.send(busy.headers(1))
         busy.ping()
-        for _ in range(30):  # some find no place
-            stack.enter_context(Peer(server.tcp)).send(PREFACE, SettingsFrame())
-        server.until(lambda now: now.connections is not None and now.connections < 16, "room")
-        assert stack.enter_context(peer(server.tcp)).call(1, USER).messages == [ANSWER]
+        crowd(stack, server, 30)
+        server.until(lambda _: is_served(server), "a place")
         assert busy.call(3, USER).messages == [ANSWER]
 
 
