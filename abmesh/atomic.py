@@ -27,6 +27,9 @@ Signature = tuple[int, int, int, int, int]
 _PRIVATE: Final = 0o600
 """Mode of a copy until it gets its final one: not everybody may be allowed to read it."""
 
+_NEW: Final = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Flags of a file that must be new: never one that somebody planted, nor where a link leads."""
+
 
 def signature(path: Path) -> Signature | None:
     """What changes when a file's content does, through symbolic links; None if no file can be seen."""
@@ -64,8 +67,16 @@ def wait_for_lock(descriptor: int, seconds: float) -> bool:
     return True
 
 
+class Access(NamedTuple):
+    """Mode and owner of a file."""
+
+    mode: int
+    uid: int
+    gid: int
+
+
 class Copy(NamedTuple):
-    """New content beside the file that it will replace, and the descriptor that it was written through."""
+    """New content beside the file that it will replace, and a descriptor that reads it."""
 
     path: Path
     descriptor: int
@@ -86,7 +97,13 @@ def remove_copies(target: Path) -> None:
 
 @contextlib.contextmanager
 def prepared(
-    target: Path, content: bytes, *, path: Path | None = None, mode: int | None = None, durable: bool = True
+    target: Path,
+    content: bytes,
+    *,
+    path: Path | None = None,
+    mode: int | None = None,
+    access: Access | None = None,
+    durable: bool = True,
 ) -> Iterator[Copy]:
     """A complete copy of new content with the target's mode and owner, removed afterwards if it is still there.
 
@@ -96,42 +113,54 @@ def prepared(
         path: of the copy; a name that no other writer uses by default. A fixed one needs no :func:`remove_copies`,
             but every writer must hold a lock.
         mode: of a new file; what the process's umask gives by default. An existing file keeps its own.
+        access: mode and owner that the copy gets whatever the target has; as far as this user may give them.
         durable: whether the copy must survive a power failure.
     """
     path = path or unique_copy(target)
     path.unlink(missing_ok=True)
-    present = None
-    with contextlib.suppress(FileNotFoundError):
-        present = target.stat()
-    by_umask = present is None and mode is None
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if by_umask else _PRIVATE)
+    if access is None:
+        with contextlib.suppress(FileNotFoundError):
+            access = access_of(target.stat())
+    by_umask = access is None and mode is None
+    descriptor = os.open(path, _NEW | os.O_WRONLY, 0o666 if by_umask else _PRIVATE)
     try:
-        if present is not None:
-            _keep_owner(descriptor, present)
-            mode = stat.S_IMODE(present.st_mode)
-        if mode is not None:
-            os.fchmod(descriptor, mode)
-        left = memoryview(content)
-        while left:
-            left = left[os.write(descriptor, left) :]
-        if durable:
-            os.fsync(descriptor)
-        yield Copy(path, descriptor)
+        try:
+            if access is not None:
+                give(descriptor, access)
+            elif mode is not None:
+                os.fchmod(descriptor, mode)
+            left = memoryview(content)
+            while left:
+                left = left[os.write(descriptor, left) :]
+            if durable:
+                os.fsync(descriptor)
+            reader = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        finally:
+            os.close(descriptor)
+        try:
+            yield Copy(path, reader)
+        finally:
+            os.close(reader)
     finally:
-        os.close(descriptor)
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
 
 
 def replace_file(
-    target: Path, content: bytes, *, path: Path | None = None, mode: int | None = None, durable: bool = True
+    target: Path,
+    content: bytes,
+    *,
+    path: Path | None = None,
+    mode: int | None = None,
+    access: Access | None = None,
+    durable: bool = True,
 ) -> Signature:
     """Give a file new content: every reader sees the old one or the new one. Arguments as of :func:`prepared`.
 
     Returns:
         The signature of the file that was written, even if somebody has replaced it since.
     """
-    with prepared(target, content, path=path, mode=mode, durable=durable) as copy:
+    with prepared(target, content, path=path, mode=mode, access=access, durable=durable) as copy:
         copy.path.replace(target)
         written = signature_of(os.fstat(copy.descriptor))  # after the move, which changes it
     if durable:
@@ -148,11 +177,25 @@ def flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _keep_owner(descriptor: int, present: os.stat_result) -> None:
-    """Only root may give a file away; others keep the group if they may, and own what they write."""
-    for owner in (present.st_uid, -1):
-        try:
-            os.fchown(descriptor, owner, present.st_gid)
-        except OSError:  # PermissionError, or EINVAL where this user namespace does not know the owner
-            continue
-        return
+def access_of(found: os.stat_result) -> Access:
+    """Mode and owner as they were found."""
+    return Access(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+
+
+def give(descriptor: int, access: Access) -> None:
+    """Give an open file mode and owner.
+
+    Only root may give a file away; others keep the group if they may, and own what they write.
+
+    Raises:
+        OSError: this user may not set the mode.
+    """
+    found = os.fstat(descriptor)
+    if (found.st_uid, found.st_gid) != (access.uid, access.gid):
+        for owner in (access.uid, -1):
+            try:
+                os.fchown(descriptor, owner, access.gid)
+            except OSError:  # PermissionError, or EINVAL where this user namespace does not know the owner
+                continue
+            break
+    os.fchmod(descriptor, access.mode)

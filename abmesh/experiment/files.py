@@ -9,17 +9,29 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import secrets
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from abmesh import atomic
-from abmesh.atomic import Signature
-from abmesh.experiment.errors import StoreError
+from xxhash import xxh3_64_hexdigest
+
+from abmesh import atomic, exchange
+from abmesh.atomic import Access, Signature
+from abmesh.experiment.errors import Conflict, StoreError
+from abmesh.holders import holder
 
 LOCK_SECONDS: Final = 10.0
 """How long a writer waits for the others."""
+
+URGENT_SECONDS: Final = 1.0
+"""How long a writer waits that goes on without the lock."""
+
+LEFT_SECONDS: Final = 5.0
+"""What a writer left aside for longer was left by one that was killed; swapping takes milliseconds."""
 
 DOCUMENT: Final = "the experiments document"
 """What messages call a file by default."""
@@ -74,7 +86,7 @@ def locked(target: Path, seconds: float, what: str = DOCUMENT) -> Iterator[None]
     """Hold the lock that every writer of a file takes.
 
     The lock is a file of its own beside the target, since every write replaces the target. It is never removed: that
-    could give two writers two locks.
+    could give two writers two locks. Whoever may write the target may lock it, and nobody else.
 
     Args:
         target: the real file, not a link to it.
@@ -86,35 +98,48 @@ def locked(target: Path, seconds: float, what: str = DOCUMENT) -> Iterator[None]
     """
     path = target.with_name(f".{target.name}.lock")
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StoreError(
+                f"{path}: a symbolic link in place of the lock of {what}, which abmesh does not follow; remove it"
+            ) from error
         raise _failure(target, "write", error, what) from error
     try:
+        _let_writers_lock(descriptor, target)
         try:
             taken = atomic.wait_for_lock(descriptor, seconds)
         except OSError as error:
             raise _failure(target, "lock", error, what) from error
         if not taken:
             raise StoreError(
-                f"{target}: another writer has held the lock for {seconds:g} s; find out who has {path} open"
+                f"{target}: {holder(path)} has held the lock of {what} for {seconds:g} s; end it, or wait. The lock is "
+                f"{path}"
             )
         yield
     finally:
         os.close(descriptor)
 
 
+def _let_writers_lock(descriptor: int, target: Path) -> None:
+    """Give a lock the owner of its target, and the mode that lets those take it who may write the target."""
+    with contextlib.suppress(OSError):  # somebody else's lock, or there is no target yet
+        found = target.stat()
+        writers = stat.S_IMODE(found.st_mode) & 0o222 | 0o200
+        wanted = Access(writers | writers << 1, found.st_uid, found.st_gid)
+        if atomic.access_of(os.fstat(descriptor)) != wanted:
+            atomic.give(descriptor, wanted)
+
+
 @contextlib.contextmanager
 def prepared(target: Path, content: bytes) -> Iterator[Path]:
-    """A complete copy of new content beside the target, on disk, with the target's mode and owner, for :func:`replace`.
-
-    Only under the lock: it first removes the copies that killed writers left.
+    """A complete copy of new content beside the target, on disk, with the target's mode and owner, for :func:`swap`.
 
     Raises:
         StoreError: it cannot be written.
     """
     with contextlib.ExitStack() as stack:
         try:
-            atomic.remove_copies(target)
             target.stat()  # never recreate a document that was deleted
             copy = stack.enter_context(atomic.prepared(target, content))
         except OSError as error:
@@ -122,21 +147,106 @@ def prepared(target: Path, content: bytes) -> Iterator[Path]:
         yield copy.path
 
 
-def replace(copy: Path, target: Path) -> None:
-    """Put a prepared copy in the target's place, at once for every reader, and for good.
+def swap(copy: Path, target: Path, *, expected: bytes, ours: bytes) -> str:
+    """Put a prepared copy in the target's place, at once for every reader and for good, if that is what is expected.
+
+    Where the system can swap two names, nobody who saves the target at the same moment is overwritten. Elsewhere, a
+    save between the last look and the rename is, some milliseconds in all.
+
+    Args:
+        copy: of :func:`prepared`.
+        target: the file.
+        expected: what the target must hold.
+        ours: what the copy holds.
+
+    Returns:
+        Where somebody's earlier content was kept, because they saved several times at that moment; mostly empty.
 
     Raises:
-        StoreError: the target cannot be replaced, or is replaced but perhaps not for good; the message says which.
+        Conflict: the target holds something else, or somebody is writing into it; theirs is in place.
+        StoreError: it cannot be replaced, or is replaced but perhaps not for good; the message says which.
     """
+    aside = _aside(target, expected, ours)
+    kept = ""
     try:
-        copy.replace(target)
+        copy.replace(aside)
+        try:
+            done = exchange.compare_and_swap(aside, target, expected, ours)
+        except exchange.Unsupported:
+            done = target.read_bytes() == expected
+            if done:
+                aside.replace(target)
+        if not done and aside.read_bytes() not in (ours, expected):
+            kept = _keep(aside, target)
+        aside.unlink(missing_ok=True)
+    except exchange.Unsettled as error:
+        raise Conflict(f"{target} was saved again and again; an earlier save is {_keep(aside, target)}") from error
     except OSError as error:
+        with contextlib.suppress(OSError):
+            if aside.read_bytes() in (ours, expected):  # otherwise it is somebody's, and the next write puts it back
+                aside.unlink()
         raise _failure(target, "write", error) from error
+    if not done:
+        also = f"; an earlier save is kept in {kept}" if kept else ""
+        raise Conflict(f"{target} has changed, or somebody is writing into it{also}; read it again and retry")
     try:
         atomic.flush_folder(target.parent)
     except OSError as error:
         message = f"{target}: written, but its folder could not be flushed to disk: a power failure may undo the write"
         raise StoreError(message) from error
+    return kept
+
+
+def recover(target: Path, tell: Callable[[str], None]) -> None:
+    """Clear up what killed writers left beside a file; only under the lock.
+
+    One that was killed between a swap and the look at what came out may have left somebody's save under its own name.
+    That goes back into place; if the file was saved again since, it is kept beside it.
+
+    Args:
+        target: the file.
+        tell: called with what was found of other people's.
+
+    Raises:
+        StoreError: the folder cannot be read or written.
+    """
+    try:
+        atomic.remove_copies(target)
+        for aside, expected, ours in _left_aside(target):
+            digest = xxh3_64_hexdigest(aside.read_bytes())
+            if digest in (expected, ours):
+                aside.unlink()
+            elif xxh3_64_hexdigest(target.read_bytes()) == ours:
+                exchange.swap_names(aside, target)
+                aside.unlink()
+                tell(f"{target}: abmesh was killed just when somebody saved the file; their save is in place again")
+            else:
+                kept = _keep(aside, target)
+                tell(f"{target}: abmesh was killed just when somebody saved the file; that save is kept in {kept}")
+    except OSError as error:
+        raise _failure(target, "write", error) from error
+
+
+def _aside(target: Path, expected: bytes, ours: bytes) -> Path:
+    """Where a copy is while names are swapped: its name tells what it may hold, so that anything else is a person's."""
+    digests = f"{xxh3_64_hexdigest(expected)}-{xxh3_64_hexdigest(ours)}"
+    return target.with_name(f".{target.name}.{digests}.{secrets.token_hex(4)}.swap")
+
+
+def _left_aside(target: Path) -> Iterator[tuple[Path, str, str]]:
+    """What killed writers left: path, digest of what they expected, and of what they wrote."""
+    name = re.compile(rf"{re.escape(f'.{target.name}.')}([0-9a-f]{{16}})-([0-9a-f]{{16}})\.[0-9a-f]{{8}}\.swap")
+    for path in list(target.parent.iterdir()):
+        match = name.fullmatch(path.name)
+        if match and time.time() - path.lstat().st_ctime >= LEFT_SECONDS and not path.is_symlink():
+            yield path, match[1], match[2]
+
+
+def _keep(aside: Path, target: Path) -> str:
+    """Keep somebody's content under a name that people see."""
+    path = target.with_name(f"{target.name}.kept-{secrets.token_hex(4)}")
+    aside.replace(path)
+    return str(path)
 
 
 def put(target: Path, content: bytes, what: str, *, secret: bool = False) -> Put:
@@ -176,6 +286,7 @@ _CAUSES = {
     errno.EBUSY: "a mount point of its own, which cannot be replaced; mount its folder instead",
     errno.ENOSPC: "no space left on the device",
     errno.ELOOP: "a symbolic link that leads back to itself",
+    errno.EIO: "the disk reports an error",
 }
 
 

@@ -7,7 +7,7 @@
 
 Called by the server (:mod:`ext_proc.snapshot`), the controller and the command line. Writers that use this module
 exclude each other with a lock file beside the document; readers never wait and never see half a write. Editors ignore
-the lock, so just before replacing the file a write checks that it is still the one that was read.
+the lock, so a write swaps the new content in and looks at what came out: if that is not what was read, it goes back.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class FileStore:
     Args:
         path: the file, which may be a symbolic link; writes keep the link.
         lock_seconds: how long a write waits for other writers.
-        warn: called once for everything in the document that is still accepted but should be changed.
+        warn: called once for everything in the document that is still accepted but should be changed, and with
+            whatever else people should know of a write.
         secrets: reads the secrets that a document names, as in :mod:`abmesh.experiment.secrets`; without it, snapshots
             carry none.
     """
@@ -118,7 +119,9 @@ class FileStore:
         """
         return self._with_secrets(self._decoded(files.read(self._path, LONGEST)))
 
-    def write_weights(self, experiment: str, weights: Mapping[str, int], *, based_on: int) -> Snapshot:
+    def write_weights(
+        self, experiment: str, weights: Mapping[str, int], *, based_on: int, urgent: bool = False
+    ) -> Snapshot:
         """Give an experiment new weights; see :func:`abmesh.experiment.codec.edit_weights`.
 
         If the document already has these weights, the file is not touched.
@@ -127,6 +130,8 @@ class FileStore:
             experiment: its name.
             weights: basis points by variant.
             based_on: generation of the document that the weights were computed from.
+            urgent: whether to write without the lock if another process does not give it back within a second, as a
+                rollback must. The generation is compared all the same.
 
         Returns:
             The document as written.
@@ -137,7 +142,7 @@ class FileStore:
             StoreError: the file cannot be written, or another writer holds the lock for too long.
             UnknownName, WeightsError: see :func:`abmesh.experiment.codec.edit_weights`.
         """
-        with self._exclusive() as target:
+        with self._exclusive(urgent=urgent) as target:
             snapshot = self.read()
             if snapshot.generation != based_on:
                 raise self._conflict(based_on, snapshot.generation)
@@ -236,26 +241,47 @@ class FileStore:
                 self._warn(warning.describe(source))
         return Snapshot(document, text, generation_of(content), warnings)
 
+    def recover(self) -> None:
+        """Clear up what killed writers left; every write does the same.
+
+        Raises:
+            StoreError: the folder cannot be read or written.
+        """
+        with self._exclusive():
+            pass
+
     @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[Path]:
+    def _exclusive(self, *, urgent: bool = False) -> Iterator[Path]:
         """The real file, with every other writer locked out. If the file cannot be read, no lock file is created."""
         files.read(self._path, LONGEST)
         target = Path(os.path.realpath(self._path))  # Path.resolve raises RuntimeError for a loop of links
-        with files.locked(target, self._lock_seconds):
+        with contextlib.ExitStack() as stack:
+            try:
+                seconds = min(self._lock_seconds, files.URGENT_SECONDS) if urgent else self._lock_seconds
+                stack.enter_context(files.locked(target, seconds))
+                files.recover(target, self._tell)
+            except StoreError as error:
+                if not urgent:
+                    raise
+                self._tell(f"writing without the lock: {error}")
             yield target
 
     def _write(self, target: Path, snapshot: Snapshot, experiment: str, weights: Mapping[str, int]) -> Snapshot:
-        """Write weights; only under the lock."""
+        """Write weights, but over nothing else than the snapshot."""
         text, document = codec.edit_weights(snapshot.text, experiment, weights, str(self._path))
         if text == snapshot.text:
             return snapshot
-        content = text.encode()
+        content, before = text.encode(), snapshot.text.encode()
         with files.prepared(target, content) as copy:
             present = generation_of(files.read(self._path, LONGEST))
             if present != snapshot.generation:
                 raise self._conflict(snapshot.generation, present)
-            files.replace(copy, target)
+            files.swap(copy, target, expected=before, ours=content)
         return Snapshot(document, text, generation_of(content), snapshot.warnings)
+
+    def _tell(self, message: str) -> None:
+        if self._warn is not None:
+            self._warn(message)
 
     def _conflict(self, based_on: int, present: int) -> Conflict:
         return Conflict(

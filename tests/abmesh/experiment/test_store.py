@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import psutil
 import pytest
 
+from abmesh import exchange
 from abmesh.atomic import signature
 from abmesh.experiment import files
 from abmesh.experiment.errors import Conflict, DocumentError, StoreError, UnknownName, WeightsError
@@ -199,10 +201,10 @@ class TestWriteWeights:
     def test_a_mounted_file_says_to_mount_the_folder(
         self, store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def busy(self: Path, target: Path) -> None:
+        def busy(_: Path, target: Path) -> None:
             raise OSError(16, "Device or resource busy", str(target))
 
-        monkeypatch.setattr(Path, "replace", busy)
+        monkeypatch.setattr(exchange, "swap_names", busy)
         with pytest.raises(StoreError, match="mount its folder instead"):
             store.update_weights("chat", lambda _: {"model-a": 5000, "model-b": 5000})
         assert path.read_text() == SMALL
@@ -220,15 +222,143 @@ class TestWriteWeights:
 
     def test_copies_of_killed_writers_are_removed(self, store: FileStore, path: Path) -> None:
         path.with_name(f".{path.name}.0123456789abcdef.tmp").write_text("half")
+        path.with_name(f".{path.name}.{'0' * 16}-{'1' * 16}.01234567.swap").write_text(
+            "a save that may still be going on"
+        )
         path.with_name(f".{path.name}.draft.tmp").write_text("not ours")
         path.with_name("another.tmp").write_text("not ours")
         store.update_weights("chat", lambda _: {"model-a": 5000, "model-b": 5000})
         assert sorted(item.name for item in path.parent.iterdir()) == [
+            f".{path.name}.{'0' * 16}-{'1' * 16}.01234567.swap",
             f".{path.name}.draft.tmp",
             f".{path.name}.lock",
             "another.tmp",
             path.name,
         ]
+
+
+class TestKilledWriters:
+    """What a writer leaves that is killed between the swap and the look at what came out."""
+
+    WEIGHTS: Final = {"model-a": 5000, "model-b": 5000}
+    PERSONS: Final = SMALL + "# a person's save\n"
+
+    @pytest.fixture(autouse=True)
+    def at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(files, "LEFT_SECONDS", 0.0)
+
+    def _killed(self, store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A person saves right before the swap; the writer gets no further than the swap."""
+        real = exchange.swap_names
+
+        class Killed(BaseException):
+            pass
+
+        def swap(first: Path, second: Path) -> None:
+            path.with_name("draft").write_text(self.PERSONS)
+            path.with_name("draft").replace(path)
+            real(first, second)
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(exchange, "swap_names", swap)
+            with pytest.raises(Killed):
+                store.update_weights("chat", lambda _: self.WEIGHTS)
+        assert self.PERSONS not in path.read_text()
+
+    def test_the_save_of_a_person_goes_back_into_place(
+        self, store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self._killed(store, path, monkeypatch)
+        told: list[str] = []
+        FileStore(path, warn=told.append).recover()
+        assert path.read_text() == self.PERSONS
+        assert only_the_document_and_its_lock(path)
+        assert "in place again" in told[0]
+
+    def test_a_save_that_another_one_has_replaced_is_kept_beside_it(
+        self, store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self._killed(store, path, monkeypatch)
+        path.write_text(SMALL + "# later\n")
+        told: list[str] = []
+        FileStore(path, warn=told.append).recover()
+        (kept,) = path.parent.glob("experiments.yaml.kept-*")
+        assert (path.read_text(), kept.read_text()) == (SMALL + "# later\n", self.PERSONS)
+        assert str(kept) in told[0]
+
+    def test_where_nobody_saved_nothing_is_told(
+        self, store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(exchange, "_settled", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            store.update_weights("chat", lambda _: self.WEIGHTS)
+        assert not only_the_document_and_its_lock(path)
+        told: list[str] = []
+        FileStore(path, warn=told.append).recover()
+        assert told == []
+        assert only_the_document_and_its_lock(path)
+
+
+class TestWithoutSwaps:
+    """File systems that cannot swap names."""
+
+    @pytest.fixture(autouse=True)
+    def unsupported(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(exchange, "_renameat2", lambda: None)
+
+    def test_a_write_replaces_the_file(self, store: FileStore, path: Path) -> None:
+        add(store, 10)
+        assert store.read().document.experiment("chat").weights["model-b"] == 1010
+        assert only_the_document_and_its_lock(path)
+
+    def test_an_edit_before_the_last_look_wins(
+        self, store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real, before = exchange.swap_names, store.read().generation
+
+        def edited(first: Path, second: Path) -> None:
+            path.write_text(SMALL + "# edited\n")
+            real(first, second)
+
+        monkeypatch.setattr(exchange, "swap_names", edited)
+        with pytest.raises(Conflict):
+            store.write_weights("chat", {"model-a": 5000, "model-b": 5000}, based_on=before)
+        assert path.read_text() == SMALL + "# edited\n"
+        assert only_the_document_and_its_lock(path)
+
+
+class TestLock:
+    @pytest.mark.parametrize(("mode", "lock"), [(0o644, 0o600), (0o664, 0o660), (0o666, 0o666), (0o444, 0o600)])
+    def test_who_may_write_the_document_may_lock_it_and_nobody_else(
+        self, store: FileStore, path: Path, mode: int, lock: int
+    ) -> None:
+        path.chmod(mode)
+        path.with_name(f".{path.name}.lock").touch(0o644)  # as an earlier version made it
+        add(store, 10)
+        assert stat.S_IMODE(path.with_name(f".{path.name}.lock").stat().st_mode) == lock
+
+    def test_a_link_in_place_of_the_lock_is_refused(self, store: FileStore, path: Path, tmp_path: Path) -> None:
+        path.with_name(f".{path.name}.lock").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(StoreError, match="symbolic link in place of the lock"):
+            add(store, 10)
+        assert not (tmp_path / "elsewhere").exists()
+
+    def test_an_urgent_write_goes_on_without_the_lock_and_names_its_holder(self, path: Path) -> None:
+        told: list[str] = []
+        store = FileStore(path, lock_seconds=0.05, warn=told.append)
+        weights = {"model-a": 10_000, "model-b": 0}
+        with files.locked(path, 1):
+            store.write_weights("chat", weights, based_on=store.read().generation, urgent=True)
+        assert store.read().document.experiment("chat").weights == weights
+        assert f"writing without the lock: {path}: process {os.getpid()} " in told[0]
+
+    def test_an_urgent_write_still_compares(self, path: Path) -> None:
+        store = FileStore(path, lock_seconds=0.05)
+        old = store.read().generation
+        path.write_text(SMALL + "# edited\n")
+        with files.locked(path, 1), pytest.raises(Conflict):
+            store.write_weights("chat", {"model-a": 10_000, "model-b": 0}, based_on=old, urgent=True)
 
 
 class TestUpdateWeights:
@@ -261,7 +391,7 @@ class TestUpdateWeights:
         assert len(calls) == 10
 
     def test_a_writer_that_holds_the_lock_too_long_is_named(self, path: Path) -> None:
-        message = r"another writer has held the lock for 0.05 s; find out who has .*\.experiments\.yaml\.lock open"
+        message = rf"process {os.getpid()} .* has held the lock .* for 0.05 s; end it, .*\.experiments\.yaml\.lock"
         with files.locked(path, 1), pytest.raises(StoreError, match=message):
             FileStore(path, lock_seconds=0.05).update_weights("chat", lambda _: {})
 
