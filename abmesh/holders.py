@@ -20,17 +20,25 @@ _FLOCK: Final = re.compile(r"\d+: FLOCK +\S+ +\S+ +(\d+) ([0-9a-f]+):([0-9a-f]+)
 def holder(path: Path) -> str:
     """Who holds a file's lock: ``process 4711 (flock, user bob)``; or how to find out."""
     unknown = f"another process (`fuser -v {path}`, as root, names it)"
+    pid = holder_pid(path)
+    if pid is None:
+        return unknown
+    return _process(pid) or f"a child of process {pid}, which has ended ({unknown})"
+
+
+def holder_pid(path: Path) -> int | None:
+    """The process that took a file's lock; None if nobody holds it, or it cannot be told."""
     try:
         found = path.stat()
         locks = (_PROC / "locks").read_text()
     except OSError:
-        return unknown
+        return None
     wanted = (os.major(found.st_dev), os.minor(found.st_dev), found.st_ino)
     for line in locks.splitlines():
         match = _FLOCK.match(line)
         if match and (int(match[2], 16), int(match[3], 16), int(match[4])) == wanted and match[1] != "0":
-            return _process(int(match[1])) or f"a child of process {match[1]}, which has ended ({unknown})"
-    return unknown
+            return int(match[1])
+    return None
 
 
 def _process(pid: int) -> str:

@@ -97,6 +97,11 @@ class HttpServer:
             "failures": dict(report.failures) if report else {},
             "error": controller.error,
         }
+        if controller.leader is not None:  # on standby
+            age = controller.leader_seconds
+            body["leader"] = controller.leader.process
+            body["leader_last_tick_seconds_ago"] = None if age is None else round(age, 3)
+            body["leader_stalled"] = controller.leader_stalled
         if self._routes is not None:
             written = self._routes.generation
             body["routes_generation"] = None if written is None else format_generation(written)

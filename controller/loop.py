@@ -16,13 +16,17 @@ from enum import StrEnum
 
 from abmesh.experiment.errors import AbmeshError
 from controller.metrics.telemetry import Telemetry
+from controller.rollout.guard import Guard
 from controller.rollout.prober import Prober
 from controller.rollout.reconcile import Reconciler
 from controller.rollout.tick import TickReport
 from controller.rollout.warmer import Warmer
 from controller.settings import Settings
 from controller.sources.base import Source
-from controller.state.lease import Lease
+from controller.state.lease import Heartbeat, Leader, Lease
+from controller.state.states import StateStore
+from controller.watchdog import ALIVE
+from controller.wording.leader import leader_stalled
 
 log = logging.getLogger("abmesh.controller")
 
@@ -55,6 +59,8 @@ class Controller:
         telemetry: the metrics.
         warmer: warms up candidates; one without warm-up listeners if None.
         prober: asks controls; one without warm-up listeners if None.
+        guard: rolls back for harm while this controller stands by for a leader that hangs; nobody does if None.
+        notify: called with a message for the service manager.
         clock: the wall clock, in UTC.
         monotonic: a monotonic clock, in seconds, to measure how long things take.
 
@@ -62,6 +68,7 @@ class Controller:
         role: whether it leads.
         error: why the last tick failed; empty if it did not.
         report: what the last successful tick did; None before the first.
+        leader: who leads, while this controller stands by.
     """
 
     def __init__(
@@ -74,6 +81,8 @@ class Controller:
         telemetry: Telemetry,
         warmer: Warmer | None = None,
         prober: Prober | None = None,
+        guard: tuple[Guard, StateStore] | None = None,
+        notify: Callable[[str], None] = lambda _: None,
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -84,13 +93,18 @@ class Controller:
         self._telemetry = telemetry
         self._warmer = warmer or Warmer(())
         self._prober = prober or Prober(())
+        self._guard = guard
+        self._notify = notify
         self._clock = clock
         self._monotonic = monotonic
         self._last_tick = monotonic()
         self.role = Role.STARTING
         self.error = ""
         self.report: TickReport | None = None
+        self.leader: Leader | None = None
         self._stuck: set[str] = set()
+        self._saw_it_stall = False
+        self._next_look = 0.0
 
     @property
     def idle_seconds(self) -> float:
@@ -100,8 +114,22 @@ class Controller:
     @property
     def stalled(self) -> bool:
         """Whether no tick has ended for much longer than one should take."""
-        longest = self._settings.interval.total_seconds() + self._settings.timeout.total_seconds()
-        return self.idle_seconds > max(15.0, 3 * longest)
+        return self.idle_seconds > max(15.0, 3 * self._longest)
+
+    @property
+    def leader_seconds(self) -> float | None:
+        """Seconds since the leader's last tick ended; None if this controller does not stand by."""
+        return None if self.leader is None else self.leader.age(self._clock())
+
+    @property
+    def leader_stalled(self) -> bool:
+        """Whether this controller stands by for a leader whose ticks have stopped ending."""
+        return self.leader is not None and self.leader.stalled(self._clock())
+
+    @property
+    def _longest(self) -> float:
+        """Seconds that a tick and the wait for the next one take at most, if nothing is wrong."""
+        return self._settings.interval.total_seconds() + self._settings.timeout.total_seconds()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tick until ``stop`` is set; a tick in progress finishes first."""
@@ -122,6 +150,8 @@ class Controller:
         try:
             if self._try_to_lead():
                 await self._act()
+            else:
+                await self._stand_by()
             self.error = ""
         except AbmeshError as error:
             self._failed(str(error))
@@ -131,6 +161,10 @@ class Controller:
         self._last_tick = self._monotonic()
         if self.role is Role.LEADING:
             self._telemetry.record_tick(self._last_tick - started, self._clock())
+            failures = dict(self.report.failures) if self.report and not self.error else {}
+            heartbeat = Heartbeat(at=self._clock(), every=self._longest, error=self.error, failures=failures)
+            await asyncio.to_thread(self._lease.beat, heartbeat)
+        self._notify(ALIVE)
 
     def _try_to_lead(self) -> bool:
         if self._lease.held:
@@ -140,8 +174,32 @@ class Controller:
         if role is not self.role:
             log.info("leading" if held else "standing by: another controller leads on this state folder")
         self.role = role
+        if held:
+            self.leader = None
         self._telemetry.set_leading(held)
         return held
+
+    async def _stand_by(self) -> None:
+        """Look at the leader; while it hangs, roll back for harm in its place."""
+        was_stalled = self._saw_it_stall
+        self.leader = await asyncio.to_thread(self._lease.leader)
+        self._telemetry.record_leader(self.leader)
+        self._saw_it_stall = self.leader_stalled
+        if not self._saw_it_stall:
+            if was_stalled:
+                log.warning("the leader, %s, goes on", self.leader.process)
+            return
+        if not was_stalled:
+            log.error("%s", leader_stalled(self.leader.process, self.leader_seconds, self.leader.intruder))
+        if self._guard is None or self._monotonic() < self._next_look:
+            return
+        self._next_look = self._monotonic() + self._settings.interval.total_seconds()
+        guard, states = self._guard
+        at = self._clock()
+        observations = await self._source.observe()
+        failures = await asyncio.to_thread(guard.stand_in, states, observations, at, self._clock())
+        for name, failure in failures.items():
+            log.error("%s: %s", name, failure)
 
     async def _act(self) -> None:
         at = self._clock()

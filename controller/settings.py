@@ -48,6 +48,7 @@ class Settings:
     Attributes:
         config: the experiments document.
         state_dir: folder of state, journal and locks; if None, ``.abmesh/<name of the document>/`` beside the document.
+        state_group: group whose members may use the state folder, too; None for its owner only.
         source: where statistics come from: ``envoy`` for the Envoys, ``prometheus`` for a server that scrapes them.
         envoys: base addresses of Envoys' admin endpoints; only a running controller needs them.
         url: base address of the Prometheus server.
@@ -74,6 +75,7 @@ class Settings:
     selector: str = DEFAULT_SELECTOR
     max_age: timedelta = timedelta(minutes=2)
     routes_file: Path | None = None
+    state_group: str | None = None
 
     def __post_init__(self) -> None:
         """Validate; raises SettingsError for a value that is not allowed."""

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import signal
 import sys
+from contextlib import suppress
 
-from abmesh.experiment.errors import SettingsError
+from abmesh.experiment.errors import AbmeshError, SettingsError
 from abmesh.experiment.store import FileStore
 from controller.http import HttpServer
 from controller.loop import Controller
 from controller.metrics.telemetry import Telemetry
+from controller.rollout.guard import Guard
 from controller.rollout.prober import Prober
 from controller.rollout.reconcile import Reconciler
 from controller.rollout.warmer import Warmer
@@ -21,11 +23,14 @@ from controller.settings import ENVOY, Settings
 from controller.sources.base import Source
 from controller.sources.envoy_admin import EnvoyAdminSource
 from controller.sources.prometheus import PrometheusSource
+from controller.state.access import secure
 from controller.state.evidence import EvidenceStore
 from controller.state.journal import Journal
 from controller.state.lease import Lease
-from controller.state.locks import make_folder
 from controller.state.states import StateStore
+from controller.watchdog import READY, STOPPING, notify
+
+log = logging.getLogger("abmesh.controller")
 
 
 def run(settings: Settings) -> int:
@@ -40,13 +45,16 @@ def run(settings: Settings) -> int:
     Raises:
         SettingsError: there is no Envoy, or the HTTP address is not valid.
         StartError: cannot listen on the HTTP address.
-        StateError: the state folder cannot be created.
+        StateError: the state folder cannot be created, or belongs to somebody else.
     """
     if settings.source == ENVOY and not settings.envoys:
         raise SettingsError("no Envoy to read statistics from; add one, such as --envoy http://127.0.0.1:9901")
     # Does nothing if logging is already configured.
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    make_folder(settings.state_folder)
+    for change in secure(settings.state_folder, settings.state_group):
+        log.warning("%s", change)
+    with suppress(AbmeshError):  # whatever is wrong with the document shows at every tick
+        FileStore(settings.config, lock_seconds=1.0, warn=log.warning).recover()
     asyncio.run(_serve(settings))
     return 0
 
@@ -86,18 +94,25 @@ async def _serve(settings: Settings) -> None:
     folder = settings.state_folder
     telemetry = Telemetry()
     source = _source(settings)
+    states, journal = StateStore(folder), Journal(folder)
+    documents = FileStore(settings.config, warn=log.warning)
     reconciler = Reconciler(
-        states=StateStore(folder),
-        journal=Journal(folder),
-        evidence=EvidenceStore(folder),
-        documents=FileStore(settings.config, warn=logging.getLogger("abmesh.controller").warning),
-        settle=settings.settle,
+        states=states, journal=journal, evidence=EvidenceStore(folder), documents=documents, settle=settings.settle
     )
+    guard = Guard(journal=journal, documents=documents, settle=settings.settle)
     lease = Lease(folder)
     warmer = Warmer(settings.warmups, on_request=telemetry.record_warmup_request)
     prober = Prober(settings.warmups)
     controller = Controller(
-        settings, source=source, reconciler=reconciler, lease=lease, telemetry=telemetry, warmer=warmer, prober=prober
+        settings,
+        source=source,
+        reconciler=reconciler,
+        lease=lease,
+        telemetry=telemetry,
+        warmer=warmer,
+        prober=prober,
+        guard=(guard, states),
+        notify=notify,
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -114,8 +129,10 @@ async def _serve(settings: Settings) -> None:
         where = f"envoys={len(settings.envoys)}" if settings.url is None else f"prometheus={settings.url}"
         sys.stderr.write(f"abmesh controller ready: config={settings.config} {where} http={address} state={folder}\n")
         sys.stderr.flush()
+        notify(READY)
         await controller.run(stop)
     finally:
+        notify(STOPPING)
         if publishing is not None:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)

@@ -62,6 +62,9 @@ def status_json(found: ExperimentStatus) -> dict[str, Any]:
         "requests": found.requests,
         "min_requests": found.min_requests,
         "controller": found.leader,
+        "controller_last_tick_seconds_ago": found.leader_seconds,
+        "controller_error": found.leader_error,
+        "failure": found.failure,
         "config_error": found.config_error,
         "state_error": found.state_error,
     }

@@ -71,6 +71,10 @@ def controller(
         list[str] | None, typer.Option(help="Warm-up listener of an Envoy; repeatable.", show_default="none")
     ] = None,
     state: StateOption = None,
+    state_group: Annotated[
+        str | None,
+        typer.Option(help="Group whose members may use the state folder, too.", show_default="its owner only"),
+    ] = None,
     interval: Annotated[str, typer.Option(help="Time between two ticks.")] = "5s",
     settle: Annotated[
         str, typer.Option(help="Time for new weights to reach every server and Envoy; not counted as evidence.")
@@ -103,6 +107,7 @@ def controller(
     settings = Settings(
         config=config,
         state_dir=Path(state) if state else None,
+        state_group=state_group,
         envoys=tuple(envoy or (("http://127.0.0.1:9901",) if source == "envoy" else ())),
         warmups=tuple(warmup or ()),
         interval=duration(interval),

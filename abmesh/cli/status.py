@@ -66,13 +66,18 @@ def _picture(settings: Settings) -> Group:
     for item in found:
         table.add_row(*_row(item))
     notes = [Text(f"{item.experiment}: {_why(item)}") for item in found if item.decision]
-    leader = next((item.leader for item in found if item.leader), None)
     generation = next((item.generation for item in found if item.generation), None)
-    notes.append(
-        Text(f"controller: {leader or 'none running'}; generation: {generation or 'none, the document is refused'}")
-    )
-    errors = {text for item in found for text in (item.config_error, item.state_error) if text}
+    notes.append(Text(f"controller: {_leader(found)}; generation: {generation or 'none, the document is refused'}"))
+    errors = {text for item in found for text in (item.config_error, item.state_error, item.leader_error) if text}
+    errors |= {f"{item.experiment}: {item.failure}" for item in found if item.failure and not item.state_error}
     return Group(table, *notes, *(Text(text, "bold red") for text in sorted(errors)))
+
+
+def _leader(found: list[ExperimentStatus]) -> str:
+    item = next((item for item in found if item.leader), None)
+    if item is None or item.leader_seconds is None:
+        return "none running"
+    return f"{item.leader}, last tick {format_duration(timedelta(seconds=int(item.leader_seconds)))} ago"
 
 
 def _row(item: ExperimentStatus) -> list[str]:

@@ -21,6 +21,7 @@ from controller.records import Cause, Kind, Phase
 from controller.rollout.tick import Outcome, TickReport
 from controller.routes.publisher import RoutesStatus
 from controller.sources.base import Observation
+from controller.state.lease import Leader
 
 _Shown = set[tuple[Gauge, tuple[str, ...]]]
 """Gauges, each with the label values for which it has a value."""
@@ -80,6 +81,11 @@ class Telemetry:
             "Unix time at which the last tick ended.",
             registry=registry,
         )
+        self._leader_tick = Gauge(
+            "abmesh_controller_leader_last_tick_timestamp_seconds",
+            "Unix time at which the leader's last tick ended, as this controller sees it on standby; else 0.",
+            registry=registry,
+        )
         self._gauges = _Gauges(registry)
         self._last_rejected = ""
         self._shown: _Shown = set()
@@ -95,6 +101,13 @@ class Telemetry:
     def set_leading(self, leading: bool) -> None:
         """Record whether this controller leads."""
         self._leader.set(leading)
+        if leading:
+            self._leader_tick.set(0)
+
+    def record_leader(self, leader: Leader | None) -> None:
+        """Record what is known of the controller that leads."""
+        heartbeat = leader.heartbeat if leader else None
+        self._leader_tick.set(heartbeat.at.timestamp() if heartbeat else 0)
 
     def record_observations(self, observations: Sequence[Observation]) -> None:
         """Record which Envoys answered."""

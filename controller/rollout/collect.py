@@ -21,11 +21,11 @@ class Collector:
     """Collects evidence.
 
     Args:
-        store: keeps it between processes.
+        store: keeps it between processes; None if it need not be kept.
         settle: time from a stage's start to its first evidence.
     """
 
-    def __init__(self, store: EvidenceStore, settle: timedelta) -> None:
+    def __init__(self, store: EvidenceStore | None, settle: timedelta) -> None:
         self._store = store
         self._settle = settle
         self._kept: dict[str, StageEvidence] = {}
@@ -69,11 +69,13 @@ class Collector:
             kept = StageEvidence(state.stage.id, decision=kept.decision, history=kept.history)
         known = self._kept.get(name)
         self._kept[name] = kept
-        if known != kept:
+        if known != kept and self._store is not None:
             self._store.write(name, kept)
 
     def _of_stage(self, name: str, state: ExperimentState) -> StageEvidence:
-        kept = self._kept.get(name) or self._store.read(name)
+        kept = self._kept.get(name)
+        if kept is None and self._store is not None:
+            kept = self._store.read(name)
         if kept is None or kept.stage != state.stage.id:
             return StageEvidence(state.stage.id)
         return kept

@@ -228,7 +228,7 @@ def _with_rollout(snapshot: Snapshot, name: str) -> Experiment:
 def _pending_change(settings: Settings, name: str) -> str | None:
     """The id of an experiment's change that was begun and not finished; None if there is none or it cannot be read."""
     try:
-        state = StateStore(settings.state_folder).read().experiments.get(name)
+        state = StateStore(settings.state_folder).read().get(name)
     except StateError:
         return None
     return state.intent.entry.id if state is not None and state.intent is not None else None

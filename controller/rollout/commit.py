@@ -11,8 +11,8 @@ After a crash, the next controller or command that finds an intent finishes it. 
 continues with step 3; if it has the old ones, with step 2. If it has any other weights, someone edited it in between:
 the change is abandoned and the rollout turns manual.
 
-A rollback for harm does not wait for the disk. If the change before it cannot be finished, the rollback replaces it:
-the document is written first, the state and the journal once they can be.
+A rollback for harm does not wait for the disk, nor for a lock that somebody keeps. If the state cannot be changed, or
+the change before it cannot be finished, the document is written first, the state and the journal once they can be.
 
 The lock on the state is held throughout, so the controller and an operator's command cannot interleave. Called by
 :mod:`controller.rollout.reconcile` and :mod:`controller.rollout.commands`.
@@ -20,6 +20,7 @@ The lock on the state is held throughout, so the controller and an operator's co
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,11 +31,15 @@ from abmesh.experiment.store import Snapshot
 from controller.records import Cause, ExperimentState, Intent, JournalEntry, Kind, Phase, Stage
 from controller.state.documents import Documents
 from controller.state.journal import Journal
+from controller.state.locks import LOCK_SECONDS
 from controller.state.states import StateStore
 from controller.wording.reasons import abandoned
 
 _ATTEMPTS = 100
 """Most attempts to write the document while others write to it; each failed attempt means that another write won."""
+
+_PAUSE_SECONDS = 0.01
+"""Between two attempts, so that somebody who is writing into the document comes to an end."""
 
 
 class SupersededError(StateError):
@@ -69,14 +74,25 @@ Plan = Callable[[Snapshot, ExperimentState | None], Change]
 
 
 class Committer:
-    """Carries out changes to one document and one state folder."""
+    """Carries out changes to one document and one state folder.
 
-    def __init__(self, states: StateStore, journal: Journal, documents: Documents) -> None:
+    Args:
+        states: the state of every rollout.
+        journal: records changes.
+        documents: keeps the document.
+        lock_seconds: how long to wait for another process that changes the state.
+    """
+
+    def __init__(
+        self, states: StateStore, journal: Journal, documents: Documents, lock_seconds: float = LOCK_SECONDS
+    ) -> None:
         self._states = states
         self._journal = journal
         self._documents = documents
+        self._lock_seconds = lock_seconds
         self._replacements: dict[str, tuple[str, ExperimentState]] = {}
-        """By experiment: the entry id of a change that cannot be finished, and the state with the rollback's intent."""
+        """By experiment: the entry id of the change that a rollback replaces, empty if none had begun; and the state
+        with the rollback's intent."""
 
     def recover(self, name: str, now: datetime) -> ExperimentState | None:
         """Finish a change that a crash interrupted.
@@ -87,7 +103,7 @@ class Committer:
         Raises:
             AbmeshError: it cannot be finished now; the intent stays.
         """
-        with self._states.locked():
+        with self._states.locked(self._lock_seconds):
             return self._finish_pending(name, now)
 
     def change(self, name: str, plan: Plan, now: datetime) -> ExperimentState:
@@ -104,7 +120,7 @@ class Committer:
         Raises:
             AbmeshError: the change was not begun; or it was begun and cannot be finished now, so its intent stays.
         """
-        with self._states.locked():
+        with self._states.locked(self._lock_seconds):
             state = self._finish_pending(name, now)
             snapshot = self._documents.read()
             self._journal.keep_within(snapshot.document.journal)
@@ -139,10 +155,31 @@ class Committer:
         )
         self._write_weights(name, intent)
         self._replacements[name] = (pending.entry.id, rollback.before.model_copy(update={"intent": intent}))
-        with self._states.locked():
+        with self._states.locked(self._lock_seconds):
             state = self._finish_pending(name, now)
         assert state is not None
         return state
+
+    def roll_back_unrecorded(self, name: str, rollback: Change) -> None:
+        """Carry out a rollback although the state cannot be changed now; :meth:`roll_back_instead` with nothing begun.
+
+        Raises:
+            AbmeshError: the document could not be written.
+        """
+        intent = Intent(before=rollback.entry.weights_before, after=rollback.after, entry=rollback.entry)
+        if self._write_weights(name, intent) is not _Weights.EDITED:
+            self._replacements[name] = ("", rollback.before.model_copy(update={"intent": intent}))
+
+    def repair(self, name: str) -> None:
+        """Write a damaged state again as its previous copy has it.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        with self._states.locked(self._lock_seconds):
+            states = self._states.read()
+            if name in states.restored:
+                self._states.write(name, states.experiments[name])
 
     def put(self, name: str, expected: ExperimentState | None, state: ExperimentState) -> None:
         """Store a state without a decision: the first one, or one with a corrected clock.
@@ -151,16 +188,17 @@ class Committer:
             SupersededError: the current state is not the expected one.
             StateError: the state cannot be stored.
         """
-        with self._states.locked():
-            if self._states.read().experiments.get(name) != expected:
+        with self._states.locked(self._lock_seconds):
+            if self._states.read().get(name) != expected:
                 raise SupersededError(f"the state of {name} changed in the meantime")
             self._states.write(name, state)
 
     def _finish_pending(self, name: str, now: datetime) -> ExperimentState | None:
-        state = self._states.read().experiments.get(name)
+        state = self._states.read().get(name)
         replaced, begun = self._replacements.get(name, ("", None))
         if begun is not None:
-            if state is not None and state.intent is not None and state.intent.entry.id == replaced:
+            pending = "" if state is None or state.intent is None else state.intent.entry.id
+            if pending == replaced and (pending or state == begun.model_copy(update={"intent": None})):
                 self._states.write(name, begun)
                 state = begun
             del self._replacements[name]
@@ -194,13 +232,21 @@ class Committer:
             if present != intent.before:
                 return _Weights.EDITED
             try:
-                self._documents.write_weights(name, intent.after.weights, based_on=snapshot.generation)
+                self._put_into_document(name, intent, snapshot.generation)
             except Conflict:
+                time.sleep(_PAUSE_SECONDS)
                 continue
             return _Weights.WRITTEN
         raise StoreError(
             f"cannot write the weights of {name}: the document changed {_ATTEMPTS} times while trying; retry later"
         )
+
+    def _put_into_document(self, name: str, intent: Intent, generation: int) -> None:
+        weights = intent.after.weights
+        if intent.entry.kind is Kind.ROLLBACK:
+            self._documents.write_weights(name, weights, based_on=generation, urgent=True)
+        else:
+            self._documents.write_weights(name, weights, based_on=generation)
 
     def _abandon(self, name: str, state: ExperimentState, intent: Intent) -> ExperimentState:
         weights = self._documents.read().document.experiment(name).weights

@@ -30,18 +30,20 @@ from controller.records import (
     JournalEntry,
     Kind,
     Phase,
-    Stage,
     adopt,
 )
-from controller.rollout.collect import Collector, evidence_of
+from controller.rollout.collect import Collector
 from controller.rollout.commit import Change, Committer, SupersededError
-from controller.rollout.tick import Outcome, Tick, TickReport
+from controller.rollout.guard import Guard
+from controller.rollout.tick import Outcome, Tick, TickReport, inputs_of
+from controller.rollout.transitions import after, at_weights
 from controller.sources.base import Observation
 from controller.state.documents import Documents
-from controller.state.evidence import EvidenceStore, StageEvidence
+from controller.state.evidence import EvidenceStore
 from controller.state.journal import Journal
+from controller.state.locks import URGENT_SECONDS
 from controller.state.pace import Pace
-from controller.state.states import StateStore
+from controller.state.states import States, StateStore
 from controller.wording.reasons import reason, state_lost
 
 log = logging.getLogger("abmesh.controller")
@@ -74,7 +76,8 @@ class Reconciler:
         self._collector = Collector(evidence, settle)
         self._documents = documents
         self._new_id = new_id
-        self._committer = Committer(states, journal, documents)
+        self._committer = Committer(states, journal, documents, URGENT_SECONDS)
+        self._guard = Guard(journal=journal, documents=documents, settle=settle, new_id=new_id)
         self._pace = Pace()
         self._failures: dict[str, str] = {}
 
@@ -98,12 +101,15 @@ class Reconciler:
         Raises:
             StateError: the state cannot be read; nothing was done.
         """
-        states = self._states.read().experiments
+        with suppress(StateError):  # a damaged one is told of below; a lock that somebody keeps, too
+            if done := self._states.migrate(URGENT_SECONDS):
+                log.info("%s", done)
+        states = self._states.read()
         tick = Tick(observations, at, now, warmups or Warmups(), probes or {})
         try:
             snapshot = self._documents.read()
         except (DocumentError, StoreError) as error:
-            return self._refused(states, str(error), tick)
+            return self._refused(states.experiments, str(error), tick)
         self._journal.keep_within(snapshot.document.journal)
         outcomes: list[Outcome] = []
         failures: dict[str, str] = {}
@@ -112,7 +118,8 @@ class Reconciler:
             if experiment.rollout is None:
                 continue
             try:
-                outcomes.append(self._reconcile_one(snapshot, experiment, states.get(experiment.name), tick))
+                state = self._usable(snapshot, experiment, states, tick)
+                outcomes.append(self._reconcile_one(snapshot, experiment, state, tick))
             except SupersededError as error:
                 log.info("%s: %s; deciding again at the next tick", experiment.name, error)
                 superseded.append(experiment.name)
@@ -128,12 +135,36 @@ class Reconciler:
         every = snapshot.document.experiments
         return TickReport(snapshot.generation, "", tuple(outcomes), failures, tuple(superseded), every)
 
+    def _usable(self, snapshot: Snapshot, experiment: Experiment, states: States, tick: Tick) -> ExperimentState | None:
+        """The state of a rollout; None for a new one.
+
+        Raises:
+            StateError: it is damaged; harm was judged all the same.
+        """
+        name = experiment.name
+        if states.damage(name):
+            self._guard.watch(snapshot, experiment, tick)
+            return states.get(name)
+        if name in states.experiments:
+            self._guard.forget(name)
+        if name in states.restored:
+            log.error("%s", states.restored[name])
+            with suppress(StateError):  # whatever keeps it from being written shows at the next change
+                self._committer.repair(name)
+        return states.get(name)
+
     def _reconcile_one(
         self, snapshot: Snapshot, experiment: Experiment, state: ExperimentState | None, tick: Tick
     ) -> Outcome:
         name = experiment.name
         if state is None:
-            state = self._first_state(experiment, tick.now)
+            try:
+                state = self._first_state(experiment, tick.now)
+            except SupersededError:
+                raise
+            except StateError:
+                self._guard.watch(snapshot, experiment, tick)
+                raise
         elif state.intent is not None:
             log.warning("%s: finishing an interrupted %s", name, state.intent.entry.kind)
             try:
@@ -150,11 +181,15 @@ class Reconciler:
         assert experiment.rollout is not None
         watching = watched(experiment.rollout, state, tick.now)
         kept = self._collector.collect(state, name, tick.observations, tick.at, watched=watching)
-        inputs = _inputs(experiment, state, kept, tick)
+        inputs = inputs_of(experiment, state, kept, tick)
         decided = decide(inputs)
         situation, decision, history = decided.situation, decided.decision, decided.history
         if decision.kind is Kind.HOLD and decision.phase is state.phase:
-            made = self._hold(snapshot, inputs, decided)
+            try:
+                made = self._hold(snapshot, inputs, decided)
+            except StateError:  # the journal; what was learnt is kept nevertheless
+                self._collector.keep(name, state, replace(kept, history=history, requests=situation.requests))
+                raise
         else:
             before = state
             entry = self._entry(snapshot, inputs, decided)
@@ -191,7 +226,7 @@ class Reconciler:
         name, stage_id = experiment.name, self._new_id()
         state = adopt(experiment, Phase.PROGRESSING, stage_id, now)
         if self._journal.knows(name):
-            text = state_lost(name, self._states.path)
+            text = state_lost(name, self._states.path(name))
             lost = DecisionRecord(id=stage_id, kind=Kind.HOLD, cause=Cause.STATE_LOST, reason=text, at=now)
             state = state.model_copy(update={"phase": Phase.MANUAL, "decision": lost})
             log.warning("%s: %s", name, text)
@@ -204,57 +239,56 @@ class Reconciler:
             return state
         log.warning("%s: the clock was set back to before the stage began; its age counts from now", name)
         corrected = state.model_copy(update={"stage": state.stage.model_copy(update={"started_at": now})})
-        self._committer.put(name, state, corrected)
+        try:
+            self._committer.put(name, state, corrected)
+        except SupersededError:
+            raise
+        except StateError as error:  # harm is judged all the same
+            log.error("%s: %s", name, error)  # noqa: TRY400 - the text says it all
         return corrected
 
     def _apply(self, inputs: Inputs, decided: Decided, entry: JournalEntry) -> ExperimentState:
         """Carry out a decision that changes something."""
         experiment, state, decision, now = inputs.experiment, inputs.state, decided.decision, inputs.now
-        after = _after(state, entry, now)
+        changed = after(state, entry, now)
 
         def plan(present: Snapshot, known: ExperimentState | None) -> Change:
             if known != state:
                 raise SupersededError("the state changed while deciding")
             if present.document.experiment(experiment.name) != experiment:
                 raise SupersededError("the document changed while deciding")
-            return Change(state, after, entry)
+            return Change(state, changed, entry)
 
         try:
-            changed = self._committer.change(experiment.name, plan, now)
+            done = self._committer.change(experiment.name, plan, now)
         except SupersededError:
             raise
         except StateError as error:
             if decision.kind is Kind.ROLLBACK:
-                self._roll_back_regardless(experiment, entry, error)
+                log.error("%s: rolling back even though %s", experiment.name, error)  # noqa: TRY400 - a known cause
+                self._committer.roll_back_unrecorded(experiment.name, Change(state, changed, entry))
             raise
-        log.info("%s: %s: %s", experiment.name, changed.phase, entry.reason)
-        self._pace.written(experiment.name, entry.kind, entry.cause, changed.phase, now)
-        return changed
+        log.info("%s: %s: %s", experiment.name, done.phase, entry.reason)
+        self._pace.written(experiment.name, entry.kind, entry.cause, done.phase, now)
+        return done
 
     def _guard_while_pending(self, name: str, state: ExperimentState, pending: Intent, tick: Tick) -> None:
         """Roll back for harm even though an earlier change cannot be finished because its record cannot be written."""
         snapshot = self._documents.read()
         experiment = snapshot.document.experiment(name)
-        present = _state_at_weights(state, pending, experiment)
+        present = at_weights(state, pending, experiment)
         if experiment.rollout is None or present is None:
             return
         kept = self._collector.collect(present, name, tick.observations, tick.at)
-        inputs = _inputs(experiment, present, kept, tick)
+        inputs = inputs_of(experiment, present, kept, tick)
         decided = decide(inputs)
         with suppress(StateError):  # It stays in memory, and the caller reports the disk's failure.
             self._collector.keep(name, present, replace(kept, history=decided.history))
         if decided.decision.cause is Cause.HARMFUL:
             entry = self._entry(snapshot, inputs, decided)
             log.error("%s: rolling back even though %s cannot be finished", name, pending.entry.kind)
-            change = Change(present, _after(present, entry, tick.now), entry)
+            change = Change(present, after(present, entry, tick.now), entry)
             self._committer.roll_back_instead(name, pending, change, tick.now)
-
-    def _roll_back_regardless(self, experiment: Experiment, entry: JournalEntry, error: StateError) -> None:
-        """Protect users even if the state cannot be written (a full disk): a rollback needs only the document."""
-        log.error("%s: rolling back even though the state cannot be written: %s", experiment.name, error)
-        present = self._documents.read()
-        if present.document.experiment(experiment.name).weights == entry.weights_before:
-            self._documents.write_weights(experiment.name, entry.weights_after, based_on=present.generation)
 
     def _refused(self, states: Mapping[str, ExperimentState], error: str, tick: Tick) -> TickReport:
         """Hold every rollout under way: weights can only be written into a valid document."""
@@ -268,38 +302,3 @@ class Reconciler:
                 self._pace.written(name, entry.kind, entry.cause, entry.phase, tick.now)
             outcomes.append(Outcome(name, state, state.weights, entry.decision))
         return TickReport(None, error, tuple(outcomes))
-
-
-def _inputs(experiment: Experiment, state: ExperimentState, kept: StageEvidence, tick: Tick) -> Inputs:
-    return Inputs(
-        experiment=experiment,
-        state=state,
-        history=kept.history,
-        coverage=tick.coverage,
-        at=tick.at,
-        now=tick.now,
-        began=None if kept.window is None else kept.window.since,
-        evidence=evidence_of(experiment, kept),
-        warmup=tick.warmups.of(target_of(experiment, state)),
-        probe=tick.probes.get(experiment.name),
-    )
-
-
-def _after(state: ExperimentState, entry: JournalEntry, now: datetime) -> ExperimentState:
-    """The state that a decision leads to; other weights begin another stage."""
-    stage = state.stage
-    weight = entry.weights_after.get(state.candidate, 0)
-    if weight != stage.weight:
-        stage = Stage(id=entry.id, weight=weight, started_at=now)
-    return state.model_copy(
-        update={"phase": entry.phase, "weights": entry.weights_after, "stage": stage, "decision": entry.decision}
-    )
-
-
-def _state_at_weights(state: ExperimentState, pending: Intent, experiment: Experiment) -> ExperimentState | None:
-    """The state that the document's weights belong to, before or after a pending change; None if to neither."""
-    if experiment.weights == pending.after.weights:
-        return pending.after
-    if experiment.weights == pending.before:
-        return state.model_copy(update={"intent": None})
-    return None

@@ -11,8 +11,9 @@ from abmesh.experiment.store import FileStore, format_generation
 from controller.records import Cause, DecisionRecord, ExperimentState
 from controller.settings import Settings
 from controller.state.evidence import EvidenceStore
-from controller.state.lease import leader
-from controller.state.states import StateStore
+from controller.state.lease import Leader, leader
+from controller.state.states import States, StateStore
+from controller.wording.leader import leader_stalled
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,9 @@ class ExperimentStatus:
         config_error: why the document is refused; empty if it is valid.
         state_error: why the state cannot be read; empty if it can.
         leader: the controller that leads, as ``PID on HOST``; None if none runs.
+        leader_seconds: since its last tick ended, or since it began to lead; None if none runs.
+        leader_error: what is wrong with it: it hangs, or its last tick failed.
+        failure: why the last tick could not handle this experiment; empty if it could.
     """
 
     experiment: str
@@ -55,14 +59,18 @@ class ExperimentStatus:
     config_error: str = ""
     state_error: str = ""
     leader: str | None = None
+    leader_seconds: float | None = None
+    leader_error: str = ""
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Context:
     generation: str | None
     config_error: str
+    states: States
     state_error: str
-    leader: str | None
+    leader: Leader | None
     live: EvidenceStore
     now: datetime
 
@@ -75,10 +83,9 @@ def read_status(settings: Settings, *, now: datetime | None = None) -> list[Expe
         StoreError: the document cannot be read and there is no state to show instead.
     """
     folder = settings.state_folder
-    states: dict[str, ExperimentState] = {}
-    state_error, who = "", None
+    states, state_error, who = States(), "", None
     try:
-        states = StateStore(folder).read().experiments
+        states = StateStore(folder).read()
         who = leader(folder)
     except StateError as error:
         state_error = str(error)
@@ -86,12 +93,14 @@ def read_status(settings: Settings, *, now: datetime | None = None) -> list[Expe
     try:
         snapshot = FileStore(settings.config).read()
     except (DocumentError, StoreError) as error:
-        if not states:
+        if not states.experiments:
             raise
-        context = _Context(None, str(error), state_error, who, EvidenceStore(folder), moment)
-        return [_status(name, None, state, context) for name, state in states.items()]
-    context = _Context(format_generation(snapshot.generation), "", state_error, who, EvidenceStore(folder), moment)
-    return [_status(item.name, item, states.get(item.name), context) for item in snapshot.document.experiments]
+        context = _Context(None, str(error), states, state_error, who, EvidenceStore(folder), moment)
+        return [_status(name, None, state, context) for name, state in states.experiments.items()]
+    generation = format_generation(snapshot.generation)
+    context = _Context(generation, "", states, state_error, who, EvidenceStore(folder), moment)
+    every = snapshot.document.experiments
+    return [_status(item.name, item, states.experiments.get(item.name), context) for item in every]
 
 
 def _status(
@@ -107,7 +116,9 @@ def _status(
     live = context.live.read(name) if state else None
     if live is not None and state is not None and live.stage != state.stage.id:
         live = None
-    absent = "none" if candidate is None else "unknown" if context.state_error else "new"
+    damage = "" if candidate is None else context.state_error or context.states.damage(name)
+    absent = "none" if candidate is None else "unknown" if damage else "new"
+    heartbeat = context.leader.heartbeat if context.leader else None
     return ExperimentStatus(
         experiment=name,
         candidate=candidate,
@@ -123,9 +134,20 @@ def _status(
         decision=_latest(state, live.decision if live else None),
         pending=state is not None and state.intent is not None,
         config_error=context.config_error,
-        state_error=context.state_error,
-        leader=context.leader,
+        state_error=damage,
+        leader=context.leader.process if context.leader else None,
+        leader_seconds=context.leader.age(context.now) if context.leader else None,
+        leader_error=_leader_error(context.leader, context.now),
+        failure=heartbeat.failures.get(name, "") if heartbeat else "",
     )
+
+
+def _leader_error(found: Leader | None, now: datetime) -> str:
+    if found is None:
+        return ""
+    if found.stalled(now):
+        return leader_stalled(found.process, found.age(now), found.intruder)
+    return f"the last tick failed: {found.heartbeat.error}" if found.heartbeat and found.heartbeat.error else ""
 
 
 def _latest(state: ExperimentState | None, last: DecisionRecord | None) -> DecisionRecord | None:

@@ -1,4 +1,4 @@
-"""What one tick works on and what it did: plain records. Pure.
+"""What one tick works on and what it did: plain records, and a decision's inputs made of them. Pure.
 
 Made by :mod:`controller.rollout.reconcile`, shown by :mod:`controller.metrics.telemetry` and :mod:`controller.http`.
 """
@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from abmesh.experiment.model import Experiment
+from controller.decision.decide import Inputs
 from controller.decision.probes import Probe, ProbeTarget
 from controller.decision.verdicts import Judgement, SampleRatio
-from controller.decision.warmup import Target, Warmups
+from controller.decision.warmup import Target, Warmups, target_of
 from controller.evidence.coverage import Coverage
 from controller.records import DecisionRecord, ExperimentState
+from controller.rollout.collect import evidence_of
 from controller.sources.base import Observation
+from controller.state.evidence import StageEvidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +85,19 @@ class Tick:
         """Which Envoys answered."""
         absent = tuple((item.envoy, item.error) for item in self.observations if item.sample is None)
         return Coverage(len(self.observations), absent)
+
+
+def inputs_of(experiment: Experiment, state: ExperimentState, kept: StageEvidence, tick: Tick) -> Inputs:
+    """What a decision on an experiment is made of."""
+    return Inputs(
+        experiment=experiment,
+        state=state,
+        history=kept.history,
+        coverage=tick.coverage,
+        at=tick.at,
+        now=tick.now,
+        began=None if kept.window is None else kept.window.since,
+        evidence=evidence_of(experiment, kept),
+        warmup=tick.warmups.of(target_of(experiment, state)),
+        probe=tick.probes.get(experiment.name),
+    )

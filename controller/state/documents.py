@@ -22,13 +22,16 @@ class Documents(Protocol):
             StoreError: it cannot be read.
         """
 
-    def write_weights(self, experiment: str, weights: Mapping[str, int], *, based_on: int) -> Snapshot:
+    def write_weights(
+        self, experiment: str, weights: Mapping[str, int], *, based_on: int, urgent: bool = False
+    ) -> Snapshot:
         """Write an experiment's weights and nothing else.
 
         Args:
             experiment: name of the experiment.
             weights: basis points of every variant.
             based_on: the generation that the document must still have.
+            urgent: whether to do it without the document's lock, if another process keeps that.
 
         Returns:
             The document as written.

@@ -27,7 +27,7 @@ from controller.decision.history import History
 from controller.evidence.counts import Counts, Keys, Series, narrowest, values_of
 from controller.evidence.window import Reading, Window
 from controller.records import DecisionRecord, Record
-from controller.state.locks import make_folder, replace_file
+from controller.state.locks import make_folder, make_subfolder, read_file, replace_file
 
 FOLDER = "evidence"
 
@@ -87,7 +87,7 @@ class EvidenceStore:
     def read(self, experiment: str) -> StageEvidence | None:
         """What was kept of an experiment; None if there is nothing, or nothing that makes sense."""
         try:
-            content = memoryview(self._path(experiment).read_bytes())
+            content = memoryview(read_file(self._path(experiment)))
             if content[:_DIGEST] != xxh3_64_digest(content[_DIGEST:]):
                 return None
             with np.load(io.BytesIO(content[_DIGEST:]), allow_pickle=False) as archive:
@@ -104,7 +104,8 @@ class EvidenceStore:
         file = io.BytesIO()
         np.savez(file, allow_pickle=False, **_dump(live))
         archive = file.getvalue()
-        make_folder(self._folder)
+        make_folder(self._folder.parent)
+        make_subfolder(self._folder)
         replace_file(self._path(experiment), xxh3_64_digest(archive) + archive, durable=False)
 
     def _path(self, experiment: str) -> Path:

@@ -19,11 +19,14 @@ from controller.records import JournalEntry
 from controller.settings import JOURNAL_FILE
 from controller.state.journal_files import LONGEST_LINE, OpenJournal, last_line_end, rotated, rotated_path
 from controller.state.journal_reader import Reader, damage, matching, parse_entry
-from controller.state.locks import exclusive, make_folder
+from controller.state.locks import LOCK_SECONDS, exclusive, failure, make_folder, private
 
 LOCK_FILE = "journal.lock"
 
 log = logging.getLogger("abmesh.controller")
+
+_HOLD_SECONDS = 1.0
+"""How long a hold waits for the lock; it is written at a later tick instead."""
 
 
 class Journal:
@@ -53,11 +56,11 @@ class Journal:
         """
         make_folder(self.path.parent)
         line = entry.model_dump_json().encode() + b"\n"
-        with exclusive(self._lock):
+        with exclusive(self._lock, timeout=LOCK_SECONDS if durable else _HOLD_SECONDS):
             try:
                 self._make_room(len(line))
                 new = not self.path.exists()
-                with self.path.open("ab") as file:
+                with open(self.path, "ab", opener=private) as file:
                     file.write(line)
                     file.flush()
                     if durable:
@@ -65,7 +68,7 @@ class Journal:
                 if durable and new:
                     atomic.flush_folder(self.path.parent)
             except OSError as error:
-                raise StateError(f"{self.path}: cannot be written: {error.strerror}") from error
+                raise failure(self.path, "written", error) from error
 
     def holds(self, entry_id: str) -> bool:
         """Whether the journal has a complete entry with this id.
@@ -88,7 +91,7 @@ class Journal:
     def _make_room(self, length: int) -> None:
         """Make the file end with a line end, and put it aside if a line of this length would be too much for it."""
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = private(os.fspath(self.path), os.O_RDWR)
         except FileNotFoundError:
             return
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -135,6 +136,15 @@ class World:
     @property
     def states(self) -> StateStore:
         return StateStore(self.folder)
+
+    def lose_states(self) -> None:
+        """The files of all states, and their copies, are gone."""
+        shutil.rmtree(self.folder / "rollouts")
+
+    def damage_states(self) -> None:
+        """So are they, but for a byte each."""
+        for path in (self.folder / "rollouts").iterdir():
+            path.write_text("{")
 
     @property
     def traffic(self) -> Traffic:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pytest
 from controller.http import HttpServer
 from controller.loop import Controller, Role
 from controller.metrics.telemetry import Telemetry
+from controller.records import Phase
+from controller.rollout.guard import Guard
 from controller.settings import Settings
 from controller.sources.base import Observation
+from controller.state.journal import Journal
 from controller.state.lease import Lease
-from tests.controller.support import DOCUMENT, World, world
+from tests.controller.support import DOCUMENT, START, World, serve, world
 
 
 class Source:
@@ -24,11 +28,14 @@ class Source:
         self.subject = subject
         self.fault: Exception | None = None
         self.asked = 0
+        self.hang = False
         self.was_asked = asyncio.Event()
 
     async def observe(self) -> list[Observation]:
         self.asked += 1
         self.was_asked.set()
+        if self.hang:
+            await asyncio.Event().wait()
         if self.fault is not None:
             raise self.fault
         return self.subject.observe()
@@ -46,12 +53,16 @@ class Setup:
         self.telemetry = Telemetry()
         self.lease = Lease(subject.folder)
         self.seconds = 1000.0
+        self.told: list[str] = []
+        guard = Guard(journal=Journal(subject.folder), documents=subject.documents, settle=subject.settle)
         self.controller = Controller(
             Settings(Path("e.yaml"), routes_file=routes_file),
             source=self.source,
             reconciler=subject.reconciler,
             lease=self.lease,
             telemetry=self.telemetry,
+            guard=(guard, subject.states),
+            notify=self.told.append,
             clock=lambda: subject.now,
             monotonic=lambda: self.seconds,
         )
@@ -200,13 +211,17 @@ async def test_no_error_ends_the_loop(setup: Setup, fault: Exception) -> None:
 
 async def test_damaged_state_stops_every_move_and_is_shown(setup: Setup) -> None:
     await setup.controller.tick()
-    good = setup.subject.states.path.read_text()
-    setup.subject.states.path.write_text("{")
+    folder = setup.subject.folder / "rollouts"
+    good = {path: path.read_text() for path in folder.iterdir()}
+    for path in good:
+        path.write_text("{")
     await setup.controller.tick()
-    assert "damaged" in setup.controller.error
-    setup.subject.states.path.write_text(good)
+    assert setup.controller.report is not None
+    assert "damaged" in setup.controller.report.failures["chat"]
+    for path, text in good.items():
+        path.write_text(text)
     await setup.controller.tick()
-    assert setup.controller.error == ""
+    assert setup.controller.report.failures == {}
     setup.lease.release()
 
 
@@ -223,6 +238,89 @@ async def test_a_second_controller_stands_by_and_takes_over(tmp_path: Path) -> N
     assert second.controller.role is Role.LEADING
     assert subject.moves() == [("advance", 0, 1000)]
     second.lease.release()
+
+
+async def _hung(tmp_path: Path) -> tuple[Setup, Setup]:
+    """A leader that does not tick any more, and a controller on standby that knows it; the candidate has 10%."""
+    subject = world(tmp_path)
+    first, second = Setup(subject), Setup(subject)
+    await first.controller.tick()
+    await second.controller.tick()
+    assert not second.controller.leader_stalled
+    subject.now += timedelta(seconds=31)
+    second.seconds += 31
+    await second.controller.tick()
+    return first, second
+
+
+async def _standby_ticks(second: Setup, ticks: int, code: int) -> None:
+    subject = second.subject
+    for _ in range(ticks):
+        subject.now += timedelta(seconds=5)
+        second.seconds += 5
+        serve(subject, 50, code=code)
+        await second.controller.tick()
+
+
+async def test_a_controller_on_standby_rolls_back_for_harm_while_the_leader_hangs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = await _hung(tmp_path)
+    subject = first.subject
+    assert caplog.text.count("has not finished a tick for 31 s") == 1
+    await _standby_ticks(second, 6, 200)
+    assert subject.weight() == 1000
+    await _standby_ticks(second, 6, 503)
+    assert subject.weight() == 0
+    assert subject.moves() == [("advance", 0, 1000), ("rollback", 1000, 0)]
+    assert second.controller.role is Role.STANDBY
+    assert second.metric("abmesh_controller_leader_last_tick_timestamp_seconds") == START.timestamp()
+    await first.controller.tick()  # it wakes up, and finds weights that it did not write
+    assert (subject.weight(), subject.phase()) == (0, Phase.MANUAL)
+    await second.controller.tick()
+    assert not second.controller.leader_stalled
+    assert "goes on" in caplog.text
+    first.lease.release()
+
+
+async def test_a_manual_rollout_stays_a_persons_while_the_leader_hangs(tmp_path: Path) -> None:
+    first, second = await _hung(tmp_path)
+    subject = first.subject
+    path = tmp_path / "experiments.yaml"
+    path.write_text(path.read_text().replace("weight: 90", "weight: 65").replace("weight: 10", "weight: 35"))
+    await first.controller.tick()
+    assert subject.phase() is Phase.MANUAL
+    subject.now += timedelta(seconds=31)
+    await _standby_ticks(second, 10, 503)
+    assert subject.weight() == 3500
+    first.lease.release()
+
+
+async def test_only_ticks_that_end_are_told_to_the_service_manager(setup: Setup) -> None:
+    setup.source.fault = RuntimeError("a bug")
+    await setup.controller.tick()
+    assert setup.told == ["WATCHDOG=1"]
+    setup.source.hang = True
+    setup.source.fault = None
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(setup.controller.tick(), 0.05)
+    assert setup.told == ["WATCHDOG=1"]
+    setup.lease.release()
+
+
+async def test_the_leaders_heartbeat_tells_its_failures(setup: Setup) -> None:
+    await setup.controller.tick()
+    setup.subject.damage_states()
+    await setup.controller.tick()
+    heartbeat = setup.lease.leader().heartbeat
+    assert heartbeat is not None
+    assert "damaged" in heartbeat.failures["chat"]
+    setup.source.fault = OSError("no more files")
+    await setup.controller.tick()
+    heartbeat = setup.lease.leader().heartbeat
+    assert heartbeat is not None
+    assert (heartbeat.failures, "no more files" in heartbeat.error, heartbeat.every) == ({}, True, 10)
+    setup.lease.release()
 
 
 async def test_it_ticks_until_stopped_and_finishes_the_tick(tmp_path: Path) -> None:
@@ -267,6 +365,21 @@ async def test_health_and_metrics_over_http(setup: Setup) -> None:
     finally:
         await server.stop()
         setup.lease.release()
+
+
+async def test_health_on_standby_tells_the_age_of_the_leaders_heartbeat(tmp_path: Path) -> None:
+    first, second = await _hung(tmp_path)
+    server = HttpServer("127.0.0.1:0", second.controller, second.telemetry)
+    address = await server.start()
+    try:
+        status, text = await _get(address, "/healthz")
+        found = json.loads(text)
+        assert (status, found["status"], found["leader_stalled"]) == (200, "standby", True)
+        assert found["leader_last_tick_seconds_ago"] == 31
+        assert found["leader"].startswith(f"{os.getpid()} on ")
+    finally:
+        await server.stop()
+        first.lease.release()
 
 
 async def _health(address: str) -> tuple[int, str]:

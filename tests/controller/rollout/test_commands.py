@@ -197,10 +197,10 @@ def test_an_unknown_experiment_is_named(tmp_path: Path) -> None:
 def test_a_refused_document_and_damaged_state_are_errors(tmp_path: Path) -> None:
     subject, settings = _setup(tmp_path)
     subject.tick()
-    subject.states.path.write_text("{")
+    subject.damage_states()
     with pytest.raises(StateError, match="damaged"):
         commands.rollback(settings, NAME, now=subject.now)
-    subject.states.path.unlink()
+    subject.lose_states()
     settings.config.write_text("nonsense")
     with pytest.raises(DocumentError):
         commands.rollback(settings, NAME, now=subject.now)

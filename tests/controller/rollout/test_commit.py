@@ -50,9 +50,11 @@ class CrashingDocuments:
         assert isinstance(found, Snapshot)
         return found
 
-    def write_weights(self, experiment: str, weights: Mapping[str, int], *, based_on: int) -> Snapshot:
+    def write_weights(
+        self, experiment: str, weights: Mapping[str, int], *, based_on: int, urgent: bool = False
+    ) -> Snapshot:
         found = self._script.step(
-            "document write", lambda: self._inner.write_weights(experiment, weights, based_on=based_on)
+            "document write", lambda: self._inner.write_weights(experiment, weights, based_on=based_on, urgent=urgent)
         )
         assert isinstance(found, Snapshot)
         return found
@@ -182,7 +184,9 @@ def test_a_conflict_with_an_edit_elsewhere_in_the_document_is_retried(tmp_path: 
     edits = 0
 
     class Busy(CrashingDocuments):
-        def write_weights(self, experiment: str, weights: Mapping[str, int], *, based_on: int) -> Snapshot:
+        def write_weights(
+            self, experiment: str, weights: Mapping[str, int], *, based_on: int, urgent: bool = False
+        ) -> Snapshot:
             nonlocal edits
             if edits < 5:
                 edits += 1
@@ -202,7 +206,9 @@ def test_a_conflict_that_does_not_end_is_an_error_and_the_change_is_finished_lat
     inner = subject.documents
 
     class Busy(CrashingDocuments):
-        def write_weights(self, experiment: str, weights: Mapping[str, int], *, based_on: int) -> Snapshot:
+        def write_weights(
+            self, experiment: str, weights: Mapping[str, int], *, based_on: int, urgent: bool = False
+        ) -> Snapshot:
             raise Conflict("changed")
 
     subject.documents = Busy(inner, Script())
@@ -221,7 +227,9 @@ def test_a_document_that_cannot_be_written_keeps_the_intent_until_it_can(tmp_pat
     inner = subject.documents
 
     class ReadOnly(CrashingDocuments):
-        def write_weights(self, experiment: str, weights: Mapping[str, int], *, based_on: int) -> Snapshot:
+        def write_weights(
+            self, experiment: str, weights: Mapping[str, int], *, based_on: int, urgent: bool = False
+        ) -> Snapshot:
             raise StoreError("read-only")
 
     subject.documents = ReadOnly(inner, Script())
@@ -251,10 +259,10 @@ def test_a_decision_on_a_state_that_has_changed_is_not_carried_out(tmp_path: Pat
 
 
 def test_a_rollback_needs_nothing_but_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk with the state is full: users are protected all the same, and the rollout is a person's after that."""
+    """The disk with the state is full: users are protected all the same, and it is recorded once that is possible."""
     subject = _ready_to_advance(tmp_path)
     subject.traffic.serve("model-b", 100, code=500)
-    blocked = subject.folder / "state.json.tmp"
+    blocked = subject.folder / "rollouts" / "chat.json.tmp"
     blocked.mkdir()
     report = subject.tick(1)
     assert re.search(r"cannot be written", report.failures[NAME])
@@ -262,8 +270,9 @@ def test_a_rollback_needs_nothing_but_the_document(tmp_path: Path, monkeypatch: 
     blocked.rmdir()
     subject.tick(5)
     subject.tick(5)
-    assert subject.states.read().experiments[NAME].phase is Phase.MANUAL
+    assert subject.states.read().experiments[NAME].phase is Phase.ROLLED_BACK
     assert subject.weight() == 0
+    assert subject.moves()[-1] == ("rollback", 1000, 0)
 
 
 def test_the_journal_has_the_inputs_of_a_decision(tmp_path: Path) -> None:

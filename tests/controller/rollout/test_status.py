@@ -92,7 +92,7 @@ def test_a_refused_document_shows_what_is_remembered_and_why_it_is_refused(tmp_p
     assert "experiments.yaml" in found.config_error
     settings.config.unlink()
     assert read_status(settings)[0].config_error
-    subject.states.path.unlink()
+    subject.lose_states()
     with pytest.raises(StoreError):
         read_status(settings)
 
@@ -100,7 +100,7 @@ def test_a_refused_document_shows_what_is_remembered_and_why_it_is_refused(tmp_p
 def test_damaged_state_shows_the_document_and_the_damage(tmp_path: Path) -> None:
     subject, settings = _setup(tmp_path)
     subject.tick()
-    subject.states.path.write_text("{")
+    subject.damage_states()
     (found,) = read_status(settings)
     assert (found.phase, found.weight) == ("unknown", 1000)
     assert "damaged" in found.state_error
