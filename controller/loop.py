@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from abmesh.experiment.errors import AbmeshError
+from abmesh.experiment.errors import AbmeshError, StateError
 from controller.metrics.telemetry import Telemetry
 from controller.rollout.guard import Guard
 from controller.rollout.prober import Prober
@@ -24,6 +24,7 @@ from controller.rollout.warmer import Warmer
 from controller.settings import Settings
 from controller.sources.base import Source
 from controller.state.lease import Heartbeat, Leader, Lease
+from controller.state.locks import trouble
 from controller.state.states import StateStore
 from controller.watchdog import ALIVE
 from controller.wording.leader import leader_stalled
@@ -148,13 +149,20 @@ class Controller:
         """Run one tick if this controller leads; otherwise, try to lead. Never raises."""
         started = self._monotonic()
         try:
-            if self._try_to_lead():
+            try:
+                held = self._try_to_lead()
+            except StateError:  # the lock's file cannot be used, so nobody leads
+                await self._stand_in()
+                raise
+            if held:
                 await self._act()
             else:
                 await self._stand_by()
             self.error = ""
         except AbmeshError as error:
             self._failed(str(error))
+        except OSError as error:
+            self._failed(trouble(error))
         except Exception as error:
             log.exception("a tick failed; this is a bug in abmesh; retrying at the next tick")
             self._failed(repr(error))
@@ -191,6 +199,10 @@ class Controller:
             return
         if not was_stalled:
             log.error("%s", leader_stalled(self.leader.process, self.leader_seconds, self.leader.intruder))
+        await self._stand_in()
+
+    async def _stand_in(self) -> None:
+        """Roll back for harm without leading."""
         if self._guard is None or self._monotonic() < self._next_look:
             return
         self._next_look = self._monotonic() + self._settings.interval.total_seconds()

@@ -51,7 +51,8 @@ def run(settings: Settings) -> int:
         raise SettingsError("no Envoy to read statistics from; add one, such as --envoy http://127.0.0.1:9901")
     # Does nothing if logging is already configured.
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for change in secure(settings.state_folder, settings.state_group):
+    public = [path for path in (settings.config, settings.routes_file) if path is not None]
+    for change in secure(settings.state_folder, settings.state_group, public):
         log.warning("%s", change)
     with suppress(AbmeshError):  # whatever is wrong with the document shows at every tick
         FileStore(settings.config, lock_seconds=1.0, warn=log.warning).recover()

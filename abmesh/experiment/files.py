@@ -292,4 +292,6 @@ _CAUSES = {
 
 def _failure(path: Path, verb: str, error: OSError, what: str = DOCUMENT) -> StoreError:
     cause = _CAUSES.get(error.errno or 0) or error.strerror or type(error).__name__
+    if error.errno == errno.EROFS and what != DOCUMENT:
+        cause = "the file system is read-only; make it writable, or put the file elsewhere"
     return StoreError(f"{path}: cannot {verb} {what}: {cause}")

@@ -41,7 +41,7 @@ from controller.sources.base import Observation
 from controller.state.documents import Documents
 from controller.state.evidence import EvidenceStore
 from controller.state.journal import Journal
-from controller.state.locks import URGENT_SECONDS
+from controller.state.locks import URGENT_SECONDS, trouble
 from controller.state.pace import Pace
 from controller.state.states import States, StateStore
 from controller.wording.reasons import reason, state_lost
@@ -125,6 +125,8 @@ class Reconciler:
                 superseded.append(experiment.name)
             except AbmeshError as error:
                 failures[experiment.name] = str(error)
+            except OSError as error:
+                failures[experiment.name] = trouble(error)
             except Exception as error:
                 log.exception("%s: this is a bug in abmesh", experiment.name)
                 failures[experiment.name] = repr(error)

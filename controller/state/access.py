@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import grp
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from abmesh.experiment.errors import SettingsError, StateError
 from abmesh.holders import user_name
 from controller.state.locks import failure, make_folder
 
+_OURS: Final = re.compile(r"(leader|state|journal)\.lock|state\.json.*|journal.*|evidence|rollouts")
 
-def secure(folder: Path, group: str | None = None) -> list[str]:
-    """Take the state folder and what is in it from everybody but its users; make it if it is missing.
+
+def secure(folder: Path, group: str | None = None, public: Iterable[Path] = ()) -> list[str]:
+    """Take the state folder and what is kept in it from everybody but its users; make it if it is missing.
 
     Args:
         folder: the state folder.
         group: whose members are users, too; None for nobody.
+        public: files that others read. If one of them is in the folder, the folder itself stays as it is.
 
     Returns:
         What was changed, as sentences for the log.
@@ -36,8 +41,14 @@ def secure(folder: Path, group: str | None = None) -> list[str]:
     try:
         found = folder.stat()
         wanted = 0o700 if number is None else 0o2770
+        inside = [path for path in public if path.resolve().is_relative_to(folder.resolve())]
         if found.st_uid != os.geteuid():
             _accept(folder, found, number)
+        elif inside:
+            changed.append(
+                f"{folder}: holds {inside[0].name}, which others read, so others can still look into this folder; give "
+                f"the controller's files a folder of their own with --state"
+            )
         elif stat.S_IMODE(found.st_mode) != wanted or (number is not None and found.st_gid != number):
             if number is not None:
                 os.chown(folder, -1, number)
@@ -88,10 +99,12 @@ def _tighten(path: Path, group: int | None) -> bool:
 
 
 def _inside(folder: Path) -> Iterator[Path]:
+    """What is ours in a folder, which may hold other things, too."""
     for path in folder.iterdir():
-        yield path
-        if path.is_dir() and not path.is_symlink():
-            yield from path.iterdir()
+        if _OURS.fullmatch(path.name):
+            yield path
+            if path.is_dir() and not path.is_symlink():
+                yield from path.iterdir()
 
 
 def _number(group: str) -> int:

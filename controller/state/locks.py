@@ -142,10 +142,8 @@ def make_folder(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        cause = _CAUSES.get(error.errno or 0) or error.strerror
-        raise StateError(
-            f"{path}: cannot create the folder for the controller's state: {cause}; choose another with --state"
-        ) from error
+        cause = _CAUSES.get(error.errno or 0) or f"{error.strerror}; choose another with --state"
+        raise StateError(f"{path}: cannot create the folder for the controller's state: {cause}") from error
 
 
 def make_subfolder(path: Path) -> None:
@@ -196,6 +194,12 @@ def failure(path: Path, verb: str, error: OSError) -> StateError:
         cause = f"permission denied for user {user_name(os.geteuid())}; be the controller's user, or share its folder "
         cause += "with a group (--state-group)"
     return StateError(f"{path}: cannot be {verb}: {cause}")
+
+
+def trouble(error: OSError) -> str:
+    """An error of the system that no other place has put into words: no bug, but nothing that was foreseen either."""
+    where = f"{error.filename}: " if error.filename else ""
+    return where + (_CAUSES.get(error.errno or 0) or str(error.strerror or error))
 
 
 def _no_locks(error: OSError) -> StateError:

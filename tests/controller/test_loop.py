@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from datetime import timedelta
@@ -281,6 +282,26 @@ async def test_a_controller_on_standby_rolls_back_for_harm_while_the_leader_hang
     assert not second.controller.leader_stalled
     assert "goes on" in caplog.text
     first.lease.release()
+
+
+async def test_harm_is_rolled_back_although_the_lease_cannot_be_had(tmp_path: Path) -> None:
+    text = DOCUMENT.replace("weight: 100", "weight: 80").replace("weight: 0", "weight: 20")
+    setup = Setup(world(tmp_path, text))
+    (setup.subject.folder / "leader.lock").mkdir(parents=True)
+    await _standby_ticks(setup, 10, 503)
+    assert "cannot be opened" in setup.controller.error
+    assert setup.subject.weight() == 0
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EMFILE])
+async def test_an_error_of_the_system_is_not_called_a_bug(
+    setup: Setup, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    setup.source.fault = OSError(number, os.strerror(number), "/somewhere")
+    await setup.controller.tick()
+    assert "/somewhere: " in setup.controller.error
+    assert "bug" not in caplog.text
+    setup.lease.release()
 
 
 async def test_a_manual_rollout_stays_a_persons_while_the_leader_hangs(tmp_path: Path) -> None:

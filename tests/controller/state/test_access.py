@@ -164,3 +164,15 @@ def test_links_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="cannot be written"):
         Journal(folder).append(entry(), durable=True)
     assert outside.read_bytes() == b""
+
+
+def test_a_folder_that_holds_the_document_stays_open_and_so_does_the_document(tmp_path: Path) -> None:
+    _use(tmp_path)
+    document = tmp_path / "experiments.yaml"
+    document.touch(0o644)
+    tmp_path.chmod(0o755)
+    (tmp_path / "state.lock").chmod(0o644)
+    first, second = secure(tmp_path, public=[document])
+    assert "holds experiments.yaml, which others read" in first
+    assert "others could open state.lock;" in second
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path, document)] == [0o755, 0o644]
