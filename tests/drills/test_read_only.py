@@ -20,7 +20,7 @@ READ_ONLY: Final = """
 set -e
 mount -t tmpfs tmpfs "$1"
 cp -r "$2"/. "$1"
-chmod 0700 "$1"
+chmod -R go= "$1"
 mount -o remount,ro "$1"
 shift 2
 exec "$@"
