@@ -69,6 +69,16 @@ def test_state_and_evidence_load_with_everything_that_was_kept(recorded: Path) -
         assert len(live.history.checkpoints) > 2
 
 
+def test_the_state_moves_into_a_file_of_its_own_and_stays_the_same(recorded: Path) -> None:
+    before = StateStore(recorded).read().get("chat")
+    status = call("status", *_places(recorded), "--json").out
+    assert StateStore(recorded).migrate()
+    assert not (recorded / "state.json").exists()
+    assert StateStore(recorded).read().get("chat") == before
+    after = call("status", *_places(recorded), "--json").out
+    assert {**json.loads(after), "stage_seconds": 0} == {**json.loads(status), "stage_seconds": 0}
+
+
 def test_status_journal_explain_and_analyze_show_it(recorded: Path) -> None:
     status = json.loads(call("status", *_places(recorded), "--json").out)
     assert status["experiment"] == "chat"
