@@ -147,7 +147,7 @@ def prepared(target: Path, content: bytes) -> Iterator[Path]:
         yield copy.path
 
 
-def swap(copy: Path, target: Path, *, expected: bytes, ours: bytes) -> str:
+def swap(copy: Path, target: Path, *, expected: bytes, ours: bytes, despite_writer: bool = False) -> str:
     """Put a prepared copy in the target's place, at once for every reader and for good, if that is what is expected.
 
     Where the system can swap two names, nobody who saves the target at the same moment is overwritten. Elsewhere, a
@@ -158,9 +158,10 @@ def swap(copy: Path, target: Path, *, expected: bytes, ours: bytes) -> str:
         target: the file.
         expected: what the target must hold.
         ours: what the copy holds.
+        despite_writer: whether to do it even if somebody has the target open for writing.
 
     Returns:
-        Where somebody's earlier content was kept, because they saved several times at that moment; mostly empty.
+        Where the file is kept that somebody has open for writing; mostly empty.
 
     Raises:
         Conflict: the target holds something else, or somebody is writing into it; theirs is in place.
@@ -171,12 +172,12 @@ def swap(copy: Path, target: Path, *, expected: bytes, ours: bytes) -> str:
     try:
         copy.replace(aside)
         try:
-            done = exchange.compare_and_swap(aside, target, expected, ours)
+            done = exchange.compare_and_swap(aside, target, expected, ours, despite_writer=despite_writer)
         except exchange.Unsupported:
             done = target.read_bytes() == expected
             if done:
                 aside.replace(target)
-        if not done and aside.read_bytes() not in (ours, expected):
+        if _holds_somebodys(aside, expected, ours, late=done and despite_writer):
             kept = _keep(aside, target)
         aside.unlink(missing_ok=True)
     except exchange.Unsettled as error:
@@ -195,6 +196,13 @@ def swap(copy: Path, target: Path, *, expected: bytes, ours: bytes) -> str:
         message = f"{target}: written, but its folder could not be flushed to disk: a power failure may undo the write"
         raise StoreError(message) from error
     return kept
+
+
+def _holds_somebodys(aside: Path, expected: bytes, ours: bytes, *, late: bool) -> bool:
+    """Whether what came out must be kept; ``late``: also if somebody has it open and may write into it later."""
+    if not aside.exists():  # it became the target, where names cannot be swapped
+        return False
+    return aside.read_bytes() not in (ours, expected) or (late and exchange.is_being_written(aside))
 
 
 def recover(target: Path, tell: Callable[[str], None]) -> None:
@@ -286,7 +294,6 @@ _CAUSES = {
     errno.EBUSY: "a mount point of its own, which cannot be replaced; mount its folder instead",
     errno.ENOSPC: "no space left on the device",
     errno.ELOOP: "a symbolic link that leads back to itself",
-    errno.EIO: "the disk reports an error",
 }
 
 

@@ -99,7 +99,7 @@ class FileStore:
     ) -> None:
         self._path = path
         self._lock_seconds = lock_seconds
-        self._warn = warn
+        self._warn = warn or (lambda _: None)
         self._secrets = secrets
         self._warned: set[tuple[str, str]] = set()
         self._last: tuple[bytes, Snapshot | DocumentError] | None = None
@@ -130,8 +130,8 @@ class FileStore:
             experiment: its name.
             weights: basis points by variant.
             based_on: generation of the document that the weights were computed from.
-            urgent: whether to write without the lock if another process does not give it back within a second, as a
-                rollback must. The generation is compared all the same.
+            urgent: whether to wait no longer than a second for the lock, and for somebody who has the file open for
+                writing, and then write all the same, as a rollback must. The generation is compared even so.
 
         Returns:
             The document as written.
@@ -146,7 +146,7 @@ class FileStore:
             snapshot = self.read()
             if snapshot.generation != based_on:
                 raise self._conflict(based_on, snapshot.generation)
-            return self._write(target, snapshot, experiment, weights)
+            return self._write_soon(target, snapshot, experiment, weights, urgent=urgent)
 
     def update_weights(self, experiment: str, change: Callable[[Snapshot], Mapping[str, int]]) -> Snapshot:
         """Give an experiment the weights that a function computes from the current document.
@@ -236,7 +236,7 @@ class FileStore:
         document, warnings, _ = codec.parse_with_warnings(text, source)
         for warning in warnings:
             # Once, although every step of a rollout changes the content.
-            if self._warn is not None and (warning.path, warning.message) not in self._warned:
+            if (warning.path, warning.message) not in self._warned:
                 self._warned.add((warning.path, warning.message))
                 self._warn(warning.describe(source))
         return Snapshot(document, text, generation_of(content), warnings)
@@ -259,14 +259,36 @@ class FileStore:
             try:
                 seconds = min(self._lock_seconds, files.URGENT_SECONDS) if urgent else self._lock_seconds
                 stack.enter_context(files.locked(target, seconds))
-                files.recover(target, self._tell)
+                files.recover(target, self._warn)
             except StoreError as error:
                 if not urgent:
                     raise
-                self._tell(f"writing without the lock: {error}")
+                self._warn(f"writing without the lock: {error}")
             yield target
 
-    def _write(self, target: Path, snapshot: Snapshot, experiment: str, weights: Mapping[str, int]) -> Snapshot:
+    def _write_soon(
+        self, target: Path, snapshot: Snapshot, experiment: str, weights: Mapping[str, int], *, urgent: bool
+    ) -> Snapshot:
+        """Write weights; if it is urgent, wait for somebody who has the file open for writing, but not for long."""
+        limit = time.monotonic() + files.URGENT_SECONDS
+        while True:
+            try:
+                late = urgent and time.monotonic() >= limit
+                return self._write(target, snapshot, experiment, weights, despite_writer=late)
+            except Conflict:
+                if not urgent or late or self.read().generation != snapshot.generation:
+                    raise
+                time.sleep(0.05)
+
+    def _write(
+        self,
+        target: Path,
+        snapshot: Snapshot,
+        experiment: str,
+        weights: Mapping[str, int],
+        *,
+        despite_writer: bool = False,
+    ) -> Snapshot:
         """Write weights, but over nothing else than the snapshot."""
         text, document = codec.edit_weights(snapshot.text, experiment, weights, str(self._path))
         if text == snapshot.text:
@@ -276,12 +298,12 @@ class FileStore:
             present = generation_of(files.read(self._path, LONGEST))
             if present != snapshot.generation:
                 raise self._conflict(snapshot.generation, present)
-            files.swap(copy, target, expected=before, ours=content)
+            kept = files.swap(copy, target, expected=before, ours=content, despite_writer=despite_writer)
+        if kept:
+            self._warn(
+                f"{self._path}: somebody has the former document open for writing; what they write goes to {kept}"
+            )
         return Snapshot(document, text, generation_of(content), snapshot.warnings)
-
-    def _tell(self, message: str) -> None:
-        if self._warn is not None:
-            self._warn(message)
 
     def _conflict(self, based_on: int, present: int) -> Conflict:
         return Conflict(

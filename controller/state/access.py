@@ -80,7 +80,8 @@ def _tighten(path: Path, group: int | None) -> bool:
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode):
         return False  # refused when it is used
-    if found.st_uid not in (os.geteuid(), 0, path.parent.stat().st_uid):
+    member = group is not None and found.st_gid == group
+    if found.st_uid not in (os.geteuid(), 0, path.parent.stat().st_uid) and not member:
         raise StateError(
             f"{path}: belongs to user {user_name(found.st_uid)}, who may not use this folder; remove it, or give it to "
             f"user {user_name(os.geteuid())} with chown"

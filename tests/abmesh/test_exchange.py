@@ -131,6 +131,22 @@ def test_a_system_that_cannot_swap_names_says_so_before_anything_is_done(
         exchange.swap_names(target, target)
 
 
+def test_a_c_library_that_does_not_know_the_call_yet_is_bypassed(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+
+    class Old:
+        syscall = library.syscall
+
+    exchange._renameat2.cache_clear()
+    monkeypatch.setattr("abmesh.exchange.ctypes.CDLL", lambda *_, **__: Old)
+    copy = _copy(target)
+    try:
+        assert exchange.compare_and_swap(copy, target, BASE, OURS)
+        assert target.read_bytes() == OURS
+    finally:
+        exchange._renameat2.cache_clear()
+
+
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         exchange.swap_names(tmp_path / "a", tmp_path / "b")

@@ -353,6 +353,23 @@ class TestLock:
         assert store.read().document.experiment("chat").weights == weights
         assert f"writing without the lock: {path}: process {os.getpid()} " in told[0]
 
+    def test_an_urgent_write_waits_for_who_writes_into_the_file_and_then_keeps_their_file(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(files, "URGENT_SECONDS", 0.2)
+        told: list[str] = []
+        store = FileStore(path, warn=told.append)
+        weights = {"model-a": 10_000, "model-b": 0}
+        with path.open("r+") as theirs:
+            with pytest.raises(Conflict):
+                store.write_weights("chat", weights, based_on=store.read().generation)
+            store.write_weights("chat", weights, based_on=store.read().generation, urgent=True)
+            theirs.write("# theirs\n")
+        assert store.read().document.experiment("chat").weights == weights
+        (kept,) = path.parent.glob("experiments.yaml.kept-*")
+        assert kept.read_text().startswith("# theirs\n")
+        assert str(kept) in told[0]
+
     def test_an_urgent_write_still_compares(self, path: Path) -> None:
         store = FileStore(path, lock_seconds=0.05)
         old = store.read().generation

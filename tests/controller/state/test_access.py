@@ -141,6 +141,51 @@ def test_somebody_elses_file_in_it_is_refused(tmp_path: Path) -> None:
 
 
 @as_root
+def test_a_file_that_a_member_of_the_group_made_is_accepted(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    secure(folder, GROUP)
+    _use(folder)
+    os.chown(folder / "state.lock", 4321, -1)
+    secure(folder, GROUP)
+    with pytest.raises(StateError, match="belongs to user 4321"):
+        secure(folder)
+
+
+@as_root
+@pytest.mark.process
+def test_a_member_of_the_group_can_use_all_of_it_and_nobody_else_can(open_path: Path) -> None:
+    folder = open_path / "state"
+    group = 4322
+    folder.mkdir()
+    os.chown(folder, 4321, group)
+    folder.chmod(0o2770)
+
+    def as_user(uid: int, gid: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.setgroups([])
+                os.setgid(gid)
+                os.setuid(uid)
+                _use(folder)
+                code = 0
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert [as_user(4321, group), as_user(4400, group), as_user(4321, group)] == [0, 0, 0]
+    assert as_user(4400, 4400) == 1
+    assert {path.stat().st_gid for path in folder.rglob("*")} == {group}
+
+
+@pytest.fixture
+def open_path(short_path: Path) -> Path:
+    short_path.chmod(0o755)
+    return short_path
+
+
+@as_root
 def test_what_root_makes_in_the_controllers_folder_is_the_controllers(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     secure(folder)
