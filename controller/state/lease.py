@@ -76,7 +76,8 @@ class Leader:
     def stalled(self, now: datetime) -> bool:
         """Whether no tick has ended for much longer than one should take, or none ever will."""
         every = self.heartbeat.every if self.heartbeat else _EVERY
-        return bool(self.intruder) or self.age(now) > max(_SHORTEST, 3 * every)
+        # A heartbeat is a controller's, even if its process has another number where it runs.
+        return bool(self.intruder and self.heartbeat is None) or self.age(now) > max(_SHORTEST, 3 * every)
 
 
 class Lease:

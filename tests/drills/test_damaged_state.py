@@ -23,7 +23,7 @@ TICK = timedelta(milliseconds=200)
 
 def _two_rollouts() -> str:
     """``other`` takes completions, and can be made to fail; ``chat`` takes the rest, and goes on meanwhile."""
-    text = rollout("500ms", "[20, 100]")
+    text = rollout("500ms", "[50, 100]")
     head, experiment = text.split("experiments:\n")
     other = experiment.replace("name: chat", "name: other").replace("salt: e2e", "salt: other")
     other = other.replace("path_prefix: /v1/", f"path_prefix: {CHAT}").replace("llm-session", "other-session")
@@ -33,7 +33,7 @@ def _two_rollouts() -> str:
 async def test_one_bad_byte_stops_at_most_one_rollout_and_no_protection(tmp_path: Path, drill: Drill) -> None:
     async with stack(tmp_path, _two_rollouts(), interval=TICK) as running:
         path = running.state / "rollouts" / "other.json"
-        await eventually(has(running, "other", weight=20))
+        await eventually(has(running, "other", weight=50))
         async with (
             under_load(running.url, USERS, pause=0.001, concurrency=2) as chat,
             under_load(running.url, USERS, pause=0.001, concurrency=2) as other,
@@ -42,13 +42,13 @@ async def test_one_bad_byte_stops_at_most_one_rollout_and_no_protection(tmp_path
             flip(path)
             await eventually(lambda: _logged(running, "its previous copy is whole"))
             await eventually(has(running, "other", state="progressing", state_error=""))
-            assert await moves(running, "other") == [("advance", 0, 20)]
+            assert await moves(running, "other") == [("advance", 0, 50)]
 
             flip(path)
             flip(path.with_name("other.json.previous"))
             await eventually(has(running, "other", state="unknown"))
             await eventually(has(running, "chat", state="promoted"))
-            assert await moves(running) == [("advance", 0, 20), ("advance", 20, 100)]
+            assert await moves(running) == [("advance", 0, 50), ("advance", 50, 100)]
             await running.behave("model-b", error_rate=0.5)
             await eventually(has(running, "other", weight=0))
             assert "does not match its hash" in await shown(running)
@@ -57,7 +57,7 @@ async def test_one_bad_byte_stops_at_most_one_rollout_and_no_protection(tmp_path
             )
         account(drill, chat)
         account(drill, other, harmed=True)
-        assert await moves(running, "other") == [("advance", 0, 20), ("rollback", 20, 0)]
+        assert await moves(running, "other") == [("advance", 0, 50), ("rollback", 50, 0)]
         code, output, errors = await abmesh("replay", str(running.state / "journal.jsonl"))
         assert code == 0, output + errors
 

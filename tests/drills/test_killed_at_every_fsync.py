@@ -228,6 +228,7 @@ def test_killed_before_every_one(tmp_path: Path, drill: Drill, name: str) -> Non
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", CHANGES)
 def test_killed_after_every_one_and_at_every_one_of_the_recovery(tmp_path: Path, drill: Drill, name: str) -> None:
     change, kills = CHANGES[name], 0

@@ -168,6 +168,7 @@ def test_short(tmp_path: Path, drill: Drill, save: Callable[[Path, str], None]) 
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("save", SAVES)
 def test_thousands(tmp_path: Path, drill: Drill, save: Callable[[Path, str], None]) -> None:
     _race(tmp_path, save, 3000, drill)

@@ -122,6 +122,12 @@ def test_a_process_that_keeps_the_lock_and_is_no_controller_is_named(tmp_path: P
         assert found is not None
         assert found.intruder.startswith(f"process {os.getpid()} (")
         assert found.stalled(datetime.now(UTC))
+        with (tmp_path / "leader.lock").open("a") as file:  # as a controller does whose processes are numbered anew
+            file.write(Heartbeat(at=NOW, every=2).model_dump_json() + "\n")
+        found = leader(tmp_path)
+        assert found is not None
+        assert not found.stalled(NOW + timedelta(seconds=6))
+        assert found.stalled(NOW + timedelta(seconds=7))
 
 
 def test_a_link_in_place_of_the_lock_is_refused(tmp_path: Path) -> None:
