@@ -9,29 +9,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
-import secrets
 import stat
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from xxhash import xxh3_64_hexdigest
-
-from abmesh import atomic, exchange
+from abmesh import atomic
 from abmesh.atomic import Access, Signature
-from abmesh.experiment.errors import Conflict, StoreError
+from abmesh.experiment.errors import StoreError
 from abmesh.holders import holder
 
 LOCK_SECONDS: Final = 10.0
 """How long a writer waits for the others."""
-
-URGENT_SECONDS: Final = 1.0
-"""How long a writer waits that goes on without the lock."""
-
-LEFT_SECONDS: Final = 5.0
-"""What a writer left aside for longer was left by one that was killed; swapping takes milliseconds."""
 
 DOCUMENT: Final = "the experiments document"
 """What messages call a file by default."""
@@ -65,7 +54,7 @@ def read(path: Path, most: int) -> bytes:
         # Not blocking: a pipe with no writer must not stop a server.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise _failure(path, "read", error) from error
+        raise failure(path, "read", error) from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise StoreError(f"{path}: not a regular file; the experiments document must be one")
@@ -76,7 +65,7 @@ def read(path: Path, most: int) -> bytes:
             left -= len(part)
         return b"".join(parts)
     except OSError as error:
-        raise _failure(path, "read", error) from error
+        raise failure(path, "read", error) from error
     finally:
         os.close(descriptor)
 
@@ -104,13 +93,13 @@ def locked(target: Path, seconds: float, what: str = DOCUMENT) -> Iterator[None]
             raise StoreError(
                 f"{path}: a symbolic link in place of the lock of {what}, which abmesh does not follow; remove it"
             ) from error
-        raise _failure(target, "write", error, what) from error
+        raise failure(target, "write", error, what) from error
     try:
         _let_writers_lock(descriptor, target)
         try:
             taken = atomic.wait_for_lock(descriptor, seconds)
         except OSError as error:
-            raise _failure(target, "lock", error, what) from error
+            raise failure(target, "lock", error, what) from error
         if not taken:
             raise StoreError(
                 f"{target}: {holder(path)} has held the lock of {what} for {seconds:g} s; end it, or wait. The lock is "
@@ -133,7 +122,8 @@ def _let_writers_lock(descriptor: int, target: Path) -> None:
 
 @contextlib.contextmanager
 def prepared(target: Path, content: bytes) -> Iterator[Path]:
-    """A complete copy of new content beside the target, on disk, with the target's mode and owner, for :func:`swap`.
+    """A complete copy of new content beside the target, on disk, with the target's mode and owner, for
+    :func:`abmesh.experiment.saves.swap`.
 
     Raises:
         StoreError: it cannot be written.
@@ -143,118 +133,8 @@ def prepared(target: Path, content: bytes) -> Iterator[Path]:
             target.stat()  # never recreate a document that was deleted
             copy = stack.enter_context(atomic.prepared(target, content))
         except OSError as error:
-            raise _failure(target, "write", error) from error
+            raise failure(target, "write", error) from error
         yield copy.path
-
-
-def swap(copy: Path, target: Path, *, expected: bytes, ours: bytes, despite_writer: bool = False) -> str:
-    """Put a prepared copy in the target's place, at once for every reader and for good, if that is what is expected.
-
-    Where the system can swap two names, nobody who saves the target at the same moment is overwritten. Elsewhere, a
-    save between the last look and the rename is, some milliseconds in all.
-
-    Args:
-        copy: of :func:`prepared`.
-        target: the file.
-        expected: what the target must hold.
-        ours: what the copy holds.
-        despite_writer: whether to do it even if somebody has the target open for writing.
-
-    Returns:
-        Where the file is kept that somebody has open for writing; mostly empty.
-
-    Raises:
-        Conflict: the target holds something else, or somebody is writing into it; theirs is in place.
-        StoreError: it cannot be replaced, or is replaced but perhaps not for good; the message says which.
-    """
-    aside = _aside(target, expected, ours)
-    kept = ""
-    try:
-        copy.replace(aside)
-        try:
-            done = exchange.compare_and_swap(aside, target, expected, ours, despite_writer=despite_writer)
-        except exchange.Unsupported:
-            done = target.read_bytes() == expected
-            if done:
-                aside.replace(target)
-        if _holds_somebodys(aside, expected, ours, late=done and despite_writer):
-            kept = _keep(aside, target)
-        aside.unlink(missing_ok=True)
-    except exchange.Unsettled as error:
-        raise Conflict(f"{target} was saved again and again; an earlier save is {_keep(aside, target)}") from error
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            if aside.read_bytes() in (ours, expected):  # otherwise it is somebody's, and the next write puts it back
-                aside.unlink()
-        raise _failure(target, "write", error) from error
-    if not done:
-        also = f"; an earlier save is kept in {kept}" if kept else ""
-        raise Conflict(f"{target} has changed, or somebody is writing into it{also}; read it again and retry")
-    try:
-        atomic.flush_folder(target.parent)
-    except OSError as error:
-        message = f"{target}: written, but its folder could not be flushed to disk: a power failure may undo the write"
-        raise StoreError(message) from error
-    return kept
-
-
-def _holds_somebodys(aside: Path, expected: bytes, ours: bytes, *, late: bool) -> bool:
-    """Whether what came out must be kept; ``late``: also if somebody has it open and may write into it later."""
-    if not aside.exists():  # it became the target, where names cannot be swapped
-        return False
-    return aside.read_bytes() not in (ours, expected) or (late and exchange.is_being_written(aside))
-
-
-def recover(target: Path, tell: Callable[[str], None]) -> None:
-    """Clear up what killed writers left beside a file; only under the lock.
-
-    One that was killed between a swap and the look at what came out may have left somebody's save under its own name.
-    That goes back into place; if the file was saved again since, it is kept beside it.
-
-    Args:
-        target: the file.
-        tell: called with what was found of other people's.
-
-    Raises:
-        StoreError: the folder cannot be read or written.
-    """
-    try:
-        atomic.remove_copies(target)
-        for aside, expected, ours in _left_aside(target):
-            digest = xxh3_64_hexdigest(aside.read_bytes())
-            if digest in (expected, ours):
-                aside.unlink()
-            elif xxh3_64_hexdigest(target.read_bytes()) == ours:
-                exchange.swap_names(aside, target)
-                aside.unlink()
-                tell(f"{target}: abmesh was killed just when somebody saved the file; their save is in place again")
-            else:
-                kept = _keep(aside, target)
-                tell(f"{target}: abmesh was killed just when somebody saved the file; that save is kept in {kept}")
-    except OSError as error:
-        raise _failure(target, "write", error) from error
-
-
-def _aside(target: Path, expected: bytes, ours: bytes) -> Path:
-    """Where a copy is while names are swapped: its name tells what it may hold, so that anything else is a person's."""
-    digests = f"{xxh3_64_hexdigest(expected)}-{xxh3_64_hexdigest(ours)}"
-    return target.with_name(f".{target.name}.{digests}.{secrets.token_hex(4)}.swap")
-
-
-def _left_aside(target: Path) -> Iterator[tuple[Path, str, str]]:
-    """What killed writers left: path, digest of what they expected, and of what they wrote."""
-    name = re.compile(rf"{re.escape(f'.{target.name}.')}([0-9a-f]{{16}})-([0-9a-f]{{16}})\.[0-9a-f]{{8}}\.swap")
-    for path in list(target.parent.iterdir()):
-        match = name.fullmatch(path.name)
-        if match and time.time() - path.lstat().st_ctime >= LEFT_SECONDS and not path.is_symlink():
-            yield path, match[1], match[2]
-
-
-def _keep(aside: Path, target: Path) -> str:
-    """Keep somebody's content under a name that people see."""
-    path = target.with_name(f"{target.name}.kept-{secrets.token_hex(4)}")
-    aside.replace(path)
-    return str(path)
 
 
 def put(target: Path, content: bytes, what: str, *, secret: bool = False) -> Put:
@@ -281,7 +161,7 @@ def put(target: Path, content: bytes, what: str, *, secret: bool = False) -> Put
             mode = _SECRET_MODE if secret else _NEW_MODE
             return Put(written=True, signature=atomic.replace_file(target, content, mode=mode))
         except OSError as error:
-            raise _failure(target, "write", error, what) from error
+            raise failure(target, "write", error, what) from error
 
 
 _CAUSES = {
@@ -297,7 +177,8 @@ _CAUSES = {
 }
 
 
-def _failure(path: Path, verb: str, error: OSError, what: str = DOCUMENT) -> StoreError:
+def failure(path: Path, verb: str, error: OSError, what: str = DOCUMENT) -> StoreError:
+    """An error of the file system in words: ``PATH: cannot VERB WHAT: CAUSE``."""
     cause = _CAUSES.get(error.errno or 0) or error.strerror or type(error).__name__
     if error.errno == errno.EROFS and what != DOCUMENT:
         cause = "the file system is read-only; make it writable, or put the file elsewhere"

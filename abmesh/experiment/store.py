@@ -26,7 +26,7 @@ from typing import Final
 import xxhash
 
 from abmesh import atomic
-from abmesh.experiment import codec, files
+from abmesh.experiment import codec, files, saves
 from abmesh.experiment.errors import AbmeshError, Conflict, DocumentError, Problem, SecretError, StoreError
 from abmesh.experiment.model import Document
 from abmesh.experiment.secrets import held
@@ -255,22 +255,14 @@ class FileStore:
         """The real file, with every other writer locked out. If the file cannot be read, no lock file is created."""
         files.read(self._path, LONGEST)
         target = Path(os.path.realpath(self._path))  # Path.resolve raises RuntimeError for a loop of links
-        with contextlib.ExitStack() as stack:
-            try:
-                seconds = min(self._lock_seconds, files.URGENT_SECONDS) if urgent else self._lock_seconds
-                stack.enter_context(files.locked(target, seconds))
-                files.recover(target, self._warn)
-            except StoreError as error:
-                if not urgent:
-                    raise
-                self._warn(f"writing without the lock: {error}")
+        with saves.exclusive(target, self._lock_seconds, self._warn, urgent=urgent):
             yield target
 
     def _write_soon(
         self, target: Path, snapshot: Snapshot, experiment: str, weights: Mapping[str, int], *, urgent: bool
     ) -> Snapshot:
         """Write weights; if it is urgent, wait for somebody who has the file open for writing, but not for long."""
-        limit = time.monotonic() + files.URGENT_SECONDS
+        limit = time.monotonic() + saves.URGENT_SECONDS
         while True:
             try:
                 late = urgent and time.monotonic() >= limit
@@ -298,7 +290,7 @@ class FileStore:
             present = generation_of(files.read(self._path, LONGEST))
             if present != snapshot.generation:
                 raise self._conflict(snapshot.generation, present)
-            kept = files.swap(copy, target, expected=before, ours=content, despite_writer=despite_writer)
+            kept = saves.swap(copy, target, expected=before, ours=content, despite_writer=despite_writer)
         if kept:
             self._warn(
                 f"{self._path}: somebody has the former document open for writing; what they write goes to {kept}"

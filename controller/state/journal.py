@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abmesh import atomic
-from abmesh.experiment.errors import StateError
 from abmesh.experiment.journal_bound import JournalBound
 from controller.records import JournalEntry
 from controller.settings import JOURNAL_FILE

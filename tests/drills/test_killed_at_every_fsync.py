@@ -21,7 +21,7 @@ from typing import Any, Final
 import pytest
 
 from abmesh import exchange
-from abmesh.experiment import files
+from abmesh.experiment import saves
 from abmesh.experiment.store import FileStore
 from controller.records import Phase
 from controller.rollout import commands
@@ -212,7 +212,7 @@ def _check(subject: World, change: Change, where: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _recover_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LEFT_SECONDS", 0.0)
+    monkeypatch.setattr(saves, "LEFT_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -19,7 +19,7 @@ import pytest
 
 from abmesh import exchange
 from abmesh.atomic import signature
-from abmesh.experiment import files
+from abmesh.experiment import files, saves
 from abmesh.experiment.errors import Conflict, DocumentError, StoreError, UnknownName, WeightsError
 from abmesh.experiment.store import FileStore, Snapshot, format_generation, generation_of
 from tests.abmesh.experiment.documents import SMALL, THREE
@@ -245,7 +245,7 @@ class TestKilledWriters:
 
     @pytest.fixture(autouse=True)
     def at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(files, "LEFT_SECONDS", 0.0)
+        monkeypatch.setattr(saves, "LEFT_SECONDS", 0.0)
 
     def _killed(self, store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A person saves right before the swap; the writer gets no further than the swap."""
@@ -356,7 +356,7 @@ class TestLock:
     def test_an_urgent_write_waits_for_who_writes_into_the_file_and_then_keeps_their_file(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(files, "URGENT_SECONDS", 0.2)
+        monkeypatch.setattr(saves, "URGENT_SECONDS", 0.2)
         told: list[str] = []
         store = FileStore(path, warn=told.append)
         weights = {"model-a": 10_000, "model-b": 0}

@@ -197,7 +197,7 @@ def test_harm_is_rolled_back_although_a_lock_is_kept_and_recorded_when_it_is_fre
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("controller.rollout.reconcile.URGENT_SECONDS", 0.05)
-    monkeypatch.setattr("abmesh.experiment.files.URGENT_SECONDS", 0.05)
+    monkeypatch.setattr("abmesh.experiment.saves.URGENT_SECONDS", 0.05)
     subject = world(tmp_path)
     serve_and_tick(subject, 3)
     subject.restart()
