@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from abmesh.local.stack import Stack
+from controller.state.states import StateStore
 from tests.drills.controllers import USERS, account, flip, has, moves, rollout, shown, statuses
 from tests.drills.report import Drill
 from tests.e2e.load import under_load
@@ -33,7 +34,12 @@ def _two_rollouts() -> str:
 async def test_one_bad_byte_stops_at_most_one_rollout_and_no_protection(tmp_path: Path, drill: Drill) -> None:
     async with stack(tmp_path, _two_rollouts(), interval=TICK) as running:
         path = running.state / "rollouts" / "other.json"
-        await eventually(has(running, "other", weight=50))
+
+        async def committed() -> bool:
+            state = StateStore(running.state).read().experiments.get("other")
+            return state is not None and state.stage.weight == 5000 and state.intent is None
+
+        await eventually(committed)
         async with (
             under_load(running.url, USERS, pause=0.001, concurrency=2) as chat,
             under_load(running.url, USERS, pause=0.001, concurrency=2) as other,
