@@ -39,6 +39,9 @@ async def test_one_bad_byte_stops_at_most_one_rollout_and_no_protection(tmp_path
             state = StateStore(running.state).read().experiments.get("other")
             return state is not None and state.stage.weight == 5000 and state.intent is None
 
+        async def repaired() -> bool:
+            return StateStore(running.state).read().restored == {}
+
         await eventually(committed)
         async with (
             under_load(running.url, USERS, pause=0.001, concurrency=2) as chat,
@@ -47,7 +50,8 @@ async def test_one_bad_byte_stops_at_most_one_rollout_and_no_protection(tmp_path
             other.path = CHAT
             flip(path)
             await eventually(lambda: _logged(running, "its previous copy is whole"))
-            await eventually(has(running, "other", state="progressing", state_error=""))
+            await eventually(repaired)
+            assert statuses(running)["other"]["state"] == "progressing"
             assert await moves(running, "other") == [("advance", 0, 50)]
 
             flip(path)
