@@ -40,7 +40,8 @@ def test_clients_get_a_part_of_the_descriptors(descriptors: int, clients: int) -
 
 
 async def test_metrics_and_health_are_served_and_refusals_counted() -> None:
-    controller = Mock(spec=Controller, report=None, stalled=False, role="leading", idle_seconds=0.1, error="")
+    values = {"report": None, "stalled": False, "role": "leading", "idle_seconds": 0.1, "error": "", "leader": None}
+    controller = Mock(spec=Controller, **values)
     server = HttpServer("127.0.0.1:0", controller, Telemetry())
     address = await server.start()
     try:

@@ -36,11 +36,11 @@ async def test_one_bad_byte_stops_at_most_one_rollout_and_no_protection(tmp_path
         path = running.state / "rollouts" / "other.json"
 
         async def committed() -> bool:
-            state = StateStore(running.state).read().experiments.get("other")
-            return state is not None and state.stage.weight == 5000 and state.intent is None
-
-        async def repaired() -> bool:
-            return StateStore(running.state).read().restored == {}
+            """Nothing that is under way writes the state again."""
+            found = StateStore(running.state).read()
+            state = found.experiments.get("other")
+            whole = state is not None and "other" not in found.restored
+            return whole and state is not None and state.stage.weight == 5000 and state.intent is None
 
         await eventually(committed)
         async with (
@@ -50,7 +50,7 @@ async def test_one_bad_byte_stops_at_most_one_rollout_and_no_protection(tmp_path
             other.path = CHAT
             flip(path)
             await eventually(lambda: _logged(running, "its previous copy is whole"))
-            await eventually(repaired)
+            await eventually(committed)
             assert statuses(running)["other"]["state"] == "progressing"
             assert await moves(running, "other") == [("advance", 0, 50)]
 
