@@ -78,7 +78,7 @@ async def test_harm_is_rolled_back_although_no_controller_can_lead(tmp_path: Pat
                 assert f"process {holder} (" in statuses(running)["chat"]["controller_error"]
                 drill.operator_reads(f"status: {statuses(running)['chat']['controller_error']}")
             finally:
-                await standby.stop()
+                await standby.kill()
     assert (drill.failed, drill.wrong) == (0, 0)
 
 
