@@ -18,6 +18,7 @@ from controller.loop import Controller
 from controller.metrics.telemetry import Telemetry
 from controller.routes.publisher import RoutesStatus
 from controller.settings import listen_address
+from controller.sources.renderings import Renderings
 
 MOST_CONNECTIONS = 64
 """Most clients at the same time."""
@@ -43,15 +44,22 @@ class HttpServer:
         controller: the controller whose health it reports.
         telemetry: the metrics that it serves.
         routes: the state of the routes file; None if the controller keeps none.
+        renderings: what Envoys were rendered from.
     """
 
     def __init__(
-        self, listen: str, controller: Controller, telemetry: Telemetry, routes: RoutesStatus | None = None
+        self,
+        listen: str,
+        controller: Controller,
+        telemetry: Telemetry,
+        routes: RoutesStatus | None = None,
+        renderings: Renderings | None = None,
     ) -> None:
         self._listen = listen
         self._controller = controller
         self._telemetry = telemetry
         self._routes = routes
+        self._renderings = renderings or Renderings()
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._server = serving.HttpServer(
             {"/metrics": self._metrics, "/healthz": self._healthz},
@@ -96,6 +104,8 @@ class HttpServer:
             "document_error": report.document_error if report else "",
             "failures": dict(report.failures) if report else {},
             "error": controller.error,
+            "envoys_to_render": {envoy: list(names) for envoy, names in self._renderings.stale.items()},
+            "envoys_rendering_unknown": self._renderings.reason or list(self._renderings.unknown),
         }
         if controller.leader is not None:  # on standby
             age = controller.leader_seconds

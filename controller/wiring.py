@@ -23,10 +23,12 @@ from controller.settings import ENVOY, Settings
 from controller.sources.base import Source
 from controller.sources.envoy_admin import EnvoyAdminSource
 from controller.sources.prometheus import PrometheusSource
+from controller.sources.renderings import WATCH, NotingSource, Renderings, RenderingsReader
 from controller.state.access import secure
 from controller.state.evidence import EvidenceStore
 from controller.state.journal import Journal
 from controller.state.lease import Lease
+from controller.state.renderings import write_renderings
 from controller.state.states import StateStore
 from controller.watchdog import READY, STOPPING, notify
 
@@ -77,6 +79,19 @@ def _publisher(settings: Settings) -> Publisher | None:
     return Publisher(lambda: store.watch(WATCH_SECONDS), EnvoyRoutes(settings.routes_file))
 
 
+def _renderings(settings: Settings) -> tuple[Renderings, RenderingsReader | None]:
+    """What Envoys were rendered from, and its reader; none if only a Prometheus server is asked."""
+    if settings.url is not None:
+        return Renderings("not known with --source prometheus: only an Envoy's admin endpoint says it"), None
+    found, store = Renderings(), FileStore(settings.config)
+    return found, RenderingsReader(
+        lambda: store.watch(WATCH),
+        found,
+        timeout=settings.timeout,
+        save=lambda envoys: write_renderings(settings.state_folder, envoys),
+    )
+
+
 async def _keep_routes(settings: Settings, publisher: Publisher) -> None:
     """Publish routes, and check that Envoys serve them, until cancelled."""
     watcher = Watcher(
@@ -94,7 +109,11 @@ async def _keep_routes(settings: Settings, publisher: Publisher) -> None:
 async def _serve(settings: Settings) -> None:
     folder = settings.state_folder
     telemetry = Telemetry()
-    source = _source(settings)
+    source: Source = _source(settings)
+    renderings, reader = _renderings(settings)
+    telemetry.add_renderings(renderings)
+    if reader is not None:
+        source = NotingSource(source, reader.note)
     states, journal = StateStore(folder), Journal(folder)
     documents = FileStore(settings.config, warn=log.warning)
     reconciler = Reconciler(
@@ -123,8 +142,10 @@ async def _serve(settings: Settings) -> None:
     if publisher is not None:
         telemetry.add_routes(publisher.status)
     routes = publisher.status if publisher else None
-    http = HttpServer(settings.http_listen, controller, telemetry, routes) if settings.http_listen else None
-    publishing = asyncio.create_task(_keep_routes(settings, publisher)) if publisher else None
+    listen = settings.http_listen
+    http = HttpServer(listen, controller, telemetry, routes, renderings) if listen else None
+    beside = [asyncio.create_task(_keep_routes(settings, publisher))] if publisher else []
+    beside += [asyncio.create_task(reader.run())] if reader else []
     try:
         address = await http.start() if http else "none"
         where = f"envoys={len(settings.envoys)}" if settings.url is None else f"prometheus={settings.url}"
@@ -134,9 +155,9 @@ async def _serve(settings: Settings) -> None:
         await controller.run(stop)
     finally:
         notify(STOPPING)
-        if publishing is not None:
-            publishing.cancel()
-            await asyncio.gather(publishing, return_exceptions=True)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         if http is not None:
             await http.stop()
         await warmer.close()

@@ -67,6 +67,8 @@ def status_json(found: ExperimentStatus) -> dict[str, Any]:
         "failure": found.failure,
         "config_error": found.config_error,
         "state_error": found.state_error,
+        "envoys_to_render": {envoy: list(names) for envoy, names in found.stale.items()},
+        "envoys_rendering_unknown": list(found.unknown),
     }
 
 

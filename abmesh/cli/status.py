@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,6 +69,10 @@ def _picture(settings: Settings) -> Group:
     notes = [Text(f"{item.experiment}: {_why(item)}") for item in found if item.decision]
     generation = next((item.generation for item in found if item.generation), None)
     notes.append(Text(f"controller: {_leader(found)}; generation: {generation or 'none, the document is refused'}"))
+    notes += [Text(text, "bold red") for text in _to_render(found)]
+    unknown = dict.fromkeys(envoy for item in found for envoy in item.unknown)
+    if unknown:
+        notes.append(Text(f"not known whether these Envoys must be rendered again: {', '.join(unknown)}"))
     errors = {text for item in found for text in (item.config_error, item.state_error, item.leader_error) if text}
     errors |= {f"{item.experiment}: {item.failure}" for item in found if item.failure and not item.state_error}
     return Group(table, *notes, *(Text(text, "bold red") for text in sorted(errors)))
@@ -78,6 +83,18 @@ def _leader(found: list[ExperimentStatus]) -> str:
     if item is None or item.leader_seconds is None:
         return "none running"
     return f"{item.leader}, last tick {format_duration(timedelta(seconds=int(item.leader_seconds)))} ago"
+
+
+def _to_render(found: Sequence[ExperimentStatus]) -> list[str]:
+    """Which Envoys must be rendered again, and for which parts of the document."""
+    envoys: dict[str, dict[str, None]] = {}
+    for item in found:
+        for envoy, names in item.stale.items():
+            envoys.setdefault(envoy, {}).update(dict.fromkeys(names))
+    return [
+        f"{envoy} must be rendered again, because the document has changed: {', '.join(sorted(names))}"
+        for envoy, names in envoys.items()
+    ]
 
 
 def _row(item: ExperimentStatus) -> list[str]:

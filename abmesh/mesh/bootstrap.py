@@ -18,6 +18,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Struct
 
 from abmesh.experiment.model import Document
+from abmesh.mesh import parts
 from abmesh.mesh.addresses import address_of
 from abmesh.mesh.buckets import stats_config
 from abmesh.mesh.clusters import ext_proc_cluster, model_clusters
@@ -48,7 +49,11 @@ def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, An
     """
     server = ext_proc_cluster(options.ext_proc_targets, options.streams_per_connection, options.ext_proc_tls)
     bootstrap = Bootstrap(
-        node=Node(id=options.node_id, cluster=options.node_cluster),
+        node=Node(
+            id=options.node_id,
+            cluster=options.node_cluster,
+            metadata=_metadata(document, options),
+        ),
         static_resources=BootstrapStaticResources(
             listeners=_listeners(document, options), clusters=[*model_clusters(document), server]
         ),
@@ -70,6 +75,13 @@ def render_bootstrap(document: Document, options: RenderOptions) -> dict[str, An
         for host in manager.get("route_config", {}).get("virtual_hosts", ()):
             fill_in(host["routes"], document, templates)
     return rendered
+
+
+def _metadata(document: Document, options: RenderOptions) -> Struct:
+    """What Envoy says of the document that it was rendered from; see :mod:`abmesh.mesh.parts`."""
+    found = parts.rendered(document, routes_file=bool(options.routes_file), warmup=options.warmup_endpoint is not None)
+    metadata: Struct = Struct.from_dict(parts.node_metadata(found))
+    return metadata
 
 
 def _listeners(document: Document, options: RenderOptions) -> list[Listener]:

@@ -21,6 +21,7 @@ from controller.records import Cause, Kind, Phase
 from controller.rollout.tick import Outcome, TickReport
 from controller.routes.publisher import RoutesStatus
 from controller.sources.base import Observation
+from controller.sources.renderings import Renderings
 from controller.state.lease import Leader
 
 _Shown = set[tuple[Gauge, tuple[str, ...]]]
@@ -97,6 +98,10 @@ class Telemetry:
     def add_http(self, refused: Mapping[str, int]) -> None:
         """Export how many connections the HTTP server refused, by cause. Call this at most once."""
         self._registry.register(_HttpMetrics(refused))
+
+    def add_renderings(self, renderings: Renderings) -> None:
+        """Export which Envoys must be rendered again. Call this at most once."""
+        self._registry.register(_RenderingsMetrics(renderings))
 
     def set_leading(self, leading: bool) -> None:
         """Record whether this controller leads."""
@@ -201,6 +206,30 @@ class _RoutesMetrics(Collector):
         yield GaugeMetricFamily("abmesh_routes_envoys_behind", text, len(status.behind))
         text = "Failures to write the routes file or to watch the document."
         yield CounterMetricFamily("abmesh_routes_failures", text, status.failures)
+
+
+class _RenderingsMetrics(Collector):
+    """What Envoys were rendered from, compared with the document when the metrics are scraped."""
+
+    def __init__(self, renderings: Renderings) -> None:
+        self._renderings = renderings
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, for one scrape."""
+        found, stale = self._renderings, self._renderings.stale
+        text = "Envoys by whether they were rendered from the document in force; unknown if they do not say."
+        envoys = GaugeMetricFamily("abmesh_envoys_rendered", text, labels=("state",))
+        unknown = len(found.unknown)
+        envoys.add_metric(("current",), len(found.envoys) - len(stale) - unknown)
+        envoys.add_metric(("stale",), len(stale))
+        envoys.add_metric(("unknown",), unknown)
+        yield envoys
+        text = "1 for each part of the document that has changed since this Envoy was rendered."
+        parts = GaugeMetricFamily("abmesh_envoy_stale", text, labels=("envoy", "part"))
+        for envoy, names in stale.items():
+            for name in names:
+                parts.add_metric((envoy, name), 1)
+        yield parts
 
 
 class _Gauges:

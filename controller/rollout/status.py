@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from abmesh.experiment.errors import DocumentError, StateError, StoreError
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.store import FileStore, format_generation
+from abmesh.mesh import parts
 from controller.records import Cause, DecisionRecord, ExperimentState
 from controller.settings import Settings
 from controller.state.evidence import EvidenceStore
 from controller.state.lease import Leader, leader
+from controller.state.renderings import read_renderings
 from controller.state.states import States, StateStore
 from controller.wording.leader import leader_stalled
 
@@ -41,6 +44,8 @@ class ExperimentStatus:
         leader_seconds: since its last tick ended, or since it began to lead; None if none runs.
         leader_error: what is wrong with it: it hangs, or its last tick failed.
         failure: why the last tick could not handle this experiment; empty if it could.
+        stale: Envoys that must be rendered again, with the parts of the document that have changed since.
+        unknown: Envoys that do not say what they were rendered from.
     """
 
     experiment: str
@@ -62,6 +67,8 @@ class ExperimentStatus:
     leader_seconds: float | None = None
     leader_error: str = ""
     failure: str = ""
+    stale: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,23 @@ def read_status(settings: Settings, *, now: datetime | None = None) -> list[Expe
     generation = format_generation(snapshot.generation)
     context = _Context(generation, "", states, state_error, who, EvidenceStore(folder), moment)
     every = snapshot.document.experiments
-    return [_status(item.name, item, states.experiments.get(item.name), context) for item in every]
+    made = [_status(item.name, item, states.experiments.get(item.name), context) for item in every]
+    envoys = read_renderings(folder)
+    if not envoys:
+        return made
+    today = parts.digests(snapshot.document)
+    compared = {envoy: parts.stale(found, today) for envoy, found in envoys.items() if found is not None}
+    unknown = tuple(envoy for envoy, found in envoys.items() if found is None)
+    return [replace(item, stale=_concerning(item.experiment, compared), unknown=unknown) for item in made]
+
+
+def _concerning(experiment: str, stale: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The changed parts of the whole document and of one experiment, by Envoy."""
+    chosen = {
+        envoy: tuple(name for name in names if "/" not in name or name.partition("/")[0] == experiment)
+        for envoy, names in stale.items()
+    }
+    return {envoy: names for envoy, names in chosen.items() if names}
 
 
 def _status(

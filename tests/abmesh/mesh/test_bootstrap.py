@@ -41,6 +41,6 @@ def test_the_admin_endpoint_is_on_loopback_and_read_only() -> None:
 def test_options_are_rendered() -> None:
     options = RenderOptions(ext_proc=("unix:/run/abmesh.sock",), node_id="edge-1", node_cluster="edge")
     rendered = render_bootstrap(document(), options)
-    assert rendered["node"] == {"id": "edge-1", "cluster": "edge"}
+    assert (rendered["node"]["id"], rendered["node"]["cluster"]) == ("edge-1", "edge")
     assert rendered["stats_flush_interval"] == "1s"
     assert list(values_of(rendered, "pipe")) == [{"path": "/run/abmesh.sock"}]

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from abmesh.experiment.errors import DocumentError, StoreError
+from abmesh.experiment.store import FileStore
+from abmesh.mesh import parts
 from controller.rollout import commands
 from controller.rollout.status import read_status
 from controller.settings import Settings
 from controller.state.lease import Lease
+from controller.state.renderings import FILE, write_renderings
 from tests.controller.support import DOCUMENT, NAME, World, serve_and_tick, world
 
 
@@ -111,3 +114,22 @@ def test_an_experiment_without_a_rollout_has_weights_only(tmp_path: Path) -> Non
     (found,) = read_status(settings)
     assert (found.phase, found.candidate, found.steps) == ("none", None, 0)
     assert found.weights == {"model-a": 10_000, "model-b": 0}
+
+
+def test_envoys_that_were_rendered_from_another_document(tmp_path: Path) -> None:
+    _, settings = _setup(tmp_path)
+    now = parts.digests(FileStore(settings.config).read().document)
+    old = now | {f"{NAME}/match": "old", "clusters": "old", "another/match": "old"}
+    write_renderings(settings.state_folder, {"http://a": now, "http://b": old, "http://c": None})
+    (found,) = read_status(settings)
+    assert found.stale == {"http://b": (f"{NAME}/match", "clusters")}
+    assert found.unknown == ("http://c",)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{"])
+def test_a_damaged_list_of_envoys_only_hides_them(tmp_path: Path, content: str) -> None:
+    _, settings = _setup(tmp_path)
+    settings.state_folder.mkdir(parents=True)
+    (settings.state_folder / FILE).write_text(content)
+    (found,) = read_status(settings)
+    assert (found.stale, found.unknown) == ({}, ())

@@ -1,0 +1,152 @@
+"""Digests of what a rendering took from the document, so that an Envoy can be asked whether it is still right. Pure.
+
+``abmesh render envoy`` puts them into Envoy's node metadata, and the controller compares them with those of today's
+document. A part is left out of the metadata if the rendering's options leave it out of the bootstrap. Weights and all
+else that only the server reads are in no part, except in the native lane.
+
+Imports none of Envoy's messages, which would double a controller's memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import xxhash
+
+from abmesh.experiment.metrics import CONTINUATION
+from abmesh.experiment.model import Document, Experiment
+from abmesh.experiment.request_headers import needed_headers
+
+FORM: Final = "v1"
+"""Changes whenever these parts do; an Envoy with another form says nothing that can be compared."""
+
+METADATA: Final = "abmesh"
+"""Key of the node's metadata."""
+
+EXPERIMENTS: Final = "experiments"
+_OF_ROUTES: Final = ("default_cluster", "event_origins")
+
+_LETTERS: Final = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
+
+_Json = Any
+
+
+def digests(document: Document) -> dict[str, str]:
+    """The digest of every part, by its name: ``clusters``, or ``EXPERIMENT/match`` for a part of an experiment."""
+    return {name: _digest(value) for name, value in _parts(document)}
+
+
+def rendered(document: Document, *, routes_file: bool, warmup: bool) -> dict[str, str]:
+    """The digests of the parts that a bootstrap depends on.
+
+    Args:
+        document: what it is rendered from.
+        routes_file: whether Envoy reads its routes from a file.
+        warmup: whether it has the warm-up listener.
+    """
+    found = digests(document)
+    if not routes_file:
+        return {name: digest for name, digest in found.items() if name != "scripts"}
+    for_warmup = (EXPERIMENTS, "variants", "timeouts") if warmup else ()
+    return {
+        name: digest
+        for name, digest in found.items()
+        if (name in for_warmup if name == EXPERIMENTS else name not in _OF_ROUTES)
+        and ("/" not in name or name.partition("/")[2] in for_warmup)
+    }
+
+
+def node_metadata(found: Mapping[str, str]) -> dict[str, _Json]:
+    """Envoy's node metadata for some digests."""
+    return {METADATA: {"form": FORM, "parts": dict(found)}}
+
+
+def read_metadata(metadata: _Json) -> dict[str, str] | None:
+    """The digests in an Envoy's node metadata; None if it has none, or those of another form."""
+    ours = metadata.get(METADATA) if isinstance(metadata, dict) else None
+    if not isinstance(ours, dict) or ours.get("form") != FORM:
+        return None
+    parts = ours.get("parts")
+    if not isinstance(parts, dict) or not all(isinstance(item, str) for pair in parts.items() for item in pair):
+        return None
+    return dict(parts)
+
+
+def stale(found: Mapping[str, str], today: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the parts of an Envoy that differ from today's document, sorted.
+
+    An experiment that is gone or new is the part ``experiments``.
+
+    Args:
+        found: what the Envoy was rendered from.
+        today: all digests of today's document.
+    """
+    known = {name.partition("/")[0] for name in today if "/" in name}
+    return tuple(
+        sorted(
+            name
+            for name, digest in found.items()
+            if today.get(name) != digest and ("/" not in name or name.partition("/")[0] in known)
+        )
+    )
+
+
+def _digest(value: _Json) -> str:
+    # Letters only: a parser of YAML may take hexadecimal digits for a number.
+    return xxhash.xxh64_hexdigest(json.dumps(value, sort_keys=True).encode())[:12].translate(_LETTERS)
+
+
+def _parts(document: Document) -> Iterator[tuple[str, _Json]]:
+    used = {variant.cluster for experiment in document.experiments for variant in experiment.variants}
+    used |= {document.default_cluster} if document.default_cluster is not None else set()
+    # In the document's order, as they are rendered.
+    clusters = [(name, item.model_dump()) for name, item in (document.clusters or {}).items() if name in used]
+    yield "clusters", clusters
+    yield "default_cluster", document.default_cluster
+    yield "event_origins", document.event_origins
+    yield "headers", needed_headers(document)
+    yield "statistics", _statistics(document)
+    yield "scripts", list(dict.fromkeys(item.answers.model_dump_json() for item in document.experiments))
+    yield EXPERIMENTS, [experiment.name for experiment in document.experiments]
+    for experiment in document.experiments:
+        for name, value in _of(experiment):
+            yield f"{experiment.name}/{name}", value
+
+
+def _statistics(document: Document) -> _Json:
+    """Which statistics there are at all: Envoy names them by what a request carries."""
+    events = [event for experiment in document.experiments for event in experiment.events]
+    return {
+        "continuation": any(event.name == CONTINUATION for event in events),
+        "cors": bool(document.event_origins),
+        "events": any(event.name != CONTINUATION for event in events),
+        "segments": any(experiment.segments is not None for experiment in document.experiments),
+        "sessions": any(experiment.issue_cookie is not None for experiment in document.experiments),
+        "values": any(event.value is not None for event in events),
+    }
+
+
+def _of(experiment: Experiment) -> Iterator[tuple[str, _Json]]:
+    yield "match", experiment.match.model_dump()
+    yield "variants", [(variant.name, variant.cluster, variant.control) for variant in experiment.variants]
+    limits = [(variant.name, variant.timeout.total_seconds()) for variant in experiment.variants if variant.timeout]
+    yield "timeouts", limits
+    yield "answers", experiment.answers.model_dump()
+    yield "events", [event.name for event in experiment.events if event.name != CONTINUATION]
+    yield "native", _native(experiment)
+
+
+def _native(experiment: Experiment) -> _Json:
+    """What Envoy needs to assign an experiment's requests itself; nothing if the server does."""
+    if experiment.lane != "native":
+        return None
+    return {
+        "assignment": [experiment.hash_salt, experiment.slices, experiment.effective_ranges],
+        "continuation": experiment.counts_continuation,
+        "issue_cookie": experiment.issue_cookie and experiment.issue_cookie.name,
+        "overrides": [item.model_dump() for item in experiment.overrides],
+        "segments": experiment.segments and experiment.segments.model_dump(),
+        "unit": [source.label for source in experiment.unit],
+    }
