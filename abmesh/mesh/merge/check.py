@@ -1,0 +1,204 @@
+"""Which routes abmesh can take over, and the reasons against the others. Pure.
+
+A route keeps everything but its destination. So what decides its destination elsewhere, or depends on it, is refused
+rather than lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from abmesh.experiment import names
+from abmesh.experiment.errors import RenderError
+from abmesh.experiment.model import Document, Experiment
+from abmesh.mesh.clusters import server_name
+from abmesh.mesh.merge.find import Found, describe
+from abmesh.mesh.merge.look import fields, get, is_empty, items, text
+from abmesh.mesh.merge.tree import Mapping, Node
+
+_NO_DESTINATION = {
+    "redirect": "redirects",
+    "direct_response": "answers itself",
+    "filter_action": "lets a filter answer",
+    "non_forwarding_action": "forwards nothing",
+}
+_ELSEWHERE = {
+    "cluster_header": "a header chooses its cluster",
+    "cluster_specifier_plugin": "a plugin chooses its cluster",
+    "inline_cluster_specifier_plugin": "a plugin chooses its cluster",
+    "internal_redirect_policy": "a request that it redirects internally would be counted twice",
+    "internal_redirect_action": "a request that it redirects internally would be counted twice",
+    "metadata_match": "a variant's cluster may lack the subset that metadata_match asks for",
+}
+_REWRITES = ("host_rewrite_literal", "auto_host_rewrite", "host_rewrite_header", "host_rewrite_path_regex")
+_PATHS = ("prefix", "path", "path_separated_prefix")
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a route leads by itself: clusters with their weights, one with any weight if there is no split."""
+
+    shares: tuple[tuple[str, int], ...]
+
+
+def destination(source: str, found: Found) -> tuple[str, Destination]:
+    """The field that says where the named route leads, and what it says.
+
+    Raises:
+        RenderError: abmesh cannot take over such a route; the message has the reason.
+    """
+    route = found.route
+    for field, what in _NO_DESTINATION.items():
+        if get(route, field) is not None:
+            raise _refused(source, found, f"it {what}, so there is nothing to split")
+    action = get(route, "route")
+    present = fields(action)
+    if "connect_matcher" in fields(get(route, "match")):
+        raise _refused(source, found, "it is for CONNECT requests, which carry no unit")
+    for field, why in _ELSEWHERE.items():
+        if field in present and not is_empty(get(action, field)):
+            raise _refused(source, found, why)
+    if "cluster" in present:
+        return "cluster", Destination(((text(action, "cluster"), 1),))
+    if "weighted_clusters" not in present:
+        raise _refused(source, found, "it names no cluster")
+    return "weighted_clusters", Destination(_shares(source, found, get(action, "weighted_clusters")))
+
+
+def _shares(source: str, found: Found, split: Node | None) -> tuple[tuple[str, int], ...]:
+    for field in ("header_name", "use_hash_policy", "runtime_key_prefix"):
+        if field in fields(split):
+            raise _refused(source, found, f"its weighted clusters have a {field} of their own")
+    made = []
+    for item in items(split, "clusters"):
+        extra = [field for field in fields(item) if field not in ("name", "weight")]
+        if extra:
+            why = f"its destination {text(item, 'name')!r} has {extra[0]} of its own, which would be lost"
+            raise _refused(source, found, f"{why}; move it to the route")
+        made.append((text(item, "name"), int(text(item, "weight") or 0)))
+    if not any(weight for _, weight in made):
+        raise _refused(source, found, "its weighted clusters have no weight")
+    return tuple(made)
+
+
+def check_experiments(source: str, found: Found, document: Document, experiments: Sequence[Experiment]) -> None:
+    """Refuse what experiments on this route would need and cannot have.
+
+    Raises:
+        RenderError: with the reason.
+    """
+    action = get(found.route, "route")
+    rewrites = next((field for field in _REWRITES if get(action, field) is not None), None)
+    cookies = {text(item, "cookie", "name") for item in items(action, "hash_policy") if get(item, "cookie", "ttl")}
+    for experiment in experiments:
+        for variant in experiment.variants:
+            cluster = (document.clusters or {}).get(variant.cluster)
+            wanted = None if cluster is None else server_name(cluster)
+            if rewrites and wanted is not None and text(action, rewrites) != wanted:
+                why = f"its {rewrites} would win over the host that cluster {variant.cluster!r} needs, {wanted}"
+                raise _refused(source, found, why)
+        if experiment.issue_cookie is not None and experiment.issue_cookie.name in cookies:
+            why = (
+                f"it sets the cookie {experiment.issue_cookie.name!r} itself (hash_policy), and so does the experiment"
+            )
+            raise _refused(source, found, f"{why} {experiment.name!r}: two values would move the user; rename one")
+
+
+def check_order(source: str, found: Found, experiments: Sequence[Experiment], *, events: bool) -> list[str]:
+    """Refuse a route that cannot get an experiment's requests, and routes that ours would hide.
+
+    Args:
+        source: what to call the configuration.
+        found: the route.
+        experiments: those that it will serve.
+        events: whether routes for events will come first.
+
+    Returns:
+        What an operator should know: earlier routes that take some of an experiment's requests.
+
+    Raises:
+        RenderError: with the route that is in the way.
+    """
+    told: list[str] = []
+    for place, other in enumerate(items(found.at.host, "routes")):
+        if other is found.route or is_ours(other):
+            continue
+        if events and _own_path(other).startswith(names.EVENTS_PATH):
+            why = f"abmesh's routes for events would hide the route {describe(other)}; rename its path"
+            raise RenderError(f"{source}: {why}")
+        if place > found.place or not _unconditional(other):
+            continue
+        for experiment in experiments:
+            narrow = max(_own_path(found.route), experiment.match.path_prefix, key=len)
+            if _catches(other, narrow):
+                raise RenderError(
+                    f"{source}: the route {describe(other)} comes before {text(found.route, 'name')!r} and already "
+                    f"takes every request of the experiment {experiment.name!r}; name that route, or move it behind"
+                )
+            if _own_path(other).startswith(narrow):
+                told.append(
+                    f"the route {describe(other)} comes before {text(found.route, 'name')!r} and takes some of the "
+                    f"requests of the experiment {experiment.name!r}, which therefore never see it"
+                )
+    return told
+
+
+def reaches(found: Found, experiment: Experiment) -> bool:
+    """Whether the named route can get any request of an experiment, as far as paths, headers and hosts tell."""
+    match, wanted = get(found.route, "match"), experiment.match
+    own = _own_path(found.route)
+    exact = "path" in fields(match)
+    if not (own.startswith(wanted.path_prefix) or (not exact and wanted.path_prefix.startswith(own))):
+        return False
+    for condition in items(match, "headers"):
+        value = wanted.headers.get(text(condition, "name").lower())
+        exactly = get(condition, "string_match", "exact")
+        if value is not None and exactly is not None and text(condition, "string_match", "exact") != value:
+            return False
+    if wanted.host is None:
+        return True
+    domains = [text(item) for item in items(found.at.host, "domains")]
+    return any(_serves(domain.lower(), wanted.host.lower()) for domain in domains)
+
+
+def is_ours(route: Node) -> bool:
+    """Whether a route is one that abmesh has added; not one that it has taken over."""
+    mark = get(route, "metadata", "filter_metadata", names.METADATA_NAMESPACE)
+    return mark is not None and get(mark, "original") is None
+
+
+def _serves(domain: str, host: str) -> bool:
+    domain = domain.rsplit(":", 1)[0] if domain.count(":") == 1 else domain
+    if domain == "*" or domain == host:
+        return True
+    return (domain.startswith("*") and host.endswith(domain[1:])) or (
+        domain.endswith("*") and host.startswith(domain[:-1])
+    )
+
+
+def _own_path(route: Node) -> str:
+    """The start of every path that a route takes; empty for a regular expression."""
+    return next((text(route, "match", field) for field in _PATHS if text(route, "match", field)), "")
+
+
+def _unconditional(route: Node) -> bool:
+    """Whether only the path decides if a route takes a request."""
+    match = get(route, "match")
+    allowed = {*_PATHS, "case_sensitive"}
+    return isinstance(match, Mapping) and set(fields(match)) <= allowed and bool(_own_path(route))
+
+
+def _catches(route: Node, prefix: str) -> bool:
+    """Whether a route whose path alone decides takes every path with a prefix."""
+    own = _own_path(route)
+    match = get(route, "match")
+    if "prefix" in fields(match):
+        return prefix.startswith(own)
+    if "path_separated_prefix" in fields(match):
+        return prefix.startswith(own + "/")
+    return False
+
+
+def _refused(source: str, found: Found, why: str) -> RenderError:
+    return RenderError(f"{source}:{found.route.line}: abmesh cannot take over the route {describe(found.route)}: {why}")

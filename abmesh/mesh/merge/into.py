@@ -1,0 +1,228 @@
+"""Merging abmesh into a named route of somebody's own Envoy, and taking it out again. Pure.
+
+Called by ``abmesh render envoy --into``. Merging first takes out what an earlier merge put in, so that it gives the
+same bytes however often it is repeated, and follows the document when that has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+from abmesh.experiment import names
+from abmesh.experiment.errors import RenderError
+from abmesh.experiment.model import Document, Experiment
+from abmesh.mesh.merge import check, out
+from abmesh.mesh.merge.check import Destination
+from abmesh.mesh.merge.find import Found, Names, find
+from abmesh.mesh.merge.look import get, items, text
+from abmesh.mesh.merge.pieces import Json, Part, Pieces, Takeover
+from abmesh.mesh.merge.splice import Editor
+from abmesh.mesh.merge.tree import Mapping, Node, Sequence
+
+ALL: Final = frozenset(Part)
+
+Take = Callable[[str, Destination, list[Experiment]], Takeover]
+"""What becomes of a route, from its name, its own destination and the experiments on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to merge.
+
+    Attributes:
+        document: the experiments.
+        pieces: what the whole Envoy gets.
+        take: what becomes of the route.
+        parts: which parts to merge.
+        before: name of the filter that ours come before; empty: where they already are, else the router.
+    """
+
+    document: Document
+    pieces: Pieces
+    take: Take
+    parts: Collection[Part] = ALL
+    before: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The configuration, and what its operator should know."""
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+def merge(content: str, route: Names, wanted: Wanted) -> Merged:
+    """Put abmesh into the named route.
+
+    Args:
+        content: the configuration, YAML or JSON.
+        route: which route.
+        wanted: what to merge.
+
+    Raises:
+        RenderError: the route cannot be found or taken over, or the file cannot be edited; nothing is half done.
+    """
+    before = Editor(content, route.source)
+    found = find(before.root, route)
+    place = _filters_before(found, wanted.before, route.source)
+    if Part.ROUTES in wanted.parts and out.original_of(found.route) is not None:
+        out.restore_route(before, found)
+    out.remove_shared(before, found.at, wanted.parts)
+    editor = Editor(before.result(), route.source)
+    found = find(editor.root, route)
+    notes: list[str] = []
+    if Part.ROUTES in wanted.parts:
+        notes += _take_over(editor, found, wanted)
+    if Part.FILTERS in wanted.parts:
+        _add_filters(editor, found, place, wanted.pieces)
+    if Part.ACCESS_LOGS in wanted.parts:
+        editor.put(found.at.manager, ["access_log"], list(wanted.pieces.access_log))
+        editor.put(editor.root, ["stats_config", "histogram_bucket_settings"], list(wanted.pieces.histogram_buckets))
+    if Part.CLUSTERS in wanted.parts:
+        notes += _add_clusters(editor, wanted)
+    if Part.ROUTES in wanted.parts:
+        editor.put(editor.root, ["node", "metadata"], {names.METADATA_NAMESPACE: dict(wanted.pieces.node_metadata)})
+    return Merged(editor.result(), tuple(notes + _router_notes(found)))
+
+
+def remove(content: str, route: Names) -> str:
+    """Take abmesh out of the named route, and out of the whole file if no other route needs it.
+
+    Raises:
+        RenderError: the route cannot be found, was not taken over, or the file cannot be edited.
+    """
+    editor = Editor(content, route.source)
+    found = find(editor.root, route)
+    others = [(at, other) for at, other in out.taken_over(editor.root) if other is not found.route]
+    out.restore_route(editor, found)
+    if not others:
+        out.remove_shared(editor, found.at, ALL)
+        return editor.result()
+    parts = set()
+    if all(at.manager is not found.at.manager for at, _ in others):
+        parts |= {Part.FILTERS, Part.ACCESS_LOGS}
+    # What the node says and the clusters are needed by the others.
+    out.remove_shared(editor, found.at, parts)
+    return editor.result()
+
+
+def _take_over(editor: Editor, found: Found, wanted: Wanted) -> list[str]:
+    source, route = editor.source, found.route
+    field, own = check.destination(source, found)
+    experiments = [item for item in wanted.document.experiments if check.reaches(found, item)]
+    if not experiments:
+        known = ", ".join(f"{item.name} ({item.match.path_prefix})" for item in wanted.document.experiments) or "none"
+        raise RenderError(
+            f"{source}:{route.line}: no request of an experiment takes the route {text(route, 'name')!r}; there is: "
+            f"{known}; name another route, or change an experiment's match"
+        )
+    check.check_experiments(source, found, wanted.document, experiments)
+    notes = check.check_order(source, found, experiments, events=bool(wanted.pieces.first_routes))
+    took = wanted.take(text(route, "name"), own, experiments)
+    action = get(route, "route")
+    assert isinstance(action, Mapping)
+    original = editor.raw(action, field)
+    editor.replace(action, field, "weighted_clusters", took.weighted_clusters)
+    editor.put(route, ["typed_per_filter_config"], took.typed_per_filter_config)
+    if took.response_headers_to_add:
+        editor.put(route, ["response_headers_to_add"], list(took.response_headers_to_add))
+    mark: Json = {names.METADATA_NAMESPACE: {out.ORIGINAL: original}}
+    editor.put(route, ["metadata", "filter_metadata"], mark)
+    editor.insert(found.at.routes, 0, list(wanted.pieces.first_routes))
+    return notes
+
+
+def _add_filters(editor: Editor, found: Found, place: int, pieces: Pieces) -> None:
+    manager = found.at.manager
+    filters = get(manager, "http_filters")
+    assert isinstance(filters, Sequence)  # see _filters_before
+    editor.insert(filters, place, list(pieces.http_filters))
+    mutations = [dict(item) for item in pieces.early_header_mutations]
+    if get(manager, "common_http_protocol_options", "max_headers_count") is None:
+        mutations[-1]["name"] += out.LIMITING
+        editor.put(manager, ["common_http_protocol_options"], {"max_headers_count": pieces.max_headers})
+    editor.put(manager, ["early_header_mutation_extensions"], mutations)
+
+
+def _filters_before(found: Found, before: str, source: str) -> int:
+    """How many filters that are not ours come before ours."""
+    present = [text(item, "name") for item in items(found.at.manager, "http_filters")]
+    theirs = [name for name in present if not name.startswith(out.PREFIX)]
+    if not theirs:
+        raise RenderError(f"{source}: listener {found.at.listener!r} has no http_filters; it needs at least a router")
+    if before:
+        if before not in theirs:
+            raise RenderError(f"{source}: no filter named {before!r}; there is: {', '.join(theirs)}")
+        return theirs.index(before)
+    first = next((place for place, name in enumerate(present) if name.startswith(out.PREFIX)), None)
+    return len(theirs) - 1 if first is None else first
+
+
+def _add_clusters(editor: Editor, wanted: Wanted) -> list[str]:
+    """Add the clusters that the file does not have.
+
+    Raises:
+        RenderError: it has one of the same name that leads elsewhere.
+    """
+    resources = get(editor.root, "static_resources")
+    assert isinstance(resources, Mapping)  # a listener was found in it
+    theirs = {text(item, "name"): item for item in items(resources, "clusters")}
+    added, notes = [], []
+    for cluster in wanted.pieces.clusters:
+        name = cluster["name"]
+        if name not in theirs:
+            added.append(cluster)
+            continue
+        here, there = _endpoints(theirs[name]), _rendered_endpoints(cluster)
+        if here is not None and here != there:
+            raise RenderError(
+                f"{editor.source}:{theirs[name].line}: cluster {name!r} leads to {', '.join(here)} here, and to "
+                f"{', '.join(there)} by the document; rename one of them"
+            )
+        notes.append(f"cluster {name!r} is already there and stays as it is")
+    if added:
+        editor.put(resources, ["clusters"], [_marked(cluster) for cluster in added])
+    if wanted.pieces.listeners:
+        editor.put(resources, ["listeners"], list(wanted.pieces.listeners))
+    return notes
+
+
+def _marked(cluster: Json) -> Json:
+    if cluster["name"] == names.EXT_PROC_CLUSTER:
+        return cluster
+    return cluster | {"metadata": {"filter_metadata": {names.METADATA_NAMESPACE: {"added": "yes"}}}}
+
+
+def _endpoints(cluster: Node) -> list[str] | None:
+    """Addresses of a cluster in the file; None if it does not say them."""
+    found = []
+    for group in items(cluster, "load_assignment", "endpoints"):
+        for endpoint in items(group, "lb_endpoints"):
+            address = get(endpoint, "endpoint", "address")
+            pipe = text(address, "pipe", "path")
+            socket = get(address, "socket_address")
+            found.append(pipe or f"{text(socket, 'address')}:{text(socket, 'port_value')}")
+    return sorted(found) or None
+
+
+def _rendered_endpoints(cluster: Json) -> list[str]:
+    found = []
+    for group in cluster["load_assignment"]["endpoints"]:
+        for endpoint in group["lb_endpoints"]:
+            address = endpoint["endpoint"]["address"]
+            socket = address.get("socket_address")
+            found.append(f"{socket['address']}:{socket['port_value']}" if socket else address["pipe"]["path"])
+    return sorted(found)
+
+
+def _router_notes(found: Found) -> list[str]:
+    for item in items(found.at.manager, "http_filters"):
+        if text(item, "typed_config", "suppress_envoy_headers") == "true":
+            return [
+                "the router's suppress_envoy_headers is on, so a model's answers cannot be told from Envoy's own; turn "
+                "it off"
+            ]
+    return []
