@@ -74,8 +74,39 @@ def envoy(
             show_default="routes in the bootstrap",
         ),
     ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="Merge into a route of this Envoy configuration, YAML or JSON, and print the result."),
+    ] = None,
+    listener: Annotated[str, typer.Option(help="With --into: the listener's name.", show_default="the only one")] = "",
+    virtual_host: Annotated[
+        str, typer.Option(help="With --into: the virtual host's name.", show_default="the only one")
+    ] = "",
+    route: Annotated[str, typer.Option(help="With --into: the route's name.", show_default="the only one")] = "",
+    before: Annotated[
+        str,
+        typer.Option(help="With --into: the filter that abmesh's come before.", show_default="where they are, or last"),
+    ] = "",
+    unassigned: Annotated[
+        str,
+        typer.Option(
+            help="With --into: where requests without a variant go: the route's own destination (route) or the "
+            "control.",
+            show_default="route; control if the route has several destinations",
+        ),
+    ] = "",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Render only filters, routes, clusters or access-logs; repeatable.", show_default="all"),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="With --into: take abmesh out of the route again.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="With --into: where the result goes.", show_default="standard output")
+    ] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="With --into: replace the file.")] = False,
 ) -> None:
-    """Print Envoy's bootstrap configuration."""
+    """Print Envoy's bootstrap configuration, or merge into your own."""
+    from abmesh.cli.render_into import IntoOptions, render_into
     from abmesh.mesh.bootstrap import render_bootstrap
     from abmesh.mesh.native import is_native
     from abmesh.mesh.options import RenderOptions, ServerTls
@@ -96,7 +127,17 @@ def envoy(
         max_heap=max_heap_mib * 1024**2,
         routes_file="" if routes_file is None else str(routes_file.absolute()),
     )
+    flags = IntoOptions(
+        into, listener, virtual_host, route, tuple(only or ()), before, unassigned, remove, output, in_place
+    )
+    flags.check()
+    if flags.remove:
+        render_into(None, options, flags)
+        return
     snapshot = document_store(config).read()
+    if flags.given:
+        render_into(snapshot.document, options, flags)
+        return
     bootstrap = to_yaml(render_bootstrap(snapshot.document, options))
     if options.routes_file:
         EnvoyRoutes(Path(options.routes_file)).begin(snapshot)

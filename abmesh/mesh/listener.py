@@ -63,7 +63,10 @@ def listener(document: Document, options: RenderOptions) -> Listener:
         access_log=loggers(document),
         rds=rds,
         route_config=None if rds else route_configuration(document),
-        http_filters=_filters(document, options),
+        http_filters=[
+            *our_filters(document, options),
+            HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router())),
+        ],
     )
     network = Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
     return Listener(
@@ -74,14 +77,13 @@ def listener(document: Document, options: RenderOptions) -> Listener:
     )
 
 
-def _filters(document: Document, options: RenderOptions) -> list[HttpFilter]:
-    """The HTTP filters; a CORS preflight request is answered before it reaches our server."""
+def our_filters(document: Document, options: RenderOptions) -> list[HttpFilter]:
+    """The HTTP filters before the router; a CORS preflight request is answered before it reaches our server."""
     return [
         cors_filter(),
         ext_proc_filter(needed_headers(document), options.message_timeout),
         header_filter(),
         answers_filter(document),
-        HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router())),
     ]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 import xxhash
@@ -18,12 +19,19 @@ import xxhash
 from abmesh.experiment.metrics import CONTINUATION
 from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.request_headers import needed_headers
+from abmesh.mesh.lane import obstacle
 
 FORM: Final = "v1"
 """Changes whenever these parts do; an Envoy with another form says nothing that can be compared."""
 
 METADATA: Final = "abmesh"
 """Key of the node's metadata."""
+
+IDLE: Final = timedelta(minutes=5)
+"""Time limits beyond this one raise that of idle requests; a test compares it with :mod:`abmesh.mesh.edge`."""
+
+_SHARED: Final = "shared_timeout"
+"""Name of the part for the time limit of an experiment's route, where no warm-up listener has each variant's."""
 
 EXPERIMENTS: Final = "experiments"
 _OF_ROUTES: Final = ("default_cluster", "event_origins")
@@ -47,8 +55,9 @@ def rendered(document: Document, *, routes_file: bool, warmup: bool) -> dict[str
         warmup: whether it has the warm-up listener.
     """
     found = digests(document)
+    left_out = f"/{_SHARED if warmup else 'timeouts'}"
     if not routes_file:
-        return {name: digest for name, digest in found.items() if name != "scripts"}
+        return {name: digest for name, digest in found.items() if name != "scripts" and not name.endswith(left_out)}
     for_warmup = (EXPERIMENTS, "variants", "timeouts") if warmup else ()
     return {
         name: digest
@@ -120,7 +129,6 @@ def _statistics(document: Document) -> _Json:
     events = [event for experiment in document.experiments for event in experiment.events]
     return {
         "continuation": any(event.name == CONTINUATION for event in events),
-        "cors": bool(document.event_origins),
         "events": any(event.name != CONTINUATION for event in events),
         "segments": any(experiment.segments is not None for experiment in document.experiments),
         "sessions": any(experiment.issue_cookie is not None for experiment in document.experiments),
@@ -131,8 +139,15 @@ def _statistics(document: Document) -> _Json:
 def _of(experiment: Experiment) -> Iterator[tuple[str, _Json]]:
     yield "match", experiment.match.model_dump()
     yield "variants", [(variant.name, variant.cluster, variant.control) for variant in experiment.variants]
-    limits = [(variant.name, variant.timeout.total_seconds()) for variant in experiment.variants if variant.timeout]
-    yield "timeouts", limits
+    limits = [variant.timeout.total_seconds() if variant.timeout else 0 for variant in experiment.variants]
+    yield (
+        "timeouts",
+        [(variant.name, limit) for variant, limit in zip(experiment.variants, limits, strict=True) if limit],
+    )
+    control = experiment.control.timeout
+    common = limits[0] if len(set(limits)) == 1 else None
+    # Each variant's own limit comes from the server.
+    yield _SHARED, [common, max(*limits, IDLE.total_seconds()), control and common is None and control.total_seconds()]
     yield "answers", experiment.answers.model_dump()
     yield "events", [event.name for event in experiment.events if event.name != CONTINUATION]
     yield "native", _native(experiment)
@@ -140,7 +155,7 @@ def _of(experiment: Experiment) -> Iterator[tuple[str, _Json]]:
 
 def _native(experiment: Experiment) -> _Json:
     """What Envoy needs to assign an experiment's requests itself; nothing if the server does."""
-    if experiment.lane != "native":
+    if experiment.lane != "native" or obstacle(experiment):
         return None
     return {
         "assignment": [experiment.hash_salt, experiment.slices, experiment.effective_ranges],

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from abmesh.experiment import names
-from abmesh.experiment.errors import RenderError
+from abmesh.experiment.errors import RenderError, UnknownName
 from abmesh.experiment.model import Document, Experiment
+from abmesh.mesh.clusters import used_clusters
 from abmesh.mesh.merge import check, out
 from abmesh.mesh.merge.check import Destination
 from abmesh.mesh.merge.find import Found, Names, find
@@ -22,6 +23,9 @@ from abmesh.mesh.merge.splice import Editor
 from abmesh.mesh.merge.tree import Mapping, Node, Sequence
 
 ALL: Final = frozenset(Part)
+
+ADDED: Final[Json] = {"filter_metadata": {names.METADATA_NAMESPACE: {"added": "yes"}}}
+"""Metadata of a cluster or a route that is ours, so that it can be found again."""
 
 Take = Callable[[str, Destination, list[Experiment]], Takeover]
 """What becomes of a route, from its name, its own destination and the experiments on it."""
@@ -170,6 +174,10 @@ def _add_clusters(editor: Editor, wanted: Wanted) -> list[str]:
     resources = get(editor.root, "static_resources")
     assert isinstance(resources, Mapping)  # a listener was found in it
     theirs = {text(item, "name"): item for item in items(resources, "clusters")}
+    rendered = {cluster["name"] for cluster in wanted.pieces.clusters}
+    for name in sorted(used_clusters(wanted.document)):
+        if name not in theirs and name not in rendered:
+            raise UnknownName("cluster", name, tuple(theirs))
     added, notes = [], []
     for cluster in wanted.pieces.clusters:
         name = cluster["name"]
@@ -193,7 +201,7 @@ def _add_clusters(editor: Editor, wanted: Wanted) -> list[str]:
 def _marked(cluster: Json) -> Json:
     if cluster["name"] == names.EXT_PROC_CLUSTER:
         return cluster
-    return cluster | {"metadata": {"filter_metadata": {names.METADATA_NAMESPACE: {"added": "yes"}}}}
+    return cluster | {"metadata": ADDED}
 
 
 def _endpoints(cluster: Node) -> list[str] | None:

@@ -19,6 +19,13 @@ class Part(StrEnum):
     ACCESS_LOGS = "access-logs"
 
 
+class Unassigned(StrEnum):
+    """Where a route's requests go that have no assignment."""
+
+    ROUTE = "route"
+    CONTROL = "control"
+
+
 @dataclass(frozen=True, slots=True)
 class Takeover:
     """What becomes of the named route.
@@ -27,7 +34,6 @@ class Takeover:
         weighted_clusters: its new destination.
         typed_per_filter_config: our filters' configuration on it, by their names.
         response_headers_to_add: further headers of its answers.
-        action: further fields of its ``route``.
     """
 
     weighted_clusters: Json

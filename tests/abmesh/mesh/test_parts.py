@@ -10,7 +10,7 @@ from hypothesis import Phase, given
 from hypothesis import strategies as st
 
 from abmesh.experiment.model import Document
-from abmesh.mesh import parts
+from abmesh.mesh import edge, parts
 from abmesh.mesh.bootstrap import render_bootstrap
 from abmesh.mesh.options import RenderOptions
 from tests.abmesh.mesh.documents import document, documents, experiment
@@ -98,6 +98,10 @@ def test_weights_make_only_a_native_envoy_without_a_routes_file_stale() -> None:
     assert changed(before, after, RenderOptions(routes_file=ROUTES_FILE)) == (False, ())
 
 
+def test_the_idle_limit_is_that_of_the_rendering() -> None:
+    assert parts.IDLE == edge.STREAM_IDLE
+
+
 def test_a_new_experiment_and_one_that_is_gone_are_named_once() -> None:
     one, both = document(experiment("chat")), chat()
     assert changed(one, both, RenderOptions()) == (True, ("experiments",))
@@ -109,7 +113,6 @@ def test_the_documents_own_parts() -> None:
     assert changed(base, document(*_two(), default_cluster="c"), RenderOptions())[1] == ("clusters", "default_cluster")
     assert changed(base, document(*_two(), event_origins=["https://a.example"]), RenderOptions())[1] == (
         "event_origins",
-        "statistics",
     )
 
 
