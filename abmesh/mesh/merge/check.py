@@ -13,7 +13,7 @@ from abmesh.experiment import names
 from abmesh.experiment.errors import RenderError
 from abmesh.experiment.model import Document, Experiment
 from abmesh.mesh.clusters import server_name
-from abmesh.mesh.merge.find import Found, describe
+from abmesh.mesh.merge.find import Found, describe, is_ours
 from abmesh.mesh.merge.look import fields, get, is_empty, items, text
 from abmesh.mesh.merge.tree import Mapping, Node
 
@@ -160,12 +160,6 @@ def reaches(found: Found, experiment: Experiment) -> bool:
         return True
     domains = [text(item) for item in items(found.at.host, "domains")]
     return any(_serves(domain.lower(), wanted.host.lower()) for domain in domains)
-
-
-def is_ours(route: Node) -> bool:
-    """Whether a route is one that abmesh has added; not one that it has taken over."""
-    mark = get(route, "metadata", "filter_metadata", names.METADATA_NAMESPACE)
-    return mark is not None and get(mark, "original") is None
 
 
 def _serves(domain: str, host: str) -> bool:

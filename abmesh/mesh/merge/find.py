@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from abmesh.experiment import names as ours
 from abmesh.experiment.errors import RenderError
+from abmesh.mesh import warmup
 from abmesh.mesh.merge.look import get, items, text
 from abmesh.mesh.merge.tree import Mapping, Node, Sequence
 
@@ -82,6 +84,7 @@ def find(root: Mapping, names: Names) -> Found:
         RenderError: there is none, or more than one, or its routes are not in this configuration.
     """
     listeners = [(text(item, "name"), item) for item in items(root, "static_resources", "listeners")]
+    listeners = [(name, item) for name, item in listeners if name != warmup.NAME]
     listener = _named("--listener", "listener", names.listener, listeners, names.source)
     managers = _managers(listener)
     name = text(listener, "name")
@@ -101,11 +104,17 @@ def find(root: Mapping, names: Names) -> Found:
             f"{names.source}: virtual host {text(host, 'name')!r} has a matcher instead of a list of routes"
         )
     routes = get(host, "routes")
-    found = [(text(item, "name"), (place, item)) for place, item in enumerate(items(host, "routes"))]
+    found = [(text(it, "name"), (place, it)) for place, it in enumerate(items(host, "routes")) if not is_ours(it)]
     place, route = _named("--route", "route", names.route, found, names.source)
     if not isinstance(routes, Sequence) or not isinstance(host, Mapping) or not isinstance(route, Mapping):
         raise RenderError(f"{names.source}: virtual host {text(host, 'name')!r} has no list of routes")
     return Found(Host(name, manager, host, routes), route, place)
+
+
+def is_ours(route: Node) -> bool:
+    """Whether a route is one that abmesh has added; not one that it has taken over."""
+    mark = get(route, "metadata", "filter_metadata", ours.METADATA_NAMESPACE)
+    return mark is not None and get(mark, "original") is None
 
 
 def describe(route: Node) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection
 
 from abmesh.experiment import names
 from abmesh.experiment.errors import RenderError
-from abmesh.mesh.merge.check import is_ours
-from abmesh.mesh.merge.find import Found, Host, describe, hosts
+from abmesh.mesh import warmup
+from abmesh.mesh.merge.find import Found, Host, describe, hosts, is_ours
 from abmesh.mesh.merge.look import get, items, own_entry, text
 from abmesh.mesh.merge.pieces import Part
 from abmesh.mesh.merge.splice import Editor
@@ -22,7 +22,6 @@ ORIGINAL = "original"
 LIMITING = "+max_headers_count"
 """End of the name of our header mutation in a connection manager whose limit on headers is ours, too."""
 
-WARMUP = "abmesh-warmup"
 _STATS = f"{names.STATS_SCOPE}."
 
 _Is = Callable[[Node], bool]
@@ -80,7 +79,7 @@ def remove_shared(editor: Editor, at: Host, parts: Collection[Part]) -> None:
     resources = get(root, "static_resources")
     if Part.CLUSTERS in parts and isinstance(resources, Mapping):
         _drop_ours(editor, resources, "clusters", is_our_cluster)
-        _drop_ours(editor, resources, "listeners", lambda item: text(item, "name") == WARMUP)
+        _drop_ours(editor, resources, "listeners", lambda item: text(item, "name") == warmup.NAME)
 
 
 def is_our_cluster(cluster: Node) -> bool:
