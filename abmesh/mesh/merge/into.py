@@ -13,7 +13,6 @@ from typing import Final
 from abmesh.experiment import names
 from abmesh.experiment.errors import RenderError, UnknownName
 from abmesh.experiment.model import Document, Experiment
-from abmesh.mesh.clusters import used_clusters
 from abmesh.mesh.merge import check, out
 from abmesh.mesh.merge.check import Destination
 from abmesh.mesh.merge.find import Found, Names, find
@@ -175,7 +174,8 @@ def _add_clusters(editor: Editor, wanted: Wanted) -> list[str]:
     assert isinstance(resources, Mapping)  # a listener was found in it
     theirs = {text(item, "name"): item for item in items(resources, "clusters")}
     rendered = {cluster["name"] for cluster in wanted.pieces.clusters}
-    for name in sorted(used_clusters(wanted.document)):
+    variants = {variant.cluster for item in wanted.document.experiments for variant in item.variants}
+    for name in sorted(variants):
         if name not in theirs and name not in rendered:
             raise UnknownName("cluster", name, tuple(theirs))
     added, notes = [], []

@@ -7,18 +7,14 @@ instead of spoiled.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping as JsonMapping
 from collections.abc import Sequence as JsonSequence
-from typing import Any, Final
+from typing import Any
 
 from abmesh.experiment.errors import RenderError
+from abmesh.mesh.merge.layout import Layout, block_item, runs, spans
 from abmesh.mesh.merge.look import get, is_empty, own_entry, plain, value_of
 from abmesh.mesh.merge.tree import Alias, Mapping, Node, Scalar, Sequence, compose
-from abmesh.mesh.yaml_text import to_yaml
-
-_STEP: Final = 2
-"""Spaces by which a new block is indented below its parent."""
 
 
 class Editor:
@@ -38,6 +34,7 @@ class Editor:
     def __init__(self, text: str, source: str) -> None:
         self.text = text if text.endswith("\n") else text + "\n"
         self.source = source
+        self._layout = Layout(self.text)
         self.root = compose(self.text, source)
         self._edits: list[tuple[tuple[int, bool, int, int], int, int, str]] = []
         self._dropped: set[tuple[int, int]] = set()
@@ -82,8 +79,8 @@ class Editor:
         self._add(sequence, [(place, value) for value in values])
         if not sequence.is_flow:
             last = place == len(sequence.items)
-            at = self._below(sequence.items[-1].end) if last else self._above(self._dash(sequence, place))
-            self._edit(sequence, at, at, "".join(_block_item(value, sequence.column) for value in values))
+            at = self._layout.below(sequence.items[-1].end) if last else self._layout.above(self._dash(sequence, place))
+            self._edit(sequence, at, at, "".join(block_item(value, sequence.column) for value in values))
 
     def drop(self, mapping: Mapping, key: str) -> None:
         """Take a field out."""
@@ -92,26 +89,26 @@ class Editor:
         self._drop(mapping, place)
         name, value = mapping.entries[place]
         if not mapping.is_flow:
-            self._edit(mapping, self._line(name.start), self._below(value.end), "")
+            self._edit(mapping, self._layout.line(name.start), self._layout.below(value.end), "")
 
     def drop_item(self, sequence: Sequence, place: int) -> None:
         """Take an item out."""
         self._check(sequence)
         self._drop(sequence, place)
         if not sequence.is_flow:
-            self._edit(sequence, self._dash(sequence, place), self._below(sequence.items[place].end), "")
+            self._edit(sequence, self._dash(sequence, place), self._layout.below(sequence.items[place].end), "")
 
     def raw(self, mapping: Mapping, key: str) -> str:
         """A field as it is written, with whatever follows on its last line; for :meth:`put_raw`."""
         name, value = next(entry for entry in mapping.entries if entry[0].text == _own(mapping, key))
         if mapping.is_flow:
             return self.text[name.start : value.end]
-        lines = self.text[self._line(name.start) : self._below(value.end)]
+        lines = self.text[self._layout.line(name.start) : self._layout.below(value.end)]
         return "".join(line[mapping.column :] if line.strip() else line for line in lines.splitlines(keepends=True))
 
     def replace(self, mapping: Mapping, key: str, name: str, value: Any) -> None:
         """Put another field in the place of one."""
-        written = self._entry_text(mapping, name, value)
+        written = self._layout.entry(mapping, name, value)
         self._replace(mapping, key, written, {name: value})
 
     def put_raw(self, mapping: Mapping, key: str, raw: str) -> None:
@@ -126,7 +123,7 @@ class Editor:
             self._replace(mapping, key, written, value)
         else:  # the file has been reformatted since
             (name, inner), *_ = value.items()
-            self._replace(mapping, key, self._entry_text(mapping, name, inner), value)
+            self._replace(mapping, key, self._layout.entry(mapping, name, inner), value)
 
     def result(self) -> str:
         """The text with all edits.
@@ -201,60 +198,34 @@ class Editor:
         if mapping.is_flow:
             self._edit(mapping, name.start, old.end, written)
         else:
-            self._edit(mapping, self._line(name.start), self._below(old.end), written)
+            self._edit(mapping, self._layout.line(name.start), self._layout.below(old.end), written)
 
     def _add_entry(self, mapping: Mapping, key: str, value: Any) -> None:
         self._check(mapping)
         self._add(mapping, [(len(mapping.entries), (key, value))])
         if not mapping.is_flow:
-            at = self._below(mapping.entries[-1][1].end)
-            self._edit(mapping, at, at, self._entry_text(mapping, key, value))
-
-    def _entry_text(self, mapping: Mapping, key: str, value: Any) -> str:
-        if mapping.is_flow:
-            return f"{json.dumps(key)}: {self._flow(mapping, value)}"
-        return _indented(to_yaml({key: value}), mapping.column)
-
-    def _flow(self, node: Mapping | Sequence, value: Any) -> str:
-        lines = self._spread(node)
-        if lines is None:
-            return json.dumps(value, ensure_ascii=False)
-        text = json.dumps(value, ensure_ascii=False, indent=_STEP)
-        return text.replace("\n", "\n" + lines)
-
-    def _between(self, node: Mapping | Sequence) -> str:
-        lines = self._spread(node)
-        return ", " if lines is None else f",\n{lines}"
-
-    def _spread(self, node: Mapping | Sequence) -> str | None:
-        """The indentation of what is between brackets, if each is on a line of its own; else None."""
-        starts = (
-            [key.start for key, _ in node.entries] if isinstance(node, Mapping) else [it.start for it in node.items]
-        )
-        if not starts or "\n" not in self.text[node.start : starts[0]]:
-            return None
-        indent = self.text[self._line(starts[0]) : starts[0]]
-        return indent if not indent.strip() else None
+            at = self._layout.below(mapping.entries[-1][1].end)
+            self._edit(mapping, at, at, self._layout.entry(mapping, key, value))
 
     def _between_brackets(self, node: Mapping | Sequence) -> None:
         """The edits of a flow collection; taking out is the exact opposite of putting in."""
-        spans = _spans(node)
+        where = spans(node)
         added = self._added.get(id(node), [])
-        kept = [place for place in range(len(spans)) if (id(node), place) not in self._dropped]
-        for first, last in _runs([place for place in range(len(spans)) if place not in kept]):
-            if last + 1 < len(spans):
-                self._edit(node, spans[first][0], spans[last + 1][0], "")
+        kept = [place for place in range(len(where)) if (id(node), place) not in self._dropped]
+        for first, last in runs([place for place in range(len(where)) if place not in kept]):
+            if last + 1 < len(where):
+                self._edit(node, where[first][0], where[last + 1][0], "")
             else:
-                self._edit(node, spans[first - 1][1] if first else spans[0][0], spans[last][1], "")
-        between = self._between(node)
+                self._edit(node, where[first - 1][1] if first else where[0][0], where[last][1], "")
+        between = self._layout.between(node)
         made = [
-            (place, self._flow(node, value) if isinstance(node, Sequence) else self._entry_text(node, *value))
+            (place, self._layout.flow(node, value) if isinstance(node, Sequence) else self._layout.entry(node, *value))
             for place, value in added
         ]
-        end = spans[-1][1] if spans else node.end - 1
+        end = where[-1][1] if where else node.end - 1
         for number, (place, written) in enumerate(made):
             if any(other >= place for other in kept):
-                self._edit(node, spans[place][0], spans[place][0], written + between)
+                self._edit(node, where[place][0], where[place][0], written + between)
             else:
                 self._edit(node, end, end, (between if kept or number else "") + written)
 
@@ -263,33 +234,11 @@ class Editor:
         order = (start, end > start, -node.column, len(self._edits))
         self._edits.append((order, start, end, text))
 
-    def _line(self, index: int) -> int:
-        """Start of the line of an index."""
-        return self.text.rfind("\n", 0, index) + 1
-
-    def _below(self, index: int) -> int:
-        """Start of the line after that of an index."""
-        return self.text.index("\n", index) + 1
-
     def _dash(self, sequence: Sequence, place: int) -> int:
-        """Start of the line with an item's dash."""
-        line = self._line(sequence.items[place].start)
-        while line >= sequence.start - sequence.column:
-            if self.text[line : line + sequence.column + 1] == " " * sequence.column + "-":
-                return line
-            if not line:
-                break
-            line = self._line(line - 1)
-        raise self._unusual()
-
-    def _above(self, line: int) -> int:
-        """Start of the comments directly above a line."""
-        while line:
-            above = self._line(line - 1)
-            if not self.text[above:line].lstrip().startswith("#"):
-                break
-            line = above
-        return line
+        found = self._layout.dash(sequence, place)
+        if found is None:
+            raise self._unusual()
+        return found
 
     def _check(self, node: Node) -> None:
         if node.shared:
@@ -329,37 +278,8 @@ class Editor:
         return pairs or None if not node.is_flow and node.entries else pairs
 
 
-def _spans(node: Mapping | Sequence) -> list[tuple[int, int]]:
-    if isinstance(node, Mapping):
-        return [(key.start, value.end) for key, value in node.entries]
-    return [(item.start, item.end) for item in node.items]
-
-
-def _runs(places: list[int]) -> list[tuple[int, int]]:
-    """Neighbours in a rising list, as first and last."""
-    runs: list[tuple[int, int]] = []
-    for place in places:
-        if runs and runs[-1][1] == place - 1:
-            runs[-1] = runs[-1][0], place
-        else:
-            runs.append((place, place))
-    return runs
-
-
 def _own(mapping: Mapping, key: str) -> str:
     """A field's name as the mapping spells it."""
     found = own_entry(mapping, key)
     assert found is not None, key
     return found[0].text
-
-
-def _indented(text: str, column: int) -> str:
-    indent = " " * column
-    return "".join(indent + line if line.strip() else line for line in text.splitlines(keepends=True))
-
-
-def _block_item(value: Any, column: int) -> str:
-    if not isinstance(value, JsonMapping) or not value:
-        return f"{' ' * column}- {json.dumps(value, ensure_ascii=False)}\n"
-    text = _indented(to_yaml(value), column + _STEP)
-    return f"{' ' * column}- {text[column + _STEP :]}"

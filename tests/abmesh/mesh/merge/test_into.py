@@ -61,7 +61,8 @@ def take(name: str, own: Destination, experiments: list[Any]) -> Takeover:
 
 
 def of(path: str = "/llm/", **changes: Any) -> Wanted:
-    wanted: Document = document(experiment("chat", match={"path_prefix": path}))
+    clusters = {"model-a": {"host": "127.0.0.1", "port": 8001}, "model-b": {"host": "127.0.0.1", "port": 8002}}
+    wanted: Document = document(experiment("chat", tuple(clusters), match={"path_prefix": path}), clusters=clusters)
     return replace(Wanted(wanted, PIECES, take), **changes)
 
 
@@ -115,7 +116,7 @@ def test_a_file_that_was_reformatted_is_still_ours_to_update_and_to_remove() -> 
 
 
 def test_a_newer_document_replaces_the_older_one() -> None:
-    newer = replace(PIECES, http_filters=[{"name": "abmesh.three"}], clusters=[cluster("model-c", 8003)], listeners=[])
+    newer = replace(PIECES, http_filters=[{"name": "abmesh.three"}], clusters=[cluster("model-b", 8003)], listeners=[])
     old = merge(OWN, CHAT, of()).text
     assert merge(old, CHAT, of(pieces=newer)).text == merge(OWN, CHAT, of(pieces=newer)).text
 
