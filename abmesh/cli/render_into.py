@@ -124,6 +124,7 @@ def _alone(document: Document, options: RenderOptions, parts: Collection[Part]) 
     made: dict[str, object] = {}
     if Part.FILTERS in parts:
         made["common_http_protocol_options"] = {"max_headers_count": found.max_headers}
+        made["local_reply_config"] = {"mappers": found.reply_mappers}
         made["early_header_mutation_extensions"] = found.early_header_mutations
         made["http_filters"] = found.http_filters
     if Part.ACCESS_LOGS in parts:

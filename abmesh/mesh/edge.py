@@ -52,6 +52,9 @@ Envoy's default is 100. It counts again once our server has added its own, and a
 which no setting to fail open covers. So there must be room above what clients send.
 """
 
+TOO_MANY: Final = "response.code_details == 'header_mutation_result_exceeds_limit'"
+"""Recognises Envoy's answer to a request that has too many headers once ours are added."""
+
 _IDLE: Final = timedelta(hours=1)
 """How long a client's connection may be unused; it is Envoy's default, and said so that nobody lifts it."""
 
@@ -87,7 +90,7 @@ def too_many_headers() -> LocalReplyConfig:
 
     Envoy would answer 500. It reads the expression only for answers that it gives itself.
     """
-    details = ExpressionFilter(expression="response.code_details == 'header_mutation_result_exceeds_limit'")
+    details = ExpressionFilter(expression=TOO_MANY)
     exceeded = AccessLogFilter(
         extension_filter=ExtensionFilter(
             name="envoy.access_loggers.extension_filters.cel", typed_config=Any.pack(details)

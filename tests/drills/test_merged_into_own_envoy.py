@@ -281,6 +281,12 @@ async def test_a_merged_envoy_keeps_what_it_had(tmp_path: Path, drill: Drill) ->
             assert 1.5 < reply.seconds < 7
             evidence = 203
 
+            # Room for our headers beside a hundred of the client's, and Envoy's own refusal beyond that.
+            many = chat("model-b", 7) | {f"x-many-{number}": "1" for number in range(150)}
+            assert (await get("/llm/x", many)).versions == ("model-b",)
+            evidence += 1
+            assert (await get("/llm/x", many | {f"x-more-{number}": "1" for number in range(40)})).status == 431
+
             # Refused before it was sent on: no stamp, not counted.
             reply = await get("/llm/x", user("model-b", 7, "chat-model"))
             assert (reply.status, reply.versions) == (401, ())

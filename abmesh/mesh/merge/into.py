@@ -143,6 +143,7 @@ def _add_filters(editor: Editor, found: Found, place: int, pieces: Pieces) -> No
     filters = get(manager, "http_filters")
     assert isinstance(filters, Sequence)  # see _filters_before
     editor.insert(filters, place, list(pieces.http_filters))
+    editor.put(manager, ["local_reply_config", "mappers"], list(pieces.reply_mappers))
     mutations = [dict(item) for item in pieces.early_header_mutations]
     if get(manager, "common_http_protocol_options", "max_headers_count") is None:
         mutations[-1]["name"] += out.LIMITING

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from abmesh.experiment import names
 from abmesh.experiment.errors import RenderError
 from abmesh.mesh import warmup
+from abmesh.mesh.edge import TOO_MANY
 from abmesh.mesh.merge.find import Found, Host, describe, hosts, is_ours
 from abmesh.mesh.merge.look import get, items, own_entry, text
 from abmesh.mesh.merge.pieces import Part
@@ -65,14 +66,10 @@ def remove_shared(editor: Editor, at: Host, parts: Collection[Part]) -> None:
         if has_our_limit(at.manager):
             _drop_path(editor, at.manager, ["common_http_protocol_options", "max_headers_count"])
         _drop_ours(editor, at.manager, "early_header_mutation_extensions", _is_named)
+        _drop_below(editor, at.manager, "local_reply_config", "mappers", _is_reply)
     if Part.ACCESS_LOGS in parts:
         _drop_ours(editor, at.manager, "access_log", _is_named)
-        stats = get(root, "stats_config")
-        buckets = get(stats, "histogram_bucket_settings")
-        if isinstance(stats, Mapping) and isinstance(buckets, Sequence):
-            ours = [place for place, item in enumerate(buckets.items) if text(item, "match", "prefix") == _STATS]
-            steps = [(root, "stats_config"), (stats, "histogram_bucket_settings")]
-            editor.drop_items(steps, buckets, ours)
+        _drop_below(editor, root, "stats_config", "histogram_bucket_settings", _is_bucket)
     if Part.ROUTES in parts:
         _drop_ours(editor, at.host, "routes", is_ours)
         _drop_path(editor, root, ["node", "metadata", names.METADATA_NAMESPACE])
@@ -102,11 +99,30 @@ def _is_cookie(option: Node) -> bool:
     return f"%DYNAMIC_METADATA({names.METADATA_NAMESPACE}:" in text(option, "header", "value")
 
 
+def _is_bucket(setting: Node) -> bool:
+    return text(setting, "match", "prefix") == _STATS
+
+
+def _is_reply(mapper: Node) -> bool:
+    return any(
+        text(part, "extension_filter", "typed_config", "expression") == TOO_MANY
+        for part in items(mapper, "filter", "and_filter", "filters")
+    )
+
+
 def _drop_ours(editor: Editor, mapping: Mapping, key: str, ours: _Is) -> None:
     found = get(mapping, key)
     if isinstance(found, Sequence):
         places = [place for place, item in enumerate(items(mapping, key)) if ours(item)]
         editor.drop_items([(mapping, key)], found, places)
+
+
+def _drop_below(editor: Editor, mapping: Mapping, key: str, field: str, ours: _Is) -> None:
+    inside = get(mapping, key)
+    found = get(inside, field)
+    if isinstance(inside, Mapping) and isinstance(found, Sequence):
+        places = [place for place, item in enumerate(items(inside, field)) if ours(item)]
+        editor.drop_items([(mapping, key), (inside, field)], found, places)
 
 
 def _drop_path(editor: Editor, mapping: Mapping, path: list[str]) -> None:

@@ -49,6 +49,7 @@ class Pieces:
         http_filters: our filters, in order.
         early_header_mutations: what removes forged headers.
         max_headers: how many headers a request may have, ours included.
+        reply_mappers: what becomes of Envoy's answer to a request that has more.
         access_log: our statistics.
         histogram_buckets: the buckets of our histograms.
         first_routes: routes that come first in the virtual host.
@@ -60,6 +61,7 @@ class Pieces:
     http_filters: Sequence[Json]
     early_header_mutations: Sequence[Json]
     max_headers: int
+    reply_mappers: Sequence[Json]
     access_log: Sequence[Json]
     histogram_buckets: Sequence[Json]
     first_routes: Sequence[Json]

@@ -68,6 +68,7 @@ def pieces(document: Document, options: RenderOptions) -> Pieces:
         http_filters=[_json(item) for item in our_filters(document, options)],
         early_header_mutations=[_json(_strip_forged_headers())],
         max_headers=edge.MAX_HEADERS,
+        reply_mappers=_json(edge.too_many_headers())["mappers"],
         access_log=[_json(item) for item in loggers(document)],
         histogram_buckets=buckets,
         first_routes=list(_event_routes(document)),

@@ -54,7 +54,10 @@ def test_printed_or_written_elsewhere(own: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "keys"),
     [
-        (["filters"], {"common_http_protocol_options", "early_header_mutation_extensions", "http_filters"}),
+        (
+            ["filters"],
+            {"local_reply_config", "common_http_protocol_options", "early_header_mutation_extensions", "http_filters"},
+        ),
         (["access-logs"], {"access_log", "stats_config"}),
         (["clusters"], {"clusters", "listeners"}),
         (["routes"], {"routes", "node"}),

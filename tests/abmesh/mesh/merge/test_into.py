@@ -11,6 +11,7 @@ import pytest
 
 from abmesh.experiment.errors import RenderError
 from abmesh.experiment.model import Document
+from abmesh.mesh.edge import TOO_MANY
 from abmesh.mesh.merge.check import Destination
 from abmesh.mesh.merge.find import Names
 from abmesh.mesh.merge.into import Wanted, merge, remove
@@ -36,6 +37,9 @@ PIECES = Pieces(
     http_filters=[{"name": "abmesh.one", "disabled": True}, {"name": "abmesh.two"}],
     early_header_mutations=[{"name": "abmesh.strip"}],
     max_headers=200,
+    reply_mappers=[
+        {"filter": {"and_filter": {"filters": [{"extension_filter": {"typed_config": {"expression": TOO_MANY}}}]}}}
+    ],
     access_log=[{"name": "abmesh.evidence"}],
     histogram_buckets=[{"match": {"prefix": "abmesh."}, "buckets": [1.5, 2]}],
     first_routes=[
