@@ -8,7 +8,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from abmesh.experiment.errors import AbmeshError, SettingsError
+from abmesh.experiment.errors import AbmeshError, SettingsError, StateError
 from abmesh.experiment.store import FileStore
 from controller.http import HttpServer
 from controller.loop import Controller
@@ -79,9 +79,14 @@ def _publisher(settings: Settings) -> Publisher | None:
     return Publisher(lambda: store.watch(WATCH_SECONDS), EnvoyRoutes(settings.routes_file))
 
 
-def _renderings(settings: Settings) -> tuple[Renderings, RenderingsReader | None]:
+def renderings_of(settings: Settings) -> tuple[Renderings, RenderingsReader | None]:
     """What Envoys were rendered from, and its reader; none if only a Prometheus server is asked."""
     if settings.url is not None:
+        try:
+            # For `abmesh status`, which does not know where statistics come from.
+            write_renderings(settings.state_folder, {f"those that {settings.url} scrapes": None})
+        except StateError as error:
+            logging.getLogger("abmesh.renderings").warning("%s", error)
         return Renderings("not known with --source prometheus: only an Envoy's admin endpoint says it"), None
     found, store = Renderings(), FileStore(settings.config)
     return found, RenderingsReader(
@@ -110,7 +115,7 @@ async def _serve(settings: Settings) -> None:
     folder = settings.state_folder
     telemetry = Telemetry()
     source: Source = _source(settings)
-    renderings, reader = _renderings(settings)
+    renderings, reader = renderings_of(settings)
     telemetry.add_renderings(renderings)
     if reader is not None:
         source = NotingSource(source, reader.note)

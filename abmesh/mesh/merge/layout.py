@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping as JsonMapping
 from typing import Any, Final
 
@@ -98,7 +99,12 @@ def runs(places: list[int]) -> list[tuple[int, int]]:
 def indented(text: str, column: int) -> str:
     """Lines moved to the right; empty ones stay empty."""
     indent = " " * column
-    return "".join(indent + line if line.strip() else line for line in text.splitlines(keepends=True))
+    return "".join(indent + line if line.strip() else line for line in lines_of(text))
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines, each with its end. Only line feeds end one: YAML keeps other separators inside a value."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
 def block_item(value: Any, column: int) -> str:

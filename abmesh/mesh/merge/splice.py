@@ -12,7 +12,7 @@ from collections.abc import Sequence as JsonSequence
 from typing import Any
 
 from abmesh.experiment.errors import RenderError
-from abmesh.mesh.merge.layout import Layout, block_item, runs, spans
+from abmesh.mesh.merge.layout import Layout, block_item, indented, lines_of, runs, spans
 from abmesh.mesh.merge.look import get, is_empty, own_entry, plain, value_of
 from abmesh.mesh.merge.tree import Alias, Mapping, Node, Scalar, Sequence, compose
 
@@ -32,7 +32,8 @@ class Editor:
     """
 
     def __init__(self, text: str, source: str) -> None:
-        self.text = text if text.endswith("\n") else text + "\n"
+        self._ends_in_a_line = text.endswith("\n")
+        self.text = text if self._ends_in_a_line else text + "\n"
         self.source = source
         self._layout = Layout(self.text)
         self.root = compose(self.text, source)
@@ -104,7 +105,7 @@ class Editor:
         if mapping.is_flow:
             return self.text[name.start : value.end]
         lines = self.text[self._layout.line(name.start) : self._layout.below(value.end)]
-        return "".join(line[mapping.column :] if line.strip() else line for line in lines.splitlines(keepends=True))
+        return "".join(line[mapping.column :] if line.strip() else line for line in lines_of(lines))
 
     def replace(self, mapping: Mapping, key: str, name: str, value: Any) -> None:
         """Put another field in the place of one."""
@@ -115,11 +116,7 @@ class Editor:
         """Put what :meth:`raw` gave in the place of a field."""
         value = plain(compose(raw if raw.endswith("\n") else "{" + raw + "}", self.source))
         if raw.endswith("\n") != mapping.is_flow:
-            indent = " " * mapping.column
-            written = raw
-            if not mapping.is_flow:
-                lines = raw.splitlines(keepends=True)
-                written = "".join(indent + line if line.strip() else line for line in lines)
+            written = raw if mapping.is_flow else indented(raw, mapping.column)
             self._replace(mapping, key, written, value)
         else:  # the file has been reformatted since
             (name, inner), *_ = value.items()
@@ -148,7 +145,7 @@ class Editor:
             raise self._unusual() from error
         if found != self._wanted(self.root):
             raise self._unusual()
-        return text
+        return text if self._ends_in_a_line else text.removesuffix("\n")
 
     def drop_upwards(self, steps: JsonSequence[tuple[Mapping, str]]) -> None:
         """Take a field out, and with it the objects above it that hold nothing else.

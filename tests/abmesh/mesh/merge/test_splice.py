@@ -41,7 +41,10 @@ listeners:
 FLOW = '{"listeners": [{"name": "one", "filters": [{"name": "a"}, {"name": "router"}]}, {"name": "two"}]}\n'
 PRETTY = json.dumps(json.loads(FLOW), indent=4) + "\n"
 TABS = json.dumps(json.loads(FLOW), indent="\t") + "\n"
-ALL = pytest.mark.parametrize("text", [BLOCK, FLOW, PRETTY, TABS], ids=["block", "flow", "pretty", "tabs"])
+CRLF = BLOCK.replace("\n", "\r\n")
+ALL = pytest.mark.parametrize(
+    "text", [BLOCK, CRLF, FLOW, FLOW.strip(), PRETTY, TABS], ids=["block", "crlf", "flow", "no end", "pretty", "tabs"]
+)
 NEW = {"name": "abmesh.x", "list": [1, {"a": None}], "text": "two\nlines\n", "empty": {}, "on": "no"}
 
 
@@ -118,10 +121,21 @@ def test_an_empty_collection_gives_way() -> None:
     assert "    empty:\n      - 1\n" in editor.result()
 
 
-def test_a_file_without_a_last_line_break_gets_one() -> None:
+def test_a_file_without_a_last_line_break_still_has_none() -> None:
     editor = Editor("a: 1", "own.yaml")
     editor.put(editor.root, ["b"], 2)
-    assert editor.result() == "a: 1\nb: 2\n"
+    assert editor.result() == "a: 1\nb: 2"
+
+
+def test_a_value_with_an_unusual_line_separator_is_put_back_as_it_was() -> None:
+    text = 'x:\n  a: "one\u2028 two\x85 three"\n'
+    editor = Editor(text, "own.yaml")
+    raw = editor.raw(node(editor, "x"), "a")
+    editor.replace(node(editor, "x"), "a", "b", raw)
+    back = Editor(editor.result(), "own.yaml")
+    assert plain(back.root)["x"]["b"] == raw
+    back.put_raw(node(back, "x"), "b", raw)
+    assert back.result() == text
 
 
 def test_objects_and_lists_grow_and_anything_else_is_left_alone() -> None:
