@@ -14,6 +14,7 @@ from abmesh.experiment.errors import RenderError
 from abmesh.mesh.merge.look import get, plain
 from abmesh.mesh.merge.splice import Editor
 from abmesh.mesh.merge.tree import Mapping, Sequence, compose
+from abmesh.mesh.yaml_text import to_yaml
 from tests.examples import examples
 
 BLOCK = """\
@@ -207,6 +208,40 @@ def test_any_json_goes_in_and_out_of_any_json(root: Any, indent: int | None, val
     back.drop_item(_sequence(back), place)
     back.drop_item(_sequence(back), place + 1)
     back.drop(_mapping(back), "new")
+    assert back.result() == text
+
+
+@examples(40)
+@given(_ROOT, _VALUE, st.data())
+def test_anything_goes_in_and_out_of_commented_block_yaml(root: Any, value: Any, data: st.DataObject) -> None:
+    lines = to_yaml({"before": {"x": 1}} | root | {"after": "no"}).splitlines()
+    # Comments and blank lines between any two lines, but not inside a block of text.
+    text, inside = "", 0
+    for line in lines:
+        indent = len(line) - len(line.lstrip(" "))
+        inside = 0 if line.strip() and indent < inside else inside
+        if not inside:
+            text += data.draw(st.sampled_from(["", "", "", "\n", "# c\n", " " * indent + "# c: d\n", "\n\n# - x\n"]))
+        text += line + (
+            "\n"
+            if inside
+            else data.draw(st.sampled_from(["\n", "\n", "  # tail\n"]))
+            if not line.endswith("|")
+            else "\n"
+        )
+        if line.endswith("|"):
+            inside = indent + 1
+    editor = Editor(text, "own.yaml")
+    assert plain(editor.root) == {"before": {"x": 1}} | root | {"after": "no"}
+    place = data.draw(st.integers(0, len(root["list"])))
+    editor.insert(_sequence(editor), place, [value, value])
+    editor.put(_mapping(editor), ["new"], value)
+    editor.put(editor.root, ["node", "metadata"], {"abmesh": value})
+    back = Editor(editor.result(), "own.yaml")
+    back.drop_item(_sequence(back), place)
+    back.drop_item(_sequence(back), place + 1)
+    back.drop(_mapping(back), "new")
+    back.drop(back.root, "node")
     assert back.result() == text
 
 
