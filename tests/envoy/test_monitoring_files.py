@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from controller.metrics.telemetry import Telemetry
 from controller.rollout.tick import TickReport
 from controller.routes.publisher import RoutesStatus
+from controller.sources.renderings import Renderings
 from ext_proc.exposition import Exposition
 from ext_proc.telemetry import Counts
 from tests.controller.support import START, experiment
@@ -53,6 +54,7 @@ def _kinds() -> dict[str, str]:
     telemetry = Telemetry()
     telemetry.add_routes(RoutesStatus())
     telemetry.add_http({"timeout": 0})
+    telemetry.add_renderings(Renderings())
     segmented = experiment(segments={"header": "x-user-segment", "values": ["power"]})
     telemetry.record_counts(TickReport(1, experiments=(segmented,)), [], START)
     registry = CollectorRegistry()
