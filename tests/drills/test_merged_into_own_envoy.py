@@ -70,6 +70,7 @@ async def test_a_merged_envoy_keeps_what_it_had(tmp_path: Path, drill: Drill) ->
             assert (drill.failed, drill.wrong) == (0, 0)
             assert reply.seen["x-team"] == "chat"
             assert reply.seen["x-after"] == "chat", "their settings of their filter on this route"
+            assert reply.seen["x-envoy-expected-rq-timeout-ms"] == "2000", "the route's time limit"
             assert "x-ab-place" not in reply.seen
             async with session.get(envoy.url + "/llm/x", headers=chat()) as raw:
                 assert raw.headers.getall("x-served-by") == ["edge"], "their Lua read the answer"
@@ -97,7 +98,9 @@ async def test_a_merged_envoy_keeps_what_it_had(tmp_path: Path, drill: Drill) ->
             reply = await get("/llm/x?sleep=8", chat("model-b", 7))
             assert (reply.status, reply.versions) == (504, ("model-b",))
             assert 1.5 < reply.seconds < 7
-            evidence = 103
+            reply = await get("/llm/x", chat("model-b", 7, set={"x-envoy-upstream-rq-timeout-ms": "60000"}))
+            assert reply.seen["x-envoy-expected-rq-timeout-ms"] == "60000", "the variant's own time limit"
+            evidence = 104
 
             # Room for our headers beside a hundred of the client's, and Envoy's own refusal beyond that.
             many = chat("model-b", 7) | {f"x-many-{number}": "1" for number in range(150)}

@@ -156,19 +156,48 @@ def reaches(found: Found, experiment: Experiment) -> bool:
         exactly = get(condition, "string_match", "exact")
         if value is not None and exactly is not None and text(condition, "string_match", "exact") != value:
             return False
-    if wanted.host is None:
-        return True
-    domains = [text(item) for item in items(found.at.host, "domains")]
-    return any(_serves(domain.lower(), wanted.host.lower()) for domain in domains)
+    return wanted.host is None or bool(_strength(found.at.host, wanted.host))
 
 
-def _serves(domain: str, host: str) -> bool:
+def check_hosts(source: str, found: Found, experiments: Sequence[Experiment]) -> None:
+    """Refuse a virtual host that another one of the same listener keeps an experiment's host from.
+
+    Raises:
+        RenderError: with the other virtual host.
+    """
+    for experiment in experiments:
+        host = experiment.match.host
+        if host is None:
+            continue
+        own = _strength(found.at.host, host)
+        for other in items(found.at.manager, "route_config", "virtual_hosts"):
+            if _strength(other, host) > own:
+                raise RenderError(
+                    f"{source}: requests for {host}, the host of the experiment {experiment.name!r}, go to the virtual "
+                    f"host {text(other, 'name')!r}, whose domains fit better; name that one"
+                )
+
+
+_Strength = tuple[int, int]
+
+
+def _strength(virtual_host: Node, host: str) -> _Strength | tuple[()]:
+    """How well a virtual host's domains fit a host, in Envoy's order; empty if they do not."""
+    fits = (_fit(text(domain).lower(), host.lower()) for domain in items(virtual_host, "domains"))
+    return max((fit for fit in fits if fit is not None), default=())
+
+
+def _fit(domain: str, host: str) -> _Strength | None:
     domain = domain.rsplit(":", 1)[0] if domain.count(":") == 1 else domain
-    if domain == "*" or domain == host:
-        return True
-    return (domain.startswith("*") and host.endswith(domain[1:])) or (
-        domain.endswith("*") and host.startswith(domain[:-1])
-    )
+    if domain == host:
+        return 4, 0
+    if domain == "*":
+        return 1, 0
+    if domain.startswith("*") and host.endswith(domain[1:]):
+        return 3, len(domain)
+    if domain.endswith("*") and host.startswith(domain[:-1]):
+        return 2, len(domain)
+    return None
 
 
 def _own_path(route: Node) -> str:

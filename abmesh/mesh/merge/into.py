@@ -83,12 +83,12 @@ def merge(content: str, route: Names, wanted: Wanted) -> Merged:
         _add_filters(editor, found, place, wanted.pieces)
     if Part.ACCESS_LOGS in wanted.parts:
         editor.put(found.at.manager, ["access_log"], list(wanted.pieces.access_log))
-        editor.put(editor.root, ["stats_config", "histogram_bucket_settings"], list(wanted.pieces.histogram_buckets))
+        _add_buckets(editor, wanted.pieces)
     if Part.CLUSTERS in wanted.parts:
         notes += _add_clusters(editor, wanted)
     if Part.ROUTES in wanted.parts:
         editor.put(editor.root, ["node", "metadata"], {names.METADATA_NAMESPACE: dict(wanted.pieces.node_metadata)})
-    return Merged(editor.result(), tuple(notes + _router_notes(found)))
+    return Merged(editor.result(), tuple(notes + _notes(found, wanted.document)))
 
 
 def remove(content: str, route: Names) -> str:
@@ -123,6 +123,7 @@ def _take_over(editor: Editor, found: Found, wanted: Wanted) -> list[str]:
             f"{known}; name another route, or change an experiment's match"
         )
     check.check_experiments(source, found, wanted.document, experiments)
+    check.check_hosts(source, found, experiments)
     notes = check.check_order(source, found, experiments, events=bool(wanted.pieces.first_routes))
     took = wanted.take(text(route, "name"), own, experiments)
     action = get(route, "route")
@@ -149,6 +150,15 @@ def _add_filters(editor: Editor, found: Found, place: int, pieces: Pieces) -> No
         mutations[-1]["name"] += out.LIMITING
         editor.put(manager, ["common_http_protocol_options"], {"max_headers_count": pieces.max_headers})
     editor.put(manager, ["early_header_mutation_extensions"], mutations)
+
+
+def _add_buckets(editor: Editor, pieces: Pieces) -> None:
+    """First, since Envoy takes the first setting that fits."""
+    theirs = get(editor.root, "stats_config", "histogram_bucket_settings")
+    if isinstance(theirs, Sequence) and theirs.items:
+        editor.insert(theirs, 0, list(pieces.histogram_buckets))
+    else:
+        editor.put(editor.root, ["stats_config", "histogram_bucket_settings"], list(pieces.histogram_buckets))
 
 
 def _filters_before(found: Found, before: str, source: str) -> int:
@@ -227,11 +237,18 @@ def _rendered_endpoints(cluster: Json) -> list[str]:
     return sorted(found)
 
 
-def _router_notes(found: Found) -> list[str]:
-    for item in items(found.at.manager, "http_filters"):
-        if text(item, "typed_config", "suppress_envoy_headers") == "true":
-            return [
-                "the router's suppress_envoy_headers is on, so a model's answers cannot be told from Envoy's own; turn "
-                "it off"
-            ]
-    return []
+def _notes(found: Found, document: Document) -> list[str]:
+    """What an operator should change in their own part."""
+    notes = []
+    cookies = [item.issue_cookie for item in document.experiments if item.issue_cookie is not None]
+    if any(cookie.secure == "auto" for cookie in cookies) and text(found.at.manager, "use_remote_address") != "true":
+        notes.append(
+            "use_remote_address is off, so whoever connects decides with x-forwarded-proto whether issued cookies are "
+            "Secure; turn it on if clients connect to this Envoy, or set secure: true"
+        )
+    filters = items(found.at.manager, "http_filters")
+    if any(text(item, "typed_config", "suppress_envoy_headers") == "true" for item in filters):
+        notes.append(
+            "the router's suppress_envoy_headers is on, so a model's answers cannot be told from Envoy's own; turn it off"
+        )
+    return notes

@@ -158,6 +158,31 @@ def test_a_route_below_the_events_path_would_be_hidden() -> None:
 
 
 @pytest.mark.parametrize(
+    ("domains", "other", "refused"),
+    [
+        (["*"], ["api.example"], True),
+        (["*"], ["*.example"], True),
+        (["*"], ["api.*"], True),
+        (["*.example"], ["api.*", "*"], False),
+        (["*.example"], ["*i.example"], True),
+        (["api.example:80"], ["*.example"], False),
+        (["*"], ["web.example"], False),
+    ],
+)
+def test_a_virtual_host_whose_domains_fit_better_is_named(domains: Any, other: Any, refused: bool) -> None:
+    better = {"name": "better", "domains": other, "routes": []}
+    wanted = chat(match={"path_prefix": "/v1/", "host": "API.example"})
+    ours = {"name": "llm", "domains": domains, "routes": [CHAT]}
+    it = found(manager={"route_config": {"virtual_hosts": [better, ours]}})
+    assert check.reaches(it, wanted.experiments[0])
+    if refused:
+        with pytest.raises(RenderError, match="go to the virtual host 'better', whose domains fit better"):
+            check.check_hosts("own.yaml", it, wanted.experiments)
+    else:
+        check.check_hosts("own.yaml", it, wanted.experiments)
+
+
+@pytest.mark.parametrize(
     ("path", "match", "expected"),
     [
         ("/v1/", {"path_prefix": "/v1/"}, True),

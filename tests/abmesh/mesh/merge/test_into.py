@@ -11,6 +11,7 @@ import pytest
 
 from abmesh.experiment.errors import RenderError
 from abmesh.experiment.model import Document
+from abmesh.experiment.parts import IssueCookie
 from abmesh.mesh.edge import TOO_MANY
 from abmesh.mesh.merge.check import Destination
 from abmesh.mesh.merge.find import Names
@@ -197,6 +198,28 @@ def test_what_is_refused(text: str, route: Names, path: str, message: str) -> No
 def test_removing_what_was_never_merged_is_refused() -> None:
     with pytest.raises(RenderError, match="abmesh has not taken over the route 'llm/chat'"):
         remove(OWN, CHAT)
+
+
+def test_buckets_of_their_own_stay_behind_ours() -> None:
+    theirs = OWN + "stats_config:\n  histogram_bucket_settings:\n    - match: {prefix: ''}\n      buckets: [1]\n"
+    made = merge(theirs, CHAT, of()).text
+    buckets = plain(compose(made, ""))["stats_config"]["histogram_bucket_settings"]
+    assert [item["match"]["prefix"] for item in buckets] == ["abmesh.", ""]
+    assert remove(made, CHAT) == theirs
+
+
+def test_cookies_behind_a_proxy_are_told() -> None:
+    issuing = of().document.experiments[0].model_copy(update={"issue_cookie": IssueCookie(name="sid", max_age="1h")})
+    wanted = of(document=of().document.model_copy(update={"experiments": (issuing,)}))
+    assert merge(OWN, CHAT, wanted).notes == of_notes(OWN)
+    assert any(
+        "use_remote_address is off" in note
+        for note in merge(OWN.replace("use_remote_address: true", "stream_idle_timeout: 5s"), CHAT, wanted).notes
+    )
+
+
+def of_notes(text: str) -> tuple[str, ...]:
+    return merge(text, CHAT, of()).notes
 
 
 def test_the_operator_is_told_what_stays_and_what_is_missed() -> None:
