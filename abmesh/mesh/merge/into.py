@@ -249,6 +249,6 @@ def _notes(found: Found, document: Document) -> list[str]:
     filters = items(found.at.manager, "http_filters")
     if any(text(item, "typed_config", "suppress_envoy_headers") == "true" for item in filters):
         notes.append(
-            "the router's suppress_envoy_headers is on, so a model's answers cannot be told from Envoy's own; turn it off"
+            "the router's suppress_envoy_headers is on: a model's answers cannot be told from Envoy's own; turn it off"
         )
     return notes
