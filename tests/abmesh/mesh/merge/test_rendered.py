@@ -15,7 +15,7 @@ from abmesh.experiment.places import POSITIONS, place_of
 from abmesh.mesh import parts
 from abmesh.mesh.merge.find import Names
 from abmesh.mesh.merge.into import Wanted, merge, remove
-from abmesh.mesh.merge.look import plain
+from abmesh.mesh.merge.look import plain, spellings
 from abmesh.mesh.merge.pieces import Unassigned
 from abmesh.mesh.merge.rendered import pieces, takeover
 from abmesh.mesh.merge.tree import compose
@@ -32,6 +32,19 @@ SPLIT = """\
                                   weight: 10
 """
 WEIGHTED = OWN.replace("                            cluster: model-a  # 90% of the bill\n", SPLIT)
+FIELDS = (
+    "static_resources filter_chains typed_config http_filters route_config virtual_hosts weighted_clusters "
+    "prefix_rewrite filter_metadata load_assignment lb_endpoints socket_address port_value cluster_name"
+)
+
+
+def _camel(text: str) -> str:
+    """The same with names of fields as Envoy accepts them, too."""
+    for field in FIELDS.split():
+        text = re.sub(rf"\b{field}:", spellings(field)[1] + ":", text)
+    return text
+
+
 CHAT = Names("own.yaml", "edge", "api", "llm/chat")
 CLUSTERS = {"model-a": {"host": "127.0.0.1", "port": 8001}, "model-b": {"host": "127.0.0.1", "port": 8002}}
 
@@ -58,7 +71,9 @@ def clusters(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "text", [OWN, WEIGHTED, json.dumps(plain(compose(OWN, "")), indent=1) + "\n"], ids=["yaml", "split", "json"]
+    "text",
+    [OWN, WEIGHTED, json.dumps(plain(compose(OWN, "")), indent=1) + "\n", _camel(WEIGHTED)],
+    ids=["yaml", "split", "json", "camel"],
 )
 @pytest.mark.parametrize("warmup", ["", "127.0.0.1:9902"])
 def test_twice_is_once_and_removing_is_as_if_nothing_had_been(text: str, warmup: str) -> None:
