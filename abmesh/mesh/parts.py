@@ -18,8 +18,8 @@ import xxhash
 
 from abmesh.experiment.metrics import CONTINUATION
 from abmesh.experiment.model import Document, Experiment
-from abmesh.experiment.request_headers import needed_headers
-from abmesh.mesh.lane import obstacle
+from abmesh.experiment.request_headers import needed_headers, page_headers
+from abmesh.mesh.lane import asks_server, obstacle
 
 FORM: Final = "v1"
 """Changes whenever these parts do; an Envoy with another form says nothing that can be compared."""
@@ -33,8 +33,13 @@ IDLE: Final = timedelta(minutes=5)
 _SHARED: Final = "shared_timeout"
 """Name of the part for the time limit of an experiment's route, where no warm-up listener has each variant's."""
 
+_ORDER: Final = "order"
+"""Name of the part for the order of an experiment's variants."""
+
 EXPERIMENTS: Final = "experiments"
 _OF_ROUTES: Final = ("default_cluster", "event_origins")
+_NOT_ASKED: Final = frozenset({"cookie", "host", "origin", "content-type"})
+"""Headers that a page cannot set, or may set always; see :mod:`abmesh.mesh.events`."""
 
 _LETTERS: Final = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
 
@@ -55,16 +60,22 @@ def rendered(document: Document, *, routes_file: bool, warmup: bool) -> dict[str
         warmup: whether it has the warm-up listener.
     """
     found = digests(document)
-    left_out = f"/{_SHARED if warmup else 'timeouts'}"
-    if not routes_file:
-        return {name: digest for name, digest in found.items() if name != "scripts" and not name.endswith(left_out)}
-    for_warmup = (EXPERIMENTS, "variants", "timeouts") if warmup else ()
-    return {
-        name: digest
-        for name, digest in found.items()
-        if (name in for_warmup if name == EXPERIMENTS else name not in _OF_ROUTES)
-        and ("/" not in name or name.partition("/")[2] in for_warmup)
-    }
+    return {name: digest for name, digest in found.items() if _matters(document, name, routes_file, warmup)}
+
+
+def _matters(document: Document, name: str, routes_file: bool, warmup: bool) -> bool:
+    """Whether a bootstrap depends on a part."""
+    experiment, separator, part = name.partition("/")
+    if part == _ORDER:
+        # Routes of events, and those of the warm-up listener, have one for each variant.
+        return warmup or (not routes_file and any(_user_events(document.experiment(experiment))))
+    if not separator:
+        if routes_file:
+            return name not in _OF_ROUTES and (warmup or name != EXPERIMENTS)
+        return name != "scripts"
+    if routes_file:
+        return warmup and part in ("variants", "timeouts")
+    return part != (_SHARED if warmup else "timeouts")
 
 
 def node_metadata(found: Mapping[str, str]) -> dict[str, _Json]:
@@ -114,7 +125,7 @@ def _parts(document: Document) -> Iterator[tuple[str, _Json]]:
     clusters = [(name, item.model_dump()) for name, item in (document.clusters or {}).items() if name in used]
     yield "clusters", clusters
     yield "default_cluster", document.default_cluster
-    yield "event_origins", document.event_origins
+    yield "event_origins", [document.event_origins, list(_page_headers(document)) if document.event_origins else []]
     yield "headers", needed_headers(document)
     yield "statistics", _statistics(document)
     yield "scripts", list(dict.fromkeys(item.answers.model_dump_json() for item in document.experiments))
@@ -122,6 +133,16 @@ def _parts(document: Document) -> Iterator[tuple[str, _Json]]:
     for experiment in document.experiments:
         for name, value in _of(experiment):
             yield f"{experiment.name}/{name}", value
+
+
+def _page_headers(document: Document) -> Iterator[_Json]:
+    """For each event, whether pages must send headers with it, and which of them a preflight asks about."""
+    declared: dict[str, list[str]] = {}
+    for experiment in document.experiments:
+        for event in _user_events(experiment):
+            declared.setdefault(event, []).extend(page_headers(experiment))
+    for name, headers in declared.items():
+        yield name, bool(headers), list(dict.fromkeys(header for header in headers if header not in _NOT_ASKED))
 
 
 def _statistics(document: Document) -> _Json:
@@ -138,19 +159,24 @@ def _statistics(document: Document) -> _Json:
 
 def _of(experiment: Experiment) -> Iterator[tuple[str, _Json]]:
     yield "match", experiment.match.model_dump()
-    yield "variants", [(variant.name, variant.cluster, variant.control) for variant in experiment.variants]
+    yield "variants", sorted((variant.name, variant.cluster, variant.control) for variant in experiment.variants)
+    yield _ORDER, list(experiment.weights)
     limits = [variant.timeout.total_seconds() if variant.timeout else 0 for variant in experiment.variants]
     yield (
         "timeouts",
-        [(variant.name, limit) for variant, limit in zip(experiment.variants, limits, strict=True) if limit],
+        sorted((variant.name, limit) for variant, limit in zip(experiment.variants, limits, strict=True) if limit),
     )
     control = experiment.control.timeout
     common = limits[0] if len(set(limits)) == 1 else None
     # Each variant's own limit comes from the server.
     yield _SHARED, [common, max(*limits, IDLE.total_seconds()), control and common is None and control.total_seconds()]
     yield "answers", experiment.answers.model_dump()
-    yield "events", [event.name for event in experiment.events if event.name != CONTINUATION]
+    yield "events", _user_events(experiment)
     yield "native", _native(experiment)
+
+
+def _user_events(experiment: Experiment) -> list[str]:
+    return [event.name for event in experiment.events if event.name != CONTINUATION]
 
 
 def _native(experiment: Experiment) -> _Json:
@@ -158,10 +184,10 @@ def _native(experiment: Experiment) -> _Json:
     if experiment.lane != "native" or obstacle(experiment):
         return None
     return {
-        "assignment": [experiment.hash_salt, experiment.slices, experiment.effective_ranges],
-        "continuation": experiment.counts_continuation,
-        "issue_cookie": experiment.issue_cookie and experiment.issue_cookie.name,
+        # Not the value of a secret salt: anyone who reads Envoy's metadata could try guesses on the digest.
+        "salt": [experiment.public_salt, experiment.secret_salt and experiment.secret_salt.label],
+        "assignment": [experiment.slices, experiment.effective_ranges],
         "overrides": [item.model_dump() for item in experiment.overrides],
         "segments": experiment.segments and experiment.segments.model_dump(),
-        "unit": [source.label for source in experiment.unit],
+        "unit": [(source.label, asks_server(experiment, source)) for source in experiment.unit],
     }

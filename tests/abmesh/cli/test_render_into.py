@@ -69,7 +69,7 @@ def test_parts_alone_are_printed_for_merging_by_hand(parts: list[str], keys: set
     assert result.code == 0
     found = plain(compose(result.out, ""))
     assert set(found) == keys
-    assert "unmatched" not in result.out
+    assert "name: unmatched\n" not in result.out
 
 
 def test_a_part_alone_is_merged(own: Path) -> None:

@@ -55,7 +55,11 @@ EDITS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "match": ({"match": {"path_prefix": "/v2/"}}, {"chat/match"}),
     "a header of the match": ({"match": {"headers": {"x-h": "1"}}}, {"chat/match", "headers"}),
     "cluster": ({"variants": two(cluster="a")}, {"chat/variants"}),
-    "variant": ({"variants": [*two(), {"name": "v2", "cluster": "a", "weight": 0}]}, {"chat/variants"}),
+    "variant": (
+        {"variants": [*two(), {"name": "v2", "cluster": "a", "weight": 0}]},
+        {"chat/variants", "chat/order"},
+    ),
+    "order": ({"variants": two()[::-1]}, {"chat/order"}),
     "timeout": ({"variants": two(timeout="9s")}, {"chat/timeouts"}),
     "answers": ({"answers": {"output_tokens": "u.o"}}, {"chat/answers"}),
     "events": ({"events": ["click", "buy"]}, {"chat/events"}),
@@ -96,6 +100,25 @@ def test_weights_make_only_a_native_envoy_without_a_routes_file_stale() -> None:
     before, after = (chat(lane="native", **changes) for changes in ({}, ONLY_THE_SERVERS["weights"]))
     assert changed(before, after, RenderOptions()) == (True, ("chat/native",))
     assert changed(before, after, RenderOptions(routes_file=ROUTES_FILE)) == (False, ())
+
+
+def test_a_secret_salt_is_in_no_digest() -> None:
+    def native(value: str) -> Document:
+        wanted = chat(lane="native", secret_salt={"env": "SALT"})
+        item = wanted.experiments[0]
+        assert item.secret_salt is not None
+        held = item.model_copy(update={"secret_salt": item.secret_salt.holding(value)})
+        return wanted.model_copy(update={"experiments": (held, *wanted.experiments[1:])})
+
+    assert parts.digests(native("one-secret-of-16-bytes")) == parts.digests(native("two-secrets-of-16-bytes"))
+    assert parts.digests(chat(lane="native", secret_salt={"env": "SALT"})) == parts.digests(native("x" * 32)), "unread"
+
+
+def test_the_headers_of_a_pages_events_are_part_of_its_origins() -> None:
+    base: dict[str, Any] = {"events": ["click"], "segments": None}
+    before = document(experiment("chat", **base), event_origins=["https://a.example"])
+    after = document(experiment("chat", **base, unit=[{"header": "x-u"}]), event_origins=["https://a.example"])
+    assert changed(before, after, RenderOptions()) == (True, ("event_origins", "headers"))
 
 
 def test_the_idle_limit_is_that_of_the_rendering() -> None:
