@@ -104,13 +104,14 @@ def stale(found: Mapping[str, str], today: Mapping[str, str]) -> tuple[str, ...]
         today: all digests of today's document.
     """
     known = {name.partition("/")[0] for name in today if "/" in name}
-    return tuple(
-        sorted(
-            name
-            for name, digest in found.items()
-            if today.get(name) != digest and ("/" not in name or name.partition("/")[0] in known)
-        )
-    )
+    changed = {
+        name
+        for name, digest in found.items()
+        if today.get(name) != digest and ("/" not in name or name.partition("/")[0] in known)
+    }
+    # Other variants have another order, too.
+    implied = {f"{name.partition('/')[0]}/{_ORDER}" for name in changed if name.endswith("/variants")}
+    return tuple(sorted(changed - implied))
 
 
 def _digest(value: _Json) -> str:

@@ -83,6 +83,7 @@ class _Known:
     uptime: float
     asked: float = float("-inf")
     answered: bool = False
+    away: bool = False
 
 
 class NotingSource:
@@ -138,17 +139,19 @@ class RenderingsReader:
         self._told: dict[str, tuple[str, ...] | None] = {}
 
     def note(self, observations: Sequence[Observation]) -> None:
-        """Find out which Envoys must be asked: new ones, restarted ones, and those that were asked long ago."""
+        """Find out which Envoys must be asked: new ones, restarted or absent ones, and those asked long ago."""
         now = self._clock()
         for item in observations:
             uptime = None if item.sample is None else item.sample.uptime
             if uptime is None:
+                if item.envoy in self._known:
+                    self._known[item.envoy].away = True
                 continue
             started = now - item.age.total_seconds() - uptime
             known = self._known.setdefault(item.envoy, _Known(started, uptime))
-            if uptime < known.uptime or started > known.started + _TOLERANCE:
+            if known.away or uptime < known.uptime or started > known.started + _TOLERANCE:
                 known.started, known.asked = started, float("-inf")
-            known.uptime = uptime
+            known.uptime, known.away = uptime, False
             if now - known.asked >= (PERIOD if known.answered else RETRY):
                 known.asked, known.answered = now, False
                 self._due.add(item.envoy)

@@ -57,7 +57,7 @@ EDITS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "cluster": ({"variants": two(cluster="a")}, {"chat/variants"}),
     "variant": (
         {"variants": [*two(), {"name": "v2", "cluster": "a", "weight": 0}]},
-        {"chat/variants", "chat/order"},
+        {"chat/variants"},
     ),
     "order": ({"variants": two()[::-1]}, {"chat/order"}),
     "timeout": ({"variants": two(timeout="9s")}, {"chat/timeouts"}),

@@ -152,6 +152,8 @@ async def test_an_envoy_that_gives_no_answer_is_asked_again_later(caplog: pytest
         await setup.note(1.0 + RETRY, after=RETRY - 5)
         assert (setup.asked, setup.found.unknown) == (2, ())
         await setup.note(None)
+        await setup.note(2.0 + RETRY)
+        assert setup.asked == 3, "it may have restarted while it was away"
 
 
 async def test_an_observation_passes_the_noting_source_unchanged() -> None:
