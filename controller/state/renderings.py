@@ -9,7 +9,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from controller.state.locks import make_folder, replace_file
+from abmesh.experiment.errors import StateError
+from controller.state.locks import make_folder, read_file, replace_file
 
 FILE = "envoys.json"
 
@@ -28,8 +29,8 @@ def write_renderings(folder: Path, envoys: Mapping[str, Mapping[str, str] | None
 def read_renderings(folder: Path) -> dict[str, dict[str, str] | None]:
     """What :func:`write_renderings` kept; empty if there is nothing that can be read."""
     try:
-        found = json.loads((folder / FILE).read_bytes())
-    except (OSError, ValueError):
+        found = json.loads(read_file(folder / FILE))
+    except (StateError, OSError, ValueError):
         return {}
     if not isinstance(found, dict):
         return {}
