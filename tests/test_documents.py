@@ -67,6 +67,15 @@ class TestAPage:
         assert set(MODULE.findall(text)) <= MODULES
 
 
+def test_every_failure_names_a_drill_and_every_drill_is_named() -> None:
+    rows = [line for line in (ROOT / "docs/operations/failures.md").read_text().splitlines() if line.startswith("| ")]
+    named = [re.findall(r"\]\(\.\./\.\./tests/drills/(test_\w+)\.py\)", row) for row in rows]
+    headings = [row for row, drills in zip(rows, named, strict=True) if not drills]
+    assert {row.split(" | ")[0] for row in headings} == {"| what dies or misbehaves", "| ---"}
+    there = {path.stem for path in (ROOT / "tests/drills").glob("test_*.py")}
+    assert {name for drills in named for name in drills} == there - {"test_report"}
+
+
 def test_the_map_lists_every_document() -> None:
     documents = {page for page in DOCS.rglob("*.md") if page.parent != RECORDS} - {DOCS / "README.md"}
     assert documents <= linked(DOCS / "README.md")
