@@ -29,6 +29,9 @@ from enum import Enum
 
 from controller.evidence.counts import NOTHING, Counts, add
 
+_ROUNDING = 1.0
+"""Seconds by which a whole number of them may be too high."""
+
 SLACK = timedelta(seconds=10)
 """How far an Envoy's uptime and our clock may disagree without a restart: Envoy reports its uptime as of its last flush
 of statistics (5 s by default), in whole seconds."""
@@ -75,6 +78,7 @@ class _Process(Enum):
     SAME = "same"
     NEW = "new"
     SUCCESSOR = "successor"
+    SAME_SUCCESSOR = "same successor"
     UNSURE = "unsure"
 
 
@@ -120,19 +124,27 @@ def difference(previous: Reading, current: Reading) -> Counts:
         return new
     if process in (_Process.SUCCESSOR, _Process.UNSURE):
         return NOTHING
-    return Counts.of(new.counters if counters_reset else counters, new.histograms if histograms_reset else histograms)
+    # When the process that a successor took over from ends, counts and uptime that it lent are taken back.
+    fallen = NOTHING if process is _Process.SAME_SUCCESSOR else new
+    return Counts.of(
+        fallen.counters if counters_reset else counters, fallen.histograms if histograms_reset else histograms
+    )
 
 
 def _compare(previous: Reading, current: Reading) -> _Process:
     """Whether two readings come from the same process, as far as its uptime and hot restarts tell."""
-    if current.epoch and previous.epoch is not None and current.epoch != previous.epoch:
-        return _Process.SUCCESSOR
+    apart, slack = _seconds(current.at - previous.at), _seconds(SLACK)
+    if current.epoch and previous.epoch is not None:
+        if current.epoch != previous.epoch:
+            return _Process.SUCCESSOR
+        # Its uptime falls when its predecessor ends; a restart in the same epoch has next to none.
+        restarted = current.uptime is not None and current.uptime <= apart + _ROUNDING < (previous.uptime or 0.0)
+        return _Process.NEW if restarted else _Process.SAME_SUCCESSOR
     if previous.uptime is None:
         return _Process.SAME
     if current.uptime is None:
         # Only a process that has not flushed its statistics yet has no uptime, and the earlier one had.
         return _Process.NEW
-    apart, slack = _seconds(current.at - previous.at), _seconds(SLACK)
     if current.uptime < previous.uptime:
         # A new process cannot be older than the time between the readings. If the uptime went down but is longer than
         # that, the Envoy's clock was set back.

@@ -29,7 +29,7 @@ from tests.e2e.support import CHAT, document, envoy_stats, eventually, metric, s
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(900)]
 
 BATCH = 5_000
-WORKER_LIMITS_MB: dict[Transport, float] = {"nghttp2": 80, "grpcio": 100}
+WORKER_LIMITS_MB: dict[Transport, float] = {"nghttp2": 95, "grpcio": 115}
 """20 MB of each are for what is remembered."""
 CONTROLLER_LIMIT_MB = 200
 

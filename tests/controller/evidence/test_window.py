@@ -63,6 +63,16 @@ def test_a_hot_restarts_first_reading_adds_nothing_because_some_of_it_was_read_b
     assert _total(extend(window, {"e": _reading(15, 1015, epoch=1, ok=90, bad=3)})) == {200: 40, 500: 2}
 
 
+def test_what_a_predecessor_lent_is_taken_back_when_it_ends_and_that_is_no_restart() -> None:
+    """Seen in Envoy 1.40: with the old process go its uptime and the counters that only it had raised."""
+    window = open_window({"e": _reading(0, 5, epoch=0, ok=500)}, START)
+    window = extend(window, {"e": _reading(1, 14, epoch=1, ok=80, bad=7)})
+    window = extend(window, {"e": _reading(2, 14, epoch=1, ok=90, bad=7)})
+    window = extend(window, {"e": _reading(2.2, 9, epoch=1, ok=60)})
+    assert _total(window) == {200: 10}, "a fall is no difference, and nothing is counted from the start"
+    assert _total(extend(window, {"e": _reading(3, 9, epoch=1, ok=65, bad=2)})) == {200: 15, 500: 2}
+
+
 def test_a_hot_restart_that_has_not_yet_taken_over_counts_is_no_start() -> None:
     window = open_window({"e": _reading(0, 1000, epoch=0, ok=500)}, START)
     window = extend(window, {"e": _reading(5, None, epoch=1, ok=2)})
