@@ -173,7 +173,7 @@ def _run(
     states, documents = StateStore(folder), FileStore(settings.config)
     committer = Committer(states, Journal(folder), documents)
     made: list[JournalEntry] = []
-    seen = _look(documents.read(), states.read().experiments.get(name), name, decide, confirm, now) if confirm else None
+    seen = _look(documents.read(), states.read().get(name), name, decide, confirm, now) if confirm else None
 
     def plan(snapshot: Snapshot, state: ExperimentState | None) -> Change:
         experiment = _with_rollout(snapshot, name)

@@ -10,6 +10,7 @@ from abmesh.experiment.errors import DocumentError, RefusedError, StateError, Un
 from controller.decision.policy import Decision, Situation, apply_policy
 from controller.records import Cause, Kind, Phase
 from controller.rollout import commands
+from controller.rollout.preview import Preview
 from controller.settings import Settings
 from tests.controller.support import DOCUMENT, NAME, World, serve, serve_and_tick, world
 
@@ -204,6 +205,17 @@ def test_a_refused_document_and_damaged_state_are_errors(tmp_path: Path) -> None
     settings.config.write_text("nonsense")
     with pytest.raises(DocumentError):
         commands.rollback(settings, NAME, now=subject.now)
+
+
+@pytest.mark.parametrize("command", [commands.promote, commands.resume])
+def test_damaged_state_is_an_error_before_anybody_is_asked(tmp_path: Path, command: Callable[..., object]) -> None:
+    subject, settings = _setup(tmp_path)
+    subject.tick()
+    subject.damage_states()
+    asked: list[Preview] = []
+    with pytest.raises(StateError, match="damaged"):
+        command(settings, NAME, confirm=asked.append, now=subject.now)
+    assert asked == []
 
 
 def test_a_command_finishes_what_a_killed_controller_left_undone(tmp_path: Path) -> None:
