@@ -44,7 +44,7 @@ def verdicts(settings: Settings, experiment: Experiment, state: ExperimentState,
     if not situation.judgements:
         return []
     lines = [f"on what was counted until {until:%Y-%m-%d %H:%M:%S} UTC:"]
-    lines += [f"{item.verdict}: {judgement_text(item, state)}" for item in situation.judgements]
+    lines += dict.fromkeys(f"{item.verdict}: {judgement_text(item, state)}" for item in situation.judgements)
     if situation.goal is not None:
         lines.append(f"goal: {goal_text(situation.goal, situation.rollout, state)}")
     if situation.sample_ratio.alarm:

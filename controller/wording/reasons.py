@@ -238,7 +238,7 @@ def _with_verdict(situation: Situation, verdict: Verdict) -> str:
 
 
 def _texts(judgements: Iterable[Judgement], state: ExperimentState) -> str:
-    return "; ".join(judgement_text(item, state) for item in judgements)
+    return "; ".join(dict.fromkeys(judgement_text(item, state) for item in judgements))
 
 
 def _goal(situation: Situation) -> str:

@@ -47,6 +47,19 @@ def test_it_shows_phase_last_decision_and_every_verdict_before_it_asks(folder: P
     assert _weight(folder) == 1000
 
 
+def test_guardrails_of_one_metric_that_has_no_data_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    second = "{metric: error_rate, max_increase: 1%}"
+    subject = world(tmp_path / "two", DOCUMENT.replace("{metric: latency_p95, max: 500ms}", second))
+    for _ in range(5):
+        for traffic in subject.envoys.values():
+            traffic.serve("model-a", 100)
+        subject.tick(5)
+    config = subject.folder.parent / "experiments.yaml"
+    shown = call("promote", NAME, "--config", str(config), "--state", str(subject.folder)).err
+    assert shown.count("there is no data on error_rate of model-b yet") == 1
+
+
 @pytest.mark.parametrize("phase", [Phase.CONCLUDED, Phase.MANUAL, Phase.PAUSED])
 def test_the_verdicts_that_a_waiting_rollout_ended_with_are_shown(folder: Path, phase: Phase) -> None:
     states = StateStore(folder / "state")
