@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from controller.settings import Settings
 
 _REFRESH_SECONDS = 1.0
+_STATE_WIDTH = len("progressing")  # the longest word: a terminal of 80 columns would break it in two
 
 
 def register(app: typer.Typer) -> None:
@@ -63,7 +64,7 @@ def _picture(settings: Settings) -> Group:
     found = read_status(settings)
     table = Table()
     for name in ("experiment", "state", "stage", "weights", "requests", "last decision"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", min_width=_STATE_WIDTH if name == "state" else None)
     for item in found:
         table.add_row(*_row(item))
     notes = [Text(f"{item.experiment}: {_why(item)}") for item in found if item.decision]

@@ -217,6 +217,13 @@ def test_status_of_an_experiment_that_no_controller_has_seen() -> None:
     assert "controller: none running" in call("status").out
 
 
+def test_a_narrow_terminal_does_not_break_a_rollouts_state_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    assert call("pause", NAME).code == 0
+    assert call("resume", NAME, *SURE).code == 0
+    assert "progressing" in call("status").out
+
+
 def test_commands_write_weights_and_the_journal_without_a_controller() -> None:
     assert call("pause", NAME).code == 0
     assert json.loads(call("status", "--json").out)["state"] == "paused"
