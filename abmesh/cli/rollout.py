@@ -135,6 +135,9 @@ def journal(
             raise StateError(f"skipped damaged lines: {', '.join(reader.damaged_places())}{more}")
     if experiment is not None and nothing:
         FileStore(config).read().document.experiment(experiment)  # raises UnknownName if the document lacks it, too
+        typer.echo(
+            f"abmesh: {path}: no decision about {experiment} has been recorded yet; is a controller running?", err=True
+        )
 
 
 def _print(entry: JournalEntry, start: str = "") -> None:

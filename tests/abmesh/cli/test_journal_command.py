@@ -34,8 +34,9 @@ def test_damaged_lines_are_named_and_the_others_are_printed(settings: Settings) 
     assert called.err == f"abmesh: skipped damaged lines: {settings.journal_path}:2\n"
 
 
-def test_an_experiment_without_entries_prints_nothing_and_an_unknown_one_is_an_error(settings: Settings) -> None:
-    assert _journal(settings, NAME) == Called(0, "", "")
+def test_an_experiment_without_entries_has_a_note_and_an_unknown_one_is_an_error(settings: Settings) -> None:
+    note = f"abmesh: {settings.journal_path}: no decision about chat has been recorded yet; is a controller running?\n"
+    assert _journal(settings, NAME) == Called(0, "", note)
     unknown = _journal(settings, "chta")
     assert (unknown.code, unknown.err) == (1, "abmesh: no experiment named 'chta'; there is: chat\n")
 
