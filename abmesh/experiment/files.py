@@ -177,9 +177,14 @@ _CAUSES = {
 }
 
 
+_MISSING = (errno.ENOENT, errno.ENOTDIR)
+
+
 def failure(path: Path, verb: str, error: OSError, what: str = DOCUMENT) -> StoreError:
     """An error of the file system in words: ``PATH: cannot VERB WHAT: CAUSE``."""
     cause = _CAUSES.get(error.errno or 0) or error.strerror or type(error).__name__
+    if error.errno in _MISSING and (verb, what) == ("read", DOCUMENT):
+        cause += "; name another with --config or ABMESH_CONFIG"
     if error.errno == errno.EROFS and what != DOCUMENT:
         cause = "the file system is read-only; make it writable, or put the file elsewhere"
     return StoreError(f"{path}: cannot {verb} {what}: {cause}")

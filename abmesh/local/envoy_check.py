@@ -41,7 +41,9 @@ def refusal(bootstrap: Mapping[str, Any], program: str) -> str:
         try:
             done = subprocess.run(command, capture_output=True, timeout=_LIMIT, check=False)
         except OSError as error:
-            raise ProcessError(f"cannot run Envoy: {program}: {error.strerror or error}") from error
+            raise ProcessError(
+                f"cannot run Envoy: {program}: {error.strerror or error}; --envoy-path names another"
+            ) from error
         except subprocess.TimeoutExpired as error:
             raise ProcessError(f"Envoy did not finish reading the configuration in {_LIMIT:.0f} s") from error
     said = (done.stderr + done.stdout).decode(errors="replace")

@@ -66,7 +66,9 @@ class TestRead:
         assert store.read().text == THREE
 
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(StoreError, match=r"nowhere\.yaml: cannot read the experiments document: no such file"):
+        with pytest.raises(
+            StoreError, match=r"nowhere\.yaml: cannot read the experiments document: no such file; name another with"
+        ):
             FileStore(tmp_path / "nowhere.yaml").read()
 
     def test_a_folder_a_pipe_and_a_loop_of_links_are_refused_at_once(self, tmp_path: Path) -> None:
