@@ -18,6 +18,10 @@ from tests.e2e.support import CHAT, eventually, stack
 pytestmark = pytest.mark.envoy
 
 
+async def _knows_the_leader(url: str) -> bool:
+    return "leader_stalled" in await health(url)
+
+
 async def test_a_stopped_leader_is_seen_and_harm_is_rolled_back(tmp_path: Path, drill: Drill) -> None:
     async with stack(tmp_path, rollout()) as running:
         leader, leader_url = controller(running, "leader")
@@ -28,6 +32,8 @@ async def test_a_stopped_leader_is_seen_and_harm_is_rolled_back(tmp_path: Path, 
         await standby.start()
         try:
             await standby.wait_until(lambda: answers(f"{url}/healthz"))
+            # Before its first tick it does not know that somebody leads.
+            await eventually(lambda: _knows_the_leader(url))
             found = await health(url)
             assert (found["status"], found["leader_stalled"]) == ("standby", False)
             assert found["leader_last_tick_seconds_ago"] < 5
