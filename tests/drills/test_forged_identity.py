@@ -207,7 +207,7 @@ def _holders(running: Stack, shown: str, files: Iterable[Path]) -> set[str]:
     return {name for name, text in (texts | {"shown": shown}).items() if any(secret in text for secret in hidden)}
 
 
-@pytest.mark.parametrize("lane", ["ext_proc", "native"])
+@pytest.mark.parametrize("lane", ["ext_proc", pytest.param("native", marks=pytest.mark.soak)])
 async def test_a_secret_salt_makes_the_law_useless_at_home(tmp_path: Path, drill: Drill, lane: str) -> None:
     file = new_key(tmp_path / "salt")
     text = document(lane, f"secret_salt: {{file: {file}}}") + ROLLOUT

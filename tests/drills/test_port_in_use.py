@@ -24,7 +24,7 @@ async def refusal(folder: Path, address: str, *flags: str) -> str:
         return late.text
 
 
-@pytest.mark.parametrize("transport", ["nghttp2", "grpcio"])
+@pytest.mark.parametrize("transport", ["nghttp2", pytest.param("grpcio", marks=pytest.mark.soak)])
 async def test_a_port_in_use_is_never_shared(tmp_path: Path, drill: Drill, transport: str) -> None:
     second = tmp_path / "second"
     second.mkdir()

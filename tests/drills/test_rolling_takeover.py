@@ -34,7 +34,7 @@ async def rolled(load: Load, old: Program, new: Program) -> float:
     return seconds
 
 
-@pytest.mark.parametrize("transport", ["nghttp2", "grpcio"])
+@pytest.mark.parametrize("transport", ["nghttp2", pytest.param("grpcio", marks=pytest.mark.soak)])
 async def test_a_takeover_of_a_unix_socket_loses_no_assignment(short_path: Path, drill: Drill, transport: str) -> None:
     if transport == "nghttp2":
         pytest.importorskip("ngh2")

@@ -30,7 +30,7 @@ def crowded(stack: ExitStack, address: str, size: int) -> None:
         peer.send(GREETING)
 
 
-@pytest.mark.parametrize("transport", ["nghttp2", "grpcio"])
+@pytest.mark.parametrize("transport", ["nghttp2", pytest.param("grpcio", marks=pytest.mark.soak)])
 async def test_idle_peers_starve_neither_envoy_nor_the_metrics(tmp_path: Path, drill: Drill, transport: str) -> None:
     if transport == "nghttp2":
         pytest.importorskip("ngh2")
@@ -61,7 +61,7 @@ async def test_idle_peers_starve_neither_envoy_nor_the_metrics(tmp_path: Path, d
         await mesh.assigns()
 
 
-@pytest.mark.parametrize("transport", ["nghttp2", "grpcio"])
+@pytest.mark.parametrize("transport", ["nghttp2", pytest.param("grpcio", marks=pytest.mark.soak)])
 async def test_a_deleted_unix_socket_is_created_again(short_path: Path, drill: Drill, transport: str) -> None:
     if transport == "nghttp2":
         pytest.importorskip("ngh2")
