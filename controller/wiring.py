@@ -28,6 +28,7 @@ from controller.state.access import secure
 from controller.state.evidence import EvidenceStore
 from controller.state.journal import Journal
 from controller.state.lease import Lease
+from controller.state.locks import URGENT_SECONDS
 from controller.state.renderings import write_renderings
 from controller.state.states import StateStore
 from controller.watchdog import READY, STOPPING, notify
@@ -120,7 +121,7 @@ async def _serve(settings: Settings) -> None:
     if reader is not None:
         source = NotingSource(source, reader.note)
     states, journal = StateStore(folder), Journal(folder)
-    documents = FileStore(settings.config, warn=log.warning)
+    documents = FileStore(settings.config, warn=log.warning, lock_seconds=URGENT_SECONDS)
     reconciler = Reconciler(
         states=states, journal=journal, evidence=EvidenceStore(folder), documents=documents, settle=settings.settle
     )

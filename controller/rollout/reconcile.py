@@ -171,7 +171,7 @@ class Reconciler:
             log.warning("%s: finishing an interrupted %s", name, state.intent.entry.kind)
             try:
                 recovered = self._committer.recover(name, tick.now)
-            except StateError:
+            except (StateError, StoreError):  # a disk, or a lock that somebody keeps
                 self._guard_while_pending(name, state, state.intent, tick)
                 raise
             assert recovered is not None
@@ -275,7 +275,7 @@ class Reconciler:
         return done
 
     def _guard_while_pending(self, name: str, state: ExperimentState, pending: Intent, tick: Tick) -> None:
-        """Roll back for harm even though an earlier change cannot be finished because its record cannot be written."""
+        """Roll back for harm even though an earlier change, or its record, cannot be written."""
         snapshot = self._documents.read()
         experiment = snapshot.document.experiment(name)
         present = at_weights(state, pending, experiment)

@@ -1,4 +1,4 @@
-"""Harm while an earlier change cannot be finished, because the disk does not take its record."""
+"""Harm while an earlier change cannot be finished: the disk does not take its record, or somebody keeps a lock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from abmesh.experiment import files
 from abmesh.experiment.errors import StateError
+from abmesh.experiment.store import FileStore
 from controller.records import Kind, Phase
 from tests.controller.support import NAME, World, serve, world
 
@@ -113,3 +115,26 @@ def test_a_good_candidate_waits_and_advances_once_the_disk_has_room(
     disk.empty()
     _run(subject, 20)
     assert subject.moves()[:2] == [("advance", 0, 1000), ("advance", 1000, 5000)]
+
+
+def test_harm_rolls_back_although_somebody_keeps_the_documents_lock_since_before_an_advance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("abmesh.experiment.saves.URGENT_SECONDS", 0.02)
+    path = tmp_path / "experiments.yaml"
+    subject = world(tmp_path)
+    subject.documents = FileStore(path, lock_seconds=0.02)
+    subject.restart()
+    while subject.weight() < 1000:
+        _run(subject, 1)
+    with files.locked(path, 1):
+        for _ in range(100):
+            if subject.states.read().experiments[NAME].intent is None:
+                _run(subject, 1)
+        assert subject.states.read().experiments[NAME].intent is not None
+        weights = _run(subject, 20, code=503)
+        assert weights[-10:] == [0] * 10
+    _run(subject, 5)
+    assert subject.weight() == 0
+    assert subject.phase() is Phase.ROLLED_BACK
+    assert subject.moves() == [("advance", 0, 1000), ("rollback", 1000, 0)]
