@@ -106,6 +106,7 @@ class Controller:
         self._stuck: set[str] = set()
         self._saw_it_stall = False
         self._next_look = 0.0
+        self._leader_changed = 0.0
 
     @property
     def idle_seconds(self) -> float:
@@ -120,12 +121,15 @@ class Controller:
     @property
     def leader_seconds(self) -> float | None:
         """Seconds since the leader's last tick ended; None if this controller does not stand by."""
-        return None if self.leader is None else self.leader.age(self._clock())
+        if self.leader is None:
+            return None
+        # The clock may have been set back since the heartbeat; how long it has been the same one is sure.
+        return max(self.leader.age(self._clock()), self._monotonic() - self._leader_changed)
 
     @property
     def leader_stalled(self) -> bool:
         """Whether this controller stands by for a leader whose ticks have stopped ending."""
-        return self.leader is not None and self.leader.stalled(self._clock())
+        return self.leader is not None and self.leader.stalled_after(self.leader_seconds or 0.0)
 
     @property
     def _longest(self) -> float:
@@ -190,7 +194,10 @@ class Controller:
     async def _stand_by(self) -> None:
         """Look at the leader; while it hangs, roll back for harm in its place."""
         was_stalled = self._saw_it_stall
-        self.leader = await asyncio.to_thread(self._lease.leader)
+        leader = await asyncio.to_thread(self._lease.leader)
+        if leader != self.leader:
+            self._leader_changed = self._monotonic()
+        self.leader = leader
         self._telemetry.record_leader(self.leader)
         self._saw_it_stall = self.leader_stalled
         if not self._saw_it_stall:

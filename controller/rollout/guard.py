@@ -128,10 +128,13 @@ class Guard:
         return failures
 
     def _state(self, experiment: Experiment, now: datetime) -> ExperimentState:
-        """A state that fits the document; another one when the document's weights or plan change."""
+        """A state that fits the document; another one when its weights or plan change, or the clock
+        was set back.
+        """
         known = self._seen.get(experiment.name)
         state = adopt(experiment, Phase.PAUSED, self._new_id() if known is None else known.stage.id, now)
-        if known is not None and known.model_copy(update={"stage": state.stage}) == state:
+        set_back = known is not None and known.stage.started_at > now
+        if known is not None and not set_back and known.model_copy(update={"stage": state.stage}) == state:
             return known
         state = adopt(experiment, Phase.PAUSED, self._new_id(), now)
         self._seen[experiment.name] = state

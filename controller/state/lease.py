@@ -75,9 +75,13 @@ class Leader:
 
     def stalled(self, now: datetime) -> bool:
         """Whether no tick has ended for much longer than one should take, or none ever will."""
+        return self.stalled_after(self.age(now))
+
+    def stalled_after(self, seconds: float) -> bool:
+        """The same, if the last tick ended so many seconds ago."""
         every = self.heartbeat.every if self.heartbeat else _EVERY
         # A heartbeat is a controller's, even if its process has another number where it runs.
-        return bool(self.intruder and self.heartbeat is None) or self.age(now) > max(_SHORTEST, 3 * every)
+        return bool(self.intruder and self.heartbeat is None) or seconds > max(_SHORTEST, 3 * every)
 
 
 class Lease:

@@ -284,6 +284,20 @@ async def test_a_controller_on_standby_rolls_back_for_harm_while_the_leader_hang
     first.lease.release()
 
 
+async def test_a_leader_that_hangs_is_seen_although_the_clock_was_set_back(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    first, second = Setup(subject), Setup(subject)
+    await first.controller.tick()
+    await second.controller.tick()
+    subject.now -= timedelta(days=1)
+    await _standby_ticks(second, 8, 200)
+    assert second.controller.leader_stalled
+    assert second.controller.leader_seconds == 40
+    await _standby_ticks(second, 8, 503)
+    assert subject.weight() == 0
+    first.lease.release()
+
+
 async def test_harm_is_rolled_back_although_the_lease_cannot_be_had(tmp_path: Path) -> None:
     text = DOCUMENT.replace("weight: 100", "weight: 80").replace("weight: 0", "weight: 20")
     setup = Setup(world(tmp_path, text))

@@ -236,3 +236,11 @@ def test_states_of_an_earlier_version_get_files_of_their_own(tmp_path: Path) -> 
     assert subject.states.path(NAME).exists()
     assert not (subject.folder / "state.json").exists()
     assert subject.states.read().get(NAME) == state
+
+
+def test_harm_is_rolled_back_while_the_state_is_damaged_although_the_clock_is_set_back(tmp_path: Path) -> None:
+    subject = _damaged_at_10_percent(tmp_path)
+    serve_and_tick(subject, 1)
+    subject.tick(-24 * 3600)
+    serve_and_tick(subject, 12, bad=50)
+    assert subject.weight() == 0
