@@ -82,7 +82,8 @@ def parse_address(text: str, flag: str = "--listen") -> Address:
     if not text.startswith("unix:"):
         return parse_tcp(text, flag)
     path = text.removeprefix("unix:")
-    if not path or "\0" in path or path.endswith("/") or len(os.fsencode(path)) > _LONGEST_PATH:
+    abstract = path.startswith("@")  # Envoy would look for a socket without a file
+    if not path or abstract or "\0" in path or path.endswith("/") or len(os.fsencode(path)) > _LONGEST_PATH:
         allowed = f"unix:PATH, such as unix:/run/abmesh/ext_proc.sock, at most {_LONGEST_PATH} bytes"
         raise SettingsError(f"{flag}: not a socket path; found {quoted(text, _LONGEST_SHOWN)}; allowed: {allowed}")
     return Unix(Path(path))

@@ -35,7 +35,7 @@ def test_an_address_is_parsed_and_written_the_same(text: str, address: Tcp | Uni
         *("", ":", "50051", ":50051", "host:", "host:65536", "host:-1", "host:x", "host:²", "::1:50051"),
         *("a b:1", "a\x07b:1"),
         *("x" * 64 + ":1", "a..b:1", pytest.param("host:" + "9" * 5000, id="long")),
-        *("unix:", "unix:/run/", "unix:" + "x" * 91, "unix:a\0b", "[]:1", "http://host:1"),
+        *("unix:", "unix:@abmesh", "unix:/run/", "unix:" + "x" * 91, "unix:a\0b", "[]:1", "http://host:1"),
     ],
 )
 def test_a_bad_address_is_refused_with_what_is_allowed(text: str) -> None:
