@@ -15,6 +15,7 @@ from typing import Final
 
 from abmesh.experiment.errors import SettingsError, StateError
 from abmesh.holders import user_name
+from controller.settings import STATE_PARENT
 from controller.state.locks import failure, make_folder
 
 _OURS: Final = re.compile(r"(leader|state|journal)\.lock|state\.json.*|journal.*|evidence|rollouts")
@@ -39,6 +40,7 @@ def secure(folder: Path, group: str | None = None, public: Iterable[Path] = ()) 
     make_folder(folder)
     changed = []
     try:
+        _check_parent(folder.parent)
         found = folder.stat()
         wanted = 0o700 if number is None else 0o2770
         inside = [path for path in public if path.resolve().is_relative_to(folder.resolve())]
@@ -62,6 +64,16 @@ def secure(folder: Path, group: str | None = None, public: Iterable[Path] = ()) 
     if tightened:
         changed.append(f"{folder}: others could open {', '.join(sorted(tightened))}; only the folder's users can now")
     return changed
+
+
+def _check_parent(parent: Path) -> None:
+    """Where many may write beside the document, somebody may have made the folder that all state folders are in."""
+    owner = parent.stat().st_uid
+    if parent.name == STATE_PARENT and owner not in (os.geteuid(), 0, parent.parent.stat().st_uid):
+        raise StateError(
+            f"{parent}: belongs to user {user_name(owner)}, who could put another folder in the place of the "
+            f"controller's; remove it, or choose another folder with --state"
+        )
 
 
 def _accept(folder: Path, found: os.stat_result, group: int | None) -> None:

@@ -139,7 +139,8 @@ def make_folder(path: Path) -> None:
     try:
         if path.is_dir():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o755, exist_ok=True)  # whatever the umask: who may write there may replace the folder
         path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         cause = _CAUSES.get(error.errno or 0) or f"{error.strerror}; choose another with --state"

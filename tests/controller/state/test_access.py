@@ -82,6 +82,23 @@ def test_a_command_that_makes_the_folder_makes_it_so_too(tmp_path: Path) -> None
     assert _modes(tmp_path / "state") == dict.fromkeys(FILES, 0o600) | dict.fromkeys(FOLDERS, 0o700)
 
 
+def test_nobody_else_can_put_another_folder_in_its_place(tmp_path: Path) -> None:
+    folder = tmp_path / ".abmesh" / "experiments"
+    secure(folder)
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o755
+
+
+@as_root
+def test_a_folder_for_state_folders_that_somebody_else_made_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / ".abmesh" / "experiments"
+    folder.parent.mkdir()
+    os.chown(folder.parent, 65534, 65534)
+    with pytest.raises(StateError, match="belongs to user nobody, who could put another folder in the place"):
+        secure(folder)
+    os.chown(tmp_path, 65534, 65534)  # the document's owner
+    secure(folder)
+
+
 def test_with_a_group_its_members_may_use_all_of_it(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     assert secure(folder, GROUP) == []
