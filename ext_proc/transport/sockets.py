@@ -37,10 +37,10 @@ class UnixSocket:
         """Check that the path is usable.
 
         Raises:
-            StartError: the path is not a socket, or its folder is not writable.
+            StartError: the path is not a socket, another program listens there, or its folder is not writable.
         """
         self._path = path
-        self.hidden = path.with_name(f".{path.name}.{os.getpid()}")
+        self.hidden = path.with_name(_hidden_name(path, os.getpid()))
         self._inode: tuple[int, int] | None = None
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise StartError(
@@ -48,6 +48,11 @@ class UnixSocket:
             )
         if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
             raise StartError(f"cannot listen on unix:{path}: found a file that is not a socket; move it away")
+        if _is_anothers(path):
+            raise StartError(
+                f"cannot listen on unix:{path}: another program listens there; stop it or choose another path. Only "
+                f"another abmesh server's socket is taken over"
+            )
         self.hidden.unlink(missing_ok=True)
 
     @property
@@ -83,6 +88,26 @@ class UnixSocket:
             found = self._path.stat()
             if (found.st_dev, found.st_ino) == self._inode:
                 self._path.unlink()
+
+
+def _hidden_name(path: Path, process: int | str) -> str:
+    return f".{path.name}.{process}"
+
+
+def _is_anothers(path: Path) -> bool:
+    """Whether a program listens at a path that is no abmesh server: those bind the hidden path, and clients see that.
+
+    Nobody listens at a socket that was left behind. One that many clients wait for does not tell, and is ours.
+    """
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        try:
+            client.connect(str(path))
+            bound_to = os.fsdecode(client.getpeername())
+        except OSError:
+            return False
+    name, _, process = Path(bound_to).name.rpartition(".")
+    return not (process.isdecimal() and f"{name}.{process}" == _hidden_name(path, process))
 
 
 def taken_over(ports: Collection[object], sockets: Collection[UnixSocket]) -> bool:

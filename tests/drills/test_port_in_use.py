@@ -1,4 +1,6 @@
-"""A server that is told to listen where others listen: at Envoy's own port, and at another server's."""
+"""A server that is told to listen where others listen: at Envoy's own port, at another server's, and at another
+program's Unix socket.
+"""
 
 from __future__ import annotations
 
@@ -46,3 +48,23 @@ async def test_a_port_in_use_is_never_shared(tmp_path: Path, drill: Drill, trans
         await eventually(lambda: scrape(mesh.server.metrics)["abmesh_ext_proc_workers"] == 2, "its readiness")
         await mesh.assigns()
         assert await mesh.server.stop() == 0
+
+
+@pytest.mark.parametrize("transport", ["nghttp2", "grpcio"])
+async def test_another_programs_socket_is_never_taken(tmp_path: Path, short_path: Path, transport: str) -> None:
+    path = short_path / "other.sock"
+    served = asyncio.Event()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.set()
+        writer.close()
+
+    async with await asyncio.start_unix_server(serve, path):
+        before = path.stat()
+        text = await refusal(tmp_path, f"unix:{path}", "--transport", transport)
+        assert f"cannot listen on unix:{path}: another program listens there" in text
+        assert path.stat().st_ino == before.st_ino
+        served.clear()
+        _, writer = await asyncio.open_unix_connection(path)
+        await asyncio.wait_for(served.wait(), LIMIT)
+        writer.close()

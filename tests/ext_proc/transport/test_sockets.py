@@ -63,6 +63,20 @@ def test_a_file_that_is_not_a_socket_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "data"
 
 
+def test_another_programs_socket_is_left_alone_until_it_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "x.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        before = path.stat()
+        with pytest.raises(StartError, match="another program listens there"):
+            UnixSocket(path)
+        assert path.stat().st_ino == before.st_ino
+    unix, listener = published(path)
+    with listener:
+        unix.remove()
+
+
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="must be a folder that the server may write to"):
         UnixSocket(tmp_path / "missing" / "x.sock")
