@@ -34,3 +34,19 @@ def seconds(environment: Mapping[str, str] = os.environ) -> float | None:
         return None
     text = environment.get("WATCHDOG_USEC", "")
     return int(text) / 1e6 if text.isdecimal() and int(text) > 0 else None
+
+
+def too_short(longest: float, environment: Mapping[str, str] = os.environ) -> str:
+    """A warning, if the service manager would end a controller that is well; empty otherwise.
+
+    Args:
+        longest: seconds that a tick and the wait for the next one take at most.
+        environment: of this process.
+    """
+    watched = seconds(environment)
+    if watched is None or watched >= 2 * longest:
+        return ""
+    return (
+        f"WatchdogSec={watched:g} is too short: a tick and the wait for the next one may take {longest:g} s, so "
+        f"systemd may end a controller that is well; set {2 * longest:g} or more"
+    )

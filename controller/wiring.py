@@ -31,7 +31,7 @@ from controller.state.lease import Lease
 from controller.state.locks import URGENT_SECONDS
 from controller.state.renderings import write_renderings
 from controller.state.states import StateStore
-from controller.watchdog import READY, STOPPING, notify
+from controller.watchdog import READY, STOPPING, notify, too_short
 
 log = logging.getLogger("abmesh.controller")
 
@@ -57,6 +57,8 @@ def run(settings: Settings) -> int:
     public = [path for path in (settings.config, settings.routes_file) if path is not None]
     for change in secure(settings.state_folder, settings.state_group, public):
         log.warning("%s", change)
+    if warning := too_short((settings.interval + settings.timeout).total_seconds()):
+        log.warning("%s", warning)
     with suppress(AbmeshError):  # whatever is wrong with the document shows at every tick
         FileStore(settings.config, lock_seconds=1.0, warn=log.warning).recover()
     asyncio.run(_serve(settings))

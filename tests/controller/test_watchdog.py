@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.watchdog import ALIVE, READY, notify, seconds
+from controller.watchdog import ALIVE, READY, notify, seconds, too_short
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -34,3 +34,10 @@ def test_the_watchdogs_time_is_that_of_this_process_only() -> None:
     assert seconds({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}) is None
     assert seconds({"WATCHDOG_USEC": "soon"}) is None
     assert seconds({}) is None
+
+
+def test_a_watchdog_that_would_end_a_healthy_controller_is_told_of() -> None:
+    environment = {"WATCHDOG_USEC": "10000000"}
+    assert "WatchdogSec=10 is too short" in too_short(10, environment)
+    assert too_short(10, environment).endswith("set 20 or more")
+    assert too_short(5, environment) == too_short(10, {}) == ""

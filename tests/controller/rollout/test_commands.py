@@ -203,7 +203,7 @@ def test_a_refused_document_and_damaged_state_are_errors(tmp_path: Path) -> None
         commands.rollback(settings, NAME, now=subject.now)
     for command in (commands.promote, commands.resume):
         with pytest.raises(StateError, match="damaged"):  # before anybody is asked about a state that is not there
-            command(settings, NAME, now=subject.now, confirm=pytest.fail)
+            command(settings, NAME, now=subject.now, confirm=lambda _: pytest.fail("asked"))
     subject.lose_states()
     settings.config.write_text("nonsense")
     with pytest.raises(DocumentError):
