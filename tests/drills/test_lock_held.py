@@ -55,6 +55,29 @@ async def test_harm_is_rolled_back_and_recorded_when_the_locks_are_free(tmp_path
     assert (drill.failed, drill.wrong) == (0, 0)
 
 
+async def test_harm_is_rolled_back_although_the_documents_lock_was_taken_before_an_advance(
+    tmp_path: Path, drill: Drill
+) -> None:
+    async with stack(tmp_path, rollout(min_duration="1s", steps="[20, 50, 100]"), interval=TICK) as running:
+        async with under_load(running.url, USERS, pause=0.001) as load:
+            load.path = CHAT
+            await eventually(has(running, weight=20))
+            with holding(running.folder / ".experiments.yaml.lock") as holder:
+
+                async def pending() -> bool:
+                    found = statuses(running)["chat"]
+                    return f"process {holder} (" in found["failure"] and found["weights"]["model-b"] == 20
+
+                await eventually(pending)  # the advance has begun, and cannot be finished
+                drill.operator_reads(f"status: {statuses(running)['chat']['failure']}")
+                await running.behave("model-b", error_rate=0.5)
+                await eventually(has(running, weight=0))
+            await eventually(has(running, state="rolled_back"))
+        account(drill, load, harmed=True)
+        assert await moves(running) == [("advance", 0, 20), ("rollback", 20, 0)]
+    assert (drill.failed, drill.wrong) == (0, 0)
+
+
 async def test_harm_is_rolled_back_although_no_controller_can_lead(tmp_path: Path, drill: Drill) -> None:
     """Somebody has the leader's lock, too."""
     async with stack(tmp_path, rollout()) as running:
