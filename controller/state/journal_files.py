@@ -19,10 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from abmesh import atomic
 from abmesh.experiment.errors import StateError
 
 LONGEST_LINE: Final = 32_000_000
 """Bytes; a longer line is no entry but damage, and is not kept in memory."""
+
+_ATTEMPTS: Final = 20
+"""How often to open all files, while writers put aside and remove one after the other."""
 
 _BLOCK: Final = 1 << 18
 _NUMBER: Final = r"[0-9]{6,}"
@@ -101,31 +105,14 @@ class OpenJournal:
         Raises:
             StateError: one cannot be opened, or one between two others is missing.
         """
-        # The one that is written to is opened first, and the others newest first: whatever writers do meanwhile, what
-        # is open then has no gap.
         self._size = block
-        current = _opened(path)
-        opened: list[_File] = []
-        numbers: list[int] = []
-        try:
-            for number, each in reversed(rotated(path)):
-                file = _opened(each)
-                if file is None:
-                    break
-                if current is not None and os.path.sameopenfile(file.descriptor, current.descriptor):
-                    # It was put aside after it was opened, so whatever was opened before is newer.
-                    for newer in (file, *opened):
-                        os.close(newer.descriptor)
-                    opened, numbers = [], [number]
-                    continue
-                opened.append(file)
-                numbers.append(number)
-        except BaseException:
-            for each_open in (*opened, current):
-                if each_open is not None:
-                    os.close(each_open.descriptor)
-            raise
-        self._files: Sequence[_File] = [*reversed(opened), *([] if current is None else [current])]
+        for attempt in range(_ATTEMPTS):
+            files, numbers, sure = _open_all(path)
+            if sure or attempt == _ATTEMPTS - 1:
+                break
+            for file in files:
+                os.close(file.descriptor)
+        self._files: Sequence[_File] = files
         self.complete = re.fullmatch(rf".*\.{_NUMBER}", path.stem) is None and (not numbers or numbers[-1] == 1)
         gap = next((older + 1 for newer, older in pairwise(numbers) if older + 1 < newer), None)
         if gap is not None:
@@ -237,3 +224,39 @@ def _opened(path: Path) -> _File | None:
     except OSError as error:
         raise StateError(f"{path}: cannot be read: {error.strerror}") from error
     return _File(path, descriptor, os.fstat(descriptor).st_size)
+
+
+def _open_all(path: Path) -> tuple[list[_File], list[int], bool]:
+    """Open the files of a journal, oldest first; with the numbers of those put aside, newest first.
+
+    The one that is written to is opened first, and the others newest first: whatever writers do meanwhile, what is open
+    then has no gap. Only if they put it aside and remove it before the others are listed, its place is not known; the
+    last value is False then, and it must be tried again.
+    """
+    current = _opened(path)
+    found = current is None
+    opened: list[_File] = []
+    numbers: list[int] = []
+    try:
+        for number, each in reversed(rotated(path)):
+            file = _opened(each)
+            if file is None:
+                found = found and bool(opened)
+                break
+            if current is not None and os.path.sameopenfile(file.descriptor, current.descriptor):
+                # It was put aside after it was opened, so whatever was opened before is newer.
+                for newer in (file, *opened):
+                    os.close(newer.descriptor)
+                opened, numbers, found = [], [number], True
+                continue
+            opened.append(file)
+            numbers.append(number)
+        if current is not None and not found:
+            there = atomic.signature(path)
+            found = there is not None and there[:2] == atomic.signature_of(os.fstat(current.descriptor))[:2]
+    except BaseException:
+        for each_open in (*opened, current):
+            if each_open is not None:
+                os.close(each_open.descriptor)
+        raise
+    return [*reversed(opened), *([] if current is None else [current])], numbers, found

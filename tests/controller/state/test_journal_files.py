@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from abmesh.experiment.errors import StateError
 from abmesh.experiment.journal_bound import JournalBound
 from abmesh.experiment.quantities import Bytes
+from controller.state import journal_files
 from controller.state.journal import Journal, read
 from controller.state.journal_files import LONGEST_LINE, OpenJournal, rotated
 from controller.state.journal_reader import Reader
@@ -129,6 +130,31 @@ def test_a_file_that_was_put_aside_after_it_was_opened_is_read_once(tmp_path: Pa
     shutil.copy(tmp_path / "journal.000001.jsonl", tmp_path / "journal.000003.jsonl")
     (tmp_path / "journal.jsonl").hardlink_to(tmp_path / "journal.000002.jsonl")
     assert _ids(journal.path) == list(range(5))
+
+
+@pytest.mark.parametrize("more", [8, 7], ids=["the file that it opened", "the only file"])
+def test_a_reader_sees_entries_in_order_although_what_it_opens_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    """Writers put so many files aside between two steps of a reader that the one it knows is gone."""
+    journal = _journal(tmp_path, JournalBound(max_size=SMALL.max_size, keep=1))
+    _append(journal, *range(6))
+    if more == 7:  # as between the rename and the next entry
+        journal.path.rename(tmp_path / "journal.000002.jsonl")
+    listed = []
+
+    def late(path: Path) -> list[tuple[int, Path]]:
+        found = rotated(path)
+        if not listed:
+            listed.append(found)
+            _append(journal, *range(6, 6 + more))
+        return rotated(path) if more == 8 else found
+
+    monkeypatch.setattr(journal_files, "rotated", late)
+    monkeypatch.setattr("controller.state.journal.rotated", rotated)
+    found = _ids(journal.path)
+    assert found == sorted(found)
+    assert found[-1] == 5 + more
 
 
 def test_a_file_that_is_missing_between_others_is_named(tmp_path: Path) -> None:
