@@ -141,7 +141,7 @@ def test_a_reader_sees_entries_in_order_although_what_it_opens_is_removed(
     _append(journal, *range(6))
     if more == 7:  # as between the rename and the next entry
         journal.path.rename(tmp_path / "journal.000002.jsonl")
-    listed = []
+    listed: list[object] = []
 
     def late(path: Path) -> list[tuple[int, Path]]:
         found = rotated(path)
