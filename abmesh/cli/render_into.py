@@ -104,9 +104,10 @@ def render_into(document: Document | None, options: RenderOptions, flags: IntoOp
         Wanted(
             document,
             pieces(document, options),
-            takeover(document, Unassigned(flags.unassigned) if flags.unassigned else None),
+            takeover(document),
             frozenset(map(Part, flags.only)) or frozenset(Part),
             flags.before,
+            Unassigned(flags.unassigned) if flags.unassigned else None,
         ),
     )
     for note in merged.notes:

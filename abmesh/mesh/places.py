@@ -66,7 +66,7 @@ def _to_variant(
     return WeightedClusterClusterWeight(
         name=variant.cluster,
         weight=1,
-        request_headers_to_add=[add_header(names.ROUTE, route)],
+        request_headers_to_add=[add_header(names.ROUTE, _plain(route))],
         request_headers_to_remove=[names.PLACE],
         response_headers_to_add=[version_header(variant.name)],
         host_rewrite_literal=host_of(document, variant.cluster),
@@ -91,9 +91,14 @@ def own_destination(
     return WeightedClusterClusterWeight(
         name=cluster,
         weight=1,
-        request_headers_to_add=[add_header(names.UNASSIGNED, route)],
+        request_headers_to_add=[add_header(names.UNASSIGNED, _plain(route))],
         request_headers_to_remove=list(_ASSIGNMENT),
         response_headers_to_remove=[names.MODEL_VERSION],
         host_rewrite_literal=host,
         typed_per_filter_config=dict(filters or {}),
     )
+
+
+def _plain(text: str) -> str:
+    """Text that Envoy takes as it is: it fills in what stands between ``%``, such as a header that a client chose."""
+    return text.replace("%", "%%")

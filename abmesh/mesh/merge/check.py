@@ -6,16 +6,19 @@ rather than lost.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from abmesh.experiment import names
 from abmesh.experiment.errors import RenderError
 from abmesh.experiment.model import Document, Experiment
+from abmesh.experiment.parts import Match
 from abmesh.mesh.clusters import server_name
 from abmesh.mesh.merge.find import Found, describe, is_ours
 from abmesh.mesh.merge.look import fields, get, is_empty, items, text
 from abmesh.mesh.merge.tree import Mapping, Node
+from abmesh.text import shorten
 
 _NO_DESTINATION = {
     "redirect": "redirects",
@@ -32,6 +35,7 @@ _ELSEWHERE = {
     "metadata_match": "a variant's cluster may lack the subset that metadata_match asks for",
 }
 _REWRITES = ("host_rewrite_literal", "auto_host_rewrite", "host_rewrite_header", "host_rewrite_path_regex")
+_OPERATOR = re.compile(r"[.^$*+?{}\[\]\\()]")
 _PATHS = ("prefix", "path", "path_separated_prefix")
 
 
@@ -49,6 +53,9 @@ def destination(source: str, found: Found) -> tuple[str, Destination]:
         RenderError: abmesh cannot take over such a route; the message has the reason.
     """
     route = found.route
+    name = text(route, "name")
+    if not name or not name.isprintable():
+        raise _refused(source, found, "its requests are counted by its name; give it one, of printable characters")
     for field, what in _NO_DESTINATION.items():
         if get(route, field) is not None:
             raise _refused(source, found, f"it {what}, so there is nothing to split")
@@ -76,7 +83,10 @@ def _shares(source: str, found: Found, split: Node | None) -> tuple[tuple[str, i
         if extra:
             why = f"its destination {text(item, 'name')!r} has {extra[0]} of its own, which would be lost"
             raise _refused(source, found, f"{why}; move it to the route")
-        made.append((text(item, "name"), int(text(item, "weight") or 0)))
+        weight = text(item, "weight") or "0"
+        if not weight.isdecimal():
+            raise _refused(source, found, f"the weight {shorten(weight, 40)!r} is not a whole number")
+        made.append((text(item, "name"), int(weight)))
     if not any(weight for _, weight in made):
         raise _refused(source, found, "its weighted clusters have no weight")
     return tuple(made)
@@ -127,36 +137,43 @@ def check_order(source: str, found: Found, experiments: Sequence[Experiment], *,
         if events and _own_path(other).startswith(names.EVENTS_PATH):
             why = f"abmesh's routes for events would hide the route {describe(other)}; rename its path"
             raise RenderError(f"{source}: {why}")
-        if place > found.place or not _unconditional(other):
+        if place > found.place:
             continue
         for experiment in experiments:
             narrow = max(_own_path(found.route), experiment.match.path_prefix, key=len)
-            if _catches(other, narrow):
+            if _unconditional(other) and _catches(other, narrow):
                 raise RenderError(
                     f"{source}: the route {describe(other)} comes before {text(found.route, 'name')!r} and already "
                     f"takes every request of the experiment {experiment.name!r}; name that route, or move it behind"
                 )
-            if _own_path(other).startswith(narrow):
+            if _may_take(other, experiment.match.model_copy(update={"path_prefix": narrow})):
                 told.append(
-                    f"the route {describe(other)} comes before {text(found.route, 'name')!r} and takes some of the "
-                    f"requests of the experiment {experiment.name!r}, which therefore never see it"
+                    f"the route {describe(other)} comes before {text(found.route, 'name')!r} and may take some of the "
+                    f"requests of the experiment {experiment.name!r}, which then never see it"
                 )
     return told
 
 
 def reaches(found: Found, experiment: Experiment) -> bool:
     """Whether the named route can get any request of an experiment, as far as paths, headers and hosts tell."""
-    match, wanted = get(found.route, "match"), experiment.match
-    own = _own_path(found.route)
-    exact = "path" in fields(match)
-    if not (own.startswith(wanted.path_prefix) or (not exact and wanted.path_prefix.startswith(own))):
+    host = experiment.match.host
+    return _may_take(found.route, experiment.match) and (host is None or bool(_strength(found.at.host, host)))
+
+
+def _may_take(route: Node, wanted: Match) -> bool:
+    """Whether a route can take any request of an experiment, as far as paths and headers tell."""
+    match = get(route, "match")
+    own, prefix = _folded(route, _own_path(route)), _folded(route, wanted.path_prefix)
+    if "connect_matcher" in fields(match):
+        return False
+    if not (own.startswith(prefix) or ("path" not in fields(match) and prefix.startswith(own))):
         return False
     for condition in items(match, "headers"):
         value = wanted.headers.get(text(condition, "name").lower())
         exactly = get(condition, "string_match", "exact")
         if value is not None and exactly is not None and text(condition, "string_match", "exact") != value:
             return False
-    return wanted.host is None or bool(_strength(found.at.host, wanted.host))
+    return True
 
 
 def check_hosts(source: str, found: Found, experiments: Sequence[Experiment]) -> None:
@@ -201,21 +218,40 @@ def _fit(domain: str, host: str) -> _Strength | None:
 
 
 def _own_path(route: Node) -> str:
-    """The start of every path that a route takes; empty for a regular expression."""
+    """The start of every path that a route takes; empty if that cannot be told."""
+    pattern = text(route, "match", "safe_regex", "regex")
+    if pattern:
+        return _literal_start(pattern)
     return next((text(route, "match", field) for field in _PATHS if text(route, "match", field)), "")
+
+
+def _literal_start(pattern: str) -> str:
+    """How every text begins that a regular expression matches, as far as that is easily told."""
+    if "|" in pattern:
+        return ""
+    literal = _OPERATOR.split(pattern.removeprefix("^"), maxsplit=1)[0]
+    after = pattern.removeprefix("^")[len(literal) :]
+    return literal[:-1] if after.startswith(("*", "?", "{")) else literal
+
+
+def _folded(route: Node, path: str) -> str:
+    """A path as a route compares it."""
+    return path.lower() if text(route, "match", "case_sensitive").lower() == "false" else path
 
 
 def _unconditional(route: Node) -> bool:
     """Whether only the path decides if a route takes a request."""
     match = get(route, "match")
-    allowed = {*_PATHS, "case_sensitive"}
-    return isinstance(match, Mapping) and set(fields(match)) <= allowed and bool(_own_path(route))
+    return isinstance(match, Mapping) and set(fields(match)) <= {*_PATHS, "safe_regex", "case_sensitive"}
 
 
 def _catches(route: Node, prefix: str) -> bool:
     """Whether a route whose path alone decides takes every path with a prefix."""
-    own = _own_path(route)
+    own, prefix = _folded(route, _own_path(route)), _folded(route, prefix)
     match = get(route, "match")
+    pattern = text(route, "match", "safe_regex", "regex")
+    if pattern:
+        return pattern.removeprefix("^").removesuffix("$") == own + ".*" and prefix.startswith(own)
     if "prefix" in fields(match):
         return prefix.startswith(own)
     if "path_separated_prefix" in fields(match):

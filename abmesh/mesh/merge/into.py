@@ -6,8 +6,9 @@ same bytes however often it is repeated, and follows the document when that has 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from abmesh.experiment import names
@@ -16,18 +17,19 @@ from abmesh.experiment.model import Document, Experiment
 from abmesh.mesh.merge import check, out
 from abmesh.mesh.merge.check import Destination
 from abmesh.mesh.merge.find import Found, Names, find
-from abmesh.mesh.merge.look import get, items, text
-from abmesh.mesh.merge.pieces import Json, Part, Pieces, Takeover
+from abmesh.mesh.merge.look import get, items, plain, text
+from abmesh.mesh.merge.pieces import Json, Part, Pieces, Takeover, Unassigned
 from abmesh.mesh.merge.splice import Editor
-from abmesh.mesh.merge.tree import Mapping, Node, Sequence
+from abmesh.mesh.merge.tree import Mapping, Node, Sequence, compose
 
 ALL: Final = frozenset(Part)
 
 ADDED: Final[Json] = {"filter_metadata": {names.METADATA_NAMESPACE: {"added": "yes"}}}
 """Metadata of a cluster or a route that is ours, so that it can be found again."""
 
-Take = Callable[[str, Destination, list[Experiment]], Takeover]
-"""What becomes of a route, from its name, its own destination and the experiments on it."""
+Take = Callable[[str, Destination, list[Experiment], Unassigned | None], Takeover]
+"""What becomes of a route: from its name, its own destination, the experiments on it, and where requests without an
+assignment go, if somebody has chosen that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Wanted:
         take: what becomes of the route.
         parts: which parts to merge.
         before: name of the filter that ours come before; empty: where they already are, else the router.
+        unassigned: where the route's requests without an assignment go; None: as is usual for such a route.
     """
 
     document: Document
@@ -47,6 +50,7 @@ class Wanted:
     take: Take
     parts: Collection[Part] = ALL
     before: str = ""
+    unassigned: Unassigned | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Merged:
 
 
 def merge(content: str, route: Names, wanted: Wanted) -> Merged:
-    """Put abmesh into the named route.
+    """Put abmesh into the named route, and again into those that have it: one Envoy is of one document.
 
     Args:
         content: the configuration, YAML or JSON.
@@ -66,8 +70,35 @@ def merge(content: str, route: Names, wanted: Wanted) -> Merged:
         wanted: what to merge.
 
     Raises:
-        RenderError: the route cannot be found or taken over, or the file cannot be edited; nothing is half done.
+        RenderError: a route cannot be found or taken over, or the file cannot be edited; nothing is half done.
     """
+    made = _merge(content, route, wanted)
+    notes = list(made.notes)
+    for other, unassigned in _others(made.text, route):
+        try:
+            made = _merge(made.text, other, replace(wanted, before="", unassigned=unassigned))
+        except RenderError as error:
+            raise RenderError(
+                f"{error}. This route was merged earlier and must follow the document, too; to take it out: "
+                f"--remove --listener {shlex.quote(other.listener)} --virtual-host {shlex.quote(other.virtual_host)} "
+                f"--route {shlex.quote(other.route)}"
+            ) from error
+        notes += made.notes
+    return Merged(made.text, tuple(dict.fromkeys(notes)))
+
+
+def _others(content: str, route: Names) -> list[tuple[Names, Unassigned | None]]:
+    """The other routes that abmesh has taken over, and what was chosen for their requests without an assignment."""
+    root = compose(content, route.source)
+    named = find(root, route).route
+    return [
+        (Names(route.source, at.listener, text(at.host, "name"), text(other, "name")), out.unassigned_of(other))
+        for at, other in out.taken_over(root)
+        if other is not named
+    ]
+
+
+def _merge(content: str, route: Names, wanted: Wanted) -> Merged:
     before = Editor(content, route.source)
     found = find(before.root, route)
     place = _filters_before(found, wanted.before, route.source)
@@ -88,6 +119,7 @@ def merge(content: str, route: Names, wanted: Wanted) -> Merged:
         notes += _add_clusters(editor, wanted)
     if Part.ROUTES in wanted.parts:
         editor.put(editor.root, ["node", "metadata"], {names.METADATA_NAMESPACE: dict(wanted.pieces.node_metadata)})
+        notes += _left_behind(before, wanted)
     return Merged(editor.result(), tuple(notes + _notes(found, wanted.document)))
 
 
@@ -104,12 +136,24 @@ def remove(content: str, route: Names) -> str:
     if not others:
         out.remove_shared(editor, found.at, ALL)
         return editor.result()
-    parts = set()
+    # What the whole Envoy has is needed by the others.
+    if all(at.host is not found.at.host for at, _ in others):
+        out.remove_from_host(editor, found.at)
     if all(at.manager is not found.at.manager for at, _ in others):
-        parts |= {Part.FILTERS, Part.ACCESS_LOGS}
-    # What the node says and the clusters are needed by the others.
-    out.remove_shared(editor, found.at, parts)
+        out.remove_from_manager(editor, found.at, ALL)
     return editor.result()
+
+
+def _left_behind(before: Editor, wanted: Wanted) -> list[str]:
+    """What the node's metadata, which goes with the routes, then says too early of the other parts."""
+    missing = [part for part in Part if part not in wanted.parts]
+    said = get(before.root, "node", "metadata", names.METADATA_NAMESPACE)
+    if not missing or said is None or plain(said) == dict(wanted.pieces.node_metadata):
+        return []
+    return [
+        f"the document has changed, and Envoy now says that it has all of it: merge {', '.join(missing)}, too, unless "
+        f"you have"
+    ]
 
 
 def _take_over(editor: Editor, found: Found, wanted: Wanted) -> list[str]:
@@ -125,7 +169,7 @@ def _take_over(editor: Editor, found: Found, wanted: Wanted) -> list[str]:
     check.check_experiments(source, found, wanted.document, experiments)
     check.check_hosts(source, found, experiments)
     notes = check.check_order(source, found, experiments, events=bool(wanted.pieces.first_routes))
-    took = wanted.take(text(route, "name"), own, experiments)
+    took = wanted.take(text(route, "name"), own, experiments, wanted.unassigned)
     action = get(route, "route")
     assert isinstance(action, Mapping)
     original = editor.raw(action, field)
@@ -133,8 +177,10 @@ def _take_over(editor: Editor, found: Found, wanted: Wanted) -> list[str]:
     editor.put(route, ["typed_per_filter_config"], took.typed_per_filter_config)
     if took.response_headers_to_add:
         editor.put(route, ["response_headers_to_add"], list(took.response_headers_to_add))
-    mark: Json = {names.METADATA_NAMESPACE: {out.ORIGINAL: original}}
-    editor.put(route, ["metadata", "filter_metadata"], mark)
+    mark: Json = {out.ORIGINAL: original}
+    if wanted.unassigned is not None:
+        mark[out.UNASSIGNED] = str(wanted.unassigned)
+    editor.put(route, ["metadata", "filter_metadata"], {names.METADATA_NAMESPACE: mark})
     editor.insert(found.at.routes, 0, list(wanted.pieces.first_routes))
     return notes
 

@@ -10,7 +10,7 @@ from abmesh.mesh import warmup
 from abmesh.mesh.edge import TOO_MANY
 from abmesh.mesh.merge.find import Found, Host, describe, hosts, is_ours
 from abmesh.mesh.merge.look import get, items, own_entry, text
-from abmesh.mesh.merge.pieces import Part
+from abmesh.mesh.merge.pieces import Part, Unassigned
 from abmesh.mesh.merge.splice import Editor
 from abmesh.mesh.merge.tree import Mapping, Node, Scalar, Sequence
 
@@ -19,6 +19,9 @@ PREFIX = "abmesh."
 
 ORIGINAL = "original"
 """Key of our metadata on a route that was taken over: its destination as it was written."""
+
+UNASSIGNED = "unassigned"
+"""Key of our metadata on such a route: what was chosen with ``--unassigned``, if anything."""
 
 LIMITING = "+max_headers_count"
 """End of the name of our header mutation in a connection manager whose limit on headers is ours, too."""
@@ -37,6 +40,12 @@ def original_of(route: Node) -> str | None:
     """The destination of a route before it was taken over, as it was written; None if it was not."""
     found = get(route, "metadata", "filter_metadata", names.METADATA_NAMESPACE, ORIGINAL)
     return found.text if isinstance(found, Scalar) else None
+
+
+def unassigned_of(route: Node) -> Unassigned | None:
+    """What was chosen for the requests without an assignment of a route that was taken over; None for nothing."""
+    found = text(route, "metadata", "filter_metadata", names.METADATA_NAMESPACE, UNASSIGNED)
+    return Unassigned(found) if found in list(Unassigned) else None
 
 
 def restore_route(editor: Editor, found: Found) -> None:
@@ -60,7 +69,19 @@ def restore_route(editor: Editor, found: Found) -> None:
 
 def remove_shared(editor: Editor, at: Host, parts: Collection[Part]) -> None:
     """Take out what serves every route: of one virtual host, of its connection manager, and of the whole Envoy."""
-    root = editor.root
+    if Part.ROUTES in parts:
+        remove_from_host(editor, at)
+    remove_from_manager(editor, at, parts)
+    _remove_from_envoy(editor, parts)
+
+
+def remove_from_host(editor: Editor, at: Host) -> None:
+    """Take our routes of events out of a virtual host."""
+    _drop_ours(editor, at.host, "routes", is_ours)
+
+
+def remove_from_manager(editor: Editor, at: Host, parts: Collection[Part]) -> None:
+    """Take our filters and access loggers out of a connection manager."""
     if Part.FILTERS in parts:
         _drop_ours(editor, at.manager, "http_filters", _is_named)
         if has_our_limit(at.manager):
@@ -69,9 +90,13 @@ def remove_shared(editor: Editor, at: Host, parts: Collection[Part]) -> None:
         _drop_below(editor, at.manager, "local_reply_config", "mappers", _is_reply)
     if Part.ACCESS_LOGS in parts:
         _drop_ours(editor, at.manager, "access_log", _is_named)
+
+
+def _remove_from_envoy(editor: Editor, parts: Collection[Part]) -> None:
+    root = editor.root
+    if Part.ACCESS_LOGS in parts:
         _drop_below(editor, root, "stats_config", "histogram_bucket_settings", _is_bucket)
     if Part.ROUTES in parts:
-        _drop_ours(editor, at.host, "routes", is_ours)
         _drop_path(editor, root, ["node", "metadata", names.METADATA_NAMESPACE])
     resources = get(root, "static_resources")
     if Part.CLUSTERS in parts and isinstance(resources, Mapping):

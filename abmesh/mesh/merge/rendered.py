@@ -78,16 +78,16 @@ def pieces(document: Document, options: RenderOptions) -> Pieces:
     )
 
 
-def takeover(document: Document, unassigned: Unassigned | None = None) -> Take:
-    """How a route is taken over.
+def takeover(document: Document) -> Take:
+    """How routes are taken over for a document.
 
-    Args:
-        document: the experiments.
-        unassigned: where requests without an assignment go; None: to the route's own destination, or to the control if
-            that is several clusters.
+    Requests without an assignment go, if nobody has chosen, to the route's own destination, or to the control if that
+    is several clusters.
     """
 
-    def take(route: str, own: Destination, experiments: list[Experiment]) -> Takeover:
+    def take(
+        route: str, own: Destination, experiments: list[Experiment], unassigned: Unassigned | None = None
+    ) -> Takeover:
         entries = _entries(document, experiments, route)
         chosen = unassigned or (Unassigned.CONTROL if len(own.shares) > 1 else Unassigned.ROUTE)
         shares = own.shares if chosen is Unassigned.ROUTE else _control(experiments, route)

@@ -99,6 +99,7 @@ SPLIT = [{"name": "a", "weight": 90}, {"name": "b", "weight": 10}]
             "its destination 'a' has request_headers_to_remove of its own, which would be lost",
         ),
         ({"route": {"timeout": "1s"}}, "it names no cluster"),
+        ({"route": {"weighted_clusters": {"clusters": [SPLIT[0] | {"weight": "0x3C"}]}}}, "weight '0x3C' is not a"),
         ({"route": {"cluster": "a"}, "match": {"connect_matcher": {"x": 1}}}, "CONNECT"),
     ],
 )
@@ -130,10 +131,19 @@ def before(**match: Any) -> Found:
     return found({"name": "first", "match": match, "route": {"cluster": "b"}}, CHAT)
 
 
-@pytest.mark.parametrize("match", [{"prefix": "/"}, {"prefix": "/v1/"}, {"path_separated_prefix": "/v1"}])
+@pytest.mark.parametrize(
+    "match",
+    [
+        {"prefix": ""},
+        {"prefix": "/"},
+        {"prefix": "/v1/"},
+        {"prefix": "/V1", "case_sensitive": False},
+        {"path_separated_prefix": "/v1"},
+        {"safe_regex": {"regex": ".*"}},
+        {"safe_regex": {"regex": "^/v1/.*$"}},
+    ],
+)
 def test_an_earlier_route_that_takes_everything_is_named(match: Any) -> None:
-    if match == {"path_separated_prefix": "/v1"}:
-        match = {"path_separated_prefix": "/v1"}
     with pytest.raises(RenderError, match="the route 'first' comes before 'llm/chat' and already takes every request"):
         check.check_order("own.yaml", before(**match), chat().experiments, events=True)
 
@@ -145,9 +155,42 @@ def test_an_earlier_route_that_leaves_something_is_not_refused(match: Any) -> No
     check.check_order("own.yaml", before(**match), chat().experiments, events=True)
 
 
-def test_an_earlier_route_that_takes_a_part_is_told() -> None:
-    (told,) = check.check_order("own.yaml", before(prefix="/v1/models"), chat().experiments, events=True)
-    assert told.startswith("the route 'first' comes before 'llm/chat' and takes some of the requests")
+@pytest.mark.parametrize(
+    "match",
+    [
+        {"prefix": "/v1/models"},
+        {"path": "/V1/models", "case_sensitive": False},
+        {"prefix": "/", "headers": [{"name": "x-beta", "present_match": True}]},
+        {"safe_regex": {"regex": "/v1/.+"}},
+        {"safe_regex": {"regex": "/v[0-9]/.*"}},
+        {"safe_regex": {"regex": "/a.*|/v1/.*"}},
+        {"safe_regex": {"regex": "/v1/models?"}},
+        {"path_match_policy": {"name": "template"}},
+    ],
+)
+def test_an_earlier_route_that_takes_a_part_is_told(match: Any) -> None:
+    (told,) = check.check_order("own.yaml", before(**match), chat().experiments, events=True)
+    assert told.startswith("the route 'first' comes before 'llm/chat' and may take some of the requests")
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        {"prefix": "/V1/models"},
+        {"safe_regex": {"regex": "/v2/.*"}},
+        {"connect_matcher": {}},
+        {"prefix": "/", "headers": [{"name": "x-tier", "string_match": {"exact": "paid"}}]},
+    ],
+)
+def test_an_earlier_route_that_takes_none_is_not_told(match: Any) -> None:
+    free = chat(match={"path_prefix": "/v1/", "headers": {"x-tier": "free"}})
+    assert check.check_order("own.yaml", before(**match), free.experiments, events=True) == []
+
+
+@pytest.mark.parametrize("name", ["", "a\nb"])
+def test_a_route_without_a_name_could_not_be_counted(name: str) -> None:
+    with pytest.raises(RenderError, match="its requests are counted by its name; give it one"):
+        check.destination("own.yaml", found(CHAT | {"name": name}, route=name))
 
 
 def test_a_route_below_the_events_path_would_be_hidden() -> None:

@@ -17,7 +17,7 @@ from abmesh.mesh.merge.check import Destination
 from abmesh.mesh.merge.find import Names
 from abmesh.mesh.merge.into import Wanted, merge, remove
 from abmesh.mesh.merge.look import plain
-from abmesh.mesh.merge.pieces import Part, Pieces, Takeover
+from abmesh.mesh.merge.pieces import Part, Pieces, Takeover, Unassigned
 from abmesh.mesh.merge.tree import compose
 from tests.abmesh.mesh.documents import document, experiment, values_of
 from tests.paths import ROOT
@@ -56,7 +56,7 @@ PIECES = Pieces(
 )
 
 
-def take(name: str, own: Destination, experiments: list[Any]) -> Takeover:
+def take(name: str, own: Destination, experiments: list[Any], unassigned: Unassigned | None) -> Takeover:
     clusters = [{"name": cluster, "weight": weight} for cluster, weight in own.shares]
     return Takeover(
         {"header_name": "x-ab-place", "clusters": clusters},
@@ -134,6 +134,71 @@ def test_two_routes_share_what_they_can_and_part_without_a_trace() -> None:
     without = remove(both, BILLING)
     assert without.count("name: abmesh.two\n") == 1
     assert remove(without, CHAT) == OWN
+
+
+SECOND = """\
+                    - name: second
+                      domains: [second.example]
+                      routes:
+                        - name: chat
+                          match: {prefix: /llm/}
+                          route: {cluster: website}
+"""
+HOSTS = OWN.replace("                    - name: api\n", SECOND + "                    - name: api\n")
+OTHER = replace(CHAT, virtual_host="second", route="chat")
+
+
+def listeners() -> str:
+    """Two listeners, each with its own connection manager."""
+    start = OWN.index("    - name: edge\n")
+    end = OWN.index("  clusters:\n    - name: model-a")
+    return OWN[:end] + OWN[start:end].replace("- name: edge\n", "- name: inner\n") + OWN[end:]
+
+
+@pytest.mark.parametrize(
+    ("text", "other"), [(HOSTS, OTHER), (listeners(), replace(CHAT, listener="inner"))], ids=["hosts", "listeners"]
+)
+def test_two_hosts_part_without_a_trace(text: str, other: Names) -> None:
+    one = merge(text, CHAT, of()).text
+    both = merge(one, other, of()).text
+    assert remove(both, other) == one
+    assert remove(one, CHAT) == text
+
+
+def test_a_newer_document_reaches_every_route_that_is_merged() -> None:
+    newer = of(pieces=replace(PIECES, first_routes=[], node_metadata={"form": "v1", "parts": {"x": "z"}}))
+    older = merge(merge(HOSTS, OTHER, of()).text, CHAT, of()).text
+    made = merge(older, CHAT, newer).text
+    assert made == merge(merge(HOSTS, OTHER, newer).text, CHAT, newer).text
+    assert "/_ab/events/" not in made
+
+
+def test_another_route_that_no_longer_fits_is_named_with_the_way_out() -> None:
+    both = merge(merge(OWN, BILLING, of("/")).text, CHAT, of("/")).text
+    with pytest.raises(RenderError, match=r"merged earlier.* --listener edge --virtual-host api --route billing$"):
+        merge(both, CHAT, of("/llm/"))
+
+
+def test_what_was_chosen_for_another_route_stays_chosen() -> None:
+    chosen: list[tuple[str, Unassigned | None]] = []
+
+    def seen(name: str, own: Destination, experiments: list[Any], unassigned: Unassigned | None) -> Takeover:
+        chosen.append((name, unassigned))
+        return take(name, own, experiments, unassigned)
+
+    one = merge(HOSTS, OTHER, of(unassigned=Unassigned.CONTROL)).text
+    merge(one, CHAT, of(take=seen))
+    assert chosen == [("llm/chat", None), ("chat", Unassigned.CONTROL)]
+
+
+def test_a_part_of_a_newer_document_is_told() -> None:
+    newer = replace(PIECES, node_metadata={"form": "v1", "parts": {"x": "z"}})
+    routes = of(parts={Part.ROUTES}, pieces=newer)
+    notes = merge(merge(OWN, CHAT, of()).text, CHAT, routes).notes
+    assert any("merge filters, clusters, access-logs, too" in note for note in notes)
+    assert not any(
+        "too" in note for note in merge(merge(OWN, CHAT, of()).text, CHAT, replace(routes, parts=set(Part))).notes
+    )
 
 
 def test_filters_stay_where_they_are_or_go_where_they_are_wanted() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,7 +56,7 @@ def llm(*more: dict[str, Any], **changes: Any) -> Document:
 
 
 def wanted(of: Document, unassigned: Unassigned | None = None, **options: Any) -> Wanted:
-    return Wanted(of, pieces(of, RenderOptions(**options)), takeover(of, unassigned))
+    return Wanted(of, pieces(of, RenderOptions(**options)), takeover(of), unassigned=unassigned)
 
 
 def route(text: str) -> dict[str, Any]:
@@ -95,6 +96,15 @@ def test_each_variant_has_its_place_and_the_rest_is_the_routes_own() -> None:
             assert entry["request_headers_to_add"][0]["header"] == {"key": "x-ab-unassigned", "value": "llm/chat"}
         at += entry["weight"]
     assert found == {place_of("chat", "v0"): "model-a", place_of("chat", "v1"): "model-b"}
+
+
+def test_a_route_named_like_a_format_string_is_counted_by_that_name() -> None:
+    """Envoy would fill in a header that a client chose, or refuse to start."""
+    odd = replace(CHAT, route="%REQ(x)%")
+    made = merge(OWN.replace("name: llm/chat", f"name: '{odd.route}'"), odd, wanted(llm())).text
+    marks = [value for value in values_of(plain(compose(made, "")), "value") if "REQ" in str(value)]
+    assert set(marks) == {"%%REQ(x)%%"}
+    assert len(marks) == 5
 
 
 def gaps(text: str) -> dict[str, int]:
