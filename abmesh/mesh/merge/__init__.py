@@ -5,5 +5,6 @@ splice     insertions, replacements and removals in that text; all other bytes s
 find       the listener, virtual host and route that were named
 check      what is refused, with the reason
 pieces     what abmesh puts there
+add_clusters  the clusters that the file lacks
 into       merge and remove, called by ``abmesh render envoy --into``
 """

@@ -12,20 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from abmesh.experiment import names
-from abmesh.experiment.errors import RenderError, UnknownName
+from abmesh.experiment.errors import RenderError
 from abmesh.experiment.model import Document, Experiment
 from abmesh.mesh.merge import check, out
+from abmesh.mesh.merge.add_clusters import add_clusters
 from abmesh.mesh.merge.check import Destination
 from abmesh.mesh.merge.find import Found, Names, find
 from abmesh.mesh.merge.look import get, items, plain, text
 from abmesh.mesh.merge.pieces import Json, Part, Pieces, Takeover, Unassigned
 from abmesh.mesh.merge.splice import Editor
-from abmesh.mesh.merge.tree import Mapping, Node, Sequence, compose
+from abmesh.mesh.merge.tree import Mapping, Sequence, compose
 
 ALL: Final = frozenset(Part)
-
-ADDED: Final[Json] = {"filter_metadata": {names.METADATA_NAMESPACE: {"added": "yes"}}}
-"""Metadata of a cluster or a route that is ours, so that it can be found again."""
 
 Take = Callable[[str, Destination, list[Experiment], Unassigned | None], Takeover]
 """What becomes of a route: from its name, its own destination, the experiments on it, and where requests without an
@@ -114,13 +112,14 @@ def _merge(content: str, route: Names, wanted: Wanted) -> Merged:
         _add_filters(editor, found, place, wanted.pieces)
     if Part.ACCESS_LOGS in wanted.parts:
         editor.put(found.at.manager, ["access_log"], list(wanted.pieces.access_log))
-        _add_buckets(editor, wanted.pieces)
+        buckets = ["stats_config", "histogram_bucket_settings"]
+        _put_first(editor, editor.root, buckets, list(wanted.pieces.histogram_buckets))
     if Part.CLUSTERS in wanted.parts:
-        notes += _add_clusters(editor, wanted)
+        notes += add_clusters(editor, wanted.document, wanted.pieces)
     if Part.ROUTES in wanted.parts:
         editor.put(editor.root, ["node", "metadata"], {names.METADATA_NAMESPACE: dict(wanted.pieces.node_metadata)})
         notes += _left_behind(before, wanted)
-    return Merged(editor.result(), tuple(notes + _notes(found, wanted.document)))
+    return Merged(editor.result(), tuple(notes + _notes(found, wanted)))
 
 
 def remove(content: str, route: Names) -> str:
@@ -190,7 +189,7 @@ def _add_filters(editor: Editor, found: Found, place: int, pieces: Pieces) -> No
     filters = get(manager, "http_filters")
     assert isinstance(filters, Sequence)  # see _filters_before
     editor.insert(filters, place, list(pieces.http_filters))
-    editor.put(manager, ["local_reply_config", "mappers"], list(pieces.reply_mappers))
+    _put_first(editor, manager, ["local_reply_config", "mappers"], list(pieces.reply_mappers))
     mutations = [dict(item) for item in pieces.early_header_mutations]
     if get(manager, "common_http_protocol_options", "max_headers_count") is None:
         mutations[-1]["name"] += out.LIMITING
@@ -198,13 +197,13 @@ def _add_filters(editor: Editor, found: Found, place: int, pieces: Pieces) -> No
     editor.put(manager, ["early_header_mutation_extensions"], mutations)
 
 
-def _add_buckets(editor: Editor, pieces: Pieces) -> None:
-    """First, since Envoy takes the first setting that fits."""
-    theirs = get(editor.root, "stats_config", "histogram_bucket_settings")
+def _put_first(editor: Editor, mapping: Mapping, path: list[str], values: list[Json]) -> None:
+    """Put items before theirs: Envoy takes the first that fits."""
+    theirs = get(mapping, *path)
     if isinstance(theirs, Sequence) and theirs.items:
-        editor.insert(theirs, 0, list(pieces.histogram_buckets))
+        editor.insert(theirs, 0, values)
     else:
-        editor.put(editor.root, ["stats_config", "histogram_bucket_settings"], list(pieces.histogram_buckets))
+        editor.put(mapping, path, values)
 
 
 def _filters_before(found: Found, before: str, source: str) -> int:
@@ -221,76 +220,20 @@ def _filters_before(found: Found, before: str, source: str) -> int:
     return len(theirs) - 1 if first is None else first
 
 
-def _add_clusters(editor: Editor, wanted: Wanted) -> list[str]:
-    """Add the clusters that the file does not have.
-
-    Raises:
-        RenderError: it has one of the same name that leads elsewhere.
-    """
-    resources = get(editor.root, "static_resources")
-    assert isinstance(resources, Mapping)  # a listener was found in it
-    theirs = {text(item, "name"): item for item in items(resources, "clusters")}
-    rendered = {cluster["name"] for cluster in wanted.pieces.clusters}
-    variants = {variant.cluster for item in wanted.document.experiments for variant in item.variants}
-    for name in sorted(variants):
-        if name not in theirs and name not in rendered:
-            raise UnknownName("cluster", name, tuple(theirs))
-    added, notes = [], []
-    for cluster in wanted.pieces.clusters:
-        name = cluster["name"]
-        if name not in theirs:
-            added.append(cluster)
-            continue
-        here, there = _endpoints(theirs[name]), _rendered_endpoints(cluster)
-        if here is not None and here != there:
-            raise RenderError(
-                f"{editor.source}:{theirs[name].line}: cluster {name!r} leads to {', '.join(here)} here, and to "
-                f"{', '.join(there)} by the document; rename one of them"
-            )
-        notes.append(f"cluster {name!r} is already there and stays as it is")
-    if added:
-        editor.put(resources, ["clusters"], [_marked(cluster) for cluster in added])
-    if wanted.pieces.listeners:
-        editor.put(resources, ["listeners"], list(wanted.pieces.listeners))
-    return notes
-
-
-def _marked(cluster: Json) -> Json:
-    if cluster["name"] == names.EXT_PROC_CLUSTER:
-        return cluster
-    return cluster | {"metadata": ADDED}
-
-
-def _endpoints(cluster: Node) -> list[str] | None:
-    """Addresses of a cluster in the file; None if it does not say them."""
-    found = []
-    for group in items(cluster, "load_assignment", "endpoints"):
-        for endpoint in items(group, "lb_endpoints"):
-            address = get(endpoint, "endpoint", "address")
-            pipe = text(address, "pipe", "path")
-            socket = get(address, "socket_address")
-            found.append(pipe or f"{text(socket, 'address')}:{text(socket, 'port_value')}")
-    return sorted(found) or None
-
-
-def _rendered_endpoints(cluster: Json) -> list[str]:
-    found = []
-    for group in cluster["load_assignment"]["endpoints"]:
-        for endpoint in group["lb_endpoints"]:
-            address = endpoint["endpoint"]["address"]
-            socket = address.get("socket_address")
-            found.append(f"{socket['address']}:{socket['port_value']}" if socket else address["pipe"]["path"])
-    return sorted(found)
-
-
-def _notes(found: Found, document: Document) -> list[str]:
+def _notes(found: Found, wanted: Wanted) -> list[str]:
     """What an operator should change in their own part."""
     notes = []
-    cookies = [item.issue_cookie for item in document.experiments if item.issue_cookie is not None]
+    cookies = [item.issue_cookie for item in wanted.document.experiments if item.issue_cookie is not None]
     if any(cookie.secure == "auto" for cookie in cookies) and text(found.at.manager, "use_remote_address") != "true":
         notes.append(
             "use_remote_address is off, so whoever connects decides with x-forwarded-proto whether issued cookies are "
             "Secure; turn it on if clients connect to this Envoy, or set secure: true"
+        )
+    limit = text(found.at.manager, "common_http_protocol_options", "max_headers_count")
+    if limit.isdecimal() and int(limit) < wanted.pieces.max_headers and not out.has_our_limit(found.at.manager):
+        notes.append(
+            f"max_headers_count is {limit}: abmesh and Envoy add up to 20 headers, so a request with more than "
+            f"{max(int(limit) - 20, 0)} may get 431; set {wanted.pieces.max_headers}, or 20 more than clients may send"
         )
     filters = items(found.at.manager, "http_filters")
     if any(text(item, "typed_config", "suppress_envoy_headers") == "true" for item in filters):

@@ -27,8 +27,9 @@ from abmesh.mesh.events import event_routes
 from abmesh.mesh.ext_proc_filter import asks_server
 from abmesh.mesh.filters import STRIP
 from abmesh.mesh.listener import our_filters
+from abmesh.mesh.merge.add_clusters import ADDED
 from abmesh.mesh.merge.check import Destination
-from abmesh.mesh.merge.into import ADDED, Take
+from abmesh.mesh.merge.into import Take
 from abmesh.mesh.merge.pieces import Json, Pieces, Takeover, Unassigned
 from abmesh.mesh.options import RenderOptions
 from abmesh.mesh.places import own_destination, variant_entries, weighted_clusters

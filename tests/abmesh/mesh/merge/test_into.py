@@ -230,6 +230,9 @@ def test_a_limit_of_their_own_stays() -> None:
     assert "max_headers_count: 50}\n" in made
     assert "200" not in made
     assert remove(made, CHAT) == theirs
+    assert any("a request with more than 30 may get 431" in note for note in of_notes(theirs))
+    assert not any("431" in note for note in (*of_notes(OWN), *of_notes(theirs.replace("50", "200"))))
+    assert not any("431" in note for note in of_notes(merge(OWN, CHAT, of()).text)), "that limit is ours"
 
 
 @pytest.mark.parametrize(
@@ -270,6 +273,17 @@ def test_buckets_of_their_own_stay_behind_ours() -> None:
     made = merge(theirs, CHAT, of()).text
     buckets = plain(compose(made, ""))["stats_config"]["histogram_bucket_settings"]
     assert [item["match"]["prefix"] for item in buckets] == ["abmesh.", ""]
+    assert remove(made, CHAT) == theirs
+
+
+def test_a_reply_of_their_own_does_not_hide_ours() -> None:
+    mapper = "{filter: {status_code_filter: {}}, status_code: 599}"
+    at = "                use_remote_address"
+    theirs = OWN.replace(at, f"                local_reply_config: {{mappers: [{mapper}]}}\n{at}")
+    made = merge(theirs, CHAT, of()).text
+    root = plain(compose(made, ""))
+    manager = root["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    assert [item.get("status_code") for item in manager["local_reply_config"]["mappers"]] == [None, 599]
     assert remove(made, CHAT) == theirs
 
 
