@@ -25,6 +25,12 @@ _METHODS: Final = frozenset({PROCESS, CHECK, WATCH})
 USUAL: Final = Call(PROCESS)
 """What almost every call asks for."""
 
+_CALL_BYTES: Final = 512
+"""What an open call takes, about, beside its messages."""
+
+_MOST_WATCHES: Final = 16
+"""Calls that watch our health, on one connection: each takes some kilobytes for good, and Envoy makes none."""
+
 Unprompted = Callable[[Callable[[], None]], None]
 """Runs a function that queues frames outside of a read, then sends them; an engine error ends the connection."""
 
@@ -40,6 +46,7 @@ class Calls:
         buffered: bytes of incomplete messages.
         checked: whether the peer has checked our health.
         closing: whether calls end as soon as they wait for nothing.
+        held: bytes that the calls take, those of incomplete messages included.
         usual_headers: the headers of the last call that asked for :data:`USUAL`. Nearly all calls repeat them, and
             comparing them is cheaper than parsing.
     """
@@ -51,9 +58,11 @@ class Calls:
         "_shared",
         "_streams",
         "_unprompted",
+        "_watches",
         "buffered",
         "checked",
         "closing",
+        "held",
         "usual_headers",
     )
 
@@ -66,7 +75,7 @@ class Calls:
         self._service = shared.service
         self._unprompted = unprompted
         self._streams: dict[int, Stream] = {}
-        self.buffered = 0
+        self.buffered = self.held = self._watches = 0
         self.checked = False
         self.closing = False
         self.usual_headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -91,6 +100,12 @@ class Calls:
         if call.path not in _METHODS:
             self._fail(stream_id, stream, CallError(Status.UNIMPLEMENTED, "no such method"))
             return
+        if call.path == WATCH:
+            self._watches += 1
+            if self._watches > _MOST_WATCHES:
+                found = "too many health watches on this connection"
+                self._fail(stream_id, stream, CallError(Status.RESOURCE_EXHAUSTED, found, refused="connection_budget"))
+                return
         if call.timeout is not None:
             loop = asyncio.get_running_loop()
             stream.timer = loop.call_later(call.timeout, self._expire, stream_id, stream)
@@ -162,8 +177,10 @@ class Calls:
             return
         if stream.timer is not None:
             stream.timer.cancel()
-        self._hold(-stream.buffered)
+        self.buffered -= stream.buffered
+        self._hold(-stream.buffered - _CALL_BYTES)
         if stream.call.path == WATCH:
+            self._watches -= 1
             self._shared.health.watchers.pop((self, stream_id), None)
 
     def forget_all(self) -> None:
@@ -185,6 +202,7 @@ class Calls:
         if call.path == PROCESS:  # health checks, which never stop, must not hold up a drain
             self._shared.streams += 1
         stream = self._streams[stream_id] = Stream(call)
+        self._hold(_CALL_BYTES)  # this connection may be the one that is closed
         return stream
 
     def _pieces(self, stream_id: int, stream: Stream, data: bytes) -> None:
@@ -196,7 +214,8 @@ class Calls:
                 return
         buffered = stream.reader.buffered
         more, stream.buffered = buffered - stream.buffered, buffered
-        self._hold(more)  # this connection may be the one that is closed
+        self.buffered += more
+        self._hold(more)
         if self.buffered > CONNECTION_BUDGET:
             found = "too many bytes of incomplete messages on this connection"
             raise CallError(Status.RESOURCE_EXHAUSTED, found, refused="connection_budget")
@@ -204,9 +223,9 @@ class Calls:
             self._finish(stream_id, stream)
 
     def _hold(self, more: int) -> None:
-        """Account for bytes of incomplete messages; for fewer, if negative."""
+        """Account for bytes that calls take; for fewer, if negative."""
         if more:
-            self.buffered += more
+            self.held += more
             self._shared.hold(more)
 
     def _message(self, stream_id: int, stream: Stream, message: bytes) -> None:

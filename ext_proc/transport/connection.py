@@ -36,9 +36,6 @@ log = logging.getLogger("ext_proc")
 _MOST_AT_ONCE: Final = 8 * 1024
 """Bytes passed to the engine at a time."""
 
-_CALL_BYTES: Final = 512
-"""What an open call takes, about, beside its messages."""
-
 _MOST_BROKEN: Final = 20
 """Calls that break the rules, after which their connection is closed."""
 
@@ -90,7 +87,7 @@ class Connection(asyncio.Protocol):
     @property
     def held(self) -> int:
         """Bytes that the peer makes us hold: what the server accounts for, and its calls."""
-        return self._calls.buffered + self._queued + self._unsent + _CALL_BYTES * len(self._calls)
+        return self._calls.held + self._queued + self._unsent
 
     @property
     def silent_since(self) -> float | None:
@@ -163,6 +160,8 @@ class Connection(asyncio.Protocol):
                 for start in range(0, len(data), _MOST_AT_ONCE):
                     engine.receive_data(data[start : start + _MOST_AT_ONCE])
                     self._dispatch(engine.events())
+                    if self._transport.is_closing():
+                        return  # it was cut off in the middle
             self._flush()
         except http2.EngineError as error:
             self._give_up(error)

@@ -149,7 +149,6 @@ class Nghttp2Server:
             for connection in list(shared.connections):
                 connection.check_limits(now)
             shared.make_room(self._most - self._most // _ROOM, now)
-            shared.relieve()  # bytes are accounted for as they come, but open calls only here
             for path in [path for path in self._sockets if path.missing]:
                 self._replace(path)
 

@@ -82,7 +82,8 @@ class Shared:
         empty: set while no connection is open.
         closing: whether the server is stopping, so that a new connection is closed at once.
         streams: calls accepted so far.
-        held: bytes that all connections make us hold: incomplete messages, and answers that their peers do not read.
+        held: bytes that all connections make us hold: calls, incomplete messages, and answers that their peers do not
+            read.
         mend: whether every new connection's header blocks are mended (:mod:`ext_proc.transport.authority`).
     """
 
@@ -156,6 +157,7 @@ _WHY: Final = {
     DESCRIPTORS: "a connection, because this process has no file descriptors left; raise their limit (ulimit -n)",
     MEMORY: "a connection, because the kernel has no memory for it",
     "message": f"a message of more than {LONGEST_MESSAGE:,} bytes; does the filter send bodies?",
-    "connection_budget": f"a connection that makes us hold more than {CONNECTION_BUDGET:,} bytes; who is it?",
+    "connection_budget": f"a call: its connection makes us hold more than {CONNECTION_BUDGET:,} bytes, or watches our "
+    "health too often; who is it?",
     "server_budget": "the connection that makes us hold most, since all exceed the server's budget; who is it?",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ from tests.drills.report import Drill
 from tests.drills.served_envoy import PATH, USERS, ServedEnvoy, report, served_envoy
 from tests.e2e.load import under_load
 from tests.ext_proc.clients import scrape
-from tests.ext_proc.conformance.frames import message
+from tests.ext_proc.conformance.frames import REQUEST, message
 from tests.ext_proc.conformance.peer import Closed, Peer
 
 pytestmark = pytest.mark.envoy
@@ -54,7 +55,32 @@ def hold_calls(address: str, connections: int, calls: int) -> None:
                 read_what_came(peer)
 
 
-async def attacked(mesh: ServedEnvoy, drill: Drill, connections: int, streams: int, calls: int) -> float:
+def hold_both(address: str, connections: int, streams: int, calls: int) -> None:
+    """One after the other."""
+    hold_incomplete(address, connections, streams)
+    hold_calls(address, connections, calls)
+
+
+def hold_watches(address: str, connections: int, watches: int) -> None:
+    """On each connection, so many calls that watch the health; returns when each has been heard to the end."""
+    names = {":path": "/grpc.health.v1.Health/Watch"}
+    headers = tuple((name, names.get(name, value)) for name, value in REQUEST)
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(Peer(address).open()) for _ in range(connections)]
+        calls = range(1, 2 * watches, 2)
+        same = b"".join(
+            part.serialize()
+            for stream in calls
+            for part in (peers[0].headers(stream, headers), peers[0].data(stream, message(b"")))
+        )
+        for peer in peers:
+            peer.send(same)
+        for peer in peers:
+            if not peer.closed:
+                peer.ping()
+
+
+async def attacked(mesh: ServedEnvoy, drill: Drill, attack: Callable[..., None], *sizes: int) -> float:
     """The megabytes that the server's memory grew by at most, while Envoy keeps asking."""
     await mesh.assigns()
     before = mesh.process.memory_info().rss
@@ -69,8 +95,7 @@ async def attacked(mesh: ServedEnvoy, drill: Drill, connections: int, streams: i
     async with under_load(mesh.envoy.url, USERS, path=PATH, concurrency=2) as load:
         await load.more(20)
         watching = asyncio.create_task(watch(mesh.process))
-        await asyncio.to_thread(hold_incomplete, mesh.server.addresses[0], connections, streams)
-        await asyncio.to_thread(hold_calls, mesh.server.addresses[0], connections, calls)
+        await asyncio.to_thread(attack, mesh.server.addresses[0], *sizes)
         await load.more(20)
         watching.cancel()
     # On a machine that is too busy to answer health checks in time, some may go to the control.
@@ -88,9 +113,17 @@ async def attacked(mesh: ServedEnvoy, drill: Drill, connections: int, streams: i
 async def test_peers_that_complete_nothing_hold_bounded_memory(tmp_path: Path, drill: Drill) -> None:
     pytest.importorskip("ngh2")
     async with served_envoy(tmp_path) as mesh:
-        assert await attacked(mesh, drill, CONNECTIONS, 8, 200) < 130
+        assert await attacked(mesh, drill, hold_both, CONNECTIONS, 8, 200) < 130
         assert "connection_budget" in " ".join(drill.read)
         assert scrape(mesh.server.metrics)["abmesh_ext_proc_refused_total{cause=server_budget}"] > 0
+
+
+async def test_health_watches_hold_bounded_memory(tmp_path: Path, drill: Drill) -> None:
+    """Calls that never end, whose answers are read: nothing is incomplete, and nothing waits to be sent."""
+    pytest.importorskip("ngh2")
+    async with served_envoy(tmp_path) as mesh:
+        assert await attacked(mesh, drill, hold_watches, 20, 2500) < 60
+        assert scrape(mesh.server.metrics)["abmesh_ext_proc_refused_total{cause=connection_budget}"] > 0
 
 
 @pytest.mark.soak
@@ -99,7 +132,7 @@ async def test_many_peers_for_long_hold_bounded_memory(tmp_path: Path, drill: Dr
     pytest.importorskip("ngh2")
     async with served_envoy(tmp_path) as mesh:
         for _ in range(2):
-            assert await attacked(mesh, drill, connections, 1200 // connections, 1000) < 200
+            assert await attacked(mesh, drill, hold_both, connections, 1200 // connections, 1000) < 200
 
 
 async def test_workers_show_their_memory_each(tmp_path: Path, drill: Drill) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hyperframe.frame import SettingsFrame
 
+from ext_proc.transport.grpc_protocol import Status
 from tests.ext_proc.clients import USER
 from tests.ext_proc.conformance.answers import expected
 from tests.ext_proc.conformance.frames import NO_ERROR, PREFACE, message
@@ -75,6 +76,32 @@ def test_the_peer_that_holds_most_is_closed_and_no_other(tmp_path: Path) -> None
             modest.send(modest.data(1, message(USER)[50:], end=True))
             assert modest.result(1).messages == [ANSWER]
         server.forgets_streams()
+
+
+def test_calls_are_accounted_for_as_they_come(tmp_path: Path) -> None:
+    """Not only at the next check: a second is enough for hundreds of megabytes."""
+    with serving(tmp_path, "nghttp2", limits={"held": 300_000, "check": 3600}) as server:
+        with peer(server.tcp) as modest, peer(server.tcp) as greedy:
+            modest.send(modest.headers(1))
+            modest.ping()
+            greedy.send(*(greedy.headers(stream) for stream in range(1, 2000, 2)))
+            with pytest.raises(Closed):
+                greedy.until(lambda: False)
+            modest.send(modest.data(1, message(USER), end=True))
+            assert modest.result(1).messages == [ANSWER]
+        server.forgets_streams()
+
+
+def test_a_peer_gets_a_few_health_watches(tmp_path: Path) -> None:
+    watch = ((":method", "POST"), (":scheme", "http"), (":path", "/grpc.health.v1.Health/Watch"), (":authority", "a"))
+    with serving(tmp_path, "nghttp2") as server, peer(server.tcp) as found:
+        for stream in range(1, 41, 2):
+            headers = (*watch, ("te", "trailers"), ("content-type", "application/grpc"))
+            found.send(found.headers(stream, headers=headers), found.data(stream, message(b"")))
+        assert found.result(39).status == str(Status.RESOURCE_EXHAUSTED.value)
+        found.ping()
+        assert sum(found.streams[number].over for number in range(1, 41, 2)) == 4
+        assert found.call(41, USER).messages == [ANSWER]
 
 
 def test_a_peer_that_says_istios_name_is_served(tmp_path: Path) -> None:
