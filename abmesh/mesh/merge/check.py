@@ -140,7 +140,7 @@ def check_order(source: str, found: Found, experiments: Sequence[Experiment], *,
         if place > found.place:
             continue
         for experiment in experiments:
-            narrow = max(_own_path(found.route), experiment.match.path_prefix, key=len)
+            narrow = _narrow(found, experiment)
             if _unconditional(other) and _catches(other, narrow):
                 raise RenderError(
                     f"{source}: the route {describe(other)} comes before {text(found.route, 'name')!r} and already "
@@ -152,6 +152,18 @@ def check_order(source: str, found: Found, experiments: Sequence[Experiment], *,
                     f"requests of the experiment {experiment.name!r}, which then never see it"
                 )
     return told
+
+
+def shadow(found: Found, experiment: Experiment) -> str:
+    """The earlier route that takes all of an experiment's requests, as a message names it; empty if there is none."""
+    earlier = [item for item in items(found.at.host, "routes")[: found.place] if not is_ours(item)]
+    narrow = _narrow(found, experiment)
+    return next((describe(item) for item in earlier if _unconditional(item) and _catches(item, narrow)), "")
+
+
+def _narrow(found: Found, experiment: Experiment) -> str:
+    """The start of every path of an experiment's requests that take the named route."""
+    return max(_own_path(found.route), experiment.match.path_prefix, key=len)
 
 
 def reaches(found: Found, experiment: Experiment) -> bool:

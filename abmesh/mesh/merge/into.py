@@ -165,9 +165,16 @@ def _take_over(editor: Editor, found: Found, wanted: Wanted) -> list[str]:
             f"{source}:{route.line}: no request of an experiment takes the route {text(route, 'name')!r}; there is: "
             f"{known}; name another route, or change an experiment's match"
         )
+    # What an earlier route takes is that one's; if it takes everything, there is nothing left to serve.
+    hidden = {item.name: before for item in experiments if (before := check.shadow(found, item))}
+    experiments = [item for item in experiments if item.name not in hidden] or experiments
     check.check_experiments(source, found, wanted.document, experiments)
     check.check_hosts(source, found, experiments)
     notes = check.check_order(source, found, experiments, events=bool(wanted.pieces.first_routes))
+    notes += [
+        f"the route {before} comes before {text(route, 'name')!r} and takes every request of the experiment {name!r}"
+        for name, before in hidden.items()
+    ]
     took = wanted.take(text(route, "name"), own, experiments, wanted.unassigned)
     action = get(route, "route")
     assert isinstance(action, Mapping)

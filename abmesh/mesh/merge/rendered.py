@@ -96,11 +96,11 @@ def takeover(document: Document) -> Take:
         made = weighted_clusters(entries, gap)
         places = {id(entry) for entry in entries.values()}
         made = WeightedCluster(header_name=made.header_name, clusters=list(_split(made.clusters, places, shares)))
-        cookie = [issued_cookie()] if any(item.issue_cookie is not None for item in experiments) else []
         return Takeover(
             weighted_clusters=_json(made),
             typed_per_filter_config={key: _json(value) for key, value in (asks_server() | reads_no_answers()).items()},
-            response_headers_to_add=[_json(option) for option in cookie],
+            # Nothing without one, and there when an experiment begins to issue one: the server does so at once.
+            response_headers_to_add=[_json(issued_cookie())],
         )
 
     return take

@@ -59,10 +59,10 @@ def wanted(of: Document, unassigned: Unassigned | None = None, **options: Any) -
     return Wanted(of, pieces(of, RenderOptions(**options)), takeover(of), unassigned=unassigned)
 
 
-def route(text: str) -> dict[str, Any]:
+def route(text: str, name: str = "llm/chat") -> dict[str, Any]:
     manager = plain(compose(text, ""))["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
     hosts = manager["typed_config"]["route_config"]["virtual_hosts"]
-    found: dict[str, Any] = next(item for item in hosts[0]["routes"] if item["name"] == "llm/chat")
+    found: dict[str, Any] = next(item for item in hosts[0]["routes"] if item["name"] == name)
     return found
 
 
@@ -131,6 +131,30 @@ def test_experiments_on_one_route_share_it_unless_they_disagree_on_the_control()
     assert len([entry for entry in clusters(merge(OWN, CHAT, wanted(both)).text) if entry["weight"] == 1]) == 4
     with pytest.raises(RenderError, match="controls on different clusters, model-a, model-b"):
         merge(WEIGHTED, CHAT, wanted(both))
+
+
+def test_an_experiment_that_an_earlier_route_takes_is_left_to_it() -> None:
+    both = llm(experiment("web", ("model-b", "model-a"), match={"path_prefix": "/"}))
+    website = replace(CHAT, route="website")
+    first = merge(OWN, CHAT, wanted(both, Unassigned.ROUTE)).text
+    made = merge(first, website, wanted(both))
+    assert any(
+        "'llm/chat' comes before 'website' and takes every request of the experiment 'chat'" in note
+        for note in made.notes
+    )
+    entries = route(made.text, "website")["route"]["weighted_clusters"]["clusters"]
+    assert [entry["name"] for entry in entries if entry["weight"] == 1] in (
+        ["model-a", "model-b"],
+        ["model-b", "model-a"],
+    )
+    with pytest.raises(RenderError, match="already takes every request of the experiment 'chat'"):
+        merge(OWN, website, wanted(llm()))
+
+
+def test_a_cookie_that_is_issued_later_needs_no_new_merge() -> None:
+    issuing = llm(unit=[{"cookie": "sid"}], issue_cookie={"name": "sid", "max_age": "1h"})
+    added = [route(merge(OWN, CHAT, wanted(of)).text)["response_headers_to_add"] for of in (llm(), issuing)]
+    assert added[0] == added[1]
 
 
 def test_a_cluster_must_be_in_the_file_or_in_the_document() -> None:
