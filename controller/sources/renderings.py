@@ -84,6 +84,7 @@ class _Known:
     asked: float = float("-inf")
     answered: bool = False
     away: bool = False
+    restarted: bool = True  # or new: it has given no answer since
 
 
 class NotingSource:
@@ -150,7 +151,7 @@ class RenderingsReader:
             started = now - item.age.total_seconds() - uptime
             known = self._known.setdefault(item.envoy, _Known(started, uptime))
             if known.away or uptime < known.uptime or started > known.started + _TOLERANCE:
-                known.started, known.asked = started, float("-inf")
+                known.started, known.asked, known.restarted = started, float("-inf"), True
             known.uptime, known.away = uptime, False
             if now - known.asked >= (PERIOD if known.answered else RETRY):
                 known.asked, known.answered = now, False
@@ -203,8 +204,10 @@ class RenderingsReader:
                 self._found.envoys[envoy] = await self._ask(envoy)
         except SourceError as error:
             log.warning("cannot tell whether %s must be rendered again: %s", envoy, error)
+            if self._known[envoy].restarted:  # what it said before says nothing of what runs now
+                self._found.envoys[envoy] = None
             return
-        self._known[envoy].answered = True
+        self._known[envoy].answered, self._known[envoy].restarted = True, False
 
     def _tell(self) -> None:
         """Log what has changed, once."""

@@ -136,7 +136,7 @@ async def test_an_envoy_without_digests_is_unknown_and_said_once(caplog: pytest.
         await setup.note(1.0)
         await setup.note(1.0 + PERIOD, after=PERIOD)
         assert setup.asked == 2
-        assert setup.found.unknown == (A,)
+        assert list(setup.found.unknown) == [A]
         assert caplog.text.count("cannot tell whether http://a must be rendered again: it does not say") == 1
 
 
@@ -146,7 +146,7 @@ async def test_an_envoy_that_gives_no_answer_is_asked_again_later(caplog: pytest
         setup.save_error = True
         await setup.note(1.0)
         await setup.note(6.0)
-        assert (setup.asked, setup.found.envoys) == (1, {})
+        assert (setup.asked, setup.found.envoys) == (1, {A: None})
         assert "the disk is full" in caplog.text
         setup.answer = parts.digests(chat())
         await setup.note(1.0 + RETRY, after=RETRY - 5)
@@ -154,6 +154,19 @@ async def test_an_envoy_that_gives_no_answer_is_asked_again_later(caplog: pytest
         await setup.note(None)
         await setup.note(2.0 + RETRY)
         assert setup.asked == 3, "it may have restarted while it was away"
+
+
+async def test_an_envoy_that_restarts_and_gives_no_answer_is_unknown() -> None:
+    async with Setup() as setup:
+        await setup.note(50.0)
+        setup.answer = SourceError("it answered with status 403 instead of 200")
+        await setup.note(50.0 + PERIOD, after=PERIOD)
+        assert list(setup.found.unknown) == [], "it is still the one that answered"
+        await setup.note(1.0)
+        assert list(setup.found.unknown) == [A]
+        setup.answer = parts.digests(chat("/v2/"))
+        await setup.note(1.0 + RETRY, after=RETRY)
+        assert setup.found.stale == {A: ("chat/match",)}
 
 
 async def test_an_observation_passes_the_noting_source_unchanged() -> None:
