@@ -87,8 +87,8 @@ def a_user_of(variant: str) -> str:
     """A user who is on a variant at the first step."""
     experiment = parse(_DOCUMENT, "the benchmark's document").experiments[0]
     half = bucketing.initial_ranges({A: 5000, B: 5000})
-    places = bucketing.places(half, experiment.slices)
+    cells = bucketing.cells(half, experiment.slices)
     names = (f"probe-{number}" for number in range(1000))
     return next(
-        name for name in names if places[bucketing.bucket_of(experiment.hash_salt, name.encode())].variant == variant
+        name for name in names if cells[bucketing.bucket_of(experiment.hash_salt, name.encode())].variant == variant
     )

@@ -153,7 +153,7 @@ def _moved(
 ) -> tuple[Experiment, ExperimentState]:
     weights = move_candidate(experiment.weights, state.control, state.candidate, target)
     variants = tuple(variant.model_copy(update={"weight": weights[variant.name]}) for variant in experiment.variants)
-    # Not model_copy, which would copy the places that are cached for the old weights.
+    # Not model_copy, which would copy the cells that are cached for the old weights.
     fields = {name: getattr(experiment, name) for name in Experiment.model_fields}
     moved = Experiment.model_validate(
         {**fields, "salt": experiment.public_salt, "secret_salt": None, "variants": variants}
@@ -209,7 +209,7 @@ class _Crowd:
         wave = 1 + truth.drift * np.sin(2 * np.pi * at / 86_400)
         sent = random.poisson(self._activity * truth.requests_per_second * wave * seconds)
         who = np.repeat(np.arange(truth.users), sent)
-        variant, slices = self._places(experiment, state)
+        variant, slices = self._cells(experiment, state)
         names = list(experiment.weights)
         is_candidate = variant[who] == names.index(state.candidate)
         failed = random.random(who.size) < self._errors[who] * wave * np.where(is_candidate, truth.error_factor, 1.0)
@@ -225,13 +225,13 @@ class _Crowd:
             cell = (slice_ * GROUPS // experiment.slices) * _BINS + bins[mine]
             into.bins += np.bincount(cell, minlength=GROUPS * _BINS).reshape(GROUPS, _BINS)
 
-    def _places(self, experiment: Experiment, state: ExperimentState) -> tuple[Ints, Ints]:
+    def _cells(self, experiment: Experiment, state: ExperimentState) -> tuple[Ints, Ints]:
         """The variant's number and the slice of every user, by the law."""
         if self._placed is None or self._placed[0] != state.stage.id:
             names = list(experiment.weights)
-            places = [experiment.places[bucket] for bucket in self._buckets]
-            variant = np.array([names.index(place.variant) for place in places])
-            self._placed = (state.stage.id, variant, np.array([place.slice for place in places]))
+            cells = [experiment.cells[bucket] for bucket in self._buckets]
+            variant = np.array([names.index(cell.variant) for cell in cells])
+            self._placed = (state.stage.id, variant, np.array([cell.slice for cell in cells]))
         return self._placed[1], self._placed[2]
 
 

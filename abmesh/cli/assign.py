@@ -47,17 +47,17 @@ def assign(
     units = given or _lines(units_from or "-")
     for identity in units:
         bucket = bucket_of(found.hash_salt, identity)
-        place = found.places[bucket]
+        cell = found.cells[bucket]
         text = identity.decode(errors="surrogateescape")
         if as_json:
-            print_json({"unit": text, "bucket": bucket, "variant": place.variant, "slice": place.slice})
+            print_json({"unit": text, "bucket": bucket, "variant": cell.variant, "slice": cell.slice})
             continue
-        owned = next(part for part in found.effective_ranges[place.variant] if part[0] <= bucket < part[1])
+        owned = next(part for part in found.effective_ranges[cell.variant] if part[0] <= bucket < part[1])
         shown = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
         typer.echo(
-            f"{shown}: {place.variant}, slice {place.slice}: "
-            f'xxh64({salt}{shown}") mod 10000 = bucket {bucket}, and {place.variant} '
-            f"({format_weight(found.weights[place.variant])}%) owns buckets {owned[0]} to {owned[1] - 1}"
+            f"{shown}: {cell.variant}, slice {cell.slice}: "
+            f'xxh64({salt}{shown}") mod 10000 = bucket {bucket}, and {cell.variant} '
+            f"({format_weight(found.weights[cell.variant])}%) owns buckets {owned[0]} to {owned[1] - 1}"
         )
 
 

@@ -36,7 +36,7 @@ def width(ranges: Sequence[tuple[int, int]]) -> int:
 def initial_ranges(weights: Weights) -> dict[str, tuple[tuple[int, int], ...]]:
     """One contiguous range per variant, in the order of the weights.
 
-    This is enough for two variants: whichever way the border moves, only users between its old and new place move.
+    This is enough for two variants: whichever way the border moves, only users between its old and new cell move.
     """
     ranges: dict[str, tuple[tuple[int, int], ...]] = {}
     start = 0
@@ -111,7 +111,7 @@ def group_of(slice_: int, slices: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Cell:
     """The variant, slice and group of a bucket."""
 
     variant: str
@@ -119,17 +119,17 @@ class Place:
     group: int
 
 
-def places(ranges: Ranges, slices: int) -> tuple[Place, ...]:
-    """The place of every bucket; index it with :func:`bucket_of`.
+def cells(ranges: Ranges, slices: int) -> tuple[Cell, ...]:
+    """The cell of every bucket; index it with :func:`bucket_of`.
 
     Args:
         ranges: cover all buckets.
         slices: number of equal slices that each variant's buckets are cut into, in order.
     """
-    table: list[Place | None] = [None] * BUCKETS
+    table: list[Cell | None] = [None] * BUCKETS
     for name, parts in ranges.items():
         total = width(parts)
-        shared = [Place(name, index, group_of(index, slices)) for index in range(slices)]
+        shared = [Cell(name, index, group_of(index, slices)) for index in range(slices)]
         position = 0
         for start, stop in parts:
             for bucket in range(start, stop):
@@ -138,23 +138,23 @@ def places(ranges: Ranges, slices: int) -> tuple[Place, ...]:
     missing = table.count(None)
     if missing:
         raise ValueError(f"{missing} of {BUCKETS} buckets are in no range")
-    return tuple(place for place in table if place is not None)
+    return tuple(cell for cell in table if cell is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbouring buckets, ``start`` up to but not including ``stop``, that share a place."""
+    """Neighbouring buckets, ``start`` up to but not including ``stop``, that share a cell."""
 
     start: int
     stop: int
-    place: Place
+    cell: Cell
 
 
 def runs(ranges: Ranges, slices: int) -> tuple[Run, ...]:
-    """The places of all buckets in order, with neighbours of the same place joined; arguments as of :func:`places`.
+    """The cells of all buckets in order, with neighbours of the same cell joined; arguments as of :func:`cells`.
 
     The server looks buckets up in these runs, and they become Envoy's weighted clusters.
     """
-    table = places(ranges, slices)
-    starts = [bucket for bucket, place in enumerate(table) if bucket == 0 or place is not table[bucket - 1]]
+    table = cells(ranges, slices)
+    starts = [bucket for bucket, cell in enumerate(table) if bucket == 0 or cell is not table[bucket - 1]]
     return tuple(Run(start, stop, table[start]) for start, stop in zip(starts, [*starts[1:], BUCKETS], strict=True))

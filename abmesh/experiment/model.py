@@ -103,9 +103,9 @@ class Experiment(Frozen):
         return bucketing.reallocate(self.ranges, self.weights)
 
     @cached_property
-    def places(self) -> tuple[bucketing.Place, ...]:
+    def cells(self) -> tuple[bucketing.Cell, ...]:
         """Variant, slice and group of every bucket."""
-        return bucketing.places(self.effective_ranges, self.slices)
+        return bucketing.cells(self.effective_ranges, self.slices)
 
     @cached_property
     def prices(self) -> dict[str, Price]:

@@ -114,9 +114,9 @@ def _weighted_clusters(experiment: Experiment, templates: Mapping[str, _Json]) -
     """One for each run of buckets: its cluster, and the headers that its requests get."""
     made = []
     for run in bucketing.runs(experiment.effective_ranges, experiment.slices):
-        entry = copy.deepcopy(templates[run.place.variant])
+        entry = copy.deepcopy(templates[run.cell.variant])
         entry["weight"] = run.stop - run.start
-        values = {names.SLICE: run.place.slice, names.GROUP: run.place.group}
+        values = {names.SLICE: run.cell.slice, names.GROUP: run.cell.group}
         for option in entry["request_headers_to_add"]:
             header = option["header"]
             if header["key"] in values:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from abmesh.experiment import bucketing
-from abmesh.experiment.bucketing import Place
+from abmesh.experiment.bucketing import Cell
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.names import OTHER_SEGMENT
 from ext_proc.core import identity
@@ -38,8 +38,8 @@ class CompiledExperiment:
 
     Attributes:
         overrides: header rules with a variant; the first whose headers all match decides.
-        starts: first buckets of the runs that share a place, ascending from 0.
-        places: the place of each run.
+        starts: first buckets of the runs that share a cell, ascending from 0.
+        cells: the cell of each run.
         no_unit: the assignment of requests that have no unit and get none.
         forged: the same for requests whose cookie is not authentic.
         session: the source that reads the issued cookie; None if there is none.
@@ -56,15 +56,15 @@ class CompiledExperiment:
     cookie: identity.CookieForm | None
     segments: Segments | None
     starts: tuple[int, ...]
-    places: tuple[Place, ...]
+    cells: tuple[Cell, ...]
     no_unit: Assignment
     forged: Assignment
     session: identity.Source | None
     continuation: identity.Continuation | None
 
-    def place(self, unit: bytes) -> Place:
+    def cell(self, unit: bytes) -> Cell:
         """Variant, slice and group of a unit."""
-        return self.places[bisect_right(self.starts, bucketing.bucket_of(self.salt, unit)) - 1]
+        return self.cells[bisect_right(self.starts, bucketing.bucket_of(self.salt, unit)) - 1]
 
     def assign(self, headers: Headers, new_identity: Callable[[], str]) -> Assignment:
         """Assign a request that matches this experiment."""
@@ -75,14 +75,14 @@ class CompiledExperiment:
         found = identity.find_unit(self.sources, headers)
         if found is not None:
             source, unit = found
-            place = self.place(unit)
+            cell = self.cell(unit)
             marker = None if self.continuation is None else self.continuation.marker_cookie(found, headers)
             return Assignment(
                 source.kind,
                 self.name,
-                place.variant,
-                place.slice,
-                place.group,
+                cell.variant,
+                cell.slice,
+                cell.group,
                 segment,
                 marker,
                 source is self.session,
@@ -92,10 +92,10 @@ class CompiledExperiment:
         if self.cookie is None:
             return self.forged if forged else self.no_unit
         fresh = new_identity()
-        place = self.place(fresh.encode())
+        cell = self.cell(fresh.encode())
         set_cookie = self.cookie.write(fresh, headers)
         reason: Reason = "reissued" if forged else "issued"
-        return Assignment(reason, self.name, place.variant, place.slice, place.group, segment, set_cookie, True)
+        return Assignment(reason, self.name, cell.variant, cell.slice, cell.group, segment, set_cookie, True)
 
     def matches_host_and_headers(self, headers: Headers) -> bool:
         """Whether host and headers match; the path is not looked at."""
@@ -104,7 +104,7 @@ class CompiledExperiment:
 
 def compile_experiment(experiment: Experiment) -> CompiledExperiment:
     """An experiment, ready for requests. Takes about a millisecond."""
-    # Not experiment.places, which would keep its 10,000 entries for as long as the document is in force.
+    # Not experiment.cells, which would keep its 10,000 entries for as long as the document is in force.
     runs = bucketing.runs(experiment.effective_ranges, experiment.slices)
     segments = experiment.segments
     host = experiment.match.host
@@ -123,7 +123,7 @@ def compile_experiment(experiment: Experiment) -> CompiledExperiment:
         if segments is None
         else Segments(segments.header, {value.encode(): value for value in segments.values}),
         starts=tuple(run.start for run in runs),
-        places=tuple(run.place for run in runs),
+        cells=tuple(run.cell for run in runs),
         no_unit=Assignment("no_unit", experiment.name),
         forged=Assignment("no_unit", experiment.name),
         session=next((source for source in sources if cookie and source == identity.session_source(cookie)), None),

@@ -35,7 +35,7 @@ async def bench(short_path: Path) -> AsyncIterator[Bench]:
 def on_b(port: int) -> int:
     """How many of the users the law gives to model-b."""
     experiment = documents.document(port).experiments[0]
-    places = bucketing.places(experiment.effective_ranges, experiment.slices)
+    places = bucketing.cells(experiment.effective_ranges, experiment.slices)
     units = (user.encode() for user in USERS)
     return sum(places[bucketing.bucket_of(experiment.hash_salt, unit)].variant == "model-b" for unit in units)
 

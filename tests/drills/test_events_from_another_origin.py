@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from abmesh.experiment.bucketing import bucket_of, initial_ranges, places
+from abmesh.experiment.bucketing import bucket_of, cells, initial_ranges
 from abmesh.local.stack import Stack, fetch
 from tests.drills.report import Drill
 from tests.e2e import support
@@ -19,7 +19,7 @@ from tests.e2e.pages import browsing, chromium, heard, site
 pytestmark = pytest.mark.envoy
 
 USER = "alice"
-VARIANT = places(initial_ranges({"model-a": 5000, "model-b": 5000}), 50)[bucket_of("e2e", USER.encode())].variant
+VARIANT = cells(initial_ranges({"model-a": 5000, "model-b": 5000}), 50)[bucket_of("e2e", USER.encode())].variant
 
 PAGE = """\
 <!doctype html><title>shop</title><script>

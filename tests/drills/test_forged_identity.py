@@ -17,7 +17,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from abmesh.experiment.bucketing import bucket_of, initial_ranges, places
+from abmesh.experiment.bucketing import bucket_of, cells, initial_ranges
 from abmesh.local.stack import Stack, StackOptions, fetch
 from tests.abmesh.cli.calls import call
 from tests.drills.report import Drill
@@ -25,7 +25,7 @@ from tests.e2e import support
 
 pytestmark = pytest.mark.envoy
 
-PLACES = places(initial_ranges({"model-a": 5000, "model-b": 5000}), 50)
+PLACES = cells(initial_ranges({"model-a": 5000, "model-b": 5000}), 50)
 CLICK = "/_ab/events/click"
 ISSUED = re.compile(r"sid=([0-9a-f]{32})\.([A-Za-z0-9_-]{22});.*HttpOnly")
 

@@ -216,7 +216,7 @@ NEWER = "      - {name: model-c, cluster: model-b, weight: 40}\n"
 def law(document: Document, unit: str) -> str:
     """The variant of a unit by the assignment law."""
     (experiment,) = document.experiments
-    return experiment.places[bucketing.bucket_of(experiment.hash_salt, unit.encode())].variant
+    return experiment.cells[bucketing.bucket_of(experiment.hash_salt, unit.encode())].variant
 
 
 def no_document() -> AsyncIterator[Snapshot | Rejected]:

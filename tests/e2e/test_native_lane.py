@@ -46,7 +46,7 @@ def ramp(candidate: int) -> dict[str, int]:
 
 def predicted(running: Lanes, numbers: range) -> list[Reply]:
     """What the law says of users: the pure functions of ``experiment``, without a server or an Envoy."""
-    places = FileStore(running.stack.config).read().document.experiment("native").places
+    places = FileStore(running.stack.config).read().document.experiment("native").cells
     found = []
     for number in numbers:
         unit, lines, _ = user(number)

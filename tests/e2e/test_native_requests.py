@@ -118,7 +118,7 @@ async def test_hostile_requests_come_to_the_same_in_both_lanes(
 
 def users_of(running: Lanes) -> dict[str, str]:
     """A user of each variant."""
-    places = FileStore(running.stack.config).read().document.experiment("native").places
+    places = FileStore(running.stack.config).read().document.experiment("native").cells
     found: dict[str, str] = {}
     for number in range(1000):
         found.setdefault(places[bucket_of("lanes", f"u-{number}".encode())].variant, f"u-{number}")

@@ -29,7 +29,7 @@ def test_other_guardrails_and_goals_are_left_out_by_name() -> None:
     assert plan.experiment.rollout is not None
     assert [rail.metric for rail in plan.experiment.rollout.guardrails] == ["error_rate"]
     assert plan.experiment.rollout.goal is None
-    assert plan.experiment.places == found.places
+    assert plan.experiment.cells == found.cells
 
 
 def test_a_rollout_on_errors_and_durations_is_played_as_it_is() -> None:

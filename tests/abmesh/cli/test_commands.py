@@ -71,7 +71,7 @@ def test_schema_is_json_schema() -> None:
 def test_assign_says_variant_bucket_slice_and_why(config: Path) -> None:
     experiment = FileStore(config).read().document.experiment(NAME)
     bucket = bucket_of(experiment.hash_salt, b"user-1")
-    place = experiment.places[bucket]
+    place = experiment.cells[bucket]
     result = call("assign", NAME, "--unit", "user-1")
     assert result.code == 0
     for part in (place.variant, f"bucket {bucket}", f"slice {place.slice}", "owns buckets"):

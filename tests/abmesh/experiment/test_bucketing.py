@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from abmesh.experiment.bucketing import (
     Ranges,
     bucket_of,
+    cells,
     group_of,
     initial_ranges,
-    places,
     reallocate,
     runs,
     slice_at,
@@ -175,10 +175,10 @@ class TestSlices:
         counts = [0] * slices
         previous = 0
         for position in range(variant_width):
-            place = slice_at(position, variant_width, slices)
-            assert place >= previous
-            previous = place
-            counts[place] += 1
+            cell = slice_at(position, variant_width, slices)
+            assert cell >= previous
+            previous = cell
+            counts[cell] += 1
         assert max(counts) - min(counts) <= 1
 
     @given(st.integers(10, 100))
@@ -193,20 +193,20 @@ class TestSlices:
 class TestPlaces:
     @given(many_ranges(), st.integers(10, 100))
     def test_follow_ranges_and_slices(self, ranges: Ranges, slices: int) -> None:
-        table = places(ranges, slices)
-        assert [place.variant for place in table] == owners_of(ranges)
+        table = cells(ranges, slices)
+        assert [cell.variant for cell in table] == owners_of(ranges)
         for name, parts in ranges.items():
-            mine = [place for place in table if place.variant == name]
-            assert [place.slice for place in mine] == [slice_at(i, width(parts), slices) for i in range(len(mine))]
-            assert all(place.group == group_of(place.slice, slices) for place in mine)
+            mine = [cell for cell in table if cell.variant == name]
+            assert [cell.slice for cell in mine] == [slice_at(i, width(parts), slices) for i in range(len(mine))]
+            assert all(cell.group == group_of(cell.slice, slices) for cell in mine)
 
     def test_of_ranges_with_a_hole_are_refused(self) -> None:
         with pytest.raises(ValueError, match="1 of 10000 buckets are in no range"):
-            places({"a": ((0, 9999),)}, 10)
+            cells({"a": ((0, 9999),)}, 10)
 
 
 @given(many_ranges(), st.integers(10, 100))
 def test_runs_are_the_places_with_neighbours_together(ranges: Ranges, slices: int) -> None:
     found = runs(ranges, slices)
-    assert [run.place for run in found for _ in range(run.start, run.stop)] == list(places(ranges, slices))
-    assert all(one.place != other.place and one.stop == other.start for one, other in itertools.pairwise(found))
+    assert [run.cell for run in found for _ in range(run.start, run.stop)] == list(cells(ranges, slices))
+    assert all(one.cell != other.cell and one.stop == other.start for one, other in itertools.pairwise(found))

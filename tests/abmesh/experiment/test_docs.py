@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from abmesh.experiment import answers, limits, metrics, model, parts, rollout, secret_source
-from abmesh.experiment.bucketing import bucket_of, initial_ranges, places, reallocate
+from abmesh.experiment.bucketing import bucket_of, cells, initial_ranges, reallocate
 from abmesh.experiment.codec import json_schema, parse
 from abmesh.experiment.errors import DocumentError
 from abmesh.experiment.journal_bound import JournalBound
@@ -123,8 +123,8 @@ class TestAssignment:
         rows = table(ASSIGNMENT, "| weights | bucket | variant | slice | group |")
         assert max(len(weights_in(row[0])) for row in rows) == 3
         for weights, bucket, variant, slice_, group in rows:
-            place = places(initial_ranges(weights_in(weights)), 50)[int(bucket)]
-            assert (place.variant, place.slice, place.group) == (variant, int(slice_), int(group))
+            cell = cells(initial_ranges(weights_in(weights)), 50)[int(bucket)]
+            assert (cell.variant, cell.slice, cell.group) == (variant, int(slice_), int(group))
 
     def test_places(self) -> None:
         for experiment, variant, place in table(ASSIGNMENT, "| experiment | variant | place |"):
@@ -133,7 +133,7 @@ class TestAssignment:
     def test_slices_of_scattered_ranges(self) -> None:
         """The sentence under the table of slices."""
         row = table(ASSIGNMENT, "| weights before | weights after | ranges after |")[1]
-        found = places(ranges_in(row[2]), 50)
+        found = cells(ranges_in(row[2]), 50)
         assert (found[4999].variant, found[4999].slice) == (found[8000].variant, found[8000].slice) == ("model-c", 16)
 
     def test_the_program_runs(self) -> None:

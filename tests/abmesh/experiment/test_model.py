@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from pydantic import ValidationError
 
-from abmesh.experiment.bucketing import initial_ranges, places, reallocate
+from abmesh.experiment.bucketing import cells, initial_ranges, reallocate
 from abmesh.experiment.codec import parse
 from abmesh.experiment.errors import DocumentError, UnknownName
 from abmesh.experiment.model import Document, Experiment
@@ -71,8 +71,8 @@ class TestExperiment:
             assert chat.effective_ranges == initial_ranges(chat.weights)
         else:
             assert chat.effective_ranges == reallocate(chat.ranges, chat.weights)
-        assert chat.places == places(chat.effective_ranges, chat.slices)
-        assert [place.variant for place in chat.places].count("null") == doc.weights.get("null", 0)
+        assert chat.cells == cells(chat.effective_ranges, chat.slices)
+        assert [cell.variant for cell in chat.cells].count("null") == doc.weights.get("null", 0)
 
     def test_ranges_that_do_not_fit_the_weights_are_fitted(self) -> None:
         # A person moved weights and left the ranges, as people may.

@@ -9,7 +9,7 @@ from betterproto2 import Casing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abmesh.experiment.bucketing import Place
+from abmesh.experiment.bucketing import Cell
 from abmesh.mesh.bootstrap import render_bootstrap
 from abmesh.mesh.filters import ANSWERS, EXT_PROC, HEADERS
 from abmesh.mesh.identity_notes import identity_notes
@@ -86,10 +86,10 @@ def test_the_weighted_clusters_are_the_places_of_the_buckets_in_order(
     spread = []
     for entry in entries:
         headers = headers_of(entry)
-        place = Place(headers["x-model-version"], int(headers["x-ab-slice"]), int(headers["x-ab-group"]))
-        spread += [place] * entry["weight"]
-        assert entry["name"] == "abc"[int(place.variant[1:]) % 3]
-    assert tuple(spread) == document(chat).experiments[0].places
+        cell = Cell(headers["x-model-version"], int(headers["x-ab-slice"]), int(headers["x-ab-group"]))
+        spread += [cell] * entry["weight"]
+        assert entry["name"] == "abc"[int(cell.variant[1:]) % 3]
+    assert tuple(spread) == document(chat).experiments[0].cells
 
 
 def test_a_native_route_has_what_an_assigned_one_has_and_does_not_ask_the_server() -> None:

@@ -30,7 +30,7 @@ USUAL = compile_document(document())
 
 @given(st.binary(min_size=1).filter(lambda unit: unit.strip(b" \t") == unit))
 def test_a_unit_gets_the_place_of_its_bucket(unit: bytes) -> None:
-    place = document().experiments[0].places[bucketing.bucket_of(SALT, unit)]
+    place = document().experiments[0].cells[bucketing.bucket_of(SALT, unit)]
     expected = Assignment("header", "chat-model", place.variant, place.slice, place.group, "other")
     assert assign(USUAL, x_user_id=unit) == expected
 
@@ -50,10 +50,10 @@ def test_the_compiled_runs_hold_the_place_of_every_bucket(weights: list[int], sl
     compiled = compile_document(parsed).experiments[0]
     spread = [
         place
-        for start, stop, place in zip(compiled.starts, (*compiled.starts[1:], 10_000), compiled.places, strict=True)
+        for start, stop, place in zip(compiled.starts, (*compiled.starts[1:], 10_000), compiled.cells, strict=True)
         for _ in range(start, stop)
     ]
-    assert tuple(spread) == parsed.experiments[0].places
+    assert tuple(spread) == parsed.experiments[0].cells
 
 
 def test_the_reason_names_where_the_unit_was_found() -> None:
@@ -202,7 +202,7 @@ def test_the_first_experiment_that_matches_wins() -> None:
 def test_experiments_hash_with_their_own_salt_or_else_their_name() -> None:
     named = {key: value for key, value in EXPERIMENT.items() if key != "salt"}
     table = compile_document(Document.model_validate({"version": 1, "experiments": [{**named, "name": "named"}]}))
-    place = document().experiments[0].places[bucketing.bucket_of("named", b"u-1")]
+    place = document().experiments[0].cells[bucketing.bucket_of("named", b"u-1")]
     assert assign(table, x_user_id=b"u-1")[2:4] == (place.variant, place.slice)
 
 
