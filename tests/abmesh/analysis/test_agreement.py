@@ -72,7 +72,7 @@ MARGINS = st.floats(-0.6, 0.6)
 
 @pytest.mark.parametrize("metric", SHARES)
 @given(WORLDS, MARGINS, st.booleans())
-@examples(400)
+@examples(120)
 def test_limits_of_a_share_leave_out_what_the_e_value_rejects(
     metric: str, world: World, by: float, relative: bool
 ) -> None:
@@ -81,7 +81,7 @@ def test_limits_of_a_share_leave_out_what_the_e_value_rejects(
 
 @pytest.mark.parametrize("metric", MEANS)
 @given(WORLDS, MARGINS, st.booleans())
-@examples(150)
+@examples(50)
 def test_limits_of_a_mean_leave_out_what_the_e_value_rejects(
     metric: str, world: World, by: float, relative: bool
 ) -> None:
@@ -90,7 +90,7 @@ def test_limits_of_a_mean_leave_out_what_the_e_value_rejects(
 
 @pytest.mark.parametrize("metric", QUANTILES)
 @given(WORLDS, MARGINS, st.booleans())
-@examples(60)
+@examples(20)
 def test_limits_of_a_quantile_leave_out_what_the_e_value_rejects(
     metric: str, world: World, by: float, relative: bool
 ) -> None:
@@ -194,7 +194,7 @@ def lift_of(plan: Experiment, metric: str, parts: Sequence[Stratum]) -> Interval
 
 @pytest.mark.parametrize("metric", KINDS)
 @given(WORLDS, st.booleans())
-@examples(30)
+@examples(12)
 def test_explain_shows_the_limits_of_the_comparison_that_decided(metric: str, world: World, compares: bool) -> None:
     parts = strata(world)
     change = {"max_decrease" if metric in MORE_IS_BETTER else "max_increase": "10%", "relative": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -26,8 +27,26 @@ OPTIONS = [
 
 
 def rendering(of: Document, options: RenderOptions) -> tuple[dict[str, Any], dict[str, str]]:
-    """The bootstrap without the digests, and the digests."""
-    bootstrap = render_bootstrap(of, options)
+    """The bootstrap without the digests, and the digests; kept, since most edits begin with the same document."""
+    return _rendering(_Once(of), options)
+
+
+class _Once:
+    """A document as a key: by its content, of which a secret salt is no part that is shown."""
+
+    def __init__(self, of: Document) -> None:
+        self.of = of
+
+    def __hash__(self) -> int:
+        return hash(self.of.model_dump_json())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Once) and self.of == other.of
+
+
+@lru_cache(maxsize=64)
+def _rendering(once: _Once, options: RenderOptions) -> tuple[dict[str, Any], dict[str, str]]:
+    bootstrap = render_bootstrap(once.of, options)
     found = parts.read_metadata(bootstrap["node"].pop("metadata"))
     assert found is not None
     return bootstrap, found
@@ -170,7 +189,7 @@ _EDITORS: list[Callable[[dict[str, Any], dict[str, Any]], None]] = [
 ]
 
 
-@examples(15, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@examples(6, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(documents().filter(lambda it: bool(it.experiments)), st.data())
 def test_the_digests_change_exactly_when_the_bootstrap_does(before: Document, data: st.DataObject) -> None:
     told = before.model_dump(mode="json", exclude_defaults=True)
