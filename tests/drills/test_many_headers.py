@@ -5,8 +5,12 @@ Envoy allows 100 headers, and counts again after our server has added its own: a
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 from abmesh.mesh.edge import MAX_HEADERS
 from tests.drills.report import Drill
@@ -40,3 +44,47 @@ async def test_as_many_headers_as_envoy_allows_by_itself_pass_and_too_many_are_r
     assert (drill.failed, drill.wrong) == (0, 0), statuses
     assert {status for _, status in statuses} == {200, 431}
     drill.operator_reads(*(f"{lane}: {count} answers {status}" for (lane, status), count in sorted(statuses.items())))
+
+
+async def test_so_it_is_over_http2(tmp_path: Path, drill: Drill) -> None:
+    """Beyond the limit Envoy may also end the stream, as it does without us; curl then knows no status."""
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("there is no curl program")
+    async with lanes(tmp_path) as two:
+        statuses: Counter[tuple[str, str]] = Counter()
+        for lane in LANES:
+            for count in (1, 90, 100, MAX_HEADERS - _OURS, MAX_HEADERS - 8, MAX_HEADERS + 4):
+                lines = [f"-Hx-h{number}: 1" for number in range(count - 1)]
+                process = await asyncio.create_subprocess_exec(
+                    *(
+                        curl,
+                        "--silent",
+                        "--http2-prior-knowledge",
+                        "--max-time",
+                        "20",
+                        "--output",
+                        str(tmp_path / "body"),
+                    ),
+                    *(
+                        "--write-out",
+                        "%{http_code} %{http_version} %header{x-model-version}",
+                        "-Hx-user-id: ada",
+                        *lines,
+                    ),
+                    f"http://127.0.0.1:{two.port}/{lane}/x",
+                    stdout=asyncio.subprocess.PIPE,
+                )
+                told, _ = await process.communicate()
+                status, version, stamp = told.decode().split(" ")
+                drill.sent += 1
+                statuses[lane, status] += 1
+                drill.wrong += version not in ("2", "0")
+                if count <= MAX_HEADERS - _OURS:
+                    drill.failed += status != "200"
+                    drill.wrong += not stamp
+                else:
+                    drill.failed += status not in ("200", "431", "000")
+    drill.operator_reads(*(f"{lane}: {count} answers {status}" for (lane, status), count in sorted(statuses.items())))
+    assert (drill.failed, drill.wrong) == (0, 0), statuses
+    assert statuses["server", "200"] >= 4
