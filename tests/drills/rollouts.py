@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from abmesh.local.stack import Stack, StackOptions
 from tests.e2e.support import INSTANT, PATIENT, document, eventually, status
@@ -44,18 +43,6 @@ def drilled(folder: Path, text: str, *, flush: timedelta = timedelta(millisecond
         message_timeout=PATIENT,
     )
     return Stack(text, options, folder)
-
-
-async def in_phase(running: Stack, wanted: str, seconds: float = 30.0) -> dict[str, Any]:
-    """Wait for a phase of the rollout; what ``abmesh status --json`` then says."""
-    found: dict[str, Any] = {}
-
-    async def there() -> bool:
-        found.update(await status(running))
-        return bool(found["state"] == wanted)
-
-    await eventually(there, seconds)
-    return found
 
 
 async def has_weight(running: Stack, percent: float, seconds: float = 30.0) -> None:

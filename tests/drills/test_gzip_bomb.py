@@ -10,9 +10,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tests.drills.report import Drill
-from tests.drills.rollouts import USERS, drilled, has_weight, in_phase, peak_memory, rollout
+from tests.drills.rollouts import USERS, drilled, has_weight, peak_memory, rollout
 from tests.e2e.load import under_load
-from tests.e2e.support import CHAT, eventually, status
+from tests.e2e.support import CHAT, eventually, in_state, status
 
 pytestmark = pytest.mark.envoy
 
@@ -58,7 +58,7 @@ async def test_gzip_bombs_from_admin_endpoints_neither_fill_memory_nor_stop_a_ro
 
             await eventually(refused)
             await running.behave("model-b", error_rate=0.5)
-            found = await in_phase(running, "rolled_back")
+            found = await in_state(running, "rolled_back")
         grown = peak_memory(controller.pid) - calm
         drill.sent, drill.failed = len(load.answers), len(load.broken)
         log = controller.log.read_text()

@@ -15,9 +15,9 @@ import pytest
 from abmesh.local.processes import Child
 from abmesh.local.stack import Stack, answers, fetch
 from tests.drills.report import Drill
-from tests.drills.rollouts import USERS, drilled, in_phase, rollout
+from tests.drills.rollouts import USERS, drilled, rollout
 from tests.e2e.load import under_load
-from tests.e2e.support import abmesh, eventually, status
+from tests.e2e.support import abmesh, eventually, in_state, status
 
 pytestmark = pytest.mark.envoy
 
@@ -64,7 +64,7 @@ async def test_a_hot_restart_of_envoy_raises_no_sample_ratio_alarm_and_the_rollo
                     return "epoch: 1" in (await fetch(f"{running.admin}/stats?filter=hot_restart_epoch") or "")
 
                 await eventually(took_over)
-                found = await in_phase(running, "promoted")
+                found = await in_state(running, "promoted")
             code, output, errors = await abmesh(
                 "journal", "--json", "--state", str(running.state), config=running.config
             )

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.drills.report import Drill
-from tests.drills.rollouts import USERS, drilled, has_weight, in_phase, rollout
+from tests.drills.rollouts import USERS, drilled, has_weight, rollout
 from tests.e2e.load import under_load
-from tests.e2e.support import CHAT, eventually
+from tests.e2e.support import CHAT, eventually, in_state
 
 pytestmark = pytest.mark.envoy
 
@@ -65,7 +65,7 @@ async def test_half_sent_requests_neither_stop_a_rollback_nor_fill_the_log(tmp_p
 
                 await eventually(crowded)
                 await running.behave("model-b", error_rate=0.5)
-                found = await in_phase(running, "rolled_back", seconds=10)
+                found = await in_state(running, "rolled_back", seconds=10)
         log = controller.log.read_text()
     drill.sent = len(load.answers) + sum(begun)
     drill.failed = len(load.broken)

@@ -8,9 +8,9 @@ import pytest
 
 from abmesh.local.stack import answers
 from tests.drills.report import Drill
-from tests.drills.rollouts import USERS, drilled, in_phase, rollout
+from tests.drills.rollouts import USERS, drilled, rollout
 from tests.e2e.load import under_load
-from tests.e2e.support import CHAT, abmesh, eventually, status
+from tests.e2e.support import CHAT, abmesh, eventually, in_state, status
 
 pytestmark = pytest.mark.envoy
 
@@ -29,7 +29,7 @@ async def test_a_promoted_candidate_that_fails_goes_back_to_a_control_that_answe
             load.path = CHAT
 
             # By the last step, while the control is dead: users stay where some of them are served.
-            await in_phase(running, "promoted")
+            await in_state(running, "promoted")
             await control.stop()
             await running.behave("model-b", error_rate=0.5)
 
@@ -42,7 +42,7 @@ async def test_a_promoted_candidate_that_fails_goes_back_to_a_control_that_answe
             assert (await status(running))["weights"] == {"model-a": 0.0, "model-b": 100.0}
             await control.start()
             await control.wait_until(lambda: answers(f"{running.model_url('model-a')}/healthz"))
-            found = await in_phase(running, "rolled_back")
+            found = await in_state(running, "rolled_back")
             assert found["weights"] == {"model-a": 100.0, "model-b": 0.0}
             assert "emergency stop: error_rate" in found["reason"]
             assert "which answered a probe in" in found["reason"]
@@ -56,6 +56,6 @@ async def test_a_promoted_candidate_that_fails_goes_back_to_a_control_that_answe
             first = await load.more(100)
             assert set(load.versions(first + 50)) == {"model-b"}
             await running.behave("model-b", error_rate=0.5)
-            found = await in_phase(running, "rolled_back")
+            found = await in_state(running, "rolled_back")
             assert found["weights"] == {"model-a": 100.0, "model-b": 0.0}
         drill.sent, drill.failed = len(load.answers), len(load.broken)

@@ -179,3 +179,15 @@ def metric(text: str, name: str, **labels: str) -> float:
         if all(f'{label}="{value}"' in line for label, value in labels.items()):
             total += float(line.rpartition(" ")[2])
     return total
+
+
+async def in_state(running: Stack, wanted: str, seconds: float = 60.0) -> dict[str, Any]:
+    """Wait for a state of the rollout; what ``abmesh status --json`` then says."""
+    found: dict[str, Any] = {}
+
+    async def there() -> bool:
+        found.update(await status(running))
+        return bool(found["state"] == wanted)
+
+    await eventually(there, seconds)
+    return found

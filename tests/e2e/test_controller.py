@@ -17,7 +17,7 @@ from abmesh.local.model_server import Behaviour
 from abmesh.local.processes import Child, free_ports
 from abmesh.local.stack import Stack, answers, fetch
 from tests.e2e.load import under_load
-from tests.e2e.support import CHAT, abmesh, document, eventually, stack, status
+from tests.e2e.support import CHAT, abmesh, document, eventually, in_state, stack, status
 
 pytestmark = pytest.mark.envoy
 
@@ -57,17 +57,6 @@ async def _moves(running: Stack) -> list[tuple[str, float, float]]:
 EVERY_STEP_ONCE = [("advance", 0, 20), ("advance", 20, 50), ("advance", 50, 100)]
 
 
-async def _in_state(running: Stack, wanted: str, seconds: float = 60.0) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-
-    async def there() -> bool:
-        found.update(await status(running))
-        return bool(found["state"] == wanted)
-
-    await eventually(there, seconds)
-    return found
-
-
 async def test_a_controller_killed_at_any_moment_skips_no_step_and_repeats_none(tmp_path: Path) -> None:
     moments = random.Random(7)
     async with stack(tmp_path, _rollout(), interval=TICK) as running:
@@ -97,7 +86,7 @@ async def test_a_restarted_envoy_causes_no_false_decision(tmp_path: Path) -> Non
             await envoy.start()
             await envoy.wait_until(lambda: answers(f"{running.admin}/ready"))
         async with under_load(running.url, USERS):
-            await _in_state(running, "promoted")
+            await in_state(running, "promoted")
         assert await _moves(running) == EVERY_STEP_ONCE
         for record in await _journal(running):
             for judgement in record.get("judgements", ()):
@@ -128,7 +117,7 @@ async def test_failing_requests_roll_back_at_once_without_waiting_for_the_stage(
         await running.behave("model-b", error_rate=0.5)
         async with under_load(running.url, USERS, pause=0.001) as load:
             load.path = CHAT
-            found = await _in_state(running, "rolled_back")
+            found = await in_state(running, "rolled_back")
         assert found["weights"] == {"model-a": 100.0, "model-b": 0.0}
         assert "error_rate" in found["reason"]
         assert await _moves(running) == [("advance", 0, 20), ("rollback", 20, 0)]
@@ -140,7 +129,7 @@ async def test_a_slow_candidate_is_rolled_back_on_its_latency_quantile(tmp_path:
         await running.behave("model-b", latency_ms=200)
         async with under_load(running.url, USERS, concurrency=8) as load:
             load.path = CHAT
-            found = await _in_state(running, "rolled_back")
+            found = await in_state(running, "rolled_back")
         assert "latency_p95" in found["reason"]
 
 
@@ -153,25 +142,25 @@ async def test_a_persons_edit_turns_the_experiment_manual_until_resume(tmp_path:
         await eventually(started)
         code, _, errors = await abmesh("weights", "chat", "model-b=35", config=running.config)
         assert code == 0, errors
-        found = await _in_state(running, "manual")
+        found = await in_state(running, "manual")
         assert found["weights"] == {"model-a": 65.0, "model-b": 35.0}
         state = ("--state", str(running.state))
         code, _, errors = await abmesh("resume", "chat", "--yes", *state, config=running.config)
         assert code == 0, errors
-        await _in_state(running, "progressing")
+        await in_state(running, "progressing")
         code, _, errors = await abmesh("pause", "chat", *state, config=running.config)
         assert code == 0, errors
-        await _in_state(running, "paused")
+        await in_state(running, "paused")
         code, _, errors = await abmesh("rollback", "chat", *state, config=running.config)
         assert code == 0, errors
-        found = await _in_state(running, "rolled_back")
+        found = await in_state(running, "rolled_back")
         assert found["weights"] == {"model-a": 100.0, "model-b": 0.0}
         code, _, errors = await abmesh("rollback", "chat", *state, config=running.config)
         assert code == 1
         assert "Traceback" not in errors
         code, _, errors = await abmesh("promote", "chat", "--yes", *state, config=running.config)
         assert code == 0, errors
-        found = await _in_state(running, "promoted")
+        found = await in_state(running, "promoted")
         assert found["weights"] == {"model-a": 0.0, "model-b": 100.0}
 
 
@@ -203,7 +192,7 @@ async def test_a_second_controller_stands_by_and_takes_over(tmp_path: Path) -> N
 
             await eventually(leads)
             async with under_load(running.url, USERS):
-                await _in_state(running, "promoted")
+                await in_state(running, "promoted")
             assert await _moves(running) == EVERY_STEP_ONCE
         finally:
             await second.stop()
