@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from scipy.special import ndtri
-
-from abmesh.analysis.playable import simulated
-from abmesh.analysis.simulation import Ending, Played, Truth
+from abmesh.analysis.simulation import Ending, Played
+from abmesh.analysis.truth import Truth, true_value
 from abmesh.experiment.limits import Guardrail
-from abmesh.experiment.metrics import ERROR_RATE, Metric
+from abmesh.experiment.metrics import ERROR_RATE
 from abmesh.experiment.rollout import Rollout
 from controller.decision.guardrails import keeps, limit_of
 from controller.records import Cause
@@ -94,19 +92,19 @@ def forecast(plays: Sequence[Played], rollout: Rollout, truth: Truth) -> Forecas
 def breaks(guardrail: Guardrail, truth: Truth) -> bool:
     """Whether a candidate of this truth really exceeds a guardrail's limit."""
     metric = guardrail.measured
-    candidate, control = _value(metric, truth, candidate=True), _value(metric, truth, candidate=False)
+    candidate, control = true_value(metric, truth, candidate=True), true_value(metric, truth, candidate=False)
     limit = limit_of(guardrail, control)
     return not keeps(guardrail, candidate, limit) and abs(candidate - limit) > 1e-12 * abs(limit)
 
 
 def _broken(rollout: Rollout, truth: Truth) -> tuple[str, ...]:
     found = [rail.metric for rail in rollout.guardrails if breaks(rail, truth)]
-    candidate, control = (_value(ERROR_RATE, truth, candidate=which) for which in (True, False))
+    candidate, control = (true_value(ERROR_RATE, truth, candidate=which) for which in (True, False))
     if candidate > max(rollout.analysis.emergency_stop, control):
         found.append(ERROR_RATE.name)
     goal = rollout.goal
     if rollout.mode == "experiment" and goal is not None:
-        candidate, control = (_value(goal.measured, truth, candidate=which) for which in (True, False))
+        candidate, control = (true_value(goal.measured, truth, candidate=which) for which in (True, False))
         if candidate < control if goal.more_is_better else candidate > control:
             found.append(goal.metric)
     return tuple(dict.fromkeys(found))
@@ -118,21 +116,9 @@ def _worse(rollout: Rollout, truth: Truth) -> tuple[str, ...]:
         for rail in rollout.guardrails
         if rail.harm == "any"
         and not breaks(rail, truth)
-        and _value(rail.measured, truth, candidate=True) > _value(rail.measured, truth, candidate=False)
+        and true_value(rail.measured, truth, candidate=True) > true_value(rail.measured, truth, candidate=False)
     ]
     return tuple(dict.fromkeys(found))
-
-
-def _value(metric: Metric, truth: Truth, *, candidate: bool) -> float:
-    """A variant's true value: durations are lognormal over all requests, however they vary between users."""
-    if not simulated(metric):
-        raise ValueError(f"{metric.name} has no true value in a simulation, which makes only errors and durations")
-    if metric.share:
-        return min(1.0, truth.error_rate * (truth.error_factor if candidate else 1.0))
-    median = truth.latency_ms * (truth.latency_factor if candidate else 1.0)
-    if metric.quantile is None:
-        return median * math.exp(truth.latency_spread**2 / 2)
-    return median * math.exp(float(ndtri(metric.quantile)) * truth.latency_spread)
 
 
 def _at(times: Sequence[timedelta], share: float) -> timedelta:

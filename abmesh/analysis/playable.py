@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
+from abmesh.analysis.changed import changed
 from abmesh.analysis.explanation import name_of
-from abmesh.experiment import metrics
+from abmesh.analysis.truth import Truth, measurable
 from abmesh.experiment.errors import RefusedError
-from abmesh.experiment.metrics import Metric
 from abmesh.experiment.model import Experiment
 
 
@@ -25,18 +24,8 @@ class Playable:
     left_out: tuple[str, ...] = ()
 
 
-_AMOUNTS: Final = frozenset({metrics.ERRORS, metrics.ANSWERED, metrics.DURATION_MS, metrics.TIMED})
-
-
-def simulated(metric: Metric) -> bool:
-    """Whether :mod:`abmesh.analysis.simulation` has data for a metric: it makes errors and durations only."""
-    if metric.quantile is not None:
-        return metric.histogram == "duration"
-    return _AMOUNTS.issuperset([*(name for name, _ in metric.parts), *metric.per])
-
-
-def playable(experiment: Experiment) -> Playable:
-    """An experiment with a rollout, without what cannot be simulated.
+def playable(experiment: Experiment, truth: Truth) -> Playable:
+    """An experiment with a rollout, without what a simulation of this truth makes no data for.
 
     A metric without data is never healthy, so a rollout that waits for it would hold forever; one that is never
     counted, such as refusals, would be healthy whatever its limit.
@@ -46,10 +35,11 @@ def playable(experiment: Experiment) -> Playable:
     """
     rollout = experiment.rollout
     assert rollout is not None
-    kept = tuple(rail for rail in rollout.guardrails if simulated(rail.measured))
-    left_out = [name_of(rail) for rail in rollout.guardrails if not simulated(rail.measured)]
+    priced = all(variant.price is not None for variant in experiment.variants)
+    kept = tuple(rail for rail in rollout.guardrails if measurable(rail.measured, truth, priced=priced))
+    left_out = [name_of(rail) for rail in rollout.guardrails if rail not in kept]
     goal = rollout.goal
-    if goal is not None and not simulated(goal.measured):
+    if goal is not None and not measurable(goal.measured, truth, priced=priced):
         left_out.append(f"goal {goal.metric}")
         goal = None
     if not left_out:
@@ -57,14 +47,15 @@ def playable(experiment: Experiment) -> Playable:
     undecided = rollout.mode == "experiment" and goal is None
     if undecided or (rollout.guardrails and not kept and goal is None):
         raise RefusedError(
-            f"{experiment.name} cannot be simulated: a simulation makes only errors and durations, and "
+            f"{experiment.name} cannot be simulated: a simulation makes only {_made(truth)}, and "
             f"{'what decides the experiment' if undecided else 'all that decides'} is on other metrics: "
             f"{', '.join(left_out)}"
         )
     plan = rollout.model_copy(update={"guardrails": kept, "goal": goal})
-    # Not model_copy, which would copy what is cached.
-    fields = {name: getattr(experiment, name) for name in Experiment.model_fields}
-    trimmed = Experiment.model_validate(
-        {**fields, "salt": experiment.public_salt, "secret_salt": None, "rollout": plan}
-    )
-    return Playable(trimmed, tuple(left_out))
+    return Playable(changed(experiment, rollout=plan), tuple(left_out))
+
+
+def _made(truth: Truth) -> str:
+    """What a simulation of this truth makes data for."""
+    *others, last = ["errors", "durations", *(item.metric for item in truth.quantities)]
+    return f"{', '.join(others)} and {last}"

@@ -16,7 +16,8 @@ from abmesh.experiment.quantities import format_duration, format_percent, format
 if TYPE_CHECKING:
     from abmesh.analysis.forecast import Forecast
     from abmesh.analysis.pictures import PowerPicture
-    from abmesh.analysis.simulation import Played, Truth
+    from abmesh.analysis.simulation import Played
+    from abmesh.analysis.truth import Truth
     from abmesh.experiment.model import Experiment
 
 _SHORTEST_TICK = timedelta(milliseconds=100)
@@ -72,7 +73,7 @@ def simulate(
     """
     from abmesh.analysis.forecast import forecast
     from abmesh.analysis.playable import playable
-    from abmesh.analysis.simulation import Truth
+    from abmesh.analysis.truth import Truth
     from abmesh.experiment.store import FileStore
 
     found = FileStore(config).read().document.experiment(experiment)
@@ -103,7 +104,7 @@ def simulate(
     truths = _swept(truth, sweep)
     if plot is not None and len(truths) < 2:
         raise SettingsError("--plot draws curves over several effects; add, for example, --sweep error-factor=1,1.5,2")
-    plan = playable(found)
+    plan = playable(found, truth)
     rollout = plan.experiment.rollout
     assert rollout is not None
     if plot is not None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from abmesh.analysis.simulation import Ending, Truth, play
+from abmesh.analysis.simulation import Ending, play
+from abmesh.analysis.truth import Truth
 from tests.controller.support import experiment
 
 pytestmark = pytest.mark.simulation

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abmesh.analysis.forecast import breaks, forecast
-from abmesh.analysis.simulation import Ending, Played, Truth
+from abmesh.analysis.simulation import Ending, Played
+from abmesh.analysis.truth import Truth
 from controller.records import Cause
 from tests.controller.decision.support import rollout
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from abmesh.analysis.simulation import Ending, Played, Truth, play
+from abmesh.analysis.simulation import Ending, Played, play
+from abmesh.analysis.truth import Truth
 from controller.records import Cause
 from tests.controller.support import experiment
 
