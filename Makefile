@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo check test soak programs go lint format bench simulations rollouts lock sbom image clean
+.PHONY: help demo check test soak programs go lint format bench simulations worlds rollouts lock sbom image clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ go:  ## Install with apt, as root, what only the benchmarks need: Go and its gRP
 
 simulations: $(READY)  ## Simulate experiments by the thousand: how often the statistics are wrong
 	$(BIN)/python -m bench.simulations $(ARGS)
+
+worlds: $(READY)  ## Simulate whole rollouts in worlds that once misled the rules; ARGS="--runs 10 --only heavy"
+	$(BIN)/python -m bench.worlds $(ARGS)
 
 rollouts: $(READY)  ## Whole rollouts through a real Envoy, 40 of them with equal versions; about 20 minutes
 	$(BIN)/python -m bench.rollouts $(ARGS)

@@ -1,0 +1,1 @@
+"""Whole rollouts in described worlds, decided by the controller's own code: ``make worlds``."""
