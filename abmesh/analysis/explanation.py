@@ -132,6 +132,7 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
     found.append(f"sample-ratio alarm at {analysis.sample_ratio_alpha:g}, which {does}")
     found.append(f"tests of means are most powerful at {rollout.tuned_for} requests of the candidate")
     found.append("half of every alarm's weight is on the whole rollout, half on harm that began later")
+    found.append("half of each is on all users, half on all but each variant's busiest slices of users")
     found += _floors(rollout)
     if rollout.goal is not None:
         found.append(_goal(rollout, rollout.goal))
@@ -229,7 +230,7 @@ def _explained(
     guardrail = judgement.guardrail
     assert guardrail is not None
     metric, alpha = guardrail.measured, rollout.analysis.alpha
-    comparison = compare(metric, evidence, rollout.tuned_for, alpha)
+    comparison = compare(metric, evidence.kept(metric), rollout.tuned_for, alpha)
     limit = plain(guardrail.limit)
     if guardrail.compares:
         margin = limit if guardrail.upper else -limit

@@ -15,8 +15,8 @@ from typing import Any, Final
 from abmesh.experiment.errors import StateError
 from abmesh.text import shorten
 from controller.codec.entries import decision_entry
-from controller.codec.inputs import earlier_stages, ends_stage, evidence_text, load_inputs
-from controller.decision.decide import decide
+from controller.codec.inputs import earlier_stages, ends_stage, evidence_text, load_inputs, rules_of
+from controller.decision.decide import RULES, decide
 from controller.records import Cause, JournalEntry, Kind
 
 COMPARED: Final = (
@@ -108,6 +108,8 @@ def _replayed(entry: JournalEntry, packed: dict[str, str], *, complete: bool) ->
     except StateError as error:
         return Replayed(entry, (str(error),))
     again = decision_entry(entry.id, entry.generation, inputs, decide(inputs))
+    if rules_of(entry) != RULES:
+        return Replayed(entry, skipped=_by_other_rules(entry, again))
     recorded, recomputed = entry.model_dump(mode="json", exclude_unset=True), again.model_dump(mode="json")
     differences = tuple(
         f"{name}: recorded {shorten(recorded.get(name, 'nothing'))}, recomputed {shorten(recomputed[name])}"
@@ -115,6 +117,14 @@ def _replayed(entry: JournalEntry, packed: dict[str, str], *, complete: bool) ->
         if not _same_field(name, recorded, recomputed)
     )
     return Replayed(entry, differences)
+
+
+def _by_other_rules(entry: JournalEntry, again: JournalEntry) -> str:
+    """What today's rules make of what others decided."""
+    other = f"decided by version {rules_of(entry)} of the rules; today's version {RULES}"
+    if (entry.kind, entry.weights_after) == (again.kind, again.weights_after):
+        return f"{other} decides the same"
+    return f"{other} would {again.kind.value.replace('rollback', 'roll back')}, because {again.reason}"
 
 
 def _began_before(entry: JournalEntry, packed: Mapping[str, str]) -> bool:

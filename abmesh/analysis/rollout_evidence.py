@@ -15,7 +15,7 @@ from abmesh.inference.histogram import merge, quantile
 from controller.decision.comparison import Comparison
 from controller.decision.comparisons import compare
 from controller.decision.rollout_evidence import RolloutEvidence
-from controller.decision.shares import ShareComparison
+from controller.decision.shares import Method, ShareComparison
 from controller.evidence.strata import Stratum
 from controller.evidence.summary import VariantEvidence
 
@@ -78,13 +78,16 @@ class RolloutQuestion:
         )
 
     def compare(self, metric: Metric, evidence: RolloutEvidence) -> Comparison:
-        """The decision's comparison of a metric.
+        """The decision's comparison of a metric, without the slices of users that dominate.
 
-        A rate that nothing decides on is tested by bets instead, which also find differences of frequent events.
+        A rate that nothing decides on is tested by bets, which find differences of rare and of frequent events.
         """
-        found = compare(metric, evidence, self.planned.get(metric.name, self.tuned_for), self.tuned_alpha)
+        view, planned = evidence.kept(metric), self.planned.get(metric.name)
+        if planned is not None:  # A goal has half of alpha on each side.
+            return compare(metric, view, planned, self.tuned_alpha / 2, planned=True)
+        found = compare(metric, view, self.tuned_for, self.tuned_alpha)
         if isinstance(found, ShareComparison) and metric.name not in self.judged:
-            return replace(found, frequent=True)
+            return replace(found, method=Method.BETS)
         return found
 
     def rollout_evidence(self, strata: Sequence[Stratum], variant: str, *, alone: bool = False) -> RolloutEvidence:

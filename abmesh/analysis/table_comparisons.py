@@ -23,7 +23,7 @@ from abmesh.inference.moments import Moments
 from abmesh.inference.numbers import Floats, Slices
 from controller.decision.comparison import StratifiedSums
 from controller.decision.means import MeanComparison, tuned_rho2
-from controller.decision.shares import ShareComparison
+from controller.decision.shares import Method, ShareComparison
 from controller.decision.variances import SliceVariances
 
 Arms = Sequence[tuple[Totals, Totals]]
@@ -43,9 +43,9 @@ def compared(table: Table, arms: Arms, alpha: float, tuned_for: float) -> ShareC
     sums = StratifiedSums(y_a=y_a, n_a=n_a, y_b=y_b, n_b=n_b)
     slices = [_used(a, b) for a, b in arms] if table.kind == "ratio" else []
     if table.share and slices:
-        return ShareComparison.of_slices(sums, slices, frequent=True)
+        return ShareComparison.of_slices(sums, slices, method=Method.BETS)
     if table.share:
-        return ShareComparison(sums, np.ones(len(arms)), frequent=True)
+        return ShareComparison(sums, np.ones(len(arms)), np.ones(len(arms)), Method.BETS)
     both = float(n_a.sum() + n_b.sum())
     part = float(n_b.sum()) / both if n_a.any() and n_b.any() else 0.5
     # Each side of a two-sided report has half of alpha.

@@ -33,9 +33,14 @@ class Cumulative:
     def of(cls, groups: Sequence[Bins]) -> Cumulative:
         """From the histograms of G groups."""
         keys = sorted({key for group in groups for key, count in group.items() if count})
-        counts = np.array([[group.get(key, 0) for key in keys] for group in groups], dtype=np.float64)
+        place = {key: index for index, key in enumerate(keys)}
+        counts = np.zeros((len(groups), len(keys)))
+        for row, group in zip(counts, groups, strict=True):
+            for key, count in group.items():
+                if count:
+                    row[place[key]] = count
         bounds = np.array(keys, dtype=np.float64).reshape(len(keys), 2)
-        return cls(bounds[:, 0], bounds[:, 1], _before(counts.reshape(len(groups), len(keys))))
+        return cls(bounds[:, 0], bounds[:, 1], _before(counts))
 
     @property
     def sizes(self) -> Floats:

@@ -8,9 +8,51 @@ out for many questions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abmesh.inference.numbers import Floats
 
 Bins = Mapping[tuple[float, float], int]
+
+
+class CompactBins(Mapping[tuple[float, float], int]):
+    """A histogram that takes little memory and never changes: a tenth of a dict's, for what is kept for long."""
+
+    __slots__ = ("_bounds", "_counts")
+
+    def __init__(self, bounds: Floats, counts: NDArray[np.int64]) -> None:
+        self._bounds = bounds
+        self._counts = counts
+
+    @classmethod
+    def of(cls, bins: Bins) -> CompactBins:
+        """The same bins."""
+        keys = sorted(bins)
+        bounds = np.array(keys, dtype=np.float64).reshape(len(keys), 2)
+        return cls(bounds, np.array([bins[key] for key in keys], dtype=np.int64))
+
+    def __getitem__(self, key: tuple[float, float]) -> int:
+        found = np.flatnonzero((self._bounds == key).all(axis=-1))
+        if not found.size:
+            raise KeyError(key)
+        return int(self._counts[found[0]])
+
+    def __iter__(self) -> Iterator[tuple[float, float]]:
+        return map(tuple, self._bounds.tolist())
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def items(self) -> ItemsView[tuple[float, float], int]:
+        """Bins and counts, without looking up each bin."""
+        return dict(zip(self, self._counts.tolist(), strict=True)).items()
+
+    def values(self) -> ValuesView[int]:
+        """Counts, without looking up each bin."""
+        return dict(self.items()).values()
 
 
 def merge(parts: Iterable[Bins]) -> dict[tuple[float, float], int]:

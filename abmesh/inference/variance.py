@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from abmesh.inference.busiest import effective_slices
 from abmesh.inference.numbers import Floats, Slices
 
 OWN_RATE_FROM = 30.0
@@ -60,21 +61,36 @@ def request_variance(a: Slices, b: Slices, *, own_from: float = OWN_RATE_FROM, s
     return np.asarray(s2 if a.n.shape[-1] > 1 else np.where(some, np.inf, s2))
 
 
+def own_variance(arm: Slices) -> Floats:
+    """Variance per request of one variant alone, around its own rate: ``B/(B-1) sum (Y - R N)^2 / n``; shape (...).
+
+    It is right for many users only: with few of them it is too small by chance exactly when the rate is.
+
+    Args:
+        arm: its slices, shape (..., B).
+    """
+    n = arm.total_n
+    return np.asarray(_unbiased(arm) * _squares(arm, rate(arm)) / np.where(n > 0, n, 1.0))
+
+
 def freedom(a: Slices, b: Slices) -> Floats:
     """Degrees of freedom of :func:`request_variance`, by Satterthwaite's approximation; shape (...), at least 1.
 
-    Each variant's slices have ``B - 1``, weighted by the variants' shares of requests: ``(B - 1) / (f_A^2 + f_B^2)``,
-    twice as many at 50% as with one variant only.
+    Each variant's slices have ``e - 1``, with the effective number e of
+    :func:`~abmesh.inference.busiest.effective_slices`, weighted by the variants' shares f of requests:
+    ``1 / (f_A^2 / (e_A - 1) + f_B^2 / (e_B - 1))``, twice as many at 50% as with one variant only.
 
     Args:
         a: the control's slices, shape (..., B).
         b: the candidate's.
     """
-    each = float(max(a.n.shape[-1] - 1, 1))
     n_a, n_b = a.total_n, b.total_n
     total = n_a + n_b
     safe = np.where(total > 0, total, 1.0)
-    return np.asarray(each / np.where(total > 0, (n_a / safe) ** 2 + (n_b / safe) ** 2, 1.0))
+    left_a, left_b = (np.maximum(effective_slices(arm.n) - 1, 0.1) for arm in (a, b))
+    doubt = (n_a / safe) ** 2 / left_a + (n_b / safe) ** 2 / left_b
+    most = float(max(a.n.shape[-1] - 1, 1))
+    return np.asarray(np.where(total > 0, np.maximum(1 / np.where(total > 0, doubt, 1.0), 1.0), most))
 
 
 def design_effect(s2: Floats | float, share: Floats | float) -> Floats:

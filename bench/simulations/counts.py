@@ -17,7 +17,7 @@ from abmesh.inference.means import best_rho2
 from abmesh.inference.numbers import Floats, Side
 from bench.simulations.outcome import Outcome
 from controller.decision.comparison import StratifiedSums
-from controller.decision.shares import ShareComparison
+from controller.decision.shares import Method, ShareComparison
 
 ALPHA = 0.05
 _REJECT = -math.log(ALPHA)
@@ -180,7 +180,8 @@ def one_stage(data: Data, *, frequent: bool = False) -> ShareComparison:
 def compared(data: Data, *, frequent: bool = False) -> ShareComparison:
     """The same of several stages, which are the last axis."""
     sums = StratifiedSums(y_a=data.s_a, n_a=data.n_a, y_b=data.s_b, n_b=data.n_b)
-    return ShareComparison(sums, np.ones(data.s_a.shape[-1]), frequent)
+    alike = np.ones(data.s_a.shape[-1])
+    return ShareComparison(sums, alike, alike, Method.BETS if frequent else Method.RATIO)
 
 
 def _z(data: Data, margin: float) -> Floats:

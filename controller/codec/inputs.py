@@ -16,7 +16,7 @@ from abmesh.experiment.model import Experiment
 from abmesh.experiment.rollout import Rollout
 from controller.codec.evidence import pack, unpack
 from controller.codec.history import HistoryRecord
-from controller.decision.decide import Inputs
+from controller.decision.decide import RULES, Inputs
 from controller.decision.probes import Probe
 from controller.decision.warmup import Progress
 from controller.evidence.coverage import Coverage
@@ -35,6 +35,7 @@ class _Inputs(Record):
     absent: tuple[tuple[str, str], ...] = ()
     warmup: Progress | None = None
     probe: Probe | None = None
+    rules: int = 1
     at: AwareDatetime
     now: AwareDatetime
 
@@ -55,6 +56,7 @@ def dump_inputs(inputs: Inputs) -> dict[str, Any]:
         absent=inputs.coverage.absent,
         warmup=inputs.warmup,
         probe=inputs.probe,
+        rules=RULES,
         at=inputs.at,
         now=inputs.now,
     )
@@ -67,6 +69,12 @@ def dump_inputs(inputs: Inputs) -> dict[str, Any]:
 def evidence_text(entry: JournalEntry) -> str:
     """The packed evidence in an entry's inputs; empty if there is none."""
     return str((entry.inputs or {}).get("evidence", ""))
+
+
+def rules_of(entry: JournalEntry) -> int:
+    """Version of the rules that an entry was decided by; version 0.1.0 did not record it."""
+    found = (entry.inputs or {}).get("rules", 1)
+    return found if isinstance(found, int) else 1
 
 
 def earlier_stages(entry: JournalEntry) -> tuple[str, ...]:

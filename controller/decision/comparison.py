@@ -7,7 +7,8 @@ shape (1 + moments, strata): the first row is all evidence; each further row is 
 a moment, so its earlier strata are empty.
 
 Users send more than one request, so counts are divided by their design effect, and variances are taken between slices
-of users (:mod:`abmesh.inference.variance`). Both come from all evidence of a stratum, even for rows that hold less.
+of users (:mod:`abmesh.inference.variance`). A row that holds less than its stratum has its own, but never a smaller one
+than the whole stratum.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Final, Protocol, Self
 import numpy as np
 
 from abmesh.experiment.metrics import Metric
+from abmesh.inference.busiest import effective_slices, needed_slices
 from abmesh.inference.combined import standardised
 from abmesh.inference.numbers import Floats, Side
 from controller.decision.rollout_evidence import RolloutEvidence
@@ -25,7 +27,7 @@ from controller.evidence.strata import denominator, numerator
 from controller.evidence.summary import VariantEvidence
 
 MIN_SLICES: Final = 10
-"""Fewest slices with requests that variances between users are taken from."""
+"""Fewest effective slices that variances between users are taken from; half of the slices where there are few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,9 @@ class StratifiedSums:
         def n(evidence: VariantEvidence) -> float:
             return denominator(evidence, metric)
 
+        if evidence.left_out is not None:
+            rows = evidence.rows(metric)
+            return cls(rows.a.total_y, rows.a.total_n, rows.b.total_y, rows.b.total_n)
         arms = evidence.arms()
         shape = (1 + len(evidence.look_back.increments), len(arms))
         found = cls(np.zeros(shape), np.zeros(shape), np.zeros(shape), np.zeros(shape))
@@ -151,21 +156,30 @@ class StratifiedSums:
 
 
 def few_slices_effect(requests: Floats, fewest: int) -> Floats:
-    """The design effect where requests fall in too few slices: each slice then counts as one request.
+    """The design effect where requests fall in too few slices: each effective slice then counts as one request.
 
     Too few slices cannot show how alike the requests of one user are, so they are taken as all alike: a single user who
     sends everything proves nothing about the others.
 
     Args:
         requests: in each slice, or group of slices, shape (..., B).
-        fewest: slices with requests from which on the result is 1.
+        fewest: effective slices from which on the result is 1; fewer where there are fewer than twice as many slices.
 
     Returns:
         Shape (...).
     """
-    seen = np.count_nonzero(requests, axis=-1)
-    few = (seen > 0) & (seen < fewest)
-    return np.asarray(np.where(few, requests.sum(axis=-1) / np.maximum(seen, 1), 1.0))
+    seen = effective_slices(requests)
+    few = (seen > 0) & (seen < needed_slices(requests.shape[-1], fewest))
+    return np.asarray(np.where(few, requests.sum(axis=-1) / np.where(few, seen, 1.0), 1.0))
+
+
+def over_moments(effects: Floats) -> Floats:
+    """Design effects of shape (1 + moments, strata), where no moment has a smaller one than its whole stratum.
+
+    What was counted since a moment is less, and its own design effect may be too small by chance.
+    """
+    effects[1:, -1] = np.maximum(effects[1:, -1], effects[0, -1])
+    return effects
 
 
 def _grown(rows: Floats, factor: float) -> Floats:

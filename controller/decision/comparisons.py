@@ -10,17 +10,20 @@ from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.shares import ShareComparison
 
 
-def compare(metric: Metric, evidence: RolloutEvidence, tuned_for: float, alpha: float) -> Comparison:
+def compare(
+    metric: Metric, evidence: RolloutEvidence, tuned_for: float, alpha: float, *, planned: bool = False
+) -> Comparison:
     """The comparison of a metric.
 
     Args:
         metric: what is compared.
         evidence: what was counted.
         tuned_for: the candidate's requests at which a mean's e-value is to be largest.
-        alpha: of the decision that is wanted then.
+        alpha: of the one-sided decision that is wanted then.
+        planned: whether ``tuned_for`` is a size at which the decision is planned.
     """
     if metric.quantile is not None:
         return QuantileComparison.of(evidence, metric)
     if metric.share:
-        return ShareComparison.of(evidence, metric)
+        return ShareComparison.of(evidence, metric, planned=tuned_for if planned else None, alpha=alpha)
     return MeanComparison.of(evidence, metric, tuned_for, alpha)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from abmesh.experiment.metrics import Metric
 from abmesh.experiment.model import Experiment
@@ -29,12 +30,17 @@ from controller.decision.simpson import paradoxes
 from controller.decision.verdicts import GoalJudgement, Judgement
 from controller.decision.warmup import Progress, WarmupResult, judge_warmup
 from controller.evidence.coverage import Coverage
-from controller.evidence.strata import Stratum
+from controller.evidence.strata import Stratum, denominator, numerator
 from controller.evidence.summary import VariantEvidence
 from controller.records import ExperimentState, Phase
 
+RULES: Final = 2
+"""Version of the rules that turn evidence into decisions. The journal keeps it, so that a replay can tell a decision
+that other rules made from one that comes out differently."""
+
 EDGE_SAMPLE = 200
-"""Fewest requests of the control whose quantiles serve as limits for the candidate."""
+"""Fewest requests of the control whose quantiles serve as limits for the candidate, and whose rates tell what is
+frequent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,9 @@ def judge(inputs: Inputs) -> tuple[Situation, History]:
     split = sample_ratio.judge_sample_ratio(situation.rollout, evidence, _peak(history, sample_ratio.HYPOTHESIS))
     history = history.raised({sample_ratio.HYPOTHESIS: split.log_e})
     goal, history = _goal(situation.rollout, evidence, history)
-    history = with_checkpoint(history, inputs.began, inputs.at, present, (state.candidate, state.control))
+    history = with_checkpoint(
+        history, inputs.began, inputs.at, present, (state.candidate, state.control), _watched(situation.rollout)
+    )
     found = replace(
         situation,
         judgements=judgements,
@@ -199,18 +207,19 @@ def _peak(history: History, hypothesis: str) -> float:
 
 
 def _with_edges(experiment: Experiment, history: History, present: Evidence, control: str) -> History:
-    """The history with the latencies that this stage compares at, as soon as the control shows them.
+    """The history with what this stage compares at, as soon as the control shows it; it stays for the stage.
 
-    They are the control's quantiles in the stage before, or else in the current one, and stay for the stage.
+    That is the control's quantile for a latency, and for a share the control's rate, which decides how shares are
+    compared: in the stage before, or else in the current one.
     """
     rollout = experiment.rollout
     assert rollout is not None
     wanted = [
         guardrail.measured
         for guardrail in rollout.guardrails
-        if guardrail.compares and guardrail.measured.quantile is not None
+        if guardrail.compares and (guardrail.measured.quantile is not None or guardrail.measured.share)
     ]
-    if rollout.goal is not None and rollout.goal.measured.quantile is not None:
+    if rollout.goal is not None and (rollout.goal.measured.quantile is not None or rollout.goal.measured.share):
         wanted.append(rollout.goal.measured)
     missing = [metric for metric in wanted if metric.name not in history.edges]
     if not missing:
@@ -218,12 +227,17 @@ def _with_edges(experiment: Experiment, history: History, present: Evidence, con
     sources = [*(stage.evidence for stage in history.past[-1:]), present]
     edges = dict(history.edges)
     for metric in missing:
-        assert metric.quantile is not None
-        for source in sources:
-            bins = merge(source[control].histograms(metric.histogram).values()) if control in source else {}
-            if size(bins) >= EDGE_SAMPLE:
-                value = quantile(bins, metric.quantile)
-                assert value is not None
-                edges[metric.name] = (value,)
-                break
+        known = (_edge(source[control], metric) for source in sources if control in source)
+        edge = next((edge for edge in known if edge is not None), None)
+        if edge is not None:
+            edges[metric.name] = (edge,)
     return replace(history, edges=edges)
+
+
+def _edge(control: VariantEvidence, metric: Metric) -> float | None:
+    """The control's quantile, or its rate; None of too few requests."""
+    if metric.quantile is None:
+        n = denominator(control, metric)
+        return min(max(numerator(control, metric) / n, 0.0), 1.0) if n >= EDGE_SAMPLE else None
+    bins = merge(control.histograms(metric.histogram).values())
+    return quantile(bins, metric.quantile) if size(bins) >= EDGE_SAMPLE else None

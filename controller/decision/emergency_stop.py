@@ -8,9 +8,7 @@ for proof that it is above, by the same e-process. The hypothesis to be rejected
 which the smaller of the two e-values is one: whichever part is true, its own e-value is at least as large. It looks
 back to every checkpoint, as guardrails do.
 
-A user who sends most of a variant's requests, such as a probe that only asks for what does not fail, would hide what
-happens to everybody else: users then differ so much that nothing is significant. So half of the weight is on everybody
-but the busiest slice of each variant; the mean of two e-values is an e-value.
+Half of the weight is on everybody but the busiest users, as with guardrails; see :mod:`controller.decision.views`.
 """
 
 from __future__ import annotations
@@ -18,14 +16,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
-
 from abmesh.experiment.metrics import ERROR_RATE
 from abmesh.experiment.rollout import Rollout
 from abmesh.inference.numbers import Side
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.shares import ShareComparison
 from controller.decision.verdicts import Judgement, Verdict
+from controller.decision.views import Shown, Views
 
 KIND = "brake"
 """The kind of its judgement, as journals and metrics have spelled it from the first version on."""
@@ -49,24 +46,24 @@ def judge_emergency_stop(rollout: Rollout, evidence: RolloutEvidence, peak: floa
         return None
     if not evidence.present.weights.get(evidence.control):
         evidence = evidence.without_control()
-    found = ShareComparison.of(evidence, ERROR_RATE)
+    views = Views.of(lambda view: ShareComparison.of(view, ERROR_RATE), evidence, ERROR_RATE)
+    found, alpha = views.whole, rollout.alpha_alarm
     if found.values.candidate is None:
         return None
-    without_busiest = evidence.without_busiest()
-    found_others = ShareComparison.of(without_busiest, ERROR_RATE)
-    log_e, row = _log_e(found, evidence, limit)
-    # A control with requests, but none outside its busiest slice, cannot be compared with.
-    comparable = found_others.values.control_n > 0 or not found.values.control_n
-    log_e_others = _log_e(found_others, without_busiest, limit)[0] if comparable else 0.0
-    # Everybody's numbers are shown where they alone would do.
-    alpha = rollout.alpha_alarm
-    others = log_e < -math.log(alpha) and log_e < log_e_others
-    values = found_others.values if others else found.values
-    log_e = float(np.logaddexp(log_e, log_e_others)) - math.log(2)
+
+    def log_e_of(view: ShareComparison) -> tuple[float, int]:
+        # A control with requests, but none outside its busiest slices, cannot be compared with.
+        comparable = view.values.control_n > 0 or not found.values.control_n
+        return _log_e(view, evidence, limit) if comparable else (0.0, 0)
+
+    log_e, shown = views.mixed(log_e_of, -math.log(alpha))
     still = log_e >= -math.log(alpha)
     log_e = max(log_e, peak)
     if log_e < -math.log(alpha):
         return None
+    if not still:
+        shown = Shown(found, 0, others=False)
+    values = shown.view.values
     judgement = Judgement(
         metric=ERROR_RATE.name,
         kind=KIND,
@@ -80,11 +77,12 @@ def judge_emergency_stop(rollout: Rollout, evidence: RolloutEvidence, peak: floa
         alpha_healthy=rollout.analysis.alpha,
         design_effect=values.design_effect,
         still=still,
-        others=others and still,
+        others=shown.others,
+        heaviest=evidence.heaviest,
     )
-    if row and still and not others:
-        value, n = found.moment(row)
-        judgement = replace(judgement, value=value, n=n, since=evidence.look_back.seconds_since(row))
+    if shown.row:
+        value, n = shown.view.moment(shown.row)
+        judgement = replace(judgement, value=value, n=n, since=evidence.look_back.seconds_since(shown.row))
     return judgement
 
 

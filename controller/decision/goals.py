@@ -94,7 +94,10 @@ def judge_goal(
     goal = rollout.goal
     assert goal is not None
     metric = goal.measured
-    found = compare(metric, evidence, goal.planned_requests or rollout.tuned_for, rollout.analysis.alpha)
+    if goal.planned_requests is None:
+        found = compare(metric, evidence.kept(metric), rollout.tuned_for, rollout.analysis.alpha)
+    else:
+        found = compare(metric, evidence.kept(metric), goal.planned_requests, rollout.alpha_better, planned=True)
     values = found.values
     fraction = None if goal.planned_requests is None else values.n / goal.planned_requests
     if values.candidate is None or values.control is None:

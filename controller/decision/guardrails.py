@@ -34,6 +34,7 @@ from controller.decision.comparison import Comparison, Values
 from controller.decision.comparisons import compare
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.verdicts import Judgement, Verdict
+from controller.decision.views import Shown, Views
 
 FARTHEST = 1e4
 """Multiple of the current stage's requests beyond which no estimate is given."""
@@ -58,18 +59,17 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
     """
     metric = guardrail.measured
     alpha, alpha_harm = rollout.analysis.alpha, rollout.alpha_alarm
-    found = compare(metric, evidence, rollout.tuned_for, alpha)
-    harm = _harm(guardrail)
-    values = found.values
+    views = Views.of(lambda view: compare(metric, view, rollout.tuned_for, alpha), evidence, metric)
+    found, values, harm = views.kept, views.kept.values, _harm(guardrail)
     reference = values.control if guardrail.compares else None
     if values.candidate is None or (guardrail.compares and reference is None):
         n = 0 if values.candidate is None else round(values.n)
         return Judgement(metric.name, guardrail.kind, Verdict.ERROR, value=values.candidate, n=n, guardrail=guardrail)
-    log_e_harm, row = evidence.look_back.mixed(_log_e(guardrail, found, harm))
+    proven = -math.log(alpha_harm)
+    log_e_harm, shown = views.mixed(lambda view: evidence.look_back.mixed(_log_e(guardrail, view, harm)), proven)
     log_e_healthy = float(_log_e(guardrail, found.grown(1.0), _OPPOSITE[harm])[0])
     healthy = log_e_healthy >= -math.log(alpha)
     within = _latest_within(guardrail, values)
-    proven = -math.log(alpha_harm)
     if max(log_e_harm, peak) >= proven:
         verdict = Verdict.HARMFUL
     elif healthy and within:
@@ -77,9 +77,11 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
     else:
         verdict = Verdict.INCONCLUSIVE
     if guardrail.harm == "any" and verdict is Verdict.INCONCLUSIVE and not healthy:
-        log_e_any, row_any = evidence.look_back.mixed(found.increase(harm, 0.0, relative=guardrail.relative))
+        log_e_any, shown_any = views.mixed(
+            lambda view: evidence.look_back.mixed(view.increase(harm, 0.0, relative=guardrail.relative)), proven
+        )
         if log_e_any > log_e_harm:
-            log_e_harm, row = log_e_any, row_any
+            log_e_harm, shown = log_e_any, shown_any
         if log_e_harm >= proven:
             verdict = Verdict.HARMFUL
     still = log_e_harm >= proven
@@ -108,14 +110,38 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
         needed=needed,
         still=still,
         within=within,
+        others=views.uneven,
+        heaviest=evidence.heaviest,
         latest_n=values.latest_n,
         elapsed=evidence.elapsed.total_seconds(),
         guardrail=guardrail,
     )
-    if verdict is Verdict.HARMFUL and still and row:
-        value, n = found.moment(row)
-        judgement = replace(judgement, value=value, n=n, since=evidence.look_back.seconds_since(row))
+    if verdict is Verdict.HARMFUL and still:
+        judgement = _as_proven(judgement, guardrail, evidence, shown)
     return judgement
+
+
+def _as_proven(
+    judgement: Judgement, guardrail: Guardrail, evidence: RolloutEvidence, shown: Shown[Comparison]
+) -> Judgement:
+    """The judgement with the numbers of the evidence that says most for harm."""
+    values = shown.view.values
+    if shown.row:
+        value, n = shown.view.moment(shown.row)
+        since = evidence.look_back.seconds_since(shown.row)
+        return replace(judgement, value=value, n=n, since=since, others=shown.others)
+    control = values.control if guardrail.compares else None
+    if values.candidate is None or (guardrail.compares and control is None):
+        return judgement
+    return replace(
+        judgement,
+        value=values.candidate,
+        limit=limit_of(guardrail, control),
+        control=control,
+        n=round(values.n),
+        design_effect=values.design_effect,
+        others=shown.others,
+    )
 
 
 def requests_needed(found: Comparison, decided: Callable[[Comparison], bool]) -> int | None:

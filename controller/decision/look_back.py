@@ -24,13 +24,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from abmesh.experiment.metrics import ERROR_RATE, Histogram, Metric
 from abmesh.experiment.parts import Price
-from abmesh.inference.histogram import merge
+from abmesh.inference.histogram import Bins, CompactBins, merge
 from abmesh.inference.mixture import log_sum_exp
 from abmesh.inference.numbers import Floats
 from controller.decision.history import Checkpoint, Evidence, History
 from controller.decision.prices import at_prices
-from controller.evidence.summary import VariantEvidence
+from controller.evidence.summary import SliceEvidence, VariantEvidence
 
 _Key = TypeVar("_Key")
 
@@ -53,7 +54,7 @@ class Increment:
         age: how long ago the checkpoint was taken.
         candidate: its codes and amounts since then, without slices and histograms.
         control: the control's.
-        before: what the stage had counted by then; latency tables subtract its histograms.
+        before: what the stage had counted by then, by slice and group.
     """
 
     log_weight: float
@@ -110,14 +111,21 @@ def look_back(
         if checkpoint.at >= at:
             continue
         then = at_prices(checkpoint.evidence, prices)
+        if any(item.requests and not item.slices for item in then.values()):
+            continue  # An older version kept no slices. Leaving a checkpoint out only makes E smaller.
         weight = -math.log(_NORMALISER * (checkpoint.number + 1) * math.log(checkpoint.number + 1) ** 2)
         b, a = (_difference(present.get(name), then.get(name)) for name in (candidate, control))
-        found.append(Increment(weight, at - checkpoint.at, b, a, checkpoint.evidence))
+        found.append(Increment(weight, at - checkpoint.at, b, a, then))
     return LookBack(tuple(found))
 
 
 def with_checkpoint(
-    history: History, began: datetime, at: datetime, present: Evidence, names: Sequence[str]
+    history: History,
+    began: datetime,
+    at: datetime,
+    present: Evidence,
+    names: Sequence[str],
+    measured: Sequence[Metric] = (),
 ) -> History:
     """The history with a checkpoint of this moment, if the last one is old enough; some in between are dropped.
 
@@ -129,6 +137,7 @@ def with_checkpoint(
         at: now.
         present: the stage's evidence.
         names: the variants to keep evidence of.
+        measured: the metrics that need more of it than the requests and errors in every slice.
     """
     checkpoints, taken = history.checkpoints, history.taken
     if checkpoints and at < checkpoints[-1].at:
@@ -138,7 +147,7 @@ def with_checkpoint(
         checkpoints = (Checkpoint(taken, began, {}),)
     if at - checkpoints[-1].at > (at - began) / _FINE and at > checkpoints[-1].at:
         taken += 1
-        evidence = {name: _condensed(present[name]) for name in names if name in present}
+        evidence = {name: _condensed(present[name], measured) for name in names if name in present}
         checkpoints = _thinned((*checkpoints, Checkpoint(taken, at, evidence)), at)
     return replace(history, checkpoints=checkpoints, taken=taken)
 
@@ -156,14 +165,28 @@ def _thinned(checkpoints: tuple[Checkpoint, ...], at: datetime) -> tuple[Checkpo
     return checkpoints
 
 
-def _condensed(evidence: VariantEvidence) -> VariantEvidence:
+def _condensed(evidence: VariantEvidence, measured: Sequence[Metric]) -> VariantEvidence:
+    """What is compared with later: what the metrics need of every slice, and of every group of slices."""
+    amounts = any(metric.quantile is None and metric != ERROR_RATE for metric in measured)
+    histograms = {metric.histogram for metric in measured if metric.quantile is not None}
+
+    def groups(histogram: Histogram, found: Mapping[int, Bins]) -> dict[int, Bins]:
+        if histogram in histograms:
+            return {group: CompactBins.of(bins) for group, bins in found.items()}
+        return {0: CompactBins.of(merge(found.values()))}
+
     return VariantEvidence(
         codes=evidence.codes,
         duration_ms=evidence.duration_ms,
-        groups={0: evidence.bins},
+        slices=evidence.slices if amounts else {number: _requests(item) for number, item in evidence.slices.items()},
+        groups=groups("duration", evidence.groups),
         amounts=evidence.amounts,
-        ttft={0: merge(evidence.ttft.values())},
+        ttft=groups("ttft", evidence.ttft),
     )
+
+
+def _requests(evidence: SliceEvidence) -> SliceEvidence:
+    return SliceEvidence(evidence.requests, evidence.errors, evidence.aborted)
 
 
 def _difference(now: VariantEvidence | None, then: VariantEvidence | None) -> VariantEvidence:

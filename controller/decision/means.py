@@ -17,8 +17,7 @@ from abmesh.inference.numbers import Floats, Side
 from abmesh.inference.variance import request_variance
 from controller.decision.comparison import StratifiedSums, Values
 from controller.decision.rollout_evidence import RolloutEvidence
-from controller.decision.variances import SliceVariances, Variances
-from controller.evidence.strata import metric_slices
+from controller.decision.variances import MomentVariances, SliceVariances, Variances
 
 MIN_MEAN = 50
 """Fewest requests of the candidate that a mean is judged on: its method is right for large numbers only."""
@@ -33,7 +32,8 @@ class MeanComparison:
         counts: the same, but of how many things the metric is a value of, where its denominator does not count them.
         variances: per request.
         rho2: of the mixture, tuned to the candidate's requests at which a decision is wanted.
-        nu: degrees of freedom of the current stratum's variance; infinite where it is as good as known.
+        nu: degrees of freedom of the current stratum's variance, shape (1 + moments,); infinite where it is as good as
+            known.
         design_effect: of the current stratum, at least 1.
     """
 
@@ -51,19 +51,15 @@ class MeanComparison:
         Its denominator takes the place of requests everywhere, even where it does not count them: the method needs
         independent slices, whatever is counted in them.
         """
-        variances = SliceVariances.of(
-            [
-                (metric_slices(control, evidence.slices, metric), metric_slices(candidate, evidence.slices, metric))
-                for control, candidate in evidence.arms()
-            ]
-        )
+        rows = evidence.rows(metric)
+        slices = SliceVariances(rows.a, rows.b)
         sums = StratifiedSums.of(evidence, metric)
         counts = StratifiedSums.of(evidence, replace(metric, per=(metric.counted,))) if metric.counted else sums
         effect = 1.0
         if metric == LATENCY_MEAN:  # Only a histogram of the very amount tells how requests differ.
             bins = merge(arm.bins for arm in evidence.arms()[-1])
-            effect = _design_effect(bins, float(request_variance(variances.a, variances.b)[-1]))
-        return cls(sums, counts, variances, tuned_rho2(tuned_for, alpha), variances.freedom, effect)
+            effect = _design_effect(bins, float(request_variance(rows.a, rows.b)[0, -1]))
+        return cls(sums, counts, MomentVariances(slices), tuned_rho2(tuned_for, alpha), slices.freedom, effect)
 
     @property
     def values(self) -> Values:
@@ -107,7 +103,11 @@ class MeanComparison:
 
     def grown(self, factor: float) -> MeanComparison:
         """See the protocol."""
-        return replace(self, sums=self.sums.grown(factor), counts=self.counts.grown(factor))
+        found = replace(self, sums=self.sums.grown(factor), counts=self.counts.grown(factor))
+        if not isinstance(found.variances, MomentVariances):
+            return found
+        nu = found.nu if isinstance(found.nu, float) else found.nu[:1]
+        return replace(found, variances=found.variances.whole, nu=nu)
 
     def _log_e(self, d: Floats, v: Floats, side: Side) -> Floats:
         n = self.counts.n_b.sum(axis=-1)

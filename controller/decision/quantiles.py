@@ -20,7 +20,7 @@ from abmesh.inference.combined import standardised
 from abmesh.inference.counts import log_e_ratio, log_e_share
 from abmesh.inference.edges import edge_deflator, edge_design_effect, level_deflator
 from abmesh.inference.numbers import Floats, Side
-from controller.decision.comparison import Values, few_slices_effect
+from controller.decision.comparison import Values, few_slices_effect, over_moments
 from controller.decision.latencies import LatencyTable
 from controller.decision.rollout_evidence import RolloutEvidence
 
@@ -29,7 +29,7 @@ TAU = 0.5
 30% slower has more than twice as many requests above the control's p95."""
 
 MIN_GROUPS = 5
-"""Fewest groups of slices with requests that variances between users are taken from."""
+"""Fewest effective groups of slices that variances between users are taken from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,78 +62,72 @@ class QuantileComparison:
     def of(cls, evidence: RolloutEvidence, metric: Metric) -> QuantileComparison:
         """A quantile of durations, or of times to the first token, in milliseconds."""
         assert metric.quantile is not None
-        arms = evidence.arms()
         control, candidate = evidence.latencies.of(metric.histogram)
         edges = np.array([next(iter(stratum.edges.get(metric.name, ())), np.nan) for stratum in evidence.strata])
+        sizes = candidate.sizes()[0].sum(axis=-1)
         bare = Values(
-            candidate=candidate.whole.quantile(metric.quantile),
-            control=control.whole.quantile(metric.quantile),
-            latest=candidate.groups[-1].quantile(metric.quantile),
-            latest_control=control.groups[-1].quantile(metric.quantile),
-            n=float(candidate.sizes()[0].sum()),
+            candidate=candidate.quantile(metric.quantile),
+            control=control.quantile(metric.quantile),
+            latest=candidate.quantile(metric.quantile, -1),
+            latest_control=control.quantile(metric.quantile, -1),
+            n=float(sizes.sum()),
             control_n=float(control.sizes()[0].sum()),
-            latest_n=float(candidate.sizes()[0, -1]),
+            latest_n=float(sizes[-1]),
         )
         found = cls(metric.quantile, control, candidate, edges, bare)
         at = edges[-1] if not np.isnan(edges[-1]) else bare.latest
         if at is None:
             return found
-        return replace(found, values=replace(bare, design_effect=found._phi(len(arms) - 1, at, at, edge_design_effect)))
+        where = np.full(len(edges), at)
+        effect = found._phi(where, where, edge_design_effect)[0, -1]
+        return replace(found, values=replace(bare, design_effect=float(effect)))
 
     @property
     def standardised(self) -> tuple[float, float] | None:
         """See the protocol; of the strata that have an edge."""
         rows = []
-        for a, b, edge in zip(self.a.groups, self.b.groups, self.edges, strict=True):
-            value_a, value_b = a.quantile(self.share), b.quantile(self.share)
+        sizes_a, sizes_b = self.a.sizes()[0].sum(axis=-1), self.b.sizes()[0].sum(axis=-1)
+        for index, edge in enumerate(self.edges):
+            value_a, value_b = self.a.quantile(self.share, index), self.b.quantile(self.share, index)
             if value_a is not None and value_b is not None and not np.isnan(edge):
-                n_a, n_b = a.sizes.sum(), b.sizes.sum()
+                n_a, n_b = sizes_a[index], sizes_b[index]
                 rows.append((n_a, n_a * value_a, n_b, n_b * value_b))
         return standardised(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
 
     def design_effects(self) -> Floats:
-        """Each stratum's design effect at both variants' own quantiles, which it lends to parts of its users."""
-        found = np.ones(len(self.edges))
-        for index, (a, b) in enumerate(zip(self.a.groups, self.b.groups, strict=True)):
-            value_a, value_b = a.quantile(self.share), b.quantile(self.share)
-            if value_a is not None and value_b is not None:
-                found[index] = self._phi(index, value_a, value_b, level_deflator)
-        return found
+        """Each stratum's design effect at the control's quantile, which it lends to parts of its users."""
+        edges = np.nan_to_num(self.edges)
+        return np.asarray(self._phi(edges, edges, level_deflator)[0])
 
     def moment(self, row: int) -> tuple[float | None, int]:
         """See the protocol."""
-        now, then = self.b.groups[-1], self.b.before
-        n = float(now.sizes.sum() - then.sizes[row - 1])
+        now = self.b.groups[-1]
+        # The first bound of a bin above which fewer than the quantile's share are left, which is exact to the bin.
+        bounds = np.append(now.lower, now.lower[-1] + now.width[-1]) if now.lower.size else np.zeros(1)
+        above, n = self.b.since(row, bounds)
         if n <= 0:
             return None, 0
-        # The first bound of a bin above which fewer than the quantile's share are left, which is exact to the bin.
-        bounds = np.append(now.lower, now.lower[-1] + now.width[-1])
-        above = now.exceeding(bounds).sum(axis=-1) - then.exceeding(bounds)[:, row - 1]
         return float(bounds[int(np.argmax(above <= n * (1 - self.share) * (1 + 1e-12)))]), round(n)
 
     def level(self, side: Side, limit: float) -> Floats:
         """See the protocol."""
-        phi = np.array([self._phi(index, limit, limit, level_deflator) for index in range(len(self.edges))])
-        above = self._grown(self.b.above(np.full(len(self.edges), limit)))
+        limits = np.full(len(self.edges), limit)
+        phi = self._phi(limits, limits, level_deflator)
+        above = self._grown(self.b.above(limits))
         s, n = (above / phi).sum(axis=-1), (self._grown(self.b.sizes()) / phi).sum(axis=-1)
         return log_e_share(s, n, 1 - self.share, side=side)
 
     def increase(self, side: Side, by: float, *, relative: bool) -> Floats:
         """See the protocol."""
         limits = self.edges * (1 + by) if relative else self.edges + by
-        phi = np.array(
-            [
-                1.0 if np.isnan(edge) else self._phi(index, edge, limit, edge_deflator)
-                for index, (edge, limit) in enumerate(zip(self.edges, limits, strict=True))
-            ]
-        )
+        phi = self._phi(self.edges, limits, edge_deflator)
         y_a, y_b = self._grown(self.a.above(self.edges)) / phi, self._grown(self.b.above(limits)) / phi
         n_a, n_b = self._grown(self.a.sizes()), self._grown(self.b.sizes())
         return log_e_ratio(y_a, y_b, n_b / np.maximum(n_a + n_b, 1e-300), 0.0, side=side, tau=TAU)
 
     def grown(self, factor: float) -> QuantileComparison:
         """See the protocol."""
-        sizes = self.b.sizes()[0]
+        sizes = self.b.sizes()[0].sum(axis=-1)
         n = float(sizes[:-1].sum() + sizes[-1] * factor)
         return replace(
             self,
@@ -144,18 +138,16 @@ class QuantileComparison:
         )
 
     def _grown(self, rows: Floats) -> Floats:
-        if self.factor == 1:
-            return rows
-        grown = rows.copy()
+        """Rows summed over groups, shape (1 + moments, strata), the current stratum multiplied."""
+        grown = rows.sum(axis=-1)
         grown[:, -1] *= self.factor
-        return grown
+        return np.asarray(grown)
 
-    def _phi(self, stratum: int, edge: float, limit: float, deflator: Callable[..., Floats]) -> float:
-        """What counts above the control's edge and the candidate's limit are divided by."""
-        a, b = self.a.groups[stratum], self.b.groups[stratum]
-        edges, limits = np.array(edge), np.array(limit)
-        between = float(deflator(a.exceeding(edges), a.sizes, b.exceeding(limits), b.sizes))
+    def _phi(self, edges: Floats, limits: Floats, deflator: Callable[..., Floats]) -> Floats:
+        """What counts above the control's edges and the candidate's limits are divided by, (1 + moments, strata)."""
+        n_a, n_b = self.a.sizes(), self.b.sizes()
+        between = deflator(self.a.above(edges), n_a, self.b.above(limits), n_b)
         if self.lent is not None:
-            return between * float(self.lent[stratum])
-        few = (float(few_slices_effect(groups.sizes, MIN_GROUPS)) for groups in (a, b))
-        return max(between, *few)
+            return np.asarray(between * self.lent)
+        few = (few_slices_effect(n, MIN_GROUPS) for n in (n_a, n_b))
+        return over_moments(np.maximum.reduce([between, *few]))

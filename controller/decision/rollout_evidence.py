@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
+from abmesh.experiment.metrics import Metric
 from controller.decision.latencies import LatencyTables
 from controller.decision.look_back import NO_LOOK_BACK, LookBack
-from controller.evidence.strata import Stratum
-from controller.evidence.summary import FIRST_ERROR, VariantEvidence
+from controller.decision.slice_rows import Arm, LeftOut, SliceRows, busiest, metric_rows
+from controller.evidence.strata import Stratum, request_counts
+from controller.evidence.summary import VariantEvidence
 
 _NOTHING = VariantEvidence()
 
@@ -28,7 +30,9 @@ class RolloutEvidence:
         strata: one a stage, the current one last; at least one.
         look_back: the current stage's evidence since each checkpoint.
         elapsed: how long the current stage's evidence has been collected.
-        latencies: both variants' histograms, laid out for many limits when they are first asked for.
+        left_out: slices that are not looked at; None where all are.
+        latencies: both variants' histograms, laid out for many limits when they are first asked for; without the groups
+            of slices that are not looked at.
     """
 
     candidate: str
@@ -37,6 +41,7 @@ class RolloutEvidence:
     strata: Sequence[Stratum]
     look_back: LookBack = NO_LOOK_BACK
     elapsed: timedelta = timedelta()
+    left_out: LeftOut | None = None
     latencies: LatencyTables = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -65,22 +70,48 @@ class RolloutEvidence:
         ]
         return replace(self, strata=strata)
 
-    def without_busiest(self) -> RolloutEvidence:
-        """Requests and errors without the slice of each variant that sent most, in each stage; without look-back.
+    def without_dominant(self) -> RolloutEvidence:
+        """The same without the slices of each variant that dominate; see :mod:`abmesh.inference.busiest`.
 
-        Which slice that is depends on requests alone, so it says nothing about errors.
+        In each stage, and of what the current one has counted since each checkpoint, by the requests of that span.
         """
-        strata = [
-            replace(stratum, variants={name: _without_busiest(item) for name, item in stratum.variants.items()})
-            for stratum in self.strata
-        ]
-        return replace(self, strata=strata, look_back=NO_LOOK_BACK)
+        return self._view(0)
 
+    def without_busiest(self) -> RolloutEvidence:
+        """The same, and without the busiest slice of each variant in any case."""
+        return self._view(1)
 
-def _without_busiest(evidence: VariantEvidence) -> VariantEvidence:
-    if not evidence.slices:
-        return evidence
-    busiest = max(evidence.slices, key=lambda number: (evidence.slices[number].requests, number))
-    slices = {number: item for number, item in evidence.slices.items() if number != busiest}
-    requests, errors = (sum(getattr(item, what) for item in slices.values()) for what in ("requests", "errors"))
-    return VariantEvidence(codes={200: requests - errors, FIRST_ERROR: errors}, slices=slices)
+    def kept(self, metric: Metric) -> RolloutEvidence:
+        """What a metric is shown and judged healthy by: without the slices that dominate, if any do."""
+        return self.without_dominant() if self.uneven(metric) else self
+
+    def uneven(self, metric: Metric) -> bool:
+        """Whether a metric's evidence has slices that dominate."""
+        if metric.quantile is not None:
+            return self.latencies.uneven(metric.histogram)
+        a, b = self._histories()
+        return busiest(a, b, self.slices).any
+
+    @property
+    def heaviest(self) -> float:
+        """The largest share of either variant's requests in the current stage that one slice has, 0..1."""
+        counts = [request_counts(arm, self.slices) for arm in self.arms()[-1]]
+        return max(float(n.max() / n.sum()) if n.any() else 0.0 for n in counts)
+
+    def rows(self, metric: Metric) -> SliceRows:
+        """A ratio metric in every slice that is not left out."""
+        return metric_rows(*self._histories(), self.slices, metric).without(self.left_out)
+
+    def _view(self, leave: int) -> RolloutEvidence:
+        a, b = self._histories()
+        found = replace(self, left_out=busiest(a, b, self.slices, least=leave))
+        object.__setattr__(found, "latencies", self.latencies.without_dominant(least=leave))
+        return found
+
+    def _histories(self) -> tuple[Arm, Arm]:
+        """The control's and the candidate's evidence in each stratum and at each checkpoint."""
+        arms, before = self.arms(), [item.before for item in self.look_back.increments]
+        return (
+            ([a for a, _ in arms], [then.get(self.control, _NOTHING) for then in before]),
+            ([b for _, b in arms], [then.get(self.candidate, _NOTHING) for then in before]),
+        )

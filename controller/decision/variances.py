@@ -11,10 +11,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from abmesh.inference.busiest import effective_slices, needed_slices
 from abmesh.inference.numbers import Floats, Slices
-from abmesh.inference.variance import design_effect, freedom, request_variance
-from controller.decision.comparison import MIN_SLICES, few_slices_effect
+from abmesh.inference.variance import (
+    OWN_RATE_FROM,
+    design_effect,
+    freedom,
+    own_variance,
+    rate,
+    request_variance,
+)
+from controller.decision.comparison import MIN_SLICES, few_slices_effect, over_moments
 
 _ROUNDING = 1e-15
 """A variance below this part of the squared mean is rounding."""
@@ -34,7 +43,7 @@ class Variances(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SliceVariances:
-    """Variances between slices of users, pooled over both variants.
+    """Variances between slices of users, pooled over both variants, and no less than between those of either one.
 
     Attributes:
         a: the control's slices in each stratum, shape (..., strata, B).
@@ -55,13 +64,15 @@ class SliceVariances:
         return cls(a, b)
 
     def compared(self, scale: float, offset: float) -> Floats:
-        """See :class:`Variances`; both variants must have requests in :data:`MIN_SLICES` slices."""
+        """See :class:`Variances`; both variants must have requests in :data:`MIN_SLICES` effective slices."""
         moved = Slices(self.a.n, scale * self.a.y + offset * self.a.n)
-        return _between_slices(moved, self.b, np.minimum(_seen(self.a), _seen(self.b)))
+        s2 = np.maximum.reduce([request_variance(moved, self.b), own_variance(moved), own_variance(self.b)])
+        return _known(s2, moved, self.b, _enough(self.a) & _enough(self.b))
 
     def candidate(self) -> Floats:
         """See :class:`Variances`; only the candidate must have requests in that many slices."""
-        return _between_slices(self.a, self.b, _seen(self.b))
+        s2 = _own_or_larger(request_variance(self.a, self.b), own_variance(self.b), self.b.total_n * rate(self.b) ** 2)
+        return _known(s2, self.a, self.b, _enough(self.b))
 
     @property
     def freedom(self) -> Floats:
@@ -69,25 +80,84 @@ class SliceVariances:
         return freedom(self.a, self.b)[..., -1]
 
 
+@dataclass(frozen=True, slots=True)
+class MomentVariances:
+    """Those of rows since moments, shape (1 + moments, strata): none is below its whole stratum's."""
+
+    slices: SliceVariances
+
+    @property
+    def whole(self) -> MomentVariances:
+        """Those of all evidence alone."""
+        a, b = self.slices.a, self.slices.b
+        return MomentVariances(SliceVariances(Slices(a.n[:1], a.y[:1]), Slices(b.n[:1], b.y[:1])))
+
+    def compared(self, scale: float, offset: float) -> Floats:
+        """See :class:`Variances`."""
+        return over_moments(self.slices.compared(scale, offset))
+
+    def candidate(self) -> Floats:
+        """See :class:`Variances`."""
+        return over_moments(self.slices.candidate())
+
+
 def share_design_effect(a: Slices, b: Slices) -> Floats:
-    """How many requests say as much about a share as one independent request, shape (...).
+    """How many requests say as much as one independent request about the difference of two shares, shape (...).
+
+    That between both variants' slices, but no less than that between each variant's own: one user may be most of a
+    small canary, and disappear among the control's slices.
 
     Args:
         a: the control's slices, shape (..., B).
         b: the candidate's.
     """
+    own = (effect(arm) for effect in (_own_effect, _few_effect) for arm in (a, b))
+    return np.asarray(np.maximum.reduce([_pooled_effect(a, b), *own]))
+
+
+def candidate_design_effect(a: Slices, b: Slices) -> Floats:
+    """How many requests say as much as one independent request about the candidate's own share, shape (...).
+
+    Its own, whatever the control's users are like; with fewer than :data:`OWN_RATE_FROM` effective events, at least
+    that between both variants' slices.
+
+    Args:
+        a: the control's slices, shape (..., B).
+        b: the candidate's.
+    """
+    share = rate(b)
+    events = b.total_n * np.minimum(share, 1 - share)
+    return np.maximum(_own_or_larger(_pooled_effect(a, b), _own_effect(b), events), _few_effect(b))
+
+
+def _pooled_effect(a: Slices, b: Slices) -> Floats:
     pooled = (a.total_y + b.total_y) / np.maximum(a.total_n + b.total_n, 1)
-    between = design_effect(request_variance(a, b, share=True), pooled)
-    few = np.maximum(few_slices_effect(a.n, MIN_SLICES), few_slices_effect(b.n, MIN_SLICES))
-    return np.maximum(between, few)
+    return design_effect(request_variance(a, b, share=True), pooled)
 
 
-def _seen(arm: Slices) -> Floats:
-    return np.asarray(np.count_nonzero(arm.n, axis=-1), dtype=np.float64)
+def _own_effect(arm: Slices) -> Floats:
+    return design_effect(own_variance(arm), rate(arm))
 
 
-def _between_slices(a: Slices, b: Slices, seen: Floats) -> Floats:
-    s2 = request_variance(a, b)
+def _few_effect(arm: Slices) -> Floats:
+    """The design effect where slices are too few; all events of one slice then count as one event at most."""
+    few = few_slices_effect(arm.n, MIN_SLICES)
+    slices = effective_slices(arm.y)
+    events = np.where(slices > 0, arm.total_y / np.where(slices > 0, slices, 1.0), 1.0)
+    return np.asarray(np.where(few > 1, np.maximum(few, events), few))
+
+
+def _own_or_larger(pooled: Floats, own: Floats, events: Floats) -> Floats:
+    """The candidate's own where enough effective events tell it; else the larger of the two."""
+    known = (own > 0) & (events >= OWN_RATE_FROM * own)
+    return np.asarray(np.where(known, own, np.maximum(pooled, own)))
+
+
+def _enough(arm: Slices) -> NDArray[np.bool_]:
+    return np.asarray(effective_slices(arm.n) >= needed_slices(arm.n.shape[-1], MIN_SLICES))
+
+
+def _known(s2: Floats, a: Slices, b: Slices, enough: NDArray[np.bool_]) -> Floats:
     # Where all durations are alike, rounding leaves a variance that is not quite 0, which would prove anything.
     mean = (a.total_y + b.total_y) / np.maximum(a.total_n + b.total_n, 1)
-    return np.asarray(np.where(seen >= MIN_SLICES, np.where(s2 > _ROUNDING * mean**2, s2, 0.0), np.inf))
+    return np.asarray(np.where(enough, np.where(s2 > _ROUNDING * mean**2, s2, 0.0), np.inf))

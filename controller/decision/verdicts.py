@@ -64,7 +64,8 @@ class Judgement:
         since: seconds before the decision since when harm was found, if the whole rollout's evidence does not show it.
         still: whether the evidence still shows harm that was proven, now or at an earlier look.
         within: whether the current stage's own value keeps the limit.
-        others: whether the value leaves out the busiest slice of users; only the emergency stop does.
+        others: whether the value leaves out each variant's busiest slices of users.
+        heaviest: the largest share of either variant's requests in the current stage that one slice of users has, 0..1.
         latest_n: the candidate's requests in the current stage.
         elapsed: seconds in which they were counted.
         guardrail: the one that was judged; None for the emergency stop.
@@ -87,6 +88,7 @@ class Judgement:
     still: bool = True
     within: bool = True
     others: bool = False
+    heaviest: float = 0.0
     latest_n: float = 0.0
     elapsed: float = 0.0
     guardrail: Guardrail | None = None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from controller.decision.history import History, PastStage
 from controller.decision.intervals import increase_interval, level_interval
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.verdicts import GoalJudgement, Judgement, Verdict
+from controller.decision.views import Views
 from controller.evidence.coverage import Coverage
 from controller.evidence.strata import Stratum
 from controller.records import ExperimentState, Phase, Stage
@@ -164,7 +166,7 @@ def decided(plan: Experiment, parts: Sequence[Stratum]) -> GoalJudgement:
 @given(WORLDS, st.sampled_from([0.02, 0.1, 0.5]))
 @examples(15)
 def test_a_verdict_is_what_its_limits_and_the_report_say(metric: str, world: World, margin: float) -> None:
-    """A guardrail on the relative increase; half of what harms rolls back, as half looks for harm that began later."""
+    """A guardrail on the relative increase; a quarter of what harms is on all users and all stages."""
     parts = strata(world)
     kind = "max_decrease" if metric in MORE_IS_BETTER else "max_increase"
     plan = planned(metric, **{kind: f"{margin:.0%}", "relative": True})
@@ -173,12 +175,17 @@ def test_a_verdict_is_what_its_limits_and_the_report_say(metric: str, world: Wor
     judgement = judge(rollout.guardrails[0], rollout, evidence(parts))
     if judgement.verdict is Verdict.ERROR:
         return
-    found = compare(plan.metrics[metric], evidence(parts), rollout.tuned_for, ALPHA)
+    views = Views.of(
+        lambda view: compare(plan.metrics[metric], view, rollout.tuned_for, ALPHA),
+        evidence(parts),
+        plan.metrics[metric],
+    )
     sides = (Side.LESS, Side.GREATER) if kind == "max_increase" else (Side.GREATER, Side.LESS)
     limit = margin if kind == "max_increase" else -margin
-    healthy, harm = (float(found.increase(side, limit, relative=True)[0]) for side in sides)
+    healthy, harm = (float(views.kept.increase(side, limit, relative=True)[0]) for side in sides)
     assert judgement.log_e_healthy == healthy
-    assert judgement.log_e_harm == pytest.approx(harm - math.log(2))
+    halves = [float(view.increase(sides[1], limit, relative=True)[0]) for view in (views.whole, views.others)]
+    assert judgement.log_e_harm == pytest.approx(np.logaddexp(halves[0], halves[1]) - 2 * math.log(2))
     lift = lift_of(plan, metric, parts)
     if lift is not None and min(healthy, harm) < math.log(2 / ALPHA):
         # Two-sided, each limit at half of alpha.
@@ -205,7 +212,8 @@ def test_explain_shows_the_limits_of_the_comparison_that_decided(metric: str, wo
     if judgement.verdict is Verdict.ERROR:
         return
     rows = {row.variant: row.value.value for row in reported(plan, metric, parts).variants}
-    assert judgement.value == pytest.approx(rows[CANDIDATE])
+    if judgement.verdict is not Verdict.HARMFUL:  # whose numbers are those that say most for harm
+        assert judgement.value == pytest.approx(rows[CANDIDATE])
     limit = (0.1 if shown.guardrail.upper else -0.1) if compares else judgement.limit
     assert limit is not None
     healthy = judgement.log_e_healthy >= -math.log(ALPHA)

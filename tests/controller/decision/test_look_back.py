@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from abmesh.experiment import metrics
 from controller.decision.decide import past_strata
 from controller.decision.history import History, PastStage
 from controller.decision.look_back import Increment, look_back, with_checkpoint
+from controller.evidence.summary import VariantEvidence
 from tests.controller.decision.support import NOTHING, arm, evidence_of
 from tests.controller.support import START
 
@@ -37,11 +40,31 @@ def test_the_first_checkpoint_is_the_stages_beginning_with_nothing_counted() -> 
     assert history.taken == 2
 
 
-def test_a_checkpoint_holds_what_was_counted_without_slices() -> None:
-    kept = _run([500]).checkpoints[-1].evidence
-    assert kept["model-b"].codes[200] == 500
-    assert kept["model-b"].slices == {}
-    assert sum(kept["model-b"].bins.values()) == 500
+def test_a_checkpoint_holds_requests_and_errors_of_every_slice() -> None:
+    kept = _run([500]).checkpoints[-1].evidence["model-b"]
+    assert kept.codes[200] == 500
+    assert {item.requests for item in kept.slices.values()} == {10}
+    assert len(kept.slices) == 50
+    assert (list(kept.groups), sum(kept.bins.values())) == ([0], 500), "no quantile is compared"
+
+
+def test_a_checkpoint_holds_what_the_metrics_need_of_every_slice_and_group() -> None:
+    present = {name: arm(500) for name in NAMES}
+    latencies = [metrics.MEASURED[name] for name in ("latency_p95", "latency_mean")]
+    kept = with_checkpoint(History(), START, _at(500), present, NAMES, latencies).checkpoints[-1].evidence["model-b"]
+    assert kept.slices == present["model-b"].slices
+    assert {group: dict(bins) for group, bins in kept.groups.items()} == present["model-b"].groups
+
+
+def test_a_checkpoint_of_an_older_version_which_kept_no_slices_is_left_out() -> None:
+    present = {name: arm(60) for name in NAMES}
+    history = with_checkpoint(History(), START, _at(60), present, NAMES)
+    old = {name: VariantEvidence(codes={200: 60}) for name in NAMES}
+    history = replace(history, checkpoints=(*history.checkpoints[:1], replace(history.checkpoints[1], evidence=old)))
+    later = {name: arm(100) for name in NAMES}
+    assert [item.age for item in look_back(history.checkpoints, _at(90), later, *NAMES, {}).increments] == [
+        timedelta(seconds=90)
+    ]
 
 
 def test_checkpoints_are_taken_as_a_stage_ages_and_at_most_sixteen_are_kept() -> None:
