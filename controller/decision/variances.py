@@ -66,7 +66,8 @@ class SliceVariances:
     def compared(self, scale: float, offset: float) -> Floats:
         """See :class:`Variances`; both variants must have requests in :data:`MIN_SLICES` effective slices."""
         moved = Slices(self.a.n, scale * self.a.y + offset * self.a.n)
-        s2 = np.maximum.reduce([request_variance(moved, self.b), own_variance(moved), own_variance(self.b)])
+        own = (_own_under_null(arm, moved, self.b) for arm in (moved, self.b))
+        s2 = np.maximum.reduce([request_variance(moved, self.b), *own])
         return _known(s2, moved, self.b, _enough(self.a) & _enough(self.b))
 
     def candidate(self) -> Floats:
@@ -145,6 +146,18 @@ def _few_effect(arm: Slices) -> Floats:
     slices = effective_slices(arm.y)
     events = np.where(slices > 0, arm.total_y / np.where(slices > 0, slices, 1.0), 1.0)
     return np.asarray(np.where(few > 1, np.maximum(few, events), few))
+
+
+def _own_under_null(arm: Slices, a: Slices, b: Slices) -> Floats:
+    """A variant's own variance per request, were its mean the one of both.
+
+    The variance of events grows with their rate. Without this, the variance of what does more harm would hide it; for a
+    share it comes to the same as a design effect.
+    """
+    common = (a.total_y + b.total_y) / np.maximum(a.total_n + b.total_n, 1)
+    mine = rate(arm)
+    higher = (common > 0) & (mine > common)
+    return own_variance(arm) * np.where(higher, common / np.where(higher, mine, 1.0), 1.0)
 
 
 def _own_or_larger(pooled: Floats, own: Floats, events: Floats) -> Floats:
