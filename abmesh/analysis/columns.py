@@ -24,6 +24,7 @@ LONGEST_LINE = 65_536
 """Most characters of a line, its end included."""
 
 _WHOLE = re.compile(r"[0-9]{1,16}(?:\.0*)?")
+_QUOTED = re.compile(r'"[^"]*"')
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
 
 
@@ -34,14 +35,14 @@ class Where:
     source: str
     line: int
 
-    def refuse(self, column: str, message: str, found: str = "", allowed: str = "") -> NoReturn:
+    def refuse(self, column: str, message: str, found: str = "", allowed: str = "", longest: int = 60) -> NoReturn:
         """Raise an error with file, line, column, what was found and what is allowed.
 
         Raises:
             DataError: always.
         """
         if found:
-            found = shorten(found, 60)
+            found = shorten(found, longest)
             found = found if found.isprintable() else found.encode("unicode_escape").decode()
         raise DataError(Problem(column, self.line, message, found, allowed).describe(self.source))
 
@@ -112,6 +113,12 @@ def bounded(lines: Iterable[str], source: str) -> Iterator[str]:
         yield line
 
 
+def separator(line: str) -> str:
+    """What separates the columns of a file: whichever of ``, ; | tab`` its first line has most of."""
+    bare = _QUOTED.sub("", line)
+    return max(",;\t|", key=bare.count)  # The comma where there are none, or as many of each.
+
+
 def header(cells: Sequence[str], known: Sequence[str], required: Sequence[str], where: Where) -> tuple[str, ...]:
     """The names of the columns, in the table's order.
 
@@ -120,8 +127,6 @@ def header(cells: Sequence[str], known: Sequence[str], required: Sequence[str], 
     """
     names = tuple(cell.strip().lower() for cell in cells)
     allowed = ", ".join(known)
-    if len(names) == 1 and re.search(r"[;\t|]", names[0]):
-        where.refuse("", "the columns are not separated by commas", names[0], "a comma between columns")
     for column in names:
         if column not in known:
             where.refuse("", "unknown column", column or "nothing", allowed)

@@ -57,6 +57,13 @@ class Table:
         users: how many different users each variant has by stage; empty without a column ``user``.
         shared_users: how many users are in more than one variant of a stage.
         ends: the time of each variant's last row; empty without a column ``time``.
+        metric: the name of the column that was added up; empty where the file calls it ``sum``.
+        per: what ``n`` counts, as a heading: ``requests``, ``units``, or the name of a column.
+        counted: what ``users`` counts.
+        adjusted_share: whether values were shares before a covariate was taken into account.
+        missing: rows of each variant without a value of this metric, which are left out.
+        warnings: sentences on the file that a reader must know before believing anything.
+        notes: sentences on what was done with the values before they were added up.
     """
 
     source: str
@@ -71,6 +78,13 @@ class Table:
     users: Mapping[tuple[str, str], int] = field(default_factory=dict)
     shared_users: int = 0
     ends: Mapping[str, float] = field(default_factory=dict)
+    metric: str = ""
+    per: str = "requests"
+    counted: str = "users"
+    adjusted_share: bool = False
+    missing: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def part(
         self, stage: str, segment: str | None = None, cells: Mapping[CellKey, Totals] | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
 from abmesh.analysis import columns
 from abmesh.analysis.columns import Where
@@ -24,6 +25,9 @@ KNOWN = ("variant", "user", "n", "sum", "sum_squares", "segment", "stage", "time
 REQUIRED = ("variant", "n", "sum")
 
 MOST_AGGREGATES = 100_000
+
+_MOST_EMPTY = 100
+"""Most empty lines before the first one that is not."""
 
 _GROUPING = ("segment", "stage", "time")
 
@@ -38,24 +42,63 @@ def read_table(lines: Iterable[str], source: str) -> Table:
     Raises:
         DataError: it cannot be analysed; the message says where and what is allowed.
     """
+    return table_of(*opened(lines, source))
+
+
+def opened(lines: Iterable[str], source: str) -> tuple[list[str], Iterator[list[str]], Where]:
+    """The cells of the first line, the rows below it, and where the reader is.
+
+    Args:
+        lines: see :func:`read_table`.
+        source: its name, for messages.
+
+    Raises:
+        DataError: the file is empty or is not text in UTF-8.
+    """
     where = Where(source, 1)
-    rows = _rows(lines, where)
+    left = columns.bounded(lines, source)
+    head: list[str] = []
+    for line in left:
+        head.append(line)
+        if line.strip("\ufeff \t\r\n") or len(head) > _MOST_EMPTY:
+            break
+    top = head.pop() if head else ""
+    if "\0" in top or top.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+        where.refuse("", "the file is not text in UTF-8", allowed="a CSV that was saved as UTF-8")
+    rows = _rows(chain(head, [top.removeprefix("\ufeff")], left), columns.separator(top), where)
     first = next(rows, None)
     if first is None:
-        where.refuse("", "the file is empty", allowed=f"a first line that names columns: {', '.join(KNOWN)}")
-    first[0] = first[0].removeprefix("\ufeff")
+        where.refuse("", "the file is empty", allowed=f"a first line that names columns, such as {', '.join(KNOWN)}")
+    return first, rows, where
+
+
+def table_of(first: list[str], rows: Iterator[list[str]], where: Where) -> Table:
+    """Read the rows of a file whose columns have the names of :data:`KNOWN`; see :func:`opened`.
+
+    Raises:
+        DataError: see :func:`read_table`.
+    """
     names = columns.header(first, KNOWN, REQUIRED, where)
     table = read_users(rows, names, where) if "user" in names else _aggregates(rows, names, where)
-    if len(table.variants) < 2:
-        Where(source, 0).refuse(
-            "variant", "there is nothing to compare", ", ".join(table.variants) or "none", "at least 2 variants"
-        )
+    at_least_two(table.variants, where)
     return table
 
 
-def _rows(lines: Iterable[str], where: Where) -> Iterator[list[str]]:
+def at_least_two(variants: Iterable[str], where: Where) -> None:
+    """Refuse a file that has nothing to compare.
+
+    Raises:
+        DataError: it has fewer than two variants.
+    """
+    names = tuple(variants)
+    if len(names) < 2:
+        found = ", ".join(names) or "none"
+        Where(where.source, 0).refuse("variant", "there is nothing to compare", found, "at least 2 variants")
+
+
+def _rows(lines: Iterable[str], separator: str, where: Where) -> Iterator[list[str]]:
     """Rows with cells; ``where`` is always at the row that was given last."""
-    reader = csv.reader(columns.bounded(lines, where.source), strict=True)
+    reader = csv.reader(lines, strict=True, delimiter=separator)
     width = 0
     try:
         for row in reader:
@@ -76,6 +119,7 @@ def _aggregates(rows: Iterator[list[str]], names: tuple[str, ...], where: Where)
     kind: Kind = "mean" if squared else "rate"
     history: dict[float, dict[CellKey, Totals]] = {}
     latest: dict[CellKey, tuple[float, Totals, int]] = {}
+    broken: dict[tuple[str, ...], str] = {}
     dated: bool | None = None
     for count, row in enumerate(rows, start=1):
         if count > MOST_AGGREGATES:
@@ -95,22 +139,48 @@ def _aggregates(rows: Iterator[list[str]], names: tuple[str, ...], where: Where)
             allowed = "one row for each variant" + "".join(f" and {name}" for name in _GROUPING if name in places)
             where.refuse("variant", message, key[2], allowed)
         if before is not None and (at - before[0]) * (totals.n - before[1].n) < 0:
-            message = f"rows are cumulative, but line {before[2]} of the same variant contradicts this one"
-            where.refuse("n", message, f"{totals.n:.0f} beside {before[1].n:.0f}", "n that never falls over time")
+            stream = key[:2] if any(key[:2]) else key
+            broken.setdefault(stream, _contradiction(key, before, totals, where))
         history[at][key] = totals
         if before is None or at > before[0]:
             latest[key] = (at, totals, where.line)
+    if broken:
+        latest = {key: value for key, value in latest.items() if not _one_of(broken, key)}
+        history = {
+            at: {key: v for key, v in known.items() if not _one_of(broken, key)} for at, known in history.items()
+        }
+        if len({variant for _, _, variant in latest}) < 2:
+            Where(where.source, 0).refuse("n", next(iter(broken.values())), allowed="n that never falls over time")
+    stages, segments, variants = ({key[part]: None for key in latest} for part in range(3))
     return Table(
         source=where.source,
         kind=kind,
         share=not squared,
-        variants=tuple(cells.variants),
-        stages=tuple(cells.stages),
-        segments=tuple(cells.segments),
+        variants=tuple(variants),
+        stages=tuple(stages),
+        segments=tuple(segments),
         cells={key: totals for key, (_, totals, _) in latest.items()},
-        history=_cumulative(history) if timed else (),
+        history=_cumulative({at: known for at, known in history.items() if known}) if timed else (),
         dated=bool(dated),
         ends=_ends(latest) if timed else {},
+        warnings=tuple(f"{problem}; the rest of the file is reported" for problem in broken.values()),
+    )
+
+
+def _one_of(broken: Mapping[tuple[str, ...], str], key: CellKey) -> bool:
+    """Whether a cell belongs to a stream that is left out."""
+    return key in broken or key[:2] in broken
+
+
+def _contradiction(key: CellKey, before: tuple[float, Totals, int], totals: Totals, where: Where) -> str:
+    """A sentence on a stream whose rows cannot be cumulative."""
+    stage, segment, variant = key
+    named = [f"stage {stage}"] * bool(stage) + [f"segment {segment}"] * bool(segment)
+    stream = " and ".join(named) or f"variant {variant}"
+    of = f" of {variant}" if named else ""
+    return (
+        f"{stream} is left out: rows are cumulative, but n{of} is {before[1].n:.0f} on line {before[2]} and "
+        f"{totals.n:.0f} on line {where.line}"
     )
 
 

@@ -55,6 +55,31 @@ class TestAggregates:
         moment = found.part("", cells=second)
         assert (moment["a"].n, moment["b"].n) == (10, 10)
 
+    def test_a_variant_whose_n_falls_is_left_out_and_named(self) -> None:
+        found = read("variant,n,sum,time\na,5,1,1\nb,5,1,1\nc,5,1,1\nc,4,1,2\na,9,2,2\nb,8,2,2\nc,10,2,3\n")
+        assert found.variants == ("a", "b")
+        assert [at for at, _ in found.history] == [1, 2]
+        (warning,) = found.warnings
+        assert warning.startswith("variant c is left out: rows are cumulative, but n is 5 on line 4 and 4 on line 5;")
+
+    def test_a_segment_in_which_any_n_falls_is_left_out_of_every_variant(self) -> None:
+        """The others would otherwise be compared with users of whom some are missing."""
+        rows = ["a,9,1,1,x", "b,9,1,1,x", "a,7,1,1,y", "b,7,1,1,y", "a,20,2,2,x", "b,6,1,2,y", "b,21,3,2,x"]
+        found = read("variant,n,sum,time,segment\n" + "\n".join(rows))
+        assert found.segments == ("x",)
+        assert {name: totals.n for name, totals in found.part("").items()} == {"a": 20, "b": 21}
+        (warning,) = found.warnings
+        assert warning.startswith(
+            "segment y is left out: rows are cumulative, but n of b is 7 on line 5 and 6 on line 7"
+        )
+
+    @pytest.mark.parametrize("separator", [";", "\t", "|"])
+    def test_columns_may_be_separated_by_what_spreadsheets_write(self, separator: str) -> None:
+        found = read(
+            'variant,n,sum\n"a, too",1000,20\nb,900,27\n'.replace(",", separator).replace("a" + separator, "a,")
+        )
+        assert found.part("")["a, too"].n == 1000
+
     def test_dates_are_seconds_in_utc(self) -> None:
         text = "variant,n,sum,time\na,1,0,1970-01-01T01:00:00Z\nb,1,0,1970-01-02\nb,2,0,1970-01-02T01:00:00+01:00\n"
         with pytest.raises(DataError, match="the same variant twice at one time"):
@@ -120,8 +145,9 @@ class TestUsers:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "r.csv:1: the file is empty; allowed: a first line that names columns: variant, user, n, sum"),
-        ("variant;n;sum\n", "r.csv:1: the columns are not separated by commas; found variant;n;sum"),
+        ("", "r.csv:1: the file is empty; allowed: a first line that names columns, such as variant, user, n, sum"),
+        ("\n\n", "r.csv:2: the file is empty"),
+        ("\udcff\udcfev\0a\0", "r.csv:1: the file is not text in UTF-8; allowed: a CSV that was saved as UTF-8"),
         ("variant,n\na,1\n", "r.csv:1: missing columns: sum; found variant, n; allowed: variant, user, n, sum"),
         ("variant,n,sum,sum_square\n", "r.csv:1: unknown column; found sum_square; allowed: variant, user"),
         ("variant,n,sum,n\n", "r.csv:1: the same column twice; found n"),
@@ -158,11 +184,11 @@ class TestUsers:
         ("variant,n,sum,time\na,5,1,1\na,6,1,2026-01-01\n", "r.csv:3: time: dates and numbers in one column"),
         (
             "variant,n,sum,time\na,5,1,1\na,4,1,2\n",
-            "r.csv:3: n: rows are cumulative, but line 2 of the same variant contradicts",
+            "r.csv: n: variant a is left out: rows are cumulative, but n is 5 on line 2 and 4 on line 3; allowed: n",
         ),
         (
             "variant,n,sum,time\na,5,1,2\na,6,1,1\n",
-            "r.csv:3: n: rows are cumulative, but line 2 of the same variant contradicts",
+            "r.csv: n: variant a is left out: rows are cumulative, but n is 5 on line 2 and 6 on line 3",
         ),
         ("variant,user,n,sum,time\n", "r.csv:1: time: a file of users has no such column; allowed: variant, user, n"),
         ("variant,user,n,sum\na,,1,0\n", "r.csv:2: user: not a user; found 0 characters"),
