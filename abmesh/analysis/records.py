@@ -30,11 +30,15 @@ class ReportedMetric:
         name: of the metric.
         kind: how it is analysed.
         unit: ``share`` is shown in percent; anything else, such as ``ms``, stands behind the number; may be empty.
+        per: what the values are of, as a heading.
+        units: what sends them, as a heading.
     """
 
     name: str
     kind: Kind
     unit: str = ""
+    per: str = "requests"
+    units: str = "users"
 
     @property
     def difference_unit(self) -> str:
@@ -193,6 +197,9 @@ class AnalysisReport:
         metrics: one report for each.
         splits: sample-ratio checks; empty where the weights are not known.
         warnings: what a reader must know before believing anything.
+        notes: what was done with the values before they were compared.
+        adjust: how the p-values of all metrics and variants together are corrected; None where Holm's method corrects
+            each metric's on their own.
     """
 
     source: str
@@ -202,3 +209,5 @@ class AnalysisReport:
     metrics: Sequence[MetricReport]
     splits: Sequence[SplitCheck] = field(default_factory=tuple)
     warnings: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = field(default_factory=tuple)
+    adjust: Literal["holm", "bh", "none"] | None = None

@@ -58,7 +58,8 @@ def as_text(report: AnalysisReport, style: Format) -> str:
 def _variants(part: MetricReport, sure: str, style: Format) -> list[str]:
     users = any(row.users is not None for row in part.variants)
     unit = part.metric.unit
-    header = ["variant", *(["users"] if users else []), "requests", "sum", "value", f"{sure} interval at any look"]
+    header = ["variant", *([part.metric.units] if users else []), part.metric.per, "sum", "value"]
+    header.append(f"{sure} interval at any look")
     if part.metric.kind == "quantile":
         header.remove("sum")
     rows = []
@@ -141,7 +142,7 @@ def _legend(report: AnalysisReport) -> list[str]:
         for item in (*part.comparisons, *part.segments):
             for finding in item.findings:
                 used.setdefault(finding.valid, {}).setdefault(finding.method, {})[part.metric.name] = None
-    lines = []
+    lines = list(report.notes)
     for valid, methods in used.items():
         for method, names in methods.items():
             of = f" ({', '.join(names)})" if len(methods) > 1 else ""
@@ -153,16 +154,29 @@ def _legend(report: AnalysisReport) -> list[str]:
             for finding in item.findings
             if finding.note and not math.isnan(finding.p)
         ]
-    several = any(len(part.comparisons) > 1 for part in report.metrics)
-    if several:
-        lines.append(
-            f"p of several variants: corrected by Holm's method, separately for each analysis; {_INTERVALS_ARE_NOT}"
-        )
+    lines += _correction(report)
     if any(part.segments for part in report.metrics):
         lines.append(f"p of segments: corrected by Benjamini and Hochberg's method; {_INTERVALS_ARE_NOT}")
     if not report.splits:
         lines.append("split: not checked; pass --weights to check it")
     return lines
+
+
+def _correction(report: AnalysisReport) -> list[str]:
+    """How p-values are corrected for the number of comparisons, where there are several."""
+    variants = max((len(part.comparisons) for part in report.metrics), default=0)
+    if report.adjust is None or len(report.metrics) == 1:
+        of, number_of = "p of several variants", variants
+    else:
+        of, number_of = f"p of {len(report.metrics)} metrics", len(report.metrics) * variants
+        if variants > 1:
+            of += f" and {variants} variants"
+    if number_of < 2:
+        return []
+    if report.adjust == "none":
+        return [f"{of}: not corrected, so one of {number_of} may be significant by chance: read it alone"]
+    method = "Benjamini and Hochberg's" if report.adjust == "bh" else "Holm's"
+    return [f"{of}: corrected by {method} method, separately for each analysis; {_INTERVALS_ARE_NOT}"]
 
 
 def as_json(report: AnalysisReport) -> dict[str, Any]:
@@ -172,6 +186,7 @@ def as_json(report: AnalysisReport) -> dict[str, Any]:
         "control": report.control,
         "alpha": report.alpha,
         "stages": report.stages,
+        "adjust": report.adjust or "holm",
         "metrics": [
             {
                 "metric": part.metric.name,
@@ -206,6 +221,7 @@ def as_json(report: AnalysisReport) -> dict[str, Any]:
             for split in report.splits
         ],
         "warnings": list(report.warnings),
+        "notes": list(report.notes),
     }
 
 

@@ -6,14 +6,15 @@ Called by :mod:`abmesh.cli.analyze`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from abmesh.analysis import textbook
 from abmesh.analysis.always_valid import NOTHING, alarms, corrected, finding_of, reversal, value_of
-from abmesh.analysis.layout import count
+from abmesh.analysis.layout import count, number
 from abmesh.analysis.records import (
     AnalysisReport,
     ComparedVariant,
@@ -24,8 +25,10 @@ from abmesh.analysis.records import (
 )
 from abmesh.analysis.table import Table, Totals
 from abmesh.analysis.table_comparisons import Arms, compared
+from abmesh.analysis.table_question import CORRECTIONS, TableQuestion, control_of, tuned_for, tuning_warning
 from abmesh.experiment.errors import UnknownName
-from abmesh.inference.multiple import benjamini_hochberg, holm
+from abmesh.inference.fixed import two_proportions
+from abmesh.inference.multiple import benjamini_hochberg
 from abmesh.inference.sample_ratio import chi_square_p, sample_ratio
 from abmesh.inference.segments import Part
 from controller.decision.comparison import Comparison
@@ -36,70 +39,87 @@ SPLIT_ALPHA = 0.01
 _UNITS = 1_000.0
 """Concentration of the prior for a split of single units: it weighs as much as this many of them."""
 
-TUNED_FOR = 10_000
-"""Default of the requests at which intervals of means are narrowest. Not taken from the data: that would be a choice
-made after looking."""
 
+def report_of(tables: Sequence[Table], question: TableQuestion) -> AnalysisReport:
+    """Analyse the metrics of a file.
 
-@dataclass(frozen=True, slots=True)
-class TableQuestion:
-    """What to report of a table.
-
-    Attributes:
-        metric: its name in the report.
-        unit: of a mean: ``ms``; empty if it has none. Shares are in percent.
-        control: a variant; the table's first one if None.
-        alpha: 0..1.
-        tuned_for: requests of both variants at which a mean's interval is narrowest.
-        weights: the expected split, in basis points by variant; None to check nothing.
-        planned: each candidate's requests at the last planned look, and the number of looks; None without.
-    """
-
-    metric: str
-    unit: str = ""
-    control: str | None = None
-    alpha: float = 0.05
-    tuned_for: float = TUNED_FOR
-    weights: Mapping[str, int] | None = None
-    planned: tuple[int, int] | None = None
-
-
-def report_of(table: Table, question: TableQuestion) -> AnalysisReport:
-    """Analyse a table.
+    Args:
+        tables: one for each metric, of the same variants and stages; at least one.
+        question: what to report.
 
     Raises:
-        UnknownName: the control, or a variant with a weight, is not in the table.
+        UnknownName: the control, or a variant with a weight, is not in the file.
+        DataError: the control is not known.
     """
-    control = question.control or table.variants[0]
-    for name in (control, *(question.weights or ())):
-        if name not in table.variants:
-            raise UnknownName("variant", name, table.variants)
-    metric = ReportedMetric(question.metric, table.kind, "share" if table.share else question.unit)
-    names = [control, *(name for name in table.variants if name != control)]
-    comparisons = [_comparison(table, question, control, name) for name in names[1:]]
-    segments = [
-        _comparison(table, question, control, name, segment)
-        for segment in table.segments
-        if segment
-        for name in names[1:]
-        if table.arms(control, name, segment)
-    ]
-    found = MetricReport(
-        metric,
-        [_row(table, question, name, None if name == control else control) for name in names],
-        corrected(comparisons, holm, question.alpha),
-        corrected(segments, benjamini_hochberg, question.alpha),
-    )
-    splits = _splits(table, question.weights)
+    first = tables[0]
+    control = control_of(first.variants, question.control, first.source)
+    weights = _weights(first, question.weights)
+    names = [control, *(name for name in first.variants if name != control)]
+    metrics = [_metric(table, question, names) for table in tables]
+    adjust = question.adjust or "holm"
+    correct = CORRECTIONS[adjust]
+    compared = _together([part.comparisons for part in metrics], correct, question.alpha)
+    segments = _together([part.segments for part in metrics], benjamini_hochberg, question.alpha)
+    splits = _splits(first, weights)
+    warnings = [*alarms(splits), *_data_warnings(first), *_missing(tables, control)]
+    warnings += [tuning_warning(table, question.tuned_for, question.alpha) for table in tables]
+    for table, part in zip(tables, metrics, strict=True):
+        warnings += _reversals(table, part.metric, control, names[1:])
     return AnalysisReport(
-        source=table.source,
+        source=first.source,
         control=control,
         alpha=question.alpha,
-        stages=len(table.stages),
-        metrics=[found],
+        stages=len(first.stages),
+        metrics=[
+            replace(part, comparisons=mine, segments=within)
+            for part, mine, within in zip(metrics, compared, segments, strict=True)
+        ],
         splits=splits,
-        warnings=[*alarms(splits), *_data_warnings(table), *_reversals(table, metric, control, names[1:])],
+        warnings=[warning for warning in dict.fromkeys(warnings) if warning],
+        notes=[*dict.fromkeys(note for table in tables for note in table.notes), *_tuning(tables, question)],
+        adjust=adjust,
     )
+
+
+def _metric(table: Table, question: TableQuestion, names: Sequence[str]) -> MetricReport:
+    """Everything about one metric, with p-values that are not corrected yet; the control is the first name."""
+    control, *others = names
+    unit = "share" if table.share or table.adjusted_share else question.unit
+    metric = ReportedMetric(table.metric or question.metric, table.kind, unit, table.per, table.counted)
+    return MetricReport(
+        metric,
+        [_row(table, question, name, None if name == control else control) for name in names],
+        [_comparison(table, question, control, name) for name in others],
+        [
+            _comparison(table, question, control, name, segment)
+            for segment in table.segments
+            if segment
+            for name in others
+            if table.arms(control, name, segment)
+        ],
+    )
+
+
+def _together(
+    parts: Sequence[Sequence[ComparedVariant]], correct: Callable[[Sequence[float]], Sequence[float]], alpha: float
+) -> list[Sequence[ComparedVariant]]:
+    """The comparisons of several metrics, corrected for all of them."""
+    left = corrected([item for part in parts for item in part], correct, alpha)
+    found: list[Sequence[ComparedVariant]] = []
+    for part in parts:
+        found.append(left[: len(part)])
+        left = left[len(part) :]
+    return found
+
+
+def _weights(table: Table, wanted: Mapping[str, int] | Literal["even"] | None) -> Mapping[str, int] | None:
+    """The expected split of the variants of a file."""
+    if wanted == "even":
+        return dict.fromkeys(table.variants, 1)
+    for name in wanted or ():
+        if name not in table.variants:
+            raise UnknownName("variant", name, table.variants)
+    return wanted
 
 
 def _comparison(
@@ -108,7 +128,7 @@ def _comparison(
     arms = table.arms(control, variant, segment)
     if not arms:
         return ComparedVariant(variant, segment or "", (NOTHING,))
-    found = compared(table, arms, question.alpha, question.tuned_for)
+    found = compared(table, arms, question.alpha, tuned_for(table, question.tuned_for))
     findings = [finding_of(found, question.alpha, *_method(table, found), share=table.share)]
     if question.planned is not None and segment is None:
         findings.append(textbook.at_planned_looks(found, question.alpha, *question.planned))
@@ -119,7 +139,7 @@ def _comparison(
 def _method(table: Table, found: Comparison) -> tuple[str, str]:
     """How a comparison is made, and a remark."""
     if not table.share:
-        between = "groups of users" if table.kind == "ratio" else "requests"
+        between = "groups of users" if table.kind == "ratio" else table.per
         return f"confidence sequence of the mean, with the variance between {between}", ""
     if table.kind == "rate":
         return "exact test of event counts", ""
@@ -131,10 +151,11 @@ def _row(table: Table, question: TableQuestion, name: str, control: str | None) 
     """A variant's own value; the control's users help to tell how much users differ."""
     stages = [table.part(stage) for stage in table.stages]
     arms = [(part.get(control or "", Totals(0, 0)), part[name]) for part in stages if name in part]
-    found = compared(table, arms, question.alpha, question.tuned_for)
+    found = compared(table, arms, question.alpha, tuned_for(table, question.tuned_for))
     value = value_of(found, question.alpha, share=table.share, lowest=0.0 if table.share else -math.inf)
     # A user of several stages would count in each, so their number is known only where there is one stage.
-    users = table.users.get((table.stages[0], name), 0) if table.users and len(table.stages) == 1 else None
+    known = table.kind == "ratio" and len(table.stages) == 1
+    users = table.users.get((table.stages[0], name), 0) if known else None
     return VariantRow(name, sum(totals.n for _, totals in arms), sum(totals.y for _, totals in arms), users, value)
 
 
@@ -156,7 +177,7 @@ def _splits(table: Table, weights: Mapping[str, int] | None) -> list[SplitCheck]
         plain_p = chi_square_p(list(counts.values()), list(shares.values()))
         whole = sum(counts.values())
         expected = {name: share * whole for name, share in shares.items()}
-        unit = "users" if table.users else "n"
+        unit = table.counted if table.users else "n"
         checks.append(SplitCheck(stage, counts, expected, found.p, found.alarm, unit, plain_p))
     return checks
 
@@ -164,14 +185,57 @@ def _splits(table: Table, weights: Mapping[str, int] | None) -> list[SplitCheck]
 def _data_warnings(table: Table) -> list[str]:
     found = []
     if table.shared_users:
+        known = sum(table.users.values())
+        one = table.shared_users == 1
         found.append(
-            f"{count(table.shared_users)} users are in more than one variant; each counts in all of them, so "
-            f"differences between the variants look smaller than they are"
+            f"{count(table.shared_users)} of {count(known - table.shared_users)} {table.counted} "
+            f"{'is' if one else 'are'} in more than one variant, which an assignment that works never does; trust no "
+            f"comparison until you have found the cause. Each counts in all of its variants, so differences look "
+            f"smaller than they are"
         )
+    found += table.warnings
     late = [name for name, end in table.ends.items() if end < max(table.ends.values())]
     if late:
         found.append(f"the rows of {', '.join(late)} end earlier than the others'")
     return found
+
+
+def _missing(tables: Sequence[Table], control: str) -> list[str]:
+    """Values that are not there, which is harmless only where they are missing alike in all variants."""
+    found = []
+    for table in tables:
+        known = {name: sum(t.n for (_, _, of), t in table.cells.items() if of == name) for name in table.variants}
+        rows = {name: known[name] + table.missing.get(name, 0) for name in table.variants}
+        if not any(table.missing.values()):
+            continue
+        shares = {name: table.missing.get(name, 0) / rows[name] for name in table.variants if rows[name]}
+        told = ", ".join(f"{name} {number(share, 'share')}" for name, share in shares.items())
+        lost = sum(table.missing.values())
+        rest = "row has no value and is left out" if lost == 1 else "rows have no value and are left out"
+        sentence = f"{table.metric}: {count(lost)} {rest} ({told})"
+        p = [
+            two_proportions(
+                table.missing.get(control, 0), rows[control], table.missing.get(name, 0), rows[name], SPLIT_ALPHA
+            ).p
+            for name in shares
+            if name != control
+        ]
+        if min(p, default=1.0) <= SPLIT_ALPHA / max(len(p), 1):
+            sentence += "; they are not missing alike, so what is left is no fair comparison: find out why"
+        found.append(sentence)
+    return found
+
+
+def _tuning(tables: Sequence[Table], question: TableQuestion) -> list[str]:
+    """What the intervals of means are tuned for, where nobody said it."""
+    means = [table for table in tables if not table.share]
+    if question.tuned_for is not None or not means:
+        return []
+    sizes = dict.fromkeys(f"{count(tuned_for(table, None))} {table.per}" for table in means)
+    return [
+        f"intervals of means at any look are narrowest at {', '.join(sizes)}, a power of ten near the file's size; if "
+        f"the file grows, give --tuned-for the size that you plan"
+    ]
 
 
 def _reversals(table: Table, metric: ReportedMetric, control: str, names: Sequence[str]) -> list[str]:

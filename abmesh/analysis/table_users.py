@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from abmesh.analysis import columns
 from abmesh.analysis.columns import Where
@@ -72,7 +73,7 @@ def read_users(rows: Iterator[list[str]], names: tuple[str, ...], where: Where) 
         if digests is None:
             digests = seen[key[0], key[2]] = array("Q")
         digests.append(xxhash.xxh64_intdigest(identity))
-    users, shared = _count_users(seen)
+    users, shared = count_users({key: np.frombuffer(each, dtype=np.uint64) for key, each in seen.items()})
     return Table(
         source=where.source,
         kind="ratio",
@@ -91,12 +92,12 @@ def _sliced(n: list[float], y: list[float]) -> Totals:
     return Totals(float(slices.total_n), float(slices.total_y), None, slices)
 
 
-def _count_users(seen: Mapping[tuple[str, str], array[int]]) -> tuple[dict[tuple[str, str], int], int]:
+def count_users(seen: Mapping[tuple[str, str], NDArray[np.uint64]]) -> tuple[dict[tuple[str, str], int], int]:
     """How many different users there are by stage and variant, and how many are in several variants of a stage.
 
     Users are told apart by a 64-bit hash: of 20 million users, two collide in less than one of 90,000 files.
     """
-    different = {key: np.unique(np.frombuffer(digests, dtype=np.uint64)) for key, digests in seen.items()}
+    different = {key: np.unique(digests) for key, digests in seen.items()}
     shared = 0
     for stage in {stage for stage, _ in different}:
         parts = [found for (of_stage, _), found in different.items() if of_stage == stage]

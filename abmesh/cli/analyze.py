@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from enum import StrEnum
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from abmesh.cli.options import CONFIG, ConfigOption, JsonOption, StateOption, print_json
-from abmesh.experiment.errors import SettingsError, StartError
-from abmesh.experiment.quantities import SHARE_FORM, WEIGHT_FORM, parse_share, parse_weight
+from abmesh.experiment.errors import SettingsError
 
 if TYPE_CHECKING:
     from abmesh.analysis.records import AnalysisReport
-    from abmesh.analysis.table import Table
-    from abmesh.analysis.table_report import TableQuestion
 
-_LARGEST = 10**12
+
+class _Adjust(StrEnum):
+    HOLM = "holm"
+    BH = "bh"
+    NONE = "none"
 
 
 class _Style(StrEnum):
@@ -34,32 +32,80 @@ def register(app: typer.Typer) -> None:
 
 
 def analyze(
-    experiment: Annotated[
-        str | None, typer.Argument(help="Name of an experiment that the controller follows.", show_default=False)
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[EXPERIMENT|FILE.csv|-]",
+            help="An experiment that the controller follows, or a CSV of results; - is standard input.",
+            show_default=False,
+        ),
     ] = None,
     source: Annotated[
-        str | None,
-        typer.Option("--from", metavar="FILE|-", help="A CSV of results instead; - is standard input."),
+        str | None, typer.Option("--from", metavar="FILE|-", help="A CSV, whatever its name looks like.")
     ] = None,
     control: Annotated[
-        str | None, typer.Option("--control", help="With --from: the variant to compare with. [the file's first]")
+        str | None,
+        typer.Option("--control", help="A file's variant to compare with. [the one named control]"),
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option("--weights", help="With --from: the expected split, such as a=95,b=5.")
+    experiment: Annotated[
+        str | None, typer.Option("--experiment", help="Take a file's control from this experiment of the document.")
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option("--variant", metavar="COLUMN", help="Column of the variant; several name it together."),
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option("--unit", metavar="COLUMN", help="Column of what was assigned, such as a user."),
     ] = None,
     metric: Annotated[
-        str | None,
-        typer.Option("--metric", help="With --from: the metric's name; otherwise the only metric to show."),
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="COLUMN",
+            help="Column of a metric; may be repeated. What to call the column sum. Of an experiment: the only "
+            "metric to show.",
+        ),
     ] = None,
-    unit: Annotated[str, typer.Option("--unit", help="With --from: unit of a mean, such as ms.")] = "",
+    n: Annotated[
+        str | None,
+        typer.Option("--n", metavar="COLUMN", help="Column of the requests that a row stands for. [one a row]"),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", metavar="COLUMN", help="Column of the experiment, in a file of many of them."),
+    ] = None,
+    segment: Annotated[str | None, typer.Option("--segment", metavar="COLUMN", help="Column of segments.")] = None,
+    stage: Annotated[
+        str | None, typer.Option("--stage", metavar="COLUMN", help="Column of spans of time with the same weights.")
+    ] = None,
+    covariate: Annotated[
+        str | None,
+        typer.Option("--covariate", metavar="COLUMN", help="Column of a value from before, to adjust for (CUPED)."),
+    ] = None,
+    winsorise: Annotated[
+        str | None,
+        typer.Option("--winsorise", metavar="99%|CAP", help="Cap values at the control's quantile, or at a number."),
+    ] = None,
+    adjust: Annotated[
+        _Adjust | None,
+        typer.Option("--adjust", help="Correct p for the number of metrics and variants. [holm; bh with --by]"),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="A file's expected split: a=95,b=5, or even. [no check]")
+    ] = None,
+    measured_in: Annotated[str, typer.Option("--measured-in", help="What a file's means are in, such as ms.")] = "",
     alpha: Annotated[str | None, typer.Option("--alpha", help="Error probability. [5%, or the document's]")] = None,
     tuned_for: Annotated[
         int | None,
-        typer.Option("--tuned-for", help="With --from: requests at which intervals of means are narrowest. [10000]"),
+        typer.Option(
+            "--tuned-for",
+            help="Requests of two variants at which intervals of a file's means are narrowest. [near the file's size]",
+        ),
     ] = None,
     planned: Annotated[
         int | None,
-        typer.Option("--planned", help="With --from: the candidate's requests at which planned looks end."),
+        typer.Option("--planned", help="The candidate's requests at which planned looks at a file end."),
     ] = None,
     looks: Annotated[int, typer.Option("--looks", help="With --planned: how many looks are planned.")] = 5,
     style: Annotated[_Style, typer.Option("--format", help="How to print.")] = _Style.TEXT,
@@ -72,132 +118,63 @@ def analyze(
     as_json: JsonOption = False,
 ) -> None:
     """Compare variants: values, differences, lift, p, segments, and a check of the split."""
-    from abmesh.analysis.render import as_json as report_json
-    from abmesh.analysis.render import as_text
-
-    if (experiment is None) == (source is None):
-        raise SettingsError("give either the name of an experiment or --from FILE")
+    if (target is None) == (source is None):
+        raise SettingsError("give the name of an experiment or a FILE.csv, or --from FILE")
+    if source is None and target is not None and (target == "-" or "." in target or "/" in target):
+        source = target  # The name of an experiment has neither dots nor slashes.
     if plot is not None:
         from abmesh.cli.plots.canvas import check_target
 
         check_target(plot)
-    level = _alpha(alpha)
+    from abmesh.cli import analyze_file
+
+    level, metrics = analyze_file.error_probability(alpha), metric or []
     if source is None:
         only_files = {
-            "--control": control, "--weights": weights, "--unit": unit, "--tuned-for": tuned_for, "--planned": planned
+            "--control": control, "--experiment": experiment, "--variant": variant, "--unit": unit, "--n": n,
+            "--by": by, "--segment": segment, "--stage": stage, "--covariate": covariate, "--winsorise": winsorise,
+            "--adjust": adjust, "--weights": weights, "--measured-in": measured_in, "--tuned-for": tuned_for,
+            "--planned": planned,
         }  # fmt: skip
         for option, given in only_files.items():
             if given:
-                raise SettingsError(f"{option} goes with --from; for an experiment the document sets it")
-        assert experiment is not None
+                raise SettingsError(f"{option} goes with a file; for an experiment the document sets it")
+        if len(metrics) > 1:
+            raise SettingsError("--metric of an experiment is the only metric to show; give one")
+        assert target is not None
         from abmesh.cli.analyze_live import report_live
 
-        report = report_live(experiment, config, state, metric, level, plot)
-    else:
-        question = _question(metric, unit, control, level, tuned_for, weights, planned, looks)
-        report = _file(source, question, plot)
-    if as_json:
-        print_json(report_json(report))
-    else:
-        typer.echo(as_text(report, style.value))
+        report = report_live(target, config, state, metrics[0] if metrics else None, level, plot)
+        _print(report, style, as_json=as_json)
+        return
+    from abmesh.analysis.mapping import Asked
 
-
-def _file(source: str, question: TableQuestion, plot: Path | None) -> AnalysisReport:
-    """Analyse a CSV."""
-    from abmesh.analysis.table_reader import read_table
-    from abmesh.analysis.table_report import report_of
-
-    table = read_table(_lines(source), "standard input" if source == "-" else source)
-    report = report_of(table, question)
-    if plot is not None:
-        _draw(table, report, question, plot)
-    return report
-
-
-def _draw(table: Table, report: AnalysisReport, question: TableQuestion, plot: Path) -> None:
-    from abmesh.analysis.series import bars_of, history_of
-    from abmesh.cli.plots.bars import draw_bars
-    from abmesh.cli.plots.sequences import draw_series
-
-    if len(table.history) > 1:
-        draw_series([history_of(table, report, question.tuned_for)], plot)
-    else:
-        draw_bars(bars_of(report), plot)
-
-
-def _lines(source: str) -> Iterator[str]:
-    """Lines of a file; a line that is too long is not read to its end."""
-    from abmesh.analysis.columns import LONGEST_LINE
-
-    if source == "-" and sys.stdin is None:
-        raise StartError("cannot read results from -: standard input is closed")
-    try:
-        with (
-            sys.stdin.buffer if source == "-" else open(source, "rb") as raw,  # noqa: PTH123 - one form for both
-            TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape", newline="") as file,
-        ):
-            while line := file.readline(LONGEST_LINE):
-                yield line
-    except OSError as error:
-        raise StartError(f"cannot read results from {source}: {error.strerror}") from error
-
-
-def _question(
-    metric: str | None,
-    unit: str,
-    control: str | None,
-    alpha: float | None,
-    tuned_for: int | None,
-    weights: str | None,
-    planned: int | None,
-    looks: int,
-) -> TableQuestion:
-    from abmesh.analysis.table_report import TUNED_FOR, TableQuestion
-
-    if metric is not None and not (metric.isprintable() and 0 < len(metric) <= 63):
-        raise SettingsError(f"--metric {metric!r} is not a name; allowed: 1 to 63 printable characters")
-    if not unit.isprintable() or len(unit) > 20:
-        raise SettingsError(f"--unit {unit!r} is not a unit; allowed: at most 20 printable characters")
-    for option, number, lowest in (("--tuned-for", tuned_for, 1), ("--planned", planned, 2)):
-        if number is not None and not lowest <= number <= _LARGEST:
-            raise SettingsError(f"{option} {number} is out of range; allowed: {lowest} to 10^12")
-    if not 1 <= looks <= 50:
-        raise SettingsError(f"--looks {looks} is out of range; allowed: 1 to 50")
-    return TableQuestion(
-        metric=metric or "metric",
-        unit=unit,
-        control=control,
-        alpha=0.05 if alpha is None else alpha,
-        tuned_for=TUNED_FOR if tuned_for is None else tuned_for,
-        weights=None if weights is None else _weights(weights),
-        planned=None if planned is None else (planned, looks),
+    file = analyze_file.File(
+        source=source,
+        asked=Asked(tuple(variant or ()), unit, n, tuple(metrics), segment, stage, by, covariate),
+        control=control if experiment is None else analyze_file.control_in(experiment, config, control),
+        cap=None if winsorise is None else analyze_file.cap(winsorise),
     )
+    correction = None if adjust is None else adjust.value
+    question = analyze_file.question(
+        metrics, measured_in, file.control, level, tuned_for, weights, planned, looks, correction
+    )
+    if file.asked.by is not None:
+        from abmesh.analysis import many_render
+
+        found = analyze_file.report_many(file, question, plot)
+        if as_json:
+            print_json(many_render.as_json(found))
+        else:
+            typer.echo(many_render.as_text(found, style.value))
+        return
+    _print(analyze_file.report(file, question, plot), style, as_json=as_json)
 
 
-def _alpha(text: str | None) -> float | None:
-    if text is None:
-        return None
-    share = parse_share(text)
-    if share is None:
-        try:
-            share = float(text)
-        except ValueError:
-            share = None
-    if share is None or not 1e-6 <= share <= 0.5:
-        raise SettingsError(f"--alpha {text!r} is not an error probability; allowed: {SHARE_FORM}, 0.0001% to 50%")
-    return share
+def _print(report: AnalysisReport, style: _Style, *, as_json: bool) -> None:
+    from abmesh.analysis import render
 
-
-def _weights(text: str) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for part in text.split(","):
-        name, separator, percent = part.strip().rpartition("=")
-        points = parse_weight(percent.removesuffix("%"))
-        if not separator or points is None:
-            raise SettingsError(f"--weights: {part.strip()!r} is not VARIANT=PERCENT; a weight is {WEIGHT_FORM}")
-        if name in found:
-            raise SettingsError(f"--weights: {name!r} is named twice")
-        found[name] = points
-    if sum(points > 0 for points in found.values()) < 2:
-        raise SettingsError("--weights: a split has at least 2 variants with a weight above 0, such as a=95,b=5")
-    return found
+    if as_json:
+        print_json(render.as_json(report))
+    else:
+        typer.echo(render.as_text(report, style.value))

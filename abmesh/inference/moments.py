@@ -1,12 +1,12 @@
 """Means of independent units from their moments; a covariate from before, values with a cap. Pure.
 
-Called by the reports of tables; :mod:`abmesh.inference.means` serves requests of users who repeat.
+Called by the reports of files; :mod:`abmesh.inference.means` serves requests of users who repeat.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -66,16 +66,21 @@ def cuped(a: PairedMoments, b: PairedMoments) -> tuple[float, float]:
         a: the control's moments.
         b: the candidate's.
     """
-    slope = _slope(a, b)
+    slope = cuped_slope((a, b))
     d = b.y.mean - a.y.mean - slope * (b.x.mean - a.x.mean)
     return d, _residual(a, slope) + _residual(b, slope)
 
 
-def _slope(a: PairedMoments, b: PairedMoments) -> float:
-    spread = a.x.deviations + b.x.deviations
+def cuped_slope(arms: Sequence[PairedMoments]) -> float:
+    """Theta of :func:`cuped`: how much the metric rises with the covariate within variants; 0 without any spread.
+
+    Args:
+        arms: the moments of each variant, in each stage and segment where there are several.
+    """
+    spread = sum(arm.x.deviations for arm in arms)
     if spread <= 0:
         return 0.0
-    return sum(_centred(arm.x.n, arm.x.total, arm.y.total, arm.products) for arm in (a, b)) / spread
+    return sum(_centred(arm.x.n, arm.x.total, arm.y.total, arm.products) for arm in arms) / spread
 
 
 def _residual(arm: PairedMoments, slope: float) -> float:

@@ -14,15 +14,18 @@ from statsmodels.stats.proportion import proportions_ztest
 
 from abmesh.analysis.records import AnalysisReport, ComparedVariant, Finding
 from abmesh.analysis.render import as_json, as_text
+from abmesh.analysis.table_question import TableQuestion
 from abmesh.analysis.table_reader import read_table
-from abmesh.analysis.table_report import TableQuestion, report_of
+from abmesh.analysis.table_report import report_of
 from abmesh.experiment.errors import UnknownName
 from abmesh.inference.numbers import Interval
 
 
 def report(text: str, **question: object) -> AnalysisReport:
-    asked = TableQuestion(**{"metric": "m", **question})  # type: ignore[arg-type] # a test's own mixture
-    return report_of(read_table(text.splitlines(keepends=True), "r.csv"), asked)
+    table = read_table(text.splitlines(keepends=True), "r.csv")
+    given = {"metric": "m", "control": table.variants[0], **question}
+    asked = TableQuestion(**given)  # type: ignore[arg-type] # a test's own mixture
+    return report_of([table], asked)
 
 
 def comparison(found: AnalysisReport, variant: str = "b") -> ComparedVariant:
@@ -349,7 +352,7 @@ def test_rows_that_end_early_and_users_of_two_variants_are_pointed_out() -> None
     found = report("variant,n,sum,time\na,10,1,1\nb,10,1,1\na,20,2,2\n")
     assert any("rows of b end earlier" in warning for warning in found.warnings)
     found = report("variant,user,n,sum\na,u,1,0\nb,u,1,0\nb,v,1,0\n")
-    assert any("1 users are in more than one variant" in warning for warning in found.warnings)
+    assert any("1 of 2 users is in more than one variant" in warning for warning in found.warnings)
 
 
 def test_markdown_is_a_table_and_escapes_names() -> None:

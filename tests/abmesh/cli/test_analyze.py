@@ -35,14 +35,14 @@ def csv(tmp_path: Path) -> Path:
 
 
 def test_a_file_gives_a_table_that_says_what_each_interval_is_valid_for(csv: Path) -> None:
-    called = call("analyze", "--from", str(csv), "--metric", "conversion", "--weights", "old=50,new=50")
+    called = call("analyze", str(csv), "--control=old", "--metric", "conversion", "--weights", "old=50,new=50")
     assert called.code == 0, called
     for words in ("conversion", "at any look", "for one look only", "+1 pp", "+50%", "higher", "as expected"):
         assert words in called.out
 
 
 def test_json_has_the_same_numbers(csv: Path) -> None:
-    record = json.loads(call("analyze", "--from", str(csv), "--control", "new", "--alpha", "1%", "--json").out)
+    record = json.loads(call("analyze", "--from", str(csv), "--control=new", "--alpha", "1%", "--json").out)
     assert (record["control"], record["alpha"]) == ("new", 0.01)
     (comparison,) = record["metrics"][0]["comparisons"]
     assert (comparison["variant"], comparison["result"]) == ("old", "lower")
@@ -51,17 +51,20 @@ def test_json_has_the_same_numbers(csv: Path) -> None:
 
 
 def test_markdown(csv: Path) -> None:
-    assert "\n| variant | requests |" in call("analyze", "--from", str(csv), "--format", "markdown").out
+    assert "\n| variant | requests |" in call("analyze", str(csv), "--control=old", "--format", "markdown").out
 
 
 def test_standard_input_is_a_file_as_well(csv: Path) -> None:
-    piped = call("analyze", "--from", "-", "--json", stdin=RATES.encode())
+    piped = call("analyze", "-", "--control=old", "--json", stdin=RATES.encode())
     assert piped.code == 0
-    assert json.loads(piped.out)["metrics"] == json.loads(call("analyze", "--from", str(csv), "--json").out)["metrics"]
+    assert (
+        json.loads(piped.out)["metrics"]
+        == json.loads(call("analyze", "--from", str(csv), "--control=old", "--json").out)["metrics"]
+    )
 
 
 def test_planned_looks_are_a_third_analysis(csv: Path) -> None:
-    record = json.loads(call("analyze", "--from", str(csv), "--planned", "20000", "--looks", "4", "--json").out)
+    record = json.loads(call("analyze", str(csv), "--control=old", "--planned", "20000", "--looks", "4", "--json").out)
     planned = record["metrics"][0]["comparisons"][0]["analyses"][1]
     assert planned["valid"] == "at planned looks only"
     assert planned["note"].endswith("of 2.96")
@@ -71,7 +74,7 @@ def test_planned_looks_are_a_third_analysis(csv: Path) -> None:
 @pytest.mark.parametrize("text", [RATES, OVER_TIME, RATES.replace("sum\n", "sum,segment\n").replace("0\n", "0,x\n")])
 def test_a_picture_is_drawn_of_any_file(tmp_path: Path, csv: Path, text: str) -> None:
     csv.write_text(text)
-    called = call("analyze", "--from", str(csv), "--plot", str(tmp_path / "p.svg"))
+    called = call("analyze", str(csv), "--control=old", "--plot", str(tmp_path / "p.svg"))
     assert called.code == 0, called
     svg = (tmp_path / "p.svg").read_text()
     assert ("<!-- time (UTC) -->" in svg) == (text == OVER_TIME)
@@ -81,7 +84,7 @@ def test_a_picture_is_drawn_of_any_file(tmp_path: Path, csv: Path, text: str) ->
 def test_bytes_that_are_no_utf_8_are_users_like_others_and_no_names(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     path.write_bytes(b"variant,user,n,sum\na,\xff\xfe,5,1\nb,u,5,2\n")
-    assert call("analyze", "--from", str(path)).code == 0
+    assert call("analyze", str(path), "--control=a").code == 0
     path.write_bytes(b"variant,n,sum\n\xff,5,1\n")
     refused(call("analyze", "--from", str(path)), 1, "r.csv:2: variant: not a name; found \\udcff")
 
@@ -97,8 +100,8 @@ def test_endless_lines_and_folders_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((), 2, "give either the name of an experiment or --from FILE"),
-        (("chat", "--from", "-"), 2, "give either"),
+        ((), 2, "give the name of an experiment or a FILE.csv, or --from FILE"),
+        (("chat", "--from", "-"), 2, "give the name"),
         (("--from", "-", "--alpha", "0"), 2, "--alpha '0' is not an error probability"),
         (("--from", "-", "--alpha", "nan"), 2, "--alpha"),
         (("--from", "-", "--alpha", "60%"), 2, "0.0001% to 50%"),
@@ -109,12 +112,21 @@ def test_endless_lines_and_folders_are_refused(tmp_path: Path) -> None:
         (("--from", "-", "--planned", "1"), 2, "--planned 1 is out of range"),
         (("--from", "-", "--planned", "100", "--looks", "51"), 2, "--looks 51 is out of range"),
         (("--from", "-", "--metric", "a\nb"), 2, "--metric"),
-        (("--from", "-", "--unit", "x" * 21), 2, "--unit"),
+        (("--from", "-", "--measured-in", "x" * 21), 2, "--measured-in"),
         (("--from", "-", "--plot", "p.gif"), 2, "allowed: .png, .svg, .pdf"),
-        (("chat", "--control", "a"), 2, "--control goes with --from"),
-        (("chat", "--weights", "a=1,b=2"), 2, "--weights goes with --from"),
+        (("chat", "--control", "a"), 2, "--control goes with a file; for an experiment the document sets it"),
+        (("chat", "--weights", "a=1,b=2"), 2, "--weights goes with a file"),
+        (("chat", "--by", "test"), 2, "--by goes with a file"),
+        (("chat", "--metric", "a", "--metric", "b"), 2, "--metric of an experiment is the only metric to show"),
+        (("-", "--winsorise", "100%"), 2, "--winsorise '100%' is no cap; allowed: a quantile of 50% or more"),
+        (("-", "--winsorise", "much"), 2, "--winsorise 'much' is no cap"),
+        (("-", "--winsorise", "nan"), 2, "--winsorise 'nan' is no cap"),
+        (("-", "--control=old", "--winsorise", "99%"), 1, "sums have no cap; found variant, n, sum; allowed: --winsor"),
+        (("-", "--experiment", "chat", "--control", "old"), 2, "give --control or --experiment, not both"),
+        (("-", "--by", "variant", "--n", "n", "--metric", "sum", "--winsorise", "9"), 2, "--by goes without --plot"),
+        (("-",), 1, "no variant is named control; found old, new; allowed: --control NAME, with one of these"),
         (("--from", "-", "--control", "third"), 1, "no variant named 'third'; there is: old, new"),
-        (("--from", "-", "--weights", "old=50,third=50"), 1, "no variant named 'third'"),
+        (("-", "--control=old", "--weights", "old=50,third=50"), 1, "no variant named 'third'"),
     ],
 )
 def test_whatever_is_wrong_is_one_clear_line(arguments: tuple[str, ...], code: int, words: str) -> None:
