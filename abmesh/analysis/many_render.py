@@ -74,12 +74,16 @@ def _warnings(report: ManyReport) -> list[str]:
             f"them until you have found the cause; --json says which"
         )
     if report.skipped:
-        found.append(f"{count(report.skipped)} experiments are left out, because they have nothing to compare")
+        found.append(f"{_number_of(report.skipped, 'experiment')} left out for want of anything to compare")
     if report.many.left_out:
         found.append(
-            f"{count(report.many.left_out)} rows are left out, because they name no experiment, no variant or no value"
+            f"{_number_of(report.many.left_out, 'row')} left out for want of an experiment, a variant or a value"
         )
     return found
+
+
+def _number_of(number: int, what: str) -> str:
+    return f"1 {what} is" if number == 1 else f"{count(number)} {what}s are"
 
 
 def _legend(report: ManyReport) -> list[str]:

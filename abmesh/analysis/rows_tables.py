@@ -212,7 +212,7 @@ def _adjusted(rows: Rows, metric: _Metric) -> tuple[_Metric, str]:
     share = percent(round(max(removed, 0.0), 3))
     note = f"{metric.name} is adjusted by the covariate, which removes {share} of its variance"
     if lost:
-        note += f"; {count(lost)} rows have no covariate and are not adjusted"
+        note += f"; without a covariate and therefore not adjusted: {count(lost)}"
     return adjusted, note
 
 

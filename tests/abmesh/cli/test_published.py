@@ -16,7 +16,7 @@ from tests.abmesh.cli.calls import call, refused
 from tests.paths import ROOT
 
 PAGE = (ROOT / "docs" / "operations" / "analysis.md").read_text()
-COMMANDS = dict(re.findall(r"```text\n\$ abmesh (analyze (\w+)\.csv[^\n]*)\n", PAGE))
+COMMANDS: dict[str, str] = dict(re.findall(r"```text\n\$ abmesh (analyze (\w+)\.csv[^\n]*)\n", PAGE))
 SHOWN = dict(re.findall(r"```text\n\$ abmesh analyze (\w+)\.csv[^\n]*\n(.*?)```", PAGE, re.DOTALL))
 FILES = {"cookie_cats": published.cookie_cats, "hillstrom": published.hillstrom, "upworthy": published.upworthy}
 
