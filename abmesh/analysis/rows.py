@@ -172,7 +172,7 @@ def label(text: str, column: str, where: Where) -> str:
     """
     line = " ".join(text.split())
     if not line or len(line) > LONGEST_NAME or not line.isprintable():
-        where.refuse(column, "not a name", text or "nothing", f"1 to {LONGEST_NAME} printable characters")
+        where.refuse(column, "not a name", text or "nothing", f"1 to {LONGEST_NAME} printable characters in UTF-8")
     return line
 
 

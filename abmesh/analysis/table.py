@@ -86,6 +86,13 @@ class Table:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def sizes(self) -> dict[str, float]:
+        """Requests of each variant, over all stages and segments."""
+        found: dict[str, float] = {}
+        for (_, _, variant), totals in self.cells.items():
+            found[variant] = found.get(variant, 0.0) + totals.n
+        return found
+
     def part(
         self, stage: str, segment: str | None = None, cells: Mapping[CellKey, Totals] | None = None
     ) -> dict[str, Totals]:

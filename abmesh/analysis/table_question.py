@@ -100,7 +100,5 @@ def tuning_warning(table: Table, wanted: float | None, alpha: float) -> str:
 
 def _size(table: Table) -> float:
     """Requests of two average variants."""
-    sums: dict[str, float] = {}
-    for (_, _, variant), totals in table.cells.items():
-        sums[variant] = sums.get(variant, 0.0) + totals.n
-    return 2 * sum(sums.values()) / max(len(sums), 1)
+    sizes = table.sizes()
+    return 2 * sum(sizes.values()) / max(len(sizes), 1)

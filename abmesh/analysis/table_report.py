@@ -14,7 +14,7 @@ import numpy as np
 
 from abmesh.analysis import textbook
 from abmesh.analysis.always_valid import NOTHING, alarms, corrected, finding_of, reversal, value_of
-from abmesh.analysis.layout import count, number
+from abmesh.analysis.layout import count
 from abmesh.analysis.records import (
     AnalysisReport,
     ComparedVariant,
@@ -26,8 +26,8 @@ from abmesh.analysis.records import (
 from abmesh.analysis.table import Table, Totals
 from abmesh.analysis.table_comparisons import Arms, compared
 from abmesh.analysis.table_question import CORRECTIONS, TableQuestion, control_of, tuned_for, tuning_warning
+from abmesh.analysis.table_warnings import of_missing_values, of_the_file
 from abmesh.experiment.errors import UnknownName
-from abmesh.inference.fixed import two_proportions
 from abmesh.inference.multiple import benjamini_hochberg
 from abmesh.inference.sample_ratio import chi_square_p, sample_ratio
 from abmesh.inference.segments import Part
@@ -61,7 +61,7 @@ def report_of(tables: Sequence[Table], question: TableQuestion) -> AnalysisRepor
     compared = _together([part.comparisons for part in metrics], correct, question.alpha)
     segments = _together([part.segments for part in metrics], benjamini_hochberg, question.alpha)
     splits = _splits(first, weights)
-    warnings = [*alarms(splits), *_data_warnings(first), *_missing(tables, control)]
+    warnings = [*alarms(splits), *of_the_file(first), *of_missing_values(tables, control)]
     warnings += [tuning_warning(table, question.tuned_for, question.alpha) for table in tables]
     for table, part in zip(tables, metrics, strict=True):
         warnings += _reversals(table, part.metric, control, names[1:])
@@ -180,50 +180,6 @@ def _splits(table: Table, weights: Mapping[str, int] | None) -> list[SplitCheck]
         unit = table.counted if table.users else "n"
         checks.append(SplitCheck(stage, counts, expected, found.p, found.alarm, unit, plain_p))
     return checks
-
-
-def _data_warnings(table: Table) -> list[str]:
-    found = []
-    if table.shared_users:
-        known = sum(table.users.values())
-        one = table.shared_users == 1
-        found.append(
-            f"{count(table.shared_users)} of {count(known - table.shared_users)} {table.counted} "
-            f"{'is' if one else 'are'} in more than one variant, which an assignment that works never does; trust no "
-            f"comparison until you have found the cause. Each counts in all of its variants, so differences look "
-            f"smaller than they are"
-        )
-    found += table.warnings
-    late = [name for name, end in table.ends.items() if end < max(table.ends.values())]
-    if late:
-        found.append(f"the rows of {', '.join(late)} end earlier than the others'")
-    return found
-
-
-def _missing(tables: Sequence[Table], control: str) -> list[str]:
-    """Values that are not there, which is harmless only where they are missing alike in all variants."""
-    found = []
-    for table in tables:
-        known = {name: sum(t.n for (_, _, of), t in table.cells.items() if of == name) for name in table.variants}
-        rows = {name: known[name] + table.missing.get(name, 0) for name in table.variants}
-        if not any(table.missing.values()):
-            continue
-        shares = {name: table.missing.get(name, 0) / rows[name] for name in table.variants if rows[name]}
-        told = ", ".join(f"{name} {number(share, 'share')}" for name, share in shares.items())
-        lost = sum(table.missing.values())
-        rest = "row has no value and is left out" if lost == 1 else "rows have no value and are left out"
-        sentence = f"{table.metric}: {count(lost)} {rest} ({told})"
-        p = [
-            two_proportions(
-                table.missing.get(control, 0), rows[control], table.missing.get(name, 0), rows[name], SPLIT_ALPHA
-            ).p
-            for name in shares
-            if name != control
-        ]
-        if min(p, default=1.0) <= SPLIT_ALPHA / max(len(p), 1):
-            sentence += "; they are not missing alike, so what is left is no fair comparison: find out why"
-        found.append(sentence)
-    return found
 
 
 def _tuning(tables: Sequence[Table], question: TableQuestion) -> list[str]:

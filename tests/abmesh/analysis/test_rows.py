@@ -189,8 +189,18 @@ class TestDamage:
     def test_units_in_two_variants_are_the_first_thing_that_is_said(self) -> None:
         rows = "".join(f"u{number},{'control' if number % 2 else 'b'},{number}\n" for number in range(40))
         found = report(read("user,arm,x\n" + rows + "u1,b,5\nu2,control,5\n", "x"))
-        assert found.warnings[0].startswith("2 of 40 user are in more than one variant, which an assignment that works")
+        assert found.warnings[0].startswith(
+            "2 of 40 values of user are in more than one variant, which an assignment that works"
+        )
         assert "trust no comparison until you have found the cause" in found.warnings[0]
+
+    def test_names_that_may_be_misspelt_are_pointed_out(self) -> None:
+        rows = "control,1\n" * 2000 + "new,1\n" * 2000 + "nwe,1\n" + "New,1\n" * 1000
+        assert report(read("arm,x\n" + rows, "x")).warnings == [
+            "variant nwe has only 1 of 5,001 rows: is the name misspelt?",
+            "variants new and New differ only in their case: are they the same?",
+        ]
+        assert not report(read("arm,x\n" + "control,1\n" * 900 + "b,1\n", "x")).warnings
 
     def test_units_with_several_rows_are_compared_in_groups(self) -> None:
         rows = "".join(f"u{number % 20},{'control' if number % 2 else 'b'},{number}\n" for number in range(60))
