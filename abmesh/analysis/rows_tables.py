@@ -19,7 +19,7 @@ from abmesh.analysis.records import Kind
 from abmesh.analysis.rows import Rows
 from abmesh.analysis.table import Table, Totals
 from abmesh.analysis.table_users import SLICES, count_users
-from abmesh.inference.moments import Moments, PairedMoments, cuped_slope
+from abmesh.inference.moments import Moments, PairedMoments, cuped, cuped_slope, winsorised
 from abmesh.inference.numbers import Floats, Slices
 
 _CUPED = (
@@ -167,7 +167,7 @@ def _capped(rows: Rows, metric: _Metric, control: str, cap: Cap) -> tuple[_Metri
         mine = metric.values[named[metric.cells] == control]
         level = float(np.quantile(mine, cap.value)) if mine.size else math.inf
         origin = f"{control}'s {percent(cap.value)} quantile"
-    capped = np.minimum(metric.values, level)
+    capped = winsorised(metric.values, level)
     if metric.values.size and float(np.ptp(metric.values)) > 0 and float(np.ptp(capped)) == 0:
         message = "the cap leaves no value different from another"
         allowed = "a cap above most values, such as --winsorise 99.9% or a number"
@@ -205,7 +205,7 @@ def _adjusted(rows: Rows, metric: _Metric) -> tuple[_Metric, str]:
     for size, total_x, squares_x, total_y, squares_y, products in columns:
         arms.append(PairedMoments(Moments(size, total_y, squares_y), Moments(size, total_x, squares_x), products))
     slope = cuped_slope(arms)
-    adjusted = replace(metric, values=metric.values - slope * x)
+    adjusted = replace(metric, values=cuped(metric.values, x, slope))
     before = sum(arm.y.deviations for arm in arms)
     after = before - slope**2 * sum(arm.x.deviations for arm in arms)
     removed = 1 - after / before if before > 0 else 0.0

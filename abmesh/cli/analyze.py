@@ -35,7 +35,7 @@ def analyze(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[EXPERIMENT|FILE.csv|-]",
+            metavar="EXPERIMENT|FILE.csv|-",
             help="An experiment that the controller follows, or a CSV of results; - is standard input.",
             show_default=False,
         ),

@@ -81,6 +81,55 @@ def test_a_picture_is_drawn_of_any_file(tmp_path: Path, csv: Path, text: str) ->
     assert "no difference" in svg
 
 
+UNITS = "who;arm;paid;kept;before\n" + "".join(
+    f"u{number};{'Control' if number % 2 else 'new'};{number % 9 + number % 5};{number % 3 == 0};{number % 9}\n"
+    for number in range(300)
+)
+
+
+def test_columns_are_mapped_and_a_covariate_and_a_cap_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "units.csv"
+    path.write_text(UNITS)
+    given = ("analyze", str(path), "--unit", "who", "--metric", "paid", "--metric", "kept", "--measured-in", "EUR")
+    treated = json.loads(call(*given, "--covariate", "before", "--winsorise", "95%", "--weights", "even", "--json").out)
+    plain = json.loads(call(*given, "--json").out)
+    assert treated["control"] == plain["control"] == "Control"
+    assert (
+        [part["unit"] for part in plain["metrics"]] == [part["unit"] for part in treated["metrics"]] == ["EUR", "share"]
+    )
+    widths = [
+        each["metrics"][0]["comparisons"][0]["analyses"][0]["difference"]["upper"]
+        - each["metrics"][0]["comparisons"][0]["analyses"][0]["difference"]["lower"]
+        for each in (treated, plain)
+    ]
+    assert widths[0] < 0.6 * widths[1]
+    assert any("Control's 95% quantile" in note for note in treated["notes"])
+    assert any("paid is adjusted by the covariate" in note for note in treated["notes"])
+    assert (treated["split"][0]["counted"], treated["split"][0]["found"]) == ("who", {"new": 150, "Control": 150})
+
+
+def test_a_picture_of_several_metrics_names_them(tmp_path: Path) -> None:
+    given = ("analyze", "-", "--unit", "who", "--metric", "paid", "--metric", "kept")
+    called = call(*given, "--plot", str(tmp_path / "p.svg"), stdin=UNITS.encode())
+    assert called.code == 0, called
+    assert "<!-- kept: new -->" in (tmp_path / "p.svg").read_text()
+
+
+def test_a_stream_whose_n_falls_is_named_and_the_rest_reported(tmp_path: Path) -> None:
+    path = tmp_path / "streams.csv"
+    rows = "".join(
+        f"{name},{1000 * day},{30 * day},{day},{segment}\n"
+        for day in range(1, 4)
+        for segment in ("x", "y")
+        for name in ("control", "b")
+    )
+    path.write_text("variant,n,sum,time,segment\n" + rows + "b,2500,75,4,y\n")
+    record = json.loads(call("analyze", str(path), "--json").out)
+    (warning,) = record["warnings"]
+    assert warning.startswith("segment y is left out: rows are cumulative, but n of b is 3000 on line 13 and 2500 on")
+    assert [row["requests"] for row in record["metrics"][0]["variants"]] == [3000, 3000]
+
+
 def test_bytes_that_are_no_utf_8_are_users_like_others_and_no_names(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     path.write_bytes(b"variant,user,n,sum\na,\xff\xfe,5,1\nb,u,5,2\n")
