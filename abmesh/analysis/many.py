@@ -16,6 +16,7 @@ import numpy as np
 from abmesh.analysis.always_valid import finding_of
 from abmesh.analysis.many_reader import Arm, Many
 from abmesh.analysis.records import Finding
+from abmesh.analysis.table_comparisons import of_rates
 from abmesh.analysis.table_question import CORRECTIONS, Adjust, TableQuestion
 from abmesh.experiment.errors import SettingsError, UnknownName
 from abmesh.inference.fixed import two_proportions
@@ -208,7 +209,7 @@ def _comparison(pairs: Sequence[Compared]) -> ShareComparison:
     """Pairs as rows of one comparison."""
     counts = [(pair.other.y, pair.other.n, pair.arm.y, pair.arm.n) for pair in pairs]
     y_a, n_a, y_b, n_b = np.array(counts, dtype=np.float64).T[:, :, None]
-    return ShareComparison(StratifiedSums(y_a=y_a, n_a=n_a, y_b=y_b, n_b=n_b), np.ones(1), frequent=True)
+    return of_rates(StratifiedSums(y_a=y_a, n_a=n_a, y_b=y_b, n_b=n_b))
 
 
 def _plain_p(pair: Compared) -> float:

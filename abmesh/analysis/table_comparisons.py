@@ -1,6 +1,7 @@
 """A table's totals as the comparisons that decisions are made with. Pure.
 
-Called by :mod:`abmesh.analysis.table_report` and, for pictures, by :mod:`abmesh.analysis.series`.
+Called by :mod:`abmesh.analysis.table_report`, :mod:`abmesh.analysis.many` and, for pictures, by
+:mod:`abmesh.analysis.series`.
 
 rate    counts of independent requests: a design effect of 1
 ratio   of events: counts divided by their design effect between groups of users; of anything else: a mean, with the
@@ -45,7 +46,7 @@ def compared(table: Table, arms: Arms, alpha: float, tuned_for: float) -> ShareC
     if table.share and slices:
         return ShareComparison.of_slices(sums, slices, method=Method.BETS)
     if table.share:
-        return ShareComparison(sums, np.ones(len(arms)), np.ones(len(arms)), Method.BETS)
+        return of_rates(sums)
     both = float(n_a.sum() + n_b.sum())
     part = float(n_b.sum()) / both if n_a.any() and n_b.any() else 0.5
     # Each side of a two-sided report has half of alpha.
@@ -55,6 +56,16 @@ def compared(table: Table, arms: Arms, alpha: float, tuned_for: float) -> ShareC
         return MeanComparison(sums, sums, _StageVariances(stages), rho2, stages[-1].freedom)
     own = _OwnVariances([(_moments(a), _moments(b)) for a, b in arms])
     return MeanComparison(sums, sums, own, rho2, math.inf)
+
+
+def of_rates(sums: StratifiedSums) -> ShareComparison:
+    """Shares of independent requests.
+
+    Args:
+        sums: events and requests, shape (comparisons, strata).
+    """
+    one = np.ones(sums.n_b.shape[-1])
+    return ShareComparison(sums, one, one, Method.BETS)
 
 
 @dataclass(frozen=True, slots=True)
