@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from abmesh.analysis.columns import Where
 from abmesh.analysis.mapping import Asked, places
 from abmesh.analysis.rows import read_rows
-from abmesh.analysis.rows_tables import Cap, tables_of
+from abmesh.analysis.rows_tables import tables_of
+from abmesh.analysis.rows_treated import Cap
 from abmesh.analysis.table import Table
 from abmesh.analysis.table_question import control_of
 from abmesh.analysis.table_reader import REQUIRED, at_least_two, opened, table_of
@@ -42,4 +42,4 @@ def read_results(
         return (table_of(first, rows, where),)
     read = read_rows(rows, places(first, asked, where), where)
     at_least_two(read.variants, where)
-    return tables_of(read, control_of(read.variants, control, Where(source, 0).source), cap)
+    return tables_of(read, control_of(read.variants, control, source), cap)

@@ -6,54 +6,16 @@ rows, rows of one unit are alike, and the sums are taken over groups of units. C
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from abmesh.analysis.columns import Where
-from abmesh.analysis.layout import count, number, percent
+from abmesh.analysis.layout import count
 from abmesh.analysis.records import Kind
 from abmesh.analysis.rows import Rows
+from abmesh.analysis.rows_treated import Cap, Column, adjusted, capped, sums
 from abmesh.analysis.table import Table, Totals
 from abmesh.analysis.table_users import SLICES, count_users
-from abmesh.inference.moments import Moments, PairedMoments, cuped, cuped_slope, winsorised
-from abmesh.inference.numbers import Floats, Slices
-
-_CUPED = (
-    "adjusted (CUPED): what the covariate predicts is subtracted, so that users who differed before the experiment "
-    "differ less now. The covariate must be from before: one that the experiment changes hides a part of the effect",
-)
-
-_FEWEST_UNITS = 2
-"""Rows per variant that a slope needs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cap:
-    """What values above count as.
-
-    Attributes:
-        value: in the metric's unit, or a quantile of the control's values, 0..1.
-        quantile: whether it is one.
-    """
-
-    value: float
-    quantile: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Metric:
-    """One metric of the rows that have a value of it."""
-
-    name: str
-    cells: NDArray[np.int32]
-    values: Floats
-    n: Floats
-    units: NDArray[np.uint64] | None
-    covariate: Floats | None
+from abmesh.inference.numbers import Slices
 
 
 def tables_of(rows: Rows, control: str, cap: Cap | None) -> tuple[Table, ...]:
@@ -68,11 +30,11 @@ def tables_of(rows: Rows, control: str, cap: Cap | None) -> tuple[Table, ...]:
         DataError: a metric's values do not fit together, or the cap leaves nothing of them.
     """
     users, shared, repeated = _units(rows)
-    warnings = [*rows.warnings, *_repeats(rows, repeated)]
     found = []
     for index, name in enumerate(rows.metrics):
+        warnings = [*rows.warnings, *_repeats(rows, repeated)]
         known = ~np.isnan(rows.values[index])
-        metric = _Metric(
+        metric = Column(
             name=name,
             cells=rows.cells[known],
             values=rows.values[index][known],
@@ -84,11 +46,12 @@ def tables_of(rows: Rows, control: str, cap: Cap | None) -> tuple[Table, ...]:
         was_share = False
         notes = [] if rows.units is not None or rows.n is not None else ["each row counts as one independent unit"]
         if cap is not None and not share:
-            metric, note = _capped(rows, metric, control, cap)
+            metric, note = capped(rows, metric, control, cap)
             notes.append(note)
         if metric.covariate is not None:
-            metric, note = _adjusted(rows, metric)
-            notes += [note, *_CUPED]
+            metric, said, doubts = adjusted(rows, metric, control)
+            notes += said
+            warnings += doubts
             was_share, share = share, False
         kind: Kind = "ratio" if repeated else "rate" if share else "mean"
         variants = np.array([rows.variants.index(variant) for _, _, variant in rows.keys])
@@ -142,7 +105,7 @@ def _repeats(rows: Rows, repeated: bool) -> list[str]:
     ]
 
 
-def _is_share(rows: Rows, index: int, metric: _Metric) -> bool:
+def _is_share(rows: Rows, index: int, metric: Column) -> bool:
     values, n = metric.values, metric.n
     if rows.n is None:
         share = bool(((values == 0) | (values == 1)).all())
@@ -157,80 +120,16 @@ def _is_share(rows: Rows, index: int, metric: _Metric) -> bool:
     return share
 
 
-def _capped(rows: Rows, metric: _Metric, control: str, cap: Cap) -> tuple[_Metric, str]:
-    """Values above the cap count as the cap, in all variants alike; see :func:`abmesh.inference.moments.winsorised`."""
-    if rows.n is not None:
-        Where(rows.source, 0).refuse(metric.name, "a row's sum has no cap", allowed="--winsorise without --n")
-    named = np.array([variant for _, _, variant in rows.keys])
-    level, origin = cap.value, "as you asked"
-    if cap.quantile:
-        mine = metric.values[named[metric.cells] == control]
-        level = float(np.quantile(mine, cap.value)) if mine.size else math.inf
-        origin = f"{control}'s {percent(cap.value)} quantile"
-    capped = winsorised(metric.values, level)
-    if metric.values.size and float(np.ptp(metric.values)) > 0 and float(np.ptp(capped)) == 0:
-        message = "the cap leaves no value different from another"
-        allowed = "a cap above most values, such as --winsorise 99.9% or a number"
-        Where(rows.source, 0).refuse(metric.name, message, number(level, ""), allowed)
-    above = metric.values > level
-    told = ", ".join(f"{name} {count(int((above & (named[metric.cells] == name)).sum()))}" for name in rows.variants)
-    note = (
-        f"{metric.name} is winsorised: values above {number(level, '')}, {origin}, count as {number(level, '')} "
-        f"({told}), so that a few huge values cannot decide. What is compared is the mean of the capped values"
-    )
-    if cap.quantile:
-        note += "; a quantile moves as the file grows, so if you look again, give the cap as a number"
-    return replace(metric, values=capped), note
-
-
-def _adjusted(rows: Rows, metric: _Metric) -> tuple[_Metric, str]:
-    """Values minus what the covariate predicts; see :func:`abmesh.inference.moments.cuped`.
-
-    All variants are adjusted by one slope, and a missing covariate counts as the mean, so nothing is adjusted there.
-    """
-    assert metric.covariate is not None
-    if rows.n is not None:
-        Where(rows.source, 0).refuse(metric.name, "a row's sum is not adjusted", allowed="--covariate without --n")
-    given = ~np.isnan(metric.covariate)
-    lost = int((~given).sum())
-    if metric.values.size - lost < _FEWEST_UNITS:
-        Where(rows.source, 0).refuse("--covariate", "the covariate has no values", allowed="numbers")
-    # Numbers around 0 keep their digits; the difference of means does not change.
-    x = np.where(given, metric.covariate - metric.covariate[given].mean(), 0.0)
-    y = metric.values - metric.values.mean()
-    width = len(rows.keys)
-
-    arms = []
-    columns = zip(*(_sums(metric.cells, each, width) for each in (metric.n, x, x * x, y, y * y, x * y)), strict=True)
-    for size, total_x, squares_x, total_y, squares_y, products in columns:
-        arms.append(PairedMoments(Moments(size, total_y, squares_y), Moments(size, total_x, squares_x), products))
-    slope = cuped_slope(arms)
-    adjusted = replace(metric, values=cuped(metric.values, x, slope))
-    before = sum(arm.y.deviations for arm in arms)
-    after = before - slope**2 * sum(arm.x.deviations for arm in arms)
-    removed = 1 - after / before if before > 0 else 0.0
-    share = percent(round(max(removed, 0.0), 3))
-    note = f"{metric.name} is adjusted by the covariate, which removes {share} of its variance"
-    if lost:
-        note += f"; without a covariate and therefore not adjusted: {count(lost)}"
-    return adjusted, note
-
-
-def _totals(metric: _Metric, width: int, kind: Kind) -> list[Totals]:
+def _totals(metric: Column, width: int, kind: Kind) -> list[Totals]:
     """The sums of each cell, as its kind needs them."""
-    n, y = (_sums(metric.cells, values, width) for values in (metric.n, metric.values))
+    n, y = (sums(metric.cells, values, width) for values in (metric.n, metric.values))
     if kind == "rate":
         return [Totals(float(size), float(total)) for size, total in zip(n, y, strict=True)]
     if kind == "mean":
-        squares = _sums(metric.cells, metric.values**2, width)
+        squares = sums(metric.cells, metric.values**2, width)
         return [Totals(float(size), float(total), float(yy)) for size, total, yy in zip(n, y, squares, strict=True)]
     assert metric.units is not None
     places = metric.cells.astype(np.int64) * SLICES + (metric.units % np.uint64(SLICES)).astype(np.int64)
-    by_n, by_y = (_sums(places, values, width * SLICES).reshape(width, SLICES) for values in (metric.n, metric.values))
+    by_n, by_y = (sums(places, values, width * SLICES).reshape(width, SLICES) for values in (metric.n, metric.values))
     cells = zip(n, y, by_n, by_y, strict=True)
     return [Totals(float(size), float(total), None, Slices(mine, values)) for size, total, mine, values in cells]
-
-
-def _sums(places: NDArray[np.signedinteger[Any]], values: Floats, width: int) -> Floats:
-    """The sum of the values in each place, shape (width,)."""
-    return np.asarray(np.bincount(places, weights=values, minlength=width), dtype=np.float64)

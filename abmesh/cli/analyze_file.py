@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from abmesh.analysis.many import ManyReport
     from abmesh.analysis.mapping import Asked
     from abmesh.analysis.records import AnalysisReport
-    from abmesh.analysis.rows_tables import Cap
+    from abmesh.analysis.rows_treated import Cap
     from abmesh.analysis.table import Table
     from abmesh.analysis.table_question import Adjust, TableQuestion
 
@@ -115,7 +115,7 @@ def cap(text: str) -> Cap:
     Raises:
         SettingsError: it is neither.
     """
-    from abmesh.analysis.rows_tables import Cap
+    from abmesh.analysis.rows_treated import Cap
 
     try:
         number = float(text.strip().removesuffix("%"))

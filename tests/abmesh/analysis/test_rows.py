@@ -14,7 +14,7 @@ from abmesh.analysis import rows as rows_module
 from abmesh.analysis.mapping import Asked
 from abmesh.analysis.records import AnalysisReport, Finding
 from abmesh.analysis.results import read_results
-from abmesh.analysis.rows_tables import Cap
+from abmesh.analysis.rows_treated import Cap
 from abmesh.analysis.table import Table, Totals
 from abmesh.analysis.table_comparisons import compared
 from abmesh.analysis.table_question import TableQuestion, control_of, tuned_for
@@ -277,6 +277,18 @@ class TestCovariates:
             wide, narrow = (finding(each, valid).difference.interval for each in (plain, adjusted))
             assert narrow.upper - narrow.lower < 0.6 * (wide.upper - wide.lower)
         assert any("y is adjusted by the covariate, which removes 9" in note for note in adjusted.notes)
+
+    def test_a_covariate_that_differs_between_variants_is_doubted(self) -> None:
+        """It was measured after the experiment began, or the users were not split at random."""
+        random = np.random.default_rng(4)
+        rows = [
+            f"{'b' if n % 2 else 'control'},1,{value!r},{value + 0.3 * (n % 2)!r}\n"
+            for n, value in enumerate(random.normal(size=2000).tolist())
+        ]
+        text = "arm,y,before,during\n" + "".join(rows)
+        assert not report(read(text, "y", covariate="before")).warnings
+        (warning,) = report(read(text, "y", covariate="during")).warnings
+        assert warning.startswith("the covariate differs between variants, as no value from before the experiment")
 
     def test_an_adjusted_share_is_still_shown_in_percent(self) -> None:
         rows = "".join(f"{'b' if n % 2 else 'control'},{n % 3 == 0},{n % 3 + n % 7}\n" for n in range(400))
