@@ -10,21 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from abmesh.analysis.always_valid import finding_of
 from abmesh.analysis.many_reader import Arm, Many
 from abmesh.analysis.records import Finding
-from abmesh.analysis.table_comparisons import of_rates
-from abmesh.analysis.table_question import CORRECTIONS, Adjust, TableQuestion
+from abmesh.analysis.table_comparisons import SHARE_METHODS, of_rates, share_test
+from abmesh.analysis.table_question import CORRECTIONS, Adjust, TableQuestion, near
 from abmesh.experiment.errors import SettingsError, UnknownName
 from abmesh.inference.fixed import two_proportions
 from abmesh.inference.multiple import holm
 from abmesh.inference.numbers import Floats, Side
 from abmesh.inference.sample_ratio import chi_square_p
 from controller.decision.comparison import StratifiedSums
-from controller.decision.shares import ShareComparison
+from controller.decision.shares import Method, ShareComparison
 
 SHOWN = 10
 """Experiments whose strongest comparison is shown with its interval."""
@@ -137,7 +138,9 @@ def many_report(many: Many, question: TableQuestion) -> ManyReport:
         raise SettingsError("--weights of many experiments is even; their variants have different names")
     control = _control(many.tests, question.control)
     pairs = [pair for name, test in many.tests.items() for pair in _pairs(name, test, control)]
-    log_e, plain = _log_e(pairs), [_plain_p(pair) for pair in pairs]
+    tuned = {name: _tuned_for(test, question.tuned_for) for name, test in many.tests.items()}
+    log_e = _log_e(pairs, [tuned[pair.test] for pair in pairs], question.alpha)
+    plain = [_plain_p(pair) for pair in pairs]
     adjust = question.adjust or "bh"
     grouped: dict[str, list[tuple[Compared, float, float]]] = {}
     for pair, evidence, one_look in zip(pairs, log_e, plain, strict=True):
@@ -163,7 +166,7 @@ def many_report(many: Many, question: TableQuestion) -> ManyReport:
         against="the rest of its experiment" if control is None else control,
         tests=tests,
         unadjusted=(sum(any_look for any_look, _ in raw), sum(one for _, one in raw)),
-        strongest=[_in_full(test, question.alpha) for test in tests[:SHOWN]],
+        strongest=[_in_full(test, tuned[test.name], question.alpha) for test in tests[:SHOWN]],
         skipped=len(many.tests) - len(tests),
         even=question.weights == "even",
     )
@@ -195,21 +198,37 @@ def _pairs(name: str, test: Mapping[str, Arm], control: str | None) -> list[Comp
     return [Compared(name, variant, arm, other, 1.0, 1.0) for variant, arm, other in sides]
 
 
-def _log_e(pairs: Sequence[Compared]) -> Floats:
-    """The larger evidence of both sides, at any look, by the comparison that reports of a single file make."""
-    found = [np.zeros(0)]
-    for start in range(0, len(pairs), _AT_ONCE):
-        comparison = _comparison(pairs[start : start + _AT_ONCE])
-        sides = [comparison.increase(side, 0.0, relative=False) for side in (Side.GREATER, Side.LESS)]
-        found.append(np.maximum(*sides))
-    return np.concatenate(found)
+def _log_e(pairs: Sequence[Compared], tuned: Sequence[float], alpha: float) -> Floats:
+    """The larger evidence of both sides, at any look, by the comparison that reports of a single file make.
+
+    Args:
+        pairs: what is compared.
+        tuned: requests of both sides that each is tuned for.
+        alpha: of each.
+    """
+    tests = [_test(pair, each, alpha) for pair, each in zip(pairs, tuned, strict=True)]
+    found = np.zeros(len(pairs))
+    for method in {method for method, _ in tests}:
+        mine = [index for index, (of, _) in enumerate(tests) if of is method]
+        for start in range(0, len(mine), _AT_ONCE):
+            some = mine[start : start + _AT_ONCE]
+            rho2 = np.array([tests[index][1] for index in some])
+            comparison = _comparison([pairs[index] for index in some], method, rho2)
+            sides = [comparison.increase(side, 0.0, relative=False) for side in (Side.GREATER, Side.LESS)]
+            found[some] = np.maximum(*sides)
+    return found
 
 
-def _comparison(pairs: Sequence[Compared]) -> ShareComparison:
+def _test(pair: Compared, tuned: float, alpha: float) -> tuple[Method, float]:
+    both = pair.arm.n + pair.other.n
+    return share_test(pair.arm.y + pair.other.y, both, tuned * pair.arm.n / both, alpha)
+
+
+def _comparison(pairs: Sequence[Compared], method: Method, rho2: Floats) -> ShareComparison:
     """Pairs as rows of one comparison."""
     counts = [(pair.other.y, pair.other.n, pair.arm.y, pair.arm.n) for pair in pairs]
     y_a, n_a, y_b, n_b = np.array(counts, dtype=np.float64).T[:, :, None]
-    return of_rates(StratifiedSums(y_a=y_a, n_a=n_a, y_b=y_b, n_b=n_b))
+    return of_rates(StratifiedSums(y_a=y_a, n_a=n_a, y_b=y_b, n_b=n_b), method, cast(float, rho2))
 
 
 def _plain_p(pair: Compared) -> float:
@@ -226,10 +245,16 @@ def _within(group: Sequence[tuple[Compared, float, float]]) -> list[Compared]:
     return [item for _, item in sorted(found, key=lambda each: (each[0], each[1].plain_p))]
 
 
+def _tuned_for(test: Mapping[str, Arm], wanted: float | None) -> float:
+    """Requests of two variants; see :func:`abmesh.analysis.table_question.tuned_for`."""
+    return wanted if wanted is not None else near(2 * sum(arm.n for arm in test.values()) / max(len(test), 1))
+
+
 def _split_p(test: Mapping[str, Arm]) -> float:
     return chi_square_p([arm.n for arm in test.values()], [1 / len(test)] * len(test))
 
 
-def _in_full(test: TestFound, alpha: float) -> tuple[Compared, Finding]:
+def _in_full(test: TestFound, tuned: float, alpha: float) -> tuple[Compared, Finding]:
     first = test.compared[0]
-    return first, finding_of(_comparison([first]), alpha, "exact test of event counts", share=True)
+    method, rho2 = _test(first, tuned, alpha)
+    return first, finding_of(_comparison([first], method, np.array([rho2])), alpha, SHARE_METHODS[method], share=True)

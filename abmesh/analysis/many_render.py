@@ -89,7 +89,7 @@ def _number_of(number: int, what: str) -> str:
 def _legend(report: ManyReport) -> list[str]:
     alpha, sure = percent(report.alpha), percent(1 - report.alpha)
     found = [
-        "at any look: exact test of event counts",
+        *[f"at any look: {method}" for method in dict.fromkeys(finding.method for _, finding in report.strongest)],
         "for one look only: z-test of two shares",
         "p of an experiment: that of its strongest comparison, corrected for its variants by Holm's method, and then "
         "for the number of experiments by " + _METHODS[report.adjust].format(alpha=alpha, sure=sure),

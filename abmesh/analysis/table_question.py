@@ -39,7 +39,7 @@ class TableQuestion:
         unit: of a mean: ``ms``; empty if it has none. Shares are in percent.
         control: a variant; the one that is named control if None.
         alpha: 0..1, of all metrics and variants together.
-        tuned_for: requests of both variants at which a mean's interval is narrowest; None for the file's own size.
+        tuned_for: requests of both variants at which an interval is narrowest; None for the file's own size.
         weights: the expected split, in basis points by variant, or ``even``; None to check nothing.
         planned: each candidate's requests at the last planned look, and the number of looks; None without.
         adjust: how p-values are corrected for the number of metrics and variants; None for Holm, or, of many
@@ -76,18 +76,23 @@ def control_of(variants: Sequence[str], wanted: str | None, source: str) -> str:
 
 
 def tuned_for(table: Table, wanted: float | None) -> float:
-    """Requests of two variants at which the intervals of a table's means are narrowest.
+    """Requests of two variants at which the intervals of a table are narrowest.
 
     Without a wish, the power of ten that is nearest to the file's size. It stays the same while the file grows tenfold,
     so that what is read meanwhile is one confidence sequence; at worst its intervals are 5% wider than the narrowest.
     """
-    return wanted if wanted is not None else 10.0 ** max(1, round(math.log10(max(_size(table), 1.0))))
+    return wanted if wanted is not None else near(_size(table))
+
+
+def near(size: float) -> float:
+    """The power of ten that is nearest to a size, at least 10."""
+    return 10.0 ** max(1, round(math.log10(max(size, 1.0))))
 
 
 def tuning_warning(table: Table, wanted: float | None, alpha: float) -> str:
-    """A sentence if a wish is far from the size of a table of means; otherwise nothing."""
+    """A sentence if a wish is far from the size of a table; otherwise nothing."""
     size = _size(table)
-    if wanted is None or table.share or size < 1:
+    if wanted is None or size < 1:
         return ""
     width, best = (float(half_width(1.0, size, tuned, alpha)) for tuned in (wanted, size))
     if width <= best * (1 + _FAR):

@@ -24,14 +24,15 @@ from abmesh.analysis.records import (
     VariantRow,
 )
 from abmesh.analysis.table import Table, Totals
-from abmesh.analysis.table_comparisons import Arms, compared
+from abmesh.analysis.table_comparisons import SHARE_METHODS, Arms, compared
 from abmesh.analysis.table_question import CORRECTIONS, TableQuestion, control_of, tuned_for, tuning_warning
 from abmesh.analysis.table_warnings import of_missing_values, of_the_file
 from abmesh.experiment.errors import UnknownName
 from abmesh.inference.multiple import benjamini_hochberg
 from abmesh.inference.sample_ratio import chi_square_p, sample_ratio
 from abmesh.inference.segments import Part
-from controller.decision.comparison import Comparison
+from controller.decision.means import MeanComparison
+from controller.decision.shares import ShareComparison
 
 SPLIT_ALPHA = 0.01
 """Probability of a false alarm about the split."""
@@ -136,14 +137,15 @@ def _comparison(
     return ComparedVariant(variant, segment or "", tuple(findings))
 
 
-def _method(table: Table, found: Comparison) -> tuple[str, str]:
+def _method(table: Table, found: ShareComparison | MeanComparison) -> tuple[str, str]:
     """How a comparison is made, and a remark."""
-    if not table.share:
+    if not isinstance(found, ShareComparison):
         between = "groups of users" if table.kind == "ratio" else table.per
         return f"confidence sequence of the mean, with the variance between {between}", ""
+    method = SHARE_METHODS[found.method]
     if table.kind == "rate":
-        return "exact test of event counts", ""
-    method = "exact test of event counts, divided by their design effect, since users repeat"
+        return method, ""
+    method += ", divided by their design effect, since users repeat"
     return method, f"design effect {found.values.design_effect:.3g}"
 
 
@@ -183,14 +185,13 @@ def _splits(table: Table, weights: Mapping[str, int] | None) -> list[SplitCheck]
 
 
 def _tuning(tables: Sequence[Table], question: TableQuestion) -> list[str]:
-    """What the intervals of means are tuned for, where nobody said it."""
-    means = [table for table in tables if not table.share]
-    if question.tuned_for is not None or not means:
+    """What the intervals are tuned for, where nobody said it."""
+    if question.tuned_for is not None:
         return []
-    sizes = dict.fromkeys(f"{count(tuned_for(table, None))} {table.per}" for table in means)
+    sizes = dict.fromkeys(f"{count(tuned_for(table, None))} {table.per}" for table in tables)
     return [
-        f"intervals of means at any look are narrowest at {', '.join(sizes)}, a power of ten near the file's size; if "
-        f"the file grows, give --tuned-for the size that you plan"
+        f"intervals at any look are narrowest at {', '.join(sizes)}, a power of ten near the file's size; if the file "
+        f"grows, give --tuned-for the size that you plan"
     ]
 
 

@@ -100,7 +100,7 @@ def analyze(
         int | None,
         typer.Option(
             "--tuned-for",
-            help="Requests of two variants at which intervals of a file's means are narrowest. [near the file's size]",
+            help="Requests of two variants at which a file's intervals are narrowest. [near the file's size]",
         ),
     ] = None,
     planned: Annotated[

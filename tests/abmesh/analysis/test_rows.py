@@ -20,6 +20,7 @@ from abmesh.analysis.table_comparisons import compared
 from abmesh.analysis.table_question import TableQuestion, control_of, tuned_for
 from abmesh.analysis.table_report import report_of
 from abmesh.experiment.errors import DataError, UnknownName
+from abmesh.inference.fixed import anytime_sample_size
 from abmesh.inference.moments import Moments
 from abmesh.inference.numbers import Side
 
@@ -342,9 +343,13 @@ class TestTuning:
         warnings = report(self.means(10_000), tuned_for=tuned).warnings
         assert any("--tuned-for" in warning and "wider than they need be" in warning for warning in warnings) == warned
 
-    def test_shares_are_not_tuned(self) -> None:
-        found = report(read("variant,n,sum\ncontrol,1000,10\nb,1000,20\n"), tuned_for=10**9)
-        assert found.warnings == found.notes == []
+    def test_shares_are_tuned_as_well(self) -> None:
+        tables = read("variant,n,sum\ncontrol,20000,9000\nb,20000,9400\n")
+        near, far = report(tables, tuned_for=40_000), report(tables, tuned_for=4 * 10**9)
+        assert near.warnings == []
+        assert "--tuned-for 4,000,000,000 is far from the 40,000 requests of two variants" in far.warnings[0]
+        widths = [upper - lower for lower, upper in map(_limits, (near, far))]
+        assert widths[1] > 1.3 * widths[0]
 
 
 BOTH = (Side.GREATER, Side.LESS)
@@ -385,4 +390,32 @@ def test_a_file_that_grows_and_is_read_all_the_time_raises_few_false_alarms(aske
             if max(float(found.increase(side, 0.0, relative=False)[0]) for side in BOTH) >= math.log(2 / 0.05):
                 alarms += 1
                 break
+    assert alarms <= runs * 0.05 + 3 * math.sqrt(runs * 0.05 * 0.95)
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize(("rate", "higher"), [(0.02, 0.024), (0.5, 0.52), (0.8, 0.82)])
+def test_shares_are_found_with_the_power_that_was_planned_and_rarely_by_chance(rate: float, higher: float) -> None:
+    """At the anytime size of power 80%, and while a file without a difference grows a hundredfold."""
+    random, runs = np.random.default_rng(9), 300
+
+    def significant(n: int, y_a: int, y_b: int, tuned: float | None) -> bool:
+        arms = Totals(n, y_a), Totals(n, y_b)
+        cells = {("", "", name): arm for name, arm in zip(("control", "b"), arms, strict=True)}
+        table = Table("r.csv", "rate", True, ("control", "b"), ("",), ("",), cells)
+        found = compared(table, [arms], 0.05, tuned_for(table, tuned))
+        return max(float(found.increase(side, 0.0, relative=False)[0]) for side in BOTH) >= math.log(2 / 0.05)
+
+    size = math.ceil(
+        anytime_sample_size(rate * (1 - rate), higher * (1 - higher), higher - rate, alpha=0.05, power=0.8)
+    )
+    power = np.mean(
+        [significant(size, random.binomial(size, rate), random.binomial(size, higher), 2 * size) for _ in range(runs)]
+    )
+    assert power >= 0.8 - 3 * math.sqrt(0.8 * 0.2 / runs)
+    sizes = np.geomspace(200, 20_000, 25).astype(int)
+    steps, alarms = np.diff(sizes, prepend=0), 0
+    for _ in range(runs):
+        y_a, y_b = (np.cumsum(random.binomial(steps, rate)) for _ in "ab")
+        alarms += any(significant(int(n), int(a), int(b), None) for n, a, b in zip(sizes, y_a, y_b, strict=True))
     assert alarms <= runs * 0.05 + 3 * math.sqrt(runs * 0.05 * 0.95)

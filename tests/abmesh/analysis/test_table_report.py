@@ -120,7 +120,7 @@ def test_several_variants_are_corrected_by_holms_method() -> None:
 
 def test_the_legend_says_that_intervals_are_not_corrected() -> None:
     """Two variants that would each be significant at alpha alone, but not beside the other."""
-    three = "variant,n,sum\na,2000,1000\nb,2000,1124\nc,2000,1124\n"
+    three = "variant,n,sum\na,2000,1000\nb,2000,1105\nc,2000,1105\n"
     found = report(three, control="a")
     first = finding(found)
     assert first.p <= 0.05 < first.adjusted
