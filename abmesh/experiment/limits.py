@@ -36,6 +36,8 @@ class Guardrail(Frozen):
         relative: whether ``max_increase`` or ``max_decrease`` is a share of the control's value.
         harm: with ``max_increase`` and ``max_decrease``, what counts as proven harm: a change beyond the ``limit``, or
             ``any`` change in that direction that is not proven to stay within the limit.
+        per: what counts alike: every ``request``, or every ``user`` as far as slices of users tell, so that a busy
+            client does not speak for everybody.
     """
 
     metric: str
@@ -45,6 +47,7 @@ class Guardrail(Frozen):
     max_decrease: Limit | None = None
     relative: Flag = False
     harm: Literal["limit", "any"] = "limit"
+    per: Literal["request", "user"] = "request"
 
     @property
     def measured(self) -> metrics.Metric:
@@ -89,6 +92,8 @@ class Guardrail(Frozen):
         if self.harm == "any" and not self.compares:
             message = "any change can count as harm only with max_increase or max_decrease"
             raise refuse(message, "harm", found="any", allowed="limit")
+        if self.per == "user" and not self.measured.by_user:
+            raise refuse(_not_by_user(self.measured), "per", found="user", allowed="request")
         _check_direction(self.measured, self.kind, upper=self.upper)
         _check_amount(self.measured, self.limit, self.kind, relative=self.relative, compares=self.compares)
         _check_provable(self.measured, self.kind, self.limit, compares=self.compares, relative=self.relative)
@@ -190,6 +195,12 @@ def missing_for(name: str, events: Collection[str], valued: Collection[str]) -> 
     if ending in metrics.OF_VALUES and event not in valued:
         return f"it needs a value on the event {event}"
     return "a session begins with an issued cookie, so it needs issue_cookie"
+
+
+def _not_by_user(metric: metrics.Metric) -> str:
+    if metric.quantile is not None:
+        return f"{metric.name} is a quantile, which slices of users cannot be averaged over; a mean can"
+    return f"{metric.name} is per session, and a session is a user already"
 
 
 def _check_direction(metric: metrics.Metric, kind: LimitKind, *, upper: bool) -> None:

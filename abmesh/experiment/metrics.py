@@ -67,6 +67,11 @@ class Metric:
     things: str = "requests"
     counted: str = ""
 
+    @property
+    def by_user(self) -> bool:
+        """Whether it can be measured by user: a ratio that Envoy counts by slice, and whose things are not users."""
+        return self.quantile is None and SESSIONS not in self.per
+
 
 ANSWERED: Final = "answered"
 """Amount: requests that were answered; all but those whose client left before an answer began."""

@@ -8,10 +8,17 @@ from controller.decision.means import MeanComparison
 from controller.decision.quantiles import QuantileComparison
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.shares import ShareComparison
+from controller.decision.users import UserComparison
 
 
 def compare(
-    metric: Metric, evidence: RolloutEvidence, tuned_for: float, alpha: float, *, planned: bool = False
+    metric: Metric,
+    evidence: RolloutEvidence,
+    tuned_for: float,
+    alpha: float,
+    *,
+    planned: bool = False,
+    by_user: bool = False,
 ) -> Comparison:
     """The comparison of a metric.
 
@@ -21,7 +28,10 @@ def compare(
         tuned_for: the candidate's requests at which a mean's e-value is to be largest.
         alpha: of the one-sided decision that is wanted then.
         planned: whether ``tuned_for`` is a size at which the decision is planned.
+        by_user: whether users count alike instead of requests.
     """
+    if by_user:
+        return UserComparison.of(evidence, metric, tuned_for, alpha)
     if metric.quantile is not None:
         return QuantileComparison.of(evidence, metric)
     if metric.share:

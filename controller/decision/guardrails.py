@@ -43,6 +43,8 @@ FARTHEST = 1e4
 def hypothesis(guardrail: Guardrail) -> str:
     """Name of what its e-value for harm speaks against, for :class:`~controller.decision.history.History`."""
     limit = f"{guardrail.metric} {guardrail.kind} {plain(guardrail.limit):g}"
+    if guardrail.per == "user":
+        limit = f"{guardrail.metric} per user {guardrail.kind} {plain(guardrail.limit):g}"
     if not guardrail.compares:
         return limit
     return f"{limit}{' of the control' if guardrail.relative else ''}, harm {guardrail.harm}"
@@ -59,7 +61,10 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
     """
     metric = guardrail.measured
     alpha, alpha_harm = rollout.analysis.alpha, rollout.alpha_alarm
-    views = Views.of(lambda view: compare(metric, view, rollout.tuned_for, alpha), evidence, metric)
+    if guardrail.per == "user":
+        views = Views.alike(compare(metric, evidence, rollout.tuned_for, alpha, by_user=True))
+    else:
+        views = Views.of(lambda view: compare(metric, view, rollout.tuned_for, alpha), evidence, metric)
     found, values, harm = views.kept, views.kept.values, _harm(guardrail)
     reference = values.control if guardrail.compares else None
     if values.candidate is None or (guardrail.compares and reference is None):

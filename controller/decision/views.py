@@ -68,6 +68,11 @@ class Views(Generic[C]):
         uneven = kept is not evidence
         return cls(whole, compared(evidence.without_busiest()), compared(kept) if uneven else whole, uneven)
 
+    @classmethod
+    def alike(cls, found: C) -> Views[C]:
+        """One comparison that no busy user dominates, in the place of all three."""
+        return cls(found, found, found, uneven=False)
+
     def mixed(self, log_e: Callable[[C], tuple[float, int]], proven: float) -> tuple[float, Shown[C]]:
         """One e-value from that of everybody and that without the busiest.
 
