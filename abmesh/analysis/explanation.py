@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from abmesh.analysis.formulas import formula_of
+from abmesh.analysis.typical_users import ExplainedUser, explained_user
 from abmesh.experiment.limits import Goal, Guardrail
 from abmesh.experiment.quantities import format_duration, format_share
 from abmesh.experiment.rollout import Rollout, Warmup
@@ -39,6 +40,7 @@ class ExplainedGuardrail:
         interval: always-valid limits of the candidate's value (``max`` and ``min``), of its change from the control's
             (``max_increase`` and ``max_decrease``), or of its relative change, each at the error of a healthy verdict.
         formula: how its e-values are made, in words.
+        typical: what a typical user meets, beside all requests; None where that is not known.
     """
 
     guardrail: Guardrail
@@ -47,6 +49,7 @@ class ExplainedGuardrail:
     text: str
     interval: Interval
     formula: str
+    typical: ExplainedUser | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,7 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
 
 def _floors(rollout: Rollout) -> list[str]:
     """What happens with few users, for the kinds of metrics that are judged."""
-    judged = [guardrail.measured for guardrail in rollout.guardrails]
+    judged = [guardrail.measured for guardrail in rollout.guardrails if guardrail.per == "request"]
     if rollout.goal is not None:
         judged.append(rollout.goal.measured)
     found = []
@@ -158,6 +161,11 @@ def _floors(rollout: Rollout) -> list[str]:
     if any(metric.quantile is None and not metric.share for metric in judged):
         found.append(
             f"a mean or a rate of events needs {MIN_MEAN} of what it is over, and {MIN_SLICES} slices of users with any"
+        )
+    if any(guardrail.per == "user" for guardrail in rollout.guardrails):
+        found.append(
+            f"a guardrail per user needs {MIN_MEAN} of what it is over, and {MIN_SLICES} slices of users; slices with "
+            f"far more requests than is usual are left out"
         )
     return found
 
@@ -230,23 +238,33 @@ def _explained(
     guardrail = judgement.guardrail
     assert guardrail is not None
     metric, alpha = guardrail.measured, rollout.analysis.alpha
-    comparison = compare(metric, evidence.kept(metric), rollout.tuned_for, alpha)
+    by_user = guardrail.per == "user"
+    looked_at = evidence if by_user else evidence.kept(metric)
+    comparison = compare(metric, looked_at, rollout.tuned_for, alpha, by_user=by_user)
     limit = plain(guardrail.limit)
     if guardrail.compares:
         margin = limit if guardrail.upper else -limit
         interval = increase_interval(comparison, alpha, relative=guardrail.relative, share=metric.share, judged=margin)
     else:
-        # A score of ups and downs is the only value that may be below 0.
-        lowest = -1.0 if any(weight < 0 for _, weight in metric.parts) else 0.0
-        interval = level_interval(comparison, alpha, share=metric.share, lowest=lowest, judged=limit)
-    text = judgement_text(judgement, state)
-    return ExplainedGuardrail(guardrail, name_of(guardrail), judgement, text, interval, formula_of(guardrail))
+        interval = level_interval(
+            comparison, alpha, share=metric.share, lowest=-1.0 if metric.signed else 0.0, judged=limit
+        )
+    return ExplainedGuardrail(
+        guardrail=guardrail,
+        name=name_of(guardrail),
+        judgement=judgement,
+        text=judgement_text(judgement, state),
+        interval=interval,
+        formula=formula_of(guardrail),
+        typical=explained_user(judgement, rollout, evidence),
+    )
 
 
 def name_of(guardrail: Guardrail) -> str:
     """What a guardrail is called: ``latency_p95 max_increase 20% of the control``."""
     amount = show_limit(guardrail.limit, guardrail.measured, relative=guardrail.relative)
-    return f"{guardrail.metric} {guardrail.kind} {amount}{' of the control' if guardrail.relative else ''}"
+    per = " per user" if guardrail.per == "user" else ""
+    return f"{guardrail.metric}{per} {guardrail.kind} {amount}{' of the control' if guardrail.relative else ''}"
 
 
 def show_interval(guardrail: Guardrail, interval: Interval) -> str:

@@ -60,6 +60,11 @@ def formula_of(guardrail: Guardrail) -> str:
     metric = guardrail.measured
     if metric.quantile is not None:
         return _quantile(guardrail)
+    if guardrail.per == "user":
+        return (
+            f"{metric.name} is {ratio_in_words(metric)}, in each slice of users; slices weigh as their requests, but "
+            f"none more than the median slice, and one with far more requests than is usual nothing. {_mean(guardrail)}"
+        )
     return f"{metric.name} is {ratio_in_words(metric)}. {_share(guardrail) if metric.share else _mean(guardrail)}"
 
 

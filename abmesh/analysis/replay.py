@@ -54,6 +54,7 @@ NEWER: Final = frozenset(
         "promised",
         "seen",
         "still",
+        "typical",
         "within",
     }
 )

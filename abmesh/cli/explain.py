@@ -13,6 +13,7 @@ from abmesh.experiment.errors import StateError
 
 if TYPE_CHECKING:
     from abmesh.analysis.explanation import ExplainedGuardrail, Explanation
+    from abmesh.inference.numbers import Interval
     from controller.decision.warmup import WarmupResult
     from controller.records import JournalEntry
 
@@ -95,6 +96,8 @@ def _print(entry: JournalEntry, explanation: Explanation) -> None:
         typer.echo(f"  {item.text}")
         what = "change" if item.guardrail.compares else "value"
         typer.echo(f"  {what} is within {show_interval(item.guardrail, item.interval)}, at any look")
+        if item.typical is not None:
+            typer.echo(f"  {item.typical.text}")
         typer.echo(
             f"  harm: E {_e_value(judgement.log_e_harm)}, rolls back at {1 / judgement.alpha_harm:.4g}; health: "
             f"E {_e_value(judgement.log_e_healthy)}, enough at {1 / judgement.alpha_healthy:.4g}; "
@@ -141,16 +144,25 @@ def _warmup_json(entry: JournalEntry, result: WarmupResult, text: str) -> dict[s
 def _guardrail_json(item: ExplainedGuardrail) -> dict[str, Any]:
     from controller.codec.outlines import outline
 
-    limits = item.interval.lower, item.interval.upper
-    lower, upper = (value if math.isfinite(value) else None for value in limits)
+    found = outline(item.judgement)
+    if item.typical is not None:
+        low, high = _limits(item.typical.interval)
+        found["typical"] |= {"lower": low, "upper": high, "text": item.typical.text}
+    lower, upper = _limits(item.interval)
     return {
         "guardrail": item.name,
-        **outline(item.judgement),
+        **found,
         "text": item.text,
         "lower": lower,
         "upper": upper,
         "formula": item.formula,
     }
+
+
+def _limits(interval: Interval) -> tuple[float | None, float | None]:
+    """Null stands for no limit."""
+    lower, upper = (value if math.isfinite(value) else None for value in (interval.lower, interval.upper))
+    return lower, upper
 
 
 def _e_value(log_e: float) -> str:

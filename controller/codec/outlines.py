@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from abmesh.inference.histogram import quantile, size
-from controller.decision.verdicts import GoalJudgement, Judgement, Paradox, SampleRatio
+from controller.decision.verdicts import GoalJudgement, Judgement, Paradox, SampleRatio, TypicalUser
 from controller.evidence.summary import VariantEvidence
 
 _LEFT_OUT = frozenset({"guardrail"})
@@ -43,6 +43,8 @@ def _plain(value: Any) -> Any:
     """A large number stands for a logarithm that is not finite, which JSON cannot hold."""
     if isinstance(value, float):
         return _rounded(value) if math.isfinite(value) else math.copysign(1e300, value)
+    if isinstance(value, TypicalUser):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return value

@@ -18,7 +18,7 @@ from abmesh.experiment.model import Experiment
 from abmesh.experiment.parts import Price
 from abmesh.experiment.rollout import Rollout
 from abmesh.inference.histogram import merge, quantile, size
-from controller.decision import emergency_stop, goals, guardrails, sample_ratio
+from controller.decision import emergency_stop, goals, guardrails, sample_ratio, typical_user
 from controller.decision.after_promotion import watched
 from controller.decision.history import Evidence, History
 from controller.decision.look_back import look_back, with_checkpoint
@@ -181,7 +181,8 @@ def _judgements(
     found, peaks = list(stopped), {}
     for guardrail in guardrails_in_force(experiment):
         name = guardrails.hypothesis(guardrail)
-        found.append(guardrails.judge(guardrail, rollout, evidence, _peak(history, name)))
+        judged = guardrails.judge(guardrail, rollout, evidence, _peak(history, name))
+        found.append(replace(judged, typical=typical_user.beside(guardrail, rollout, evidence)))
         peaks[name] = found[-1].log_e_harm
     return tuple(found), history.raised(peaks)
 

@@ -42,6 +42,45 @@ class GoalVerdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TypicalUser:
+    """What a typical user meets beside what all requests meet, over the rollout.
+
+    Attributes:
+        value: a typical user's value on the candidate, in the metric's unit.
+        control: on the control; None if it has none.
+        requests: the candidate's value over all requests.
+        requests_control: the control's.
+        slices: slices of the candidate's users that count, in the current stage.
+        left_out: those that do not, because they have far more requests than is usual.
+        left_share: share of the candidate's requests that they have, 0..1.
+        apart: whether ``requests`` is significantly far from ``value``.
+        within: whether the typical user's value keeps the guardrail's limit; None if that cannot be told.
+        requests_within: whether the value over all requests does.
+    """
+
+    value: float
+    control: float | None
+    requests: float
+    requests_control: float | None
+    slices: int
+    left_out: int
+    left_share: float
+    apart: bool
+    within: bool | None
+    requests_within: bool | None
+
+    @property
+    def sides(self) -> bool:
+        """Whether one of the two keeps the limit and the other does not."""
+        return None not in (self.within, self.requests_within) and self.within is not self.requests_within
+
+    @property
+    def disagree(self) -> bool:
+        """Whether the two say different things."""
+        return self.apart or self.sides
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """A verdict on one guardrail, or on the emergency stop, and the numbers behind it.
 
@@ -69,6 +108,7 @@ class Judgement:
         latest_n: the candidate's requests in the current stage.
         elapsed: seconds in which they were counted.
         guardrail: the one that was judged; None for the emergency stop.
+        typical: what a typical user meets; None where that is not known, or not measured.
     """
 
     metric: str
@@ -92,6 +132,7 @@ class Judgement:
     latest_n: float = 0.0
     elapsed: float = 0.0
     guardrail: Guardrail | None = None
+    typical: TypicalUser | None = None
 
     @property
     def p_harm(self) -> float:

@@ -220,6 +220,17 @@ class _Gauges:
             "Evidence of harm relative to what rolls back: log p_harm / log alpha, from 0 for none to 1 for proof.",
             *limit,
         )
+        self._typical = gauge(
+            "abmesh_controller_guardrail_typical_user",
+            "What a typical user of the candidate meets, in the metric's unit; absent for quantiles.",
+            *limit,
+        )
+        self._disagreement = gauge(
+            "abmesh_controller_guardrail_disagreement",
+            "1 if what a typical user meets and what all requests meet are significantly apart, or only one of them "
+            "keeps the limit; else 0.",
+            *limit,
+        )
         self._sample_ratio = gauge(
             "abmesh_controller_sample_ratio_alarm",
             "1 if the split of requests differs significantly from the weights, else 0.",
@@ -246,13 +257,22 @@ class _Gauges:
         show(self._no_way_back, outcome.decision.cause is Cause.NO_WAY_BACK, name)
         for judgement in outcome.judgements:
             if judgement.value is not None:
-                labels = (name, judgement.metric, judgement.kind)
+                labels = (name, judgement.metric, _limit_label(judgement))
                 show(self._guardrail, judgement.value, *labels)
                 show(self._p_harm, judgement.p_harm, *labels)
                 show(self._budget, budget_used(judgement), *labels)
+                if judgement.typical is not None:
+                    show(self._typical, judgement.typical.value, *labels)
+                    show(self._disagreement, judgement.typical.disagree, *labels)
         if outcome.sample_ratio is not None:
             show(self._sample_ratio, outcome.sample_ratio.alarm, name)
         return shown
+
+
+def _limit_label(judgement: Judgement) -> str:
+    """A metric may have the same limit per request and per user."""
+    by_user = judgement.guardrail is not None and judgement.guardrail.per == "user"
+    return f"{judgement.kind} per user" if by_user else judgement.kind
 
 
 def budget_used(judgement: Judgement) -> float:

@@ -15,6 +15,7 @@ from controller.decision.guardrails import keeps
 from controller.decision.verdicts import GoalJudgement, GoalVerdict, Judgement, Paradox, SampleRatio, Verdict
 from controller.decision.warmup import AGAIN_AFTER, Progress, WarmupResult, WarmupState
 from controller.records import ExperimentState
+from controller.wording.users import disagreement_text
 from controller.wording.values import show_change, show_needed, show_probability, show_value
 
 
@@ -31,6 +32,14 @@ def judgement_text(judgement: Judgement, state: ExperimentState) -> str:
 
 
 def _guardrail(judgement: Judgement, guardrail: Guardrail, state: ExperimentState) -> str:
+    text = _verdict(judgement, guardrail, state)
+    found = judgement.typical
+    if found is None or not found.disagree:
+        return text
+    return f"{text}; but {disagreement_text(found, guardrail)}"
+
+
+def _verdict(judgement: Judgement, guardrail: Guardrail, state: ExperimentState) -> str:
     metric = guardrail.measured
     if judgement.value is None:
         return f"there is no data on {metric.name} of {state.candidate} yet"
@@ -40,7 +49,8 @@ def _guardrail(judgement: Judgement, guardrail: Guardrail, state: ExperimentStat
     if guardrail.compares and judgement.control is not None:
         allowed = show_change(guardrail.limit, metric, relative=guardrail.relative, upper=guardrail.upper)
         limit = f"{limit} ({state.control}'s {show_value(metric, judgement.control)} {allowed})"
-    text = f"{metric.name} {show_value(metric, judgement.value)} over {judgement.n} {metric.things}"
+    per = " per user" if guardrail.per == "user" else ""
+    text = f"{metric.name}{per} {show_value(metric, judgement.value)} over {judgement.n} {metric.things}"
     if judgement.since is not None:
         text = f"{text} in the last {judgement.since:.0f} s"
     if judgement.verdict is Verdict.HARMFUL:

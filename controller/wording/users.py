@@ -1,0 +1,46 @@
+"""What a typical user meets, in words, without a full stop. Pure.
+
+Used by :mod:`controller.wording.verdicts`, by ``abmesh explain`` and by reports.
+"""
+
+from __future__ import annotations
+
+from abmesh.experiment.limits import Guardrail
+from abmesh.experiment.metrics import Metric
+from abmesh.experiment.quantities import format_share
+from controller.decision.verdicts import TypicalUser
+from controller.wording.values import show_value
+
+
+def typical_text(found: TypicalUser, metric: Metric, limits: str) -> str:
+    """What a typical user meets and what all requests meet.
+
+    Args:
+        found: both.
+        metric: what they are of.
+        limits: of the typical user's value, in words.
+    """
+    left = ""
+    if found.left_out:
+        slices = "1 slice" if found.left_out == 1 else f"{found.left_out} slices"
+        left = f", without {slices} with {format_share(found.left_share, 2)} of the requests"
+    return (
+        f"a typical user has {show_value(metric, found.value)}, within {limits} at any look, from {found.slices} "
+        f"slices of users{left}; all requests together have {show_value(metric, found.requests)}"
+    )
+
+
+def disagreement_text(found: TypicalUser, guardrail: Guardrail) -> str:
+    """How what a typical user meets and what all requests meet disagree."""
+    metric = guardrail.measured
+    by_user = guardrail.per == "user"
+    value, other = (found.requests, found.value) if by_user else (found.value, found.requests)
+    within = found.requests_within if by_user else found.within
+    far = f"{'significantly ' if found.apart else ''}{'more' if value > other else 'less'}"
+    text = f"{'all requests together have' if by_user else 'a typical user has'} {show_value(metric, value)}, {far}"
+    if found.sides:
+        text = f"{text} and {'within' if within else 'beyond'} the limit"
+    if not found.left_out:
+        return text
+    slices = "one slice of users has" if found.left_out == 1 else f"{found.left_out} slices of users have"
+    return f"{text}; {slices} {format_share(found.left_share, 2)} of the requests"
