@@ -19,6 +19,7 @@ FAMILIES: Final = (
     "error_guardrails",
     "latency_guardrails",
     "reports",
+    "per_user",
 )
 """Modules of this package with ``outcomes(runs, seed) -> list[Outcome]``, in the order of the table."""
 
