@@ -90,6 +90,25 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class TypicalValue:
+    """What a typical user of a variant meets: slices of users weighed alike, without those of very busy ones.
+
+    Attributes:
+        value: with the interval that is valid at any look.
+        slices: that count, in the last stage.
+        left_out: those that do not, because they have far more requests than is usual.
+        left_share: share of the variant's requests that they have, 0..1.
+        apart: whether the value over all requests is outside of the interval.
+    """
+
+    value: Estimate
+    slices: int
+    left_out: int
+    left_share: float
+    apart: bool
+
+
+@dataclass(frozen=True, slots=True)
 class VariantRow:
     """One variant: what was counted, and its value with the interval that is valid at any look.
 
@@ -102,6 +121,7 @@ class VariantRow:
     total: float
     users: int | None
     value: Estimate
+    typical: TypicalValue | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,11 @@ from abmesh.analysis.records import (
     MetricReport,
     ReportedMetric,
     SplitCheck,
+    TypicalValue,
 )
+from abmesh.inference.numbers import Interval
+
+_UNKNOWN_USER = Estimate(None, Interval(-math.inf, math.inf))
 
 _INTERVALS_ARE_NOT = "intervals are not, so one that excludes 0 beside 'undecided' is not a finding"
 
@@ -62,6 +66,9 @@ def _variants(part: MetricReport, sure: str, style: Format) -> list[str]:
     header.append(f"{sure} interval at any look")
     if part.metric.kind == "quantile":
         header.remove("sum")
+    typical = any(row.typical is not None for row in part.variants)
+    if typical:
+        header += ["a typical user", f"{sure} interval at any look"]
     rows = []
     for row in part.variants:
         cells = [row.variant]
@@ -70,7 +77,11 @@ def _variants(part: MetricReport, sure: str, style: Format) -> list[str]:
         cells.append(count(row.n))
         if part.metric.kind != "quantile":
             cells.append(count(row.total))
-        rows.append([*cells, number(row.value.value, unit), span(row.value.interval, unit)])
+        cells += [number(row.value.value, unit), span(row.value.interval, unit)]
+        if typical:
+            found = _UNKNOWN_USER if row.typical is None else row.typical.value
+            cells += [number(found.value, unit), span(found.interval, unit)]
+        rows.append(cells)
     return table(header, rows, style)
 
 
@@ -199,6 +210,7 @@ def as_json(report: AnalysisReport) -> dict[str, Any]:
                         "users": row.users,
                         "sum": row.total,
                         **_estimate(row.value),
+                        "typical_user": _typical(row.typical),
                     }
                     for row in part.variants
                 ],
@@ -222,6 +234,19 @@ def as_json(report: AnalysisReport) -> dict[str, Any]:
         ],
         "warnings": list(report.warnings),
         "notes": list(report.notes),
+    }
+
+
+def _typical(found: TypicalValue | None) -> dict[str, Any] | None:
+    """What a typical user meets, where that is known."""
+    if found is None:
+        return None
+    return {
+        **_estimate(found.value),
+        "slices": found.slices,
+        "slices_left_out": found.left_out,
+        "share_left_out": found.left_share,
+        "apart": found.apart,
     }
 
 

@@ -16,6 +16,7 @@ from controller.decision.comparison import Comparison
 from controller.decision.comparisons import compare
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.shares import Method, ShareComparison
+from controller.decision.users import UserComparison
 from controller.evidence.strata import Stratum
 from controller.evidence.summary import VariantEvidence
 
@@ -89,6 +90,10 @@ class RolloutQuestion:
         if isinstance(found, ShareComparison) and metric.name not in self.judged:
             return replace(found, method=Method.BETS)
         return found
+
+    def compare_users(self, metric: Metric, evidence: RolloutEvidence) -> UserComparison:
+        """What typical users meet, tuned as :meth:`compare`."""
+        return UserComparison.of(evidence, metric, self.planned.get(metric.name, self.tuned_for), self.tuned_alpha)
 
     def rollout_evidence(self, strata: Sequence[Stratum], variant: str, *, alone: bool = False) -> RolloutEvidence:
         """Evidence of a variant and the control as decisions read it; alone, without the control's."""

@@ -31,6 +31,7 @@ from abmesh.analysis.records import (
     VariantRow,
 )
 from abmesh.analysis.rollout_evidence import ReportedEvidence, RolloutQuestion
+from abmesh.analysis.typical_users import disagreements, typical_value, user_findings
 from abmesh.experiment.metrics import MEASURED, Metric
 from abmesh.experiment.names import BUCKETS
 from abmesh.inference.multiple import holm
@@ -56,14 +57,15 @@ def report_of_strata(
     names = [question.control, *_others(strata, question.control)]
     evidence = {name: ReportedEvidence.of(strata, question, name, measured) for name in names}
     splits = _splits(strata, question)
+    metrics = [_metric_report(metric, question, evidence) for metric in measured]
     return AnalysisReport(
         source=question.name,
         control=question.control,
         alpha=question.alpha,
         stages=len(strata),
-        metrics=[_metric_report(metric, question, evidence) for metric in measured],
+        metrics=metrics,
         splits=splits,
-        warnings=[*alarms(splits), *_reversals(question, evidence, measured)],
+        warnings=[*alarms(splits), *_reversals(question, evidence, measured), *disagreements(metrics)],
     )
 
 
@@ -115,7 +117,8 @@ def _metric_report(
             own = None if seen.own is None else question.compare(measured, seen.own)
         rows.append(_row(measured, question, name, seen.own, own))
         if name != question.control:
-            comparisons.append(ComparedVariant(name, "", (_finding(measured, question, seen.method(measured), both),)))
+            findings = (_finding(measured, question, seen.method(measured), both),)
+            comparisons.append(ComparedVariant(name, "", findings + user_findings(measured, question, seen.both)))
     return MetricReport(reported(measured), rows, corrected(comparisons, holm, question.alpha))
 
 
@@ -135,9 +138,8 @@ def _row(
         return VariantRow(name, 0, 0, None, Estimate(None, UNKNOWN))
     total = sum(numerator(evidence, measured) for _, evidence in seen.arms())
     lowest = -1.0 if measured.signed else 0.0
-    return VariantRow(
-        name, own.values.n, total, None, value_of(own, question.alpha, share=measured.share, lowest=lowest)
-    )
+    value = value_of(own, question.alpha, share=measured.share, lowest=lowest)
+    return VariantRow(name, own.values.n, total, None, value, typical_value(measured, question, seen))
 
 
 def _splits(strata: Sequence[Stratum], question: RolloutQuestion) -> list[SplitCheck]:

@@ -40,7 +40,10 @@ def disagreement_text(found: TypicalUser, guardrail: Guardrail) -> str:
     text = f"{'all requests together have' if by_user else 'a typical user has'} {show_value(metric, value)}, {far}"
     if found.sides:
         text = f"{text} and {'within' if within else 'beyond'} the limit"
-    if not found.left_out:
-        return text
-    slices = "one slice of users has" if found.left_out == 1 else f"{found.left_out} slices of users have"
-    return f"{text}; {slices} {format_share(found.left_share, 2)} of the requests"
+    return f"{text}; {left_out_text(found.left_out, found.left_share)}" if found.left_out else text
+
+
+def left_out_text(slices: int, share: float) -> str:
+    """How busy the slices are that do not count: ``one slice of users has 31% of the requests``."""
+    which = "one slice of users has" if slices == 1 else f"{slices} slices of users have"
+    return f"{which} {format_share(share, 2)} of the requests"
