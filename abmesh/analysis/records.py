@@ -95,9 +95,9 @@ class TypicalValue:
 
     Attributes:
         value: with the interval that is valid at any look.
-        slices: that count, in the last stage.
-        left_out: those that do not, because they have far more requests than is usual.
-        left_share: share of the variant's requests that they have, 0..1.
+        slices: that count, in the stage with most.
+        left_out: those that do not, because they have far more requests than is usual, where they have the most.
+        left_share: share of the variant's requests that they have there, 0..1.
         apart: whether the value over all requests is outside of the interval.
     """
 

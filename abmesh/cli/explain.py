@@ -147,7 +147,7 @@ def _guardrail_json(item: ExplainedGuardrail) -> dict[str, Any]:
     found = outline(item.judgement)
     if item.typical is not None:
         low, high = _limits(item.typical.interval)
-        found["typical"] |= {"lower": low, "upper": high, "text": item.typical.text}
+        found |= {"typical_lower": low, "typical_upper": high, "typical_text": item.typical.text}
     lower, upper = _limits(item.interval)
     return {
         "guardrail": item.name,

@@ -221,4 +221,6 @@ def compared(a: Slices, b: Slices) -> UserComparison:
     counts = StratifiedSums(sums.y_a, counted[0].total_n, sums.y_b, counted[1].total_n)
     variances = UserVariances(a, b, share=True)
     effects = share_effects(a, b)
-    return UserComparison(sums, counts, variances, tuned_rho2(_TUNED_FOR, ALPHA), variances.freedom, effects=effects)
+    return UserComparison(
+        sums, counts, variances, tuned_rho2(_TUNED_FOR, ALPHA), variances.freedom[..., -1], effects=effects
+    )

@@ -53,11 +53,11 @@ class UserVariances:
 
     @property
     def freedom(self) -> Floats:
-        """Degrees of freedom in the current stratum, shape (...)."""
-        kept = np.where(self.b.total_n > 0, _counting(self.b), _counting(self.a))
-        kept = np.where(self.a.total_n > 0, np.minimum(kept, _counting(self.a)), kept)
+        """Degrees of freedom in each stratum, shape (..., strata), at least 1."""
+        a, b = _counting(self.a), _counting(self.b)
+        kept = np.where((a > 0) & (b > 0), np.minimum(a, b), np.maximum(a, b))
         all_but_one = max(self.b.n.shape[-1] - 1, 1)
-        return np.asarray(np.maximum(freedom(self.a, self.b) * (kept - 1) / all_but_one, 1.0))[..., -1]
+        return np.asarray(np.maximum(freedom(self.a, self.b) * (kept - 1) / all_but_one, 1.0))
 
     def _of(self, a: Slices, counting: Floats) -> Floats:
         s2 = request_variance(a, self.b, share=self.share)
@@ -72,14 +72,13 @@ class UserVariances:
 class UserComparison(MeanComparison):
     """A :class:`~controller.decision.comparison.Comparison` of what typical users meet.
 
-    Its sums are of slices as they count, its counts of all requests in these slices. The numbers beside it are those
-    of the current stratum.
+    Its sums are of slices as they count, its counts of all requests in these slices.
 
     Attributes:
         effects: design effect of a share in each stratum, shape (..., strata); None of anything else.
-        slices: the candidate's slices that count.
-        left_out: those that do not, because they have far more requests than is usual.
-        left_share: share of the candidate's requests that they have, 0..1.
+        slices: the candidate's slices that count, in the stratum with most.
+        left_out: those that do not, because they have far more requests than is usual, where they have the most.
+        left_share: share of the candidate's requests that they have there, 0..1.
     """
 
     effects: Floats | None = None
@@ -100,23 +99,24 @@ class UserComparison(MeanComparison):
         ]
         a, b = (_stacked(arms[index].typical for arms in strata) for index in (0, 1))
         variances = UserVariances(a, b, metric.share)
-        latest, effects = strata[-1][1], share_effects(a, b)
+        effects, busiest = share_effects(a, b), max((arms[1] for arms in strata), key=lambda arm: arm.left_share)
         return cls(
             sums=_sums([[arm.typical for arm in arms] for arms in strata], [[arm.typical for arm in r] for r in rows]),
             counts=_sums([[arm.counts for arm in arms] for arms in strata], [[arm.counts for arm in r] for r in rows]),
             variances=variances,
             rho2=tuned_rho2(tuned_for, alpha),
-            nu=variances.freedom,
+            nu=_freedom(variances, len(rows)),
             design_effect=float(effects[-1]) if metric.share else 1.0,
             effects=effects if metric.share else None,
-            slices=int(np.count_nonzero(latest.typical.n)),
-            left_out=latest.left_out,
-            left_share=latest.left_share,
+            slices=int(np.count_nonzero(b.n, axis=-1).max()),
+            left_out=busiest.left_out,
+            left_share=busiest.left_share,
         )
 
     def grown(self, factor: float) -> UserComparison:
         """See the protocol."""
-        return replace(self, sums=self.sums.grown(factor), counts=self.counts.grown(factor))
+        nu = np.atleast_1d(self.nu)[:1]
+        return replace(self, sums=self.sums.grown(factor), counts=self.counts.grown(factor), nu=nu)
 
     def level(self, side: Side, limit: float) -> Floats:
         """See the protocol.
@@ -180,6 +180,13 @@ def share_effects(a: Slices, b: Slices) -> Floats:
     """How many requests of slices as they count are worth one independent request, shape (...)."""
     pooled = (a.total_y + b.total_y) / np.maximum(a.total_n + b.total_n, 1)
     return design_effect(request_variance(a, b, share=True), pooled)
+
+
+def _freedom(variances: UserVariances, moments: int) -> Floats:
+    """Of the stratum with most of the candidate's requests, which is most of what is known; the current one's since."""
+    found = variances.freedom
+    most = found[int(np.argmax(variances.b.total_n))]
+    return np.array([most, *[found[-1]] * moments])
 
 
 def _counting(arm: Slices) -> Floats:

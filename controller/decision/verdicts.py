@@ -50,9 +50,9 @@ class TypicalUser:
         control: on the control; None if it has none.
         requests: the candidate's value over all requests.
         requests_control: the control's.
-        slices: slices of the candidate's users that count, in the current stage.
-        left_out: those that do not, because they have far more requests than is usual.
-        left_share: share of the candidate's requests that they have, 0..1.
+        slices: slices of the candidate's users that count, in the stage with most.
+        left_out: those that do not, because they have far more requests than is usual, where they have the most.
+        left_share: share of the candidate's requests that they have there, 0..1.
         apart: whether ``requests`` is significantly far from ``value``.
         within: whether the typical user's value keeps the guardrail's limit; None if that cannot be told.
         requests_within: whether the value over all requests does.

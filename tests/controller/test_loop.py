@@ -149,12 +149,18 @@ async def test_guardrails_values_are_shown_and_vanish_with_their_experiment(setu
     p = setup.metric(harm)
     assert p is not None
     assert 0 < p <= 1
+    typical, apart = (name.replace("guardrail{", f"guardrail_{end}{{") for end in ("typical_user", "disagreement"))
+    value = setup.metric(typical)
+    assert value is not None
+    assert 0 <= value <= 1
+    assert setup.metric(apart) in (0, 1)
     alarm = 'abmesh_controller_sample_ratio_alarm{experiment="chat"}'
     assert setup.metric(alarm) == 0
     (tmp_path / "experiments.yaml").write_text("version: 1\nexperiments: []\n")
     await setup.controller.tick()
     assert setup.metric(name) is None
     assert setup.metric(harm) is None
+    assert setup.metric(typical) is None
     assert setup.metric(alarm) is None
     assert setup.metric('abmesh_controller_weight{experiment="chat",variant="model-b"}') is None
     setup.lease.release()

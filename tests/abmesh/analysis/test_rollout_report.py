@@ -75,6 +75,46 @@ def compared(found: AnalysisReport, name: str) -> ComparedVariant:
     return next(part for part in found.metrics if part.metric.name == name).comparisons[0]
 
 
+def busy(seed: int) -> Stratum:
+    """One user of the candidate sends most of its requests, and never fails; all others fail often."""
+    found = stratum(seed, 0.5, errors=(0.02, 0.1))
+    candidate = found.variants["b"]
+    old = candidate.slices[9]
+    slices = {**candidate.slices, 9: replace(old, requests=old.requests + 4000, duration_ms=old.duration_ms + 40_000)}
+    codes = {**candidate.codes, 200: candidate.codes[200] + 4000}
+    more = replace(candidate, codes=codes, slices=slices, duration_ms=candidate.duration_ms + 40_000)
+    return replace(found, variants={**found.variants, "b": more})
+
+
+def test_what_typical_users_meet_is_shown_and_compared_beside_all_requests() -> None:
+    found = report_of_strata([busy(1)], QUESTION, LATENCIES)
+    errors, _, *quantiles = found.metrics
+    control, candidate = errors.variants
+    assert control.typical is not None
+    assert candidate.typical is not None
+    assert not control.typical.apart
+    assert candidate.typical.apart
+    others = [item for number, item in busy(1).variants["b"].slices.items() if number != 9]
+    rate = sum(item.errors for item in others) / sum(item.requests for item in others)
+    assert candidate.typical.value.value == pytest.approx(rate, rel=0.05)
+    assert candidate.typical.value.interval.lower < rate < candidate.typical.value.interval.upper
+    assert candidate.value.value == pytest.approx(rate / 3, rel=0.05)
+    assert (candidate.typical.slices, candidate.typical.left_out) == (49, 1)
+    requests, users = errors.comparisons[0].findings
+    assert (requests.valid, users.valid) == ("at any look", "at any look, per user")
+    assert (requests.result, users.result) == ("undecided", "higher")
+    assert all(row.typical is None for part in quantiles for row in part.variants)
+    assert all(len(part.comparisons[0].findings) == 1 for part in quantiles)
+    warnings = [text for text in found.warnings if text.startswith("error_rate: a typical user of b has ")]
+    assert len(warnings) == 1
+    assert "over all requests: one slice of users has 67% of the requests" in warnings[0]
+    text = as_text(found, "text")
+    assert "a typical user" in text
+    assert "at any look, per user: confidence sequence of what typical users meet" in text
+    assert as_json(found)["metrics"][0]["variants"][1]["typical_user"]["slices_left_out"] == 1
+    assert as_json(found)["metrics"][2]["variants"][1]["typical_user"] is None
+
+
 def test_every_metric_is_reported_and_nothing_differs_where_nothing_does() -> None:
     found = report_of_strata([stratum(1, 0.05), stratum(2, 0.5)], QUESTION, LATENCIES)
     assert verdicts(found) == dict.fromkeys(ALL, "undecided")

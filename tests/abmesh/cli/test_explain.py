@@ -51,6 +51,26 @@ def test_every_guardrail_of_the_last_decision_is_explained_with_its_limits_and_f
     assert float(values[1]) <= 0 < float(values[2]) < 5
 
 
+def test_a_guardrail_per_user_is_explained_with_both_values(tmp_path: Path) -> None:
+    subject = world(tmp_path, DOCUMENT.replace("max: 5%}", "max: 5%, per: user}"))
+    serve_and_tick(subject, 14, good=70)
+    called = _explain(subject)
+    assert called.code == 0, called
+    for text in (
+        "error_rate per user max 5%: ",
+        "  a typical user has 0%, within 0% to ",
+        " slices of users; all requests together have 0%",
+        "in each slice of users; slices weigh as their requests, but none more than the median slice",
+        "a guardrail per user needs 50 of what it is over, and 10 slices of users",
+    ):
+        assert text in called.out, text
+    errors, latency = _json(subject)["guardrails"]
+    assert latency["typical"] is None
+    assert errors["typical_lower"] <= errors["typical"]["value"] <= errors["typical_upper"] < 0.2
+    assert errors["typical_text"] in called.out
+    assert (errors["typical"]["apart"], errors["typical"]["left_out"]) == (False, 0)
+
+
 def test_it_says_how_old_its_numbers_are_and_what_shows_the_latest(tmp_path: Path) -> None:
     subject = world(tmp_path, RELATIVE)
     serve_and_tick(subject, 14, good=70)

@@ -68,6 +68,9 @@ def test_a_limit_is_accepted_unless_only_a_better_candidate_could_break_it(name:
         {"metric": "thumbs", "min": 0},
         {"metric": "thumbs", "min": -0.25},
         {"metric": "thumbs", "max_decrease": 0.05},
+        {"metric": "error_rate", "max": "5%", "per": "user"},
+        {"metric": "latency_mean", "max_increase": "20%", "relative": True, "per": "user"},
+        {"metric": "latency_p95", "max": "1s", "per": "request"},
     ],
 )
 def test_limits_that_an_operator_may_want_are_accepted(fields: dict[str, Any]) -> None:
@@ -170,6 +173,16 @@ _PROVABLE = "more than 0"
             {"metric": "thumbs", "max_decrease": "5%", "relative": True},
             "relative: thumbs may be 0 or negative, so a share of the control's value is meaningless",
             "false",
+        ),
+        (
+            {"metric": "latency_p95", "max": "1s", "per": "user"},
+            "per: latency_p95 is a quantile, which slices of users cannot be averaged over; a mean can",
+            "request",
+        ),
+        (
+            {"metric": "click_per_session", "min": "5%", "per": "user"},
+            "per: click_per_session is per session, and a session is a user already",
+            "request",
         ),
     ],
 )

@@ -167,6 +167,14 @@ def test_strata_are_compared_one_by_one() -> None:
     assert found.increase(Side.GREATER, 0.0, relative=True)[0] < 0
 
 
+def test_a_stage_that_has_just_begun_hides_nothing_of_the_one_before() -> None:
+    first = stage(arm(5000, 25), joined(arm(5000, 400), 10_000))
+    found = judged(MAX, evidence_of(VariantEvidence(), VariantEvidence(), weight=9000, past=(first,)))
+    assert found.typical is not None
+    assert (found.typical.slices, found.typical.left_out) == (49, 1)
+    assert found.typical.apart
+
+
 def test_harm_that_began_later_is_seen_where_its_slices_are_known() -> None:
     whole = arm(50_000, 500), arm(50_000, 800)
     before = {"model-a": arm(49_000, 490), "model-b": arm(49_000, 490)}
@@ -175,7 +183,8 @@ def test_harm_that_began_later_is_seen_where_its_slices_are_known() -> None:
     log_e = found.level(Side.GREATER, 0.04)
     assert log_e.shape == (2,)
     assert log_e[0] < 0 < math.log(1000) < log_e[1]
-    assert found.moment(1) == (pytest.approx(0.31), 1000)
+    value, n = found.moment(1)
+    assert (value, n) == (pytest.approx(0.31), 1000)
     without = replace(recent, candidate=replace(recent.candidate, slices={}), control=VariantEvidence())
     assert compared(replace(evidence_of(*whole), look_back=LookBack((without,)))).level(Side.GREATER, 0.04)[1] == 0.0
 
