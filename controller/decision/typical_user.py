@@ -12,8 +12,7 @@ from dataclasses import replace
 from abmesh.experiment.limits import Guardrail
 from abmesh.experiment.rollout import Rollout
 from abmesh.inference.numbers import Side
-from controller.decision.comparison import MIN_SLICES, Values
-from controller.decision.comparisons import compare
+from controller.decision.comparison import MIN_SLICES, StratifiedSums, Values
 from controller.decision.guardrails import keeps, limit_of
 from controller.decision.look_back import NO_LOOK_BACK
 from controller.decision.rollout_evidence import RolloutEvidence
@@ -37,7 +36,7 @@ def beside(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence) ->
         return None
     evidence = replace(evidence, look_back=NO_LOOK_BACK)
     found = UserComparison.of(evidence, metric, rollout.tuned_for, alpha)
-    users, requests = found.values, compare(metric, evidence, rollout.tuned_for, alpha).values
+    users, requests = found.values, StratifiedSums.of(evidence, metric).values(1.0)
     if users.candidate is None or requests.candidate is None or found.slices < MIN_SLICES:
         return None
     return TypicalUser(

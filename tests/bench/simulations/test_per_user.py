@@ -7,7 +7,7 @@ import pytest
 
 from abmesh.experiment.metrics import ERROR_RATE
 from abmesh.inference.numbers import Side
-from bench.simulations import per_user
+from bench.simulations import per_user, typical_users
 from bench.simulations.users import Population, heavy_tailed
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.users import UserComparison
@@ -52,3 +52,17 @@ def test_users_are_judged_as_they_are_simulated() -> None:
             ours, theirs = (found.increase(side, by, relative=relative) for found in (real, simulated))
             assert ours[0] == pytest.approx(theirs[-1], rel=1e-9)
             assert ours[0] != 0
+
+
+@pytest.mark.parametrize("world", typical_users.WORLDS)
+def test_no_other_estimate_is_much_closer_to_the_mean_over_users(world: str) -> None:
+    found = typical_users.errors(typical_users.WORLDS[world], 0.05, 72_000, 50, 150, 25)
+    ours = found["both (chosen)"].rms
+    assert ours <= 1.15 * min(error.rms for error in found.values())
+
+
+def test_where_busier_users_fail_less_slices_cannot_tell() -> None:
+    """The truth is 3.1%; a slice of 50 users has the rate of its requests."""
+    found = typical_users.errors(typical_users.WORLDS["busier users fail less"], 0.05, 72_000, 50, 100, 26)
+    assert -0.016 < found["both (chosen)"].bias < -0.013
+    assert abs(found["both (chosen)"].bias) < abs(found["all requests"].bias)
