@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from abmesh.inference.numbers import Floats, Slices
 
-FACTOR: Final = 3.0
+FACTOR: Final = 1.5
 """A slice with at most so many times the median of the requests is never left out."""
 
 DEVIATIONS: Final = 3.5
@@ -33,11 +33,12 @@ _NORMAL: Final = 1.4826
 
 
 def usual(n: Floats) -> NDArray[np.bool_]:
-    """Which slices have requests, and not far more than most: at most ``M max(3, exp(3.5 s))``.
+    """Which slices have requests, and not far more than most: at most ``M max(1.5, exp(3.5 s))``.
 
     M is the median over the slices with requests, and s the standard deviation of the logarithms, estimated by their
-    median absolute deviation (Iglewicz and Hoaglin, *How to Detect and Handle Outliers*, 1993, who propose 3.5). On
-    ordinary users, Pareto-distributed activity included, it leaves out one slice in some thousands.
+    median absolute deviation (Iglewicz and Hoaglin, *How to Detect and Handle Outliers*, 1993, who propose 3.5), but
+    at least that of M independent requests, ``1 / sqrt(M)``. Of ordinary users, Pareto-distributed activity included,
+    it leaves out one slice in some hundreds.
 
     Args:
         n: requests in each slice, shape (..., B).
@@ -48,12 +49,16 @@ def usual(n: Floats) -> NDArray[np.bool_]:
     some = n > 0
     logs = np.log(np.where(some, n, 1.0))
     middle = _median(logs, some)
-    deviation = _NORMAL * _median(np.abs(logs - middle), some)
+    deviation = np.maximum(_NORMAL * _median(np.abs(logs - middle), some), np.exp(-middle / 2))
     return np.asarray(some & (logs <= middle + np.maximum(np.log(FACTOR), DEVIATIONS * deviation)))
 
 
 def typical(arm: Slices, kept: NDArray[np.bool_]) -> Slices:
-    """Slices as they count: ``min(N_b, M)`` requests at the slice's own rate, and none where one is left out.
+    """Slices as they count: weights ``w_b = min(N_b, M)`` at each slice's own rate, and none where one is left out.
+
+    The weights are scaled so that their sum is the number of requests that say as much in slices of equal rates,
+    ``(sum w)^2 / sum(w^2 / N)``: then a variance per request is the same as without weights, whatever the sizes of the
+    slices, and can be pooled over variants of different sizes. It is at most the number of requests.
 
     Args:
         arm: a variant's slices, shape (..., B).
@@ -62,6 +67,8 @@ def typical(arm: Slices, kept: NDArray[np.bool_]) -> Slices:
     kept = kept & (arm.n > 0)
     most = np.exp(_median(np.log(np.where(kept, arm.n, 1.0)), kept))
     n = np.where(kept, np.minimum(arm.n, most), 0.0)
+    spread = (n**2 / np.where(kept, arm.n, 1.0)).sum(axis=-1, keepdims=True)
+    n = n * n.sum(axis=-1, keepdims=True) / np.where(spread > 0, spread, 1.0)
     return Slices(n, np.where(kept, arm.y / np.where(kept, arm.n, 1.0), 0.0) * n)
 
 

@@ -22,7 +22,7 @@ from bench.simulations.users import Population, arms, batches, draw, heavy_taile
 from controller.decision.comparison import Comparison, StratifiedSums
 from controller.decision.means import tuned_rho2
 from controller.decision.typical_user import apart
-from controller.decision.users import UserComparison, UserVariances, share_effects
+from controller.decision.users import UserComparison, UserVariances
 
 ALPHA: Final = 0.05
 _LIMIT: Final = -math.log(ALPHA)
@@ -74,6 +74,7 @@ CHECKED: Final = (
     (0.05, 0.5, PROBE),
     (0.005, 0.5, NOBODY),
     (0.005, 0.05, PROBE_ON_CONTROL),
+    (0.002, 0.05, NOBODY),
 )
 """An ordinary user's error rate, the candidate's share of the users, and who else there is."""
 
@@ -154,7 +155,7 @@ def _apart(seen: Slices, other: Slices, run: int) -> bool:
 
 def _wanted(rate: float, share: float) -> float:
     """How often doubled errors must be found, whoever sends much of the traffic."""
-    return 0.95 if share == 0.5 else 0.85 if rate >= 0.05 else 0.4
+    return 0.95 if share == 0.5 else 0.9 if rate >= 0.05 else 0.5 if rate >= 0.005 else 0.3
 
 
 def count(
@@ -220,7 +221,6 @@ def compared(a: Slices, b: Slices) -> UserComparison:
     counted = [Slices(np.where(usual(arm.n), arm.n, 0.0), arm.y) for arm in rows]
     counts = StratifiedSums(sums.y_a, counted[0].total_n, sums.y_b, counted[1].total_n)
     variances = UserVariances(a, b, share=True)
-    effects = share_effects(a, b)
-    return UserComparison(
-        sums, counts, variances, tuned_rho2(_TUNED_FOR, ALPHA), variances.freedom[..., -1], effects=effects
-    )
+    nu = variances.freedom[..., -1]
+    effects, own = variances.effects, variances.candidate_effects
+    return UserComparison(sums, counts, variances, tuned_rho2(_TUNED_FOR, ALPHA), nu, effects=effects, own_effects=own)
