@@ -98,13 +98,15 @@ class TypicalValue:
         slices: that count, in the stage with most.
         left_out: those that do not, because they have far more requests than is usual, where they have the most.
         left_share: share of the variant's requests that they have there, 0..1.
-        apart: whether the value over all requests is outside of the interval.
+        requests: the value over all requests, those of slices that dominate included.
+        apart: whether that is outside of the interval.
     """
 
     value: Estimate
     slices: int
     left_out: int
     left_share: float
+    requests: float
     apart: bool
 
 

@@ -246,6 +246,7 @@ def _typical(found: TypicalValue | None) -> dict[str, Any] | None:
         "slices": found.slices,
         "slices_left_out": found.left_out,
         "share_left_out": found.left_share,
+        "all_requests": found.requests,
         "apart": found.apart,
     }
 

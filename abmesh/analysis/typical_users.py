@@ -17,7 +17,7 @@ from abmesh.analysis.rollout_evidence import RolloutQuestion
 from abmesh.experiment.metrics import Metric
 from abmesh.experiment.rollout import Rollout
 from abmesh.inference.numbers import Interval
-from controller.decision.comparison import MIN_SLICES
+from controller.decision.comparison import MIN_SLICES, StratifiedSums
 from controller.decision.intervals import level_interval
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.typical_user import apart
@@ -64,12 +64,12 @@ def typical_value(metric: Metric, question: RolloutQuestion, evidence: RolloutEv
     if not metric.by_user:
         return None
     found = question.compare_users(metric, evidence)
-    requests = question.compare(metric, evidence).values.candidate
+    requests = StratifiedSums.of(evidence, metric).values(1.0).candidate
     if found.slices < MIN_SLICES or found.values.candidate is None or requests is None:
         return None
     value = value_of(found, question.alpha, share=metric.share, lowest=-1.0 if metric.signed else 0.0)
     far = apart(found, requests, question.alpha)
-    return TypicalValue(value, found.slices, found.left_out, found.left_share, far)
+    return TypicalValue(value, found.slices, found.left_out, found.left_share, requests, far)
 
 
 def user_findings(metric: Metric, question: RolloutQuestion, evidence: RolloutEvidence | None) -> tuple[Finding, ...]:
@@ -87,9 +87,7 @@ def disagreements(reports: Sequence[MetricReport]) -> list[str]:
         for row in report.variants:
             if row.typical is None or not row.typical.apart:
                 continue
-            user, requests = row.typical.value.value, row.value.value
-            assert user is not None
-            assert requests is not None
+            user, requests = row.typical.value.value, row.typical.requests
             unit = report.metric.unit
             values = f"{number(user, unit)}, significantly apart from {number(requests, unit)} over all requests"
             busy = left_out_text(row.typical.left_out, row.typical.left_share)

@@ -33,7 +33,7 @@ _MARGIN: Final = 0.2
 _TUNED_FOR: Final = 1_000
 
 USER: Final = "per user"
-REQUEST: Final = "per request"
+REQUEST: Final = "over all requests"
 
 Question = Callable[[Comparison], Floats]
 """From a comparison at all looks to the evidence at each."""

@@ -9,7 +9,6 @@ Called by :func:`controller.decision.comparisons.compare`, and to show it beside
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,8 +22,6 @@ from abmesh.inference.variance import OWN_RATE_FROM, design_effect, freedom, rat
 from controller.decision.comparison import MIN_SLICES, StratifiedSums
 from controller.decision.means import MeanComparison, tuned_rho2
 from controller.decision.rollout_evidence import RolloutEvidence
-from controller.evidence.strata import metric_slices
-from controller.evidence.summary import VariantEvidence
 
 MIN_EVENTS: Final = 1.0
 """Fewest independent events of the candidate that are to be expected before a share of typical users is judged."""
@@ -135,14 +132,10 @@ class UserComparison(MeanComparison):
 
     @classmethod
     def of(cls, evidence: RolloutEvidence, metric: Metric, tuned_for: float, alpha: float) -> UserComparison:
-        """A ratio of two amounts, from each slice's own; not of a quantile.
-
-        Since a moment of which only totals are known, nothing is known of users.
-        """
-        controls, candidates = zip(*evidence.arms(), strict=True)
-        since = evidence.look_back.increments
-        a = _seen(controls, [item.control for item in since], evidence.slices, metric)
-        b = _seen(candidates, [item.candidate for item in since], evidence.slices, metric)
+        """A ratio of two amounts, from each slice's own; not of a quantile."""
+        requests, rows = evidence.rows(_REQUESTS), evidence.rows(metric)
+        things = evidence.rows(replace(metric, per=(metric.counted,))) if metric.counted else rows
+        a, b = _seen(requests.a.n, rows.a, things.a), _seen(requests.b.n, rows.b, things.b)
         variances = UserVariances(a.typical, b.typical, metric.share, moments=True)
         freedoms, effects = variances.freedom, variances.effects
         # Of the stratum with most of the candidate's requests, which is most of what is known; the current one's since.
@@ -240,28 +233,8 @@ class _Seen:
     left_share: Floats
 
 
-def _seen(strata: Sequence[VariantEvidence], since: Sequence[VariantEvidence], slices: int, metric: Metric) -> _Seen:
-    """The first row is all strata, each further one the current stratum since a moment."""
-
-    def rows(of: Callable[[VariantEvidence], Slices]) -> Slices:
-        found = np.zeros((2, 1 + len(since), len(strata), slices))
-        for stratum, item in enumerate(strata):
-            arm = of(item)
-            found[:, 0, stratum] = arm.n, arm.y
-        for row, item in enumerate(since, start=1):
-            if item.slices:
-                arm = of(item)
-                found[:, row, -1] = arm.n, arm.y
-        return Slices(*found)
-
-    def sums(measured: Metric) -> Slices:
-        return rows(lambda item: metric_slices(item, slices, measured))
-
-    requests = sums(_REQUESTS).n
+def _seen(requests: Floats, arm: Slices, things: Slices) -> _Seen:
     kept = usual(requests)
-    arm = things = sums(metric)
-    if metric.counted:
-        things = sums(replace(metric, per=(metric.counted,)))
     left = (requests[0] > 0) & ~kept[0]
     return _Seen(
         typical=typical(arm, kept),

@@ -5,7 +5,6 @@ Used by :mod:`controller.wording.verdicts`, by ``abmesh explain`` and by reports
 
 from __future__ import annotations
 
-from abmesh.experiment.limits import Guardrail
 from abmesh.experiment.metrics import Metric
 from abmesh.experiment.quantities import format_share
 from controller.decision.verdicts import TypicalUser
@@ -30,16 +29,15 @@ def typical_text(found: TypicalUser, metric: Metric, limits: str) -> str:
     )
 
 
-def disagreement_text(found: TypicalUser, guardrail: Guardrail) -> str:
+def disagreement_text(found: TypicalUser, metric: Metric) -> str:
     """How what a typical user meets and what all requests meet disagree."""
-    metric = guardrail.measured
-    by_user = guardrail.per == "user"
-    value, other = (found.requests, found.value) if by_user else (found.value, found.requests)
-    within = found.requests_within if by_user else found.within
-    far = f"{'significantly ' if found.apart else ''}{'more' if value > other else 'less'}"
-    text = f"{'all requests together have' if by_user else 'a typical user has'} {show_value(metric, value)}, {far}"
+    far = f"{'significantly ' if found.apart else ''}{'more' if found.requests > found.value else 'less'}"
+    text = (
+        f"all requests together have {show_value(metric, found.requests)}, {far} than a typical user's "
+        f"{show_value(metric, found.value)}"
+    )
     if found.sides:
-        text = f"{text} and {'within' if within else 'beyond'} the limit"
+        text = f"{text}, which is {'within' if found.within else 'beyond'} the limit"
     return f"{text}; {left_out_text(found.left_out, found.left_share)}" if found.left_out else text
 
 

@@ -36,7 +36,7 @@ def _guardrail(judgement: Judgement, guardrail: Guardrail, state: ExperimentStat
     found = judgement.typical
     if found is None or not found.disagree:
         return text
-    return f"{text}; but {disagreement_text(found, guardrail)}"
+    return f"{text}; but {disagreement_text(found, guardrail.measured)}"
 
 
 def _verdict(judgement: Judgement, guardrail: Guardrail, state: ExperimentState) -> str:

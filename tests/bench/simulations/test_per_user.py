@@ -21,9 +21,9 @@ def test_nobody_speaks_for_everybody(rate: float, share: float, busy: per_user.B
     assert [outcome for outcome in found if not outcome.kept] == []
 
 
-def test_per_request_one_user_hides_what_all_others_meet() -> None:
+def test_over_all_requests_one_user_hides_what_all_others_meet() -> None:
     found = {(o.rule, o.truth): o.rate for o in per_user.checked(200, (22,), 0.05, 0.05, per_user.HIDING)}
-    assert found["per request, worse than the control", "errors doubled"] < 0.2
+    assert found["over all requests, worse than the control", "errors doubled"] < 0.2
     assert found["per user, worse than the control", "errors doubled"] > 0.8
 
 

@@ -55,14 +55,13 @@ def compared(evidence: RolloutEvidence, metric: Metric = ERROR_RATE) -> UserComp
 def test_a_user_who_hides_what_all_others_meet_hides_nothing_per_user() -> None:
     control, candidate = arm(5000, 25), joined(arm(5000, 400), 10_000)
     subject = evidence_of(control, candidate)
-    assert judged(MAX, subject).verdict is not Verdict.HARMFUL
     for guardrail in (MAX_PER_USER, WORSE_PER_USER):
         found = judged(guardrail, subject)
         assert found.verdict is Verdict.HARMFUL, text(found)
         assert found.value == pytest.approx(0.08, abs=0.001)
         assert found.n == 4900
         assert text(found).startswith("error_rate per user 8")
-        assert "all requests together have 2.67%, significantly less" in text(found)
+        assert "; but all requests together have 2.67%, significantly less than a typical user's 8%" in text(found)
         assert text(found).endswith("; one slice of users has 67% of the requests")
 
 
@@ -71,20 +70,24 @@ def test_a_probe_that_fails_wherever_it_is_harms_nobody_else() -> None:
     found = judged(MAX_PER_USER, subject)
     assert found.verdict is Verdict.HEALTHY, text(found)
     assert found.value == pytest.approx(0.005, abs=0.0002)
-    assert "all requests together have 17.1%, significantly more and beyond the limit" in text(found)
+    assert "all requests together have 17.1%, significantly more than a typical user's 0.49%, which is within the" in (
+        text(found)
+    )
 
 
-def test_per_request_the_reason_says_what_a_typical_user_has() -> None:
+def test_per_request_the_reason_says_how_far_all_requests_are_from_a_typical_user() -> None:
     subject = evidence_of(arm(5000, 25), joined(arm(5000, 400), 10_000))
     found = judged(MAX, subject)
     assert found.typical is not None
     assert found.typical.value == pytest.approx(0.08, abs=0.001)
-    assert found.typical.requests == found.value == pytest.approx(400 / 15_000)
+    assert found.typical.requests == pytest.approx(400 / 15_000)
     assert (found.typical.slices, found.typical.left_out) == (49, 1)
     assert found.typical.left_share == pytest.approx(10_100 / 15_000)
     assert (found.typical.within, found.typical.requests_within, found.typical.apart) == (False, True, True)
-    assert "; but a typical user has 8" in text(found)
-    assert "significantly more and beyond the limit; one slice of users has 67% of the requests" in text(found)
+    assert text(found).endswith(
+        "; but all requests together have 2.67%, significantly less than a typical user's 8%, which is beyond the "
+        "limit; one slice of users has 67% of the requests"
+    )
 
 
 def test_users_who_are_alike_agree_and_nothing_is_said() -> None:
@@ -102,7 +105,9 @@ def test_values_on_different_sides_of_a_limit_disagree_even_if_they_are_close() 
     assert found.typical is not None
     assert not found.typical.apart
     assert (found.typical.within, found.typical.requests_within) == (True, False)
-    assert "; but a typical user has 3.88%, less and within the limit; one slice of users has 11%" in text(found)
+    assert "have 4.18%, more than a typical user's 3.88%, which is within the limit; one slice of users has 11%" in (
+        text(found)
+    )
 
 
 def test_a_limit_relative_to_the_control_is_taken_from_the_same_kind_of_value() -> None:
@@ -175,7 +180,7 @@ def test_a_stage_that_has_just_begun_hides_nothing_of_the_one_before() -> None:
     assert found.typical.apart
 
 
-def test_harm_that_began_later_is_seen_where_its_slices_are_known() -> None:
+def test_harm_that_began_later_is_seen_in_the_slices_since_then() -> None:
     whole = arm(50_000, 500), arm(50_000, 800)
     before = {"model-a": arm(49_000, 490), "model-b": arm(49_000, 490)}
     recent = Increment(-2.0, timedelta(seconds=30), arm(1000, 310), arm(1000, 10), before)
@@ -186,8 +191,6 @@ def test_harm_that_began_later_is_seen_where_its_slices_are_known() -> None:
     value, n = found.moment(1)
     assert value == pytest.approx(0.31)
     assert n == 1000
-    without = replace(recent, candidate=replace(recent.candidate, slices={}), control=VariantEvidence())
-    assert compared(replace(evidence_of(*whole), look_back=LookBack((without,)))).level(Side.GREATER, 0.04)[1] == 0.0
 
 
 def test_as_many_more_requests_as_it_says_decide() -> None:
