@@ -14,8 +14,9 @@ from typing import Final
 
 import numpy as np
 
+from abmesh.inference.busiest import usual
 from abmesh.inference.numbers import Floats, Side, Slices
-from abmesh.inference.users import typical, usual
+from abmesh.inference.users import typical
 from bench.simulations import error_guardrails
 from bench.simulations.outcome import Outcome
 from bench.simulations.users import Population, arms, batches, draw, heavy_tailed, user_rates

@@ -13,8 +13,9 @@ from typing import Final
 
 import numpy as np
 
+from abmesh.inference.busiest import usual
 from abmesh.inference.numbers import Floats, Slices
-from abmesh.inference.users import typical, usual
+from abmesh.inference.users import typical
 
 _USERS: Final = 50_000
 _PRONENESS: Final = 0.5

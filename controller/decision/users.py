@@ -1,7 +1,7 @@
 """What a typical user meets, the candidate's against the control's or a limit: guardrails with ``per: user``. Pure.
 
 Requests weigh alike in a rate, so one client may speak for everybody. Here slices of users weigh nearly alike, and a
-slice with far more requests than is usual is left out; see :mod:`abmesh.inference.users`. From there on it is a mean:
+slice with far more requests than is usual is left out; see :mod:`abmesh.inference.busiest`. From there on it is a mean:
 the normal mixture, with the variance between the slices' rates and Student's tails.
 
 Called by :func:`controller.decision.comparisons.compare`, and to show it beside the request-weighted value.
@@ -15,9 +15,10 @@ from typing import Final
 import numpy as np
 
 from abmesh.experiment.metrics import ENDED, Metric
+from abmesh.inference.busiest import usual
 from abmesh.inference.combined import combine
 from abmesh.inference.numbers import Floats, Side, Slices
-from abmesh.inference.users import typical, usual
+from abmesh.inference.users import typical
 from abmesh.inference.variance import OWN_RATE_FROM, design_effect, freedom, rate, request_variance
 from controller.decision.comparison import MIN_SLICES, StratifiedSums
 from controller.decision.means import MeanComparison, tuned_rho2

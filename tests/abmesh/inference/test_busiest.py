@@ -16,21 +16,21 @@ REQUESTS = st.lists(st.integers(0, 10_000), min_size=1, max_size=50).map(lambda 
 @pytest.mark.parametrize(
     ("n", "out"),
     [
-        ([10.0] * 10, []),
-        ([10.0] * 9 + [19], []),
-        ([10.0] * 9 + [21], [9]),
-        ([10.0] * 8 + [500, 900], [8, 9]),
-        # The third would dominate as well, but no more than a fifth of the slices is left out.
-        ([10.0] * 7 + [500, 600, 900], [8, 9]),
-        # Two alike: neither is dominated by the other, both dominate the rest.
-        ([10.0] * 18 + [500, 500], [18, 19]),
-        # The busiest does not dominate, so none that is less busy does.
-        ([0.0] * 30 + [10.0] * 10 + [19, 20], []),
+        ([1000.0] * 10, []),
+        ([1000.0] * 9 + [1490], []),
+        ([1000.0] * 9 + [1510], [9]),
+        ([1000.0] * 8 + [50_000, 90_000], [8, 9]),
+        # The third is unusual as well, but no more than a fifth of the slices is left out.
+        ([1000.0] * 7 + [50_000, 60_000, 90_000], [8, 9]),
+        ([1000.0] * 18 + [50_000, 50_000], [18, 19]),
+        # Where slices differ much, more is usual; and so it is where they have few requests.
+        ([100.0, 200, 300, 400, 500, 600, 700, 800, 900, 1500], []),
+        ([10.0] * 9 + [25], []),
         ([5.0, 0, 0, 0], []),
         ([0.0, 0, 0], []),
     ],
 )
-def test_slices_that_send_far_more_than_those_with_less_are_left_out(n: list[float], out: list[int]) -> None:
+def test_slices_that_send_far_more_than_is_usual_are_left_out(n: list[float], out: list[int]) -> None:
     assert np.flatnonzero(dominant(np.array(n))).tolist() == out
 
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abmesh.inference.busiest import usual
 from abmesh.inference.numbers import Floats, Slices
-from abmesh.inference.users import typical, usual
+from abmesh.inference.users import typical
 
 
 def value(arm: Slices) -> float:
