@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from abmesh.inference.numbers import Floats
 
-FACTOR: Final = 1.5
+FACTOR: Final = 1.25
 """A slice with at most so many times the median of the requests is never left out."""
 
 DEVIATIONS: Final = 3.5
@@ -33,7 +33,7 @@ MOST: Final = 0.2
 
 
 def usual(n: Floats) -> NDArray[np.bool_]:
-    """Which slices have requests, and not far more than most: at most ``M max(1.5, exp(3.5 s))``.
+    """Which slices have requests, and not far more than most: at most ``M max(1.25, exp(3.5 s))``.
 
     M is the median over the slices with requests, and s the standard deviation of the logarithms, estimated by their
     median absolute deviation (Iglewicz and Hoaglin, *How to Detect and Handle Outliers*, 1993, who propose 3.5), but
