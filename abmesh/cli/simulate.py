@@ -178,26 +178,12 @@ def _play_all(
     longest: timedelta,
     processes: int,
 ) -> list[list[Played]]:
-    """The simulated rollouts of each truth, in order. Seeds make the result independent of the number of processes."""
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
+    """The simulated rollouts of each truth, in order."""
+    from abmesh.cli.playing import play_all
 
     jobs = [(experiment, truth, tick, longest, [seed, run]) for truth in truths for run in range(runs)]
-    if processes == 1 or len(jobs) == 1:
-        flat = [play_one(job) for job in jobs]
-    else:
-        # Spawned, because threads of libraries do not survive a fork.
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            flat = list(pool.map(play_one, jobs, chunksize=max(1, len(jobs) // (processes * 8))))
+    flat = play_all(jobs, processes)
     return [flat[index * runs : (index + 1) * runs] for index in range(len(truths))]
-
-
-def play_one(job: tuple[Experiment, Truth, timedelta, timedelta, list[int]]) -> Played:
-    """Simulate one rollout. At module level, so that it can be pickled for other processes."""
-    from abmesh.analysis.simulation import play
-
-    experiment, truth, tick, longest, seed = job
-    return play(experiment, truth, tick=tick, longest=longest, seed=seed)
 
 
 def _print_left_out(left_out: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from abmesh.cli import playing
 from tests.abmesh.cli.calls import Called, call, refused
 from tests.controller.support import DOCUMENT
 
@@ -159,3 +160,24 @@ def test_a_secret_salt_is_not_needed(config: Path) -> None:
     assert name is not None
     config.write_text(DOCUMENT.replace(name[0], f"{name[0]}\n    secret_salt: {{env: ABMESH_NO_SUCH}}"))
     assert _simulate(config, "--runs", "1").code == 0
+
+
+@pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.process)])
+def test_a_long_simulation_says_on_standard_error_how_far_it_is(
+    config: Path, processes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(playing, "PROGRESS_SECONDS", 0.0)
+    called = _simulate(config, "--processes", processes, "--json")
+    assert called.code == 0, called
+    lines = called.err.splitlines()
+    assert re.fullmatch(
+        r"\d of 4 rollouts simulated in \S+; a candidate that is truly at a limit is never decided and is played until "
+        r"30m \(--longest\)",
+        lines[0],
+    ), lines
+    assert all(re.fullmatch(r"\d of 4 rollouts simulated in \S+", line) for line in lines[1:]), lines
+    assert json.loads(called.out)["runs"] == 4
+
+
+def test_a_quick_simulation_says_nothing_on_standard_error(config: Path) -> None:
+    assert _simulate(config).err == ""
