@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from controller.settings import Settings
 
 _REFRESH_SECONDS = 1.0
-_STATE_WIDTH = len("progressing")  # the longest word: a terminal of 80 columns would break it in two
 
 
 def register(app: typer.Typer) -> None:
@@ -63,8 +62,8 @@ def _picture(settings: Settings) -> Group:
 
     found = read_status(settings)
     table = Table()
-    for name in ("experiment", "state", "stage", "weights", "requests", "last decision"):
-        table.add_column(name, overflow="fold", min_width=_STATE_WIDTH if name == "state" else None)
+    for name in ("experiment", "state", "step", "for", "weights", "requests"):
+        table.add_column(name, overflow="fold", no_wrap=name == "state")
     for item in found:
         table.add_row(*_row(item))
     notes = [Text(f"{item.experiment}: {_why(item)}") for item in found if item.decision]
@@ -99,18 +98,15 @@ def _to_render(found: Sequence[ExperimentStatus]) -> list[str]:
 
 
 def _row(item: ExperimentStatus) -> list[str]:
-    from abmesh.cli.json_records import stage_text
+    from controller.wording.values import show_coarse
 
-    age = ""
-    if item.stage_age is not None:
-        age = f" for {format_duration(timedelta(seconds=int(item.stage_age.total_seconds())))}"
     return [
         item.experiment,
-        item.phase + (" (a change is pending)" if item.pending else ""),
-        stage_text(item) + age,
-        ", ".join(f"{name} {format_percent(points)}" for name, points in item.weights.items()),
-        f"{item.requests} of {item.min_requests}" if item.candidate else "",
-        item.decision.kind.value if item.decision else "",
+        item.phase + ("\n(a change\nis pending)" if item.pending else ""),
+        f"{item.step} of {item.steps}" if item.candidate else "no rollout",
+        "" if item.stage_age is None else show_coarse(item.stage_age),
+        "\n".join(f"{name} {format_percent(points)}" for name, points in item.weights.items()),
+        f"{item.requests}\n(at least {item.min_requests})" if item.candidate else "",
     ]
 
 

@@ -154,8 +154,6 @@ def print_summary(console: Console, outcome: Outcome) -> None:
     style = "bold green" if outcome.passed else "bold red"
     text = f"{ended} after {outcome.seconds:.0f} s, {outcome.requests} requests, {outcome.errors} errors; {weights}"
     console.print(Text(text, style))
-    if outcome.decisions:
-        console.print(Text(f"reason: {outcome.decisions[-1]['reason']}"))
     if outcome.feedback:
         sent = ", ".join(f"{count} {event}" for event, count in sorted(outcome.feedback.items()))
         console.print(Text(f"feedback events sent: {sent}"))

@@ -57,7 +57,7 @@ def test_every_decision_is_printed_once_and_pictures_are_not(terminal: bool) -> 
         assert len(output.getvalue().splitlines()) == 4
 
 
-def test_the_summary_shows_the_outcome_and_the_reason() -> None:
+def test_the_summary_shows_the_outcome_and_leaves_the_reason_to_the_decisions_line() -> None:
     console, output = _console(terminal=False)
     outcome = Outcome(
         scenario="errors",
@@ -74,7 +74,7 @@ def test_the_summary_shows_the_outcome_and_the_reason() -> None:
     print_summary(console, outcome)
     text = output.getvalue()
     assert "rolled back after 12 s, 500 requests, 20 errors; model-a 100%, model-b 0%" in text
-    assert "reason: model-b at 25% does harm" in text
+    assert "model-b at 25% does harm" not in text
 
 
 def test_the_summary_prints_the_report_unchanged_and_the_events() -> None:
