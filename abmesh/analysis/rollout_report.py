@@ -40,6 +40,7 @@ from controller.decision.comparison import Comparison
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.evidence.strata import Stratum, denominator, numerator, request_counts
 from controller.evidence.summary import VariantEvidence
+from controller.wording.verdicts import HEAVY, heavy_text
 
 _UNITS = {"share": "share", "duration": "ms", "number": "", "dollars": "$"}
 
@@ -65,7 +66,12 @@ def report_of_strata(
         stages=len(strata),
         metrics=metrics,
         splits=splits,
-        warnings=[*alarms(splits), *_reversals(question, evidence, measured), *disagreements(metrics)],
+        warnings=[
+            *alarms(splits),
+            *_reversals(question, evidence, measured),
+            *disagreements(metrics),
+            *_dominated(strata, question),
+        ],
     )
 
 
@@ -159,6 +165,17 @@ def _splits(strata: Sequence[Stratum], question: RolloutQuestion) -> list[SplitC
         stage = str(position) if len(strata) > 1 else ""
         checks.append(SplitCheck(stage, counts, expected, found.p, found.alarm, "requests"))
     return checks
+
+
+def _dominated(strata: Sequence[Stratum], question: RolloutQuestion) -> list[str]:
+    """The variants of the last stage of whose requests one slice of users has many."""
+    found = []
+    for name, points in (strata[-1].weights if strata else {}).items():
+        n = request_counts(strata[-1].variants.get(name, VariantEvidence()), question.slices)
+        share = float(n.max() / n.sum()) if n.any() else 0.0
+        if points > 0 and share >= HEAVY:
+            found.append(f"{heavy_text(share, name)} in the last stage, so a few users may speak for all")
+    return found
 
 
 def _reversals(

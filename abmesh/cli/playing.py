@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from abmesh.analysis.simulation import Played
     from abmesh.analysis.truth import Truth
     from abmesh.experiment.model import Experiment
-    from controller.decision.decide import Decided, Inputs
 
 PROGRESS_SECONDS = 10.0
 """Time between two lines of progress."""
@@ -67,7 +66,7 @@ def _play(job: Job, progress: _Progress | None = None) -> Played:
     from abmesh.analysis.simulation import play
 
     experiment, truth, tick, longest, seed = job
-    watch = None if progress is None else progress.look
+    watch = None if progress is None else lambda *_: progress.tell()
     return play(experiment, truth, tick=tick, longest=longest, seed=seed, watch=watch)
 
 
@@ -80,10 +79,6 @@ class _Progress:
         self._longest = max((job[3] for job in jobs), default=timedelta())
         self._began = self._told = time.monotonic()
 
-    def look(self, inputs: Inputs, found: Decided) -> None:
-        """A tick of the rollout that is being played."""
-        self.tell()
-
     def tell(self) -> None:
         """Print the line, if it is due."""
         now = time.monotonic()
@@ -95,7 +90,7 @@ class _Progress:
         hint = ""
         if first:
             hint = (
-                f"; a candidate that is truly at a limit is never decided and is played until {format_duration(self._longest)} "
-                f"(--longest)"
+                f"; a candidate that is truly at a limit is never decided and is played until "
+                f"{format_duration(self._longest)} (--longest)"
             )
         typer.echo(f"{self.done} of {self._all} rollouts simulated in {took}{hint}", err=True)

@@ -33,6 +33,7 @@ class _Mark(Record):
     number: Annotated[int, Field(ge=1)]
     at: AwareDatetime
     evidence: str
+    effects: dict[str, float] = Field(default_factory=dict)
 
 
 class _Look(Record):
@@ -70,7 +71,9 @@ class HistoryRecord(Record):
                 for stage in history.past
             ),
             marks=tuple(
-                _Mark.model_construct(number=item.number, at=item.at, evidence=pack_once(item.evidence))
+                _Mark.model_construct(
+                    number=item.number, at=item.at, evidence=pack_once(item.evidence), effects=dict(item.effects)
+                )
                 for item in history.checkpoints
             ),
             marked=history.taken,
@@ -90,7 +93,9 @@ class HistoryRecord(Record):
         """
         return History(
             past=tuple(PastStage(stage.id, stage.weights, unpack(stage.evidence), stage.edges) for stage in self.past),
-            checkpoints=tuple(Checkpoint(mark.number, mark.at, unpack(mark.evidence)) for mark in self.marks),
+            checkpoints=tuple(
+                Checkpoint(mark.number, mark.at, unpack(mark.evidence), mark.effects) for mark in self.marks
+            ),
             taken=self.marked,
             edges=self.edges,
             looks=tuple(Look(look.fraction, look.z, look.ruled_out) for look in self.looks),

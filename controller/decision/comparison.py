@@ -43,6 +43,8 @@ class Values:
         control_n: the control's.
         latest_n: the candidate's in the current stage alone.
         design_effect: in the current stage, at least 1.
+        variance: of the candidate's value per request in the current stage, with what users repeat, in the metric's
+            unit squared; 0 where it is not known.
     """
 
     candidate: float | None
@@ -53,6 +55,7 @@ class Values:
     control_n: float
     latest_n: float = 0.0
     design_effect: float = 1.0
+    variance: float = 0.0
 
 
 class Comparison(Protocol):
@@ -74,6 +77,10 @@ class Comparison(Protocol):
 
     def moment(self, row: int) -> tuple[float | None, int]:
         """The candidate's value since the moment of a row above 0, and how many requests it is taken from."""
+        ...
+
+    def earlier(self, row: int) -> float | None:
+        """The candidate's value in the current stage up to that moment."""
         ...
 
     def level(self, side: Side, limit: float) -> Floats:
@@ -149,6 +156,12 @@ class StratifiedSums:
     def moment(self, row: int) -> tuple[float | None, int]:
         """See :meth:`Comparison.moment`."""
         return _ratio(self.y_b[row, -1], self.n_b[row, -1]), int(self.n_b[row, -1])
+
+    def earlier(self, row: int) -> float | None:
+        """See :meth:`Comparison.earlier`."""
+        y, n = (float(array[0, -1] - array[row, -1]) for array in (self.y_b, self.n_b))
+        # Without the busiest slices, which need not be the same ones since then.
+        return _ratio(y, n) if n > 0 and y >= 0 else None
 
     def grown(self, factor: float) -> StratifiedSums:
         """All evidence, with the current stratum multiplied; see :meth:`Comparison.grown`."""

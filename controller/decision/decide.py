@@ -118,8 +118,9 @@ def judge(inputs: Inputs) -> tuple[Situation, History]:
     split = sample_ratio.judge_sample_ratio(situation.rollout, evidence, _peak(history, sample_ratio.HYPOTHESIS))
     history = history.raised({sample_ratio.HYPOTHESIS: split.log_e})
     goal, history = _goal(situation.rollout, evidence, history)
+    names, kept = (state.candidate, state.control), guardrails.effects(judgements)
     history = with_checkpoint(
-        history, inputs.began, inputs.at, present, (state.candidate, state.control), _watched(situation.rollout)
+        history, inputs.began, inputs.at, present, names, _watched(situation.rollout), effects=kept
     )
     found = replace(
         situation,

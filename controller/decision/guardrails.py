@@ -23,21 +23,21 @@ them does; it is not split over the guardrails' health, because all of them must
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
+
+import numpy as np
 
 from abmesh.experiment.limits import Guardrail
 from abmesh.experiment.rollout import Rollout
 from abmesh.inference.numbers import Floats, Side
 from controller.decision.comparison import Comparison, Values
 from controller.decision.comparisons import compare
+from controller.decision.forecast import NOTHING_AHEAD, forecast, growing, returning_users, trend_of
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.verdicts import Judgement, Verdict
 from controller.decision.views import Shown, Views
-
-FARTHEST = 1e4
-"""Multiple of the current stage's requests beyond which no estimate is given."""
 
 
 def hypothesis(guardrail: Guardrail) -> str:
@@ -90,21 +90,22 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
         if log_e_harm >= proven:
             verdict = Verdict.HARMFUL
     still = log_e_harm >= proven
-    needed = None
+    returning = returning_users(found, metric, evidence.look_back.effects(hypothesis(guardrail)))
+    ahead = NOTHING_AHEAD
     if verdict is Verdict.INCONCLUSIVE and not healthy:
-        needed = requests_needed(
+        ahead = forecast(
             found,
-            lambda grown: (
-                _log_e(guardrail, grown, _OPPOSITE[harm])[0] >= -math.log(alpha)
-                or _log_e(guardrail, grown, harm)[0] >= -math.log(alpha_harm / 2)
-            ),
+            returning,
+            healthy=lambda grown: bool(_log_e(guardrail, grown, _OPPOSITE[harm])[0] >= -math.log(alpha)),
+            harmful=lambda grown: bool(_log_e_harmful(guardrail, grown)[0] >= -math.log(alpha_harm / 2)),
         )
+    limit = limit_of(guardrail, reference)
     judgement = Judgement(
         metric=metric.name,
         kind=guardrail.kind,
         verdict=verdict,
         value=values.candidate,
-        limit=limit_of(guardrail, reference),
+        limit=limit,
         control=reference,
         n=round(values.n),
         log_e_harm=max(log_e_harm, peak),
@@ -112,13 +113,18 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
         alpha_harm=alpha_harm,
         alpha_healthy=alpha,
         design_effect=values.design_effect,
-        needed=needed,
+        needed=ahead.needed,
         still=still,
         within=within,
         others=views.uneven,
         heaviest=evidence.heaviest,
         latest_n=values.latest_n,
         elapsed=evidence.elapsed.total_seconds(),
+        leads=ahead.leads,
+        returning=returning,
+        trend=trend_of(found, evidence.look_back, limit, returning),
+        latest=values.latest,
+        variance=values.variance,
         guardrail=guardrail,
     )
     if verdict is Verdict.HARMFUL and still:
@@ -149,25 +155,13 @@ def _as_proven(
     )
 
 
-def requests_needed(found: Comparison, decided: Callable[[Comparison], bool]) -> int | None:
-    """About how many more requests of the candidate a decision takes, if the current stage continues as it is.
-
-    Args:
-        found: the comparison now.
-        decided: whether a comparison decides.
-
-    Returns:
-        Requests; None if even 10,000 times as many would not be enough, such as where the value is at its limit.
-    """
-    low, high = 1.0, 1.0
-    while not decided(found.grown(high)):
-        low, high = high, high * 2
-        if high > FARTHEST:
-            return None
-    for _ in range(8):
-        middle = (low + high) / 2
-        low, high = (low, middle) if decided(found.grown(middle)) else (middle, high)
-    return max(1, math.ceil(found.grown(high).values.n - found.values.n))
+def effects(judgements: Iterable[Judgement]) -> dict[str, float]:
+    """What forecasts need to know later of guardrails as they are judged now, by hypothesis, to four digits."""
+    return {
+        hypothesis(item.guardrail): float(f"{growing(item.guardrail.measured, item):.4g}")
+        for item in judgements
+        if item.guardrail is not None and item.value is not None
+    }
 
 
 _OPPOSITE = {Side.GREATER: Side.LESS, Side.LESS: Side.GREATER}
@@ -183,6 +177,15 @@ def _log_e(guardrail: Guardrail, found: Comparison, side: Side) -> Floats:
     if not guardrail.compares:
         return found.level(side, limit)
     return found.increase(side, limit if guardrail.upper else -limit, relative=guardrail.relative)
+
+
+def _log_e_harmful(guardrail: Guardrail, found: Comparison) -> Floats:
+    """What rolls back while health is not proven: harm, or with ``harm: any`` a value that is only worse."""
+    harm = _harm(guardrail)
+    log_e = _log_e(guardrail, found, harm)
+    if guardrail.harm != "any":
+        return log_e
+    return np.maximum(log_e, found.increase(harm, 0.0, relative=guardrail.relative))
 
 
 def _latest_within(guardrail: Guardrail, values: Values) -> bool:

@@ -47,11 +47,14 @@ class Checkpoint:
         number: how many checkpoints the rollout has taken, this one included; its weight depends on it.
         at: when it was taken.
         evidence: everything that the stage had counted by then, without slices.
+        effects: the design effect that each guardrail's counts had then, by the name of its hypothesis, or the variance
+            per request of a mean; forecasts extrapolate it. Empty in what older versions kept.
     """
 
     number: int
     at: datetime
     evidence: Evidence
+    effects: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

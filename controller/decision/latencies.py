@@ -97,6 +97,12 @@ class LatencyTable:
         above = np.maximum(self.groups[-1].exceeding(bounds) - then, 0.0)[:, looked].sum(axis=-1)
         return np.asarray(above), float(self.sizes()[row, -1].sum())
 
+    def earlier(self, row: int, bounds: Floats) -> tuple[Floats, float]:
+        """The same up to that checkpoint."""
+        looked = self._looked(row, -1)
+        above = self.before.exceeding(bounds).reshape(len(bounds), -1, GROUPS)[:, row - 1, looked].sum(axis=-1)
+        return np.asarray(above), float(self.before.sizes.reshape(-1, GROUPS)[row - 1, looked].sum())
+
     def _rows(self, now: Sequence[Floats], then: Floats) -> Floats:
         rows = np.zeros((1 + len(then) // GROUPS, len(now), GROUPS))
         rows[0] = now

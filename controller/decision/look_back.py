@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
@@ -55,6 +56,7 @@ class Increment:
         candidate: its codes and amounts since then, without slices and histograms.
         control: the control's.
         before: what the stage had counted by then, by slice and group.
+        effects: of :class:`~controller.decision.history.Checkpoint`.
     """
 
     log_weight: float
@@ -62,6 +64,7 @@ class Increment:
     candidate: VariantEvidence
     control: VariantEvidence
     before: Evidence
+    effects: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,10 @@ class LookBack:
         parts = log_e + weights
         return float(log_sum_exp(parts)), int(np.argmax(parts))
 
+    def effects(self, hypothesis: str) -> list[float | None]:
+        """A guardrail's design effect at each checkpoint; None where it was not kept."""
+        return [item.effects.get(hypothesis) for item in self.increments]
+
     def seconds_since(self, row: int) -> float | None:
         """How long ago a row's checkpoint was; None for all evidence."""
         return self.increments[row - 1].age.total_seconds() if row else None
@@ -115,7 +122,7 @@ def look_back(
             continue  # An older version kept no slices. Leaving a checkpoint out only makes E smaller.
         weight = -math.log(_NORMALISER * (checkpoint.number + 1) * math.log(checkpoint.number + 1) ** 2)
         b, a = (_difference(present.get(name), then.get(name)) for name in (candidate, control))
-        found.append(Increment(weight, at - checkpoint.at, b, a, then))
+        found.append(Increment(weight, at - checkpoint.at, b, a, then, checkpoint.effects))
     return LookBack(tuple(found))
 
 
@@ -126,6 +133,8 @@ def with_checkpoint(
     present: Evidence,
     names: Sequence[str],
     measured: Sequence[Metric] = (),
+    *,
+    effects: Mapping[str, float] = MappingProxyType({}),
 ) -> History:
     """The history with a checkpoint of this moment, if the last one is old enough; some in between are dropped.
 
@@ -138,6 +147,7 @@ def with_checkpoint(
         present: the stage's evidence.
         names: the variants to keep evidence of.
         measured: the metrics that need more of it than the requests and errors in every slice.
+        effects: each guardrail's design effect now.
     """
     checkpoints, taken = history.checkpoints, history.taken
     if checkpoints and at < checkpoints[-1].at:
@@ -148,7 +158,7 @@ def with_checkpoint(
     if at - checkpoints[-1].at > (at - began) / _FINE and at > checkpoints[-1].at:
         taken += 1
         evidence = {name: _condensed(present[name], measured) for name in names if name in present}
-        checkpoints = _thinned((*checkpoints, Checkpoint(taken, at, evidence)), at)
+        checkpoints = _thinned((*checkpoints, Checkpoint(taken, at, evidence, effects)), at)
     return replace(history, checkpoints=checkpoints, taken=taken)
 
 

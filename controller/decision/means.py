@@ -5,6 +5,7 @@ Called by :func:`controller.decision.comparisons.compare` and by the reports.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,7 +67,11 @@ class MeanComparison:
         """See the protocol."""
         numbers = self.counts.values(self.design_effect)
         found = self.sums.values(self.design_effect)
-        return replace(found, n=numbers.n, control_n=numbers.control_n, latest_n=numbers.latest_n)
+        s2 = float(self.variances.candidate()[..., -1].max())
+        # Per request as the numbers count them, which need not be what the metric is over.
+        scale = numbers.latest_n / found.latest_n if found.latest_n else 1.0
+        variance = s2 * scale if math.isfinite(s2) else 0.0
+        return replace(found, n=numbers.n, control_n=numbers.control_n, latest_n=numbers.latest_n, variance=variance)
 
     @property
     def standardised(self) -> tuple[float, float] | None:
@@ -76,6 +81,10 @@ class MeanComparison:
     def moment(self, row: int) -> tuple[float | None, int]:
         """See the protocol."""
         return self.sums.moment(row)[0], self.counts.moment(row)[1]
+
+    def earlier(self, row: int) -> float | None:
+        """See the protocol."""
+        return self.sums.earlier(row)
 
     def level(self, side: Side, limit: float) -> Floats:
         """See the protocol."""

@@ -10,6 +10,7 @@ latency, between groups of slices of users. The design effect of the mean durati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -79,8 +80,8 @@ class QuantileComparison:
         if at is None:
             return found
         where = np.full(len(edges), at)
-        effect = found._phi(where, where, edge_design_effect)[0, -1]
-        return replace(found, values=replace(bare, design_effect=float(effect)))
+        effect = float(found._phi(where, where, edge_design_effect)[0, -1])
+        return replace(found, values=replace(bare, design_effect=effect, variance=found._variance(effect)))
 
     @property
     def standardised(self) -> tuple[float, float] | None:
@@ -101,13 +102,25 @@ class QuantileComparison:
 
     def moment(self, row: int) -> tuple[float | None, int]:
         """See the protocol."""
-        now = self.b.groups[-1]
-        # The first bound of a bin above which fewer than the quantile's share are left, which is exact to the bin.
-        bounds = np.append(now.lower, now.lower[-1] + now.width[-1]) if now.lower.size else np.zeros(1)
+        bounds = self._bounds()
         above, n = self.b.since(row, bounds)
         if n <= 0:
             return None, 0
-        return float(bounds[int(np.argmax(above <= n * (1 - self.share) * (1 + 1e-12)))]), round(n)
+        return self._bound(bounds, above, n), round(n)
+
+    def earlier(self, row: int) -> float | None:
+        """See the protocol."""
+        bounds = self._bounds()
+        above, n = self.b.earlier(row, bounds)
+        return self._bound(bounds, above, n) if n > 0 else None
+
+    def _bounds(self) -> Floats:
+        now = self.b.groups[-1]
+        return np.append(now.lower, now.lower[-1] + now.width[-1]) if now.lower.size else np.zeros(1)
+
+    def _bound(self, bounds: Floats, above: Floats, n: float) -> float:
+        """The first bound of a bin above which at most the quantile's share is left, which is exact to the bin."""
+        return float(bounds[int(np.argmax(above <= n * (1 - self.share) * (1 + 1e-12)))])
 
     def level(self, side: Side, limit: float) -> Floats:
         """See the protocol."""
@@ -136,6 +149,13 @@ class QuantileComparison:
             factor=factor,
             values=replace(self.values, n=n),
         )
+
+    def _variance(self, phi: float) -> float:
+        """Of the candidate's quantile per request in the current stage, by how far values lie apart there."""
+        n = self.values.latest_n
+        error = math.sqrt(phi * self.share * (1 - self.share) / n) if n else 0.0
+        low, high = (self.b.quantile(min(max(self.share + way * error, 0.0), 1.0), -1) for way in (-1, 1))
+        return 0.0 if low is None or high is None else n * ((high - low) / 2) ** 2
 
     def _grown(self, rows: Floats) -> Floats:
         """Rows summed over groups, shape (1 + moments, strata), the current stratum multiplied."""

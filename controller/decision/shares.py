@@ -111,7 +111,9 @@ class ShareComparison:
     @property
     def values(self) -> Values:
         """See the protocol."""
-        return self.sums.values(float(self.phi[..., -1].flat[0]))
+        found = self.sums.values(float(self.phi[..., -1].flat[0]))
+        share = found.latest or 0.0
+        return replace(found, variance=float(self.own_phi[..., -1].flat[0]) * share * (1 - share))
 
     @property
     def standardised(self) -> tuple[float, float] | None:
@@ -121,6 +123,10 @@ class ShareComparison:
     def moment(self, row: int) -> tuple[float | None, int]:
         """See the protocol."""
         return self.sums.moment(row)
+
+    def earlier(self, row: int) -> float | None:
+        """See the protocol."""
+        return self.sums.earlier(row)
 
     def level(self, side: Side, limit: float) -> Floats:
         """See the protocol."""

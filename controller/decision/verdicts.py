@@ -27,6 +27,18 @@ class Verdict(StrEnum):
     ERROR = "error"
 
 
+class Trend(StrEnum):
+    """Which way a candidate's value has moved in the current stage.
+
+    RISING and FALLING: by more than noise. STEADY: not so, and noise is too small to hide a move to the limit.
+    """
+
+    RISING = "rising"
+    FALLING = "falling"
+    STEADY = "steady"
+    UNKNOWN = "unknown"
+
+
 class GoalVerdict(StrEnum):
     """What the evidence says about the goal.
 
@@ -98,8 +110,14 @@ class Judgement:
         alpha_harm: harm is proven where the e-value is at least ``1 / alpha_harm``.
         alpha_healthy: the same for health.
         design_effect: by how much repeated requests of the same users are worth less than independent ones, at least 1.
-        needed: about how many more requests of the candidate a verdict takes; None where there is a verdict, or where
-            not even 10,000 times the current stage's requests would do.
+        needed: about how many more requests of the candidate a verdict takes if its values stay as they are; None where
+            there is a verdict, where not even 10,000 times the current stage's evidence would do (``leads`` is None,
+            too), and where more requests of the same users would hardly tell more.
+        leads: the verdict that the present values lead to; None where there is one, or where nothing would decide.
+        returning: the part of the design effect that grows because the same users return, 0..1.
+        trend: which way the candidate's value has moved in the current stage.
+        latest: the candidate's value in the current stage alone.
+        variance: of the value per request in the current stage, in its unit squared; 0 where it is not known.
         since: seconds before the decision since when harm was found, if the whole rollout's evidence does not show it.
         still: whether the evidence still shows harm that was proven, now or at an earlier look.
         within: whether the current stage's own value keeps the limit.
@@ -131,8 +149,30 @@ class Judgement:
     heaviest: float = 0.0
     latest_n: float = 0.0
     elapsed: float = 0.0
+    leads: Verdict | None = None
+    returning: float = 0.0
+    trend: Trend = Trend.UNKNOWN
+    latest: float | None = None
+    variance: float = 0.0
     guardrail: Guardrail | None = None
     typical: TypicalUser | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether health is proven over all stages, which the current one alone may still contradict."""
+        return self.p_healthy <= self.alpha_healthy
+
+    @property
+    def repeats(self) -> bool:
+        """Whether most requests come from users who were there before."""
+        return self.returning >= 0.5
+
+    @property
+    def stuck(self) -> bool:
+        """Whether more requests like these would hardly decide: the value is at its limit, or the same users return."""
+        if self.verdict is not Verdict.INCONCLUSIVE or self.healthy or self.needed is not None:
+            return False
+        return self.repeats if self.leads is not None else self.log_e_healthy != 0
 
     @property
     def p_harm(self) -> float:

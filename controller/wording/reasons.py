@@ -16,8 +16,9 @@ from controller.decision.policy import Decision, Situation, guardrails_in_force
 from controller.decision.verdicts import Judgement, Verdict
 from controller.records import Cause, ExperimentState, Kind, Phase
 from controller.wording.probes import probe_text
-from controller.wording.values import show_age, show_coverage, show_steps, show_weights
-from controller.wording.verdicts import goal_text, judgement_text, sample_ratio_text, warmup_text
+from controller.wording.values import show_age, show_coarse, show_coverage, show_steps, show_weights
+from controller.wording.verdicts import goal_text, heaviest_text, judgement_text, sample_ratio_text, warmup_text
+from controller.wording.what_next import threatening, what_next
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class _Case:
     decision: Decision
     situation: Situation
     now: datetime
+    inner: bool = False
+    """Whether it is part of another sentence, which says what is done and what comes next."""
 
     @property
     def state(self) -> ExperimentState:
@@ -39,7 +42,14 @@ def reason(decision: Decision, situation: Situation, now: datetime) -> str:
         situation: on what.
         now: when.
     """
-    return _REASONS[decision.cause](_Case(decision, situation, now))
+    text = _REASONS[decision.cause](_Case(decision, situation, now))
+    heavy = heaviest_text(situation.judgements)
+    return f"{text}; {heavy}" if heavy else text
+
+
+def _inner(case: _Case, obstacle: Decision) -> str:
+    """What kept a candidate, as a part of another sentence."""
+    return _REASONS[obstacle.cause](_Case(obstacle, case.situation, case.now, inner=True))
 
 
 def document_refused(error: str) -> str:
@@ -151,13 +161,17 @@ def _min_duration(case: _Case) -> str:
     state = case.state
     least = format_duration(case.situation.rollout.stage.min_duration)
     age = show_age(state.stage.age(case.now))
-    return f"{_here(state)} has run {age} of at least {least}, with {case.situation.requests} requests"
+    text = f"{_here(state)} has run {age} of at least {least}, with {case.situation.requests} requests"
+    return f"{text}{threatening(case.situation)}"
 
 
 def _min_requests(case: _Case) -> str:
     state, least = case.state, case.situation.rollout.stage.min_requests
-    age = show_age(state.stage.age(case.now))
-    return f"{_here(state)} has {case.situation.requests} of at least {least} requests after {age}"
+    requests, age = case.situation.requests, state.stage.age(case.now)
+    text = f"{_here(state)} has {requests} of at least {least} requests after {show_age(age)}"
+    if requests and age:
+        text = f"{text}; at this rate it has them in {show_coarse(age / requests * (least - requests))}"
+    return f"{text}{threatening(case.situation)}"
 
 
 def _sample_ratio(case: _Case) -> str:
@@ -166,7 +180,10 @@ def _sample_ratio(case: _Case) -> str:
 
 def _unhealthy(case: _Case) -> str:
     verdict = Verdict.ERROR if case.decision.cause is Cause.UNJUDGED else Verdict.INCONCLUSIVE
-    text = f"{_here(case.state)} holds: {_with_verdict(case.situation, verdict)}"
+    found = _with_verdict(case.situation, verdict)
+    if case.inner:
+        return found
+    text = f"{_here(case.state)} holds: {found}{what_next(case.situation, case.now)}"
     if case.decision.obstacle is None:
         return text
     return f"{_goal(case.situation)}, but {text}"
@@ -189,7 +206,7 @@ def _decided(case: _Case) -> str:
 def _undecided(case: _Case) -> str:
     text = f"the experiment ends undecided: {_goal(case.situation)}"
     obstacle = case.decision.obstacle
-    return text if obstacle is None else f"{text}, but {reason(obstacle, case.situation, case.now)}"
+    return text if obstacle is None else f"{text}, but {_inner(case, obstacle)}"
 
 
 def _timeout(case: _Case) -> str:
@@ -197,7 +214,7 @@ def _timeout(case: _Case) -> str:
     longest = case.situation.rollout.stage.max_duration
     assert longest is not None
     text = f"{_here(case.state)} exceeded its max_duration of {format_duration(longest)}"
-    obstacle = reason(case.decision.obstacle, case.situation, case.now)
+    obstacle = _inner(case, case.decision.obstacle)
     if case.decision.kind is Kind.ROLLBACK:
         return f"{text} and is rolled back (on_timeout: rollback); it was held because {obstacle}"
     return f"{text} and keeps holding (on_timeout: hold), because {obstacle}"

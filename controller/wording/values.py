@@ -74,23 +74,25 @@ def show_coverage(coverage: Coverage) -> str:
     return f"{coverage.answered} of {coverage.total} Envoys answered; no answer from {shown}{more}"
 
 
-def show_needed(needed: int | None, things: str, seen: float, elapsed: timedelta) -> str:
+def show_needed(needed: int, things: str, seen: float, elapsed: timedelta) -> str:
     """How many more requests a verdict takes, and how long: ``about 1200 more requests (14m at this rate)``.
 
     Args:
-        needed: how many more; None if no number of them can be named.
+        needed: how many more.
         things: what they are.
         seen: how many the current stage has had.
         elapsed: in what time.
     """
-    if needed is None:
-        return f"too close to its limit to estimate how many more {things} it needs"
     digits = 10 ** max(0, len(str(needed)) - 2)
     text = f"about {-(-needed // digits) * digits} more {things}"
     if seen <= 0 or not elapsed:
         return text
-    lasts = elapsed / seen * needed
+    return f"{text} ({show_coarse(elapsed / seen * needed)} at this rate)"
+
+
+def show_coarse(lasts: timedelta) -> str:
+    """A time as exactly as it matters, in whole minutes from ten on: ``46s``, ``3h5m``, ``more than a year``."""
     if lasts > timedelta(days=365):
-        return f"{text} (more than a year at this rate)"
+        return "more than a year"
     coarse = timedelta(minutes=1) if lasts >= timedelta(minutes=10) else timedelta(seconds=1)
-    return f"{text} ({format_duration(max(coarse, lasts // coarse * coarse))} at this rate)"
+    return format_duration(max(coarse, lasts // coarse * coarse))

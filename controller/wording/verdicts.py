@@ -5,18 +5,23 @@ Used by :mod:`controller.wording.reasons`, by the journal's entries and by ``abm
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Iterable
+from typing import Final
 
 from abmesh.experiment.limits import Guardrail
 from abmesh.experiment.quantities import format_duration, format_share
 from abmesh.experiment.rollout import Rollout, Warmup
 from abmesh.inference.numbers import always_valid_p
 from controller.decision.guardrails import keeps
-from controller.decision.verdicts import GoalJudgement, GoalVerdict, Judgement, Paradox, SampleRatio, Verdict
+from controller.decision.verdicts import GoalJudgement, GoalVerdict, Judgement, Paradox, SampleRatio, Trend, Verdict
 from controller.decision.warmup import AGAIN_AFTER, Progress, WarmupResult, WarmupState
 from controller.records import ExperimentState
+from controller.wording.open_verdicts import open_text
 from controller.wording.users import disagreement_text
-from controller.wording.values import show_change, show_needed, show_probability, show_value
+from controller.wording.values import show_change, show_probability, show_value
+
+HEAVY: Final = 0.15
+"""Share of a variant's requests from which a slice of users is said to dominate; of 50 slices, each should have 2%."""
 
 
 def judgement_text(judgement: Judgement, state: ExperimentState) -> str:
@@ -51,18 +56,32 @@ def _verdict(judgement: Judgement, guardrail: Guardrail, state: ExperimentState)
         limit = f"{limit} ({state.control}'s {show_value(metric, judgement.control)} {allowed})"
     per = " per user" if guardrail.per == "user" else ""
     text = f"{metric.name}{per} {show_value(metric, judgement.value)} over {judgement.n} {metric.things}"
+    if judgement.others:
+        text = f"{text} without the busiest users"
     if judgement.since is not None:
         text = f"{text} in the last {judgement.since:.0f} s"
     if judgement.verdict is Verdict.HARMFUL:
         return f"{text} {_harm(judgement, guardrail, limit, state.control)}"
-    p, alpha = show_probability(judgement.p_healthy), show_probability(judgement.alpha_healthy)
+    moves = judgement.trend in (Trend.RISING, Trend.FALLING)
+    if moves or (judgement.trend is Trend.STEADY and judgement.verdict is Verdict.INCONCLUSIVE):
+        text = f"{text}, {judgement.trend},"
     if judgement.verdict is Verdict.HEALTHY:
-        return f"{text} is significantly within {limit}: p {p}"
-    if not judgement.within and judgement.p_healthy <= judgement.alpha_healthy:
-        return f"{text} is significantly within {limit}, but in this stage alone it is not"
-    elapsed = timedelta(seconds=judgement.elapsed)
-    needs = show_needed(judgement.needed, metric.things, judgement.latest_n, elapsed)
-    return f"{text} is not yet significantly within {limit}: p {p}, needs {alpha}; {needs}"
+        return f"{text} is significantly within {limit}: p {show_probability(judgement.p_healthy)}"
+    if judgement.healthy:
+        latest = "" if judgement.latest is None else f", where it is {show_value(metric, judgement.latest)}"
+        return f"{text} is significantly within {limit} over all stages, but not within it in this stage alone{latest}"
+    return f"{text} {open_text(judgement, guardrail, limit, state)}"
+
+
+def heaviest_text(judgements: Iterable[Judgement]) -> str:
+    """That few users speak for all of them; empty where they do not."""
+    share = max((item.heaviest for item in judgements), default=0.0)
+    return heavy_text(share, "a variant") if share >= HEAVY else ""
+
+
+def heavy_text(share: float, whose: str) -> str:
+    """That one slice of users has so much, 0..1, of a variant's requests."""
+    return f"one slice of users has {format_share(round(share, 2))} of {whose}'s requests"
 
 
 def _harm(judgement: Judgement, guardrail: Guardrail, limit: str, control: str) -> str:

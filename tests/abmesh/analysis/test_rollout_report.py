@@ -284,3 +284,13 @@ def streaming(seed: int, ms: int) -> VariantEvidence:
     requests = sum(item.requests for item in slices.values())
     totals = {name: sum(item.amounts[name] for item in slices.values()) for name in slices[0].amounts}
     return VariantEvidence({200: requests}, 0, slices, {}, totals)
+
+
+def test_a_variant_of_whose_requests_one_slice_has_many_is_named() -> None:
+    plain = stratum(1, 0.5)
+    assert not [text for text in report_of_strata([plain], QUESTION, (ERROR_RATE,)).warnings if "one slice" in text]
+    b = plain.variants["b"]
+    busy = {**b.slices, 7: SliceEvidence(1000, 20, 0, 100_000)}
+    heavy = replace(plain, variants={**plain.variants, "b": replace(b, slices=busy)})
+    found = report_of_strata([heavy], QUESTION, (ERROR_RATE,)).warnings
+    assert "one slice of users has 34% of b's requests in the last stage, so a few users may speak for all" in found

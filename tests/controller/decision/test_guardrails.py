@@ -13,7 +13,8 @@ from abmesh.experiment.rollout import Rollout
 from abmesh.inference.numbers import Side
 from controller.codec.outlines import outline
 from controller.decision.comparisons import compare
-from controller.decision.guardrails import judge, requests_needed
+from controller.decision.forecast import SOONER
+from controller.decision.guardrails import judge
 from controller.decision.look_back import Increment, LookBack
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.verdicts import Judgement, Verdict
@@ -81,9 +82,11 @@ def test_few_requests_prove_nothing_and_the_reason_says_how_many_more_it_takes(g
     control = arm(60, 1, ms=TYPICAL)
     judgement = _judge(guardrail, evidence_of(control, arm(60, 1, ms=TYPICAL), edges=P95_EDGES))
     assert judgement.verdict is Verdict.INCONCLUSIVE
-    assert "is not yet significantly within its limit of" in text(judgement)
-    assert "needs 0.05; about" in text(judgement)
+    assert "is within its limit of" in text(judgement)
+    assert "but not significantly so far: p " in text(judgement)
+    assert ", needs 0.05; if it stays so, it is healthy after about " in text(judgement)
     assert "at this rate)" in text(judgement)
+    assert judgement.leads is Verdict.HEALTHY
     assert judgement.needed is not None
     assert judgement.needed > 0
 
@@ -99,7 +102,7 @@ def test_as_many_more_requests_as_it_says_do_decide_and_a_third_do_not(n: int, e
         subject = compare(rails.guardrails[0].measured, evidence_of(arm(n), arm(n, errors)), 100, 0.05).grown(grown / n)
         return Verdict.HEALTHY if subject.level(Side.LESS, 0.05)[0] >= math.log(20) else Verdict.INCONCLUSIVE
 
-    assert after(needed) is Verdict.HEALTHY
+    assert after(needed / SOONER) is Verdict.HEALTHY
     assert after(needed / 3) is Verdict.INCONCLUSIVE
 
 
@@ -107,8 +110,27 @@ def test_a_candidate_at_its_limit_is_never_decided() -> None:
     for n in (200, 2000, 20_000, 200_000):
         judgement = _judge(ERRORS, evidence_of(arm(n), arm(n, n // 20)))
         assert judgement.verdict is Verdict.INCONCLUSIVE
-    assert judgement.needed is None
-    assert "too close to its limit" in text(judgement)
+    assert (judgement.needed, judgement.leads, judgement.stuck) == (None, None, True)
+    assert "is at its limit of 5%: too close to it for any number of requests to settle" in text(judgement)
+
+
+@pytest.mark.parametrize(
+    ("guardrail", "b", "leads"),
+    [
+        (ERRORS, arm(100, 2), Verdict.HEALTHY),
+        (ERRORS, arm(100, 9), Verdict.HARMFUL),
+        ({"metric": "error_rate", "max_increase": "100%", "relative": True}, arm(2000, 26), Verdict.HEALTHY),
+        (
+            {"metric": "error_rate", "max_increase": "100%", "relative": True, "harm": "any"},
+            arm(2000, 36),
+            Verdict.HARMFUL,
+        ),
+    ],
+)
+def test_an_open_verdict_says_where_its_values_lead(guardrail: dict[str, Any], b: Any, leads: Verdict) -> None:
+    judgement = _judge(guardrail, evidence_of(arm(2000, 20), b))
+    assert (judgement.verdict, judgement.leads) == (Verdict.INCONCLUSIVE, leads), text(judgement)
+    assert judgement.needed is not None
 
 
 def test_no_data_of_the_candidate_or_of_the_control_is_an_error() -> None:
@@ -136,7 +158,7 @@ def test_health_needs_the_present_stages_own_value_to_be_within_too() -> None:
     assert judgement.verdict is Verdict.INCONCLUSIVE
     assert judgement.p_healthy < 0.05
     assert judgement.needed is None
-    assert "but in this stage alone it is not" in text(judgement)
+    assert "over all stages, but not within it in this stage alone, where it is 8%" in text(judgement)
     assert _judge(ERRORS, evidence_of(arm(100), arm(100, 4), past=[good])).verdict is Verdict.HEALTHY
     assert _judge(ERRORS, evidence_of(arm(100), NOTHING, past=[good])).verdict is Verdict.HEALTHY
 
@@ -287,9 +309,3 @@ def test_changing_the_variants_names_turns_worse_into_better(
         )
     if _judge(guardrail, evidence_of(a, b)).verdict is Verdict.HARMFUL:
         assert _judge(guardrail, evidence_of(b, a)).verdict is Verdict.HEALTHY
-
-
-def test_no_number_is_needed_where_none_would_do() -> None:
-    subject = compare(rollout(ERRORS).guardrails[0].measured, evidence_of(arm(10), arm(10)), 100, 0.05)
-    assert requests_needed(subject, lambda _: False) is None
-    assert requests_needed(subject, lambda grown: grown.values.n >= 25) == pytest.approx(15, abs=1)

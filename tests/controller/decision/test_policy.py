@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -33,7 +33,8 @@ def _judgement(verdict: Verdict) -> Judgement:
 
 
 HEALTHY, HARMFUL = _judgement(Verdict.HEALTHY), _judgement(Verdict.HARMFUL)
-INCONCLUSIVE, ERROR = _judgement(Verdict.INCONCLUSIVE), _judgement(Verdict.ERROR)
+INCONCLUSIVE = replace(_judgement(Verdict.INCONCLUSIVE), leads=Verdict.HARMFUL, needed=60)
+ERROR = _judgement(Verdict.ERROR)
 STOP = Judgement("error_rate", "brake", Verdict.HARMFUL, 0.5, 0.1, 0.0, 40)
 UNEVEN = SampleRatio(True, 1e-5, 1.0, 12.0, True, {"model-b": 0.2}, {"model-b": 0.1})
 
@@ -190,7 +191,11 @@ def test_steps_need_not_end_at_everybody() -> None:
         ({"collecting": False, "judgements": ()}, Cause.SETTLING, "every server and Envoy"),
         ({"age": 59}, Cause.MIN_DURATION, "59s of at least 1m"),
         ({"requests": 99}, Cause.MIN_REQUESTS, "99 of at least 100 requests"),
-        ({"judgements": (HEALTHY, INCONCLUSIVE)}, Cause.INCONCLUSIVE, "not yet significantly within"),
+        (
+            {"judgements": (HEALTHY, INCONCLUSIVE)},
+            Cause.INCONCLUSIVE,
+            "is above its limit of 5%, but not significantly so far",
+        ),
         ({"judgements": (HEALTHY, INCONCLUSIVE, ERROR)}, Cause.UNJUDGED, "error_rate"),
         ({"coverage": NONE_ANSWERED}, Cause.MISSING_DATA, "0 of 1 Envoys answered; no answer from http://e (no answer"),
         ({"coverage": SOME_ANSWERED}, Cause.MISSING_DATA, "1 of 2 Envoys answered"),
