@@ -9,12 +9,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Final
 
+import numpy as np
+
 from abmesh.analysis.rollout_evidence import RolloutQuestion
 from abmesh.analysis.rollout_report import report_of_strata
 from abmesh.analysis.rollout_segments import with_segments
 from abmesh.analysis.simulation import play
+from abmesh.analysis.table_question import TableQuestion
+from abmesh.analysis.table_reader import read_table
+from abmesh.analysis.table_report import report_of
 from abmesh.experiment.model import Experiment
-from bench.worlds.world import Seen, World
+from bench.worlds.world import Events, Seen, World
 from bench.worlds.worlds import world
 from controller.decision.decide import Decided, Inputs, evidence_of
 
@@ -24,7 +29,11 @@ _CHUNK: Final = 4
 
 
 def played(subject: World, run: int, seed: int) -> Seen:
-    """One rollout; the same world, run and seed give the same one."""
+    """One rollout, or one table; the same world, run and seed give the same one."""
+    # By name, so that a world stays as it is when others are added before it.
+    mine = [seed, *subject.name.encode(), run]
+    if subject.events is not None:
+        return _analyzed(subject.events, mine)
     looks: list[tuple[Inputs, Decided]] = []
     split = said = False
 
@@ -39,8 +48,7 @@ def played(subject: World, run: int, seed: int) -> Seen:
         truth,
         tick=subject.tick,
         longest=subject.longest,
-        # By name, so that a world stays as it is when others are added before it.
-        seed=[seed, *subject.name.encode(), run],
+        seed=mine,
         watch=watch,
     )
     inputs, decided = looks[-1]
@@ -73,6 +81,16 @@ def _different(experiment: Experiment, inputs: Inputs, decided: Decided, segment
         for part in report.metrics
         if any(finding.significant for each in part.segments for finding in each.findings)
     )
+
+
+def _analyzed(events: Events, seed: list[int]) -> Seen:
+    """What ``abmesh analyze`` says of a table."""
+    random = np.random.default_rng(seed)
+    shares = {"control": events.control, "other": events.other}
+    rows = [f"{name},{events.size},{random.binomial(events.size, share)}\n" for name, share in shares.items()]
+    report = report_of([read_table(["variant,n,sum\n", *rows], "world")], TableQuestion())
+    significant = report.metrics[0].comparisons[0].findings[0].significant
+    return Seen("reported", "significant" if significant else "open", 0.0, 50.0, events.size)
 
 
 _REPORTED: Final = ("error_rate", "latency_p95", "click_rate", "output_tokens_mean")

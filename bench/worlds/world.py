@@ -15,8 +15,8 @@ class Seen:
     """One rollout, or report, in a world.
 
     Attributes:
-        ending: as :class:`abmesh.analysis.simulation.Ending` names it.
-        cause: of the last decision.
+        ending: as :class:`abmesh.analysis.simulation.Ending` names it; of a table, ``reported``.
+        cause: of the last decision; of a table, ``significant`` or ``open``.
         minutes: of world time, to the end.
         weight: the candidate's before the last decision, in percent.
         requests: the candidate's.
@@ -55,6 +55,21 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Events:
+    """A table of two variants' events, of requests that are independent.
+
+    Attributes:
+        control: true share of the control's requests that have an event, 0..1.
+        other: of the other variant's.
+        size: requests of each.
+    """
+
+    control: float
+    other: float
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """A truth, a document, and what must become of rollouts.
 
@@ -65,6 +80,7 @@ class World:
         document: the experiment that is rolled out.
         truths: run by run, over and over; every run draws users of its own.
         asked: what must become of it.
+        events: instead of a rollout, a table of events as ``abmesh analyze`` reads it.
         longest: world time after which a rollout is undecided.
         tick: world time between two looks.
         runs: how many rollouts, unless told otherwise.
@@ -77,6 +93,7 @@ class World:
     document: Experiment
     truths: tuple[Truth, ...]
     asked: tuple[Asked, ...]
+    events: Events | None = None
     longest: timedelta = timedelta(hours=6)
     tick: timedelta = timedelta(minutes=5)
     runs: int = 40

@@ -14,7 +14,7 @@ from typing import Final
 
 from abmesh.analysis.truth import LATE, HeavyUser, Outage, Quantity, Segment, Truth
 from bench.worlds import documents
-from bench.worlds.world import Asked, Seen, World
+from bench.worlds.world import Asked, Events, Seen, World
 
 ALPHA: Final = 0.05
 _SPLIT_ALPHA: Final = 0.01
@@ -31,6 +31,9 @@ USUAL: Final = Truth(
     latency_spread=0.6,
     latency_between=0.25,
 )
+
+_EFFECTS: Final = ((0.50, 0.02), (0.80, 0.02), (0.02, 0.004))
+"""Shares of the control, and what the candidate adds."""
 
 _DEFAULT, _ANY = "the shipped document's", "errors +50%, p95 +20%, harm: any"
 
@@ -60,6 +63,11 @@ def unsaid(seen: Seen) -> bool:
     return promoted(seen) and not seen.said
 
 
+def _significant(seen: Seen) -> bool:
+    """Whether a table's report finds a difference."""
+    return seen.cause == "significant"
+
+
 def found_in(metric: str) -> Callable[[Seen], bool]:
     """Whether a segment seems to differ in a metric."""
     return lambda seen: metric in seen.found
@@ -78,7 +86,7 @@ def _stuck(allowed: float) -> Asked:
 @lru_cache(maxsize=1)
 def worlds() -> tuple[World, ...]:
     """All worlds, in the order of the table."""
-    return (*_equal(), *_broken_controls(), *_heavy(), *_hidden(), *_harm(), *_goals(), *_segments())
+    return (*_equal(), *_broken_controls(), *_heavy(), *_hidden(), *_harm(), *_goals(), *_tables(), *_segments())
 
 
 def world(name: str) -> World:
@@ -230,7 +238,7 @@ def _harm() -> Sequence[World]:
 
 def _goals() -> Sequence[World]:
     found = []
-    for baseline, effect in ((0.50, 0.02), (0.80, 0.02), (0.02, 0.004)):
+    for baseline, effect in _EFFECTS:
         metric = "click_rate" if baseline < 0.1 else "cache_rate"
         document = documents.goal(metric, baseline, effect)
         name, rules = f"goal-{baseline:.0%}".replace("%", ""), f"goal {metric}, at the size of `abmesh plan`"
@@ -243,6 +251,20 @@ def _goals() -> Sequence[World]:
             truth = replace(USUAL, quantities=(Quantity(metric, baseline, factor, between=0.0),))
             words = f"{metric} {baseline:.1%}, and {baseline * factor:.1%} of the candidate"
             found.append(World(f"{name}{suffix}", words, rules, document, (truth,), asked, longest=_A_DAY))
+    return found
+
+
+def _tables() -> Sequence[World]:
+    found, rules = [], "`abmesh analyze` at the anytime size of `abmesh plan`"
+    for baseline, effect in _EFFECTS:
+        size, higher = documents.planned(baseline, effect), baseline + effect
+        for suffix, share, asked in (
+            ("", higher, Asked("significant", _significant, wanted=0.8)),
+            ("-equal", baseline, Asked("significant", _significant, allowed=ALPHA)),
+        ):
+            name = f"analyze-{baseline:.0%}{suffix}".replace("%", "")
+            words, events = f"{share:.1%} against {baseline:.1%}", Events(baseline, share, size)
+            found.append(World(name, words, rules, documents.default(), (), (asked,), events, runs=200))
     return found
 
 
