@@ -80,7 +80,7 @@ simulations: $(READY)  ## Simulate experiments by the thousand: how often the st
 worlds: $(READY)  ## Simulate whole rollouts in worlds that once misled the rules; ARGS="--runs 10 --only heavy"
 	$(BIN)/python -m bench.worlds $(ARGS)
 
-rollouts: $(READY)  ## Whole rollouts through a real Envoy, 40 of them with equal versions; about 20 minutes
+rollouts: $(READY)  ## Whole rollouts through a real Envoy, 40 of them with equal versions; about 30 minutes
 	$(BIN)/python -m bench.rollouts $(ARGS)
 
 # Four locks, each with the hash of every file: what a machine for development, the image, the wheel's build and the

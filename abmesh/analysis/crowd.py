@@ -178,17 +178,26 @@ class Crowd:
 
     def _seat(self, experiment: Experiment, candidate: str) -> None:
         """Give the heavy users who join at a certain step a bucket that does."""
-        assert experiment.rollout is not None
-        control, owned = experiment.control.name, []
-        for step in experiment.rollout.steps:
-            weights = move_candidate(experiment.weights, control, candidate, step)
-            owned.append([cell.variant == candidate for cell in with_weights(experiment, weights).cells])
-        joins = np.array(owned).argmax(axis=0) + 1
-        joins[~np.array(owned).any(axis=0)] = len(owned) + 1
+        joins = joining_steps(experiment, candidate)
         for place, user in enumerate(self._truth.heavy, start=self._truth.users):
             if user.joins is not None:
                 self._buckets[place] = self._random.choice(np.flatnonzero(joins == min(user.joins, joins.max())))
         self._seated = True
+
+
+def joining_steps(experiment: Experiment, candidate: str) -> Ints:
+    """Which step first gives the candidate each bucket, counted from 1; one beyond the last where none does.
+
+    Args:
+        experiment: with a rollout, before its first step.
+        candidate: its name.
+    """
+    assert experiment.rollout is not None
+    owned = []
+    for step in experiment.rollout.steps:
+        weights = move_candidate(experiment.weights, experiment.control.name, candidate, step)
+        owned.append([cell.variant == candidate for cell in with_weights(experiment, weights).cells])
+    return np.where(np.any(owned, axis=0), np.argmax(owned, axis=0) + 1, len(owned) + 1)
 
 
 def _gamma(random: np.random.Generator, variation: float, size: int) -> Floats:

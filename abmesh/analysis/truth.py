@@ -56,6 +56,9 @@ class Outage:
     fast: bool = False
 
 
+NO_OUTAGE: Final = Outage()
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A declared segment of the users.
@@ -176,8 +179,8 @@ class Truth:
     drift: float = 0.0
     busiest: float | None = None
     error_cv2: float | None = None
-    control: Outage = Outage()
-    candidate: Outage = Outage()
+    control: Outage = NO_OUTAGE
+    candidate: Outage = NO_OUTAGE
     harm_after: float = 0.0
     heavy: tuple[HeavyUser, ...] = ()
     quantities: tuple[Quantity, ...] = ()

@@ -25,6 +25,7 @@ from typing import Final
 from bench.rollouts.batch import Batch, BatchError, run
 from bench.rollouts.plans import AS_FAST, DOUBLED, FEW, OPEN, SAME, SLOWER
 from bench.rollouts.table import document, outcomes, table
+from bench.rollouts.worlds import WORLDS
 from bench.simulations.__main__ import replaced
 
 ROOT: Final = Path(__file__).parents[2]
@@ -42,18 +43,21 @@ _AT_LEAST: Final = 60.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Roll out; returns the exit code."""
     given = _parser().parse_args(arguments)
+    if given.batches + given.worlds == 0:
+        _parser().error("no batch to run: --batches 0 and --worlds 0")
     batches, failed = [], []
     with tempfile.TemporaryDirectory(prefix="abmesh-rollouts-") as folder:
-        for number in range(given.batches):
+        kinds = [(BATCH, _AT_LEAST)] * given.batches + [(WORLDS, 0.0)] * given.worlds
+        for number, (plans, at_least) in enumerate(kinds):
             try:
-                batch = asyncio.run(run(BATCH, Path(folder) / str(number), given.seed + number, at_least=_AT_LEAST))
+                batch = asyncio.run(run(plans, Path(folder) / str(number), given.seed + number, at_least=at_least))
             except BatchError as error:
                 print(f"batch {number + 1}: {error}", file=sys.stderr)
                 return 1
             batches.append(batch)
             failed += [f"batch {number + 1}: {problem}" for problem in _problems(batch)]
             print(
-                f"batch {number + 1} of {given.batches}: {batch.requests} requests in {batch.seconds:.0f} s; "
+                f"batch {number + 1} of {len(kinds)}: {batch.requests} requests in {batch.seconds:.0f} s; "
                 f"{', '.join(f'{rollout.name} {rollout.phase}' for rollout in batch.rollouts)}",
                 file=sys.stderr,
             )
@@ -85,6 +89,7 @@ def _problems(batch: Batch) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m bench.rollouts", description="Whole rollouts through a real Envoy.")
     parser.add_argument("--batches", type=_count, default=10, help="of four A/A rollouts and six others each [10]")
+    parser.add_argument("--worlds", type=_count, default=8, help="batches of the worlds that once misled the rules [8]")
     parser.add_argument("--seed", type=int, default=2026, help="of users and salts; timing is the machine's [2026]")
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSON [bench/rollouts.json and docs/statistics.md]")
     return parser
@@ -92,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _count(text: str) -> int:
     number = int(text)
-    if not 1 <= number <= 1000:
-        raise argparse.ArgumentTypeError(f"{number} batches; from 1 to 1000 are possible")
+    if not 0 <= number <= 1000:
+        raise argparse.ArgumentTypeError(f"{number} batches; from 0 to 1000 are possible")
     return number
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from abmesh.analysis.truth import HeavyUser
+from abmesh.experiment.codec import parse
 from abmesh.local.stack import Stack, StackOptions, fetch
 from bench.load import request_of, run_load
-from bench.rollouts.people import visits
-from bench.rollouts.plans import CANDIDATE, CONTROL, Plan, document, names_of
+from bench.rollouts.people import visits, with_heavy
+from bench.rollouts.plans import CANDIDATE, CONTROL, Plan, document, heavy_users, names_of
 from bench.rollouts.upstream import UNIT, Model, Upstream, serving
 from controller.records import Phase
 from controller.rollout.status import read_status
@@ -112,12 +114,18 @@ async def run(plans: Sequence[Plan], folder: Path, seed: int, *, at_least: float
         settle=_SETTLE,
         message_timeout=timedelta(seconds=10),
     )
-    async with serving(models, seed) as upstream:
+    # Where the models listen changes nobody's bucket.
+    experiments = parse(document(plans, 1, seed), "the rollouts").experiments
+    heavy = {item.name: heavy_users(item, plan) for item, plan in zip(experiments, plans, strict=True)}
+    rates = {
+        name: user.error_rate for users in heavy.values() for name, user in users.items() if user.error_rate is not None
+    }
+    async with serving(models, seed, rates) as upstream:
         stack = Stack(document(plans, upstream.port, seed), options, folder)
         async with stack:
             await stack.start_controller()
             began = time.monotonic()
-            crowd = _Crowd(stack, upstream, seed, began + at_least)
+            crowd = _Crowd(stack, upstream, seed, began + at_least, heavy)
             try:
                 async with asyncio.timeout(_LONGEST):
                     await crowd.live(dict(zip(names, plans, strict=True)))
@@ -142,11 +150,14 @@ async def run(plans: Sequence[Plan], folder: Path, seed: int, *, at_least: float
 class _Crowd:
     """The users of all rollouts."""
 
-    def __init__(self, stack: Stack, upstream: Upstream, seed: int, until: float) -> None:
+    def __init__(
+        self, stack: Stack, upstream: Upstream, seed: int, until: float, heavy: Mapping[str, Mapping[str, HeavyUser]]
+    ) -> None:
         self._stack = stack
         self._upstream = upstream
         self._seed = seed
         self._until = until
+        self._heavy = heavy
         self._states = StateStore(stack.state)
         self._over: set[str] = set()
         self._active = 0
@@ -178,8 +189,12 @@ class _Crowd:
         answered = self._upstream.answered[name]
         self.stopped.setdefault(name, (sum(answered.requests.values()), answered.peeking.alarmed))
 
+    def _users(self, name: str) -> Iterator[str]:
+        shares = {user: item.share for user, item in self._heavy[name].items()}
+        return with_heavy(visits(name, self._seed), shares, self._seed)
+
     async def _hurry(self, name: str, plan: Plan) -> None:
-        users, sent = visits(name, self._seed), 0
+        users, sent = self._users(name), 0
         while name not in self._over and sent < plan.most:
             chunk = [_request(name, user) for user in itertools.islice(users, _CHUNK)]
             connections = max(1, _IN_FLIGHT // self._active)
@@ -191,7 +206,7 @@ class _Crowd:
     async def _dawdle(self, name: str, plan: Plan) -> None:
         assert plan.per_minute is not None
         try:
-            for user in visits(name, self._seed):
+            for user in self._users(name):
                 await run_load(self._stack.ports["envoy"], [_request(name, user)], count=1, connections=1)
                 await asyncio.sleep(60 / plan.per_minute)
         finally:

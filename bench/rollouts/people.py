@@ -7,7 +7,7 @@ a proneness to errors and a slowness of their own, which follow from the name al
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -48,7 +48,7 @@ def traits(user: str, error_rate: float) -> Traits:
     return Traits(chance.betavariate(error_rate * _CLUSTERING, (1 - error_rate) * _CLUSTERING), slowness)
 
 
-def fails(user: str, number: int, error_rate: float, factor: float) -> bool:
+def fails(user: str, number: int, error_rate: float, factor: float, own: float | None = None) -> bool:
     """Whether a user's request fails; the same request always does, in whatever order requests arrive.
 
     Args:
@@ -56,9 +56,10 @@ def fails(user: str, number: int, error_rate: float, factor: float) -> bool:
         number: of the request among those of the user.
         error_rate: mean of the users' own error rates.
         factor: what they are multiplied by.
+        own: this user's error rate whatever the others meet; None: like anybody else's.
     """
     uniform = xxhash.xxh64_intdigest(f"{user}/{number}".encode()) / 2**64
-    return uniform < traits(user, error_rate).error_rate * factor
+    return uniform < (traits(user, error_rate).error_rate * factor if own is None else own)
 
 
 def visits(name: str, seed: int, present: int = 200) -> Iterator[str]:
@@ -84,3 +85,22 @@ def visits(name: str, seed: int, present: int = 200) -> Iterator[str]:
         user, left = places[place]
         yield user
         places[place] = (user, left - 1) if left > 1 else arrive()
+
+
+def with_heavy(users: Iterator[str], heavy: Mapping[str, float], seed: int) -> Iterator[str]:
+    """Users in the order in which they send requests, with some who send a share of all requests each.
+
+    Args:
+        users: the others.
+        heavy: the share of each, by name; together less than 1.
+        seed: the same one gives the same order.
+    """
+    chance = random.Random(f"heavy/{seed}")
+    for user in users:
+        while (mark := chance.random()) < sum(heavy.values()):
+            for name, share in heavy.items():
+                mark -= share
+                if mark < 0:
+                    yield name
+                    break
+        yield user

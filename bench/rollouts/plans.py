@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from abmesh.analysis.crowd import joining_steps
+from abmesh.analysis.truth import HeavyUser
+from abmesh.experiment.bucketing import bucket_of
+from abmesh.experiment.model import Experiment
 from bench.rollouts.upstream import UNIT, Model
 
 CONTROL: Final = "model-a"
@@ -26,6 +31,8 @@ class Plan:
         most: requests after which its users stop.
         min_requests: of each stage.
         per_minute: requests a minute; None means as fast as answers come.
+        emergency_stop: where it acts; at 50% it leaves the decision to the guardrails.
+        heavy: users who send a share of all requests each.
     """
 
     name: str
@@ -37,6 +44,8 @@ class Plan:
     most: int
     min_requests: int = 100
     per_minute: float | None = None
+    emergency_stop: str = "50%"
+    heavy: tuple[HeavyUser, ...] = ()
 
 
 _ERRORS = "{metric: error_rate, max_increase: 60%, relative: true, harm: any}"
@@ -121,7 +130,25 @@ def _experiment(name: str, plan: Plan, seed: int) -> str:
       candidate: {CANDIDATE}
       steps: [{", ".join(str(step) for step in plan.steps)}]
       stage: {{min_duration: 1s, min_requests: {plan.min_requests}}}
-      # So that the guardrail decides, not the emergency stop, which acts at 10% by default.
-      analysis: {{emergency_stop: 50%}}
+      analysis: {{emergency_stop: {plan.emergency_stop}}}
       guardrails:
 {guardrails}"""
+
+
+def heavy_users(experiment: Experiment, plan: Plan) -> dict[str, HeavyUser]:
+    """Names for a plan's heavy users, such that each joins the candidate at the step that it should.
+
+    Args:
+        experiment: of the document, before its first step.
+        plan: that it is of.
+    """
+    joins = joining_steps(experiment, CANDIDATE)
+    found: dict[str, HeavyUser] = {}
+    for place, user in enumerate(plan.heavy):
+        step = None if user.joins is None else min(user.joins, int(joins.max()))
+        for number in itertools.count():
+            name = f"{experiment.name}-heavy-{place}-{number}"
+            if step in (None, joins[bucket_of(experiment.hash_salt, name.encode())]):
+                found[name] = user
+                break
+    return found

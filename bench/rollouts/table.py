@@ -12,6 +12,7 @@ from typing import Final
 from bench.rollouts.batch import Batch, Rollout
 from bench.rollouts.naive import EVERY
 from bench.rollouts.plans import AS_FAST, DOUBLED, FEW, OPEN, SAME, SLOWER, Plan
+from bench.rollouts.worlds import BROKEN_CONTROLS, HARMED, HARMLESS
 from bench.simulations.outcome import Outcome
 from controller.records import Cause, Phase
 
@@ -44,6 +45,11 @@ def got_second_step(rollout: Rollout) -> bool:
     return rollout.highest > DOUBLED.steps[0]
 
 
+def gave_back(rollout: Rollout) -> bool:
+    """Whether the candidate's users went back to the control, for whatever reason."""
+    return rollout.phase == Phase.ROLLED_BACK
+
+
 def held(rollout: Rollout) -> bool:
     """Whether it stayed at the first step for want of requests, and said how many are missing."""
     waits = rollout.cause in (Cause.MIN_REQUESTS, Cause.INCONCLUSIVE)
@@ -62,6 +68,10 @@ _QUESTIONS: Final[tuple[tuple[Plan, str, Callable[[Rollout], bool], float | None
     (AS_FAST, "promoted", promoted, None, None),
     (FEW, "held for min_requests, with the number", held, None, 1.0),
     (OPEN, "held as inconclusive, with number and time", held, None, 1.0),
+    *((plan, "rolled back", rolled_back, 0.05, None) for plan in HARMLESS),
+    *((plan, "promoted", promoted, None, None) for plan in HARMLESS),
+    *((plan, "rolled back", rolled_back, None, 0.9) for plan in HARMED),
+    *((plan, "users went back to the control", gave_back, 0.0, None) for plan in BROKEN_CONTROLS),
 )
 
 

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from abmesh.analysis.truth import NO_OUTAGE, Outage
 from abmesh.experiment import names
 from bench.rollouts.naive import Peeking
 from bench.rollouts.people import fails, traits
@@ -36,12 +37,14 @@ class Model:
         error_factor: what every user's error rate is multiplied by.
         latency_ms: median duration, in milliseconds; errors take as long.
         spread: standard deviation of the durations' logarithm.
+        outage: a share of the requests that fails whoever sends them, at once or as other answers do.
     """
 
     error_rate: float
     error_factor: float = 1.0
     latency_ms: float = 10.0
     spread: float = 0.2
+    outage: Outage = NO_OUTAGE
 
 
 @dataclass(slots=True)
@@ -61,10 +64,14 @@ class Upstream:
         answered: by experiment.
         port: that it listens on.
         unknown: requests that name no experiment or variant of ours; they are answered with 503.
+        rates: error rates of users who have one whatever the others meet, by name.
     """
 
-    def __init__(self, models: Mapping[tuple[str, str], Model], seed: int) -> None:
+    def __init__(
+        self, models: Mapping[tuple[str, str], Model], seed: int, rates: Mapping[str, float] | None = None
+    ) -> None:
         self.models = dict(models)
+        self.rates = dict(rates or {})
         self.answered: dict[str, Answered] = defaultdict(Answered)
         self.port = 0
         self.unknown = 0
@@ -84,14 +91,17 @@ class Upstream:
             return 0.0, _BAD
         user = header(head, UNIT)
         self._seen[user] += 1
-        failed = fails(user, self._seen[user], model.error_rate, model.error_factor)
+        failed = fails(user, self._seen[user], model.error_rate, model.error_factor, self.rates.get(user))
+        down = model.outage.share > 0 and self._chance.random() < model.outage.share
         slowness = traits(user, model.error_rate).slowness
         normal = math.sqrt(_BETWEEN) * slowness + math.sqrt(1 - _BETWEEN) * self._chance.gauss(0, 1)
         found = self.answered[experiment]
         found.requests[variant] += 1
-        found.errors[variant] += failed
+        found.errors[variant] += failed or down
         found.peeking.look(found.requests, found.errors)
-        return model.latency_ms / 1000 * math.exp(model.spread * normal), _BAD if failed else _GOOD
+        if down and model.outage.fast:
+            return 0.0, _BAD
+        return model.latency_ms / 1000 * math.exp(model.spread * normal), _BAD if failed or down else _GOOD
 
 
 def header(head: str, name: str) -> str:
@@ -127,9 +137,11 @@ class _Connection(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def serving(models: Mapping[tuple[str, str], Model], seed: int) -> AsyncIterator[Upstream]:
+async def serving(
+    models: Mapping[tuple[str, str], Model], seed: int, rates: Mapping[str, float] | None = None
+) -> AsyncIterator[Upstream]:
     """Serve on a free port of the loopback interface until the block ends; clients must have gone by then."""
-    upstream = Upstream(models, seed)
+    upstream = Upstream(models, seed, rates)
     server = await asyncio.get_running_loop().create_server(lambda: _Connection(upstream), "127.0.0.1", 0)
     upstream.port = server.sockets[0].getsockname()[1]
     async with server:

@@ -8,7 +8,7 @@ from statistics import mean
 
 import pytest
 
-from bench.rollouts.people import MOST_REQUESTS, fails, traits, visits
+from bench.rollouts.people import MOST_REQUESTS, fails, traits, visits, with_heavy
 
 
 def test_users_send_1_to_50_requests_and_then_do_not_come_back() -> None:
@@ -46,3 +46,16 @@ def test_a_request_fails_or_not_whenever_it_is_sent_and_a_factor_only_adds_failu
     assert all(more or not less for less, more in zip(once, doubled, strict=True))
     assert mean(once) == pytest.approx(0.1, abs=0.015)
     assert mean(doubled) == pytest.approx(0.2, abs=0.03)
+
+
+def test_a_heavy_user_sends_a_share_of_all_requests_among_those_of_the_others() -> None:
+    sent = Counter(islice(with_heavy(visits("x", 1), {"one": 0.3, "two": 0.1}, 1), 20_000))
+    assert sent["one"] / 20_000 == pytest.approx(0.3, abs=0.01)
+    assert sent["two"] / 20_000 == pytest.approx(0.1, abs=0.01)
+    others = list(islice(visits("x", 1), 5_000))
+    assert list(islice(with_heavy(visits("x", 1), {}, 1), 5_000)) == others
+
+
+def test_a_users_own_error_rate_takes_the_place_of_everybodys() -> None:
+    assert mean(fails("user", number, 0.1, 5.0, 0.3) for number in range(5_000)) == pytest.approx(0.3, abs=0.02)
+    assert not any(fails("user", number, 1.0, 1.0, 0.0) for number in range(100))

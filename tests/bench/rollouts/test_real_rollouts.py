@@ -18,8 +18,9 @@ import pytest
 
 from bench.rollouts.batch import Batch, Rollout, run
 from bench.rollouts.plans import AS_FAST, DOUBLED, FEW, OPEN, SAME, SLOWER, Plan
-from bench.rollouts.table import held, outcomes, promoted, rolled_back, rolled_back_at_first_step, went_on
+from bench.rollouts.table import gave_back, held, outcomes, promoted, rolled_back, rolled_back_at_first_step, went_on
 from bench.rollouts.upstream import Model
+from bench.rollouts.worlds import CONTROL_FAILS_FAST, HIDDEN_ON_CANDIDATE
 from tests.e2e.support import abmesh
 
 pytestmark = pytest.mark.envoy
@@ -45,6 +46,7 @@ class Choice:
 
 
 SHORT = Choice((OFTEN, OFTEN, replace(FEW, per_minute=60), replace(OPEN, per_minute=60)), 10)
+MISLEADING = Choice((HIDDEN_ON_CANDIDATE, CONTROL_FAILS_FAST), 0)
 LONG = Choice((SAME, SAME, SAME, OFTEN, OFTEN, SLOWER, AS_FAST, EASY, FEW, OPEN), 45)
 
 
@@ -67,6 +69,16 @@ def batch(request: pytest.FixtureRequest, batch_of: Callable[[Choice], Batch]) -
 @pytest.fixture
 def long_batch(batch_of: Callable[[Choice], Batch]) -> Batch:
     return batch_of(LONG)
+
+
+@pytest.mark.soak
+def test_a_healthy_heavy_user_hides_nobody_elses_errors_and_a_failing_control_gets_no_users_back(
+    batch_of: Callable[[Choice], Batch],
+) -> None:
+    batch = batch_of(MISLEADING)
+    assert batch.unassigned == 0
+    assert [rolled_back(rollout) for rollout in _of(batch, HIDDEN_ON_CANDIDATE.name)] == [True]
+    assert [gave_back(rollout) for rollout in _of(batch, CONTROL_FAILS_FAST.name)] == [False]
 
 
 def _of(batch: Batch, name: str) -> list[Rollout]:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from abmesh.experiment.bucketing import bucket_of
 from abmesh.experiment.codec import parse
 from bench.rollouts.__main__ import main
 from bench.rollouts.batch import Batch, Rollout
-from bench.rollouts.plans import AS_FAST, DOUBLED, FEW, OPEN, SAME, SLOWER, Plan, names_of
+from bench.rollouts.plans import AS_FAST, DOUBLED, FEW, OPEN, SAME, SLOWER, Plan, heavy_users, names_of
 from bench.rollouts.plans import document as experiments
-from bench.rollouts.table import document, held, outcomes, rolled_back_at_first_step, table, went_on
+from bench.rollouts.table import document, gave_back, held, outcomes, rolled_back_at_first_step, table, went_on
+from bench.rollouts.worlds import CONTROL_FAILS_FAST, HEAVY_ALIKE, HEAVY_ON_CONTROL, PROBE, WORLDS
 
 GONE_UP = Rollout("same-0", "same", "promoted", 100.0, "last_step_passed", "", 5_000, naive=True, entries=9)
 ROLLED_BACK = Rollout("doubled-1", "doubled", "rolled_back", 5.0, "harmful", "", 3_000, naive=True, entries=5)
@@ -68,15 +70,40 @@ def test_the_table_and_the_json_hold_every_rollout() -> None:
     assert (found["seed"], len(found["batches"]), len(found["batches"][0]["rollouts"])) == (7, 2, 2)
 
 
+def test_a_control_that_fails_must_never_get_users_back() -> None:
+    fast = replace(GONE_UP, plan=CONTROL_FAILS_FAST.name, phase="progressing")
+    assert not gave_back(fast)
+    assert gave_back(replace(fast, phase="rolled_back", cause="timeout"))
+    found = [outcome for outcome, _ in outcomes([fast] * 19 + [replace(fast, phase="rolled_back")])]
+    assert [(outcome.rule, outcome.found, outcome.kept) for outcome in found] == [
+        ("users went back to the control", 1, False)
+    ]
+
+
+def test_heavy_users_have_names_that_join_at_their_step() -> None:
+    plans = [HEAVY_ON_CONTROL, PROBE, HEAVY_ALIKE, SAME]
+    late, probe, alike, nobody = (
+        heavy_users(item, plan)
+        for item, plan in zip(parse(experiments(plans, 8001, 3), "x").experiments, plans, strict=True)
+    )
+    assert [len(users) for users in (late, probe, alike, nobody)] == [1, 1, 1, 0]
+    # The candidate takes the last buckets first: 10%, then half.
+    salts = [item.hash_salt for item in parse(experiments(plans, 8001, 3), "x").experiments]
+    assert bucket_of(salts[0], next(iter(late)).encode()) < 5000
+    assert bucket_of(salts[1], next(iter(probe)).encode()) >= 9000
+
+
 def test_every_plan_is_a_valid_experiment_with_a_salt_and_a_path_of_its_own() -> None:
-    plans: list[Plan] = [SAME, SAME, DOUBLED, SLOWER, AS_FAST, FEW, OPEN]
+    plans: list[Plan] = [SAME, SAME, DOUBLED, SLOWER, AS_FAST, FEW, OPEN, *WORLDS]
     found = parse(experiments(plans, 8001, 3), "x").experiments
     assert [item.name for item in found] == names_of(plans)
     assert len({item.hash_salt for item in found}) == len({item.match.path_prefix for item in found}) == len(plans)
     assert [item.rollout.steps[0] for item in found if item.rollout] == [plan.steps[0] * 100 for plan in plans]
 
 
-@pytest.mark.parametrize("arguments", [["--batches", "0"], ["--batches", "many"], ["more"]])
+@pytest.mark.parametrize(
+    "arguments", [["--batches", "0", "--worlds", "0"], ["--batches", "many"], ["--worlds", "-1"], ["more"]]
+)
 def test_wrong_usage_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)

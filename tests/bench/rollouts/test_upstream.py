@@ -7,6 +7,7 @@ from statistics import pstdev
 
 import pytest
 
+from abmesh.analysis.truth import Outage
 from bench.load import request_of, run_load
 from bench.rollouts.upstream import Model, Upstream, header, serving
 
@@ -64,3 +65,20 @@ def test_requests_of_one_user_are_alike_in_their_time() -> None:
 
     # A quarter of the variance lies between users: a standard deviation of 0.1 of 0.2.
     assert pstdev(median(user) for user in range(200)) == pytest.approx(0.1, rel=0.25)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_an_outage_fails_at_once_or_as_other_answers_do(fast: bool) -> None:
+    model = Model(0.0, latency_ms=60, spread=0.1, outage=Outage(0.4, fast))
+    upstream = Upstream({("one", "model-b"): model}, seed=3)
+    answers = [upstream.answer(_head(HEADERS[0], HEADERS[1], f"x-user-id: user-{n}")) for n in range(2_000)]
+    failed = [seconds for seconds, answer in answers if b" 503 " in answer]
+    assert len(failed) == upstream.answered["one"].errors["model-b"] == pytest.approx(800, abs=70)
+    assert (max(failed) < 0.001) is fast
+    assert all(seconds > 0.03 for seconds, answer in answers if b" 200 " in answer)
+
+
+def test_a_user_with_a_rate_of_their_own_fails_at_that_rate() -> None:
+    upstream = Upstream({("one", "model-b"): Model(0.9)}, seed=3, rates={"user-1": 0.0})
+    answers = [upstream.answer(_head(*HEADERS))[1] for _ in range(100)]
+    assert all(b" 200 " in answer for answer in answers)
