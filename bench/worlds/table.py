@@ -46,6 +46,7 @@ def rows(found: Mapping[str, Sequence[Seen]]) -> list[Row]:
 def table(made: Sequence[Row]) -> list[str]:
     """Lines of a Markdown table."""
     lines = [
+        *_together(made),
         "A rate may miss what is asked for by three Monte-Carlo errors; a limit of 0 or 1 may not be missed.",
         "",
         "| truth | guardrails or goal | happened | runs | found | asked for | after (median) |",
@@ -62,6 +63,19 @@ def table(made: Sequence[Row]) -> list[str]:
             f"| {asked}{mark} | {after} |"
         )
     return lines
+
+
+def _together(made: Sequence[Row]) -> list[str]:
+    """False alarms of all worlds in which they would be false."""
+    found = []
+    for rule, words in (
+        ("rolled back", "that do no harm were rolled back"),
+        ("sample-ratio alarm", "had a false sample-ratio alarm"),
+    ):
+        mine = [row.outcome for row in made if row.outcome.rule == rule and row.outcome.allowed is not None]
+        if mine:
+            found.append(f"{sum(item.found for item in mine)} of {sum(item.runs for item in mine)} rollouts {words}.")
+    return [" ".join(found)] if found else []
 
 
 def document(made: Sequence[Row], found: Mapping[str, Sequence[Seen]], seed: int, *, when: str = "") -> str:

@@ -25,8 +25,11 @@ def test_a_row_has_the_rate_and_the_median_time_of_the_runs_where_it_happened() 
 
 def test_the_table_marks_what_was_missed() -> None:
     lines = table(rows({"equal": [UP] * 30 + [BACK] * 10, "hidden-20": [BACK] * 19 + [UP]}))
-    assert lines[4].endswith("| rolled back | 40 | 0.250 | at most 0.05 (missed) | 20 min |")
-    assert lines[5].endswith("| neither promoted nor rolled back | 40 | 0.000 | at most 0.05 |  |")
+    assert lines[0] == (
+        "10 of 40 rollouts that do no harm were rolled back. 0 of 40 rollouts had a false sample-ratio alarm."
+    )
+    assert lines[5].endswith("| rolled back | 40 | 0.250 | at most 0.05 (missed) | 20 min |")
+    assert lines[6].endswith("| neither promoted nor rolled back | 40 | 0.000 | at most 0.05 |  |")
     assert lines[-1].endswith("| rolled back within 30 min | 20 | 0.950 | at least 1 (missed) | 20 min |")
 
 
