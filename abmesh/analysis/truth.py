@@ -120,6 +120,8 @@ class Quantity:
         }
         if self.metric in known:
             return known[self.metric]
+        if self.metric in metrics.MEASURED:
+            return None
         event, ending = metrics.split_event(self.metric)
         amounts = {"_rate": metrics.EVENTS, _VALUES: metrics.EVENT_VALUE}
         return metrics.of_event(amounts[ending], event) if ending in amounts else None
