@@ -51,6 +51,11 @@ class Requests:
         self.amounts: dict[str, Floats | None] = {}
         self.ttft_ms: Floats | None = None
 
+    @property
+    def failed_in_time(self) -> Flags:
+        """Which failed and have a duration that counts."""
+        return self.failed if self.timed is None else self.failed & self.timed
+
 
 class Counted:
     """The counts of one stage: by variant and slice, and durations by variant, group and bin."""
@@ -64,7 +69,7 @@ class Counted:
         groups = (len(variants), GROUPS, _BINS)
         self._bins, self._failed_bins, self._ttft = (np.zeros(groups, np.int64) for _ in range(3))
         parts = (len(variants), len(self._segments), _BINS)
-        self._part_bins, self._part_ttft = (np.zeros(parts, np.int64) for _ in range(2))
+        self._part_bins, self._part_failed, self._part_ttft = (np.zeros(parts, np.int64) for _ in range(3))
 
     def add(self, sent: Requests) -> None:
         """Count some requests."""
@@ -73,15 +78,17 @@ class Counted:
         bins = bin_of(sent.duration_ms)
         self._cells.add(sent, sent.slice)
         _count(self._bins, sent.variant[timed], group[timed], bins[timed])
-        _count(self._failed_bins, sent.variant[sent.failed], group[sent.failed], bins[sent.failed])
+        failed, began = sent.failed_in_time, ~sent.failed
+        _count(self._failed_bins, sent.variant[failed], group[failed], bins[failed])
         first = None if sent.ttft_ms is None else bin_of(sent.ttft_ms)
         if first is not None:
-            _count(self._ttft, sent.variant, group, first)
+            _count(self._ttft, sent.variant[began], group[began], first[began])
         if self._segments:
             self._parts.add(sent, sent.segment)
             _count(self._part_bins, sent.variant[timed], sent.segment[timed], bins[timed])
+            _count(self._part_failed, sent.variant[failed], sent.segment[failed], bins[failed])
             if first is not None:
-                _count(self._part_ttft, sent.variant, sent.segment, first)
+                _count(self._part_ttft, sent.variant[began], sent.segment[began], first[began])
 
     def evidence(self, prices: Mapping[str, Price]) -> Evidence:
         """What the controller makes of these counts, at these prices."""
@@ -108,6 +115,7 @@ class Counted:
             amounts={name: total for name, total in totals.items() if total},
             ttft=_by_group(self._ttft[variant]) if self._ttft.any() else {},
             segments=self._segments_of(variant),
+            failed=_by_group(self._failed_bins[variant]) if self._failed_bins[variant].any() else {},
         )
 
     def _segments_of(self, variant: int) -> dict[str, SegmentEvidence]:
@@ -121,6 +129,7 @@ class Counted:
                 amounts={amount: total for amount, total in sums.items() if total},
                 durations=_bins(self._part_bins[variant, place]),
                 ttft=_bins(self._part_ttft[variant, place]),
+                failed=_bins(self._part_failed[variant, place]),
             )
         return found
 
@@ -131,7 +140,8 @@ class _Sums:
     def __init__(self, variants: int, places: int) -> None:
         self._shape = (variants, places)
         self._requests, self._errors = (np.zeros(self._shape, np.int64) for _ in range(2))
-        self._duration_ms = np.zeros(self._shape)
+        self._failures = np.zeros(self._shape, np.int64)
+        self._duration_ms, self._failed_ms = np.zeros(self._shape), np.zeros(self._shape)
         self.amounts: dict[str, Floats] = {}
 
     def add(self, sent: Requests, place: Ints) -> None:
@@ -140,6 +150,9 @@ class _Sums:
         self._errors += self._number(cell[sent.failed])
         timed = slice(None) if sent.timed is None else sent.timed
         self._duration_ms += self._sum(cell[timed], sent.duration_ms[timed])
+        failed = sent.failed_in_time
+        self._failures += self._number(cell[failed])
+        self._failed_ms += self._sum(cell[failed], sent.duration_ms[failed])
         for name, values in sent.amounts.items():
             before = self.amounts.get(name, np.zeros(self._shape))
             self.amounts[name] = before + (self._number(cell) if values is None else self._sum(cell, values))
@@ -150,6 +163,8 @@ class _Sums:
         amounts = {name: np.round(values[variant]).astype(np.int64).tolist() for name, values in self.amounts.items()}
         if amounts:
             amounts[metrics.SUCCEEDED] = (self._requests - self._errors)[variant].tolist()
+        amounts[metrics.FAILED] = self._failures[variant].tolist()
+        amounts[metrics.FAILED_MS] = self._failed_ms[variant].astype(np.int64).tolist()
         return requests, errors, self._duration_ms[variant].astype(np.int64).tolist(), amounts
 
     def _number(self, cell: Ints) -> Ints:

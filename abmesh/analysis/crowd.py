@@ -129,7 +129,8 @@ class Crowd:
             found.amounts[item.kind] = np.round(values * metrics.VALUE_SCALE) * events
         elif item.kind == metrics.TTFT_MS:
             found.ttft_ms = np.maximum(np.round(values), 1.0)
-            found.amounts[item.kind], found.amounts[metrics.FIRST_TOKENS] = found.ttft_ms, None
+            began = (~found.failed).astype(np.float64)
+            found.amounts[item.kind], found.amounts[metrics.FIRST_TOKENS] = found.ttft_ms * began, began
         else:
             found.amounts[item.kind], found.amounts[metrics.USAGE] = np.round(values), None
 

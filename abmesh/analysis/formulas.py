@@ -13,9 +13,11 @@ _AMOUNTS: Final[Mapping[str, str]] = {
     metrics.ANSWERED: "answered requests",
     metrics.ENDED: "requests",
     metrics.TIMED: "requests that no cache answered",
+    metrics.SERVED: "requests that no cache answered and that did not fail",
     metrics.ERRORS: "answers of 500 or above or broken off",
     metrics.SUCCEEDED: "whole answers of 200 to 399",
     metrics.DURATION_MS: "milliseconds from request to last byte",
+    metrics.SERVED_MS: "milliseconds from request to last byte",
     metrics.TTFT_MS: "milliseconds to the first token",
     metrics.FIRST_TOKENS: "answers that began",
     metrics.CACHED: "answers from a cache",
@@ -107,9 +109,11 @@ def _quantile(guardrail: Guardrail) -> str:
     """A latency; less is always better."""
     if not guardrail.compares:
         return (
-            "a quantile is above a limit if more than 1 - share of the requests are: E as for a rate, of such requests"
+            "a quantile is above a limit if more than 1 - share of the requests that did not fail are: E as for a "
+            "rate, of such requests"
         )
     return (
         "requests of the control above its own quantile against those of the candidate above what is allowed: E as for "
-        "the ratio of two rates, by stage, counts divided by their design effect between groups of users"
+        "the ratio of two rates, by stage, counts divided by their design effect between groups of users; requests "
+        "that failed are left out"
     )

@@ -153,7 +153,11 @@ def _segment(stratum: Stratum, segment: str, quantiles: Sequence[metrics.Metric]
     for name, evidence in stratum.variants.items():
         part = evidence.segments.get(segment, SegmentEvidence())
         found[name] = VariantEvidence(
-            codes=part.codes, groups={0: part.durations}, amounts=part.amounts, ttft={0: part.ttft}
+            codes=part.codes,
+            groups={0: part.durations},
+            amounts=part.amounts,
+            ttft={0: part.ttft},
+            failed={0: part.failed},
         )
     return with_own_edges(Stratum(stratum.weights, found), quantiles, control)
 

@@ -219,10 +219,11 @@ class Truth:
             if item.kind in (metrics.INPUT_TOKENS, metrics.OUTPUT_TOKENS):
                 found[metrics.USAGE] = 1.0
             if item.kind == metrics.TTFT_MS:
-                found[metrics.FIRST_TOKENS] = 1.0
+                found[item.kind], found[metrics.FIRST_TOKENS] = value * (1 - errors), 1 - errors
         found[metrics.TIMED] = 1 - found.get(metrics.CACHED, 0.0)
+        found[metrics.SERVED] = found[metrics.TIMED] * (1 - errors)
         mean = self.latency_ms * (self.latency_factor if candidate else 1.0) * math.exp(self.latency_spread**2 / 2)
-        found[metrics.DURATION_MS] = mean * found[metrics.TIMED]
+        found[metrics.SERVED_MS] = mean * found[metrics.SERVED]
         if price is not None and metrics.USAGE in found:
             tokens = ((metrics.INPUT_TOKENS, price.input), (metrics.OUTPUT_TOKENS, price.output))
             dollars = sum(found.get(name, 0.0) * each for name, each in tokens) / 10**6

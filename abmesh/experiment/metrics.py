@@ -80,7 +80,13 @@ ENDED: Final = "ended"
 """Amount: all requests."""
 
 TIMED: Final = "timed"
-"""Amount: requests whose duration counts; all but those answered from a cache."""
+"""Amount: requests whose duration was counted; all but those answered from a cache."""
+
+SERVED: Final = "served"
+"""Amount: requests whose latency is compared; those of :data:`TIMED` that did not fail."""
+
+SERVED_MS: Final = "served_ms"
+"""Amount: their total duration."""
 
 ERRORS: Final = "errors"
 """Amount: answers with status 500 or above, and answers that the upstream broke off."""
@@ -89,6 +95,14 @@ SUCCEEDED: Final = "succeeded"
 """Amount: complete answers with status 200 to 399; neither the upstream nor the client broke them off."""
 
 DURATION_MS: Final = "duration_ms"
+FAILED: Final = "failed"
+"""Amount: answers with status 400 or above, and answers that the upstream broke off; not those from a cache.
+
+A failure is often fast, so that latencies of all answers would make the variant that fails more look better. Answers
+that the client gave up have not failed: they would have taken longer yet, and leaving them out would hide slowness.
+"""
+
+FAILED_MS: Final = "failed_ms"
 TTFT_MS: Final = "ttft_ms"
 FIRST_TOKENS: Final = "first_tokens"
 CACHED: Final = "cached"
@@ -125,6 +139,8 @@ VALUED_EVENTS: Final = "valued_events"
 
 PLAIN_COUNTERS: Final = (
     DURATION_MS,
+    FAILED,
+    FAILED_MS,
     TTFT_MS,
     FIRST_TOKENS,
     CACHED,
@@ -154,7 +170,7 @@ def of_event(amount: str, event: str) -> str:
 
 
 ERROR_RATE = Metric("error_rate", "share", ((ERRORS, 1),), (ANSWERED,), share=True, more_is_better=False)
-LATENCY_MEAN = Metric("latency_mean", "duration", ((DURATION_MS, 1),), (TIMED,), more_is_better=False)
+LATENCY_MEAN = Metric("latency_mean", "duration", ((SERVED_MS, 1),), (SERVED,), more_is_better=False)
 _TTFT_MEAN = Metric("ttft_mean", "duration", ((TTFT_MS, 1),), (FIRST_TOKENS,), more_is_better=False)
 THUMBS = Metric(
     "thumbs",

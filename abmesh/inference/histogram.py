@@ -64,6 +64,14 @@ def merge(parts: Iterable[Bins]) -> dict[tuple[float, float], int]:
     return total
 
 
+def without(bins: Bins, part: Bins) -> Bins:
+    """A histogram less some of its values, bin by bin; never below 0, since the two may be read a moment apart."""
+    if not part:
+        return bins
+    left = {key: count - part.get(key, 0) for key, count in bins.items()}
+    return {key: count for key, count in left.items() if count > 0}
+
+
 def size(bins: Bins) -> int:
     """How many values a histogram holds."""
     return sum(bins.values())

@@ -16,6 +16,7 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
     ComparisonFilterOp,
     HeaderFilter,
     MetadataFilter,
+    OrFilter,
     ResponseFlagFilter,
     StatusCodeFilter,
 )
@@ -64,6 +65,11 @@ def code_from(code: int) -> AccessLogFilter:
 def all_of(*filters: AccessLogFilter) -> AccessLogFilter:
     """Requests that pass all filters; Envoy stops at the first that fails."""
     return filters[0] if len(filters) == 1 else AccessLogFilter(and_filter=AndFilter(filters=list(filters)))
+
+
+def any_of(*filters: AccessLogFilter) -> AccessLogFilter:
+    """Requests that pass any filter; Envoy stops at the first that passes."""
+    return AccessLogFilter(or_filter=OrFilter(filters=list(filters)))
 
 
 def _code(comparison: ComparisonFilterOp, code: int, key: str) -> AccessLogFilter:

@@ -51,6 +51,9 @@ _SEGMENT: Final = _VARIANT | {names.TAG_SEGMENT: f"%REQ({names.SEGMENT})%"}
 BROKEN_OFF: Final = ("UC", "UF", "UR", "LR", "UT", "UPE", "UMSDR", "SI")
 """Envoy's response flags for answers that the upstream did not finish."""
 
+FIRST_FAILURE: Final = 400
+"""Lowest status code of an answer that failed, whosever fault it was: its duration is not compared."""
+
 GIVEN_UP: Final = ("DC", "DR")
 """Response flags for answers that the client abandoned: it closed the connection, or reset its HTTP/2 stream."""
 
@@ -85,11 +88,18 @@ def _of_answers() -> Iterator[AccessLog]:
         _counter(metrics.DURATION_MS, _SLICE, _DURATION),
         _histogram(names.STAT_DURATION, _GROUP, _DURATION),
     )
+    yield _logger(
+        "failed",
+        _failed(_evidence()),
+        _counter(metrics.FAILED, _SLICE),
+        _counter(metrics.FAILED_MS, _SLICE, _DURATION),
+        _histogram(names.STAT_FAILED, _GROUP, _DURATION),
+    )
     cached = log_filters.all_of(log_filters.metadata_set(names.METADATA_CACHED), sliced)
     yield _logger("cached", cached, requests, _counter(metrics.CACHED, _SLICE))
     yield _logger(
         "first_tokens",
-        log_filters.all_of(log_filters.metadata_set(names.METADATA_ANSWERED), sliced),
+        _began(sliced),
         _counter(metrics.TTFT_MS, _SLICE, _TTFT),
         _counter(metrics.FIRST_TOKENS, _SLICE),
         _histogram(names.STAT_TTFT, _GROUP, _TTFT),
@@ -112,7 +122,7 @@ def _of_answers() -> Iterator[AccessLog]:
     broken = log_filters.all_of(log_filters.any_flag(BROKEN_OFF), log_filters.code_below(500), _evidence())
     yield _logger("broken", broken, _counter(metrics.BROKEN, _SLICE))
     left = log_filters.all_of(
-        log_filters.any_flag(GIVEN_UP), log_filters.code_below(400), log_filters.code_from(200), _evidence()
+        log_filters.any_flag(GIVEN_UP), log_filters.code_below(FIRST_FAILURE), log_filters.code_from(200), _evidence()
     )
     yield _logger("left", left, _counter(metrics.LEFT, _SLICE))
 
@@ -160,13 +170,18 @@ def _by_segment(document: Document) -> Iterator[AccessLog]:
         requests,
         _histogram(_by_segment_name(names.STAT_DURATION), _SEGMENT, _DURATION),
     )
+    yield _logger(
+        "failed_by_segment",
+        _failed(in_one, _evidence()),
+        _histogram(_by_segment_name(names.STAT_FAILED), _SEGMENT, _DURATION),
+    )
     sliced = log_filters.all_of(in_one, log_filters.header_present(names.SLICE))
     yield _logger(
         "cached_by_segment", log_filters.all_of(log_filters.metadata_set(names.METADATA_CACHED), sliced), requests
     )
     yield _logger(
         "ttft_by_segment",
-        log_filters.all_of(log_filters.metadata_set(names.METADATA_ANSWERED), sliced),
+        _began(sliced),
         _histogram(_by_segment_name(names.STAT_TTFT), _SEGMENT, _TTFT),
     )
     yield _logger(
@@ -192,6 +207,18 @@ def _by_segment(document: Document) -> Iterator[AccessLog]:
 def _evidence() -> AccessLogFilter:
     """Requests that were sent to a variant and have a slice."""
     return log_filters.all_of(log_filters.header_present(names.ROUTE), log_filters.header_present(names.SLICE))
+
+
+def _failed(*where: AccessLogFilter) -> AccessLogFilter:
+    """Requests that failed and whose duration counts; most requests fail only the first two of its tests."""
+    failed = log_filters.any_of(log_filters.code_from(FIRST_FAILURE), log_filters.any_flag(BROKEN_OFF))
+    return log_filters.all_of(failed, log_filters.metadata_unset(names.METADATA_CACHED), *where)
+
+
+def _began(where: AccessLogFilter) -> AccessLogFilter:
+    """Answers that began: the body of an error is no first token."""
+    answered = log_filters.metadata_set(names.METADATA_ANSWERED)
+    return log_filters.all_of(answered, log_filters.code_below(FIRST_FAILURE), where)
 
 
 def _feedback() -> AccessLogFilter:

@@ -64,6 +64,10 @@ def _dump(evidence: VariantEvidence) -> dict[str, Any]:
             (name, list(item.codes.items()), dict(item.amounts), _dump_bins(item.durations), _dump_bins(item.ttft))
             for name, item in evidence.segments.items()
         ],
+        "failed": [(group, _dump_bins(bins)) for group, bins in evidence.failed.items()],
+        "failed_in_segments": {
+            name: _dump_bins(item.failed) for name, item in evidence.segments.items() if item.failed
+        },
     }
 
 
@@ -73,6 +77,7 @@ def _dump_bins(bins: Bins) -> list[tuple[float, float, int]]:
 
 def _load(plain: Mapping[str, Any]) -> VariantEvidence:
     """What was packed; an older version that counted less has fewer fields."""
+    failed = plain.get("failed_in_segments", {})
     return VariantEvidence(
         codes=_codes(plain["codes"]),
         duration_ms=int(plain["duration_ms"]),
@@ -81,9 +86,12 @@ def _load(plain: Mapping[str, Any]) -> VariantEvidence:
         groups={int(group): _bins(bins) for group, bins in plain["groups"]},
         ttft={int(group): _bins(bins) for group, bins in plain.get("ttft", ())},
         segments={
-            str(name): SegmentEvidence(_codes(codes), _amounts(amounts), _bins(durations), _bins(ttft))
+            str(name): SegmentEvidence(
+                _codes(codes), _amounts(amounts), _bins(durations), _bins(ttft), _bins(failed.get(name, ()))
+            )
             for name, codes, amounts, durations, ttft in plain.get("segments", ())
         },
+        failed={int(group): _bins(bins) for group, bins in plain.get("failed", ())},
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from abmesh.experiment import metrics
 from abmesh.inference.histogram import quantile, size
 from controller.decision.verdicts import GoalJudgement, Judgement, Paradox, SampleRatio, TypicalUser
 from controller.evidence.summary import VariantEvidence
@@ -24,9 +25,12 @@ def outline(found: Judgement | GoalJudgement | SampleRatio | Paradox) -> dict[st
 
 
 def evidence_outline(evidence: VariantEvidence) -> dict[str, int | float | None]:
-    """One variant's numbers that people want to see beside a decision; times in milliseconds."""
+    """One variant's numbers that people want to see beside a decision; times in milliseconds.
+
+    The times are of all answers, failed ones as well. Comparisons of latencies leave those out.
+    """
     bins = evidence.bins
-    return {
+    found: dict[str, int | float | None] = {
         "requests": evidence.requests,
         "errors": evidence.errors,
         "aborted": evidence.aborted,
@@ -37,6 +41,9 @@ def evidence_outline(evidence: VariantEvidence) -> dict[str, int | float | None]
         "p99_ms": _rounded(quantile(bins, 0.99)),
         "durations": size(bins),
     }
+    if metrics.FAILED in evidence.amounts:
+        found["failed"] = evidence.amount(metrics.FAILED)
+    return found
 
 
 def _plain(value: Any) -> Any:

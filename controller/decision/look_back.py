@@ -192,6 +192,7 @@ def _condensed(evidence: VariantEvidence, measured: Sequence[Metric]) -> Variant
         groups=groups("duration", evidence.groups),
         amounts=evidence.amounts,
         ttft=groups("ttft", evidence.ttft),
+        failed=groups("duration", evidence.failed) if evidence.failed else {},
     )
 
 

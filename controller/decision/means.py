@@ -58,7 +58,7 @@ class MeanComparison:
         counts = StratifiedSums.of(evidence, replace(metric, per=(metric.counted,))) if metric.counted else sums
         effect = 1.0
         if metric == LATENCY_MEAN:  # Only a histogram of the very amount tells how requests differ.
-            bins = merge(arm.bins for arm in evidence.arms()[-1])
+            bins = merge(part for arm in evidence.arms()[-1] for part in arm.histograms("duration").values())
             effect = _design_effect(bins, float(request_variance(rows.a, rows.b)[0, -1]))
         return cls(sums, counts, MomentVariances(slices), tuned_rho2(tuned_for, alpha), slices.freedom, effect)
 

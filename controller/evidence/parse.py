@@ -32,6 +32,9 @@ from abmesh.experiment.errors import SourceError
 from abmesh.text import shorten
 from controller.evidence.counts import NOTHING, BinKey, CounterKey, Counts, Index, Series
 
+HISTOGRAMS = (names.STAT_DURATION, names.STAT_FAILED, names.STAT_TTFT)
+"""Names of the histograms that are evidence."""
+
 _LABEL = r"([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)"
 _SMALL = r"(\d{1,4})"
 _EVENT = r"([a-z][a-z0-9_]{0,62})"
@@ -50,8 +53,9 @@ def _counter(statistics: Iterable[str], rest: str = "") -> re.Pattern[str]:
 _REQUESTS = _counter((names.STAT_REQUESTS,), rf"\.{names.TAG_CODE}\.{_SMALL}")
 _AMOUNT = _counter(metrics.PLAIN_COUNTERS)
 _EVENT_AMOUNT = _counter(metrics.EVENT_COUNTERS, rf"\.{names.TAG_EVENT}\.{_EVENT}")
+_HISTOGRAMS = "|".join(HISTOGRAMS)
 _HISTOGRAM = re.compile(
-    rf"{re.escape(names.STATS_SCOPE)}\.({names.STAT_DURATION}|{names.STAT_TTFT})({names.BY_SEGMENT})?{_WHO}"
+    rf"{re.escape(names.STATS_SCOPE)}\.({_HISTOGRAMS})({names.BY_SEGMENT})?{_WHO}"
     rf"(?:\.{names.TAG_GROUP}\.{_SMALL}|\.{names.TAG_SEGMENT}\.{_SEGMENT})",
     re.ASCII,
 )

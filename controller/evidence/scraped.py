@@ -32,7 +32,7 @@ from abmesh.experiment.errors import SourceError
 from abmesh.experiment.latencies import bin_width
 from abmesh.text import shorten
 from controller.evidence.counts import BinKey, Counts, Index, Keys, Series, values_of
-from controller.evidence.parse import Sample, counter_key, histogram_key
+from controller.evidence.parse import HISTOGRAMS, Sample, counter_key, histogram_key
 from controller.evidence.vector import INSTANCE, OtherLabels, QueryResult, labels_of
 
 UP: Final = "up"
@@ -42,7 +42,6 @@ _SCOPE: Final = f"envoy_{names.STATS_SCOPE}_"
 _BUCKET: Final = "_bucket"
 
 _COUNTERS: Final = (names.STAT_REQUESTS, *metrics.PLAIN_COUNTERS, *metrics.EVENT_COUNTERS)
-_HISTOGRAMS: Final = (names.STAT_DURATION, names.STAT_TTFT)
 
 _SERIES: Final = "|".join(
     (
@@ -50,7 +49,7 @@ _SERIES: Final = "|".join(
         UPTIME,
         EPOCH,
         f"{_SCOPE}({'|'.join(_COUNTERS)})({names.BY_SEGMENT})?",
-        f"{_SCOPE}({'|'.join(_HISTOGRAMS)})({names.BY_SEGMENT})?{_BUCKET}",
+        f"{_SCOPE}({'|'.join(HISTOGRAMS)})({names.BY_SEGMENT})?{_BUCKET}",
     )
 )
 _LABELS: Final = ",".join(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from abmesh.experiment import metrics, names
 from abmesh.experiment.parts import Price
-from abmesh.inference.histogram import Bins, merge
+from abmesh.inference.histogram import Bins, merge, without
 from controller.evidence.counts import Counts
 
 ABORTED = 0
@@ -48,6 +48,10 @@ class SliceEvidence:
             return self.requests + self.aborted
         if name == metrics.TIMED:
             return max(0, self.requests + self.aborted - self.amounts.get(metrics.CACHED, 0))
+        if name == metrics.SERVED:
+            return max(0, self.amount(metrics.TIMED) - self.amounts.get(metrics.FAILED, 0))
+        if name == metrics.SERVED_MS:
+            return max(0, self.duration_ms - self.amounts.get(metrics.FAILED_MS, 0))
         if name == metrics.DURATION_MS:
             return self.duration_ms
         return self.amounts.get(name, 0)
@@ -62,12 +66,14 @@ class SegmentEvidence:
         amounts: sums, by name.
         durations: histogram of request durations.
         ttft: histogram of times to the first token.
+        failed: those of the durations that belong to failed answers.
     """
 
     codes: Mapping[int, int] = field(default_factory=dict)
     amounts: Mapping[str, int] = field(default_factory=dict)
     durations: Bins = field(default_factory=dict)
     ttft: Bins = field(default_factory=dict)
+    failed: Bins = field(default_factory=dict)
 
     def amount(self, name: str) -> int:
         """An amount from :mod:`abmesh.experiment.metrics`; 0 if nothing was counted."""
@@ -87,6 +93,8 @@ class VariantEvidence:
         amounts: further sums, by name.
         ttft: histogram of times to the first token, by group.
         segments: the same by segment, if segments are declared.
+        failed: those of the durations in ``groups`` that belong to failed answers, by group. Empty if the Envoys were
+            rendered before they counted them.
     """
 
     codes: Mapping[int, int] = field(default_factory=dict)
@@ -96,16 +104,23 @@ class VariantEvidence:
     amounts: Mapping[str, int] = field(default_factory=dict)
     ttft: Mapping[int, Bins] = field(default_factory=dict)
     segments: Mapping[str, SegmentEvidence] = field(default_factory=dict)
+    failed: Mapping[int, Bins] = field(default_factory=dict)
 
     def amount(self, name: str) -> int:
         """An amount from :mod:`abmesh.experiment.metrics`; 0 if nothing was counted."""
         if name == metrics.DURATION_MS:
             return self.duration_ms
+        if name == metrics.SERVED_MS:
+            return max(0, self.duration_ms - self.amounts.get(metrics.FAILED_MS, 0))
         return _amount(name, self.codes, self.amounts)
 
     def histograms(self, histogram: str) -> Mapping[int, Bins]:
-        """A histogram by group."""
-        return self.ttft if histogram == names.STAT_TTFT else self.groups
+        """A histogram by group, as it is compared: durations are those of answers that did not fail."""
+        if histogram == names.STAT_TTFT:
+            return self.ttft
+        if not self.failed:
+            return self.groups
+        return {group: without(bins, self.failed.get(group, {})) for group, bins in self.groups.items()}
 
     @property
     def requests(self) -> int:
@@ -129,13 +144,13 @@ class VariantEvidence:
 
     @property
     def mean_ms(self) -> float | None:
-        """Mean duration in milliseconds over the requests in ``duration_ms``; None without any."""
+        """Mean duration in milliseconds over the requests in ``duration_ms``, failed ones as well; None without any."""
         timed = self.amount(metrics.TIMED)
         return self.duration_ms / timed if timed else None
 
     @property
     def bins(self) -> Bins:
-        """The histogram of durations over all groups."""
+        """The histogram of durations over all groups, of failed answers as well."""
         return merge(self.groups.values())
 
 
@@ -148,6 +163,8 @@ def _amount(name: str, codes: Mapping[int, int], amounts: Mapping[str, int]) -> 
         return sum(codes.values())
     if name == metrics.TIMED:
         return max(0, sum(codes.values()) - amounts.get(metrics.CACHED, 0))
+    if name == metrics.SERVED:
+        return max(0, _amount(metrics.TIMED, codes, amounts) - amounts.get(metrics.FAILED, 0))
     return amounts.get(name, 0)
 
 
@@ -268,9 +285,11 @@ class _Building:
                     part.finished(),
                     self.bins.get((names.STAT_DURATION, name), {}),
                     self.bins.get((names.STAT_TTFT, name), {}),
+                    self.bins.get((names.STAT_FAILED, name), {}),
                 )
                 for name, part in self.segments.items()
             },
+            failed=self._groups(names.STAT_FAILED),
         )
 
     def _groups(self, histogram: str) -> dict[int, Bins]:

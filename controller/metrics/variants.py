@@ -86,6 +86,12 @@ _LATENCY_METRICS = (
         metrics.DURATION_MS,
     ),
     _LatencyMetric(
+        names.STAT_FAILED,
+        "llm_failed_request_duration",
+        "Those of the durations that belong to failed answers, which comparisons of latencies leave out.",
+        metrics.FAILED_MS,
+    ),
+    _LatencyMetric(
         names.STAT_TTFT,
         "llm_time_to_first_token",
         "Time to the first byte of the response body, without requests answered from a cache.",

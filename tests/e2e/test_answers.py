@@ -180,6 +180,29 @@ async def test_answers_that_the_client_leaves_are_not_broken_and_those_that_the_
         assert not {"usage", "output_tokens", "streamed_tokens"} & set(found), "neither was read to its end"
 
 
+async def test_failed_answers_are_told_apart_and_those_that_the_client_gave_up_have_not_failed(tmp_path: Path) -> None:
+    """A failure is often fast; what a client gave up would have taken longer than it did."""
+    body = completion(usage(1, 2))
+    plays = [Play([body], status=status) for status in (200, 302, 400, 429, 500)]
+    async with playing_mesh(
+        tmp_path, [chat_experiment(segments={"header": "x-segment", "values": ["power"]})]
+    ) as player:
+        power = user(set={"x-ab-segment": "power"})
+        await asyncio.gather(*(player.ask(play, power) for play in plays))
+        await player.ask(Play([body], JSON | {"x-cache": "HIT"}, status=500), power)
+        left = Play([body], waits=True)
+        asking = asyncio.create_task(player.ask(left, power))
+        await left.whole.wait()
+        asking.cancel()
+        await broken_off(player, Play([body], first=0.3, breaks=True), power)
+        found = await amounts(player.mesh, 8)
+        assert (found["failed"], found["broken"], found["left"], found["cached"]) == (4, 1, 1, 1)
+        assert 300 <= found["failed_ms"] <= found["duration_ms"]
+        assert found["first_tokens"] == 4, "of 200, 302, the one left and the one broken off"
+        whole = {"duration": 7, "failed_duration": 4, "ttft": 4}
+        await histograms(player, whole | {f"{name}_by_segment": count for name, count in whole.items()})
+
+
 async def test_a_variants_time_limit_in_the_middle_of_an_answer_breaks_it(tmp_path: Path) -> None:
     async with playing_mesh(tmp_path) as player:
         short = user(set={"x-envoy-upstream-rq-timeout-ms": "300"})
@@ -273,7 +296,7 @@ async def test_answers_without_a_body_and_bodies_that_cannot_be_read_are_what_th
         assert await player.ask(Play([body]), method="HEAD") == b""
         assert await player.ask(Play([])) == b""
         found = await amounts(player.mesh, 3)
-        assert set(found) == {"requests.code.204", "requests.code.200", "duration_ms"}
+        assert set(found) == {"requests.code.204", "requests.code.200", "duration_ms"}, "none of them failed"
         assert await player.ask(Play([packed], JSON | {"content-encoding": "x-gzip"})) == packed
         assert await player.ask(Play([body], {"content-type": "text/plain"})) == body
         assert await player.ask(Play([body], {})) == body
@@ -287,8 +310,8 @@ async def test_answers_of_envoys_own_have_no_first_token(tmp_path: Path) -> None
         assert (await mesh.get("/v1/x?drop", user())).status == 503
         assert (await mesh.get("/v1/x?status=500", user())).status == 500
         found = await amounts(mesh, 2)
-        assert (found["requests.code.503"], found["requests.code.500"], found["first_tokens"]) == (1, 1, 1)
-        assert "broken" not in found, "both are errors already"
+        assert (found["requests.code.503"], found["requests.code.500"], found["failed"]) == (1, 1, 2)
+        assert not {"broken", "first_tokens"} & set(found), "both are errors already, and an error's text is no token"
         assert mesh.envoy.log_lines("error") == []
 
 

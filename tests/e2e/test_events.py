@@ -319,7 +319,7 @@ async def test_segments_are_counted_apart_and_add_up_to_the_slices(tmp_path: Pat
             if slice_ is not None:
                 expected[f"requests_by_segment.{segment}.code.{status}"] += 1
                 expected[f"duration_by_segment.{segment}"] += 1
-                expected[f"ttft_by_segment.{segment}"] += 1
+                expected[f"{'ttft' if status == 200 else 'failed_duration'}_by_segment.{segment}"] += 1
                 expected[f"events_by_segment.{segment}.event.click"] += 1
                 if len(said) > 1:
                     expected[f"events_by_segment.{segment}.event.continuation"] += 1

@@ -225,7 +225,8 @@ class TestConfiguration:
             *(of("EVENT") for of in metrics.OF_EVENTS.values()),
         ]
         used = {name for metric in known for name in (*dict(metric.parts), *metric.per, metric.counted) if name}
-        assert amounts == used | {metrics.ENDED, metrics.BROKEN, metrics.LEFT}
+        of_these = {metrics.ENDED, metrics.BROKEN, metrics.LEFT, metrics.TIMED, metrics.DURATION_MS}
+        assert amounts == used | of_these | {metrics.FAILED, metrics.FAILED_MS}
 
     def test_its_documents_are_valid(self) -> None:
         blocks = re.findall(r"```yaml\n(.*?)```", CONFIGURATION, re.DOTALL)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abmesh.inference.cumulative import Cumulative
-from abmesh.inference.histogram import Bins, merge, quantile, size
+from abmesh.inference.histogram import Bins, merge, quantile, size, without
 
 # Envoy's bins do not overlap: two significant digits.
 BINS = st.dictionaries(
@@ -27,6 +27,16 @@ def test_a_quantile_is_interpolated_inside_its_bin() -> None:
     assert quantile(bins, 0.25) == 105.0
     assert quantile(bins, 0.75) == 205.0
     assert quantile(bins, 1.0) == 210.0
+
+
+@given(BINS, BINS)
+def test_a_part_is_taken_out_bin_by_bin(bins: Bins, part: Bins) -> None:
+    assert without(merge([bins, part]), part) == bins
+
+
+def test_no_bin_becomes_negative() -> None:
+    """The two may be read a moment apart, and a part may have a bin that the whole lacks."""
+    assert without({(1.0, 1.0): 2, (2.0, 1.0): 5}, {(1.0, 1.0): 3, (2.0, 1.0): 4, (9.0, 1.0): 1}) == {(2.0, 1.0): 1}
 
 
 def test_an_empty_histogram_has_no_quantile() -> None:

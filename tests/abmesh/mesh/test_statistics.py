@@ -28,8 +28,11 @@ ALWAYS = {
     **dict.fromkeys(
         ("duration_ms", "cached", "ttft_ms", "first_tokens", "input_tokens", "output_tokens", "usage"), WHO
     ),
-    **dict.fromkeys(("streamed_tokens", "generation_ms", "streams", "refusals", "broken", "left"), WHO),
+    **dict.fromkeys(
+        ("streamed_tokens", "generation_ms", "streams", "refusals", "broken", "left", "failed", "failed_ms"), WHO
+    ),
     "duration": GROUP,
+    "failed_duration": GROUP,
     "ttft": GROUP,
 }
 OF_USERS = {
@@ -40,7 +43,7 @@ BY_SEGMENT = {
     "requests_by_segment": [*SEGMENT, "code"],
     "events_by_segment": [*SEGMENT, "event"],
     **dict.fromkeys((f"{name}_by_segment" for name in ("input_tokens", "output_tokens", "usage")), SEGMENT),
-    **dict.fromkeys((f"{name}_by_segment" for name in ("duration", "ttft")), SEGMENT),
+    **dict.fromkeys((f"{name}_by_segment" for name in ("duration", "failed_duration", "ttft")), SEGMENT),
 }
 
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from abmesh.experiment.bucketing import group_of
+from abmesh.experiment.metrics import FAILED, FAILED_MS
 from abmesh.experiment.rollout import Rollout
 from abmesh.inference.histogram import merge
 from controller.decision.look_back import Increment, LookBack
@@ -74,6 +75,31 @@ def arm(
         duration_ms=sum(item.duration_ms for item in found.values()),
         slices=found,
         groups=groups,
+    )
+
+
+def with_failures(served: VariantEvidence, failures: int, ms: int) -> VariantEvidence:
+    """A variant that also failed so often, each time after so many milliseconds, shared out evenly over slices."""
+    failed = arm(0, ms=ms) if not failures else arm(failures, failures, ms=ms)
+    codes = {code: served.codes.get(code, 0) + failed.codes.get(code, 0) for code in (200, 500)}
+    told = {number: {FAILED: item.errors, FAILED_MS: item.duration_ms} for number, item in failed.slices.items()}
+    return VariantEvidence(
+        codes=codes,
+        duration_ms=served.duration_ms + failed.duration_ms,
+        slices={
+            number: SliceEvidence(
+                item.requests + other.requests,
+                item.errors + other.errors,
+                0,
+                item.duration_ms + other.duration_ms,
+                told.get(number, {}),
+            )
+            for number, item in served.slices.items()
+            for other in [failed.slices.get(number, SliceEvidence())]
+        },
+        groups={group: merge([bins, failed.groups.get(group, {})]) for group, bins in served.groups.items()},
+        amounts={FAILED: failures, FAILED_MS: failed.duration_ms},
+        failed=failed.groups,
     )
 
 

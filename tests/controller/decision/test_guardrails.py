@@ -20,7 +20,7 @@ from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.verdicts import Judgement, Verdict
 from controller.evidence.counts import Counts, add
 from controller.evidence.summary import summarize
-from tests.controller.decision.support import NOTHING, arm, evidence_of, rollout, scaled, stage, text
+from tests.controller.decision.support import NOTHING, arm, evidence_of, rollout, scaled, stage, text, with_failures
 
 ERRORS = {"metric": "error_rate", "max": "5%"}
 MORE_ERRORS = {"metric": "error_rate", "max_increase": "1%"}
@@ -33,6 +33,8 @@ SLOWER_MEAN_BY = {"metric": "latency_mean", "max_increase": "30ms"}
 
 TYPICAL = {80: 40, 100: 40, 150: 15, 300: 5}
 """How many requests of a hundred take how many milliseconds."""
+
+SLOW_TAIL = {80: 40, 100: 40, 150: 10, 300: 10}
 
 P95_EDGES = {"latency_p95": (300.0,)}
 
@@ -161,6 +163,26 @@ def test_health_needs_the_present_stages_own_value_to_be_within_too() -> None:
     assert "over all stages, but not within it in this stage alone, where it is 8%" in text(judgement)
     assert _judge(ERRORS, evidence_of(arm(100), arm(100, 4), past=[good])).verdict is Verdict.HEALTHY
     assert _judge(ERRORS, evidence_of(arm(100), NOTHING, past=[good])).verdict is Verdict.HEALTHY
+
+
+@pytest.mark.parametrize("guardrail", [SLOWER_P95, SLOWER_MEAN, SLOWER_MEAN_BY, P95, MEAN], ids=str)
+@pytest.mark.parametrize("share", [0.6, 0.8])
+def test_a_control_that_fails_fast_makes_no_candidate_look_slow(guardrail: dict[str, Any], share: float) -> None:
+    n = 10_010
+    control = with_failures(arm(round(n * (1 - share)), ms=SLOW_TAIL), round(n * share), 5)
+    candidate = arm(n, ms=SLOW_TAIL)
+    found = _judge(guardrail, evidence_of(control, candidate, edges=P95_EDGES))
+    assert found.verdict is Verdict.HEALTHY
+    assert found.value == pytest.approx(found.control or found.value, rel=0.05)
+    mirrored = _judge(guardrail, evidence_of(candidate, control, edges=P95_EDGES))
+    assert mirrored.verdict is Verdict.HEALTHY, "a candidate that fails fast is no faster; its errors speak elsewhere"
+    assert mirrored.value == pytest.approx(found.value, rel=0.05)
+
+
+def test_a_candidate_that_fails_fast_is_not_excused_for_the_slowness_of_what_it_serves() -> None:
+    control, candidate = arm(5000, ms=TYPICAL), with_failures(arm(2500, ms={200: 50, 900: 50}), 2500, 5)
+    for guardrail in (SLOWER_P95, SLOWER_MEAN):
+        assert _judge(guardrail, evidence_of(control, candidate, edges=P95_EDGES)).verdict is Verdict.HARMFUL
 
 
 def test_stages_are_compared_each_with_its_own_control() -> None:

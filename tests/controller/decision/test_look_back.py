@@ -11,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abmesh.experiment import metrics
+from abmesh.experiment.metrics import SERVED, SERVED_MS
+from abmesh.inference.histogram import merge
+from controller.decision.comparisons import compare
 from controller.decision.decide import past_strata
 from controller.decision.history import History, PastStage
 from controller.decision.look_back import Increment, look_back, with_checkpoint
 from controller.evidence.summary import VariantEvidence
-from tests.controller.decision.support import NOTHING, arm, evidence_of
+from tests.controller.decision.support import NOTHING, arm, evidence_of, with_failures
 from tests.controller.support import START
 
 NAMES = ("model-b", "model-a")
@@ -106,6 +109,25 @@ def test_an_increment_is_the_difference_since_a_checkpoint() -> None:
     assert (middle.candidate.requests, middle.candidate.errors, middle.age) == (80, 50, timedelta(seconds=10))
     assert (middle.control.requests, middle.control.errors) == (50, 1)
     assert middle.control.duration_ms == 150 * 200 - 100 * 100
+
+
+def test_failed_answers_are_told_apart_since_a_checkpoint_too() -> None:
+    """Of the latencies since then, only those of answers that did not fail are compared, as of all evidence."""
+    before, after = with_failures(arm(100), 50, 5), with_failures(arm(300, ms=200), 250, 5)
+    measured = [metrics.MEASURED["latency_p95"], metrics.MEASURED["latency_mean"]]
+    then = {"model-a": arm(100), "model-b": before}
+    history = with_checkpoint(History(), START, _at(60), then, NAMES, measured)
+    present = {"model-a": arm(300), "model-b": after}
+    found = look_back(history.checkpoints, _at(70), present, *NAMES, {})
+    since = found.increments[-1]
+    assert since.candidate.amount(SERVED) == 300 - 100
+    assert since.candidate.amount(SERVED_MS) == 300 * 200 - 100 * 100
+    assert merge(since.before["model-b"].histograms("duration").values()) == {(100.0, 10.0): 100}
+    evidence = evidence_of(arm(300), after, since=found.increments)
+    _, candidate = evidence.latencies.of("duration")
+    assert candidate.sizes()[:, -1].sum(axis=-1).tolist() == [300, 300, 200]
+    mean = compare(measured[1], evidence, 1000, 0.05)
+    assert mean.moment(2) == (pytest.approx((300 * 200 - 100 * 100) / 200), 200)
 
 
 def test_a_checkpoint_of_this_very_moment_is_left_out() -> None:

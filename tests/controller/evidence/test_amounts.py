@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from abmesh.experiment import metrics
@@ -22,6 +24,9 @@ abmesh.duration_ms.{WHO}.slice.1: 9000
 abmesh.cached.{WHO}.slice.1: 10
 abmesh.broken.{WHO}.slice.1: 2
 abmesh.left.{WHO}.slice.1: 8
+abmesh.failed.{WHO}.slice.1: 7
+abmesh.failed.{WHO}.slice.2: 3
+abmesh.failed_ms.{WHO}.slice.1: 500
 abmesh.ttft_ms.{WHO}.slice.1: 800
 abmesh.first_tokens.{WHO}.slice.1: 80
 abmesh.input_tokens.{WHO}.slice.1: 4000
@@ -46,6 +51,18 @@ abmesh.ttft.{WHO}.group.0:
   totals=10,1:80
   intervals=
   summary=P0(nan,10)
+abmesh.duration.{WHO}.group.0:
+  totals=5,0.1:8, 100,10:82
+  intervals=
+  summary=P0(nan,5)
+abmesh.failed_duration.{WHO}.group.0:
+  totals=5,0.1:8, 100,10:3, 900,10:1
+  intervals=
+  summary=P0(nan,5)
+abmesh.failed_duration_by_segment.{WHO}.segment.power:
+  totals=100,10:4
+  intervals=
+  summary=P0(nan,5)
 abmesh.duration_by_segment.{WHO}.segment.power:
   totals=100,10:30
   intervals=
@@ -69,7 +86,7 @@ def evidence(request: pytest.FixtureRequest) -> VariantEvidence:
 
 VALUES = {
     "error_rate": (6 + 2) / 99,
-    "latency_mean": 9000 / 90,
+    "latency_mean": (9000 - 500) / (90 - 7 - 3),
     "ttft_mean": 10.0,
     "input_tokens_mean": 100.0,
     "output_tokens_mean": 50.0,
@@ -110,10 +127,22 @@ def test_segments_are_kept_apart(evidence: VariantEvidence) -> None:
         "succeeded": 30,
         "cost": 600 * 2000,
     }
-    bins = ({(100.0, 10.0): 30}, {(10.0, 1.0): 29})
+    bins = ({(100.0, 10.0): 30}, {(10.0, 1.0): 29}, {(100.0, 10.0): 4})
     assert evidence.segments == {"power": SegmentEvidence({200: 30}, amounts, *bins)}
     assert evidence.ttft == {0: {(10.0, 1.0): 80}}
-    assert evidence.groups == {}
+
+
+def test_latencies_that_are_compared_are_those_of_answers_that_did_not_fail(evidence: VariantEvidence) -> None:
+    assert evidence.groups == {0: {(5.0, 0.1): 8, (100.0, 10.0): 82}}
+    assert evidence.histograms("duration") == {0: {(100.0, 10.0): 79}}
+    assert (evidence.mean_ms, evidence.bins) == (9000 / 90, evidence.groups[0])
+
+
+def test_an_envoy_rendered_before_failures_were_told_apart_has_every_duration_compared() -> None:
+    older = re.sub(r"abmesh\.failed_duration.*\n(?:  .*\n)+|abmesh\.failed.*\n", "", TEXT)
+    found = summarize(parse(older).counts("chat"), ("b",))["b"]
+    assert found.histograms("duration") == found.groups
+    assert found.amount(metrics.SERVED_MS) / found.amount(metrics.SERVED) == 9000 / 90
 
 
 def test_evidence_comes_back_from_a_packed_text(evidence: VariantEvidence) -> None:

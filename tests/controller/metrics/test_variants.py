@@ -102,6 +102,7 @@ def test_everything_declared_starts_at_zero() -> None:
         ("llm_cost_dollars_total", {}),
         ("llm_events_total", {"event": "click"}),
         ("llm_request_duration_seconds_bucket", {"le": "+Inf"}),
+        ("llm_failed_request_duration_seconds_count", {}),
         ("llm_time_to_first_token_seconds_count", {}),
         ("llm_requests_by_segment_total", {"segment": "power"}),
         ("llm_requests_by_segment_total", {"segment": "other"}),
