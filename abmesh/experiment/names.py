@@ -106,7 +106,7 @@ BUCKETS: Final = 10_000
 """Size of bucket space; one bucket is one basis point (0.01%) of the users."""
 
 GROUPS: Final = 10
-"""Number of groups of slices; histograms are tagged with the group."""
+"""Number of groups of slices; histograms, and whatever is counted by segment, are tagged with the group."""
 
 STATS_SCOPE: Final = "abmesh"
 STAT_REQUESTS: Final = "requests"
@@ -116,7 +116,7 @@ STAT_FAILED: Final = "failed_duration"
 """Those of :data:`STAT_DURATION` that belong to failed answers."""
 STAT_UNASSIGNED: Final = "unassigned"
 BY_SEGMENT: Final = "_by_segment"
-"""Ending of a statistic that is tagged with a segment instead of a slice or group."""
+"""Ending of a statistic that is tagged with a segment and a group instead of a slice."""
 TAG_EXPERIMENT: Final = "experiment"
 TAG_VARIANT: Final = "variant"
 TAG_SLICE: Final = "slice"

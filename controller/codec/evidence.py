@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from abmesh.experiment.errors import StateError
-from abmesh.inference.histogram import Bins
+from abmesh.inference.histogram import Bins, merge, without
 from controller.decision.history import Evidence
 from controller.evidence.identity import ById
 from controller.evidence.summary import SegmentEvidence, SliceEvidence, VariantEvidence
@@ -60,15 +60,28 @@ def _dump(evidence: VariantEvidence) -> dict[str, Any]:
         ],
         "groups": [(group, _dump_bins(bins)) for group, bins in evidence.groups.items()],
         "ttft": [(group, _dump_bins(bins)) for group, bins in evidence.ttft.items()],
-        "segments": [
-            (name, list(item.codes.items()), dict(item.amounts), _dump_bins(item.durations), _dump_bins(item.ttft))
-            for name, item in evidence.segments.items()
-        ],
         "failed": [(group, _dump_bins(bins)) for group, bins in evidence.failed.items()],
-        "failed_in_segments": {
-            name: _dump_bins(item.failed) for name, item in evidence.segments.items() if item.failed
+        "segments": [(name, *_dump_segment(item)[:4]) for name, item in evidence.segments.items()],
+        # Apart, so that an older version can still read the file.
+        "failed_in_segments": {name: _dump_segment(item)[4] for name, item in evidence.segments.items() if item.failed},
+        "groups_in_segments": {
+            name: [(group, *_dump_segment(part)) for group, part in item.groups.items()]
+            for name, item in evidence.segments.items()
+            if item.groups
         },
     }
+
+
+def _dump_segment(item: SegmentEvidence) -> tuple[Any, ...]:
+    """Codes, amounts, and of the histograms of durations, first tokens and failures what is in no group."""
+    groups = item.groups.values()
+    return (
+        list(item.codes.items()),
+        dict(item.amounts),
+        _dump_bins(without(item.durations, merge(group.durations for group in groups))),
+        _dump_bins(without(item.ttft, merge(group.ttft for group in groups))),
+        _dump_bins(without(item.failed, merge(group.failed for group in groups))),
+    )
 
 
 def _dump_bins(bins: Bins) -> list[tuple[float, float, int]]:
@@ -77,7 +90,6 @@ def _dump_bins(bins: Bins) -> list[tuple[float, float, int]]:
 
 def _load(plain: Mapping[str, Any]) -> VariantEvidence:
     """What was packed; an older version that counted less has fewer fields."""
-    failed = plain.get("failed_in_segments", {})
     return VariantEvidence(
         codes=_codes(plain["codes"]),
         duration_ms=int(plain["duration_ms"]),
@@ -85,13 +97,37 @@ def _load(plain: Mapping[str, Any]) -> VariantEvidence:
         slices={int(number): _slice(*parts) for number, *parts in plain["slices"]},
         groups={int(group): _bins(bins) for group, bins in plain["groups"]},
         ttft={int(group): _bins(bins) for group, bins in plain.get("ttft", ())},
-        segments={
-            str(name): SegmentEvidence(
-                _codes(codes), _amounts(amounts), _bins(durations), _bins(ttft), _bins(failed.get(name, ()))
-            )
-            for name, codes, amounts, durations, ttft in plain.get("segments", ())
-        },
+        segments=_segments(plain),
         failed={int(group): _bins(bins) for group, bins in plain.get("failed", ())},
+    )
+
+
+def _segments(plain: Mapping[str, Any]) -> dict[str, SegmentEvidence]:
+    failed, grouped = plain.get("failed_in_segments", {}), plain.get("groups_in_segments", {})
+    found = {}
+    for name, codes, amounts, durations, ttft in plain.get("segments", ()):
+        groups = {int(group): _segment(*part) for group, *part in grouped.get(name, ())}
+        found[str(name)] = _segment(codes, amounts, durations, ttft, failed.get(name, ()), groups)
+    return found
+
+
+def _segment(
+    codes: Any,
+    amounts: Any,
+    durations: Any,
+    ttft: Any,
+    failed: Any,
+    groups: Mapping[int, SegmentEvidence] | None = None,
+) -> SegmentEvidence:
+    groups = groups or {}
+    parts = groups.values()
+    return SegmentEvidence(
+        _codes(codes),
+        _amounts(amounts),
+        merge([_bins(durations), *(part.durations for part in parts)]),
+        merge([_bins(ttft), *(part.ttft for part in parts)]),
+        merge([_bins(failed), *(part.failed for part in parts)]),
+        groups,
     )
 
 

@@ -30,8 +30,9 @@ from controller.evidence.parse import EPOCH, TOTALS, UPTIME, Sample, counter_key
 MOST_NAMES: Final = 250_000
 """Most statistics' names cached: 60 times what ten experiments with two variants and three codes have."""
 
-MOST_CELLS: Final = 4_000_000
-"""Most cells of the table of histograms by bins, four bytes each; Envoy has some 90 bins in each decade."""
+MOST_CELLS: Final = 16_000_000
+"""Most cells of the table of histograms by bins, four bytes each; Envoy has some 90 bins in each decade. Ten
+experiments of two variants and twenty segments have some 12,000 histograms."""
 
 MOST_LAYOUTS: Final = 1024
 """Most lists of counter names cached, some 20 KB each for ten experiments."""
@@ -97,7 +98,7 @@ class Parser:
         self._histograms: dict[bytes, int] = {}
         self._owners: list[int] = []  # each name's experiment, or _IGNORED, _UPTIME or _EPOCH
         self._numbers: list[int] = []  # each name's number among its experiment's counters, or its row of cells
-        self._rows: list[tuple[str, str, int | str]] = []  # each row's variant, histogram, and group or segment
+        self._rows: list[tuple[str, str, int | str]] = []  # each row's variant, histogram, and group or place
         self._bins = BinTable()
         self._cells: NDArray[np.int32] = np.full((0, 0), _UNKNOWN, np.int32)  # a bin's number within its experiment
         self._table: tuple[Numbers, Numbers] = (np.zeros(0, np.int32), np.zeros(0, np.int32))

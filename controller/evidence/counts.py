@@ -24,10 +24,10 @@ AmountKey = tuple[str, int, str]
 """Variant, slice, amount (see :mod:`abmesh.experiment.metrics`)."""
 
 SegmentKey = tuple[str, str, int | str]
-"""Variant, segment, and a response code or an amount."""
+"""Variant, place (:func:`place_in`), and a response code or an amount."""
 
 BinKey = tuple[str, str, int | str, float, float]
-"""Variant, histogram, group of slices or segment, the bin's lower bound and its width, both in milliseconds."""
+"""Variant, histogram, group of slices or place, the bin's lower bound and its width, both in milliseconds."""
 
 CounterKey = tuple[str, int | str, int | str]
 """Any of the three above; the types of its parts tell which."""
@@ -41,10 +41,27 @@ SMALL = 2**48
 
 MOST_PARTS = 2**14
 
+_DOT = "."
+"""Between a segment and a group; no segment's name has one."""
+
 _FLOATS = 2**53
 """Sums below this are exact in floating point, which numpy adds fastest."""
 
 _Key = TypeVar("_Key")
+
+
+def place_in(segment: str, group: int) -> str:
+    """The place of a group of slices within a segment: ``power.3``.
+
+    The segment's name alone is the place of what an Envoy that was rendered before counted without groups.
+    """
+    return f"{segment}{_DOT}{group}"
+
+
+def segment_of(place: str) -> tuple[str, int | None]:
+    """The segment of a place, and its group, if it has one."""
+    segment, dot, group = place.partition(_DOT)
+    return segment, int(group) if dot else None
 
 
 class Keys(Generic[_Key]):
@@ -199,7 +216,7 @@ class Counts:
         requests: finished requests, including aborted ones (code 0).
         amounts: sums over these requests, such as their durations in milliseconds or their tokens.
         bins: how many of them fall into each bin of Envoy's histograms.
-        segments: requests and amounts again, by segment.
+        segments: requests and amounts again, by segment and group.
 
     Attributes:
         counters: requests, amounts and segments as one series.
@@ -242,12 +259,12 @@ class Counts:
 
     @property
     def segments(self) -> Mapping[SegmentKey, int]:
-        """Finished requests by variant, segment and code; sums by variant, segment and amount."""
+        """Finished requests by variant, place and code; sums by variant, place and amount."""
         return self._mappings().segments
 
     @property
     def bins(self) -> Mapping[BinKey, int]:
-        """Finished requests by variant, histogram, group or segment, and bin."""
+        """Finished requests by variant, histogram, group or place, and bin."""
         return self._mappings().bins
 
     def __bool__(self) -> bool:

@@ -3,7 +3,7 @@
     abmesh.requests.experiment.E.variant.V.slice.7.code.200: 12
     abmesh.duration_ms.experiment.E.variant.V.slice.7: 1843
     abmesh.events.experiment.E.variant.V.slice.7.event.click: 3
-    abmesh.requests_by_segment.experiment.E.variant.V.segment.casual.code.200: 5
+    abmesh.requests_by_segment.experiment.E.variant.V.segment.casual.group.3.code.200: 5
     abmesh.duration.experiment.E.variant.V.group.3:
       totals=98,1:2, 100,10:7, 110,10:3
       intervals=100,10:1
@@ -30,7 +30,7 @@ from typing import NoReturn
 from abmesh.experiment import metrics, names
 from abmesh.experiment.errors import SourceError
 from abmesh.text import shorten
-from controller.evidence.counts import NOTHING, BinKey, CounterKey, Counts, Index, Series
+from controller.evidence.counts import NOTHING, BinKey, CounterKey, Counts, Index, Series, place_in
 
 HISTOGRAMS = (names.STAT_DURATION, names.STAT_FAILED, names.STAT_TTFT)
 """Names of the histograms that are evidence."""
@@ -40,11 +40,14 @@ _SMALL = r"(\d{1,4})"
 _EVENT = r"([a-z][a-z0-9_]{0,62})"
 _SEGMENT = r"([A-Za-z0-9][A-Za-z0-9_-]{0,62})"
 _WHO = rf"\.{names.TAG_EXPERIMENT}\.{_LABEL}\.{names.TAG_VARIANT}\.{_LABEL}"
-_SLICE_OR_SEGMENT = rf"(?:\.{names.TAG_SLICE}\.{_SMALL}|\.{names.TAG_SEGMENT}\.{_SEGMENT})"
+_OF_SEGMENT = rf"\.{names.TAG_SEGMENT}\.{_SEGMENT}(?:\.{names.TAG_GROUP}\.{_SMALL})?"
+"""Groups: segment, and group of slices, which an Envoy rendered by an older version does not tell."""
+
+_SLICE_OR_SEGMENT = rf"(?:\.{names.TAG_SLICE}\.{_SMALL}|{_OF_SEGMENT})"
 
 
 def _counter(statistics: Iterable[str], rest: str = "") -> re.Pattern[str]:
-    """Groups: name, the by-segment suffix if any, experiment, variant, slice, segment, and those in ``rest``."""
+    """Groups: name, the by-segment suffix if any, experiment, variant, slice, segment, group, those in ``rest``."""
     known = "|".join(map(re.escape, statistics))
     scope = re.escape(f"{names.STATS_SCOPE}.")
     return re.compile(rf"{scope}({known})({names.BY_SEGMENT})?{_WHO}{_SLICE_OR_SEGMENT}{rest}", re.ASCII)
@@ -56,7 +59,7 @@ _EVENT_AMOUNT = _counter(metrics.EVENT_COUNTERS, rf"\.{names.TAG_EVENT}\.{_EVENT
 _HISTOGRAMS = "|".join(HISTOGRAMS)
 _HISTOGRAM = re.compile(
     rf"{re.escape(names.STATS_SCOPE)}\.({_HISTOGRAMS})({names.BY_SEGMENT})?{_WHO}"
-    rf"(?:\.{names.TAG_GROUP}\.{_SMALL}|\.{names.TAG_SEGMENT}\.{_SEGMENT})",
+    rf"(?:\.{names.TAG_GROUP}\.{_SMALL}|{_OF_SEGMENT})",
     re.ASCII,
 )
 _BOUND = re.compile(r"\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,3})?", re.ASCII)
@@ -161,18 +164,18 @@ def decoded(text: str | bytes) -> str:
 def counter_key(name: str) -> tuple[str, CounterKey] | None:
     """The experiment and key that a counter's name stands for; None if it is not evidence."""
     if found := _REQUESTS.fullmatch(name):
-        _, by_segment, experiment, variant, slice_, segment, code = found.groups()
+        _, by_segment, experiment, variant, slice_, segment, group, code = found.groups()
         what: int | str = int(code)
     elif found := _AMOUNT.fullmatch(name):
-        what, by_segment, experiment, variant, slice_, segment = found.groups()
+        what, by_segment, experiment, variant, slice_, segment, group = found.groups()
     elif found := _EVENT_AMOUNT.fullmatch(name):
-        amount, by_segment, experiment, variant, slice_, segment, event = found.groups()
+        amount, by_segment, experiment, variant, slice_, segment, group, event = found.groups()
         what = metrics.of_event(amount, event)
     else:
         return None
     if (by_segment is None) != (segment is None):
         return None
-    return experiment, (variant, int(slice_) if segment is None else segment, what)
+    return experiment, (variant, int(slice_) if segment is None else _place(segment, group), what)
 
 
 def histogram_key(name: str) -> tuple[str, tuple[str, str, int | str]] | None:
@@ -180,10 +183,14 @@ def histogram_key(name: str) -> tuple[str, tuple[str, str, int | str]] | None:
     found = _HISTOGRAM.fullmatch(name)
     if found is None:
         return None
-    histogram, by_segment, experiment, variant, group, segment = found.groups()
+    histogram, by_segment, experiment, variant, group, segment, group_in_segment = found.groups()
     if (by_segment is None) != (segment is None):
         return None
-    return experiment, (variant, histogram, int(group) if segment is None else segment)
+    return experiment, (variant, histogram, int(group) if segment is None else _place(segment, group_in_segment))
+
+
+def _place(segment: str, group: str | None) -> str:
+    return segment if group is None else place_in(segment, int(group))
 
 
 def bounds(text: str, name: str) -> tuple[float, float]:

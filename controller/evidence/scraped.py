@@ -1,7 +1,7 @@
 """Parses Envoys' series as a Prometheus server has them into samples. Pure; for :mod:`controller.sources.prometheus`.
 
     envoy_abmesh_requests{experiment="E",variant="V",slice="7",code="200",instance="10.0.0.7:9901",job="envoy"} 12
-    envoy_abmesh_requests_by_segment{experiment="E",variant="V",segment="casual",code="200",..} 5
+    envoy_abmesh_requests_by_segment{experiment="E",variant="V",segment="casual",group="3",code="200",..} 5
     envoy_abmesh_events{experiment="E",variant="V",slice="7",event="click",..} 3
     envoy_abmesh_duration_bucket{experiment="E",variant="V",group="3",le="110",..} 98
     envoy_server_uptime{..} 3600
@@ -52,26 +52,24 @@ _SERIES: Final = "|".join(
         f"{_SCOPE}({'|'.join(HISTOGRAMS)})({names.BY_SEGMENT})?{_BUCKET}",
     )
 )
-_LABELS: Final = ",".join(
-    (
-        "__name__",
-        INSTANCE,
-        names.TAG_EXPERIMENT,
-        names.TAG_VARIANT,
-        names.TAG_SLICE,
-        names.TAG_GROUP,
-        names.TAG_SEGMENT,
-        names.TAG_CODE,
-        names.TAG_EVENT,
-        "le",
-    )
+_TAGS: Final = (
+    names.TAG_EXPERIMENT,
+    names.TAG_VARIANT,
+    names.TAG_SLICE,
+    names.TAG_SEGMENT,
+    names.TAG_GROUP,
+    names.TAG_CODE,
+    names.TAG_EVENT,
 )
+"""In the order in which any statistic has them."""
+
+_LABELS: Final = ",".join(("__name__", INSTANCE, *_TAGS, "le"))
 
 MOST_NAMES: Final = 250_000
 """Most series whose meaning is cached; the same limit as for names in :mod:`controller.evidence.columns`."""
 
 _Row = tuple[str, str, int | str]
-"""Variant, histogram, and group or segment."""
+"""Variant, histogram, and group or place."""
 
 
 def ages_query(selector: str) -> str:
@@ -190,15 +188,13 @@ class SeriesReader:
         if statistic == name:
             return None
         if statistic.endswith(_BUCKET):
-            tags = (names.TAG_EXPERIMENT, names.TAG_VARIANT, names.TAG_GROUP, names.TAG_SEGMENT)
-            row = histogram_key(_envoy_name(statistic.removesuffix(_BUCKET), labels, tags))
+            row = histogram_key(_envoy_name(statistic.removesuffix(_BUCKET), labels))
             bound = _number(labels.get("le", ""))
             if row is None or bound is None:
                 return None
             upper = bound if bound == math.inf else round(bound + bin_width(bound), 6)
             return _Meaning(self._owner(row[0]), self._rows.number(row[1]), upper)
-        tags = (names.TAG_EXPERIMENT, names.TAG_VARIANT, names.TAG_SLICE, names.TAG_SEGMENT)
-        counter = counter_key(_envoy_name(statistic, labels, (*tags, names.TAG_CODE, names.TAG_EVENT)))
+        counter = counter_key(_envoy_name(statistic, labels))
         if counter is None:
             return None
         owner = self._owner(counter[0])
@@ -242,10 +238,10 @@ class SeriesReader:
         return Sample(experiments, float(_count(target.uptime)), target.ignored, epoch)
 
 
-def _envoy_name(statistic: str, labels: Mapping[str, str], tags: Iterable[str]) -> str:
+def _envoy_name(statistic: str, labels: Mapping[str, str]) -> str:
     """Envoy's own name for a statistic: each tag's name and value, in Envoy's order of the tags."""
     parts = [names.STATS_SCOPE, statistic]
-    for tag in tags:
+    for tag in _TAGS:
         if tag in labels:
             parts += [tag, labels[tag]]
     return ".".join(parts)

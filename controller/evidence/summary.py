@@ -1,18 +1,16 @@
-"""Evidence per variant, summed from counts: what guardrails and goals are judged on. Pure.
+"""Evidence per variant: what guardrails and goals are judged on. Pure.
 
-:mod:`controller.rollout.collect` calls :func:`summarize`; :mod:`controller.decision` reads the records.
+:mod:`controller.evidence.summing` makes it of counts; :mod:`controller.decision` reads it.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from abmesh.experiment import metrics, names
 from abmesh.experiment.parts import Price
 from abmesh.inference.histogram import Bins, merge, without
-from controller.evidence.counts import Counts
 
 ABORTED = 0
 """The response code of a request whose client went away before there was a response."""
@@ -59,7 +57,7 @@ class SliceEvidence:
 
 @dataclass(frozen=True, slots=True)
 class SegmentEvidence:
-    """One segment of a variant's users.
+    """One segment of a variant's users, or one group of them.
 
     Attributes:
         codes: requests by response code.
@@ -67,6 +65,8 @@ class SegmentEvidence:
         durations: histogram of request durations.
         ttft: histogram of times to the first token.
         failed: those of the durations that belong to failed answers.
+        groups: the same by group of slices. Empty in a group, and where the Envoys were rendered before they counted
+            segments by group.
     """
 
     codes: Mapping[int, int] = field(default_factory=dict)
@@ -74,10 +74,11 @@ class SegmentEvidence:
     durations: Bins = field(default_factory=dict)
     ttft: Bins = field(default_factory=dict)
     failed: Bins = field(default_factory=dict)
+    groups: Mapping[int, SegmentEvidence] = field(default_factory=dict)
 
     def amount(self, name: str) -> int:
         """An amount from :mod:`abmesh.experiment.metrics`; 0 if nothing was counted."""
-        return _amount(name, self.codes, self.amounts)
+        return amount_of(name, self.codes, self.amounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class VariantEvidence:
             return self.duration_ms
         if name == metrics.SERVED_MS:
             return max(0, self.duration_ms - self.amounts.get(metrics.FAILED_MS, 0))
-        return _amount(name, self.codes, self.amounts)
+        return amount_of(name, self.codes, self.amounts)
 
     def histograms(self, histogram: str) -> Mapping[int, Bins]:
         """A histogram by group, as it is compared: durations are those of answers that did not fail."""
@@ -154,7 +155,8 @@ class VariantEvidence:
         return merge(self.groups.values())
 
 
-def _amount(name: str, codes: Mapping[int, int], amounts: Mapping[str, int]) -> int:
+def amount_of(name: str, codes: Mapping[int, int], amounts: Mapping[str, int]) -> int:
+    """An amount of users whose requests by response code and whose further amounts these are."""
     if name == metrics.ANSWERED:
         return sum(count for code, count in codes.items() if code != ABORTED)
     if name == metrics.ERRORS:
@@ -164,34 +166,8 @@ def _amount(name: str, codes: Mapping[int, int], amounts: Mapping[str, int]) -> 
     if name == metrics.TIMED:
         return max(0, sum(codes.values()) - amounts.get(metrics.CACHED, 0))
     if name == metrics.SERVED:
-        return max(0, _amount(metrics.TIMED, codes, amounts) - amounts.get(metrics.FAILED, 0))
+        return max(0, amount_of(metrics.TIMED, codes, amounts) - amounts.get(metrics.FAILED, 0))
     return amounts.get(name, 0)
-
-
-def summarize(
-    counts: Counts, variants: Iterable[str], prices: Mapping[str, Price] | None = None
-) -> dict[str, VariantEvidence]:
-    """Sum an experiment's counts into evidence for each variant; empty evidence for one without counts.
-
-    Args:
-        counts: the experiment's.
-        variants: their names.
-        prices: by variant, to turn tokens into costs; variants without a price have no cost.
-    """
-    building = {name: _Building() for name in variants}
-    for (variant, slice_, code), count in counts.requests.items():
-        if variant in building:
-            building[variant].slices[slice_].add(code, count)
-    for (variant, slice_, amount), count in counts.amounts.items():
-        if variant in building:
-            building[variant].slices[slice_].add(amount, count)
-    for (variant, segment, what), count in counts.segments.items():
-        if variant in building:
-            building[variant].segments[segment].add(what, count)
-    for (variant, histogram, place, lower, width), count in counts.bins.items():
-        if variant in building:
-            building[variant].bins[histogram, place][lower, width] = count
-    return priced({name: item.evidence() for name, item in building.items()}, prices or {})
 
 
 def priced(evidence: Mapping[str, VariantEvidence], prices: Mapping[str, Price]) -> dict[str, VariantEvidence]:
@@ -212,10 +188,13 @@ def _priced(evidence: VariantEvidence, price: Price | None) -> VariantEvidence:
         slices={
             number: replace(item, amounts=_with_cost(item.amounts, price)) for number, item in evidence.slices.items()
         },
-        segments={
-            name: replace(item, amounts=_with_cost(item.amounts, price)) for name, item in evidence.segments.items()
-        },
+        segments={name: _segment_priced(item, price) for name, item in evidence.segments.items()},
     )
+
+
+def _segment_priced(item: SegmentEvidence, price: Price | None) -> SegmentEvidence:
+    groups = {number: _segment_priced(group, price) for number, group in item.groups.items()}
+    return replace(item, amounts=_with_cost(item.amounts, price), groups=groups)
 
 
 def _with_cost(amounts: Mapping[str, int], price: Price | None) -> dict[str, int]:
@@ -226,73 +205,3 @@ def _with_cost(amounts: Mapping[str, int], price: Price | None) -> dict[str, int
         cost = sum(amounts.get(name, 0) * dollars for name, dollars in tokens)
         found[metrics.COST] = round(cost * metrics.NANODOLLARS / 10**6)
     return {name: count for name, count in found.items() if count}
-
-
-@dataclass(slots=True)
-class _Part:
-    """A slice or segment of a variant, while its codes and amounts are added up."""
-
-    codes: Counter[int] = field(default_factory=Counter)
-    amounts: Counter[str] = field(default_factory=Counter)
-
-    def add(self, what: int | str, count: int) -> None:
-        if isinstance(what, int):
-            self.codes[what] += count
-        else:
-            self.amounts[what] += count
-
-    def finished(self) -> dict[str, int]:
-        """The amounts and those derived from them, without those that are 0."""
-        whole = sum(count for code, count in self.codes.items() if 200 <= code < 400)
-        cut_short = self.amounts.get(metrics.BROKEN, 0) + self.amounts.get(metrics.LEFT, 0)
-        amounts = {**self.amounts, metrics.SUCCEEDED: max(0, whole - cut_short)}
-        return {name: count for name, count in amounts.items() if count}
-
-
-@dataclass(slots=True)
-class _Building:
-    """A variant's evidence, while it is put together; bins by histogram, and group or segment."""
-
-    slices: dict[int, _Part] = field(default_factory=lambda: defaultdict(_Part))
-    segments: dict[str, _Part] = field(default_factory=lambda: defaultdict(_Part))
-    bins: dict[tuple[str, int | str], dict[tuple[float, float], int]] = field(default_factory=lambda: defaultdict(dict))
-
-    def evidence(self) -> VariantEvidence:
-        codes: Counter[int] = Counter()
-        totals: Counter[str] = Counter()
-        slices = {}
-        for number, part in self.slices.items():
-            codes.update(part.codes)
-            amounts = part.finished()
-            totals.update(amounts)
-            slices[number] = SliceEvidence(
-                requests=_amount(metrics.ANSWERED, part.codes, amounts),
-                errors=_amount(metrics.ERRORS, part.codes, amounts),
-                aborted=part.codes[ABORTED],
-                duration_ms=amounts.pop(metrics.DURATION_MS, 0),
-                amounts=amounts,
-            )
-        return VariantEvidence(
-            codes=dict(codes),
-            duration_ms=totals.pop(metrics.DURATION_MS, 0),
-            slices=slices,
-            groups=self._groups(names.STAT_DURATION),
-            amounts=dict(totals),
-            ttft=self._groups(names.STAT_TTFT),
-            segments={
-                name: SegmentEvidence(
-                    dict(part.codes),
-                    part.finished(),
-                    self.bins.get((names.STAT_DURATION, name), {}),
-                    self.bins.get((names.STAT_TTFT, name), {}),
-                    self.bins.get((names.STAT_FAILED, name), {}),
-                )
-                for name, part in self.segments.items()
-            },
-            failed=self._groups(names.STAT_FAILED),
-        )
-
-    def _groups(self, histogram: str) -> dict[int, Bins]:
-        return {
-            place: bins for (name, place), bins in self.bins.items() if name == histogram and isinstance(place, int)
-        }

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from abmesh.experiment import metrics
 from abmesh.experiment.latencies import BOUNDS_MS
 from abmesh.experiment.parts import Price
+from controller.evidence.counts import segment_of
 from controller.evidence.window import Reading, Window, extend, open_window
 
 FORGET_AFTER = timedelta(hours=24)
@@ -81,17 +82,21 @@ def by_segment(window: Window) -> dict[VariantSegment, SegmentTotals]:
     """Everything that was counted, by variant and by segment, over all slices and groups."""
     found: dict[VariantSegment, SegmentTotals] = {}
     for (variant, where, what), count in window.totals.counters.items():
-        here = found.setdefault((variant, where if isinstance(where, str) else None), SegmentTotals())
+        here = found.setdefault((variant, _segment(where)), SegmentTotals())
         if isinstance(what, str):
             here.amounts[what] = here.amounts.get(what, 0) + count
         else:
             here.codes[what] = here.codes.get(what, 0) + count
     for (variant, histogram, where, lower, width), count in window.totals.histograms.items():
-        here = found.setdefault((variant, where if isinstance(where, str) else None), SegmentTotals())
+        here = found.setdefault((variant, _segment(where)), SegmentTotals())
         buckets = here.buckets.setdefault(histogram, [0] * (len(BOUNDS_MS) + 1))
         buckets[bisect_left(BOUNDS_MS, lower + width)] += count
         here.middles[histogram] = here.middles.get(histogram, 0.0) + count * (lower + width / 2)
     return found
+
+
+def _segment(where: int | str) -> str | None:
+    return segment_of(where)[0] if isinstance(where, str) else None
 
 
 def cost(totals: RunningTotals, key: VariantSegment, part: SegmentTotals) -> float | None:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from abmesh.experiment.model import Experiment
-from controller.evidence.summary import VariantEvidence, summarize
+from controller.evidence.summary import VariantEvidence
+from controller.evidence.summing import summarize
 from controller.evidence.window import extend, open_window
 from controller.records import ExperimentState, Phase
 from controller.sources.base import Observation, readings_of

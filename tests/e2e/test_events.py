@@ -317,6 +317,7 @@ async def test_segments_are_counted_apart_and_add_up_to_the_slices(tmp_path: Pat
             await mesh.get(f"/v1/x?status={status}", user(slice_=slice_, set=said))
             await send(mesh, CLICK, counted("click", slice_=slice_, set={"x-ab-segment": segment}))
             if slice_ is not None:
+                segment = f"{segment}.group.{slice_ // 5}"
                 expected[f"requests_by_segment.{segment}.code.{status}"] += 1
                 expected[f"duration_by_segment.{segment}"] += 1
                 expected[f"{'ttft' if status == 200 else 'failed_duration'}_by_segment.{segment}"] += 1
@@ -335,7 +336,7 @@ async def test_segments_are_counted_apart_and_add_up_to_the_slices(tmp_path: Pat
 
 
 WHO = r"experiment\.chat\.variant\.model-b"
-SLICE, GROUP, SEGMENT = rf"{WHO}\.slice\.7", rf"{WHO}\.group\.1", rf"{WHO}\.segment\.(power|casual|other)"
+SLICE, GROUP, SEGMENT = rf"{WHO}\.slice\.7", rf"{WHO}\.group\.1", rf"{WHO}\.segment\.(power|casual|other)\.group\.1"
 DECLARED = re.compile(
     rf"""abmesh\.(
     unassigned\.route\.(/_ab/events/(click|purchase)/[a-z]+|chat)\.reason\.(assigned)?\.code\.\d+

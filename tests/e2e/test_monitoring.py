@@ -29,7 +29,8 @@ from abmesh.inference.histogram import Bins, merge, quantile, size
 from abmesh.local.model_server import Behaviour
 from abmesh.local.stack import Stack, StackOptions, fetch
 from controller.evidence.counts import Counts
-from controller.evidence.summary import VariantEvidence, summarize
+from controller.evidence.summary import VariantEvidence
+from controller.evidence.summing import summarize
 from controller.sources.envoy_admin import EnvoyAdminSource
 from controller.sources.prometheus import PrometheusSource
 from tests.e2e.prometheus_process import ALERTS, EXAMPLE, Prometheus, need_prometheus, prometheus, promtool

@@ -20,7 +20,8 @@ from openai.types.chat import ChatCompletionChunk
 from abmesh.experiment.parts import Price
 from abmesh.local.stack import Stack, fetch
 from controller.evidence.columns import Parser
-from controller.evidence.summary import VariantEvidence, summarize
+from controller.evidence.summary import VariantEvidence
+from controller.evidence.summing import summarize
 from controller.sources.envoy_admin import QUERY
 from tests.e2e.support import eventually, stack
 

@@ -20,7 +20,8 @@ from abmesh.experiment import metrics
 from abmesh.experiment.parts import Price
 from controller.evidence.counts import BinKey, Counts, SegmentKey
 from controller.evidence.strata import Stratum
-from controller.evidence.summary import VariantEvidence, summarize
+from controller.evidence.summary import VariantEvidence
+from controller.evidence.summing import summarize
 
 QUESTION = RolloutQuestion(
     name="chat", control="a", slices=50, alpha=0.05, split_alpha=0.01, tuned_for=1000, tuned_alpha=0.05

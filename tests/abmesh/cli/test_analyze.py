@@ -11,7 +11,7 @@ import pytest
 
 from controller.decision.history import History, PastStage
 from controller.evidence.counts import BinKey, Counts, SegmentKey
-from controller.evidence.summary import summarize
+from controller.evidence.summing import summarize
 from controller.evidence.window import Window
 from controller.records import ExperimentState, Phase, Stage
 from controller.state.evidence import EvidenceStore, StageEvidence

@@ -21,7 +21,7 @@ FULL = document(
 )
 WHO = ["experiment", "variant", "slice"]
 GROUP = ["experiment", "variant", "group"]
-SEGMENT = ["experiment", "variant", "segment"]
+SEGMENT = ["experiment", "variant", "segment", "group"]
 ALWAYS = {
     "unassigned": ["route", "reason", "code"],
     "requests": [*WHO, "code"],
@@ -42,7 +42,9 @@ OF_USERS = {
 BY_SEGMENT = {
     "requests_by_segment": [*SEGMENT, "code"],
     "events_by_segment": [*SEGMENT, "event"],
-    **dict.fromkeys((f"{name}_by_segment" for name in ("input_tokens", "output_tokens", "usage")), SEGMENT),
+    **dict.fromkeys(
+        (f"{name}_by_segment" for name in ("input_tokens", "output_tokens", "usage", "broken", "left")), SEGMENT
+    ),
     **dict.fromkeys((f"{name}_by_segment" for name in ("duration", "failed_duration", "ttft")), SEGMENT),
 }
 

@@ -19,7 +19,7 @@ from controller.decision.look_back import Increment, LookBack
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.verdicts import Judgement, Verdict
 from controller.evidence.counts import Counts, add
-from controller.evidence.summary import summarize
+from controller.evidence.summing import summarize
 from tests.controller.decision.support import NOTHING, arm, evidence_of, rollout, scaled, stage, text, with_failures
 
 ERRORS = {"metric": "error_rate", "max": "5%"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,8 @@ from controller.codec.evidence import pack, unpack
 from controller.evidence.columns import Parser
 from controller.evidence.parse import parse
 from controller.evidence.strata import denominator, metric_slices, numerator
-from controller.evidence.summary import SegmentEvidence, VariantEvidence, summarize
+from controller.evidence.summary import SegmentEvidence, VariantEvidence
+from controller.evidence.summing import summarize
 
 WHO = "experiment.chat.variant.b"
 TEXT = f"""\
@@ -43,10 +45,10 @@ abmesh.events.{WHO}.slice.2.event.thumbs_up: 3
 abmesh.events.{WHO}.slice.1.event.thumbs_down: 1
 abmesh.event_value.{WHO}.slice.1.event.purchase: 25500
 abmesh.valued_events.{WHO}.slice.1.event.purchase: 2
-abmesh.requests_by_segment.{WHO}.segment.power.code.200: 30
-abmesh.events_by_segment.{WHO}.segment.power.event.click: 9
-abmesh.output_tokens_by_segment.{WHO}.segment.power: 600
-abmesh.usage_by_segment.{WHO}.segment.power: 12
+abmesh.requests_by_segment.{WHO}.segment.power.group.3.code.200: 30
+abmesh.events_by_segment.{WHO}.segment.power.group.3.event.click: 9
+abmesh.output_tokens_by_segment.{WHO}.segment.power.group.3: 600
+abmesh.usage_by_segment.{WHO}.segment.power.group.3: 12
 abmesh.ttft.{WHO}.group.0:
   totals=10,1:80
   intervals=
@@ -59,15 +61,15 @@ abmesh.failed_duration.{WHO}.group.0:
   totals=5,0.1:8, 100,10:3, 900,10:1
   intervals=
   summary=P0(nan,5)
-abmesh.failed_duration_by_segment.{WHO}.segment.power:
+abmesh.failed_duration_by_segment.{WHO}.segment.power.group.3:
   totals=100,10:4
   intervals=
   summary=P0(nan,5)
-abmesh.duration_by_segment.{WHO}.segment.power:
+abmesh.duration_by_segment.{WHO}.segment.power.group.3:
   totals=100,10:30
   intervals=
   summary=P0(nan,100)
-abmesh.ttft_by_segment.{WHO}.segment.power:
+abmesh.ttft_by_segment.{WHO}.segment.power.group.3:
   totals=10,1:29
   intervals=
   summary=P0(nan,10)
@@ -128,7 +130,8 @@ def test_segments_are_kept_apart(evidence: VariantEvidence) -> None:
         "cost": 600 * 2000,
     }
     bins = ({(100.0, 10.0): 30}, {(10.0, 1.0): 29}, {(100.0, 10.0): 4})
-    assert evidence.segments == {"power": SegmentEvidence({200: 30}, amounts, *bins)}
+    group = SegmentEvidence({200: 30}, amounts, *bins)
+    assert evidence.segments == {"power": replace(group, groups={3: group})}
     assert evidence.ttft == {0: {(10.0, 1.0): 80}}
 
 
@@ -149,10 +152,30 @@ def test_evidence_comes_back_from_a_packed_text(evidence: VariantEvidence) -> No
     assert unpack(pack({"b": evidence})) == {"b": evidence}
 
 
+def test_a_segment_is_all_of_its_groups_and_what_an_older_envoy_counted_without_groups() -> None:
+    text = "\n".join([*TEXT.splitlines(), *_blocks(".group.7"), *_blocks("")])
+    sample = parse(text)
+    assert sample == Parser().parse(text.encode())
+    found = summarize(sample.counts("chat"), ("b",), {"b": PRICE})["b"].segments["power"]
+    assert set(found.groups) == {3, 7}
+    assert found.groups[3] == found.groups[7]
+    assert (found.codes, found.groups[3].codes) == ({200: 90}, {200: 30})
+    assert found.durations == {(100.0, 10.0): 90}
+    assert found.amount(metrics.OUTPUT_TOKENS) == 3 * 600
+    evidence = {"b": VariantEvidence(segments={"power": found})}
+    assert unpack(pack(evidence)) == evidence
+
+
+def _blocks(group: str) -> list[str]:
+    """What the text has of segments, once more in another group, or without any."""
+    found = re.findall(r"^abmesh\.\w+_by_segment\..*:.*\n(?:  .*\n)*", TEXT, re.MULTILINE)
+    return [line for block in found for line in block.replace(".group.3", group).splitlines()]
+
+
 def test_names_that_only_resemble_ours_are_ignored() -> None:
     strange = (
         f"abmesh.requests_by_segment.{WHO}.slice.1.code.200: 1\n"
-        f"abmesh.requests.{WHO}.segment.power.code.200: 1\n"
+        f"abmesh.requests.{WHO}.segment.power.group.3.code.200: 1\n"
         f"abmesh.usage.{WHO}.slice.1.event.click: 1\n"
         f"abmesh.events.{WHO}.slice.1.event.Click: 1\n"
         f"abmesh.tokens.{WHO}.slice.1: 1\n"

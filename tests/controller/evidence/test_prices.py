@@ -16,7 +16,8 @@ from controller.decision.history import Evidence, History, PastStage
 from controller.decision.verdicts import Verdict
 from controller.evidence.counts import Counts
 from controller.evidence.coverage import Coverage
-from controller.evidence.summary import VariantEvidence, summarize
+from controller.evidence.summary import VariantEvidence
+from controller.evidence.summing import summarize
 from controller.records import Phase, adopt
 from tests.controller.support import START, experiment
 

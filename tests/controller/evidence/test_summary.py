@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from controller.codec.outlines import evidence_outline
 from controller.evidence.counts import Counts
-from controller.evidence.summary import SliceEvidence, VariantEvidence, summarize
+from controller.evidence.summary import SliceEvidence, VariantEvidence
+from controller.evidence.summing import summarize
 
 COUNTS = Counts(
     {("b", 1, 200): 90, ("b", 1, 503): 6, ("b", 2, 404): 4, ("b", 2, 0): 10, ("a", 1, 200): 7, ("gone", 1, 200): 9},

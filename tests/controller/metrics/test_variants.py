@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from abmesh.experiment.latencies import BOUNDS_MS, bin_width, last_bin
 from abmesh.experiment.model import Experiment
-from controller.evidence.counts import Counts
+from controller.evidence.counts import BinKey, Counts
 from controller.evidence.parse import Sample
 from controller.metrics.variants import VariantMetrics
 from controller.sources.base import Observation
@@ -216,11 +216,16 @@ def test_segments_have_their_own_families_so_that_sums_count_no_user_twice() -> 
     fleet = Fleet(experiment(segments={"header": "x-user-segment", "values": ["power", "casual"]}))
     fleet.observe({ENVOY: Counts()})
     segments: dict[tuple[str, str, int | str], int] = {
-        ("model-b", "power", 200): 5,
+        ("model-b", "power.3", 200): 3,
+        ("model-b", "power", 200): 2,
         ("model-b", "power", "output_tokens"): 1000,
         ("model-b", "power", "events:click"): 2,
     }
-    counts = Counts({("model-b", 0, 200): 5}, None, {("model-b", "ttft", "power", 40.0, 1.0): 5}, segments)
+    bins: dict[BinKey, int] = {
+        ("model-b", "ttft", "power.3", 40.0, 1.0): 3,
+        ("model-b", "ttft", "power", 40.0, 1.0): 2,
+    }
+    counts = Counts({("model-b", 0, 200): 5}, None, bins, segments)
     fleet.observe({ENVOY: counts})
     assert fleet.show("llm_requests_total") == 5
     assert fleet.show("llm_requests_by_segment_total", segment="power", status="200") == 5

@@ -13,7 +13,8 @@ import pytest
 
 from controller.codec.outlines import evidence_outline
 from controller.evidence.parse import Sample
-from controller.evidence.summary import VariantEvidence, summarize
+from controller.evidence.summary import VariantEvidence
+from controller.evidence.summing import summarize
 from controller.evidence.window import Reading, Window, extend, open_window
 from controller.sources.envoy_admin import EnvoyAdminSource
 from tests.e2e.envoy_process import EnvoyProcess
