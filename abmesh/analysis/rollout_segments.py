@@ -1,51 +1,51 @@
 """A rollout's report by segment of its users: for which of them a variant is better, and for which worse. Pure.
 
-Called by :mod:`abmesh.cli.analyze_live` on the report of :mod:`abmesh.analysis.rollout_report`. Envoy counts segments
-without slices of users: slices times segments would be too many statistics. So how much users differ is measured on the
-whole, whose slices are known, and lent to its segments, which are then compared as the whole is:
+Called by :mod:`abmesh.cli.analyze_live` on the report of :mod:`abmesh.analysis.rollout_report`. Envoy counts each
+segment in ten groups of slices, so a segment is compared as the whole is, with its groups as its slices: how much its
+users differ is measured on its own users. Where too few groups have requests, or where an Envoy that was rendered
+before counted the segment without groups, the report shows values and no p.
 
-shares      counts are divided by the whole's design effect
-events      the whole's variance per request, times the segment's rate over the whole's
-all others  the whole's variance per request, times the square of the segment's value over the whole's where that is
-            larger; never less than the whole's
-quantiles   counts of slower requests are divided by the whole's design effect at its own quantile
-
-This is only roughly valid: users of one segment may send more requests than those of another. Segments are looked at
-afterwards and there are many of them, so they are corrected for each other, and nothing here is ever a verdict.
+Segments are looked at afterwards and there are many of them, so they are corrected for each other, and nothing here is
+ever a verdict.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
-
+from abmesh.analysis.always_valid import UNKNOWN, corrected, finding_of, reversal
 from abmesh.analysis.always_valid import VALID as AT_ANY_LOOK
-from abmesh.analysis.always_valid import corrected, finding_of, reversal
 from abmesh.analysis.layout import count
-from abmesh.analysis.records import AnalysisReport, ComparedVariant, MetricReport, SegmentValues
+from abmesh.analysis.records import AnalysisReport, ComparedVariant, Estimate, Finding, MetricReport, SegmentValues
 from abmesh.analysis.rollout_evidence import ReportedEvidence, RolloutQuestion, with_own_edges
 from abmesh.analysis.segment_directions import direction
 from abmesh.experiment import metrics, names
 from abmesh.inference.multiple import benjamini_hochberg
-from abmesh.inference.numbers import Floats
 from abmesh.inference.segments import Part
 from controller.decision.comparison import Comparison, StratifiedSums
 from controller.decision.means import MeanComparison
 from controller.decision.quantiles import QuantileComparison
 from controller.decision.rollout_evidence import RolloutEvidence
+from controller.decision.segments import too_thin
 from controller.decision.shares import ShareComparison
-from controller.decision.variances import Variances
 from controller.evidence.strata import Stratum
 from controller.evidence.summary import SegmentEvidence, VariantEvidence
 
-VALID = f"{AT_ANY_LOOK}, roughly"
+VALID = AT_ANY_LOOK
+ROUGHLY = f"{AT_ANY_LOOK}, roughly"
 
-METHOD = (
-    "segments have no slices of users: compared as the whole is, with its design effect, or its variance per request, "
-    "lent to each of its segments"
-)
+METHOD = "segments are compared as the whole is, with ten groups of their users as slices"
+METHOD_OF_QUANTILES = f"{METHOD}, at the control's own quantile of the same stage"
+
+TOO_FEW = "too few users"
+NO_GROUPS = "no groups"
+
+_WHY_NOT = {
+    TOO_FEW: "fewer than 5 of its 10 groups of users sent most of its requests, so how much they differ is not known",
+    NO_GROUPS: "Envoy was rendered before it counted segments by groups of users, so how much they differ is not known",
+}
 
 _COUNTED = frozenset(
     {
@@ -57,6 +57,8 @@ _COUNTED = frozenset(
         metrics.OUTPUT_TOKENS,
         metrics.USAGE,
         metrics.COST,
+        metrics.BROKEN,
+        metrics.LEFT,
     }
 )
 """Amounts that are counted by segment, beside events."""
@@ -91,23 +93,17 @@ def with_segments(
     wholes = {name: ReportedEvidence.of(strata, question, name, measured).both for name in others}
     quantiles = [metric for metric in measured if metric.quantile is not None and has_segments(metric)]
     parts = {
-        (segment, name): question.rollout_evidence(
-            [_segment(each, segment, quantiles, question.control) for each in part.strata], name
-        )
+        (segment, name): _Part(segment, name, whole, quantiles)
         for segment in (*segments, names.OTHER_SEGMENT)
-        for name, part in wholes.items()
-        if part is not None
+        for name, whole in wholes.items()
+        if whole is not None
     }
     found, reversals = [], []
     for part, metric in zip(report.metrics, measured, strict=True):
         if not has_segments(metric):
             found.append(part)
             continue
-        lenders = {name: question.compare(metric, part) for name, part in wholes.items() if part is not None}
-        compared = [
-            _compared(metric, question, segment, name, _lent(metric, lenders[name], part))
-            for (segment, name), part in parts.items()
-        ]
+        compared = [_compared(metric, question, each) for each in parts.values()]
         found.append(_by_segment(part, metric, question, [row for row in compared if row is not None]))
         if metric.quantile is None:
             reversals += [
@@ -118,37 +114,32 @@ def with_segments(
     return replace(report, metrics=found, warnings=warnings)
 
 
-def _by_segment(
-    part: MetricReport, measured: metrics.Metric, question: RolloutQuestion, compared: Sequence[ComparedVariant]
-) -> MetricReport:
-    segments = corrected(compared, benjamini_hochberg, question.alpha)
-    remarks = []
-    for item in part.comparisons:
-        mine = [each for each in segments if each.variant == item.variant]
-        remarks.append(direction(measured, part.metric, question.control, item, mine))
-    return replace(part, segments=segments, remarks=[*filter(None, remarks)])
+class _Part:
+    """One segment of a variant's and the control's users.
+
+    Attributes:
+        segment: its name.
+        variant: the variant's name.
+        grouped: what was counted by group, with the groups as slices.
+        total: all that was counted, whose users nobody can tell apart.
+    """
+
+    def __init__(self, segment: str, variant: str, whole: RolloutEvidence, quantiles: Sequence[metrics.Metric]) -> None:
+        self.segment = segment
+        self.variant = variant
+        self.grouped = _with_edges(whole.in_segment(segment), quantiles)
+        self.total = _with_edges(
+            replace(whole, slices=1, strata=[_lumped(stratum, segment) for stratum in whole.strata]), quantiles
+        )
 
 
-def _compared(
-    measured: metrics.Metric, question: RolloutQuestion, segment: str, variant: str, found: Comparison
-) -> ComparedVariant | None:
-    """A variant and the control on one segment; None where no stage has requests of both."""
-    standard = found.standardised
-    if standard is None:
-        return None
-    if isinstance(found, QuantileComparison):
-        n_a, n_b = found.a.sizes()[0], found.b.sizes()[0]
-    else:
-        assert isinstance(found, ShareComparison | MeanComparison)
-        n_a, n_b = found.sums.n_a[0], found.sums.n_b[0]
-    shared = (n_a > 0) & (n_b > 0)
-    within = SegmentValues(float(n_a[shared].sum()), standard[0], float(n_b[shared].sum()), standard[1])
-    finding = finding_of(found, question.alpha, METHOD, share=measured.share)
-    return ComparedVariant(variant, segment, (replace(finding, valid=VALID),), within)
+def _with_edges(evidence: RolloutEvidence, quantiles: Sequence[metrics.Metric]) -> RolloutEvidence:
+    strata = [with_own_edges(each, quantiles, evidence.control) for each in evidence.strata]
+    return replace(evidence, strata=strata)
 
 
-def _segment(stratum: Stratum, segment: str, quantiles: Sequence[metrics.Metric], control: str) -> Stratum:
-    """A stage whose variants have one segment's evidence, without slices and with one group of users."""
+def _lumped(stratum: Stratum, segment: str) -> Stratum:
+    """A stage whose variants have one segment's evidence in one group of users."""
     found = {}
     for name, evidence in stratum.variants.items():
         part = evidence.segments.get(segment, SegmentEvidence())
@@ -159,57 +150,69 @@ def _segment(stratum: Stratum, segment: str, quantiles: Sequence[metrics.Metric]
             ttft={0: part.ttft},
             failed={0: part.failed},
         )
-    return with_own_edges(Stratum(stratum.weights, found), quantiles, control)
+    return Stratum(stratum.weights, found)
 
 
-def _lent(measured: metrics.Metric, whole: Comparison, segment: RolloutEvidence) -> Comparison:
-    """A segment's comparison, with the design effect or the variances of the whole, and tuned as the whole is."""
-    if isinstance(whole, QuantileComparison):
-        return replace(QuantileComparison.of(segment, measured), lent=whole.design_effects())
-    sums = StratifiedSums.of(segment, measured)
-    if isinstance(whole, ShareComparison):
-        return replace(whole, sums=sums)
-    assert isinstance(whole, MeanComparison)
-    lent = _LentVariances(whole.variances, _factors(measured, whole.sums, sums))
-    return replace(whole, sums=sums, counts=sums, variances=lent)
+def _by_segment(
+    part: MetricReport, measured: metrics.Metric, question: RolloutQuestion, compared: Sequence[ComparedVariant]
+) -> MetricReport:
+    segments = corrected(compared, benjamini_hochberg, question.alpha)
+    remarks = []
+    for item in part.comparisons:
+        mine = [each for each in segments if each.variant == item.variant]
+        remarks.append(direction(measured, part.metric, question.control, item, mine))
+    for why, text in _WHY_NOT.items():
+        without = dict.fromkeys(item.segment for item in segments if item.findings[0].note == why)
+        remarks += [f"{part.metric.name} of {', '.join(without)}: {text}"] if without else []
+    return replace(part, segments=segments, remarks=[*filter(None, remarks)])
 
 
-@dataclass(frozen=True, slots=True)
-class _LentVariances:
-    """The whole's :class:`~controller.decision.variances.Variances`, times a factor in each stratum."""
+def _compared(measured: metrics.Metric, question: RolloutQuestion, part: _Part) -> ComparedVariant | None:
+    """A variant and the control on one segment; None where no stage has requests of both."""
+    found = question.compare(measured, part.grouped)
+    known = found.standardised is not None and not too_thin(part.grouped, measured)
+    if not known:
+        found = question.compare(measured, part.total)
+    standard = found.standardised
+    if standard is None:
+        return None
+    within = SegmentValues(*_shown(found, standard))
+    method = METHOD if measured.quantile is None else METHOD_OF_QUANTILES
+    if known:
+        finding = finding_of(found, question.alpha, method, share=measured.share)
+        valid = VALID if measured.quantile is None else ROUGHLY
+        return ComparedVariant(part.variant, part.segment, (replace(finding, valid=valid),), within)
+    grouped = any(arm.slices for arms in part.grouped.arms() for arm in arms)
+    finding = Finding(
+        valid=VALID,
+        difference=Estimate(standard[1] - standard[0], UNKNOWN),
+        lift=None,
+        p=math.nan,
+        adjusted=math.nan,
+        significant=False,
+        method=method,
+        note=TOO_FEW if grouped else NO_GROUPS,
+    )
+    return ComparedVariant(part.variant, part.segment, (finding,), within)
 
-    whole: Variances
-    factor: Floats
 
-    def compared(self, scale: float, offset: float) -> Floats:
-        return np.asarray(self.whole.compared(scale, offset) * self.factor)
-
-    def candidate(self) -> Floats:
-        return np.asarray(self.whole.candidate() * self.factor)
-
-
-def _factors(measured: metrics.Metric, whole: StratifiedSums, segment: StratifiedSums) -> Floats:
-    """How much larger a segment's variance per request is taken to be than the whole's, shape (strata,)."""
-    n, y = segment.n_a[0] + segment.n_b[0], segment.y_a[0] + segment.y_b[0]
-    whole_n, whole_y = whole.n_a[0] + whole.n_b[0], whole.y_a[0] + whole.y_b[0]
-    known = (n > 0) & (whole_y > 0)
-    value = whole_y / np.maximum(whole_n, 1)
-    if measured.unit == "share":
-        # One event is added, or a segment without any would seem certain never to have one.
-        factor = (y + 1) / np.where(known, n * value, 1.0)
+def _shown(found: Comparison, standard: tuple[float, float]) -> tuple[float, float, float, float]:
+    """The control's and the variant's requests in the stages that have both, each before its value."""
+    if isinstance(found, QuantileComparison):
+        n_a, n_b = found.a.sizes()[0].sum(axis=-1), found.b.sizes()[0].sum(axis=-1)
     else:
-        # A score that may be negative has no scale of its own to go by.
-        known &= all(weight > 0 for _, weight in measured.parts)
-        factor = np.maximum(1.0, (y / np.where(known, n * value, 1.0)) ** 2)
-    return np.asarray(np.where(known, factor, 1.0))
+        assert isinstance(found, ShareComparison | MeanComparison)
+        n_a, n_b = found.sums.n_a[0], found.sums.n_b[0]
+    shared = (n_a > 0) & (n_b > 0)
+    return float(n_a[shared].sum()), standard[0], float(n_b[shared].sum()), standard[1]
 
 
-def _totals(measured: metrics.Metric, parts: Mapping[tuple[str, str], RolloutEvidence], variant: str) -> list[Part]:
+def _totals(measured: metrics.Metric, parts: Mapping[tuple[str, str], _Part], variant: str) -> list[Part]:
     """Each segment's requests and sums over all stages, for Simpson's paradox between the whole and its segments."""
     found = []
     for (_, name), part in parts.items():
         if name == variant:
-            sums = StratifiedSums.of(part, measured)
+            sums = StratifiedSums.of(part.total, measured)
             shared = (sums.n_a[0] > 0) & (sums.n_b[0] > 0)
             n_a, y_a, n_b, y_b = (float(each[0][shared].sum()) for each in (sums.n_a, sums.y_a, sums.n_b, sums.y_b))
             found.append((n_a, y_a, n_b, y_b))
@@ -227,16 +230,32 @@ def _left_out(strata: Sequence[Stratum], measured: Sequence[metrics.Metric]) -> 
             f"of {count(total)} requests {count(parted)} were counted by segment; the others came while none were "
             f"declared, and are in no segment's numbers"
         )
-    broken = sum(arm.amount(metrics.BROKEN) for arm in arms)
+    parts = [part for arm in arms for part in arm.segments.values()]
+    grouped = sum(group.amount(metrics.ENDED) for part in parts for group in part.groups.values())
+    if 0 < grouped < parted * (1 - _MISSING):
+        found.append(
+            f"of {count(parted)} requests that were counted by segment {count(grouped)} were counted by groups of "
+            f"users as well; only these are compared"
+        )
+    broken = _missing(arms, metrics.BROKEN)
     if broken:
         found.append(
-            f"{count(broken)} answers that the upstream broke off are errors of the whole and of no segment: Envoy "
-            f"does not count them by segment"
-        )
-    left = sum(arm.amount(metrics.LEFT) for arm in arms)
-    if left and any(metrics.SUCCEEDED in metric.per for metric in measured):
-        found.append(
-            f"{count(left)} answers that the client left are successes of segments and not of the whole: Envoy does "
+            f"{count(broken)} answers that the upstream broke off are errors of the whole and of no segment: Envoy did "
             f"not count them by segment"
         )
+    left = _missing(arms, metrics.LEFT)
+    if left and any(metrics.SUCCEEDED in metric.per for metric in measured):
+        found.append(
+            f"{count(left)} answers that the client left are successes of segments and not of the whole: Envoy did not "
+            f"count them by segment"
+        )
     return found
+
+
+def _missing(arms: Sequence[VariantEvidence], amount: str) -> int:
+    """How many of an amount were counted while segments were declared, and in none of them."""
+    return sum(
+        max(0, arm.amount(amount) - sum(part.amount(amount) for part in arm.segments.values()))
+        for arm in arms
+        if arm.segments
+    )

@@ -5,6 +5,7 @@ Called by :mod:`abmesh.analysis.rollout_segments`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from abmesh.analysis.layout import number, probability
@@ -67,5 +68,7 @@ def _described(shown: ReportedMetric, item: ComparedVariant) -> str:
 
 def _certainty(item: ComparedVariant) -> str:
     finding = item.findings[0]
+    if math.isnan(finding.p):
+        return f"which may be chance: {finding.note}"
     p = f"p {probability(finding.adjusted)}"
     return p if finding.significant else f"which may be chance, {p}"

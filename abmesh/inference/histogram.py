@@ -68,7 +68,8 @@ def without(bins: Bins, part: Bins) -> Bins:
     """A histogram less some of its values, bin by bin; never below 0, since the two may be read a moment apart."""
     if not part:
         return bins
-    left = {key: count - part.get(key, 0) for key, count in bins.items()}
+    taken = dict(part.items())
+    left = {key: count - taken.get(key, 0) for key, count in bins.items()}
     return {key: count for key, count in left.items() if count > 0}
 
 

@@ -6,7 +6,7 @@ and in the journal, so that every decision can be recomputed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -16,10 +16,21 @@ Evidence = Mapping[str, VariantEvidence]
 """Evidence of each variant, by name."""
 
 Edges = Mapping[str, tuple[float, ...]]
-"""Latencies in milliseconds at which two variants are compared, by the metric that they were chosen for."""
+"""Latencies in milliseconds at which two variants are compared, by :func:`edge_name`."""
 
 _LARGEST = 1e300
 """Kept instead of a logarithm that is not finite, which JSON cannot hold."""
+
+
+def edge_name(metric: str, segment: str = "") -> str:
+    """What an edge is kept under: the metric that it was chosen for, and the segment, if it is one's own."""
+    return f"{metric} of segment {segment}" if segment else metric
+
+
+def edges_of(edges: Mapping[str, Sequence[float]], segment: str) -> dict[str, Sequence[float]]:
+    """A segment's own edges, by metric."""
+    ending = edge_name("", segment)
+    return {name.removesuffix(ending): values for name, values in edges.items() if name.endswith(ending)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ def look_back(
         if any(item.requests and not item.slices for item in then.values()):
             continue  # An older version kept no slices. Leaving a checkpoint out only makes E smaller.
         weight = -math.log(_NORMALISER * (checkpoint.number + 1) * math.log(checkpoint.number + 1) ** 2)
-        b, a = (_difference(present.get(name), then.get(name)) for name in (candidate, control))
+        b, a = (difference(present.get(name), then.get(name)) for name in (candidate, control))
         found.append(Increment(weight, at - checkpoint.at, b, a, then, checkpoint.effects))
     return LookBack(tuple(found))
 
@@ -175,6 +175,16 @@ def _thinned(checkpoints: tuple[Checkpoint, ...], at: datetime) -> tuple[Checkpo
     return checkpoints
 
 
+def difference(now: VariantEvidence | None, then: VariantEvidence | None) -> VariantEvidence:
+    """Codes and amounts in between; a stage's evidence only grows, so nothing is negative."""
+    now, then = now or VariantEvidence(), then or VariantEvidence()
+    return VariantEvidence(
+        codes=_growth(now.codes, then.codes),
+        duration_ms=max(now.duration_ms - then.duration_ms, 0),
+        amounts=_growth(now.amounts, then.amounts),
+    )
+
+
 def _condensed(evidence: VariantEvidence, measured: Sequence[Metric]) -> VariantEvidence:
     """What is compared with later: what the metrics need of every slice, and of every group of slices."""
     amounts = any(metric.quantile is None and metric != ERROR_RATE for metric in measured)
@@ -198,16 +208,6 @@ def _condensed(evidence: VariantEvidence, measured: Sequence[Metric]) -> Variant
 
 def _requests(evidence: SliceEvidence) -> SliceEvidence:
     return SliceEvidence(evidence.requests, evidence.errors, evidence.aborted)
-
-
-def _difference(now: VariantEvidence | None, then: VariantEvidence | None) -> VariantEvidence:
-    """Codes and amounts in between; a stage's evidence only grows, so nothing is negative."""
-    now, then = now or VariantEvidence(), then or VariantEvidence()
-    return VariantEvidence(
-        codes=_growth(now.codes, then.codes),
-        duration_ms=max(now.duration_ms - then.duration_ms, 0),
-        amounts=_growth(now.amounts, then.amounts),
-    )
 
 
 def _growth(now: Mapping[_Key, int], then: Mapping[_Key, int]) -> dict[_Key, int]:

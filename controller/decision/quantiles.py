@@ -47,8 +47,6 @@ class QuantileComparison:
         edges: the control's quantile in each stratum, in milliseconds, shape (strata,); nan where it was not known.
         values: the numbers to show beside it.
         factor: by which the current stage's counts are multiplied.
-        lent: each stratum's design effect, taken from a larger part of the users, where groups of users are not
-            counted; None to measure it.
     """
 
     share: float
@@ -57,7 +55,6 @@ class QuantileComparison:
     edges: Floats
     values: Values
     factor: float = 1.0
-    lent: Floats | None = None
 
     @classmethod
     def of(cls, evidence: RolloutEvidence, metric: Metric) -> QuantileComparison:
@@ -94,11 +91,6 @@ class QuantileComparison:
                 n_a, n_b = sizes_a[index], sizes_b[index]
                 rows.append((n_a, n_a * value_a, n_b, n_b * value_b))
         return standardised(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
-
-    def design_effects(self) -> Floats:
-        """Each stratum's design effect at the control's quantile, which it lends to parts of its users."""
-        edges = np.nan_to_num(self.edges)
-        return np.asarray(self._phi(edges, edges, level_deflator)[0])
 
     def moment(self, row: int) -> tuple[float | None, int]:
         """See the protocol."""
@@ -167,7 +159,5 @@ class QuantileComparison:
         """What counts above the control's edges and the candidate's limits are divided by, (1 + moments, strata)."""
         n_a, n_b = self.a.sizes(), self.b.sizes()
         between = deflator(self.a.above(edges), n_a, self.b.above(limits), n_b)
-        if self.lent is not None:
-            return np.asarray(between * self.lent)
         few = (few_slices_effect(n, MIN_GROUPS) for n in (n_a, n_b))
         return over_moments(np.maximum.reduce([between, *few]))

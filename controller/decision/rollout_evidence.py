@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import lru_cache
 
 from abmesh.experiment.metrics import Metric
+from abmesh.experiment.names import GROUPS
+from controller.decision.history import Evidence, edges_of
 from controller.decision.latencies import LatencyTables
-from controller.decision.look_back import NO_LOOK_BACK, LookBack
+from controller.decision.look_back import NO_LOOK_BACK, LookBack, difference
 from controller.decision.slice_rows import Arm, LeftOut, SliceRows, busiest, metric_rows
+from controller.evidence.identity import ById
 from controller.evidence.strata import Stratum, request_counts
 from controller.evidence.summary import VariantEvidence
 
@@ -70,6 +74,23 @@ class RolloutEvidence:
         ]
         return replace(self, strata=strata)
 
+    def in_segment(self, name: str) -> RolloutEvidence:
+        """The same rollout as if only the users of one segment existed, with groups of slices as its slices.
+
+        Its edges are those that were chosen for the segment, under :func:`~controller.decision.history.edge_name`.
+        """
+        strata = [
+            Stratum(item.weights, _in_segment(ById(item.variants), name), edges_of(item.edges, name))
+            for item in self.strata
+        ]
+        now = strata[-1].variants
+        increments = []
+        for item in self.look_back.increments:
+            then = _in_segment(ById(item.before), name)
+            b, a = (difference(now.get(arm), then.get(arm)) for arm in (self.candidate, self.control))
+            increments.append(replace(item, candidate=b, control=a, before=then))
+        return replace(self, slices=GROUPS, strata=strata, look_back=LookBack(tuple(increments)))
+
     def without_dominant(self) -> RolloutEvidence:
         """The same without the slices of each variant that dominate; see :mod:`abmesh.inference.busiest`.
 
@@ -115,3 +136,9 @@ class RolloutEvidence:
             ([a for a, _ in arms], [then.get(self.control, _NOTHING) for then in before]),
             ([b for _, b in arms], [then.get(self.candidate, _NOTHING) for then in before]),
         )
+
+
+@lru_cache(maxsize=512)
+def _in_segment(evidence: ById[Evidence], name: str) -> Evidence:
+    """The same object for the same evidence, so that work on it is cached."""
+    return {variant: item.in_segment(name) for variant, item in evidence.value.items()}

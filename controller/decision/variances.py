@@ -1,7 +1,7 @@
 """How much a metric varies from request to request, measured between slices of users. Pure.
 
-Called by :mod:`controller.decision.means` and, for shares, by :mod:`controller.decision.shares`. A report lends these
-variances to segments, or takes those of independent requests, by other classes that are a :class:`Variances` as well.
+Called by :mod:`controller.decision.means` and, for shares, by :mod:`controller.decision.shares`. A report
+of independent requests has a class of its own that is a :class:`Variances` as well.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -123,6 +124,30 @@ class VariantEvidence:
             return self.groups
         return {group: without(bins, self.failed.get(group, {})) for group, bins in self.groups.items()}
 
+    def in_segment(self, name: str) -> VariantEvidence:
+        """The variant as if it had no users but those of one segment, with groups of slices as its slices.
+
+        What was counted without groups is left out: nobody could tell how alike its requests are.
+        """
+        segment = self.segments.get(name, SegmentEvidence())
+        whole = whole_segment(segment.groups)
+        return VariantEvidence(
+            codes=whole.codes,
+            slices={
+                group: SliceEvidence(
+                    requests=part.amount(metrics.ANSWERED),
+                    errors=part.amount(metrics.ERRORS),
+                    aborted=part.codes.get(ABORTED, 0),
+                    amounts=part.amounts,
+                )
+                for group, part in segment.groups.items()
+            },
+            groups={group: part.durations for group, part in segment.groups.items()},
+            amounts=whole.amounts,
+            ttft={group: part.ttft for group, part in segment.groups.items()},
+            failed={group: part.failed for group, part in segment.groups.items() if part.failed},
+        )
+
     @property
     def requests(self) -> int:
         """Answered requests; aborted ones are neither successes nor errors."""
@@ -153,6 +178,18 @@ class VariantEvidence:
     def bins(self) -> Bins:
         """The histogram of durations over all groups, of failed answers as well."""
         return merge(self.groups.values())
+
+
+def whole_segment(groups: Mapping[int, SegmentEvidence], rest: SegmentEvidence | None = None) -> SegmentEvidence:
+    """A segment's evidence from that of its groups, and what was counted without groups."""
+    parts = [*groups.values(), *([] if rest is None else [rest])]
+    codes: Counter[int] = Counter()
+    amounts: Counter[str] = Counter()
+    for part in parts:
+        codes.update(part.codes)
+        amounts.update(part.amounts)
+    durations, ttft, failed = (merge(getattr(part, name) for part in parts) for name in ("durations", "ttft", "failed"))
+    return SegmentEvidence(dict(codes), dict(amounts), durations, ttft, failed, groups)
 
 
 def amount_of(name: str, codes: Mapping[int, int], amounts: Mapping[str, int]) -> int:

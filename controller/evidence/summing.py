@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from abmesh.experiment import metrics, names
 from abmesh.experiment.parts import Price
-from abmesh.inference.histogram import Bins, merge
+from abmesh.inference.histogram import Bins
 from controller.evidence.counts import Counts, segment_of
 from controller.evidence.summary import (
     ABORTED,
@@ -17,6 +17,7 @@ from controller.evidence.summary import (
     VariantEvidence,
     amount_of,
     priced,
+    whole_segment,
 )
 
 
@@ -103,11 +104,16 @@ class _Building:
 
     def _segments(self) -> dict[str, SegmentEvidence]:
         """The segments' evidence: that of their groups, and what was counted without groups."""
-        parts: dict[str, dict[int | None, SegmentEvidence]] = defaultdict(dict)
+        groups: dict[str, dict[int, SegmentEvidence]] = {}
+        rest: dict[str, SegmentEvidence] = {}
         for place in self.segments:
             segment, group = segment_of(place)
-            parts[segment][group] = self._at(place)
-        return {name: _whole(found) for name, found in parts.items()}
+            here = groups.setdefault(segment, {})
+            if group is None:
+                rest[segment] = self._at(place)
+            else:
+                here[group] = self._at(place)
+        return {name: whole_segment(found, rest.get(name)) for name, found in groups.items()}
 
     def _at(self, place: str) -> SegmentEvidence:
         part = self.segments[place]
@@ -120,17 +126,3 @@ class _Building:
         return {
             place: bins for (name, place), bins in self.bins.items() if name == histogram and isinstance(place, int)
         }
-
-
-def _whole(parts: Mapping[int | None, SegmentEvidence]) -> SegmentEvidence:
-    """A segment's evidence from that of its groups; under None is what was counted without groups."""
-    codes: Counter[int] = Counter()
-    amounts: Counter[str] = Counter()
-    for part in parts.values():
-        codes.update(part.codes)
-        amounts.update(part.amounts)
-    durations, ttft, failed = (
-        merge(getattr(part, name) for part in parts.values()) for name in ("durations", "ttft", "failed")
-    )
-    groups = {group: part for group, part in parts.items() if group is not None}
-    return SegmentEvidence(dict(codes), dict(amounts), durations, ttft, failed, groups)
