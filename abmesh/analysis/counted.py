@@ -18,7 +18,14 @@ from abmesh.experiment.parts import Price
 from abmesh.inference.histogram import Bins
 from abmesh.inference.numbers import Floats
 from controller.decision.history import Evidence
-from controller.evidence.summary import FIRST_ERROR, SegmentEvidence, SliceEvidence, VariantEvidence, priced
+from controller.evidence.summary import (
+    FIRST_ERROR,
+    SegmentEvidence,
+    SliceEvidence,
+    VariantEvidence,
+    priced,
+    whole_segment,
+)
 
 _DECADES: Final = 7
 _BINS: Final = 90 * _DECADES
@@ -65,10 +72,10 @@ class Counted:
         self._slices = slices
         self._segments = [*segments, OTHER_SEGMENT] if segments else []
         self._cells = _Sums(len(variants), slices)
-        self._parts = _Sums(len(variants), len(self._segments))
+        self._parts = _Sums(len(variants), len(self._segments) * GROUPS)
         groups = (len(variants), GROUPS, _BINS)
         self._bins, self._failed_bins, self._ttft = (np.zeros(groups, np.int64) for _ in range(3))
-        parts = (len(variants), len(self._segments), _BINS)
+        parts = (len(variants), len(self._segments) * GROUPS, _BINS)
         self._part_bins, self._part_failed, self._part_ttft = (np.zeros(parts, np.int64) for _ in range(3))
 
     def add(self, sent: Requests) -> None:
@@ -84,11 +91,12 @@ class Counted:
         if first is not None:
             _count(self._ttft, sent.variant[began], group[began], first[began])
         if self._segments:
-            self._parts.add(sent, sent.segment)
-            _count(self._part_bins, sent.variant[timed], sent.segment[timed], bins[timed])
-            _count(self._part_failed, sent.variant[failed], sent.segment[failed], bins[failed])
+            place = sent.segment * GROUPS + group
+            self._parts.add(sent, place)
+            _count(self._part_bins, sent.variant[timed], place[timed], bins[timed])
+            _count(self._part_failed, sent.variant[failed], place[failed], bins[failed])
             if first is not None:
-                _count(self._part_ttft, sent.variant[began], sent.segment[began], first[began])
+                _count(self._part_ttft, sent.variant[began], place[began], first[began])
 
     def evidence(self, prices: Mapping[str, Price]) -> Evidence:
         """What the controller makes of these counts, at these prices."""
@@ -119,19 +127,23 @@ class Counted:
         )
 
     def _segments_of(self, variant: int) -> dict[str, SegmentEvidence]:
-        requests, errors, milliseconds, amounts = self._parts.of(variant)
-        found = {}
-        for place, name in enumerate(self._segments):
-            sums = {metrics.DURATION_MS: milliseconds[place]}
-            sums |= {amount: values[place] for amount, values in amounts.items()}
-            found[name] = SegmentEvidence(
+        if not self._segments:
+            return {}
+        requests, errors, _, amounts = self._parts.of(variant)
+
+        def at(place: int) -> SegmentEvidence:
+            return SegmentEvidence(
                 codes={200: requests[place] - errors[place], FIRST_ERROR: errors[place]},
-                amounts={amount: total for amount, total in sums.items() if total},
+                amounts={amount: values[place] for amount, values in amounts.items() if values[place]},
                 durations=_bins(self._part_bins[variant, place]),
                 ttft=_bins(self._part_ttft[variant, place]),
                 failed=_bins(self._part_failed[variant, place]),
             )
-        return found
+
+        return {
+            name: whole_segment({group: at(number * GROUPS + group) for group in range(GROUPS)})
+            for number, name in enumerate(self._segments)
+        }
 
 
 class _Sums:

@@ -238,6 +238,8 @@ def _explained(
     guardrail = judgement.guardrail
     assert guardrail is not None
     metric, alpha = guardrail.measured, rollout.analysis.alpha
+    if guardrail.segment is not None:
+        evidence = evidence.in_segment(guardrail.segment)
     by_user = guardrail.per == "user"
     looked_at = evidence if by_user else evidence.kept(metric)
     comparison = compare(metric, looked_at, rollout.tuned_for, alpha, by_user=by_user)
@@ -264,7 +266,7 @@ def name_of(guardrail: Guardrail) -> str:
     """What a guardrail is called: ``latency_p95 max_increase 20% of the control``."""
     amount = show_limit(guardrail.limit, guardrail.measured, relative=guardrail.relative)
     per = " per user" if guardrail.per == "user" else ""
-    return f"{guardrail.metric}{per} {guardrail.kind} {amount}{' of the control' if guardrail.relative else ''}"
+    return f"{guardrail.subject}{per} {guardrail.kind} {amount}{' of the control' if guardrail.relative else ''}"
 
 
 def show_interval(guardrail: Guardrail, interval: Interval) -> str:

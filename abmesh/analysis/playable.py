@@ -9,6 +9,7 @@ from abmesh.analysis.explanation import name_of
 from abmesh.analysis.truth import Truth, measurable
 from abmesh.experiment.errors import RefusedError
 from abmesh.experiment.model import Experiment
+from abmesh.experiment.names import OTHER_SEGMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,12 @@ def playable(experiment: Experiment, truth: Truth) -> Playable:
     rollout = experiment.rollout
     assert rollout is not None
     priced = all(variant.price is not None for variant in experiment.variants)
-    kept = tuple(rail for rail in rollout.guardrails if measurable(rail.measured, truth, priced=priced))
+    segments = {segment.name for segment in truth.segments} | ({OTHER_SEGMENT} if truth.segments else set())
+    kept = tuple(
+        rail
+        for rail in rollout.guardrails
+        if measurable(rail.measured, truth, priced=priced) and (rail.segment is None or rail.segment in segments)
+    )
     left_out = [name_of(rail) for rail in rollout.guardrails if rail not in kept]
     goal = rollout.goal
     if goal is not None and not measurable(goal.measured, truth, priced=priced):

@@ -61,7 +61,7 @@ class RolloutQuestion:
         rollout = experiment.rollout
         assert rollout is not None
         goal = rollout.goal
-        guarded = {guardrail.metric for guardrail in rollout.guardrails}
+        guarded = {guardrail.metric for guardrail in rollout.guardrails if guardrail.segment is None}
         judged = guarded if goal is None else guarded | {goal.metric}
         planned = {}
         if goal is not None and goal.planned_requests is not None and goal.metric not in guarded:

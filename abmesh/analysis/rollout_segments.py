@@ -47,30 +47,8 @@ _WHY_NOT = {
     NO_GROUPS: "Envoy was rendered before it counted segments by groups of users, so how much they differ is not known",
 }
 
-_COUNTED = frozenset(
-    {
-        metrics.ANSWERED,
-        metrics.ENDED,
-        metrics.ERRORS,
-        metrics.SUCCEEDED,
-        metrics.INPUT_TOKENS,
-        metrics.OUTPUT_TOKENS,
-        metrics.USAGE,
-        metrics.COST,
-        metrics.BROKEN,
-        metrics.LEFT,
-    }
-)
-"""Amounts that are counted by segment, beside events."""
-
 _MISSING = 0.01
 """Share of the requests without a segment from which on the report warns."""
-
-
-def has_segments(measured: metrics.Metric) -> bool:
-    """Whether all that a metric is made of is counted by segment."""
-    amounts = [*(name for name, _ in measured.parts), *measured.per]
-    return all(name in _COUNTED or name.startswith(metrics.of_event(metrics.EVENTS, "")) for name in amounts)
 
 
 def with_segments(
@@ -91,7 +69,7 @@ def with_segments(
     """
     others = [item.variant for item in report.metrics[0].comparisons] if report.metrics else []
     wholes = {name: ReportedEvidence.of(strata, question, name, measured).both for name in others}
-    quantiles = [metric for metric in measured if metric.quantile is not None and has_segments(metric)]
+    quantiles = [metric for metric in measured if metric.quantile is not None and metrics.in_segments(metric)]
     parts = {
         (segment, name): _Part(segment, name, whole, quantiles)
         for segment in (*segments, names.OTHER_SEGMENT)
@@ -100,7 +78,7 @@ def with_segments(
     }
     found, reversals = [], []
     for part, metric in zip(report.metrics, measured, strict=True):
-        if not has_segments(metric):
+        if not metrics.in_segments(metric):
             found.append(part)
             continue
         compared = [_compared(metric, question, each) for each in parts.values()]

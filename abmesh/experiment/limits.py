@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from abmesh.experiment import metrics
-from abmesh.experiment.fields import Flag
+from abmesh.experiment.fields import Flag, SegmentValue
 from abmesh.experiment.quantities import Limit, Percentage
 from abmesh.experiment.validation import Frozen, did_you_mean, refuse
 
@@ -29,6 +29,7 @@ class Guardrail(Frozen):
 
     Attributes:
         metric: the metric that is limited.
+        segment: of the users whose value is limited; all users without one.
         max: highest allowed value.
         max_increase: how far the value may be above the control's.
         min: lowest allowed value.
@@ -41,6 +42,7 @@ class Guardrail(Frozen):
     """
 
     metric: str
+    segment: SegmentValue | None = None
     max: Limit | None = None
     max_increase: Limit | None = None
     min: Limit | None = None
@@ -53,6 +55,11 @@ class Guardrail(Frozen):
     def measured(self) -> metrics.Metric:
         """The guardrail's metric."""
         return _metric(self.metric)
+
+    @property
+    def subject(self) -> str:
+        """What is limited, in words: ``error_rate``, or ``error_rate of segment power``."""
+        return self.metric if self.segment is None else f"{self.metric} of segment {self.segment}"
 
     @property
     def kind(self) -> LimitKind:
@@ -94,6 +101,13 @@ class Guardrail(Frozen):
             raise refuse(message, "harm", found="any", allowed="limit")
         if self.per == "user" and not self.measured.by_user:
             raise refuse(_not_by_user(self.measured), "per", found="user", allowed="request")
+        if self.per == "user" and self.segment is not None:
+            message = "a segment's users are told apart by ten groups only, which is too few for a typical user"
+            raise refuse(message, "per", found="user", allowed="request")
+        if self.segment is not None and not metrics.in_segments(self.measured):
+            known = ", ".join(item.name for item in metrics.MEASURED.values() if metrics.in_segments(item))
+            allowed = f"{known}, costs, thumbs and EVENT_rate"
+            raise refuse("it is not counted by segment", "metric", found=self.metric, allowed=allowed)
         _check_direction(self.measured, self.kind, upper=self.upper)
         _check_amount(self.measured, self.limit, self.kind, relative=self.relative, compares=self.compares)
         _check_provable(self.measured, self.kind, self.limit, compares=self.compares, relative=self.relative)

@@ -160,6 +160,11 @@ PLAIN_COUNTERS: Final = (
 EVENT_COUNTERS: Final = (EVENTS, SESSION_EVENTS, EVENT_VALUE, VALUED_EVENTS)
 """Amounts that Envoy counts for each event."""
 
+_IN_SEGMENTS: Final = frozenset(
+    {ANSWERED, ENDED, ERRORS, SUCCEEDED, BROKEN, LEFT, INPUT_TOKENS, OUTPUT_TOKENS, USAGE, COST}
+)
+"""Amounts that are counted by segment, beside events."""
+
 MORE_IS_BETTER: Final[Mapping[str, bool]] = {"click": True, "conversion": True, THUMBS_UP: True, THUMBS_DOWN: False}
 """Events whose name tells whether more is better. Other names do not: nobody wants more of ``complaint``."""
 
@@ -265,6 +270,12 @@ OF_VALUES: Final = ("_value_mean", "_value_per_request")
 def event_rate(event: str) -> str:
     """Name of the metric that counts an event per request: ``click`` becomes ``click_rate``."""
     return _rate(event).name
+
+
+def in_segments(metric: Metric) -> bool:
+    """Whether all that a metric is made of is counted by segment."""
+    amounts = [*(name for name, _ in metric.parts), *metric.per]
+    return all(name in _IN_SEGMENTS or name.startswith(of_event(EVENTS, "")) for name in amounts)
 
 
 def find(name: str) -> Metric | None:

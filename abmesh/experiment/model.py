@@ -20,7 +20,7 @@ from abmesh.experiment.errors import UnknownName
 from abmesh.experiment.fields import LONGEST_TOKEN, ClusterName, DnsLabel, Origin, Salt
 from abmesh.experiment.journal_bound import JournalBound
 from abmesh.experiment.limits import missing_for
-from abmesh.experiment.names import BUCKETS, CONTINUED_ENDING, EXT_PROC_CLUSTER, GROUPS
+from abmesh.experiment.names import BUCKETS, CONTINUED_ENDING, EXT_PROC_CLUSTER, GROUPS, OTHER_SEGMENT
 from abmesh.experiment.parts import Cluster, IssueCookie, Match, Override, Price, Segments, UnitSource, Variant
 from abmesh.experiment.places import shared_place
 from abmesh.experiment.quantities import format_weight
@@ -199,6 +199,7 @@ class Experiment(Frozen):
             found, allowed = self.rollout.candidate, ", ".join(others)
             yield refuse(message, "rollout", "candidate", found=found, allowed=allowed)
         yield from self._metrics_measured(self.rollout)
+        yield from self._segments_declared(self.rollout)
 
     def _metrics_measured(self, rollout: Rollout) -> Iterator[PydanticCustomError]:
         """Refuse metrics for which this experiment lacks a declaration."""
@@ -216,6 +217,18 @@ class Experiment(Frozen):
             if event and event not in events:
                 message = did_you_mean(message, metric, self.metrics)
             yield refuse(message, "rollout", *place, found=metric, allowed=", ".join(self.metrics))
+
+    def _segments_declared(self, rollout: Rollout) -> Iterator[PydanticCustomError]:
+        """Refuse guardrails on segments that nobody is ever in."""
+        known = () if self.segments is None else (*self.segments.values, OTHER_SEGMENT)
+        for index, rail in enumerate(rollout.guardrails):
+            if rail.segment is None or rail.segment in known:
+                continue
+            message = "this experiment declares no segments"
+            if known:
+                message = did_you_mean("not a segment of this experiment", rail.segment, known)
+            place = ("rollout", "guardrails", index, "segment")
+            yield refuse(message, *place, found=rail.segment, allowed=", ".join(known) or "only with segments")
 
     def _ranges_cover(self) -> Iterator[PydanticCustomError]:
         if self.ranges is None:

@@ -20,7 +20,7 @@ from abmesh.experiment.rollout import Rollout
 from abmesh.inference.histogram import merge, quantile, size
 from controller.decision import emergency_stop, goals, guardrails, sample_ratio, typical_user
 from controller.decision.after_promotion import watched
-from controller.decision.history import Evidence, History
+from controller.decision.history import Evidence, History, edge_name
 from controller.decision.look_back import look_back, with_checkpoint
 from controller.decision.policy import Decision, Situation, apply_policy, guardrails_in_force
 from controller.decision.prices import at_prices
@@ -119,8 +119,16 @@ def judge(inputs: Inputs) -> tuple[Situation, History]:
     history = history.raised({sample_ratio.HYPOTHESIS: split.log_e})
     goal, history = _goal(situation.rollout, evidence, history)
     names, kept = (state.candidate, state.control), guardrails.effects(judgements)
+    segments = {rail.segment for rail in situation.rollout.guardrails if rail.segment is not None}
     history = with_checkpoint(
-        history, inputs.began, inputs.at, present, names, _watched(situation.rollout), effects=kept
+        history,
+        inputs.began,
+        inputs.at,
+        present,
+        names,
+        _watched(situation.rollout),
+        segments=segments,
+        effects=kept,
     )
     found = replace(
         situation,
@@ -216,28 +224,28 @@ def _with_edges(experiment: Experiment, history: History, present: Evidence, con
     """
     rollout = experiment.rollout
     assert rollout is not None
-    wanted = [
-        guardrail.measured
-        for guardrail in rollout.guardrails
-        if guardrail.compares and (guardrail.measured.quantile is not None or guardrail.measured.share)
+    wanted = [(rail.measured, rail.segment or "") for rail in rollout.guardrails if rail.compares]
+    wanted += [] if rollout.goal is None else [(rollout.goal.measured, "")]
+    missing = [
+        (metric, segment)
+        for metric, segment in wanted
+        if (metric.quantile is not None or metric.share) and edge_name(metric.name, segment) not in history.edges
     ]
-    if rollout.goal is not None and (rollout.goal.measured.quantile is not None or rollout.goal.measured.share):
-        wanted.append(rollout.goal.measured)
-    missing = [metric for metric in wanted if metric.name not in history.edges]
     if not missing:
         return history
     sources = [*(stage.evidence for stage in history.past[-1:]), present]
     edges = dict(history.edges)
-    for metric in missing:
-        known = (_edge(source[control], metric) for source in sources if control in source)
+    for metric, segment in missing:
+        known = (_edge(source[control], metric, segment) for source in sources if control in source)
         edge = next((edge for edge in known if edge is not None), None)
         if edge is not None:
-            edges[metric.name] = (edge,)
+            edges[edge_name(metric.name, segment)] = (edge,)
     return replace(history, edges=edges)
 
 
-def _edge(control: VariantEvidence, metric: Metric) -> float | None:
-    """The control's quantile, or its rate; None of too few requests."""
+def _edge(control: VariantEvidence, metric: Metric, segment: str) -> float | None:
+    """The control's quantile, or its rate, on all users or on one segment of them; None of too few requests."""
+    control = control.in_segment(segment) if segment else control
     if metric.quantile is None:
         n = denominator(control, metric)
         return min(max(numerator(control, metric) / n, 0.0), 1.0) if n >= EDGE_SAMPLE else None

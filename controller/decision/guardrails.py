@@ -36,15 +36,15 @@ from controller.decision.comparison import Comparison, Values
 from controller.decision.comparisons import compare
 from controller.decision.forecast import NOTHING_AHEAD, forecast, growing, returning_users, trend_of
 from controller.decision.rollout_evidence import RolloutEvidence
+from controller.decision.segments import too_thin
 from controller.decision.verdicts import Judgement, Verdict
 from controller.decision.views import Shown, Views
 
 
 def hypothesis(guardrail: Guardrail) -> str:
     """Name of what its e-value for harm speaks against, for :class:`~controller.decision.history.History`."""
-    limit = f"{guardrail.metric} {guardrail.kind} {plain(guardrail.limit):g}"
-    if guardrail.per == "user":
-        limit = f"{guardrail.metric} per user {guardrail.kind} {plain(guardrail.limit):g}"
+    per = " per user" if guardrail.per == "user" else ""
+    limit = f"{guardrail.subject}{per} {guardrail.kind} {plain(guardrail.limit):g}"
     if not guardrail.compares:
         return limit
     return f"{limit}{' of the control' if guardrail.relative else ''}, harm {guardrail.harm}"
@@ -60,6 +60,8 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
         peak: the largest logarithm that the e-value for harm has had at earlier looks.
     """
     metric = guardrail.measured
+    if guardrail.segment is not None:
+        evidence = evidence.in_segment(guardrail.segment)
     alpha, alpha_harm = rollout.analysis.alpha, rollout.alpha_alarm
     if guardrail.per == "user":
         views = Views.alike(compare(metric, evidence, rollout.tuned_for, alpha, by_user=True))
@@ -71,6 +73,22 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
         n = 0 if values.candidate is None else round(values.n)
         return Judgement(metric.name, guardrail.kind, Verdict.ERROR, value=values.candidate, n=n, guardrail=guardrail)
     proven = -math.log(alpha_harm)
+    thin = guardrail.segment is not None and too_thin(evidence.kept(metric), metric, alone=not guardrail.compares)
+    if thin and peak < proven:
+        return Judgement(
+            metric.name,
+            guardrail.kind,
+            Verdict.INCONCLUSIVE,
+            value=values.candidate,
+            limit=limit_of(guardrail, reference),
+            control=reference,
+            n=round(values.n),
+            alpha_harm=alpha_harm,
+            alpha_healthy=alpha,
+            heaviest=evidence.heaviest,
+            thin=True,
+            guardrail=guardrail,
+        )
     log_e_harm, shown = views.mixed(lambda view: evidence.look_back.mixed(_log_e(guardrail, view, harm)), proven)
     log_e_healthy = float(_log_e(guardrail, found.grown(1.0), _OPPOSITE[harm])[0])
     healthy = log_e_healthy >= -math.log(alpha)

@@ -17,7 +17,7 @@ Called by :mod:`controller.decision.decide`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -32,7 +32,7 @@ from abmesh.inference.mixture import log_sum_exp
 from abmesh.inference.numbers import Floats
 from controller.decision.history import Checkpoint, Evidence, History
 from controller.decision.prices import at_prices
-from controller.evidence.summary import SliceEvidence, VariantEvidence
+from controller.evidence.summary import SegmentEvidence, SliceEvidence, VariantEvidence, whole_segment
 
 _Key = TypeVar("_Key")
 
@@ -134,6 +134,7 @@ def with_checkpoint(
     names: Sequence[str],
     measured: Sequence[Metric] = (),
     *,
+    segments: Collection[str] = (),
     effects: Mapping[str, float] = MappingProxyType({}),
 ) -> History:
     """The history with a checkpoint of this moment, if the last one is old enough; some in between are dropped.
@@ -147,6 +148,7 @@ def with_checkpoint(
         present: the stage's evidence.
         names: the variants to keep evidence of.
         measured: the metrics that need more of it than the requests and errors in every slice.
+        segments: that are judged on their own.
         effects: each guardrail's design effect now.
     """
     checkpoints, taken = history.checkpoints, history.taken
@@ -157,7 +159,7 @@ def with_checkpoint(
         checkpoints = (Checkpoint(taken, began, {}),)
     if at - checkpoints[-1].at > (at - began) / _FINE and at > checkpoints[-1].at:
         taken += 1
-        evidence = {name: _condensed(present[name], measured) for name in names if name in present}
+        evidence = {name: _condensed(present[name], measured, segments) for name in names if name in present}
         checkpoints = _thinned((*checkpoints, Checkpoint(taken, at, evidence, effects)), at)
     return replace(history, checkpoints=checkpoints, taken=taken)
 
@@ -185,7 +187,7 @@ def difference(now: VariantEvidence | None, then: VariantEvidence | None) -> Var
     )
 
 
-def _condensed(evidence: VariantEvidence, measured: Sequence[Metric]) -> VariantEvidence:
+def _condensed(evidence: VariantEvidence, measured: Sequence[Metric], segments: Collection[str]) -> VariantEvidence:
     """What is compared with later: what the metrics need of every slice, and of every group of slices."""
     amounts = any(metric.quantile is None and metric != ERROR_RATE for metric in measured)
     histograms = {metric.histogram for metric in measured if metric.quantile is not None}
@@ -202,8 +204,28 @@ def _condensed(evidence: VariantEvidence, measured: Sequence[Metric]) -> Variant
         groups=groups("duration", evidence.groups),
         amounts=evidence.amounts,
         ttft=groups("ttft", evidence.ttft),
+        segments={name: _part(item, histograms) for name, item in evidence.segments.items() if name in segments},
         failed=groups("duration", evidence.failed) if evidence.failed else {},
     )
+
+
+def _part(evidence: SegmentEvidence, histograms: Collection[Histogram]) -> SegmentEvidence:
+    """A segment's groups, with the histograms that are compared."""
+
+    def kept(histogram: Histogram, bins: Bins) -> Bins:
+        return CompactBins.of(bins) if histogram in histograms else {}
+
+    groups = {
+        group: SegmentEvidence(
+            codes=item.codes,
+            amounts=item.amounts,
+            durations=kept("duration", item.durations),
+            ttft=kept("ttft", item.ttft),
+            failed=kept("duration", item.failed),
+        )
+        for group, item in evidence.groups.items()
+    }
+    return whole_segment(groups)
 
 
 def _requests(evidence: SliceEvidence) -> SliceEvidence:

@@ -123,6 +123,7 @@ class Judgement:
         within: whether the current stage's own value keeps the limit.
         others: whether the value leaves out each variant's busiest slices of users.
         heaviest: the largest share of either variant's requests in the current stage that one slice of users has, 0..1.
+        thin: whether it is of a segment whose requests come from too few users to be judged.
         latest_n: the candidate's requests in the current stage.
         elapsed: seconds in which they were counted.
         guardrail: the one that was judged; None for the emergency stop.
@@ -147,6 +148,7 @@ class Judgement:
     within: bool = True
     others: bool = False
     heaviest: float = 0.0
+    thin: bool = False
     latest_n: float = 0.0
     elapsed: float = 0.0
     leads: Verdict | None = None

@@ -257,7 +257,8 @@ class _Gauges:
         show(self._no_way_back, outcome.decision.cause is Cause.NO_WAY_BACK, name)
         for judgement in outcome.judgements:
             if judgement.value is not None:
-                labels = (name, judgement.metric, _limit_label(judgement))
+                subject = judgement.metric if judgement.guardrail is None else judgement.guardrail.subject
+                labels = (name, subject, _limit_label(judgement))
                 show(self._guardrail, judgement.value, *labels)
                 show(self._p_harm, judgement.p_harm, *labels)
                 show(self._budget, budget_used(judgement), *labels)

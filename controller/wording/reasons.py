@@ -243,7 +243,7 @@ def _verdicts(situation: Situation) -> str:
     """All verdicts, and the guardrails that have none because the control has no users."""
     texts = [judgement_text(item, situation.state) for item in situation.judgements]
     in_force = guardrails_in_force(situation.experiment)
-    without = [guardrail.metric for guardrail in situation.rollout.guardrails if guardrail not in in_force]
+    without = [guardrail.subject for guardrail in situation.rollout.guardrails if guardrail not in in_force]
     if without:
         control = situation.state.control
         texts.append(f"{', '.join(without)} cannot be compared: {control} no longer has users")

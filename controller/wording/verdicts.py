@@ -45,23 +45,26 @@ def _guardrail(judgement: Judgement, guardrail: Guardrail, state: ExperimentStat
 
 
 def _verdict(judgement: Judgement, guardrail: Guardrail, state: ExperimentState) -> str:
-    metric = guardrail.measured
+    metric, subject = guardrail.measured, guardrail.subject
+    of = "of" if guardrail.segment is None else "on"
     if judgement.value is None:
-        return f"there is no data on {metric.name} of {state.candidate} yet"
+        return f"there is no data on {subject} {of} {state.candidate} yet"
     if judgement.limit is None:
-        return f"there is no data on {metric.name} of {state.control} to compare with"
+        return f"there is no data on {subject} {of} {state.control} to compare with"
     limit = f"its limit of {show_value(metric, judgement.limit)}"
     if guardrail.compares and judgement.control is not None:
         allowed = show_change(guardrail.limit, metric, relative=guardrail.relative, upper=guardrail.upper)
         limit = f"{limit} ({state.control}'s {show_value(metric, judgement.control)} {allowed})"
     per = " per user" if guardrail.per == "user" else ""
-    text = f"{metric.name}{per} {show_value(metric, judgement.value)} over {judgement.n} {metric.things}"
+    text = f"{subject}{per} {show_value(metric, judgement.value)} over {judgement.n} {metric.things}"
     if judgement.others:
         text = f"{text} without the busiest users"
     if judgement.since is not None:
         text = f"{text} in the last {judgement.since:.0f} s"
     if judgement.verdict is Verdict.HARMFUL:
         return f"{text} {_harm(judgement, guardrail, limit, state.control)}"
+    if judgement.thin:
+        return f"{text} cannot be judged yet: too few users of this segment send most of its requests"
     moves = judgement.trend in (Trend.RISING, Trend.FALLING)
     if moves or (judgement.trend is Trend.STEADY and judgement.verdict is Verdict.INCONCLUSIVE):
         text = f"{text}, {judgement.trend},"

@@ -190,6 +190,17 @@ def test_other_limits_are_refused(fields: dict[str, Any], message: str, allowed:
     assert refused(Guardrail, **{"metric": "error_rate", **fields}) == (message, allowed)
 
 
+@pytest.mark.parametrize("name", ["latency_mean", "tokens_per_second", "cache_rate", "click_per_session"])
+def test_a_segment_has_only_what_is_counted_by_segment(name: str) -> None:
+    limit = {"min": 1} if name == "tokens_per_second" else {"max": "1s" if name == "latency_mean" else "5%"}
+    limit = {"min": "5%"} if name == "click_per_session" else limit
+    message, allowed = refused(Guardrail, metric=name, segment="power", **limit)
+    assert message == "metric: it is not counted by segment"
+    assert {"error_rate", "latency_p95", "ttft_p95", "costs"} < set(allowed.split(", "))
+    assert guardrail(metric=name, **limit).subject == name
+    assert guardrail(metric="click_rate", segment="power", min="5%").subject == "click_rate of segment power"
+
+
 @pytest.mark.parametrize("model", [Guardrail, Goal])
 def test_what_no_experiment_can_measure_is_refused_with_all_that_one_could(model: type[Guardrail | Goal]) -> None:
     message, allowed = refused(model, metric="latncy_p95")

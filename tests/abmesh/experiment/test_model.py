@@ -161,6 +161,23 @@ class TestExperiment:
                 "rollout.guardrails.0.metric: not a metric; did you mean ttft_p9",
             ),
             (
+                {"rollout": {**ROLLOUT, "guardrails": [{"metric": "error_rate", "segment": "a", "max": "1%"}]}},
+                "rollout.guardrails.0.segment: this experiment declares no segments",
+            ),
+            (
+                {
+                    "segments": {"header": "h", "values": ["power"]},
+                    "rollout": {
+                        **ROLLOUT,
+                        "guardrails": [
+                            {"metric": "error_rate", "segment": "other", "max": "1%"},
+                            {"metric": "error_rate", "segment": "powr", "max": "1%"},
+                        ],
+                    },
+                },
+                "rollout.guardrails.1.segment: not a segment of this experiment; did you mean power?",
+            ),
+            (
                 {"rollout": {**ROLLOUT, "guardrails": [{"metric": "error_rate"}]}},
                 "rollout.guardrails.0: exactly one limit is needed",
             ),
