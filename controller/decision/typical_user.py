@@ -29,10 +29,11 @@ def beside(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence) ->
         evidence: what was counted.
 
     Returns:
-        None for a metric that is not measured by user, and before there are enough slices with requests to tell.
+        None for a metric that is not measured by user, for a segment, whose users are told apart by groups only, and
+        before there are enough slices with requests to tell.
     """
     metric, alpha = guardrail.measured, rollout.analysis.alpha
-    if not metric.by_user:
+    if not metric.by_user or guardrail.segment is not None:
         return None
     evidence = replace(evidence, look_back=NO_LOOK_BACK)
     found = UserComparison.of(evidence, metric, rollout.tuned_for, alpha)

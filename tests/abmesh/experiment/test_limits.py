@@ -198,6 +198,9 @@ def test_a_segment_has_only_what_is_counted_by_segment(name: str) -> None:
     assert message == "metric: it is not counted by segment"
     assert {"error_rate", "latency_p95", "ttft_p95", "costs"} < set(allowed.split(", "))
     assert guardrail(metric=name, **limit).subject == name
+    assert refused(Guardrail, metric="error_rate", segment="power", per="user", max="5%")[0].startswith(
+        "per: a segment's"
+    )
     assert guardrail(metric="click_rate", segment="power", min="5%").subject == "click_rate of segment power"
 
 

@@ -163,6 +163,7 @@ def test_a_rollout_keeps_what_its_segments_guardrails_need() -> None:
     assert history.edges["latency_p95 of segment power"][0] == pytest.approx(405.0)
     assert history.edges["latency_p95"][0] < 200
     harmful = [item for item in situation.judgements if item.verdict is Verdict.HARMFUL]
+    assert all(item.typical is None for item in situation.judgements if item.guardrail and item.guardrail.segment)
     assert [item.guardrail.subject for item in harmful if item.guardrail] == ["error_rate of segment power"]
     assert any(name.startswith("error_rate of segment power max") for name in history.peaks)
     assert set(history.checkpoints[-1].evidence["model-b"].segments) == {"power"}
