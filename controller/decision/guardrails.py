@@ -59,7 +59,7 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
         evidence: what was counted.
         peak: the largest logarithm that the e-value for harm has had at earlier looks.
     """
-    metric = guardrail.measured
+    metric, heaviest = guardrail.measured, evidence.heaviest
     if guardrail.segment is not None:
         evidence = evidence.in_segment(guardrail.segment)
     alpha, alpha_harm = rollout.analysis.alpha, rollout.alpha_alarm
@@ -85,7 +85,7 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
             n=round(values.n),
             alpha_harm=alpha_harm,
             alpha_healthy=alpha,
-            heaviest=evidence.heaviest,
+            heaviest=heaviest,
             thin=True,
             guardrail=guardrail,
         )
@@ -135,7 +135,7 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
         still=still,
         within=within,
         others=views.uneven,
-        heaviest=evidence.heaviest,
+        heaviest=heaviest,
         latest_n=values.latest_n,
         elapsed=evidence.elapsed.total_seconds(),
         leads=ahead.leads,
