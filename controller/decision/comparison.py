@@ -13,7 +13,7 @@ than the whole stratum.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, Self
 
 import numpy as np
@@ -42,7 +42,8 @@ class Values:
         n: the candidate's requests, or whatever else the metric counts per.
         control_n: the control's.
         latest_n: the candidate's in the current stage alone.
-        design_effect: in the current stage, at least 1.
+        design_effect: in the current stage, at least 1, of a comparison with the control.
+        own_design_effect: the same of the candidate's value alone, where that is another one.
         variance: of the candidate's value per request in the current stage, with what users repeat, in the metric's
             unit squared; 0 where it is not known.
     """
@@ -55,7 +56,14 @@ class Values:
     control_n: float
     latest_n: float = 0.0
     design_effect: float = 1.0
+    own_design_effect: float | None = None
     variance: float = 0.0
+
+    @property
+    def alone(self) -> Values:
+        """The same, beside a limit of the candidate's value that does not depend on the control."""
+        own = self.own_design_effect
+        return self if own is None else replace(self, design_effect=own)
 
 
 class Comparison(Protocol):

@@ -97,15 +97,17 @@ def forecast(found: Comparison, returning: float, *, healthy: Decided, harmful: 
     return Forecast(leads, needed)
 
 
-def returning_users(found: Comparison, metric: Metric, effects: Sequence[float | None]) -> float:
+def returning_users(
+    found: Comparison, metric: Metric, values: Values, effects: Sequence[float | None]
+) -> float:
     """The part of a comparison's design effect that grows with the stage, because the same users return, 0..1.
 
     Args:
         found: the comparison now, with a row for each checkpoint.
         metric: that it is of.
+        values: its numbers, as they are tested.
         effects: :func:`growing` at each of these checkpoints; None where it was not kept.
     """
-    values = found.values
     moments = [
         (values.latest_n - found.moment(row)[1], effect)
         for row, effect in enumerate(effects, start=1)

@@ -67,7 +67,8 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
         views = Views.alike(compare(metric, evidence, rollout.tuned_for, alpha, by_user=True))
     else:
         views = Views.of(lambda view: compare(metric, view, rollout.tuned_for, alpha), evidence, metric)
-    found, values, harm = views.kept, views.kept.values, _harm(guardrail)
+    found, harm = views.kept, _harm(guardrail)
+    values = found.values if guardrail.compares else found.values.alone
     reference = values.control if guardrail.compares else None
     if values.candidate is None or (guardrail.compares and reference is None):
         n = 0 if values.candidate is None else round(values.n)
@@ -108,7 +109,7 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
         if log_e_harm >= proven:
             verdict = Verdict.HARMFUL
     still = log_e_harm >= proven
-    returning = returning_users(found, metric, evidence.look_back.effects(hypothesis(guardrail)))
+    returning = returning_users(found, metric, values, evidence.look_back.effects(hypothesis(guardrail)))
     ahead = NOTHING_AHEAD
     if verdict is Verdict.INCONCLUSIVE and not healthy:
         ahead = forecast(

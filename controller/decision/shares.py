@@ -113,7 +113,8 @@ class ShareComparison:
         """See the protocol."""
         found = self.sums.values(float(self.phi[..., -1].flat[0]))
         share = found.latest or 0.0
-        return replace(found, variance=float(self.own_phi[..., -1].flat[0]) * share * (1 - share))
+        own = float(self.own_phi[..., -1].flat[0])
+        return replace(found, own_design_effect=own, variance=own * share * (1 - share))
 
     @property
     def standardised(self) -> tuple[float, float] | None:
