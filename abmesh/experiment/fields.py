@@ -106,5 +106,13 @@ Origin = Annotated[
         "default; nothing after it; such as https://app.example",
     ),
 ]
+HttpUrl = Annotated[
+    str,
+    StringConstraints(max_length=1024),
+    _form(
+        r"^https?://([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?(/[\x21\x22\x24-\x7e]*)?$",
+        "http:// or https://, a host, perhaps a port and a path, such as http://prometheus:9090; no user name and no #",
+    ),
+]
 Flag = Annotated[bool, Strict()]
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]

@@ -17,11 +17,12 @@ from abmesh.experiment.quantities import Limit, Percentage
 from abmesh.experiment.validation import Frozen, did_you_mean, refuse
 
 LimitKind = Literal["max", "max_increase", "min", "max_decrease"]
+OnHarm = Literal["rollback", "pause"]
 LIMITS: tuple[LimitKind, ...] = ("max", "max_increase", "min", "max_decrease")
 
 
 class Guardrail(Frozen):
-    """A limit that the candidate must keep; breaking it rolls the candidate back.
+    """A limit that the candidate must keep; breaking it rolls the candidate back, or does what ``on_harm`` says.
 
     Exactly one of the four limits is given, and not one that only a better candidate could break. It is a share for
     rates, a duration for latencies, a plain number for everything else; with ``relative``, a share of the control's
@@ -39,6 +40,8 @@ class Guardrail(Frozen):
             ``any`` change in that direction that is not proven to stay within the limit.
         per: what counts alike: every ``request``, or every ``user`` as far as slices of users tell, so that a busy
             client does not speak for everybody.
+        on_harm: what proven harm does; default: the rollout's ``on_harm``.
+        dry_run: whether the guardrail is only reported: it neither acts nor holds, and takes no part of ``alpha``.
     """
 
     metric: str
@@ -50,6 +53,8 @@ class Guardrail(Frozen):
     relative: Flag = False
     harm: Literal["limit", "any"] = "limit"
     per: Literal["request", "user"] = "request"
+    on_harm: OnHarm | None = None
+    dry_run: Flag = False
 
     @property
     def measured(self) -> metrics.Metric:

@@ -208,6 +208,9 @@ class Experiment(Frozen):
         ]
         if rollout.goal is not None:
             named.append((("goal", "metric"), rollout.goal.metric))
+        named += [
+            (("secondary_goals", place, "metric"), goal.metric) for place, goal in enumerate(rollout.secondary_goals)
+        ]
         events = [event.name for event in self.events]
         for place, metric in named:
             if metric in self.metrics:

@@ -10,13 +10,12 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from abmesh.experiment.checks import Check
 from abmesh.experiment.fields import HeaderValue, PathPrefix
-from abmesh.experiment.limits import Goal, Guardrail
+from abmesh.experiment.limits import Goal, Guardrail, OnHarm
 from abmesh.experiment.names import BUCKETS
 from abmesh.experiment.quantities import Duration, Share, Weight, format_weight
-from abmesh.experiment.validation import Frozen, header_map, refuse
-
-_OF_THE_CONNECTION = ("connection", "content-length", "transfer-encoding")
+from abmesh.experiment.validation import Frozen, header_map, own_headers, raise_all, refuse, repeated
 
 
 class Stage(Frozen):
@@ -71,6 +70,7 @@ class Warmup(Frozen):
     settled: Share = 0.1
 
     _lower_headers = field_validator("headers", mode="before")(header_map)
+    _own_headers = field_validator("headers")(own_headers)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -81,10 +81,6 @@ class Warmup(Frozen):
             raise refuse("a warm-up needs time", "max_duration", allowed="more than 0s")
         if self.method == "GET" and self.body:
             raise refuse("a GET has no body", "body", allowed="no body, or method: POST")
-        for name in _OF_THE_CONNECTION:
-            if name in self.headers:
-                message = "the HTTP client sets this header itself"
-                raise refuse(message, "headers", name, found=name, allowed="any other header")
         return self
 
 
@@ -92,10 +88,11 @@ class Analysis(Frozen):
     """How sure a decision must be.
 
     Attributes:
-        alpha: highest probability, over a whole rollout with any number of looks, of rolling back a candidate that does
-            no harm. It is split evenly over the guardrails, the emergency stop and, in an experiment, the goal, where a
-            worse candidate is rolled back. It is also the error probability of each guardrail's ``healthy``, which
-            needs no split because all guardrails must be healthy; a win in an experiment has half of it.
+        alpha: highest probability, over a whole rollout with any number of looks, of rolling back (or pausing) a
+            candidate that does no harm. It is split evenly over the guardrails that act, the emergency stop and, in an
+            experiment, the goal, where a worse candidate is rolled back. It is also the error probability of each
+            guardrail's ``healthy``, which needs no split because all guardrails must be healthy; a win in an experiment
+            has half of it.
         emergency_stop: a candidate whose error rate is significantly above this, and above the control's if that has
             users, is rolled back whatever the guardrails say. 100% turns it off.
         emergency_stop_after_promotion: how long after its promotion a candidate that fails so often is still rolled
@@ -140,8 +137,14 @@ class Rollout(Frozen):
         steps: weights of the candidate, each higher than the one before.
         stage: what every step needs before the next one begins.
         on_timeout: what happens when a stage lasts longer than its ``max_duration``.
+        on_harm: what a guardrail that finds harm does unless it says otherwise: ``rollback``, or ``pause``, which keeps
+            the weights until ``abmesh resume``. The emergency stop always rolls back.
+        on_broken_control: what happens while the control itself is significantly beyond an absolute guardrail or the
+            emergency stop: ``hold``, or ``advance`` as if it were not. It gets no users back either way.
         guardrails: limits that the candidate must keep.
-        goal: what the candidate should improve.
+        goal: what the candidate should improve; the primary one, which decides an experiment.
+        secondary_goals: further goals, which are reported, corrected for their number, and decide nothing.
+        checks: other people's numbers, which hold or roll back by a threshold, outside of the error probability.
         analysis: how sure decisions must be.
         warmup: requests to the candidate before its first users; leave it out for no warm-up.
     """
@@ -151,10 +154,19 @@ class Rollout(Frozen):
     steps: Annotated[tuple[Weight, ...], Field(min_length=1, max_length=100)]
     stage: Stage = Stage()
     on_timeout: Literal["hold", "rollback"] = "hold"
+    on_harm: OnHarm = "rollback"
+    on_broken_control: Literal["hold", "advance"] = "hold"
     guardrails: tuple[Guardrail, ...] = ()
     goal: Goal | None = None
+    secondary_goals: Annotated[tuple[Goal, ...], Field(max_length=20)] = ()
+    checks: Annotated[tuple[Check, ...], Field(max_length=50)] = ()
     analysis: Analysis = Analysis()
     warmup: Warmup | None = None
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        """All goals, the primary one first."""
+        return self.secondary_goals if self.goal is None else (self.goal, *self.secondary_goals)
 
     @property
     def tuned_for(self) -> int:
@@ -163,8 +175,9 @@ class Rollout(Frozen):
 
     @property
     def alarms(self) -> int:
-        """Number of alarms that share ``alpha``: one per guardrail, the emergency stop, and an experiment's goal."""
-        return len(self.guardrails) + (self.analysis.emergency_stop < 1) + (self.mode == "experiment")
+        """Number of alarms that share ``alpha``: guardrails that act, the emergency stop, an experiment's goal."""
+        acting = sum(not guardrail.dry_run for guardrail in self.guardrails)
+        return acting + (self.analysis.emergency_stop < 1) + (self.mode == "experiment")
 
     @property
     def alpha_alarm(self) -> float:
@@ -191,6 +204,26 @@ class Rollout(Frozen):
                 raise refuse("steps must rise", index, found=found, allowed=f"more than {after}")
             previous = step
         return steps
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        raise_all(repeated((check.name for check in self.checks), "check", "checks", field="name"))
+        return self
+
+    @model_validator(mode="after")
+    def _secondary_beside_a_primary(self) -> Self:
+        if self.secondary_goals and self.goal is None:
+            raise refuse("secondary goals stand beside a primary one", "secondary_goals", allowed="with goal")
+        known = set() if self.goal is None else {self.goal.metric}
+        for place, goal in enumerate(self.secondary_goals):
+            if goal.metric in known:
+                message, allowed = "this is a goal already", "each metric once, the primary goal's included"
+                raise refuse(message, "secondary_goals", place, "metric", found=goal.metric, allowed=allowed)
+            known.add(goal.metric)
+            if goal.design != "anytime":
+                where = ("secondary_goals", place, "design")
+                raise refuse("only the primary goal has planned looks", *where, found=goal.design, allowed="anytime")
+        return self
 
     @model_validator(mode="after")
     def _can_decide(self) -> Self:

@@ -18,6 +18,8 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from abmesh.experiment.names import ENVOY_PREFIX, MODEL_VERSION, TRUSTED_PREFIX
 
+_OF_THE_CONNECTION = ("connection", "content-length", "transfer-encoding")
+
 
 class Frozen(BaseModel):
     """Base of every model of the document: immutable, and unknown keys are refused.
@@ -134,6 +136,15 @@ def header_map(value: object) -> object:
             "the same header twice", found=", ".join(map(str, value)), allowed="each header once; case does not matter"
         )
     return lowered
+
+
+def own_headers(headers: dict[str, str]) -> dict[str, str]:
+    """Refuse headers that an HTTP client sets itself; for ``field_validator``."""
+    for name in _OF_THE_CONNECTION:
+        if name in headers:
+            message = "the HTTP client sets this header itself"
+            raise refuse(message, name, found=name, allowed="any other header")
+    return headers
 
 
 def repeated(

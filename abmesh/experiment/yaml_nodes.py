@@ -39,8 +39,9 @@ SHOWN: Final = 60
 """Most characters of a value that a problem quotes."""
 
 _WARMUP = "warmup"
+_CHECKS = "checks"
 _SALT, _KEYS = "secret_salt", "keys"
-_PRIVATE_WORDS = (_WARMUP, _SALT, _KEYS)
+_PRIVATE_WORDS = (_WARMUP, _CHECKS, _SALT, _KEYS)
 """Fields in which somebody may have written a secret, even where its place belongs."""
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -261,7 +262,8 @@ def quote(node: Node, text: str, path: Sequence[str | int]) -> str:
     written = text[node.start : node.end]
     if is_private(path):
         return ""
-    if isinstance(node, Collection) and (_WARMUP in path or any(word in written for word in _PRIVATE_WORDS)):
+    inside = _WARMUP in path or _CHECKS in path
+    if isinstance(node, Collection) and (inside or any(word in written for word in _PRIVATE_WORDS)):
         return ""
     return shorten(written, SHOWN) or "nothing"
 
@@ -269,9 +271,11 @@ def quote(node: Node, text: str, path: Sequence[str | int]) -> str:
 def is_private(path: Sequence[str | int]) -> bool:
     """Whether the value at a path must not be shown: problems are logged.
 
-    A warm-up may carry credentials, and whoever misreads how a secret is named writes the secret itself.
+    A warm-up and a check may carry credentials, and whoever misreads how a secret is named writes the secret itself.
     """
     if _SALT in path or _KEYS in path:
+        return True
+    if _CHECKS in path and ("headers" in path or "webhook" in path):
         return True
     return any(above == _WARMUP and step in ("headers", "body") for above, step in itertools.pairwise(path))
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from abmesh.experiment.model import Experiment
 from tests.abmesh.experiment.test_model import BASE, ROLLOUT, refusal
@@ -122,3 +123,63 @@ def _guarded(**guardrail: Any) -> dict[str, Any]:
 )
 def test_a_plan_that_could_not_be_decided_is_refused(plan: dict[str, Any], message: str) -> None:
     assert refusal(rollout=plan).startswith(message)
+
+
+def test_a_guardrail_that_only_watches_takes_no_part_of_alpha() -> None:
+    watching = {"metric": "latency_p95", "max": "1s", "dry_run": True}
+    plan = rollout_of({**ROLLOUT, "guardrails": [{"metric": "error_rate", "max": "5%"}, watching]})
+    assert plan.alarms == 2
+    assert not plan.guardrails[0].dry_run
+    off = rollout_of({**ROLLOUT, "guardrails": [watching], "analysis": {"emergency_stop": "100%"}})
+    assert (off.alarms, off.alpha_alarm) == (0, 0.05)
+
+
+def test_harm_rolls_back_and_a_broken_control_holds_unless_the_document_says_otherwise() -> None:
+    plan = rollout_of({**ROLLOUT, "guardrails": [{"metric": "error_rate", "max": "5%"}]})
+    assert (plan.on_harm, plan.on_broken_control, plan.guardrails[0].on_harm) == ("rollback", "hold", None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("on_harm", "stop", "'rollback' or 'pause'"),
+        ("on_broken_control", "rollback", "'hold' or 'advance'"),
+    ],
+)
+def test_other_answers_to_harm_and_to_a_broken_control_are_refused(field: str, value: str, allowed: str) -> None:
+    with pytest.raises(ValidationError, match=allowed):
+        rollout_of({**ROLLOUT, field: value})
+
+
+@pytest.mark.parametrize("fields", [{"on_harm": "hold"}, {"dry_run": "yes"}, {"dry_run": 1}])
+def test_other_answers_of_a_guardrail_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        rollout_of({**ROLLOUT, "guardrails": [{"metric": "error_rate", "max": "5%", **fields}]})
+
+
+SECONDARY = {**ROLLOUT, "goal": {"metric": "latency_mean"}}
+
+
+def test_secondary_goals_stand_beside_the_primary_one() -> None:
+    plan = rollout_of({**SECONDARY, "secondary_goals": [{"metric": "error_rate"}, {"metric": "latency_p95"}]})
+    assert [goal.metric for goal in plan.goals] == ["latency_mean", "error_rate", "latency_p95"]
+    assert rollout_of(ROLLOUT).goals == ()
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        ({**ROLLOUT, "secondary_goals": [{"metric": "error_rate"}]}, "beside a primary one"),
+        ({**SECONDARY, "secondary_goals": [{"metric": "latency_mean"}]}, "a goal already"),
+        ({**SECONDARY, "secondary_goals": [{"metric": "error_rate"}] * 2}, "a goal already"),
+        (
+            {**SECONDARY, "secondary_goals": [{"metric": "error_rate", "design": "group_sequential"}]},
+            "only the primary goal has planned looks",
+        ),
+        ({**SECONDARY, "secondary_goals": [{"metric": "click_rate"}]}, "does not measure it"),
+        ({**SECONDARY, "secondary_goals": [{"metric": "refusal_rate"}]}, "depends on you"),
+    ],
+)
+def test_secondary_goals_that_make_no_sense_are_refused(plan: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        rollout_of(plan)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from abmesh.experiment import answers, limits, metrics, model, parts, rollout, secret_source
+from abmesh.experiment import answers, checks, limits, metrics, model, parts, rollout, secret_source
 from abmesh.experiment.bucketing import bucket_of, cells, initial_ranges, reallocate
 from abmesh.experiment.codec import json_schema, parse
 from abmesh.experiment.errors import DocumentError
@@ -49,6 +49,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "A stage": rollout.Stage,
     "A guardrail": limits.Guardrail,
     "A goal": limits.Goal,
+    "A check": checks.Check,
     "A warm-up": rollout.Warmup,
     "An analysis": rollout.Analysis,
 }
@@ -230,7 +231,7 @@ class TestConfiguration:
 
     def test_its_documents_are_valid(self) -> None:
         blocks = re.findall(r"```yaml\n(.*?)```", CONFIGURATION, re.DOTALL)
-        assert len(blocks) == 4
+        assert len(blocks) == 5
         for block in blocks:
             parse(block)
 
