@@ -57,6 +57,11 @@ class Cause(StrEnum):
     PASSED = "passed"
     LAST_STEP_PASSED = "last_step_passed"
     HARMFUL = "harmful"
+    PAUSED_FOR_HARM = "paused_for_harm"
+    CHECK_FAILED = "check_failed"
+    CHECK_UNANSWERED = "check_unanswered"
+    CONTROL_BROKEN = "control_broken"
+    HARM_SET_ASIDE = "harm_set_aside"
     TIMEOUT = "timeout"
     SETTLING = "settling"
     MISSING_DATA = "missing_data"
@@ -123,7 +128,10 @@ class JournalEntry(Record):
         reason: cause and numbers as a sentence for people; no program should depend on its wording.
         evidence: outline per variant since the stage's evidence began.
         judgements: outline per guardrail, and of the emergency stop if it acted.
+        control: outline of each limit that the control itself was significantly beyond.
         goal: outline of the goal's, if it is measured.
+        secondary_goals: outline of each secondary goal's, in the document's order.
+        checks: outline of each check's, which stand outside of the error probability.
         balance: outline of the sample-ratio check, under the name that it had in the first version.
         paradoxes: outline of each Simpson's paradox.
         warnings: the same in sentences.
@@ -152,7 +160,10 @@ class JournalEntry(Record):
     generation: str
     evidence: dict[str, Any] = Field(default_factory=dict)
     judgements: list[dict[str, Any]] = Field(default_factory=list)
+    control: list[dict[str, Any]] = Field(default_factory=list)
     goal: dict[str, Any] | None = None
+    secondary_goals: list[dict[str, Any]] = Field(default_factory=list)
+    checks: list[dict[str, Any]] = Field(default_factory=list)
     balance: dict[str, Any] = Field(default_factory=dict)
     paradoxes: list[dict[str, Any]] = Field(default_factory=list)
     warnings: tuple[str, ...] = ()
@@ -171,6 +182,26 @@ class JournalEntry(Record):
             actor=self.actor,
             by=self.by,
         )
+
+
+class Remark(Record):
+    """Something that is shown beside the last decision and did not make it.
+
+    Attributes:
+        about: what it is on: the control, a guardrail that only watches, a secondary goal, or a check.
+        name: of that.
+        verdict: in one word.
+        text: a sentence without a full stop.
+        value: the last one, if it is a number.
+        at: when that was learnt.
+    """
+
+    about: Literal["control", "dry_run", "goal", "check"]
+    name: str
+    verdict: str
+    text: str
+    value: float | None = None
+    at: AwareDatetime | None = None
 
 
 class ExperimentState(Record):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from abmesh.experiment.limits import Guardrail
 from abmesh.experiment.metrics import Metric
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.parts import Price
@@ -20,6 +21,8 @@ from abmesh.experiment.rollout import Rollout
 from abmesh.inference.histogram import merge, quantile, size
 from controller.decision import emergency_stop, goals, guardrails, sample_ratio, typical_user
 from controller.decision.after_promotion import watched
+from controller.decision.checks import CheckJudgement, CheckResult, check_target, judge_checks
+from controller.decision.control import ControlHealth, judge_control, weighed
 from controller.decision.history import Evidence, History, edge_name
 from controller.decision.look_back import look_back, with_checkpoint
 from controller.decision.policy import Decision, Situation, apply_policy, guardrails_in_force
@@ -27,7 +30,7 @@ from controller.decision.prices import at_prices
 from controller.decision.probes import Probe
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.simpson import paradoxes
-from controller.decision.verdicts import GoalJudgement, Judgement
+from controller.decision.verdicts import GoalJudgement, Judgement, OnHarm
 from controller.decision.warmup import Progress, WarmupResult, judge_warmup
 from controller.evidence.coverage import Coverage
 from controller.evidence.strata import Stratum, denominator, numerator
@@ -58,6 +61,7 @@ class Inputs:
         evidence: of the current stage; empty before that.
         warmup: how far the candidate's warm-up is; None where it needs none.
         probe: the last one of the control; None where none was needed.
+        checks: the last result of each that was asked.
     """
 
     experiment: Experiment
@@ -70,6 +74,7 @@ class Inputs:
     evidence: Evidence = field(default_factory=dict)
     warmup: Progress | None = None
     probe: Probe | None = None
+    checks: tuple[CheckResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ def judge(inputs: Inputs) -> tuple[Situation, History]:
         coverage=inputs.coverage,
         warmup=_warmup(inputs),
         probe=inputs.probe,
+        checks=_checks(inputs),
     )
     if inputs.began is None or not _comparable(inputs):
         return situation, history
@@ -114,10 +120,11 @@ def judge(inputs: Inputs) -> tuple[Situation, History]:
         return replace(situation, judgements=stopped), history
     history = _with_edges(experiment, history, present, state.control)
     evidence = evidence_of(inputs, history)
-    judgements, history = _judgements(experiment, evidence, history)
+    control = judge_control(experiment, evidence)
+    judgements, history = _judgements(experiment, evidence, history, control)
     split = sample_ratio.judge_sample_ratio(situation.rollout, evidence, _peak(history, sample_ratio.HYPOTHESIS))
     history = history.raised({sample_ratio.HYPOTHESIS: split.log_e})
-    goal, history = _goal(situation.rollout, evidence, history)
+    judged_goals, history = _goals(situation.rollout, evidence, history, control)
     names, kept = (state.candidate, state.control), guardrails.effects(judgements)
     segments = {rail.segment for rail in situation.rollout.guardrails if rail.segment is not None}
     history = with_checkpoint(
@@ -133,8 +140,10 @@ def judge(inputs: Inputs) -> tuple[Situation, History]:
     found = replace(
         situation,
         judgements=judgements,
+        control=control,
         sample_ratio=split,
-        goal=goal,
+        goal=judged_goals[0] if judged_goals else None,
+        secondary_goals=judged_goals[1:],
         paradoxes=paradoxes(evidence, _watched(situation.rollout)),
     )
     return found, history
@@ -166,6 +175,11 @@ def _warmup(inputs: Inputs) -> WarmupResult | None:
     return judge_warmup(rollout.warmup, inputs.warmup, inputs.now)
 
 
+def _checks(inputs: Inputs) -> tuple[CheckJudgement, ...]:
+    target = check_target(inputs.experiment, inputs.state)
+    return () if target is None else judge_checks(target.checks, inputs.checks, inputs.now)
+
+
 def _comparable(inputs: Inputs) -> bool:
     """Whether there is anything to judge: a candidate with users, in a rollout under way or shortly after it."""
     state, present, rollout = inputs.state, inputs.evidence, inputs.experiment.rollout
@@ -176,24 +190,33 @@ def _comparable(inputs: Inputs) -> bool:
 
 
 def _watched(rollout: Rollout) -> list[Metric]:
-    """The metrics of the rollout's guardrails and goal."""
-    goal = [] if rollout.goal is None else [rollout.goal.measured]
-    return [*(guardrail.measured for guardrail in rollout.guardrails), *goal]
+    """The metrics of the rollout's guardrails and goals."""
+    return [*(guardrail.measured for guardrail in rollout.guardrails), *(goal.measured for goal in rollout.goals)]
 
 
 def _judgements(
-    experiment: Experiment, evidence: RolloutEvidence, history: History
+    experiment: Experiment, evidence: RolloutEvidence, history: History, control: ControlHealth
 ) -> tuple[tuple[Judgement, ...], History]:
     rollout = experiment.rollout
     assert rollout is not None
     stopped, history = _stop(rollout, evidence, history)
-    found, peaks = list(stopped), {}
+    found, peaks = [weighed(item, item, control, frozenset()) for item in stopped], {}
     for guardrail in guardrails_in_force(experiment):
         name = guardrails.hypothesis(guardrail)
-        judged = guardrails.judge(guardrail, rollout, evidence, _peak(history, name))
-        found.append(replace(judged, typical=typical_user.beside(guardrail, rollout, evidence)))
-        peaks[name] = found[-1].log_e_harm
+        peak, left_out = _peak(history, name), control.left_out(guardrail)
+        on_all = judged = guardrails.judge(guardrail, rollout, evidence, peak)
+        if left_out:
+            judged = guardrails.judge(guardrail, rollout, evidence.without_rows(left_out), peak)
+        typical = typical_user.beside(guardrail, rollout, evidence)
+        # Only what counts is remembered: harm against a control that failed is none once it has recovered.
+        peaks[name] = judged.log_e_harm
+        judged = weighed(judged, on_all, control, left_out)
+        found.append(replace(judged, on_harm=_on_harm(guardrail, rollout), typical=typical))
     return tuple(found), history.raised(peaks)
+
+
+def _on_harm(guardrail: Guardrail, rollout: Rollout) -> OnHarm:
+    return OnHarm.REPORT if guardrail.dry_run else OnHarm(guardrail.on_harm or rollout.on_harm)
 
 
 def _stop(rollout: Rollout, evidence: RolloutEvidence, history: History) -> tuple[tuple[Judgement, ...], History]:
@@ -203,13 +226,25 @@ def _stop(rollout: Rollout, evidence: RolloutEvidence, history: History) -> tupl
     return ((), history) if stopped is None else ((stopped,), history.raised({name: stopped.log_e_harm}))
 
 
-def _goal(rollout: Rollout, evidence: RolloutEvidence, history: History) -> tuple[GoalJudgement | None, History]:
+def _goals(
+    rollout: Rollout, evidence: RolloutEvidence, history: History, control: ControlHealth
+) -> tuple[tuple[GoalJudgement, ...], History]:
+    """The verdict on every goal, the primary one first; what is set aside is not remembered."""
     if rollout.goal is None:
-        return None, history
-    found, looks = goals.judge_goal(rollout, evidence, history.looks, history.peaks)
-    e_values = found.log_e_better, found.log_e_worse, found.log_e_small
-    peaks = dict(zip(goals.hypotheses(rollout.goal), e_values, strict=True))
-    return found, replace(history.raised(peaks), looks=looks)
+        return (), history
+    primary, looks = goals.judge_goal(rollout, evidence, history.looks, history.peaks)
+    found: tuple[GoalJudgement, ...] = (primary,)
+    if rollout.secondary_goals:
+        found = goals.judge_secondary(rollout, evidence, primary, history.peaks)
+    judged, peaks = [], dict[str, float]()
+    for goal, item in zip(rollout.goals, found, strict=True):
+        set_aside = control.goal_set_aside(goal.measured)
+        judged.append(replace(item, set_aside=set_aside))
+        if set_aside is None:
+            peaks |= goals.peaks_of(goal, item)
+    if judged[0].set_aside is None:
+        history = replace(history, looks=looks)
+    return tuple(judged), history.raised(peaks)
 
 
 def _peak(history: History, hypothesis: str) -> float:
@@ -224,8 +259,13 @@ def _with_edges(experiment: Experiment, history: History, present: Evidence, con
     """
     rollout = experiment.rollout
     assert rollout is not None
-    wanted = [(rail.measured, rail.segment or "") for rail in rollout.guardrails if rail.compares]
-    wanted += [] if rollout.goal is None else [(rollout.goal.measured, "")]
+    # A limit alone needs one as well: to tell whether a candidate is worse than a control that breaks it, too.
+    wanted = [
+        (rail.measured, rail.segment or "")
+        for rail in rollout.guardrails
+        if rail.compares or (rail.measured.quantile is not None and rail.segment is None)
+    ]
+    wanted += [(goal.measured, "") for goal in rollout.goals]
     missing = [
         (metric, segment)
         for metric, segment in wanted

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 
 from abmesh.experiment.limits import Goal
 from abmesh.experiment.metrics import Metric
 from abmesh.experiment.rollout import Rollout
+from abmesh.inference.multiple import holm
 from abmesh.inference.numbers import Floats, Side
 from abmesh.inference.sequential import boundaries
 from controller.decision.comparison import Comparison
@@ -80,7 +81,7 @@ def hypotheses(goal: Goal) -> tuple[str, str, str]:
 def judge_goal(
     rollout: Rollout, evidence: RolloutEvidence, looks: tuple[Look, ...], peaks: Mapping[str, float] = _NO_PEAKS
 ) -> tuple[GoalJudgement, tuple[Look, ...]]:
-    """The verdict on the rollout's goal.
+    """The verdict on the rollout's primary goal.
 
     Args:
         rollout: the plan, with a goal.
@@ -93,21 +94,12 @@ def judge_goal(
     """
     goal = rollout.goal
     assert goal is not None
-    metric = goal.measured
-    if goal.planned_requests is None:
-        found = compare(metric, evidence.kept(metric), rollout.tuned_for, rollout.analysis.alpha)
-    else:
-        found = compare(metric, evidence.kept(metric), goal.planned_requests, rollout.alpha_better, planned=True)
+    metric, found = goal.measured, _compared(rollout, goal, evidence)
     values = found.values
     fraction = None if goal.planned_requests is None else values.n / goal.planned_requests
     if values.candidate is None or values.control is None:
         return GoalJudgement(metric.name, GoalVerdict.OPEN), looks
-    better, worse = (Side.GREATER, Side.LESS) if goal.more_is_better else (Side.LESS, Side.GREATER)
-    e_values = _EValues(
-        float(found.increase(better, 0.0, relative=_scale_free(metric))[0]),
-        float(found.increase(worse, 0.0, relative=_scale_free(metric))[0]),
-        _log_e_small(goal, found),
-    ).after(_EValues(*(peaks.get(name, -math.inf) for name in hypotheses(goal))), rollout)
+    e_values = _e_values(rollout, goal, found, peaks)
     z, error = _standardised(found, goal)
     boundary = None
     if goal.design == "anytime":
@@ -132,6 +124,87 @@ def judge_goal(
         look_z=looks[-1].z if looks else None,
     )
     return judged, looks
+
+
+def judge_secondary(
+    rollout: Rollout, evidence: RolloutEvidence, primary: GoalJudgement, peaks: Mapping[str, float] = _NO_PEAKS
+) -> tuple[GoalJudgement, ...]:
+    """What is found about every goal, the primary one first, corrected for their number by Holm's method.
+
+    Always-valid p-values are valid p-values at whatever moment somebody looks, and Holm's method needs no more. The
+    primary goal keeps its verdict, which it reached at its own error probability: it alone decides, whatever the
+    others say. A secondary goal is won or lost where its corrected p-value is at most alpha.
+
+    Args:
+        rollout: the plan, with secondary goals.
+        evidence: what was counted.
+        primary: the verdict on the primary goal.
+        peaks: as for :func:`judge_goal`.
+    """
+    found = [primary]
+    for goal in rollout.secondary_goals:
+        compared = _compared(rollout, goal, evidence)
+        values = compared.values
+        if values.candidate is None or values.control is None:
+            found.append(GoalJudgement(goal.metric, GoalVerdict.OPEN))
+            continue
+        e_values = _e_values(rollout, goal, compared, peaks)
+        fraction = None if goal.planned_requests is None else values.n / goal.planned_requests
+        z, _ = _standardised(compared, goal)
+        found.append(
+            GoalJudgement(
+                metric=goal.metric,
+                verdict=GoalVerdict.OPEN,
+                value=values.candidate,
+                control=values.control,
+                n=round(values.n),
+                log_e_better=e_values.better,
+                log_e_worse=e_values.worse,
+                log_e_small=e_values.small,
+                z=z,
+                fraction=fraction,
+            )
+        )
+    adjusted = holm([item.p for item in found])
+    corrected = [replace(item, adjusted=float(p)) for item, p in zip(found, adjusted, strict=True)]
+    alpha = rollout.analysis.alpha
+    return (
+        corrected[0],
+        *(replace(item, verdict=_secondary_verdict(item, alpha, alpha / len(found))) for item in corrected[1:]),
+    )
+
+
+def _secondary_verdict(found: GoalJudgement, alpha: float, alpha_small: float) -> GoalVerdict:
+    assert found.adjusted is not None
+    if found.adjusted <= alpha:
+        return GoalVerdict.WINNER if found.log_e_better > found.log_e_worse else GoalVerdict.LOSER
+    if found.log_e_small >= -math.log(alpha_small):
+        return GoalVerdict.NO_DIFFERENCE
+    return GoalVerdict.INCONCLUSIVE if found.fraction is not None and found.fraction >= 1 else GoalVerdict.OPEN
+
+
+def _compared(rollout: Rollout, goal: Goal, evidence: RolloutEvidence) -> Comparison:
+    metric = goal.measured
+    if goal.planned_requests is None:
+        return compare(metric, evidence.kept(metric), rollout.tuned_for, rollout.analysis.alpha)
+    return compare(metric, evidence.kept(metric), goal.planned_requests, rollout.alpha_better, planned=True)
+
+
+def _e_values(rollout: Rollout, goal: Goal, found: Comparison, peaks: Mapping[str, float]) -> _EValues:
+    """The goal's e-values, the largest that they have been."""
+    better, worse = (Side.GREATER, Side.LESS) if goal.more_is_better else (Side.LESS, Side.GREATER)
+    now = _EValues(
+        float(found.increase(better, 0.0, relative=_scale_free(goal.measured))[0]),
+        float(found.increase(worse, 0.0, relative=_scale_free(goal.measured))[0]),
+        _log_e_small(goal, found),
+    )
+    return now.after(_EValues(*(peaks.get(name, -math.inf) for name in hypotheses(goal))), rollout)
+
+
+def peaks_of(goal: Goal, found: GoalJudgement) -> dict[str, float]:
+    """What is remembered of a goal: its e-values by the hypotheses that they speak against."""
+    e_values = found.log_e_better, found.log_e_worse, found.log_e_small
+    return dict(zip(hypotheses(goal), e_values, strict=True))
 
 
 def _planned(

@@ -46,6 +46,10 @@ _KEPT = 16
 """Most checkpoints that are kept."""
 
 
+_NOTHING = -1e300
+"""The logarithm of an e-value that says nothing at all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Increment:
     """What the current stage has counted since a checkpoint.
@@ -72,12 +76,22 @@ class LookBack:
     """The current stage's evidence since each checkpoint.
 
     Arrays that go with it have shape (1 + checkpoints,): the first row is all evidence, each other one an increment.
+
+    Attributes:
+        increments: since each checkpoint, the oldest first.
+        skipped: rows that no e-value is taken from.
     """
 
     increments: tuple[Increment, ...] = ()
+    skipped: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.increments)
+
+    @property
+    def log_weights(self) -> Floats:
+        """Logarithms of the rows' weights, which sum to at most 1."""
+        return np.array([0.0, *(item.log_weight for item in self.increments)]) - math.log(2)
 
     def mixed(self, log_e: Floats) -> tuple[float, int]:
         """One e-value from that on all evidence and those on each increment.
@@ -88,8 +102,10 @@ class LookBack:
         Returns:
             Its logarithm, and the row that contributes most: 0 for all evidence.
         """
-        weights = np.array([0.0, *(item.log_weight for item in self.increments)]) - math.log(2)
-        parts = log_e + weights
+        parts = log_e + self.log_weights
+        if self.skipped:
+            parts = np.array(parts)
+            parts[sorted(self.skipped)] = _NOTHING
         return float(log_sum_exp(parts)), int(np.argmax(parts))
 
     def effects(self, hypothesis: str) -> list[float | None]:

@@ -15,12 +15,15 @@ from abmesh.experiment.limits import Guardrail
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.rollout import Rollout
 from controller.decision.after_promotion import watched
+from controller.decision.checks import CheckJudgement, CheckVerdict
+from controller.decision.control import FIT, ControlHealth
 from controller.decision.probes import Probe
 from controller.decision.verdicts import (
     AS_PROMISED,
     GoalJudgement,
     GoalVerdict,
     Judgement,
+    OnHarm,
     Paradox,
     SampleRatio,
     Verdict,
@@ -43,9 +46,12 @@ class Situation:
         coverage: which Envoys answered.
         sample_ratio: whether requests are split as the weights promise.
         goal: what the evidence says about it; None where there is none that is measured, or no evidence.
+        checks: what they say; they stand outside of the error probability.
+        secondary_goals: what it says about the others, which decide nothing.
         warmup: whether the candidate is warm enough for its first users; None where it needs no warm-up.
         paradoxes: what to bear in mind with these judgements.
         probe: the last one of the control; None where none was needed.
+        control: whether it is fit to be compared with, and to get users back.
     """
 
     experiment: Experiment
@@ -59,6 +65,9 @@ class Situation:
     warmup: WarmupResult | None = None
     paradoxes: Sequence[Paradox] = ()
     probe: Probe | None = None
+    control: ControlHealth = FIT
+    checks: Sequence[CheckJudgement] = ()
+    secondary_goals: Sequence[GoalJudgement] = ()
 
     @property
     def rollout(self) -> Rollout:
@@ -93,22 +102,29 @@ def apply_policy(situation: Situation, now: datetime) -> Decision:
     1. A rollout that an operator has taken over, or that is finished, stays as it is; but a candidate that fails soon
        after its promotion goes back to a control that answers.
     2. Weights that the controller did not write, or another plan, are an operator's edit: hand the rollout over.
-    3. Harm rolls back at once, also while paused and while other Envoys are missing.
-    4. Everything else needs all Envoys, time, requests and a split as promised, in this order, or holds; a candidate's
-       first users need all Envoys and a warm candidate.
+    3. Harm rolls back or pauses at once, also while paused and while other Envoys are missing; unless it does not
+       count, or users would go to a broken control.
+       So does a check that fails and is to roll back, unless the control is broken.
+    4. Everything else needs all Envoys, a control that is not broken, time, requests, a split as promised and checks
+       that pass, in this order, or holds; a candidate's first users need all Envoys and a warm candidate.
     5. A rollout then needs healthy guardrails; an experiment, a goal that is decided.
-    6. A stage that holds for longer than its ``max_duration`` does what ``on_timeout`` says.
+    6. A stage that holds for longer than its ``max_duration`` does what ``on_timeout`` says, but gives no users to a
+       control that fails.
     """
     state = situation.state
     handed_over = _handed_over(situation)
     if handed_over is not None:
         return Decision(Kind.HOLD, handed_over, Phase.MANUAL)
-    harmful = any(item.verdict is Verdict.HARMFUL for item in situation.judgements)
+    harmful = {item.on_harm for item in situation.judgements if item.acts}
     if state.phase.finished:
-        falls = harmful and watched(situation.rollout, state, now)
+        falls = bool(harmful) and watched(situation.rollout, state, now)
         return _back(situation, now) if falls else Decision(Kind.HOLD, Cause.FINISHED, state.phase)
-    if state.stage.weight > 0 and harmful:
+    if state.stage.weight > 0 and OnHarm.ROLLBACK in harmful:
         return Decision(Kind.ROLLBACK, Cause.HARMFUL, Phase.ROLLED_BACK, target=0)
+    if state.stage.weight > 0 and harmful:
+        return Decision(Kind.HOLD, Cause.PAUSED_FOR_HARM, Phase.PAUSED)
+    if any(item.rolls_back for item in situation.checks) and not situation.control.broken:
+        return Decision(Kind.ROLLBACK, Cause.CHECK_FAILED, Phase.ROLLED_BACK, target=0)
     if state.phase is Phase.PAUSED:
         return Decision(Kind.HOLD, Cause.PAUSED, state.phase)
     cause = _obstacle(situation, now)
@@ -180,21 +196,44 @@ def _obstacle(situation: Situation, now: datetime) -> Cause | None:
         return Cause.WARMING if warmup.state is WarmupState.GOING else Cause.WARMUP_FAILED
     if not situation.collecting:
         return Cause.SETTLING
+    if situation.control.broken and (situation.rollout.on_broken_control == "hold" or _both_broken(situation)):
+        return Cause.CONTROL_BROKEN
     if state.stage.age(now) < stage.min_duration:
         return Cause.MIN_DURATION
     if situation.requests < stage.min_requests:
         return Cause.MIN_REQUESTS
     if situation.sample_ratio.alarm and situation.rollout.analysis.on_sample_ratio == "hold":
         return Cause.SAMPLE_RATIO
-    return None
+    checks = {item.verdict for item in situation.checks}
+    if CheckVerdict.FAILED in checks:
+        return Cause.CHECK_FAILED
+    return Cause.CHECK_UNANSWERED if CheckVerdict.UNANSWERED in checks else None
 
 
 def _unhealthy(situation: Situation) -> Cause | None:
-    """How the guardrails keep the candidate where it is; None if all are healthy."""
-    verdicts = {judgement.verdict for judgement in situation.judgements}
+    """How the guardrails keep the candidate where it is; None if all are healthy, or only watch."""
+    passed_over = situation.control.broken and situation.rollout.on_broken_control == "advance"
+    verdicts = {
+        item.verdict
+        for item in situation.judgements
+        if item.on_harm is not OnHarm.REPORT and not (passed_over and item.set_aside)
+    }
+    if Verdict.HARMFUL in verdicts and not any(item.acts for item in situation.judgements):
+        return Cause.HARM_SET_ASIDE
     if Verdict.ERROR in verdicts:
         return Cause.UNJUDGED
     return Cause.INCONCLUSIVE if Verdict.INCONCLUSIVE in verdicts else None
+
+
+def _both_broken(situation: Situation) -> bool:
+    """Whether the candidate is beyond a limit of its own, which does not count because of the control."""
+    return any(
+        item.verdict is Verdict.HARMFUL
+        and item.set_aside is not None
+        and item.on_harm is not OnHarm.REPORT
+        and not (item.guardrail is not None and item.guardrail.compares)
+        for item in situation.judgements
+    )
 
 
 def _conclude(situation: Situation) -> Decision:
@@ -202,6 +241,8 @@ def _conclude(situation: Situation) -> Decision:
     state, goal = situation.state, situation.goal
     if goal is None or goal.verdict is GoalVerdict.OPEN:
         return Decision(Kind.HOLD, Cause.GOAL_OPEN, state.phase)
+    if goal.verdict is GoalVerdict.LOSER and goal.set_aside is not None:
+        return Decision(Kind.HOLD, Cause.HARM_SET_ASIDE, state.phase)
     if goal.verdict is GoalVerdict.LOSER:
         return Decision(Kind.ROLLBACK, Cause.LOSER, Phase.ROLLED_BACK, target=0)
     unhealthy = _unhealthy(situation)
@@ -222,6 +263,8 @@ def _timed_out(situation: Situation, now: datetime, obstacle: Decision) -> Decis
     rollout, state = situation.rollout, situation.state
     longest = rollout.stage.max_duration
     if longest is None or state.stage.weight == 0 or state.stage.age(now) <= longest:
+        return None
+    if situation.control.broken or obstacle.cause is Cause.HARM_SET_ASIDE:
         return None
     if rollout.on_timeout == "rollback":
         return Decision(Kind.ROLLBACK, Cause.TIMEOUT, Phase.ROLLED_BACK, target=0, obstacle=obstacle)

@@ -21,6 +21,7 @@ from controller.evidence.strata import Stratum, request_counts
 from controller.evidence.summary import VariantEvidence
 
 _NOTHING = VariantEvidence()
+_NOBODY = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,19 @@ class RolloutEvidence:
             then = _in_segment(ById(item.before), name)
             b, a = (difference(now.get(arm), then.get(arm)) for arm in (self.candidate, self.control))
             increments.append(replace(item, candidate=b, control=a, before=then))
-        return replace(self, slices=GROUPS, strata=strata, look_back=LookBack(tuple(increments)))
+        return replace(self, slices=GROUPS, strata=strata, look_back=LookBack(tuple(increments), self.look_back.skipped))
+
+    def control_alone(self) -> RolloutEvidence:
+        """The control in the candidate's place, and nobody to compare it with, to judge it as a candidate would be."""
+        increments = tuple(
+            replace(item, candidate=item.control, control=_NOTHING) for item in self.look_back.increments
+        )
+        look_back = replace(self.look_back, increments=increments)
+        return replace(self, candidate=self.control, control=_NOBODY, look_back=look_back)
+
+    def without_rows(self, rows: frozenset[int]) -> RolloutEvidence:
+        """The same evidence; no e-value that looks back takes anything from these rows."""
+        return replace(self, look_back=replace(self.look_back, skipped=rows))
 
     def without_dominant(self) -> RolloutEvidence:
         """The same without the slices of each variant that dominate; see :mod:`abmesh.inference.busiest`.

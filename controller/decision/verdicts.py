@@ -6,6 +6,7 @@ Made by the judges beside this module, weighed by :mod:`controller.decision.poli
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -37,6 +38,25 @@ class Trend(StrEnum):
     FALLING = "falling"
     STEADY = "steady"
     UNKNOWN = "unknown"
+
+
+class OnHarm(StrEnum):
+    """What a guardrail that finds harm does: rolls back, pauses, or is only reported (``dry_run``)."""
+
+    ROLLBACK = "rollback"
+    PAUSE = "pause"
+    REPORT = "report"
+
+
+class SetAside(StrEnum):
+    """Why a verdict does not count; see :mod:`controller.decision.control`.
+
+    CONTROL_FAILS: the comparison is with a control that fails significantly more often. CONTROL_BROKEN: users would go
+    to a control that is itself beyond a limit, and the candidate is not significantly worse there.
+    """
+
+    CONTROL_FAILS = "control_fails"
+    CONTROL_BROKEN = "control_broken"
 
 
 class GoalVerdict(StrEnum):
@@ -128,6 +148,8 @@ class Judgement:
         elapsed: seconds in which they were counted.
         guardrail: the one that was judged; None for the emergency stop.
         typical: what a typical user meets; None where that is not known, or not measured.
+        on_harm: what harm does.
+        set_aside: why the verdict does not count; None if it does.
     """
 
     metric: str
@@ -158,6 +180,13 @@ class Judgement:
     variance: float = 0.0
     guardrail: Guardrail | None = None
     typical: TypicalUser | None = None
+    on_harm: OnHarm = OnHarm.ROLLBACK
+    set_aside: SetAside | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Whether it found harm that rolls back or pauses."""
+        return self.verdict is Verdict.HARMFUL and self.on_harm is not OnHarm.REPORT and self.set_aside is None
 
     @property
     def healthy(self) -> bool:
@@ -189,7 +218,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class GoalJudgement:
-    """A verdict on the goal.
+    """A verdict on the primary goal, or on a secondary one, which decides nothing.
 
     Attributes:
         metric: the goal's metric.
@@ -206,6 +235,8 @@ class GoalJudgement:
         fraction: share of the planned requests that is there; None without a plan.
         looks: how many planned looks have been taken.
         look_z: the standardised difference at the last of them; None without one.
+        adjusted: always-valid two-sided p-value, corrected for all goals by Holm's method; None with one goal.
+        set_aside: why a worse candidate is not rolled back for it now, and nothing is remembered; None otherwise.
     """
 
     metric: str
@@ -221,6 +252,13 @@ class GoalJudgement:
     fraction: float | None = None
     looks: int = 0
     look_z: float | None = None
+    adjusted: float | None = None
+    set_aside: SetAside | None = None
+
+    @property
+    def p(self) -> float:
+        """The always-valid p-value of "the two are alike", on both sides, for this goal alone."""
+        return always_valid_p(max(self.log_e_better, self.log_e_worse) - math.log(2))
 
 
 @dataclass(frozen=True, slots=True)

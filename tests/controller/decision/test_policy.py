@@ -12,7 +12,16 @@ from abmesh.experiment.limits import Guardrail
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.rollout import Warmup
 from controller.decision.policy import Decision, Situation, apply_policy, next_step
-from controller.decision.verdicts import AS_PROMISED, GoalJudgement, GoalVerdict, Judgement, SampleRatio, Verdict
+from controller.decision.verdicts import (
+    AS_PROMISED,
+    GoalJudgement,
+    GoalVerdict,
+    Judgement,
+    OnHarm,
+    SampleRatio,
+    SetAside,
+    Verdict,
+)
 from controller.decision.warmup import Progress, WarmupResult, WarmupState
 from controller.evidence.coverage import Coverage
 from controller.records import Cause, DecisionRecord, ExperimentState, Kind, Phase, Stage
@@ -498,3 +507,47 @@ def test_an_experiment_ends_only_on_complete_evidence_and_wins_only_in_health(
     assert HARMFUL not in judgements
     if decision.cause is Cause.WINNER:
         assert set(judgements) <= {HEALTHY}
+
+
+def _does(on_harm: OnHarm, verdict: Verdict = Verdict.HARMFUL) -> Judgement:
+    return replace(_judgement(verdict), on_harm=on_harm)
+
+
+def test_a_guardrail_that_only_watches_neither_rolls_back_nor_holds() -> None:
+    for verdict in Verdict:
+        decision = _decide(judgements=(_does(OnHarm.REPORT, verdict), HEALTHY))
+        _is(decision, Kind.ADVANCE, Cause.PASSED, Phase.PROGRESSING, 5000)
+        assert "it only watches (dry_run)" in decision.reason
+        held = _decide(judgements=(_does(OnHarm.REPORT, verdict), INCONCLUSIVE))
+        _is(held, Kind.HOLD, Cause.INCONCLUSIVE, Phase.PROGRESSING)
+        assert "dry_run" not in held.reason
+
+
+def test_harm_that_pauses_keeps_the_weights_until_somebody_resumes() -> None:
+    decision = _decide(judgements=(_does(OnHarm.PAUSE), HEALTHY), age=3)
+    _is(decision, Kind.HOLD, Cause.PAUSED_FOR_HARM, Phase.PAUSED)
+    assert "pauses at" in decision.reason
+    assert decision.reason.endswith("weights stay (on_harm: pause) until abmesh resume")
+    again = _decide(judgements=(_does(OnHarm.PAUSE), HEALTHY), phase=Phase.PAUSED)
+    _is(again, Kind.HOLD, Cause.PAUSED_FOR_HARM, Phase.PAUSED)
+    _is(_decide(judgements=(HEALTHY,), phase=Phase.PAUSED), Kind.HOLD, Cause.PAUSED, Phase.PAUSED)
+
+
+@pytest.mark.parametrize("other", [HARMFUL, STOP])
+def test_of_a_pause_and_a_rollback_the_rollback_is_done(other: Judgement) -> None:
+    for phase in (Phase.PROGRESSING, Phase.PAUSED):
+        decision = _decide(judgements=(_does(OnHarm.PAUSE), other), phase=phase)
+        _is(decision, Kind.ROLLBACK, Cause.HARMFUL, Phase.ROLLED_BACK, 0)
+
+
+def test_a_candidate_without_users_is_not_paused() -> None:
+    assert _decide(experiment(weight=0), judgements=(_does(OnHarm.PAUSE),), age=0).kind is Kind.ADVANCE
+
+
+def test_harm_that_does_not_count_holds_and_outlasts_no_time_limit() -> None:
+    judged = replace(HARMFUL, set_aside=SetAside.CONTROL_FAILS)
+    subject = experiment(rollout={"on_timeout": "rollback"})
+    for age in (120, 10_000):
+        decision = _decide(subject, judgements=(judged, HEALTHY), age=age)
+        _is(decision, Kind.HOLD, Cause.HARM_SET_ASIDE, Phase.PROGRESSING)
+        assert "it does not count, because model-a fails significantly more often than model-b" in decision.reason
