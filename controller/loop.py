@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from abmesh.experiment.errors import AbmeshError, StateError
 from controller.metrics.telemetry import Telemetry
+from controller.rollout.checker import Checker
 from controller.rollout.guard import Guard
 from controller.rollout.prober import Prober
 from controller.rollout.reconcile import Reconciler
@@ -32,8 +33,8 @@ from controller.wording.leader import leader_stalled
 log = logging.getLogger("abmesh.controller")
 
 STANDBY_WAIT = 1.0
-"""How often, in seconds, a standby controller tries to lead, and a leading one decides while it waits for a probe; more
-often if the interval is shorter."""
+"""How often, in seconds, a standby controller tries to lead, and a leading one decides while it waits for a probe or a
+check's first answer; more often if the interval is shorter."""
 
 
 class Role(StrEnum):
@@ -60,6 +61,7 @@ class Controller:
         telemetry: the metrics.
         warmer: warms up candidates; one without warm-up listeners if None.
         prober: asks controls; one without warm-up listeners if None.
+        checker: asks checks; one without a Prometheus server if None.
         guard: rolls back for harm while this controller stands by for a leader that hangs; nobody does if None.
         notify: called with a message for the service manager.
         clock: the wall clock, in UTC.
@@ -82,6 +84,7 @@ class Controller:
         telemetry: Telemetry,
         warmer: Warmer | None = None,
         prober: Prober | None = None,
+        checker: Checker | None = None,
         guard: tuple[Guard, StateStore] | None = None,
         notify: Callable[[str], None] = lambda _: None,
         clock: Callable[[], datetime] = utc_now,
@@ -94,6 +97,7 @@ class Controller:
         self._telemetry = telemetry
         self._warmer = warmer or Warmer(())
         self._prober = prober or Prober(())
+        self._checker = checker or Checker(None)
         self._guard = guard
         self._notify = notify
         self._clock = clock
@@ -142,7 +146,7 @@ class Controller:
             started = self._monotonic()
             await self.tick()
             wait = self._settings.interval.total_seconds() - (self._monotonic() - started)
-            if self.role is not Role.LEADING or self._prober.waiting:
+            if self.role is not Role.LEADING or self._prober.waiting or self._checker.waiting:
                 wait = min(wait, STANDBY_WAIT)
             try:
                 await asyncio.wait_for(stop.wait(), max(0.0, wait))
@@ -226,11 +230,12 @@ class Controller:
         self._telemetry.record_observations(observations)
         # In a thread, because it waits for disks and locks, and /healthz must keep answering.
         now, warmups = self._clock(), self._warmer.warmups()
-        probes = self._prober.probes()
-        report = await asyncio.to_thread(self._reconciler.reconcile, observations, at, now, warmups, probes)
+        probes, checks = self._prober.probes(), self._checker.results()
+        report = await asyncio.to_thread(self._reconciler.reconcile, observations, at, now, warmups, probes, checks)
         await asyncio.to_thread(self._telemetry.record_counts, report, observations, at)
         self._warmer.follow(report, now)
         self._prober.follow(report, now)
+        self._checker.follow(report)
         before = self.report.document_error if self.report else ""
         if report.document_error and report.document_error != before:
             log.error("the document was refused, so every rollout holds: %s", report.document_error)

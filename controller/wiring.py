@@ -13,6 +13,7 @@ from abmesh.experiment.store import FileStore
 from controller.http import HttpServer
 from controller.loop import Controller
 from controller.metrics.telemetry import Telemetry
+from controller.rollout.checker import Checker
 from controller.rollout.guard import Guard
 from controller.rollout.prober import Prober
 from controller.rollout.reconcile import Reconciler
@@ -131,6 +132,7 @@ async def _serve(settings: Settings) -> None:
     lease = Lease(folder)
     warmer = Warmer(settings.warmups, on_request=telemetry.record_warmup_request)
     prober = Prober(settings.warmups)
+    checker = Checker(settings.url)
     controller = Controller(
         settings,
         source=source,
@@ -139,6 +141,7 @@ async def _serve(settings: Settings) -> None:
         telemetry=telemetry,
         warmer=warmer,
         prober=prober,
+        checker=checker,
         guard=(guard, states),
         notify=notify,
     )
@@ -170,5 +173,6 @@ async def _serve(settings: Settings) -> None:
             await http.stop()
         await warmer.close()
         await prober.close()
+        await checker.close()
         await source.close()
         lease.release()

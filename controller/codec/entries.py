@@ -14,7 +14,10 @@ from controller.codec.outlines import evidence_outline, outline
 from controller.decision.decide import Decided, Inputs
 from controller.evidence.coverage import Coverage
 from controller.records import Cause, ExperimentState, JournalEntry, Kind
-from controller.wording.reasons import document_refused, reason
+from controller.wording.checks import check_text
+from controller.wording.control import breach_text
+from controller.wording.mishaps import document_refused
+from controller.wording.reasons import reason
 from controller.wording.verdicts import goal_text, judgement_text, paradox_text, sample_ratio_text
 
 
@@ -44,7 +47,15 @@ def decision_entry(entry_id: str, generation: str, inputs: Inputs, decided: Deci
         generation=generation,
         evidence={name: evidence_outline(item) for name, item in inputs.evidence.items()},
         judgements=[{**outline(item), "text": judgement_text(item, state)} for item in situation.judgements],
+        control=[
+            {**outline(item.judgement), "worse": item.worse, "text": breach_text(item, state)}
+            for item in situation.control.breaches
+        ],
         goal=None if goal is None else {**outline(goal), "text": goal_text(goal, rollout, state)},
+        secondary_goals=[
+            {**outline(item), "text": goal_text(item, rollout, state)} for item in situation.secondary_goals
+        ],
+        checks=[{**outline(item), "text": check_text(item)} for item in situation.checks],
         balance={
             **outline(situation.sample_ratio),
             "text": sample_ratio_text(situation.sample_ratio, rollout) if situation.sample_ratio.alarm else "",

@@ -11,11 +11,13 @@ from typing import Any
 
 from pydantic import AwareDatetime, ConfigDict, ValidationError
 
+from abmesh.experiment.checks import Check
 from abmesh.experiment.errors import StateError
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.rollout import Rollout
 from controller.codec.evidence import pack, unpack
 from controller.codec.history import HistoryRecord
+from controller.decision.checks import CheckResult
 from controller.decision.decide import RULES, Inputs
 from controller.decision.probes import Probe
 from controller.decision.warmup import Progress
@@ -36,12 +38,13 @@ class _Inputs(Record):
     warmup: Progress | None = None
     probe: Probe | None = None
     rules: int = 1
+    checks: tuple[CheckResult, ...] = ()
     at: AwareDatetime
     now: AwareDatetime
 
 
 def dump_inputs(inputs: Inputs) -> dict[str, Any]:
-    """Inputs as plain JSON, without what warm-up requests carry, such as a key: no decision depends on it."""
+    """Inputs as plain JSON, without what warm-ups and checks send, such as a key: no decision depends on it."""
     experiment = inputs.experiment
     assert experiment.rollout is not None
     # An absent salt is kept as the one in force: a document cannot say that it has none.
@@ -57,6 +60,7 @@ def dump_inputs(inputs: Inputs) -> dict[str, Any]:
         warmup=inputs.warmup,
         probe=inputs.probe,
         rules=RULES,
+        checks=inputs.checks,
         at=inputs.at,
         now=inputs.now,
     )
@@ -123,10 +127,18 @@ def load_inputs(entry: JournalEntry, packed: Mapping[str, str]) -> Inputs:
         evidence=unpack(record.evidence),
         warmup=record.warmup,
         probe=record.probe,
+        checks=record.checks,
     )
 
 
 def _without_secrets(rollout: Rollout) -> Rollout:
-    if rollout.warmup is None:
-        return rollout
-    return rollout.model_copy(update={"warmup": rollout.warmup.model_copy(update={"body": "", "headers": {}})})
+    """Without what no decision depends on and somebody may have put a key into."""
+    public: dict[str, Any] = {"checks": tuple(map(_without_address, rollout.checks))}
+    if rollout.warmup is not None:
+        public["warmup"] = rollout.warmup.model_copy(update={"body": "", "headers": {}})
+    return rollout.model_copy(update=public)
+
+
+def _without_address(check: Check) -> Check:
+    webhook = None if check.webhook is None else "https://left-out"
+    return check.model_copy(update={"webhook": webhook, "address": None, "headers": {}})

@@ -12,14 +12,15 @@ from typing import Any
 
 from abmesh.experiment import metrics
 from abmesh.inference.histogram import quantile, size
+from controller.decision.checks import CheckJudgement
 from controller.decision.verdicts import GoalJudgement, Judgement, Paradox, SampleRatio, TypicalUser
 from controller.evidence.summary import VariantEvidence
 
-_LEFT_OUT = frozenset({"guardrail"})
+_LEFT_OUT = frozenset({"guardrail", "check"})
 """Fields that stand in the recorded experiment already."""
 
 
-def outline(found: Judgement | GoalJudgement | SampleRatio | Paradox) -> dict[str, Any]:
+def outline(found: Judgement | GoalJudgement | SampleRatio | Paradox | CheckJudgement) -> dict[str, Any]:
     """A finding's numbers, by the names of its fields."""
     return {item.name: _plain(getattr(found, item.name)) for item in fields(found) if item.name not in _LEFT_OUT}
 

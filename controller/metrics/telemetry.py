@@ -12,7 +12,8 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from abmesh.experiment.names import BUCKETS
-from controller.decision.verdicts import Judgement
+from controller.decision.checks import CheckVerdict
+from controller.decision.verdicts import Judgement, OnHarm
 from controller.decision.warmup import Target
 from controller.metrics.collectors import HttpMetrics, RenderingsMetrics, RoutesMetrics
 from controller.metrics.variants import VariantMetrics
@@ -176,7 +177,7 @@ class _Gauges:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(name, text, labels, registry=registry)
 
-        limit = ("experiment", "metric", "limit")
+        limit = ("experiment", "metric", "limit", "dry_run")
         self.valid = gauge("abmesh_config_valid", "0 while the newest document is refused, else 1.")
         self.valid.set(1)  # a standby controller reads no document, and must not raise an alert
         self._weight = gauge(
@@ -204,6 +205,23 @@ class _Gauges:
             "abmesh_controller_no_way_back",
             "1 while a promoted candidate fails and the control does not answer a probe either, else 0.",
             "experiment",
+        )
+        self._control_broken = gauge(
+            "abmesh_controller_control_broken",
+            "1 while the control itself is significantly beyond a limit, so that nobody should go back to it, else 0.",
+            "experiment",
+        )
+        check = ("experiment", "check")
+        self._check_passed = gauge(
+            "abmesh_controller_check_passed",
+            "1 if a check's last answer passes, 0 if it fails or there is none; checks are outside of alpha.",
+            *check,
+        )
+        self._check_value = gauge(
+            "abmesh_controller_check_value", "The last number of a check that asks Prometheus.", *check
+        )
+        self._check_at = gauge(
+            "abmesh_controller_check_timestamp_seconds", "Unix time at which a check was last asked.", *check
         )
         self._guardrail = gauge(
             "abmesh_controller_guardrail",
@@ -255,16 +273,24 @@ class _Gauges:
             show(self._rolled_back, state.decision.at.timestamp(), name)
         show(self._warming, outcome.decision.cause is Cause.WARMING, name)
         show(self._no_way_back, outcome.decision.cause is Cause.NO_WAY_BACK, name)
+        show(self._control_broken, outcome.control_broken, name)
         for judgement in outcome.judgements:
             if judgement.value is not None:
                 subject = judgement.metric if judgement.guardrail is None else judgement.guardrail.subject
-                labels = (name, subject, _limit_label(judgement))
+                watches = "true" if judgement.on_harm is OnHarm.REPORT else "false"
+                labels = (name, subject, _limit_label(judgement), watches)
                 show(self._guardrail, judgement.value, *labels)
                 show(self._p_harm, judgement.p_harm, *labels)
                 show(self._budget, budget_used(judgement), *labels)
                 if judgement.typical is not None:
                     show(self._typical, judgement.typical.value, *labels)
                     show(self._disagreement, judgement.typical.disagree, *labels)
+        for check in outcome.check_judgements:
+            show(self._check_passed, check.verdict is CheckVerdict.PASSED, name, check.name)
+            if check.value is not None:
+                show(self._check_value, check.value, name, check.name)
+            if check.age is not None:
+                show(self._check_at, outcome.decision.at.timestamp() - check.age, name, check.name)
         if outcome.sample_ratio is not None:
             show(self._sample_ratio, outcome.sample_ratio.alarm, name)
         return shown

@@ -67,7 +67,7 @@ class Collector:
             StateError: it cannot be written. It stays in memory.
         """
         if kept.stage != state.stage.id:
-            kept = StageEvidence(state.stage.id, decision=kept.decision, history=kept.history)
+            kept = StageEvidence(state.stage.id, decision=kept.decision, history=kept.history, remarks=kept.remarks)
         known = self._kept.get(name)
         self._kept[name] = kept
         if known != kept and self._store is not None:

@@ -33,7 +33,7 @@ from controller.state.documents import Documents
 from controller.state.journal import Journal
 from controller.state.locks import LOCK_SECONDS
 from controller.state.states import StateStore
-from controller.wording.reasons import abandoned
+from controller.wording.mishaps import abandoned
 
 _ATTEMPTS = 100
 """Most attempts to write the document while others write to it; each failed attempt means that another write won."""

@@ -18,10 +18,11 @@ from abmesh.experiment.model import Experiment
 from abmesh.experiment.store import Snapshot, format_generation
 from controller.codec.entries import decision_entry, refused_entry
 from controller.decision.after_promotion import watched
+from controller.decision.checks import Results
 from controller.decision.decide import Decided, Inputs, decide
 from controller.decision.history import History, PastStage
-from controller.decision.probes import Probe, probe_target
-from controller.decision.warmup import Warmups, target_of
+from controller.decision.probes import Probe
+from controller.decision.warmup import Warmups
 from controller.records import (
     Cause,
     DecisionRecord,
@@ -35,7 +36,7 @@ from controller.records import (
 from controller.rollout.collect import Collector
 from controller.rollout.commit import Change, Committer, SupersededError
 from controller.rollout.guard import Guard
-from controller.rollout.tick import Outcome, Tick, TickReport, inputs_of
+from controller.rollout.tick import Outcome, Tick, TickReport, inputs_of, outcome_of
 from controller.rollout.transitions import after, at_weights
 from controller.sources.base import Observation
 from controller.state.documents import Documents
@@ -44,7 +45,9 @@ from controller.state.journal import Journal
 from controller.state.locks import URGENT_SECONDS, trouble
 from controller.state.pace import Pace
 from controller.state.states import States, StateStore
-from controller.wording.reasons import reason, state_lost
+from controller.wording.mishaps import state_lost
+from controller.wording.reasons import reason
+from controller.wording.remarks import remarks_of
 
 log = logging.getLogger("abmesh.controller")
 
@@ -88,6 +91,7 @@ class Reconciler:
         now: datetime,
         warmups: Warmups | None = None,
         probes: Mapping[str, Probe] | None = None,
+        checks: Results | None = None,
     ) -> TickReport:
         """Reconcile every experiment that has a rollout.
 
@@ -97,6 +101,7 @@ class Reconciler:
             now: when they had answered.
             warmups: how far they are; None where no warm-up listener is known.
             probes: the last one of each experiment's control, where one was needed.
+            checks: the last result of each check, by experiment.
 
         Raises:
             StateError: the state cannot be read; nothing was done.
@@ -105,7 +110,7 @@ class Reconciler:
             if done := self._states.migrate(URGENT_SECONDS):
                 log.info("%s", done)
         states = self._states.read()
-        tick = Tick(observations, at, now, warmups or Warmups(), probes or {})
+        tick = Tick(observations, at, now, warmups or Warmups(), probes or {}, checks or {})
         try:
             snapshot = self._documents.read()
         except (DocumentError, StoreError) as error:
@@ -201,12 +206,10 @@ class Reconciler:
                 history = history.after_stage(PastStage(entry.id, before.weights, inputs.evidence, history.edges))
             elif state.stage.id != before.stage.id:
                 history = History()
-        kept = replace(kept, decision=made, history=history, requests=situation.requests)
+        remarks = remarks_of(situation, inputs.now)
+        kept = replace(kept, decision=made, history=history, requests=situation.requests, remarks=remarks)
         self._collector.keep(name, state, kept)
-        warms, probes = target_of(experiment, state), None
-        if decision.cause in (Cause.PROBING, Cause.NO_WAY_BACK):
-            probes = probe_target(experiment, state.control, snapshot.document.clusters)
-        return Outcome(name, state, state.weights, made, situation.judgements, situation.sample_ratio, warms, probes)
+        return outcome_of(situation, decision, state, made, snapshot.document.clusters)
 
     def _hold(self, snapshot: Snapshot, inputs: Inputs, decided: Decided) -> DecisionRecord:
         """Do nothing, and write that down if it is new or was last written long ago."""

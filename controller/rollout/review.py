@@ -11,6 +11,7 @@ from controller.records import ExperimentState, Phase
 from controller.rollout.collect import evidence_of
 from controller.settings import Settings
 from controller.state.evidence import EvidenceStore
+from controller.wording.control import broken_text
 from controller.wording.verdicts import goal_text, judgement_text, sample_ratio_text
 
 
@@ -44,9 +45,12 @@ def verdicts(settings: Settings, experiment: Experiment, state: ExperimentState,
     if not situation.judgements:
         return []
     lines = [f"on what was counted until {until:%Y-%m-%d %H:%M:%S} UTC:"]
+    if broken := broken_text(situation.control, state):
+        lines.append(broken)
     lines += dict.fromkeys(f"{item.verdict}: {judgement_text(item, state)}" for item in situation.judgements)
     if situation.goal is not None:
         lines.append(f"goal: {goal_text(situation.goal, situation.rollout, state)}")
+    lines += [f"secondary goal: {goal_text(item, situation.rollout, state)}" for item in situation.secondary_goals]
     if situation.sample_ratio.alarm:
         lines.append(f"alarm: {sample_ratio_text(situation.sample_ratio, situation.rollout)}")
     return lines

@@ -10,7 +10,7 @@ from abmesh.experiment.errors import DocumentError, StateError, StoreError
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.store import FileStore, format_generation
 from abmesh.mesh import parts
-from controller.records import Cause, DecisionRecord, ExperimentState
+from controller.records import Cause, DecisionRecord, ExperimentState, Remark
 from controller.settings import Settings
 from controller.state.evidence import EvidenceStore
 from controller.state.lease import Leader, leader
@@ -46,6 +46,7 @@ class ExperimentStatus:
         failure: why the last tick could not handle this experiment; empty if it could.
         stale: Envoys that must be rendered again, with the parts of the document that have changed since.
         unknown: Envoys that do not say what they were rendered from.
+        remarks: what the last tick found beside its decision: a broken control, guardrails that only watch.
     """
 
     experiment: str
@@ -69,6 +70,7 @@ class ExperimentStatus:
     failure: str = ""
     stale: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ def _status(
         leader=context.leader.process if context.leader else None,
         leader_seconds=context.leader.age(context.now) if context.leader else None,
         leader_error=_leader_error(context.leader, context.now),
+        remarks=live.remarks if live and state and not state.phase.finished else (),
         failure=heartbeat.failures.get(name, "") if heartbeat else "",
     )
 

@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from abmesh.experiment.model import Experiment
+from abmesh.experiment.parts import Cluster
+from controller.decision.checks import CheckJudgement, CheckTarget, Results, check_target
 from controller.decision.decide import Inputs
-from controller.decision.probes import Probe, ProbeTarget
+from controller.decision.policy import Decision, Situation
+from controller.decision.probes import Probe, ProbeTarget, probe_target
 from controller.decision.verdicts import Judgement, SampleRatio
 from controller.decision.warmup import Target, Warmups, target_of
 from controller.evidence.coverage import Coverage
-from controller.records import DecisionRecord, ExperimentState
+from controller.records import Cause, DecisionRecord, ExperimentState
 from controller.rollout.collect import evidence_of
 from controller.sources.base import Observation
 from controller.state.evidence import StageEvidence
@@ -29,6 +32,9 @@ class Outcome:
         sample_ratio: whether requests are split as the weights promise; None if nothing was judged.
         warms: what still needs warming up, if anything.
         probes: whom to probe, if anybody.
+        checks: what to ask, if anything.
+        check_judgements: what came of it.
+        control_broken: whether the control itself is significantly beyond a limit.
     """
 
     experiment: str
@@ -39,6 +45,42 @@ class Outcome:
     sample_ratio: SampleRatio | None = None
     warms: Target | None = None
     probes: ProbeTarget | None = None
+    control_broken: bool = False
+    checks: CheckTarget | None = None
+    check_judgements: Sequence[CheckJudgement] = ()
+
+
+def outcome_of(
+    situation: Situation,
+    decision: Decision,
+    state: ExperimentState,
+    made: DecisionRecord,
+    clusters: Mapping[str, Cluster] | None,
+) -> Outcome:
+    """What a tick did about an experiment, and what it wants to know before the next one.
+
+    Args:
+        situation: that was decided on.
+        decision: what was decided.
+        state: after that.
+        made: the decision as it is remembered.
+        clusters: the document's.
+    """
+    experiment = situation.experiment
+    asks = decision.cause in (Cause.PROBING, Cause.NO_WAY_BACK)
+    return Outcome(
+        experiment=experiment.name,
+        state=state,
+        weights=state.weights,
+        decision=made,
+        judgements=situation.judgements,
+        sample_ratio=situation.sample_ratio,
+        warms=target_of(experiment, state),
+        probes=probe_target(experiment, state.control, clusters) if asks else None,
+        control_broken=situation.control.broken,
+        checks=check_target(experiment, state),
+        check_judgements=situation.checks,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +114,7 @@ class Tick:
         now: when they had answered.
         warmups: how far warm-ups are.
         probes: the last probe of each experiment's control, where one was needed.
+        checks: the last result of each check, by experiment.
     """
 
     observations: Sequence[Observation]
@@ -79,6 +122,7 @@ class Tick:
     now: datetime
     warmups: Warmups = field(default_factory=Warmups)
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    checks: Results = field(default_factory=dict)
 
     @property
     def coverage(self) -> Coverage:
@@ -100,4 +144,5 @@ def inputs_of(experiment: Experiment, state: ExperimentState, kept: StageEvidenc
         evidence=evidence_of(experiment, kept),
         warmup=tick.warmups.of(target_of(experiment, state)),
         probe=tick.probes.get(experiment.name),
+        checks=tuple(tick.checks.get(experiment.name, {}).values()),
     )

@@ -26,7 +26,7 @@ from controller.codec.history import HistoryRecord
 from controller.decision.history import History
 from controller.evidence.counts import Counts, Keys, Series, narrowest, values_of
 from controller.evidence.window import Reading, Window
-from controller.records import DecisionRecord, Record
+from controller.records import DecisionRecord, Record, Remark
 from controller.state.locks import make_folder, make_subfolder, read_file, replace_file
 
 FOLDER = "evidence"
@@ -47,6 +47,7 @@ class StageEvidence:
         decision: the last decision of any kind.
         requests: the candidate's answered requests in the window.
         history: of earlier stages, checkpoints and looks.
+        remarks: what the last tick found beside its decision.
     """
 
     stage: str
@@ -54,6 +55,7 @@ class StageEvidence:
     decision: DecisionRecord | None = None
     requests: int = 0
     history: History = field(default_factory=History)
+    remarks: tuple[Remark, ...] = ()
 
 
 class _Reading(Record):
@@ -76,6 +78,7 @@ class _StageEvidence(Record):
     decision: DecisionRecord | None
     window: _Window | None
     memory: HistoryRecord = HistoryRecord()
+    remarks: tuple[Remark, ...] = ()
 
 
 class EvidenceStore:
@@ -133,6 +136,7 @@ def _dump(live: StageEvidence) -> dict[str, NDArray[Any]]:
         decision=live.decision,
         window=window,
         memory=HistoryRecord.of(live.history),
+        remarks=live.remarks,
     )
     return {"live": np.frombuffer(kept.model_dump_json().encode(), np.uint8), **arrays}
 
@@ -171,7 +175,7 @@ def _load(archive: Mapping[str, NDArray[Any]]) -> StageEvidence:
             for item, counts in zip(kept.window.seen, every, strict=True)
         }
         window = Window(kept.window.since, totals, seen)
-    return StageEvidence(kept.stage, window, kept.decision, kept.requests, kept.memory.history())
+    return StageEvidence(kept.stage, window, kept.decision, kept.requests, kept.memory.history(), kept.remarks)
 
 
 def _split(known: Sequence[_Key], archive: Mapping[str, NDArray[Any]], kind: str, parts: int) -> list[Series[_Key]]:

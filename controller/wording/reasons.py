@@ -12,9 +12,12 @@ from datetime import datetime
 
 from abmesh.experiment.quantities import format_duration, format_percent
 from controller.decision.after_promotion import watch_ends
+from controller.decision.checks import CheckVerdict
 from controller.decision.policy import Decision, Situation, guardrails_in_force
-from controller.decision.verdicts import Judgement, Verdict
+from controller.decision.verdicts import Judgement, OnHarm, Verdict
 from controller.records import Cause, ExperimentState, Kind, Phase
+from controller.wording.checks import checks_text
+from controller.wording.control import broken_text
 from controller.wording.probes import probe_text
 from controller.wording.values import show_age, show_coarse, show_coverage, show_steps, show_weights
 from controller.wording.verdicts import goal_text, heaviest_text, judgement_text, sample_ratio_text, warmup_text
@@ -35,7 +38,7 @@ class _Case:
 
 
 def reason(decision: Decision, situation: Situation, now: datetime) -> str:
-    """Why a decision was made.
+    """Why a decision was made; a broken control is said first, whatever the decision.
 
     Args:
         decision: what was decided.
@@ -44,33 +47,14 @@ def reason(decision: Decision, situation: Situation, now: datetime) -> str:
     """
     text = _REASONS[decision.cause](_Case(decision, situation, now))
     heavy = heaviest_text(situation.judgements)
-    return f"{text}; {heavy}" if heavy else text
+    text = f"{text}; {heavy}" if heavy else text
+    broken = broken_text(situation.control, situation.state)
+    return f"{broken}; {text}" if broken else text
 
 
 def _inner(case: _Case, obstacle: Decision) -> str:
     """What kept a candidate, as a part of another sentence."""
     return _REASONS[obstacle.cause](_Case(obstacle, case.situation, case.now, inner=True))
-
-
-def document_refused(error: str) -> str:
-    """Why a rollout holds while the document cannot be used."""
-    return f"holding because the document is refused: {error}"
-
-
-def state_lost(name: str, path: object) -> str:
-    """Why a rollout that the journal knows, and the state does not, is manual."""
-    return (
-        f"the journal knows {name}, but its state is missing from {path}; nothing moves until abmesh resume starts a "
-        f"stage at the current weights"
-    )
-
-
-def abandoned(kind: Kind) -> str:
-    """Why a change that was begun was given up."""
-    return (
-        f"someone edited the weights during this {kind.value}, so it was abandoned; abmesh resume continues from the "
-        f"current weights"
-    )
 
 
 def _here(state: ExperimentState) -> str:
@@ -126,18 +110,37 @@ def _paused(case: _Case) -> str:
 def _harmful(case: _Case) -> str:
     probe = case.situation.probe
     answers = "" if probe is None or not probe.answered else f", which {probe_text(probe)}"
-    verdict = _with_verdict(case.situation, Verdict.HARMFUL)
+    verdict = _acting(case.situation)
     return f"{_here(case.state)} is harmful: {verdict}; all users go to the control{answers}"
 
 
+def _paused_for_harm(case: _Case) -> str:
+    return (
+        f"{_here(case.state)} is harmful: {_acting(case.situation)}; weights stay (on_harm: pause) until abmesh resume"
+    )
+
+
+def _control_broken(case: _Case) -> str:
+    state = case.state
+    harm = _texts((item for item in case.situation.judgements if item.set_aside is not None), state)
+    found = f"; {harm}" if harm else ""
+    advance = "" if harm else "; on_broken_control: advance would go on"
+    return f"{_here(state)} holds, and no users go back to {state.control}{found}{advance}"
+
+
+def _set_aside(case: _Case) -> str:
+    found = _texts((item for item in case.situation.judgements if item.set_aside is not None), case.state)
+    return f"{_here(case.state)} holds: {found or _goal(case.situation)}"
+
+
 def _probing(case: _Case) -> str:
-    verdict = _with_verdict(case.situation, Verdict.HARMFUL)
+    verdict = _acting(case.situation)
     return f"{_here(case.state)} fails after its promotion: {verdict}; asking {case.state.control} whether it answers"
 
 
 def _no_way_back(case: _Case) -> str:
     assert case.situation.probe is not None
-    verdict, control = _with_verdict(case.situation, Verdict.HARMFUL), case.state.control
+    verdict, control = _acting(case.situation), case.state.control
     return (
         f"{_here(case.state)} fails after its promotion: {verdict}; but {control} {probe_text(case.situation.probe)}, "
         f"so users stay; abmesh rollback moves them all the same"
@@ -176,6 +179,14 @@ def _min_requests(case: _Case) -> str:
 
 def _sample_ratio(case: _Case) -> str:
     return f"{_here(case.state)} holds: {sample_ratio_text(case.situation.sample_ratio, case.situation.rollout)}"
+
+
+def _checks(case: _Case) -> str:
+    verdict = CheckVerdict.FAILED if case.decision.cause is Cause.CHECK_FAILED else CheckVerdict.UNANSWERED
+    texts = checks_text(case.situation.checks, verdict)
+    if case.decision.kind is Kind.ROLLBACK:
+        return f"{_here(case.state)} is rolled back by a check: {texts}; all users go to the control"
+    return f"{_here(case.state)} holds: {texts}"
 
 
 def _unhealthy(case: _Case) -> str:
@@ -251,7 +262,14 @@ def _verdicts(situation: Situation) -> str:
 
 
 def _with_verdict(situation: Situation, verdict: Verdict) -> str:
-    return _texts((item for item in situation.judgements if item.verdict is verdict), situation.state)
+    """The verdicts of guardrails that do more than watch."""
+    found = (item for item in situation.judgements if item.verdict is verdict and item.on_harm is not OnHarm.REPORT)
+    return _texts(found, situation.state)
+
+
+def _acting(situation: Situation) -> str:
+    """The verdicts that roll back or pause."""
+    return _texts((item for item in situation.judgements if item.acts), situation.state)
 
 
 def _texts(judgements: Iterable[Judgement], state: ExperimentState) -> str:
@@ -270,6 +288,11 @@ _REASONS: dict[Cause, Callable[[_Case], str]] = {
     Cause.PASSED: _passed,
     Cause.LAST_STEP_PASSED: _passed,
     Cause.HARMFUL: _harmful,
+    Cause.PAUSED_FOR_HARM: _paused_for_harm,
+    Cause.CHECK_FAILED: _checks,
+    Cause.CHECK_UNANSWERED: _checks,
+    Cause.CONTROL_BROKEN: _control_broken,
+    Cause.HARM_SET_ASIDE: _set_aside,
     Cause.TIMEOUT: _timeout,
     Cause.SETTLING: _settling,
     Cause.MISSING_DATA: _missing_data,

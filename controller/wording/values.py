@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
+from abmesh.experiment.limits import Guardrail
 from abmesh.experiment.metrics import Metric
 from abmesh.experiment.quantities import format_duration, format_percent, format_share, format_weight
+from controller.decision.verdicts import OnHarm
 from controller.evidence.coverage import Coverage
 
 
@@ -27,6 +29,18 @@ def show_limit(limit: float | timedelta, metric: Metric, *, relative: bool = Fal
     if isinstance(limit, timedelta):
         return format_duration(limit)
     return format_share(limit) if relative or metric.unit == "share" else f"{limit:.4g}"
+
+
+def show_guardrail(guardrail: Guardrail) -> str:
+    """What a guardrail is called: ``latency_p95 max_increase 20% of the control``."""
+    amount = show_limit(guardrail.limit, guardrail.measured, relative=guardrail.relative)
+    per = " per user" if guardrail.per == "user" else ""
+    return f"{guardrail.metric}{per} {guardrail.kind} {amount}{' of the control' if guardrail.relative else ''}"
+
+
+def show_effect(on_harm: OnHarm) -> str:
+    """What harm does, as a verb."""
+    return {OnHarm.ROLLBACK: "rolls back", OnHarm.PAUSE: "pauses", OnHarm.REPORT: "would act"}[on_harm]
 
 
 def show_change(change: float | timedelta, metric: Metric, *, relative: bool, upper: bool) -> str:

@@ -8,17 +8,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from abmesh.experiment.limits import Guardrail
+from abmesh.experiment.limits import Goal, Guardrail
 from abmesh.experiment.quantities import format_duration, format_share
 from abmesh.experiment.rollout import Rollout, Warmup
 from abmesh.inference.numbers import always_valid_p
 from controller.decision.guardrails import keeps
-from controller.decision.verdicts import GoalJudgement, GoalVerdict, Judgement, Paradox, SampleRatio, Trend, Verdict
+from controller.decision.verdicts import (
+    GoalJudgement,
+    GoalVerdict,
+    Judgement,
+    OnHarm,
+    Paradox,
+    SampleRatio,
+    Trend,
+    Verdict,
+)
 from controller.decision.warmup import AGAIN_AFTER, Progress, WarmupResult, WarmupState
 from controller.records import ExperimentState
+from controller.wording.control import set_aside_text
 from controller.wording.open_verdicts import open_text
 from controller.wording.users import disagreement_text
-from controller.wording.values import show_change, show_probability, show_value
+from controller.wording.values import show_change, show_effect, show_probability, show_value
 
 HEAVY: Final = 0.15
 """Share of a variant's requests from which a slice of users is said to dominate; of 50 slices, each should have 2%."""
@@ -32,8 +42,11 @@ def judgement_text(judgement: Judgement, state: ExperimentState) -> str:
         state: of the rollout, for the variants' names.
     """
     if judgement.guardrail is None:
-        return _emergency_stop(judgement, state.control)
-    return _guardrail(judgement, judgement.guardrail, state)
+        text = _emergency_stop(judgement, state.control)
+    else:
+        text = _guardrail(judgement, judgement.guardrail, state)
+    dry = "; it only watches (dry_run)" if judgement.on_harm is OnHarm.REPORT else ""
+    return f"{text}{dry}{set_aside_text(judgement.set_aside, state)}"
 
 
 def _guardrail(judgement: Judgement, guardrail: Guardrail, state: ExperimentState) -> str:
@@ -97,7 +110,7 @@ def _harm(judgement: Judgement, guardrail: Guardrail, limit: str, control: str) 
     if not judgement.still:
         found = f"was significantly {beyond} {limit} at an earlier look"
     p, alpha = show_probability(judgement.p_harm), show_probability(judgement.alpha_harm)
-    return f"{found}: p {p}, rolls back at {alpha}"
+    return f"{found}: p {p}, {show_effect(judgement.on_harm)} at {alpha}"
 
 
 def _emergency_stop(judgement: Judgement, control: str) -> str:
@@ -121,9 +134,8 @@ def _emergency_stop(judgement: Judgement, control: str) -> str:
 
 
 def goal_text(judgement: GoalJudgement, rollout: Rollout, state: ExperimentState) -> str:
-    """A judgement of the rollout's goal."""
-    goal = rollout.goal
-    assert goal is not None
+    """A judgement of the rollout's primary goal, or of a secondary one."""
+    goal = next(item for item in rollout.goals if item.metric == judgement.metric)
     metric = goal.measured
     if judgement.value is None or judgement.control is None:
         return f"there is no data on {metric.name} of both variants yet"
@@ -141,13 +153,19 @@ def goal_text(judgement: GoalJudgement, rollout: Rollout, state: ExperimentState
         f"{metric.name} {show_value(metric, judgement.value)} on {state.candidate}, "
         f"{show_value(metric, judgement.control)} on {state.control}, {better} is better"
     )
-    return f"{state.candidate} {sense}: {values}; {_test(judgement, rollout)}"
+    text = f"{state.candidate} {sense}: {values}; {_test(judgement, goal, rollout)}"
+    return f"{text}{set_aside_text(judgement.set_aside, state)}"
 
 
-def _test(judgement: GoalJudgement, rollout: Rollout) -> str:
+def _test(judgement: GoalJudgement, goal: Goal, rollout: Rollout) -> str:
     """Where a goal's test stands."""
-    goal = rollout.goal
-    assert goal is not None
+    if goal is not rollout.goal:
+        assert judgement.adjusted is not None
+        needed = show_probability(rollout.analysis.alpha)
+        return (
+            f"two-sided p {show_probability(judgement.adjusted)} at any look, corrected for {len(rollout.goals)} goals "
+            f"(Holm), significant at {needed}; it decides nothing"
+        )
     if goal.design == "anytime":
         up = judgement.log_e_better >= judgement.log_e_worse
         p = always_valid_p(judgement.log_e_better if up else judgement.log_e_worse)

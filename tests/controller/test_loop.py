@@ -9,11 +9,14 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from controller.http import HttpServer
 from controller.loop import Controller, Role
 from controller.metrics.telemetry import Telemetry
 from controller.records import Phase
+from controller.rollout.checker import Checker
 from controller.rollout.guard import Guard
 from controller.settings import Settings
 from controller.sources.base import Observation
@@ -48,7 +51,7 @@ class Source:
 class Setup:
     """A controller whose Envoys and clocks are those of a simulated world."""
 
-    def __init__(self, subject: World, routes_file: Path | None = None) -> None:
+    def __init__(self, subject: World, routes_file: Path | None = None, checker: Checker | None = None) -> None:
         self.subject = subject
         self.source = Source(subject)
         self.telemetry = Telemetry()
@@ -62,6 +65,7 @@ class Setup:
             reconciler=subject.reconciler,
             lease=self.lease,
             telemetry=self.telemetry,
+            checker=checker,
             guard=(guard, subject.states),
             notify=self.told.append,
             clock=lambda: subject.now,
@@ -143,7 +147,7 @@ async def test_guardrails_values_are_shown_and_vanish_with_their_experiment(setu
         setup.subject.traffic.serve("model-b", 8)
         setup.subject.traffic.serve("model-b", 2, code=500)
         await setup.controller.tick()
-    name = 'abmesh_controller_guardrail{experiment="chat",limit="max",metric="error_rate"}'
+    name = 'abmesh_controller_guardrail{dry_run="false",experiment="chat",limit="max",metric="error_rate"}'
     assert setup.metric(name) == 0.2
     harm = name.replace("guardrail{", "guardrail_p_harm{")
     p = setup.metric(harm)
@@ -163,6 +167,40 @@ async def test_guardrails_values_are_shown_and_vanish_with_their_experiment(setu
     assert setup.metric(typical) is None
     assert setup.metric(alarm) is None
     assert setup.metric('abmesh_controller_weight{experiment="chat",variant="model-b"}') is None
+    setup.lease.release()
+
+
+async def test_checks_are_asked_beside_the_ticks_and_shown(tmp_path: Path) -> None:
+    said = {"status": 200}
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=said["status"])
+
+    app = web.Application()
+    app.router.add_post("/", handler)
+    async with TestServer(app) as gate:
+        check = f"{{name: gate, webhook: '{gate.make_url('/')}', interval: 1s, failures: 1}}"
+        text = DOCUMENT.replace("      guardrails:", f"      checks: [{check}]\n      guardrails:")
+        checker = Checker(None)
+        setup = Setup(world(tmp_path, text), checker=checker)
+        passed = 'abmesh_controller_check_passed{check="gate",experiment="chat"}'
+
+        async def until(value: float) -> None:
+            async with asyncio.timeout(30):
+                while setup.metric(passed) != value:
+                    setup.subject.now += timedelta(milliseconds=100)
+                    await setup.controller.tick()
+                    await asyncio.sleep(0.05)
+
+        await setup.controller.tick()
+        assert setup.metric(passed) is None  # the candidate has no users yet
+        await until(0)
+        await until(1)
+        said["status"] = 500
+        await until(0)
+        assert setup.metric('abmesh_controller_check_timestamp_seconds{check="gate",experiment="chat"}')
+        assert "gate" in checker.results()["chat"]
+        await checker.close()
     setup.lease.release()
 
 

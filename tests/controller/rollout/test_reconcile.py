@@ -6,7 +6,12 @@ from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
+from abmesh.analysis.replay import replay
+from abmesh.cli.json_records import status_json
 from controller.records import Cause, Kind, Phase
+from controller.rollout.commands import resume
+from controller.rollout.status import read_status
+from controller.settings import Settings
 from tests.controller.support import DOCUMENT, ENVOY, NAME, Traffic, World, serve_and_tick, world
 
 
@@ -189,3 +194,75 @@ def test_harm_that_begins_late_in_a_long_stage_is_seen_within_a_minute(tmp_path:
     assert subject.now - began <= timedelta(seconds=60)
     rollback = next(entry for entry in subject.journal() if entry.kind is Kind.ROLLBACK)
     assert "in the last " in rollback.reason
+
+
+def test_harm_that_pauses_keeps_the_weights_and_starts_afresh_when_resumed(tmp_path: Path) -> None:
+    subject = world(tmp_path, DOCUMENT.replace("guardrails:", "on_harm: pause\n      guardrails:"))
+    serve_and_tick(subject, 16)
+    assert subject.weight() == 5000
+    serve_and_tick(subject, 6, good=90, bad=10)
+    assert (subject.weight(), subject.phase()) == (5000, Phase.PAUSED)
+    entry = next(entry for entry in subject.journal() if entry.cause is Cause.PAUSED_FOR_HARM)
+    assert (entry.kind, entry.phase_before, entry.phase) == (Kind.HOLD, Phase.PROGRESSING, Phase.PAUSED)
+    assert [found["on_harm"] for found in entry.judgements] == ["pause", "pause"]
+    serve_and_tick(subject, 10)
+    assert subject.phase() is Phase.PAUSED
+    assert [entry.phase for entry in subject.journal()].count(Phase.PAUSED) == 1 + sum(
+        entry.phase_before is Phase.PAUSED for entry in subject.journal()
+    )
+    settings = Settings(config=tmp_path / "experiments.yaml", state_dir=tmp_path / "state")
+    (status,) = read_status(settings, now=subject.now)
+    assert status.decision is not None
+    assert status.decision.cause is Cause.PAUSED_FOR_HARM
+    resume(settings, NAME, now=subject.now)
+    serve_and_tick(subject, 20)
+    assert {item.differences for item in replay(subject.journal())} == {()}
+    assert subject.moves()[-1] == ("advance", 5000, 10_000)
+
+
+def test_the_emergency_stop_rolls_back_whatever_harm_does(tmp_path: Path) -> None:
+    subject = world(tmp_path, DOCUMENT.replace("guardrails:", "on_harm: pause\n      guardrails:"))
+    serve_and_tick(subject, 16)
+    serve_and_tick(subject, 6, good=20, bad=80)
+    assert subject.phase() is Phase.ROLLED_BACK
+
+
+def test_what_only_watches_is_shown_and_lets_the_rollout_go_on(tmp_path: Path) -> None:
+    subject = world(tmp_path, DOCUMENT.replace("max: 500ms}", "max: 500ms, dry_run: true}"))
+    serve_and_tick(subject, 16, ms=800)
+    assert subject.weight() == 5000
+    serve_and_tick(subject, 4, ms=800)
+    (status,) = read_status(
+        Settings(config=tmp_path / "experiments.yaml", state_dir=tmp_path / "state"), now=subject.now
+    )
+    (remark,) = status.remarks
+    assert (remark.about, remark.name, remark.verdict) == ("dry_run", "latency_p95 max 500ms", "harmful")
+    assert "would act at" in remark.text
+    found = [item for entry in subject.journal() for item in entry.judgements if item["on_harm"] == "report"]
+    assert {item["verdict"] for item in found} >= {"harmful"}
+
+
+def test_a_broken_control_is_said_first_everywhere(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    subject.tick()
+    for _ in range(8):
+        subject.traffic.serve("model-a", 300, code=503, ms=5)
+        subject.traffic.serve("model-a", 100)
+        subject.traffic.serve("model-b", 50)
+        report = subject.tick()
+    entry = subject.journal()[-1]
+    assert entry.cause is Cause.CONTROL_BROKEN
+    assert [(item["metric"], item["kind"], item["worse"]) for item in entry.control] == [
+        ("error_rate", "brake", False),
+        ("error_rate", "max", False),
+    ]
+    assert entry.reason.startswith("the control model-a is broken: error_rate 75%")
+    assert report.outcomes[0].control_broken
+    assert {item.differences for item in replay(subject.journal())} == {()}
+    settings = Settings(config=tmp_path / "experiments.yaml", state_dir=tmp_path / "state")
+    (status,) = read_status(settings, now=subject.now)
+    assert [remark.about for remark in status.remarks] == ["control", "control"]
+    shown = status_json(status)
+    assert shown["control_broken"] is True
+    assert shown["reason"].startswith("the control model-a is broken")
+    assert subject.weight() == 1000

@@ -1,0 +1,29 @@
+"""Why nothing moves, or a change was given up, for reasons that no evidence has a part in. Pure.
+
+Sentences without a full stop, for the journal, logs and status.
+"""
+
+from __future__ import annotations
+
+from controller.records import Kind
+
+
+def document_refused(error: str) -> str:
+    """Why a rollout holds while the document cannot be used."""
+    return f"holding because the document is refused: {error}"
+
+
+def state_lost(name: str, path: object) -> str:
+    """Why a rollout that the journal knows, and the state does not, is manual."""
+    return (
+        f"the journal knows {name}, but its state is missing from {path}; nothing moves until abmesh resume starts a "
+        f"stage at the current weights"
+    )
+
+
+def abandoned(kind: Kind) -> str:
+    """Why a change that was begun was given up."""
+    return (
+        f"someone edited the weights during this {kind.value}, so it was abandoned; abmesh resume continues from the "
+        f"current weights"
+    )
