@@ -12,6 +12,7 @@ from abmesh.experiment.limits import Goal, Guardrail
 from abmesh.experiment.quantities import format_duration, format_share
 from abmesh.experiment.rollout import Rollout, Warmup
 from abmesh.inference.numbers import Interval
+from controller.decision.checks import CheckJudgement
 from controller.decision.comparison import MIN_SLICES
 from controller.decision.comparisons import compare
 from controller.decision.decide import Inputs, decide, evidence_of
@@ -23,8 +24,10 @@ from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.verdicts import GoalJudgement, Judgement, SampleRatio
 from controller.decision.warmup import WarmupResult
 from controller.records import ExperimentState
+from controller.wording.checks import check_text
+from controller.wording.control import breach_text
 from controller.wording.reasons import reason
-from controller.wording.values import show_limit, show_value
+from controller.wording.values import show_guardrail, show_limit, show_value
 from controller.wording.verdicts import goal_text, judgement_text, paradox_text, sample_ratio_text, warmup_text
 
 
@@ -60,8 +63,11 @@ class Explanation:
         reason: the decision's.
         guardrails: those in force.
         emergency_stop: its judgement, if it acted.
+        control: limits that the control itself was significantly beyond, as sentences.
         sample_ratio: whether requests are split as the weights promise.
         goal: what was found about it.
+        secondary_goals: what was found about the others, each with a sentence.
+        checks: what came of each, with a sentence; they are outside of alpha.
         warmup: whether the candidate is warm enough for its first users; None where it needs no warm-up.
         texts: of emergency stop, sample ratio, goal and warm-up, by these names, where there is one.
         warnings: what to bear in mind.
@@ -71,8 +77,11 @@ class Explanation:
     reason: str
     guardrails: tuple[ExplainedGuardrail, ...]
     emergency_stop: Judgement | None
+    control: tuple[str, ...]
     sample_ratio: SampleRatio
     goal: GoalJudgement | None
+    secondary_goals: tuple[tuple[GoalJudgement, str], ...]
+    checks: tuple[tuple[CheckJudgement, str], ...]
     warmup: WarmupResult | None
     texts: Mapping[str, str]
     warnings: tuple[str, ...]
@@ -102,8 +111,11 @@ def explain(inputs: Inputs) -> Explanation:
         reason=reason(decided.decision, situation, inputs.now),
         guardrails=guardrails,
         emergency_stop=stopped,
+        control=tuple(breach_text(item, state) for item in situation.control.breaches),
         sample_ratio=situation.sample_ratio,
         goal=situation.goal,
+        secondary_goals=tuple((item, goal_text(item, rollout, state)) for item in situation.secondary_goals),
+        checks=tuple((item, check_text(item)) for item in situation.checks),
         warmup=situation.warmup,
         texts=texts,
         warnings=tuple(paradox_text(item, state) for item in situation.paradoxes),
@@ -117,11 +129,13 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
     found = [_errors(rollout)]
     found.append(f"a guardrail is healthy at {analysis.alpha:g}, which is not split: all must be healthy before a step")
     found += [
-        f"{name_of(guardrail)}, harm: any: a significant {'increase over' if guardrail.upper else 'decrease below'} "
-        f"the control that is not significantly within the limit rolls back"
+        f"{show_guardrail(guardrail)}, harm: any: a significant "
+        f"{'increase over' if guardrail.upper else 'decrease below'} the control that is not significantly within the "
+        f"limit is harm"
         for guardrail in rollout.guardrails
         if guardrail.harm == "any"
     ]
+    found += _effects(rollout)
     if analysis.emergency_stop < 1:
         limit = format_share(analysis.emergency_stop)
         watch = format_duration(analysis.emergency_stop_after_promotion)
@@ -139,6 +153,15 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
     found += _floors(rollout)
     if rollout.goal is not None:
         found.append(_goal(rollout, rollout.goal))
+    if rollout.checks:
+        acting = ", ".join(f"{check.name} ({check.on_failure})" for check in rollout.checks)
+        found.append(f"checks {acting}: thresholds on other people's numbers, outside of alpha; no answer holds")
+    if rollout.secondary_goals:
+        names = ", ".join(goal.metric for goal in rollout.secondary_goals)
+        found.append(
+            f"secondary goals {names}: reported at {rollout.analysis.alpha:g} with Holm's correction for all "
+            f"{len(rollout.goals)} goals; they decide nothing, so the primary goal keeps its own error probability"
+        )
     found.append(
         f"a stage lasts at least {format_duration(stage.min_duration)} and {stage.min_requests} requests of the "
         f"candidate{_timeout(rollout)}"
@@ -148,11 +171,28 @@ def choices(rollout: Rollout) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _effects(rollout: Rollout) -> list[str]:
+    """What guardrails do beyond rolling back, and what a broken control does."""
+    watching = [show_guardrail(item) for item in rollout.guardrails if item.dry_run]
+    pausing = [
+        show_guardrail(item)
+        for item in rollout.guardrails
+        if not item.dry_run and (item.on_harm or rollout.on_harm) == "pause"
+    ]
+    found = []
+    if watching:
+        found.append(f"only watched, neither an alarm nor a reason to hold (dry_run): {', '.join(watching)}")
+    if pausing:
+        found.append(f"harm pauses in place of rolling back (on_harm: pause): {', '.join(pausing)}")
+    does = "holds the rollout" if rollout.on_broken_control == "hold" else "is reported, and the rollout goes on"
+    found.append(f"a control that is itself significantly beyond a max, a min or the emergency stop {does}")
+    return found
+
+
 def _floors(rollout: Rollout) -> list[str]:
     """What happens with few users, for the kinds of metrics that are judged."""
     judged = [guardrail.measured for guardrail in rollout.guardrails if guardrail.per == "request"]
-    if rollout.goal is not None:
-        judged.append(rollout.goal.measured)
+    judged += [goal.measured for goal in rollout.goals]
     found = []
     if any(metric.share for metric in judged):
         found.append(f"a share of requests with fewer than {MIN_SLICES} slices of users counts each as one request")
@@ -175,9 +215,10 @@ def _errors(rollout: Rollout) -> str:
     if not rollout.alarms:
         return "there is neither a guardrail nor an emergency stop, so no alarm rolls back"
     harmless = []
-    if any(guardrail.harm == "limit" for guardrail in rollout.guardrails) or rollout.analysis.emergency_stop < 1:
+    acting = [guardrail for guardrail in rollout.guardrails if not guardrail.dry_run]
+    if any(guardrail.harm == "limit" for guardrail in acting) or rollout.analysis.emergency_stop < 1:
         harmless.append("keeps its limits")
-    strict = dict.fromkeys(guardrail.metric for guardrail in rollout.guardrails if guardrail.harm == "any")
+    strict = dict.fromkeys(guardrail.metric for guardrail in acting if guardrail.harm == "any")
     if strict:
         harmless.append(f"is no worse than the control on {', '.join(strict)}")
     if rollout.mode == "experiment":
@@ -253,20 +294,13 @@ def _explained(
         )
     return ExplainedGuardrail(
         guardrail=guardrail,
-        name=name_of(guardrail),
+        name=show_guardrail(guardrail),
         judgement=judgement,
         text=judgement_text(judgement, state),
         interval=interval,
         formula=formula_of(guardrail),
         typical=explained_user(judgement, rollout, evidence),
     )
-
-
-def name_of(guardrail: Guardrail) -> str:
-    """What a guardrail is called: ``latency_p95 max_increase 20% of the control``."""
-    amount = show_limit(guardrail.limit, guardrail.measured, relative=guardrail.relative)
-    per = " per user" if guardrail.per == "user" else ""
-    return f"{guardrail.subject}{per} {guardrail.kind} {amount}{' of the control' if guardrail.relative else ''}"
 
 
 def show_interval(guardrail: Guardrail, interval: Interval) -> str:

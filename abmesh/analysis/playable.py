@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from abmesh.analysis.changed import changed
-from abmesh.analysis.explanation import name_of
 from abmesh.analysis.truth import Truth, measurable
 from abmesh.experiment.errors import RefusedError
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.names import OTHER_SEGMENT
+from controller.wording.values import show_guardrail
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,14 @@ def playable(experiment: Experiment, truth: Truth) -> Playable:
         for rail in rollout.guardrails
         if measurable(rail.measured, truth, priced=priced) and (rail.segment is None or rail.segment in segments)
     )
-    left_out = [name_of(rail) for rail in rollout.guardrails if rail not in kept]
+    left_out = [show_guardrail(rail) for rail in rollout.guardrails if rail not in kept]
     goal = rollout.goal
     if goal is not None and not measurable(goal.measured, truth, priced=priced):
         left_out.append(f"goal {goal.metric}")
         goal = None
+    secondary = tuple(item for item in rollout.secondary_goals if measurable(item.measured, truth, priced=priced))
+    left_out += [f"secondary goal {item.metric}" for item in rollout.secondary_goals if item not in secondary]
+    left_out += [f"check {check.name}" for check in rollout.checks]
     if not left_out:
         return Playable(experiment)
     undecided = rollout.mode == "experiment" and goal is None
@@ -57,7 +60,9 @@ def playable(experiment: Experiment, truth: Truth) -> Playable:
             f"{'what decides the experiment' if undecided else 'all that decides'} is on other metrics: "
             f"{', '.join(left_out)}"
         )
-    plan = rollout.model_copy(update={"guardrails": kept, "goal": goal})
+    plan = rollout.model_copy(
+        update={"guardrails": kept, "goal": goal, "secondary_goals": secondary if goal else (), "checks": ()}
+    )
     return Playable(changed(experiment, rollout=plan), tuple(left_out))
 
 

@@ -37,7 +37,8 @@ class RolloutQuestion:
         tuned_for: the candidate's requests at which the decision's e-values are largest.
         tuned_alpha: the decision's alpha, which they are tuned for; another alpha of the report changes no evidence.
         planned: the candidate's requests that a goal's e-values are tuned for instead, by metric.
-        judged: metrics that a guardrail, the goal or the emergency stop decides on.
+        judged: metrics that a guardrail, a goal or the emergency stop is judged on.
+        goals: metrics of the goals, the primary one first.
     """
 
     name: str
@@ -49,6 +50,7 @@ class RolloutQuestion:
     tuned_alpha: float
     planned: Mapping[str, float] = field(default_factory=dict)
     judged: frozenset[str] = frozenset()
+    goals: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, experiment: Experiment, alpha: float | None = None) -> Self:
@@ -60,12 +62,13 @@ class RolloutQuestion:
         """
         rollout = experiment.rollout
         assert rollout is not None
-        goal = rollout.goal
         guarded = {guardrail.metric for guardrail in rollout.guardrails if guardrail.segment is None}
-        judged = guarded if goal is None else guarded | {goal.metric}
-        planned = {}
-        if goal is not None and goal.planned_requests is not None and goal.metric not in guarded:
-            planned[goal.metric] = float(goal.planned_requests)
+        judged = guarded | {goal.metric for goal in rollout.goals}
+        planned = {
+            goal.metric: float(goal.planned_requests)
+            for goal in rollout.goals
+            if goal.planned_requests is not None and goal.metric not in guarded
+        }
         return cls(
             name=experiment.name,
             control=experiment.control.name,
@@ -76,6 +79,7 @@ class RolloutQuestion:
             tuned_alpha=rollout.analysis.alpha,
             planned=planned,
             judged=frozenset(judged | {ERROR_RATE.name} if rollout.analysis.emergency_stop < 1 else judged),
+            goals=tuple(goal.metric for goal in rollout.goals),
         )
 
     def compare(self, metric: Metric, evidence: RolloutEvidence) -> Comparison:

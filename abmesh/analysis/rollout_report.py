@@ -8,6 +8,7 @@ decides nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from abmesh.analysis.always_valid import (
     NOTHING,
@@ -58,7 +59,7 @@ def report_of_strata(
     names = [question.control, *_others(strata, question.control)]
     evidence = {name: ReportedEvidence.of(strata, question, name, measured) for name in names}
     splits = _splits(strata, question)
-    metrics = [_metric_report(metric, question, evidence) for metric in measured]
+    metrics = _corrected([_metric_report(metric, question, evidence) for metric in measured], question)
     return AnalysisReport(
         source=question.name,
         control=question.control,
@@ -112,6 +113,26 @@ def _others(strata: Sequence[Stratum], control: str) -> list[str]:
     return [name for name in names if name != control]
 
 
+def _corrected(reports: Sequence[MetricReport], question: RolloutQuestion) -> list[MetricReport]:
+    """Each metric's comparisons, adjusted for the number of variants; those of several goals for that of goals too."""
+    goals = [report for report in reports if report.metric.name in question.goals]
+    family = [replace(item, findings=_noted(item.findings, len(goals))) for it in goals for item in it.comparisons]
+    together = iter(corrected(family, holm, question.alpha)) if len(goals) > 1 else None
+    found = []
+    for report in reports:
+        if together is not None and report.metric.name in question.goals:
+            adjusted = [next(together) for _ in report.comparisons]
+        else:
+            adjusted = corrected(report.comparisons, holm, question.alpha)
+        found.append(replace(report, comparisons=adjusted))
+    return found
+
+
+def _noted(findings: Sequence[Finding], goals: int) -> tuple[Finding, ...]:
+    remark = f"p adjusted for {goals} goals (Holm)"
+    return tuple(replace(item, note=f"{item.note}; {remark}" if item.note else remark) for item in findings)
+
+
 def _metric_report(
     measured: Metric, question: RolloutQuestion, evidence: Mapping[str, ReportedEvidence]
 ) -> MetricReport:
@@ -125,7 +146,7 @@ def _metric_report(
         if name != question.control:
             findings = (_finding(measured, question, seen.method(measured), both),)
             comparisons.append(ComparedVariant(name, "", findings + user_findings(measured, question, seen.both)))
-    return MetricReport(reported(measured), rows, corrected(comparisons, holm, question.alpha))
+    return MetricReport(reported(measured), rows, comparisons)
 
 
 def _finding(measured: Metric, question: RolloutQuestion, method: str, both: Comparison | None) -> Finding:

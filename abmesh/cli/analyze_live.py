@@ -55,8 +55,7 @@ def _reported(experiment: Experiment, strata: Sequence[Stratum]) -> tuple[Metric
     rollout = experiment.rollout
     assert rollout is not None
     wanted = {ERROR_RATE.name, *(guardrail.metric for guardrail in rollout.guardrails)}
-    if rollout.goal is not None:
-        wanted.add(rollout.goal.metric)
+    wanted |= {goal.metric for goal in rollout.goals}
     return tuple(item for item in experiment.metrics.values() if item.name in wanted or counted(strata, item))
 
 

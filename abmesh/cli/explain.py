@@ -84,23 +84,29 @@ def _print_without_inputs(entry: JournalEntry, *, as_json: bool) -> None:
 
 def _print(entry: JournalEntry, explanation: Explanation) -> None:
     from abmesh.analysis.explanation import show_interval
+    from controller.wording.checks import age_text
+    from controller.wording.values import show_effect
 
     typer.echo(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.experiment}  {entry.kind}: {entry.reason}")
     if explanation.warmup is not None:
         typer.echo(f"\nwarm-up: {explanation.texts['warmup']}")
+    for text in explanation.control:
+        typer.echo(f"\nthe control is broken: {text}")
     if explanation.emergency_stop is not None:
         typer.echo(f"\n{explanation.texts['emergency_stop']}")
     for item in explanation.guardrails:
         judgement = item.judgement
-        typer.echo(f"\n{item.name}: {judgement.verdict}")
+        watched = ", only watched (dry_run)" if item.guardrail.dry_run else ""
+        typer.echo(f"\n{item.name}{watched}: {judgement.verdict}")
         typer.echo(f"  {item.text}")
         what = "change" if item.guardrail.compares else "value"
         typer.echo(f"  {what} is within {show_interval(item.guardrail, item.interval)}, at any look")
         if item.typical is not None:
             typer.echo(f"  {item.typical.text}")
         typer.echo(
-            f"  harm: E {_e_value(judgement.log_e_harm)}, rolls back at {1 / judgement.alpha_harm:.4g}; health: "
-            f"E {_e_value(judgement.log_e_healthy)}, enough at {1 / judgement.alpha_healthy:.4g}; "
+            f"  harm: E {_e_value(judgement.log_e_harm)}, {show_effect(judgement.on_harm)} at "
+            f"{1 / judgement.alpha_harm:.4g}; "
+            f"health: E {_e_value(judgement.log_e_healthy)}, enough at {1 / judgement.alpha_healthy:.4g}; "
             f"{judgement.n} requests, design effect {judgement.design_effect:.3g}"
             if judgement.alpha_harm
             else "  no data"
@@ -108,6 +114,10 @@ def _print(entry: JournalEntry, explanation: Explanation) -> None:
         typer.echo(f"  {item.formula}")
     if explanation.goal is not None:
         typer.echo(f"\ngoal: {explanation.goal.verdict}\n  {explanation.texts['goal']}")
+    for judged, text in explanation.secondary_goals:
+        typer.echo(f"\nsecondary goal {judged.metric}: {judged.verdict}\n  {text}")
+    for check, text in explanation.checks:
+        typer.echo(f"\n{text}{'' if check.age is None else f', {age_text(check.age)}'}")
     typer.echo(f"\nsample ratio: {explanation.texts['sample_ratio']}")
     for warning in explanation.warnings:
         typer.echo(f"\nwarning: {warning}")
@@ -129,7 +139,10 @@ def _as_json(entry: JournalEntry, explanation: Explanation) -> dict[str, Any]:
         "reason": entry.reason,
         "guardrails": [_guardrail_json(item) for item in explanation.guardrails],
         "brake": None if stopped is None else {**outline(stopped), "text": texts["emergency_stop"]},
+        "control": list(explanation.control),
         "goal": None if goal is None else {**outline(goal), "text": texts["goal"]},
+        "secondary_goals": [{**outline(item), "text": text} for item, text in explanation.secondary_goals],
+        "checks": [{**outline(item), "text": text} for item, text in explanation.checks],
         "warmup": None if explanation.warmup is None else _warmup_json(entry, explanation.warmup, texts["warmup"]),
         "sample_ratio": {**outline(explanation.sample_ratio), "text": texts["sample_ratio"]},
         "warnings": list(explanation.warnings),

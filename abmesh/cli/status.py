@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +17,7 @@ from abmesh.cli.options import CONFIG, ConfigOption, JsonOption, StateOption, pr
 from abmesh.experiment.quantities import format_duration, format_percent
 
 if TYPE_CHECKING:
+    from controller.records import Remark
     from controller.rollout.status import ExperimentStatus
     from controller.settings import Settings
 
@@ -67,6 +68,7 @@ def _picture(settings: Settings) -> Group:
     for item in found:
         table.add_row(*_row(item))
     notes = [Text(f"{item.experiment}: {_why(item)}") for item in found if item.decision]
+    notes += [_remark(item.experiment, remark) for item in found for remark in item.remarks]
     generation = next((item.generation for item in found if item.generation), None)
     notes.append(Text(f"controller: {_leader(found)}; generation: {generation or 'none, the document is refused'}"))
     notes += [Text(text, "bold red") for text in _to_render(found)]
@@ -76,6 +78,21 @@ def _picture(settings: Settings) -> Group:
     errors = {text for item in found for text in (item.config_error, item.state_error, item.leader_error) if text}
     errors |= {f"{item.experiment}: {item.failure}" for item in found if item.failure and not item.state_error}
     return Group(table, *notes, *(Text(text, "bold red") for text in sorted(errors)))
+
+
+def _remark(experiment: str, remark: Remark) -> Text:
+    """What was found beside the decision; a broken control cannot be overlooked."""
+    if remark.about == "control":
+        return Text(f"{experiment}: the control is broken: {remark.text}", "bold red")
+    if remark.about == "check":  # its sentence says what it is
+        age = "" if remark.at is None else f"; asked {format_duration(_since(remark.at))} ago"
+        return Text(f"{experiment}: {remark.text}{age}")
+    what = "watched only:" if remark.about == "dry_run" else "secondary goal"
+    return Text(f"{experiment}: {what} {remark.name}: {remark.verdict}: {remark.text}")
+
+
+def _since(moment: datetime) -> timedelta:
+    return timedelta(seconds=max(0, int((datetime.now(UTC) - moment).total_seconds())))
 
 
 def _leader(found: list[ExperimentStatus]) -> str:

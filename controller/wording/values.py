@@ -35,7 +35,7 @@ def show_guardrail(guardrail: Guardrail) -> str:
     """What a guardrail is called: ``latency_p95 max_increase 20% of the control``."""
     amount = show_limit(guardrail.limit, guardrail.measured, relative=guardrail.relative)
     per = " per user" if guardrail.per == "user" else ""
-    return f"{guardrail.metric}{per} {guardrail.kind} {amount}{' of the control' if guardrail.relative else ''}"
+    return f"{guardrail.subject}{per} {guardrail.kind} {amount}{' of the control' if guardrail.relative else ''}"
 
 
 def show_effect(on_harm: OnHarm) -> str:

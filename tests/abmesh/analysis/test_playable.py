@@ -69,3 +69,16 @@ def test_a_goal_or_the_brake_may_be_all_that_is_left() -> None:
     goal = {"metric": "error_rate", "increase": False}
     assert playable(experiment(rollout={"guardrails": [TTFT], "goal": goal}), TRUTH).left_out
     assert playable(experiment(rollout={"guardrails": [], "goal": {"metric": "click_rate"}}), TRUTH).left_out
+
+
+def test_checks_and_secondary_goals_on_other_metrics_are_left_out() -> None:
+    plan = {
+        "goal": {"metric": "latency_mean", "increase": False},
+        "secondary_goals": [{"metric": "error_rate"}, {"metric": "click_rate"}],
+        "checks": [{"name": "memory", "prometheus": "up", "max": 1}],
+    }
+    found = playable(experiment(rollout=plan), TRUTH)
+    assert found.left_out == ("secondary goal click_rate", "check memory")
+    assert found.experiment.rollout is not None
+    assert [goal.metric for goal in found.experiment.rollout.goals] == ["latency_mean", "error_rate"]
+    assert found.experiment.rollout.checks == ()

@@ -28,6 +28,7 @@ EXPERIMENT = (
         "      goal: {metric: error_rate, increase: false, planned_requests: 5000, GOAL}\n      guardrails:",
     )
     .replace("min_duration: 60s", "min_duration: 10s")
+    .replace("max: 5%", "max: 20%")  # which the control keeps
 )
 
 

@@ -286,6 +286,20 @@ def streaming(seed: int, ms: int) -> VariantEvidence:
     return VariantEvidence({200: requests}, 0, slices, {}, totals)
 
 
+def test_goals_are_corrected_together_for_their_number_and_the_variants() -> None:
+    strata, measured = [stratum(5, 0.5, errors=(0.02, 0.05))], (ERROR_RATE, LATENCY_MEAN, MEASURED["latency_p95"])
+    judged = replace(QUESTION, judged=frozenset({"error_rate"}))
+    alone = report_of_strata(strata, judged, measured)
+    several = report_of_strata(strata, replace(judged, goals=("latency_mean", "error_rate")), measured)
+    (one,), (two,) = compared(alone, "error_rate").findings, compared(several, "error_rate").findings
+    assert one.p == two.p < 0.05
+    assert (one.adjusted, two.adjusted) == pytest.approx((one.p, 2 * one.p))
+    assert "p adjusted for 2 goals (Holm)" in as_text(several, "text")
+    assert compared(several, "latency_p95") == compared(alone, "latency_p95")
+    single = report_of_strata(strata, replace(judged, goals=("error_rate",)), measured)
+    assert single == alone
+
+
 def test_a_variant_of_whose_requests_one_slice_has_many_is_named() -> None:
     plain = stratum(1, 0.5)
     assert not [text for text in report_of_strata([plain], QUESTION, (ERROR_RATE,)).warnings if "one slice" in text]

@@ -191,3 +191,53 @@ def test_the_current_rollout_is_explained_even_if_the_file_with_its_earlier_stag
     (subject.folder / "evidence" / f"{NAME}.bin").unlink()
     (subject.folder / "journal.000002.jsonl").write_text("")
     assert "older files of the journal were removed" in _explain(subject).err
+
+
+WATCHED = DOCUMENT.replace("max: 500ms}", "max: 500ms, dry_run: true}").replace(
+    "      guardrails:",
+    "      goal: {metric: latency_mean}\n      secondary_goals: [{metric: error_rate}]\n"
+    "      checks: [{name: memory, prometheus: up, max: 1}]\n      guardrails:",
+)
+
+
+def test_what_only_watches_secondary_goals_and_checks_are_explained_and_shown(tmp_path: Path) -> None:
+    subject = world(tmp_path, WATCHED)
+    serve_and_tick(subject, 20, good=70, ms=800)
+    told = _explain(subject).out
+    for text in (
+        "latency_p95 max 500ms, only watched (dry_run): harmful",
+        "would act at",
+        "secondary goal error_rate: open",
+        "corrected for 2 goals (Holm)",
+        "check memory (outside of alpha) has no answer: it has not been asked yet",
+        "checks memory (hold): thresholds on other people's numbers, outside of alpha",
+    ):
+        assert text in told, text
+    found = _json(subject)
+    assert found["cause"] == Cause.CHECK_UNANSWERED
+    assert [item["metric"] for item in found["secondary_goals"]] == ["error_rate"]
+    assert [(item["name"], item["verdict"]) for item in found["checks"]] == [("memory", "unanswered")]
+    shown = call("status", "--config", str(tmp_path / "experiments.yaml"), "--state", str(subject.folder)).out
+    folded = " ".join(shown.split())
+    for text in (
+        "chat: watched only: latency_p95 max 500ms: harmful: ",
+        "chat: secondary goal error_rate: open: ",
+        "chat: check memory (outside of alpha) has no answer: it has not been asked yet",
+    ):
+        assert text in folded, text
+
+
+def test_a_broken_control_is_explained_and_shown_first(tmp_path: Path) -> None:
+    subject = world(tmp_path)
+    subject.tick()
+    for _ in range(8):
+        subject.traffic.serve("model-a", 300, code=503)
+        subject.traffic.serve("model-a", 100)
+        subject.traffic.serve("model-b", 50)
+        subject.tick()
+    told = _explain(subject).out
+    assert told.splitlines()[0].partition("  ")[2].startswith("chat  hold: the control model-a is broken: ")
+    assert "\nthe control is broken: error_rate 75%" in told
+    assert len(_json(subject)["control"]) == 2
+    shown = call("status", "--config", str(tmp_path / "experiments.yaml"), "--state", str(subject.folder)).out
+    assert "chat: the control is broken: error_rate 75%" in " ".join(shown.split())
