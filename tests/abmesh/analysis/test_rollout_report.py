@@ -291,7 +291,7 @@ def test_goals_are_corrected_together_for_their_number_and_the_variants() -> Non
     judged = replace(QUESTION, judged=frozenset({"error_rate"}))
     alone = report_of_strata(strata, judged, measured)
     several = report_of_strata(strata, replace(judged, goals=("latency_mean", "error_rate")), measured)
-    (one,), (two,) = compared(alone, "error_rate").findings, compared(several, "error_rate").findings
+    one, two = compared(alone, "error_rate").findings[0], compared(several, "error_rate").findings[0]
     assert one.p == two.p < 0.05
     assert (one.adjusted, two.adjusted) == pytest.approx((one.p, 2 * one.p))
     assert "p adjusted for 2 goals (Holm)" in as_text(several, "text")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from abmesh.experiment.model import Experiment
 from controller.decision.decide import Decided, Inputs, decide
+from controller.decision.guardrails import hypothesis
 from controller.decision.history import History, PastStage
 from controller.decision.verdicts import GoalVerdict, Verdict
 from controller.evidence.coverage import Coverage
@@ -197,7 +198,7 @@ def test_more_data_never_takes_back_what_was_proven(
         total = [a + b for a, b in zip(total, (n, n * per_mille_a // 1000, m, m * per_mille_b // 1000), strict=True)]
         path.append((arm(*total[:2], ms=ms[0]), arm(*total[2:], ms=ms[1])))
     alarmed, p = False, 1.0
-    harmful: dict[tuple[str, str], float] = {}
+    harmful: dict[str, float] = {}
     decided = GoalVerdict.OPEN
     for found in _looks(subject, path):
         split, goal = found.situation.sample_ratio, found.situation.goal
@@ -205,7 +206,9 @@ def test_more_data_never_takes_back_what_was_proven(
         assert split.p <= p
         alarmed, p = split.alarm, split.p
         harm = {
-            (item.kind, item.metric): item for item in found.situation.judgements if item.verdict is Verdict.HARMFUL
+            "emergency stop" if item.guardrail is None else hypothesis(item.guardrail): item
+            for item in found.situation.judgements
+            if item.verdict is Verdict.HARMFUL
         }
         assert harmful.keys() <= harm.keys()
         assert all(harm[key].p_harm <= before for key, before in harmful.items())
