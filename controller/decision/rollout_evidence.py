@@ -90,7 +90,9 @@ class RolloutEvidence:
             then = _in_segment(ById(item.before), name)
             b, a = (difference(now.get(arm), then.get(arm)) for arm in (self.candidate, self.control))
             increments.append(replace(item, candidate=b, control=a, before=then))
-        return replace(self, slices=GROUPS, strata=strata, look_back=LookBack(tuple(increments), self.look_back.skipped))
+        return replace(
+            self, slices=GROUPS, strata=strata, look_back=LookBack(tuple(increments), self.look_back.skipped)
+        )
 
     def control_alone(self) -> RolloutEvidence:
         """The control in the candidate's place, and nobody to compare it with, to judge it as a candidate would be."""
