@@ -1,7 +1,8 @@
 """Sample size and duration of an experiment, for three ways to look at it. Pure; called by ``abmesh plan``.
 
-The sizes are those of the normal approximation in :mod:`abmesh.inference.fixed`; rates are planned on the arcsine
-scale, on which their variance does not depend on their value.
+The sizes for one look and for planned ones are those of the normal approximation in :mod:`abmesh.inference.fixed`;
+rates are planned on the arcsine scale, on which their variance does not depend on their value. The anytime-valid size
+is that of the test that runs, found by simulating it: :mod:`abmesh.analysis.sizing`.
 """
 
 from __future__ import annotations
@@ -12,16 +13,27 @@ from datetime import timedelta
 from typing import Any
 
 from abmesh.analysis.layout import count, number, percent, table
+from abmesh.analysis.rules import Difference, GoalRule, ReportRule
+from abmesh.analysis.sizing import LOOKS, RUNS, Size, size_for
 from abmesh.experiment.quantities import format_duration
 from abmesh.inference.fixed import anytime_sample_size, sample_size, sequential_sample_size
 from abmesh.inference.sequential import boundaries, stopping
 
 _LONGEST = timedelta(days=36_500)
 _FEW_EVENTS = 10
-_SMALL_LIFT = 0.12
-"""Log ratio of two rates below which the exact test of counts, whose prior expects ratios of about a third, was seen in
-simulations to need more than the size of a confidence sequence that is tuned for it: 1.2 times for a lift of 10%, 1.6
-times for 5% and less."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoalDesign:
+    """How an experiment's goal decides.
+
+    Attributes:
+        slices: of the experiment.
+        planned: whether at planned looks only; otherwise at any look.
+    """
+
+    slices: int
+    planned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,7 @@ class PlanQuestion:
         design_effect: how many requests are worth one independent request.
         looks: planned looks of the group-sequential design.
         per_second: the experiment's requests a second; None if that is not known.
+        goal: how the goal decides that the requests are for; None for what ``abmesh analyze`` says of a file.
     """
 
     baseline: float
@@ -54,6 +67,7 @@ class PlanQuestion:
     design_effect: float = 1.0
     looks: int = 5
     per_second: float | None = None
+    goal: GoalDesign | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +106,26 @@ class Plan:
     question: PlanQuestion
     designs: tuple[Design, ...]
     notes: tuple[str, ...] = ()
+    simulated: Size | None = None
+    """The anytime-valid size, as simulations found it; None where it is too large to simulate."""
 
 
-def plan_for(question: PlanQuestion) -> Plan:
-    """What each design takes."""
+def plan_for(question: PlanQuestion, runs: int = RUNS, seed: int = 1) -> Plan:
+    """What each design takes.
+
+    Args:
+        question: the effect to find, and how reliably.
+        runs: simulated experiments that the anytime-valid size is taken from.
+        seed: of their random numbers.
+    """
     ratio = question.candidate / question.control
     variance, delta = _scale(question)
     asked = (variance, variance, delta, question.alpha, question.power)
     fixed = sample_size(*asked, ratio, sides=question.sides)
     planned = sequential_sample_size(*asked, question.looks, ratio, sides=question.sides)
-    anytime = anytime_sample_size(*asked, ratio, sides=question.sides)
+    assumed = anytime_sample_size(*asked, ratio, sides=question.sides)
+    simulated = _simulated(question, assumed, ratio, runs, seed)
+    anytime = assumed if simulated is None else simulated.control / question.design_effect
     part = _expected_part(question, abs(delta) / math.sqrt(variance * (1 + 1 / ratio) / planned))
     looks = f"{question.looks} looks" if question.looks > 1 else "1 look"
     once = "one look at the end; every earlier look adds false alarms"
@@ -114,8 +138,19 @@ def plan_for(question: PlanQuestion) -> Plan:
             _design(question, "group-sequential", some, planned, planned / fixed, part),
             _design(question, "anytime-valid", ever, anytime, anytime / fixed, None),
         ),
-        _notes(question, fixed),
+        _notes(question, fixed, simulated),
+        simulated,
     )
+
+
+def _simulated(question: PlanQuestion, assumed: float, ratio: float, runs: int, seed: int) -> Size | None:
+    """The control's requests that the test that runs needs; None if they are too many to simulate."""
+    effect = question.design_effect
+    truth = Difference(question.baseline, question.baseline + question.effect, question.sd, effect)
+    rule: ReportRule | GoalRule = ReportRule(truth, question.alpha, question.sides)
+    if question.goal is not None:
+        rule = GoalRule(truth, question.alpha / question.sides, question.goal.slices)
+    return size_for(rule, assumed * effect, ratio, question.power, runs=runs, seed=seed)
 
 
 def _scale(question: PlanQuestion) -> tuple[float, float]:
@@ -146,18 +181,17 @@ def _design(question: PlanQuestion, name: str, valid: str, size: float, ratio: f
     return Design(name, valid, control, candidate, expected, ratio, seconds, expected_seconds)
 
 
-def _notes(question: PlanQuestion, size: float) -> tuple[str, ...]:
+def _notes(question: PlanQuestion, size: float, simulated: Size | None) -> tuple[str, ...]:
     notes = []
     if question.sd is None:
         rate = min(question.baseline, question.baseline + question.effect)
         fewest = rate * size * min(1.0, question.candidate / question.control)
         if fewest < _FEW_EVENTS:
             notes.append(f"only about {fewest:.2g} events are expected in the smaller variant, so the sizes are rough")
-        if abs(math.log1p(question.effect / question.baseline)) < _SMALL_LIFT:
-            notes.append(
-                "the test of rates at any look is tuned for lifts of about a third; a lift as small as this may need "
-                "1.6 times the anytime-valid size"
-            )
+    if simulated is None:
+        notes.append("the anytime-valid size is too large to simulate; it is that of a confidence sequence, and rough")
+    if question.goal is not None and question.goal.planned:
+        notes.append("this goal decides at planned looks: take the group-sequential size")
     if question.design_effect == 1:
         notes.append(
             "requests are assumed to be independent; if users repeat, pass --design-effect (abmesh analyze shows it)"
@@ -201,8 +235,19 @@ def as_text(plan: Plan) -> str:
     lines += table([*header, *(["expected duration"] if timed else [])], rows, "text")
     lines += ["", *(f"{design.name}: valid for {design.valid}" for design in plan.designs)]
     lines.append("expected: on average, if the effect is real; the anytime-valid design may also find it sooner")
+    if plan.simulated is not None:
+        lines.append(_how_simulated(plan.question, plan.simulated))
     lines += [f"note: {note}" for note in plan.notes]
     return "\n".join(lines)
+
+
+def _how_simulated(question: PlanQuestion, found: Size) -> str:
+    """Where the anytime-valid size comes from."""
+    rule = "what abmesh analyze says" if question.goal is None else "how this goal decides"
+    return (
+        f"simulated: {rule}, {count(found.runs)} times at the anytime-valid size: {found.power:.1%} +- "
+        f"{found.error:.1%} found the effect at one of {LOOKS} looks, {found.at_end:.1%} at the last one alone"
+    )
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -236,6 +281,16 @@ def as_json(plan: Plan) -> dict[str, Any]:
             for design in plan.designs
         ],
         "notes": list(plan.notes),
+        "simulated": None
+        if plan.simulated is None
+        else {
+            "rule": "analyze" if question.goal is None else "goal",
+            "runs": plan.simulated.runs,
+            "looks": LOOKS,
+            "power": plan.simulated.power,
+            "power_error": plan.simulated.error,
+            "power_at_last_look": plan.simulated.at_end,
+        },
     }
 
 

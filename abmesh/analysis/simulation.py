@@ -31,6 +31,9 @@ _START = datetime(2026, 1, 1, tzinfo=UTC)
 Watcher = Callable[[Inputs, Decided], None]
 """Is shown every look: what was seen, and what was decided."""
 
+Ticks = Callable[[timedelta], timedelta]
+"""From how long the stage has lasted to the time until the next look."""
+
 
 class Ending(StrEnum):
     """How a simulated rollout ended."""
@@ -66,20 +69,22 @@ def play(
     experiment: Experiment,
     truth: Truth,
     *,
-    tick: timedelta,
+    tick: timedelta | Ticks,
     longest: timedelta,
     seed: int | list[int],
     watch: Watcher | None = None,
+    settle: timedelta = timedelta(),
 ) -> Played:
     """Play one rollout from the document's weights to its end.
 
     Args:
         experiment: with a rollout, and any weights.
         truth: the true properties of the variants.
-        tick: time between two looks.
+        tick: time between two looks, always the same or by the stage's age.
         longest: time after which an unfinished rollout is UNDECIDED.
         seed: of the random numbers; the same seed plays the same rollout.
         watch: called at every look, the last one included.
+        settle: time from a stage's start to its first evidence.
     """
     assert experiment.rollout is not None
     crowd = Crowd(truth, np.random.default_rng(seed))
@@ -88,6 +93,8 @@ def play(
     history, counted, requests = History(), _nothing(experiment, truth), 0
     decided = 0
     while True:
+        began = state.stage.started_at + settle
+        collecting = state.stage.weight > 0 and now >= began
         inputs = Inputs(
             experiment=experiment,
             state=state,
@@ -95,8 +102,8 @@ def play(
             coverage=Coverage(1),
             at=now,
             now=now,
-            began=state.stage.started_at if state.stage.weight else None,
-            evidence=counted.evidence(experiment.prices) if state.stage.weight else {},
+            began=began if collecting else None,
+            evidence=counted.evidence(experiment.prices) if collecting else {},
         )
         found = decide(inputs)
         if watch is not None:
@@ -113,8 +120,14 @@ def play(
             history = history.after_stage(PastStage(str(decided), state.weights, inputs.evidence, history.edges))
             experiment, state = _moved(experiment, state, decision.target, str(decided), now)
             counted = _nothing(experiment, truth)
-        now += tick
-        crowd.act(experiment, state.candidate, counted, tick.total_seconds(), (now - _START).total_seconds())
+            began = now + settle
+        step = tick if isinstance(tick, timedelta) else tick(state.stage.age(now))
+        settling = now < began
+        step = min(step, began - now) if settling else step
+        now += step
+        crowd.act(experiment, state.candidate, counted, step.total_seconds(), (now - _START).total_seconds())
+        if settling:
+            counted = _nothing(experiment, truth)
 
 
 def _ending(phase: Phase) -> Ending | None:

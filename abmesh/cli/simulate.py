@@ -125,7 +125,8 @@ def simulate(
     if plot is not None:
         from abmesh.cli.plots.power import power_curves
 
-        power_curves(_picture(experiment, str(sweep).partition("=")[0], forecasts, rollout.analysis.alpha), plot)
+        picture = _picture(experiment, str(sweep).partition("=")[0], forecasts, rollout.analysis.alpha)
+        power_curves([picture], plot)
 
 
 def _swept(truth: Truth, sweep: str | None) -> list[tuple[float, Truth]]:

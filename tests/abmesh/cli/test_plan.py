@@ -18,7 +18,7 @@ RATE = ("--baseline", "2%", "--effect", "0.4%")
 
 def plan(*arguments: str) -> dict[str, Any]:
     """The plan as JSON, with its designs by name."""
-    called = call("plan", *arguments, "--json")
+    called = call("plan", *arguments, "--runs", "100", "--json")
     assert called.code == 0, called
     found: dict[str, Any] = json.loads(called.out)
     found["designs"] = {design["design"]: design for design in found["designs"]}
@@ -31,7 +31,7 @@ def test_a_rate_from_2_to_2_4_percent() -> None:
     wanted = NormalIndPower().solve_power(proportion_effectsize(0.024, 0.02), alpha=0.05, power=0.8)
     assert math.floor(wanted) == 21_066
     assert designs["fixed-horizon"]["control"] == designs["fixed-horizon"]["candidate"] == math.ceil(wanted)
-    assert 1.85 < designs["anytime-valid"]["ratio"] < 1.95
+    assert 1.5 < designs["anytime-valid"]["ratio"] < 2.1
     assert 1.0 < designs["group-sequential"]["ratio"] < 1.05
     assert designs["group-sequential"]["expected_total"] < designs["fixed-horizon"]["total"]
 
@@ -85,7 +85,7 @@ def test_the_slower_arm_says_how_long_it_takes() -> None:
 def test_users_who_repeat_take_more_requests() -> None:
     once, repeating = plan(*RATE)["designs"], plan(*RATE, "--design-effect", "8")["designs"]
     for name, design in once.items():
-        assert repeating[name]["control"] == pytest.approx(8 * design["control"], abs=8)
+        assert repeating[name]["control"] == pytest.approx(8 * design["control"], rel=0.1, abs=8)  # by 100 simulations
 
 
 def test_one_planned_look_is_the_fixed_horizon() -> None:
@@ -94,15 +94,26 @@ def test_one_planned_look_is_the_fixed_horizon() -> None:
 
 
 def test_few_events_are_pointed_out() -> None:
-    text = call("plan", "--baseline", "0.01%", "--effect", "1%").out
+    text = call("plan", "--baseline", "0.01%", "--effect", "1%", "--runs", "100").out
     assert "events are expected in the smaller variant" in text
 
 
-def test_lifts_that_the_count_test_is_slow_to_find_are_pointed_out() -> None:
-    words = "1.6 times the anytime-valid size"
-    assert words in call("plan", "--baseline", "20%", "--effect", "1%").out
-    assert words not in call("plan", *RATE).out
-    assert words not in call("plan", "--baseline", "220ms", "--sd", "90ms", "--effect", "1ms").out
+def test_the_anytime_valid_size_is_that_of_the_test_that_runs() -> None:
+    """A goal's variance is taken between slices of users, which costs more than a file of independent requests."""
+    found = plan("--baseline", "50%", "--effect", "2%")
+    assert 1.5 < found["designs"]["anytime-valid"]["ratio"] < 1.85
+    simulated = found["simulated"]
+    assert (simulated["rule"], simulated["runs"], simulated["looks"]) == ("analyze", 100, 100)
+    assert 0.65 < simulated["power_at_last_look"] <= simulated["power"] < 0.95
+    assert simulated["power_error"] == pytest.approx(math.sqrt(simulated["power"] * (1 - simulated["power"]) / 100))
+    text = call("plan", "--baseline", "220ms", "--sd", "90ms", "--effect", "20ms").out
+    assert "simulated: what abmesh analyze says, 2,000 times at the anytime-valid size" in text
+
+
+def test_a_size_that_is_too_large_to_simulate_is_said_to_be_rough() -> None:
+    found = plan("--baseline", "50%", "--effect", "0.000001%")
+    assert found["simulated"] is None
+    assert any("too large to simulate" in note for note in found["notes"])
 
 
 @pytest.fixture
@@ -162,11 +173,11 @@ def test_what_the_document_lacks_is_said(config: Path) -> None:
 
 
 def test_people_read_what_each_design_is_valid_for() -> None:
-    called = call("plan", *RATE, "--traffic", "10/s")
+    called = call("plan", *RATE, "--traffic", "10/s", "--runs", "100")
     assert called.code == 0
     for words in ("21,067", "one look at the end", "planned in advance", "any number of looks at any time", "1h11m"):
         assert words in called.out
-    assert "over 100 years" in call("plan", *RATE, "--traffic", "1/d").out
+    assert "over 100 years" in call("plan", *RATE, "--traffic", "1/d", "--runs", "100").out
 
 
 @pytest.mark.parametrize(

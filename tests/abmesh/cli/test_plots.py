@@ -64,7 +64,7 @@ def power() -> PowerPicture:
 def test_every_picture_is_drawn_in_every_format(tmp_path: Path, ending: str) -> None:
     draw_series([series(), series(dated=False)], tmp_path / f"series{ending}")
     draw_bars([bars(), bars()], tmp_path / f"bars{ending}")
-    power_curves(power(), tmp_path / f"power{ending}")
+    power_curves([power()], tmp_path / f"power{ending}")
     for name in ("series", "bars", "power"):
         content = (tmp_path / f"{name}{ending}").read_bytes()
         assert content.startswith(STARTS[ending])
@@ -89,7 +89,7 @@ def test_axes_series_and_marked_values_are_named(tmp_path: Path) -> None:
     assert {"conversion, difference from model-a", "time (UTC)", "no difference", "model-b", "model-$c$"} <= texts(path)
     draw_bars([bars()], path)
     assert {"lift, as a share of a's value", "error_rate: b", "any", "one", "no difference", "limit"} <= texts(path)
-    power_curves(power(), path)
+    power_curves([power()], path)
     assert {"true increase of error_rate", "rolled back", "held", "limit", "alpha"} <= texts(path)
 
 
@@ -100,7 +100,7 @@ def test_no_picture_has_a_colour(tmp_path: Path) -> None:
     found |= set(re.findall(r"#[0-9a-f]{6}", path.read_text()))
     draw_bars([bars()], path)
     found |= set(re.findall(r"#[0-9a-f]{6}", path.read_text()))
-    power_curves(power(), path)
+    power_curves([power()], path)
     found |= set(re.findall(r"#[0-9a-f]{6}", path.read_text()))
     assert found
     assert {colour for colour in found if len({colour[1:3], colour[3:5], colour[5:7]}) != 1} == set()
@@ -113,7 +113,7 @@ def test_nothing_to_draw_is_an_empty_picture(tmp_path: Path) -> None:
     draw_series([], tmp_path / "a.png")
     draw_bars([], tmp_path / "b.png")
     draw_bars([Bars("a title", "lift", [])], tmp_path / "c.png")
-    power_curves(PowerPicture("a title", "effect", []), tmp_path / "d.png")
+    power_curves([PowerPicture("a title", "effect", [])], tmp_path / "d.png")
     assert len(list(tmp_path.iterdir())) == 4
 
 
