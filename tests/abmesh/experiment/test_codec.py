@@ -39,7 +39,7 @@ class TestParse:
     def test_reads_the_default_document(self) -> None:
         document = parse(DEFAULT)
         assert [item.name for item in document.experiments] == ["chat-model"]
-        assert document.experiments[0].weights == {"model-a": 9000, "model-b": 1000}
+        assert document.experiments[0].weights == {"model-a": 9500, "model-b": 500}
 
     def test_the_text_may_start_with_a_byte_order_mark(self) -> None:
         assert parse("\ufeff" + SMALL) == parse(SMALL)

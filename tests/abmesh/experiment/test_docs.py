@@ -238,7 +238,7 @@ class TestConfiguration:
     def test_its_errors_are_what_people_see(self) -> None:
         """The lines shown are those that the default document gives with these mistakes in it."""
         text = (DOCS.parent / "experiments.yaml").read_text()
-        for old, new in (("salt:", "slat:"), ("weight: 90", "weight: 91.234")):
+        for old, new in (("salt:", "slat:"), ("weight: 95", "weight: 96.234")):
             assert text.count(old) == 1
             text = text.replace(old, new)
         with pytest.raises(DocumentError) as caught:

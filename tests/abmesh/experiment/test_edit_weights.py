@@ -38,7 +38,7 @@ def edit(text: str, experiment: str, weights: Mapping[str, int]) -> str:
 class TestEditWeights:
     def test_only_the_weights_change(self) -> None:
         edited = edit(DEFAULT, "chat-model", {"model-a": 7550, "model-b": 2450})
-        assert edited == DEFAULT.replace("weight: 90", "weight: 75.5").replace("weight: 10", "weight: 24.5")
+        assert edited == DEFAULT.replace("weight: 95", "weight: 75.5").replace("weight: 5,", "weight: 24.5,")
 
     def test_the_same_weights_change_nothing(self) -> None:
         text = with_line(SMALL, "weight: 90", "weight: 90.00")

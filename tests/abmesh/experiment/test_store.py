@@ -110,7 +110,7 @@ class TestWriteWeights:
         path.write_bytes(default.encode())
         store = FileStore(path)
         store.write_weights("chat-model", {"model-a": 5000, "model-b": 5000}, based_on=store.read().generation)
-        expected = default.replace("weight: 90", "weight: 50").replace("weight: 10", "weight: 50")
+        expected = default.replace("weight: 95", "weight: 50").replace("weight: 5,", "weight: 50,")
         assert path.read_bytes() == expected.encode()
 
     def test_a_write_based_on_an_older_document_is_refused(self, store: FileStore, path: Path) -> None:
