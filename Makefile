@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo check test soak programs go lint format bench simulations worlds rollouts lock sbom image clean
+.PHONY: help demo check test soak programs go lint format bench simulations worlds rollouts plans lock sbom image clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ worlds: $(READY)  ## Simulate whole rollouts in worlds that once misled the rule
 
 rollouts: $(READY)  ## Whole rollouts through a real Envoy, 40 of them with equal versions; about 30 minutes
 	$(BIN)/python -m bench.rollouts $(ARGS)
+
+plans: $(READY)  ## What the shipped document catches, and abmesh plan beside whole rollouts; about an hour
+	$(BIN)/python -m bench.plans $(ARGS)
 
 # Four locks, each with the hash of every file: what a machine for development, the image, the wheel's build and the
 # image's Envoy install. The first decides the versions; tests/test_locks.py checks that all agree.

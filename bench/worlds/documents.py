@@ -12,9 +12,16 @@ from abmesh.experiment.codec import parse
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.rollout import Rollout
 
-_SHIPPED: Final = Path(__file__).parents[2] / "experiments.yaml"
+SHIPPED: Final = Path(__file__).parents[2] / "experiments.yaml"
 
 STEPS: Final = (5, 10, 25, 50, 75, 100)
+GOAL_SIZES: Final = {(0.5, 0.02): 19_341, (0.8, 0.02): 11_817, (0.02, 0.004): 41_327}
+"""Requests of each variant that ``abmesh plan`` gives for a goal's share and what the candidate adds, at any look.
+
+Written down, because every process that plays a world would take seconds to find them; a test compares them with the
+plan.
+"""
+
 _STAGE: Final = {"min_duration": "15m", "min_requests": 500}
 """So short that a rollout takes an hour and a half if nothing holds it up, and six hours tell that one is stuck."""
 
@@ -22,7 +29,7 @@ _STAGE: Final = {"min_duration": "15m", "min_requests": 500}
 @lru_cache(maxsize=1)
 def shipped() -> Experiment:
     """The experiment of the document that is shipped."""
-    return parse(_SHIPPED.read_text(encoding="utf-8"), _SHIPPED.name).experiments[0]
+    return parse(SHIPPED.read_text(encoding="utf-8"), SHIPPED.name).experiments[0]
 
 
 def default() -> Experiment:
@@ -50,7 +57,7 @@ def watched() -> Experiment:
 
 def goal(metric: str, baseline: float, effect: float) -> Experiment:
     """An experiment whose goal is a share, at the size that ``abmesh plan`` gives for decisions at any look."""
-    size = planned(baseline, effect)
+    size = GOAL_SIZES[baseline, effect]
     plan = {"mode": "experiment", "steps": [50], "stage": {"min_duration": "5m", "min_requests": 100}}
     return _rollout({**plan, "goal": {"metric": metric, "increase": effect > 0, "planned_requests": size}})
 
