@@ -160,7 +160,16 @@ def compare(given: Planned, runs: int, seed: int, processes: int, tell: Callable
     for case in given.cases:
         tell(f"{given.name}, {case.name}: rolling out")
         subject = playable(parse(given.text, "document").experiments[0], case.truth).experiment
-        world = World(f"plan-{case.name}", "", "", subject, (case.truth,), (), given.longest, given.tick)
+        world = World(
+            name=f"plan-{case.name}",
+            truth="",
+            rules="",
+            document=subject,
+            truths=(case.truth,),
+            asked=(),
+            longest=given.longest,
+            tick=given.tick,
+        )
         seen = [played(world, run, seed) for run in range(runs)]
         ended = [each.minutes for each in seen if _outcome(each.ending, each.cause) == case.outcome]
         says = plan["candidates"][case.candidate]["outcomes"].get(case.outcome)

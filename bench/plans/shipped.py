@@ -46,7 +46,7 @@ def rollout() -> dict[str, Any]:
     """The plan that is rolled out, to tell a table of another document from one of this."""
     plan = shipped().rollout
     assert plan is not None
-    return plan.model_dump(mode="json", exclude={"goal"})
+    return plan.model_dump(mode="json", exclude={"goal"}, exclude_defaults=True)
 
 
 def rows(found: Sequence[Outlook]) -> list[dict[str, Any]]:

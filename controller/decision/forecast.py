@@ -97,9 +97,7 @@ def forecast(found: Comparison, returning: float, *, healthy: Decided, harmful: 
     return Forecast(leads, needed)
 
 
-def returning_users(
-    found: Comparison, metric: Metric, values: Values, effects: Sequence[float | None]
-) -> float:
+def returning_users(found: Comparison, metric: Metric, values: Values, effects: Sequence[float | None]) -> float:
     """The part of a comparison's design effect that grows with the stage, because the same users return, 0..1.
 
     Args:

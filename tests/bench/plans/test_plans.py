@@ -45,7 +45,9 @@ def test_equal_candidates_are_rolled_back_no_more_often_than_alpha() -> None:
     runs = sum(row["runs"] for row in same)
     back = sum(row["outcomes"].get("rolled back", {"runs": 0})["runs"] for row in same)
     assert back / runs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
-    assert all(row["outcomes"]["promoted"]["share"] >= 0.9 for row in same)
+    for row in same:
+        promoted = row["outcomes"]["promoted"]
+        assert promoted["share"] + 2 * promoted["error"] >= 0.95, row["candidate"]
 
 
 @pytest.mark.parametrize("words", ["doubled", "ten times", "every request fails", "30% higher"])
@@ -107,7 +109,7 @@ ROW = {
 def test_a_plan_is_right_within_its_promise_and_monte_carlo_errors(changed: dict[str, Any], right: bool) -> None:
     row = {**ROW, **changed}
     assert agrees(row) is right
-    assert compared_lines({"compared": [row], "compared_runs": 7})[4].endswith("| |" if right else "| differs |")
+    assert compared_lines({"compared": [row], "compared_runs": 7})[4].endswith("|  |" if right else "| differs |")
 
 
 def test_only_what_is_between_the_markers_is_written(tmp_path: Path) -> None:
