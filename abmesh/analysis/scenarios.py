@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from abmesh.analysis.explanation import name_of
 from abmesh.analysis.truth import Quantity, Truth, measurable, true_value
 from abmesh.experiment import metrics
 from abmesh.experiment.limits import Guardrail
@@ -19,7 +18,7 @@ from abmesh.experiment.metrics import Metric
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.parts import Price
 from controller.decision.guardrails import plain
-from controller.wording.values import show_value
+from controller.wording.values import show_guardrail, show_value
 
 _LEAST = 0.05
 """A value that should fall by more than all of it falls to this part of it."""
@@ -95,9 +94,9 @@ def scenarios_of(experiment: Experiment, truth: Truth, effects: Mapping[str, Eff
         for rail in rollout.guardrails:
             control = value_of(experiment, rail.measured, truth, candidate=False)
             if control is None:
-                left_out.append(f"{name_of(rail)}: the control's value is not known")
+                left_out.append(f"{show_guardrail(rail)}: the control's value is not known")
                 continue
-            asked.append((rail.measured, _twice(rail, control), f"twice {name_of(rail)}"))
+            asked.append((rail.measured, _twice(rail, control), f"twice {show_guardrail(rail)}"))
     for metric, effect, why in asked:
         made = _scenario(experiment, truth, metric, effect, why)
         if made is None:

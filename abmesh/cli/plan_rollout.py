@@ -83,7 +83,10 @@ def plan_rollout(given: RolloutOptions) -> None:
     subject = plan.experiment
     effects = _effects(given, subject, truth)
     asked = scenarios_of(subject, truth, effects)
-    left_out = [*(f"{name}: pass its --baseline" for name in plan.left_out), *asked.left_out]
+    left_out = [
+        *(name if name.startswith("check ") else f"{name}: pass its --baseline" for name in plan.left_out),
+        *asked.left_out,
+    ]
     if given.plot is not None:
         from abmesh.cli.plots.canvas import check_target
 
