@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import chdtrc, gammaln
+from scipy.special import chdtrc, gammaln, logsumexp
 
 from abmesh.inference.numbers import Floats, always_valid_p
 
@@ -46,7 +46,7 @@ def log_e_sample_ratio(counts: Floats, shares: Floats, k: float = 1000.0) -> Flo
     """E-value against "counts fall as the shares say", for one stratum.
 
     ``ln E = ln B(k rho + n) - ln B(k rho) - sum_v n_v ln rho_v`` with the multivariate Beta function B, equation 6 of
-    arXiv 2011.03567. Multiply the e-values of strata.
+    arXiv 2011.03567.
 
     Args:
         counts: identities, or deflated requests, of each variant; shape (..., V).
@@ -92,23 +92,29 @@ def sample_ratio(
 ) -> SampleRatio:
     """Test the split of requests over the stages of a rollout.
 
+    The mean of the stages' e-values, not their product: users come back in every stage, and so does what chance gave
+    one variant too many of them. A new stage takes its part of the mean from the others, so it stays an e-process.
+
     Args:
         strata: for each stage, every variant's requests per slice, shape (B,), and the shares they should have.
         alpha: probability of a false alarm.
         k: concentration of the prior.
     """
-    log_e, requests, counted = 0.0, 0.0, 0.0
+    stages: list[float] = []
+    requests, counted = 0.0, 0.0
     observed = expected = np.zeros(len(strata[0][1]) if strata else 0)
     for slices, shares in strata:
         counts = np.array([float(np.sum(arm)) for arm in slices])
         rho, total, lot = np.asarray(shares, dtype=np.float64), float(counts.sum()), dispersion(slices)
-        log_e += float(log_e_sample_ratio(counts / lot, rho, k))
+        if total > 0:
+            stages.append(float(log_e_sample_ratio(counts / lot, rho, k)))
         observed, expected = observed + counts, expected + total * rho
         requests, counted = requests + total, counted + total / lot
     if requests > 0:
         seen = (tuple(map(float, observed / requests)), tuple(map(float, expected / requests)))
     else:
         seen = ((), ())
+    log_e = float(logsumexp(stages)) - math.log(len(stages)) if stages else 0.0
     lots = requests / counted if counted > 0 else 1.0
     return SampleRatio(log_e, always_valid_p(log_e), log_e >= -math.log(alpha), alpha, *seen, lots)
 

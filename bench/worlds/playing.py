@@ -22,6 +22,7 @@ from abmesh.experiment.model import Experiment
 from bench.worlds.world import Events, Seen, World
 from bench.worlds.worlds import world
 from controller.decision.decide import Decided, Inputs, evidence_of
+from controller.wording.reasons import reason
 
 Report = Callable[[str], None]
 
@@ -35,12 +36,15 @@ def played(subject: World, run: int, seed: int) -> Seen:
     if subject.events is not None:
         return _analyzed(subject.events, mine)
     looks: list[tuple[Inputs, Decided]] = []
-    split = said = False
+    said: set[bool] = set()
+    split = False
 
     def watch(inputs: Inputs, decided: Decided) -> None:
-        nonlocal split, said
+        nonlocal split
         looks[:] = [(inputs, decided)]
         split |= decided.situation.sample_ratio.alarm
+        if decided.situation.control.broken:
+            said.add(reason(decided.decision, decided.situation, inputs.now).startswith("the control"))
 
     truth = subject.truths[run % len(subject.truths)]
     found = play(
@@ -59,7 +63,7 @@ def played(subject: World, run: int, seed: int) -> Seen:
         weight=found.weight / 100,
         requests=found.requests,
         split_alarm=split,
-        said=said,
+        said=said == {True},
         found=_different(subject.document, inputs, decided, truth_segments(subject, run)) if subject.segments else (),
         reason=found.reason,
     )

@@ -21,7 +21,7 @@ class Seen:
         weight: the candidate's before the last decision, in percent.
         requests: the candidate's.
         split_alarm: whether requests ever seemed not to be split as the weights promise.
-        said: whether a reason ever named the control as the one that fails.
+        said: whether the control was found broken, and every reason said so first.
         found: metrics in which the report finds a difference in some segment.
         reason: of the last decision.
     """

@@ -58,9 +58,9 @@ def won(seen: Seen) -> bool:
     return seen.cause == "winner"
 
 
-def unsaid(seen: Seen) -> bool:
-    """Whether the candidate was promoted and no reason ever said that the control fails."""
-    return promoted(seen) and not seen.said
+def said(seen: Seen) -> bool:
+    """Whether the reasons say first that the control is broken."""
+    return seen.said
 
 
 def _significant(seen: Seen) -> bool:
@@ -119,7 +119,7 @@ def _broken_controls() -> Sequence[World]:
     for share in (0.8, 0.6, 0.3):
         for fast, words in ((True, "within 5 ms"), (False, "at normal speed")):
             truth = replace(USUAL, control=Outage(share, fast))
-            asked = (NEVER_BACK, Asked("promoted without a word about the control", unsaid, allowed=0.0))
+            asked = (NEVER_BACK, Asked("the reason says first that the control is broken", said, wanted=1.0))
             name = f"control-fails-{share:.0%}-{'fast' if fast else 'slow'}".replace("%", "")
             words = f"the control fails {share:.0%} of its requests {words}"
             found.append(World(name, words, _DEFAULT, documents.default(), (truth,), asked, runs=100 if fast else 40))

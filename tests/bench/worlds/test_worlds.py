@@ -14,11 +14,11 @@ from bench.worlds import documents
 from bench.worlds.playing import play_all, played
 from bench.worlds.table import rows
 from bench.worlds.world import Asked, Seen, World
-from bench.worlds.worlds import USUAL, promoted, rolled_back, stuck, unsaid, world, worlds
+from bench.worlds.worlds import USUAL, promoted, rolled_back, said, stuck, world, worlds
 
 NAMES = [item.name for item in worlds()]
 EVERY_FATE = [
-    Seen(ending, cause, 60.0, 5.0, 1000, split_alarm=split, said=False, found=found)
+    Seen(ending, cause, 60.0, 5.0, 1000, split_alarm=split, said=told, found=found)
     for ending, cause in (
         ("promoted", "last_step_passed"),
         ("rolled_back", "harmful"),
@@ -28,6 +28,7 @@ EVERY_FATE = [
         ("reported", "significant"),
     )
     for split in (False, True)
+    for told in (False, True)
     for found in ((), ("error_rate", "latency_p95", "click_rate", "output_tokens_mean"))
 ]
 
@@ -71,9 +72,9 @@ def test_a_run_is_the_same_whatever_else_is_played_and_by_how_many_processes() -
 def test_fates_are_told_apart() -> None:
     back = Seen("rolled_back", "harmful", 30, 5, 100)
     on = Seen("promoted", "last_step_passed", 90, 100, 100)
-    assert [rolled_back(back), promoted(back), stuck(back), unsaid(back)] == [True, False, False, False]
-    assert [rolled_back(on), promoted(on), stuck(on), unsaid(on)] == [False, True, False, True]
-    assert not unsaid(replace(on, said=True))
+    assert [rolled_back(back), promoted(back), stuck(back), said(back)] == [True, False, False, False]
+    assert [rolled_back(on), promoted(on), stuck(on), said(on)] == [False, True, False, False]
+    assert said(replace(on, said=True))
 
 
 @pytest.mark.simulation
