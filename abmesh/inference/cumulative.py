@@ -14,6 +14,9 @@ import numpy as np
 from abmesh.inference.histogram import Bins
 from abmesh.inference.numbers import Floats
 
+_SMALLEST = 1e-12
+"""The share 0 is that of the smallest value, not of an empty bin below it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cumulative:
@@ -72,7 +75,7 @@ class Cumulative:
         before = self.before.sum(axis=0)
         if not before[-1] > 0:
             return None
-        wanted = share * before[-1]
+        wanted = max(share, _SMALLEST) * before[-1]
         bin_ = min(int(np.searchsorted(before[1:], wanted, side="left")), len(self.lower) - 1)
         part = (wanted - before[bin_]) / (before[bin_ + 1] - before[bin_])
         return float(self.lower[bin_] + self.width[bin_] * min(max(part, 0.0), 1.0))

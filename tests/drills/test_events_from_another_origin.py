@@ -125,7 +125,7 @@ async def _counted(running: Stack, drill: Drill) -> None:
     events: Counter[str] = Counter()
     for name, count in (await support.envoy_stats(running, r"^abmesh\.events(_by_segment)?\.")).items():
         assert f".variant.{VARIANT}." in name
-        events[re.sub(r"\.slice\.\d+", "", name).partition(f".variant.{VARIANT}.")[2]] += count
+        events[re.sub(r"\.(slice|group)\.\d+", "", name).partition(f".variant.{VARIANT}.")[2]] += count
     assert events["event.click"] == 3
     assert events["event.purchase"] == 1
     assert events["segment.power.event.click"] == 1

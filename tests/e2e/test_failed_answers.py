@@ -23,6 +23,7 @@ ROLLOUT = document(
     rollout:
       candidate: model-b
       steps: [50, 60]
+      on_broken_control: advance
       stage: {min_duration: 1s, max_duration: 1h, min_requests: 100}
       guardrails:
         - {metric: latency_p50, max_increase: 60%, relative: true}

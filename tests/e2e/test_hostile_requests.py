@@ -40,11 +40,13 @@ TEXT = document(
         - {metric: error_rate, max: 90%}
 """,
 )
-OF_A_SLICE = 12
-"""Duration, caches, first tokens, tokens, generation, refusals, broken answers, sessions; requests and events apart."""
+OF_A_SLICE = 14
+"""Durations, failed answers, caches, first tokens, tokens, generation, refusals, broken answers, sessions; requests and
+events apart."""
 
-OF_A_SEGMENT = 5
-"""Two histograms and what answers say they took; requests and events apart."""
+OF_A_SEGMENT = 8
+"""Of each group of a segment's users: three histograms, what answers say they took, and which broke off or were left;
+requests and events apart."""
 
 
 def bound(declared: Document, codes: int) -> int:
@@ -54,8 +56,8 @@ def bound(declared: Document, codes: int) -> int:
         events = len(experiment.events)
         values = 2 * sum(event.value is not None for event in experiment.events)
         segments = 0 if experiment.segments is None else len({*experiment.segments.values, OTHER_SEGMENT})
-        of_a_variant = experiment.slices * (codes + OF_A_SLICE + events + values) + GROUPS * 2
-        count += len(experiment.variants) * (of_a_variant + segments * (codes + OF_A_SEGMENT + events))
+        of_a_variant = experiment.slices * (codes + OF_A_SLICE + events + values) + GROUPS * 3
+        count += len(experiment.variants) * (of_a_variant + segments * GROUPS * (codes + OF_A_SEGMENT + events))
     routes = {route.name for host in route_configuration(declared).virtual_hosts for route in host.routes}
     return count + codes * (len(routes) + 1)  # and one for requests that took no route
 

@@ -73,7 +73,7 @@ def test_two_variants_are_one_comparison_and_its_p_is_that_of_a_file_of_its_own(
 
 @pytest.mark.parametrize(("adjust", "method"), [("bh", "fdr_bh"), ("holm", "holm"), (None, "fdr_bh")])
 def test_p_is_corrected_within_an_experiment_and_then_for_their_number(adjust: str | None, method: str) -> None:
-    text = planted(1, 30, better=5)
+    text = planted(1, 12, better=3)
     found = report(text, TableQuestion(adjust=adjust))  # type: ignore[arg-type] # a test's own parameter
     counts = read(text).tests
     raw = []

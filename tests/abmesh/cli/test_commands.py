@@ -196,8 +196,8 @@ def test_weights_change_nothing_but_the_weights(config: Path) -> None:
     before = config.read_text()
     result = call("weights", NAME, "model-b=25")
     assert result.code == 0
-    assert "model-a 90 -> 75, model-b 10 -> 25" in result.out
-    assert config.read_text() == before.replace("weight: 90,", "weight: 75,").replace("weight: 10,", "weight: 25,")
+    assert "model-a 95 -> 75, model-b 5 -> 25" in result.out
+    assert config.read_text() == before.replace("weight: 95,", "weight: 75,").replace("weight: 5,", "weight: 25,")
 
 
 def test_weights_based_on_the_present_generation_are_accepted() -> None:
@@ -212,7 +212,7 @@ def test_weights_based_on_the_present_generation_are_accepted() -> None:
 def test_status_of_an_experiment_that_no_controller_has_seen() -> None:
     record = json.loads(call("status", "--json").out)
     assert record["experiment"] == NAME
-    assert record["weights"] == {"model-a": 90.0, "model-b": 10.0}
+    assert record["weights"] == {"model-a": 95.0, "model-b": 5.0}
     assert {"stage", "state", "generation", "last_decision", "reason"} <= set(record)
     assert "controller: none running" in call("status").out
 
@@ -230,7 +230,7 @@ def test_commands_write_weights_and_the_journal_without_a_controller() -> None:
     assert call("pause", NAME).code == 1
     assert call("resume", NAME, *SURE).code == 0
     assert call("promote", NAME, "--step", *SURE).code == 0
-    assert json.loads(call("status", "--json").out)["weights"]["model-b"] == 25
+    assert json.loads(call("status", "--json").out)["weights"]["model-b"] == 10
     assert call("promote", NAME, *SURE).code == 0
     record = json.loads(call("status", "--json").out)
     assert (record["state"], record["weights"]["model-b"]) == ("promoted", 100)
@@ -238,7 +238,7 @@ def test_commands_write_weights_and_the_journal_without_a_controller() -> None:
     record = json.loads(call("status", "--json").out)
     assert (record["state"], record["weights"]["model-b"]) == ("rolled_back", 0)
     entries = [json.loads(line) for line in call("journal", NAME, "--json").out.splitlines()]
-    assert [entry["weights_after"]["model-b"] for entry in entries] == [10, 10, 25, 100, 0]
+    assert [entry["weights_after"]["model-b"] for entry in entries] == [5, 5, 10, 100, 0]
     assert all(entry["actor"] == "operator" and entry["reason"] for entry in entries)
     assert len(call("journal", NAME, "--limit", "2").out.splitlines()) == 2
     assert call("journal", "another").out == ""
