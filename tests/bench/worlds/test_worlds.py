@@ -15,6 +15,7 @@ from bench.worlds.playing import play_all, played
 from bench.worlds.table import rows
 from bench.worlds.world import Asked, Seen, World
 from bench.worlds.worlds import USUAL, promoted, rolled_back, said, stuck, world, worlds
+from tests.examples import others_in_soak
 
 NAMES = [item.name for item in worlds()]
 EVERY_FATE = [
@@ -87,6 +88,10 @@ def test_processes_share_the_runs_and_change_nothing() -> None:
     assert told[0].startswith("hidden-candidate: 3 rollouts, ")
 
 
+OFTEN = ("equal", "control-fails-80-fast", "heavy-probe", "hidden-20", "doubled", "goal-50", "analyze-50", "segments")
+"""Worlds that are played before every change."""
+
+
 def _opposite(subject: World) -> World:
     """The same document and questions in a world where the answers are others."""
     if subject.events is not None:
@@ -109,7 +114,7 @@ def _opposite(subject: World) -> World:
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", others_in_soak(NAMES, OFTEN))
 def test_in_the_opposite_world_what_is_asked_is_missed(name: str) -> None:
     subject = _opposite(world(name))
     seen = [played(subject, run, 1) for run in range(2)]
