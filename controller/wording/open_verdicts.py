@@ -16,9 +16,12 @@ from controller.decision.forecast import LONGEST
 from controller.decision.guardrails import keeps
 from controller.decision.means import MIN_MEAN
 from controller.decision.policy import next_step
-from controller.decision.verdicts import Judgement, Verdict
+from controller.decision.verdicts import Judgement, OnHarm, Verdict
 from controller.records import ExperimentState
-from controller.wording.values import show_needed, show_probability
+from controller.wording.values import show_effect, show_needed, show_probability
+
+_THEN = {OnHarm.ROLLBACK: "rolled back", OnHarm.PAUSE: "paused", OnHarm.REPORT: "harmful"}
+"""What becomes of a candidate that is on its way to harm."""
 
 
 def open_text(judgement: Judgement, guardrail: Guardrail, limit: str, state: ExperimentState) -> str:
@@ -37,7 +40,7 @@ def open_text(judgement: Judgement, guardrail: Guardrail, limit: str, state: Exp
     tested, then = f"p {p}, needs {alpha}", "healthy"
     if judgement.leads is Verdict.HARMFUL:
         p, alpha = show_probability(judgement.p_harm), show_probability(judgement.alpha_harm)
-        tested, then = f"p {p}, rolls back at {alpha}", "rolled back"
+        tested, then = f"p {p}, {show_effect(judgement.on_harm)} at {alpha}", _THEN[judgement.on_harm]
     if judgement.needed is None and judgement.repeats:
         return f"{stands}: {tested}; {_returning(state)}"
     if judgement.needed is None:

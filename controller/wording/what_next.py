@@ -7,14 +7,14 @@ from datetime import datetime, timedelta
 
 from abmesh.experiment.quantities import format_percent
 from controller.decision.policy import Situation, next_step
-from controller.decision.verdicts import Judgement, Verdict
+from controller.decision.verdicts import Judgement, OnHarm, Verdict
 from controller.wording.values import show_coarse
 from controller.wording.verdicts import judgement_text
 
 
 def threatening(situation: Situation) -> str:
-    """What leads to a rollback unless it changes, while something else is waited for."""
-    leading = [item for item in situation.judgements if item.leads is Verdict.HARMFUL and item.needed is not None]
+    """What leads to a rollback or a pause unless it changes, while something else is waited for."""
+    leading = [item for item in _in_earnest(situation) if item.leads is Verdict.HARMFUL and item.needed is not None]
     soonest = min(leading, key=lambda item: item.needed or 0, default=None)
     return "" if soonest is None else f"; {judgement_text(soonest, situation.state)}"
 
@@ -22,7 +22,8 @@ def threatening(situation: Situation) -> str:
 def what_next(situation: Situation, now: datetime) -> str:
     """What follows a hold: the next step, the end of the stage's time, or a person."""
     state, rollout = situation.state, situation.rollout
-    waiting = [item for item in situation.judgements if item.verdict is not Verdict.HEALTHY]
+    judged = _in_earnest(situation)
+    waiting = [item for item in judged if item.verdict is not Verdict.HEALTHY]
     if any(item.leads is Verdict.HARMFUL and item.needed is not None for item in waiting):
         return ""  # Their sentences say what happens next.
     longest = rollout.stage.max_duration
@@ -35,8 +36,13 @@ def what_next(situation: Situation, now: datetime) -> str:
         return ""
     step = next_step(state.steps, state.stage.weight)
     then = "it is promoted" if step is None else f"it advances to {format_percent(step)}"
-    alone = len(situation.judgements) == 1 and waiting[0].needed is not None
+    alone = len(judged) == 1 and waiting[0].needed is not None
     return f"; {'then' if alone else 'once all guardrails are healthy,'} {then}"
+
+
+def _in_earnest(situation: Situation) -> list[Judgement]:
+    """The verdicts that something follows from: not those of guardrails that only watch."""
+    return [item for item in situation.judgements if item.on_harm is not OnHarm.REPORT]
 
 
 def _late(waiting: Iterable[Judgement], left: timedelta) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from abmesh.experiment.limits import Guardrail
 from controller.decision.policy import Situation, apply_policy
-from controller.decision.verdicts import Judgement, Trend, Verdict
+from controller.decision.verdicts import Judgement, OnHarm, Trend, Verdict
 from controller.evidence.coverage import Coverage
 from controller.records import Cause, Phase, adopt
 from controller.wording.reasons import reason
@@ -47,6 +47,7 @@ def _judgement(guardrail: dict[str, Any], value: float, limit: float, **changes:
 
 INSIDE = _judgement(MAX, 0.031, 0.05, leads=Verdict.HEALTHY, needed=240)
 BEYOND = _judgement(MAX, 0.073, 0.05, leads=Verdict.HARMFUL, needed=92, trend=Trend.RISING)
+WATCHED = replace(BEYOND, on_harm=OnHarm.REPORT)
 AT_LIMIT = _judgement(MAX, 0.05, 0.05)
 SAME_USERS = _judgement(MAX, 0.031, 0.05, leads=Verdict.HEALTHY, returning=0.8)
 FAR = _judgement(MAX, 0.031, 0.05, leads=Verdict.HEALTHY, returning=0.3)
@@ -71,6 +72,17 @@ JUDGEMENTS = {
         replace(BEYOND, leads=Verdict.HEALTHY, trend=Trend.UNKNOWN),
         "error_rate 7.3% over 824 requests is above its limit of 5%, but not significantly so far: p 0.1, needs 0.05; "
         "if it stays so, it is healthy after about 92 more requests (46s at this rate)",
+    ),
+    "beyond, where harm pauses": (
+        replace(BEYOND, on_harm=OnHarm.PAUSE),
+        "error_rate 7.3% over 824 requests, rising, is above its limit of 5%, but not significantly so far: p 0.25, "
+        "pauses at 0.02; if it stays so, it is paused after about 92 more requests (46s at this rate)",
+    ),
+    "beyond, where a guardrail only watches": (
+        WATCHED,
+        "error_rate 7.3% over 824 requests, rising, is above its limit of 5%, but not significantly so far: p 0.25, "
+        "would act at 0.02; if it stays so, it is harmful after about 92 more requests (46s at this rate); it only "
+        "watches (dry_run)",
     ),
     "below what it must reach": (
         _judgement(MIN, 0.08, 0.1, leads=Verdict.HARMFUL, needed=92, trend=Trend.FALLING),
@@ -201,6 +213,16 @@ def test_a_hold_says_what_it_waits_for(judgements: tuple[Judgement, ...], change
     found = _reason(*judgements, **changes)
     assert found.startswith(f"model-b at {changes.get('weight', 10)}% holds: error_rate ")
     assert found.endswith(end), found
+
+
+@pytest.mark.parametrize("judged", [WATCHED, replace(AT_LIMIT, on_harm=OnHarm.REPORT)], ids=["harm", "nothing"])
+def test_what_a_guardrail_that_only_watches_leads_to_is_not_what_comes_next(judged: Judgement) -> None:
+    """Nor does it hurry a stage, stand in its way, or make one guardrail two."""
+    assert _reason(INSIDE, judged) == _reason(INSIDE)
+    rollout = {"on_timeout": "rollback"}
+    waits: dict[str, Any] = {"cause": Cause.MIN_REQUESTS, "requests": 40}
+    assert _reason(INSIDE, judged, rollout=rollout) == _reason(INSIDE, rollout=rollout)
+    assert _reason(INSIDE, judged, **waits) == _reason(INSIDE, **waits)
 
 
 def test_a_stage_that_waits_for_requests_says_how_long_and_what_threatens_it() -> None:
