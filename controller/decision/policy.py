@@ -104,7 +104,8 @@ def apply_policy(situation: Situation, now: datetime) -> Decision:
     2. Weights that the controller did not write, or another plan, are an operator's edit: hand the rollout over.
     3. Harm rolls back or pauses at once, also while paused and while other Envoys are missing; unless it does not
        count, or users would go to a broken control.
-       So does a check that fails and is to roll back, unless the control is broken.
+       A check that fails and is to roll back does so, unless the control is broken. Of a pause and a rollback, the
+       rollback is done.
     4. Everything else needs all Envoys, a control that is not broken, time, requests, a split as promised and checks
        that pass, in this order, or holds; a candidate's first users need all Envoys and a warm candidate.
     5. A rollout then needs healthy guardrails; an experiment, a goal that is decided.
@@ -121,10 +122,10 @@ def apply_policy(situation: Situation, now: datetime) -> Decision:
         return _back(situation, now) if falls else Decision(Kind.HOLD, Cause.FINISHED, state.phase)
     if state.stage.weight > 0 and OnHarm.ROLLBACK in harmful:
         return Decision(Kind.ROLLBACK, Cause.HARMFUL, Phase.ROLLED_BACK, target=0)
-    if state.stage.weight > 0 and harmful:
-        return Decision(Kind.HOLD, Cause.PAUSED_FOR_HARM, Phase.PAUSED)
     if any(item.rolls_back for item in situation.checks) and not situation.control.broken:
         return Decision(Kind.ROLLBACK, Cause.CHECK_FAILED, Phase.ROLLED_BACK, target=0)
+    if state.stage.weight > 0 and harmful:
+        return Decision(Kind.HOLD, Cause.PAUSED_FOR_HARM, Phase.PAUSED)
     if state.phase is Phase.PAUSED:
         return Decision(Kind.HOLD, Cause.PAUSED, state.phase)
     cause = _obstacle(situation, now)

@@ -168,6 +168,15 @@ def test_one_that_is_to_roll_back_does(phase: Phase) -> None:
     assert _decided(_answers(check, 7), checks=(fields,), phase=phase)[0].decision.kind is held
 
 
+@pytest.mark.parametrize("phase", [Phase.PROGRESSING, Phase.PAUSED])
+def test_it_rolls_back_although_a_guardrail_that_finds_harm_only_pauses(phase: Phase) -> None:
+    fields = {**QUERY, "on_failure": "rollback", "failures": 1}
+    pauses = {"on_harm": "pause", "guardrails": [{"metric": "error_rate", "max": "0.1%"}]}
+    check = Check.model_validate(fields)
+    for value, kind, cause in ((3, Kind.HOLD, Cause.PAUSED_FOR_HARM), (7, Kind.ROLLBACK, Cause.CHECK_FAILED)):
+        _is(_decided(_answers(check, value), checks=(fields,), control=arm(4000), phase=phase, **pauses), kind, cause)
+
+
 def test_none_gives_users_to_a_broken_control() -> None:
     fields = {**QUERY, "on_failure": "rollback", "failures": 1}
     result = _answers(Check.model_validate(fields), 7)
