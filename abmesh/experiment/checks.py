@@ -66,6 +66,15 @@ class Check(Frozen):
         names = dict(zip(PLACEHOLDERS, (experiment, candidate, control), strict=True))
         return _BRACES.sub(lambda found: names[found[1]], self.prometheus)
 
+    @field_validator("address")
+    @classmethod
+    def _base_address(cls, value: str | None) -> str | None:
+        if value is not None and "?" in value:
+            raise refuse(
+                "the query's path is added to its end", allowed="an address without ?; a key fits into headers"
+            )
+        return value
+
     @field_validator("prometheus")
     @classmethod
     def _known_placeholders(cls, value: str | None) -> str | None:

@@ -137,6 +137,8 @@ def _wording(kind: str, message: str, context: Mapping[str, Any]) -> tuple[str, 
         return _PLAIN[kind]
     if kind == "string_too_long":
         return "too long", f"at most {context['max_length']} characters"
+    if kind == "string_too_short":
+        return "too short", f"at least {context['min_length']} character{'s' if context['min_length'] > 1 else ''}"
     if kind in _BOUNDS:
         wording, allowed, bound = _BOUNDS[kind]
         return wording, allowed.format(f"{context[bound]:.12g}")

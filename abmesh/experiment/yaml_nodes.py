@@ -275,7 +275,7 @@ def is_private(path: Sequence[str | int]) -> bool:
     """
     if _SALT in path or _KEYS in path:
         return True
-    if _CHECKS in path and ("headers" in path or "webhook" in path):
+    if _CHECKS in path and not {"headers", "webhook", "address"}.isdisjoint(path):
         return True
     return any(above == _WARMUP and step in ("headers", "body") for above, step in itertools.pairwise(path))
 

@@ -51,6 +51,7 @@ def test_names_take_the_place_of_placeholders_and_promqls_braces_stay() -> None:
         ({"address": "prometheus:9090"}, "match pattern"),
         ({"address": "http://user:secret@prometheus:9090"}, "match pattern"),
         ({"address": "ftp://prometheus"}, "match pattern"),
+        ({"address": "http://prometheus:9090/?key=s3cret"}, "path is added to its end"),
         ({"interval": "100ms"}, "not a possible interval"),
         ({"interval": "2d"}, "not a possible interval"),
         ({"timeout": "0s"}, "not a possible time limit"),
@@ -91,6 +92,9 @@ def test_what_may_hold_a_key_is_not_quoted_when_the_document_is_refused() -> Non
         "{name: a, prometheus: up, max: 1, headers: {authorization: 'Bearer s3cret '}}",
         "{name: a, prometheus: up, max: 1, headers: {authorization: [s3cret]}}",
         "{name: a, webhook: 'https://h/s3cret', max: 1}",
+        "{name: a, prometheus: up, max: 1, address: 'http://me:s3cret@h'}",
+        "{name: a, prometheus: up, max: 1, address: 'http://h/?key=s3cret'}",
+        "{name: a, prometheus: up, max: 1, address: [s3cret]}",
         "[s3cret]",
         "{name: a, webhook: 'https://h/s3cret', webhook: b}",
         "{name: a, webhook: 'https://h/s3cret",
@@ -99,3 +103,10 @@ def test_what_may_hold_a_key_is_not_quoted_when_the_document_is_refused() -> Non
         with pytest.raises(DocumentError) as caught:
             parse(text)
         assert "s3cret" not in str(caught.value)
+
+
+def test_an_empty_query_is_told_how_long_it_must_be() -> None:
+    line = "{name: a, prometheus: '', max: 1}"
+    text = DOCUMENT.replace("      guardrails:", f"      checks:\n        - {line}\n      guardrails:")
+    with pytest.raises(DocumentError, match=r"prometheus: too short; found ''; allowed: at least 1 character"):
+        parse(text)
