@@ -23,6 +23,7 @@ from abmesh.inference.variance import OWN_RATE_FROM, design_effect, freedom, rat
 from controller.decision.comparison import MIN_SLICES, StratifiedSums
 from controller.decision.means import MeanComparison, tuned_rho2
 from controller.decision.rollout_evidence import RolloutEvidence
+from controller.decision.variances import of_seen
 
 MIN_EVENTS: Final = 1.0
 """Fewest independent events of the candidate that are to be expected before a share of typical users is judged."""
@@ -58,7 +59,8 @@ class UserVariances:
     def compared(self, scale: float, offset: float) -> Floats:
         """See the protocol; both variants must have :data:`MIN_SLICES` slices that count."""
         moved = Slices(self.a.n, scale * self.a.y + offset * self.a.n)
-        return self._of(moved, np.minimum(_counting(self.a), _counting(self.b)))
+        found = self._of(moved, np.minimum(_counting(self.a), _counting(self.b)))
+        return found if self.share else of_seen(found, self.a, self.b)
 
     def candidate(self) -> Floats:
         """See the protocol; only the candidate must have that many slices.

@@ -68,7 +68,7 @@ class SliceVariances:
         moved = Slices(self.a.n, scale * self.a.y + offset * self.a.n)
         own = (_own_under_null(arm, moved, self.b) for arm in (moved, self.b))
         s2 = np.maximum.reduce([request_variance(moved, self.b), *own])
-        return _known(s2, moved, self.b, _enough(self.a) & _enough(self.b))
+        return of_seen(_known(s2, moved, self.b, _enough(self.a) & _enough(self.b)), self.a, self.b)
 
     def candidate(self) -> Floats:
         """See :class:`Variances`; only the candidate must have requests in that many slices."""
@@ -100,6 +100,17 @@ class MomentVariances:
     def candidate(self) -> Floats:
         """See :class:`Variances`."""
         return over_moments(self.slices.candidate())
+
+
+def of_seen(found: Floats, a: Slices, b: Slices) -> Floats:
+    """Variances of a moved control, shape (..., strata): where all is 0, at least the largest of the other strata.
+
+    Where nothing was counted but zeros, all that varies between slices is the margin that the control is moved by, and
+    that would prove whatever is asked.
+    """
+    some = (a.y != 0).any(axis=-1) | (b.y != 0).any(axis=-1)
+    largest = np.where(some & np.isfinite(found), found, 0.0).max(axis=-1, keepdims=True)
+    return np.asarray(np.where(some, found, np.where(largest > 0, np.maximum(found, largest), np.inf)))
 
 
 def share_design_effect(a: Slices, b: Slices) -> Floats:

@@ -78,5 +78,7 @@ def _undecidable(judgement: Judgement, guardrail: Guardrail, limit: str, control
         return f"is at {limit}: too close to it for any number of {metric.things} to settle"
     if metric.quantile is not None and guardrail.compares:
         return f"cannot be compared with {control}'s yet, which takes {EDGE_SAMPLE} requests of {control}"
+    if guardrail.compares and judgement.value == 0 and judgement.control == 0:
+        return f"cannot be compared with {control}'s while both are 0"
     slices = f"users in {MIN_SLICES} slices on both variants"
     return f"cannot be judged yet, which takes {MIN_MEAN} {metric.things}, and {slices}"

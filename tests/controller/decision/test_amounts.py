@@ -18,7 +18,7 @@ from controller.decision.policy import guardrails_in_force
 from controller.decision.simpson import paradoxes
 from controller.decision.verdicts import GoalVerdict, Judgement, Paradox, Verdict
 from controller.evidence.summary import SegmentEvidence, SliceEvidence, VariantEvidence
-from tests.controller.decision.support import SLICES, arm, evidence_of, rollout, text
+from tests.controller.decision.support import SLICES, arm, evidence_of, rollout, stage, text
 from tests.controller.support import experiment
 
 N = 20_000
@@ -125,6 +125,30 @@ def test_what_was_not_counted_is_no_verdict() -> None:
     found = _judge({"metric": "ttft_p95", "max": "500ms"}, arm(1000), arm(1000))
     assert found.verdict is Verdict.ERROR
     assert "no data on" in text(found)
+
+
+@pytest.mark.parametrize("per", ["request", "user"])
+def test_events_that_never_happened_prove_nothing(per: str) -> None:
+    """Perhaps nobody sends them. They are as alike as can be, which is no proof that the difference is small."""
+    for limit in ({"max_decrease": "1%"}, {"max_decrease": "10%", "relative": True}):
+        found = _judge({"metric": "click_rate", "per": per, **limit}, arm(N), arm(N))
+        assert (found.verdict, found.log_e_healthy) == (Verdict.INCONCLUSIVE, 0.0)
+        assert text(found).endswith("cannot be compared with model-a's while both are 0")
+    goal = {"metric": "click_rate", "increase": True, "min_effect": "1%", "planned_requests": 10 * N}
+    judged, _ = judge_goal(rollout(mode="experiment", steps=[50], goal=goal), evidence_of(arm(N), arm(N)), ())
+    assert judged.verdict is GoalVerdict.OPEN
+
+
+@pytest.mark.parametrize("per", ["request", "user"])
+def test_a_stage_without_events_counts_as_unknown_as_one_with_them(per: str) -> None:
+    rail = {"metric": "click_rate", "max_decrease": "1%", "per": per}
+    plan = rollout(rail)
+    (rare_a, rare_b), silent = (counted(seed, {"events:click": 0.02}) for seed in (1, 2)), arm(N)
+    alone = judge(plan.guardrails[0], plan, evidence_of(rare_a, rare_b))
+    mixed = judge(plan.guardrails[0], plan, evidence_of(rare_a, rare_b, past=[stage(silent, silent)]))
+    twice = judge(plan.guardrails[0], plan, evidence_of(rare_a, rare_b, past=[stage(rare_a, rare_b)]))
+    assert alone.verdict is mixed.verdict is Verdict.HEALTHY
+    assert alone.log_e_healthy < mixed.log_e_healthy < 1.05 * twice.log_e_healthy
 
 
 def test_time_to_the_first_token_is_a_latency_of_its_own() -> None:

@@ -115,6 +115,10 @@ JUDGEMENTS = {
         "latency_p95 150 ms over 824 requests cannot be compared with model-a's yet, which takes 200 requests of "
         "model-a",
     ),
+    "nothing to compare": (
+        _judgement(ANY, 0.0, 0.0, control=0.0, log_e_healthy=0.0),
+        "error_rate 0% over 824 requests cannot be compared with model-a's while both are 0",
+    ),
     "a mean of few users": (
         _judgement({"metric": "latency_mean", "max": "500ms"}, 150.0, 500.0, log_e_healthy=0.0),
         "latency_mean 150 ms over 824 requests cannot be judged yet, which takes 50 requests, and users in 10 slices "
