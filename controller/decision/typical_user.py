@@ -64,6 +64,9 @@ def apart(found: UserComparison, requests: float, alpha: float) -> bool:
         requests: the value over all requests.
         alpha: of both limits of the interval together.
     """
+    value = found.values.candidate
+    if value is not None and math.isclose(value, requests, rel_tol=1e-9):
+        return False  # Rounding, which is far where all requests are alike.
     return any(float(found.level(side, requests)[0]) >= -math.log(alpha / 2) for side in (Side.GREATER, Side.LESS))
 
 

@@ -100,6 +100,14 @@ def test_users_who_are_alike_agree_and_nothing_is_said() -> None:
         assert "typical user" not in text(found)
 
 
+@pytest.mark.parametrize("requests", [5700, 300, 917])
+def test_rounding_is_no_disagreement_where_all_requests_are_alike(requests: int) -> None:
+    subject = evidence_of(arm(5000), arm(requests))
+    found = judged({"metric": "latency_mean", "max": "500ms"}, subject)
+    assert found.typical is not None
+    assert not found.typical.apart
+
+
 def test_values_on_different_sides_of_a_limit_disagree_even_if_they_are_close() -> None:
     busy = joined(arm(2000, 78), 200, 14)
     found = judged(MAX, evidence_of(arm(2000, 20), busy))
