@@ -197,7 +197,7 @@ def _obstacle(situation: Situation, now: datetime) -> Cause | None:
         return Cause.WARMING if warmup.state is WarmupState.GOING else Cause.WARMUP_FAILED
     if not situation.collecting:
         return Cause.SETTLING
-    if situation.control.broken and (situation.rollout.on_broken_control == "hold" or _both_broken(situation)):
+    if situation.control.broken and (situation.rollout.on_broken_control == "hold" or both_broken(situation)):
         return Cause.CONTROL_BROKEN
     if state.stage.age(now) < stage.min_duration:
         return Cause.MIN_DURATION
@@ -226,8 +226,11 @@ def _unhealthy(situation: Situation) -> Cause | None:
     return Cause.INCONCLUSIVE if Verdict.INCONCLUSIVE in verdicts else None
 
 
-def _both_broken(situation: Situation) -> bool:
-    """Whether the candidate is beyond a limit of its own, which does not count because of the control."""
+def both_broken(situation: Situation) -> bool:
+    """Whether the candidate is beyond a limit of its own, which does not count because of the control.
+
+    Then not even ``on_broken_control: advance`` goes on.
+    """
     return any(
         item.verdict is Verdict.HARMFUL
         and item.set_aside is not None

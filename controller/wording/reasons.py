@@ -13,7 +13,7 @@ from datetime import datetime
 from abmesh.experiment.quantities import format_duration, format_percent
 from controller.decision.after_promotion import watch_ends
 from controller.decision.checks import CheckVerdict
-from controller.decision.policy import Decision, Situation, guardrails_in_force
+from controller.decision.policy import Decision, Situation, both_broken, guardrails_in_force
 from controller.decision.verdicts import Judgement, OnHarm, Verdict
 from controller.records import Cause, ExperimentState, Kind, Phase
 from controller.wording.checks import checks_text
@@ -122,15 +122,14 @@ def _paused_for_harm(case: _Case) -> str:
 
 def _control_broken(case: _Case) -> str:
     state = case.state
-    harm = _texts((item for item in case.situation.judgements if item.set_aside is not None), state)
+    harm = _without_effect(case.situation)
     found = f"; {harm}" if harm else ""
-    advance = "" if harm else "; on_broken_control: advance would go on"
+    advance = "" if both_broken(case.situation) else "; on_broken_control: advance would go on"
     return f"{_here(state)} holds, and no users go back to {state.control}{found}{advance}"
 
 
 def _set_aside(case: _Case) -> str:
-    found = _texts((item for item in case.situation.judgements if item.set_aside is not None), case.state)
-    return f"{_here(case.state)} holds: {found or _goal(case.situation)}"
+    return f"{_here(case.state)} holds: {_without_effect(case.situation) or _goal(case.situation)}"
 
 
 def _probing(case: _Case) -> str:
@@ -264,6 +263,12 @@ def _verdicts(situation: Situation) -> str:
 def _with_verdict(situation: Situation, verdict: Verdict) -> str:
     """The verdicts of guardrails that do more than watch."""
     found = (item for item in situation.judgements if item.verdict is verdict and item.on_harm is not OnHarm.REPORT)
+    return _texts(found, situation.state)
+
+
+def _without_effect(situation: Situation) -> str:
+    """The verdicts that would roll back, pause or hold, and do not count because of the control."""
+    found = (item for item in situation.judgements if item.set_aside is not None and item.on_harm is not OnHarm.REPORT)
     return _texts(found, situation.state)
 
 

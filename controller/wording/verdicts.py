@@ -20,6 +20,7 @@ from controller.decision.verdicts import (
     OnHarm,
     Paradox,
     SampleRatio,
+    SetAside,
     Trend,
     Verdict,
 )
@@ -154,6 +155,8 @@ def goal_text(judgement: GoalJudgement, rollout: Rollout, state: ExperimentState
         f"{show_value(metric, judgement.control)} on {state.control}, {better} is better"
     )
     text = f"{state.candidate} {sense}: {values}; {_test(judgement, goal, rollout)}"
+    if judgement.set_aside is SetAside.CONTROL_BROKEN:
+        return f"{text}; it does not count, because {state.control} is broken"
     return f"{text}{set_aside_text(judgement.set_aside, state)}"
 
 

@@ -18,6 +18,7 @@ from controller.evidence.coverage import Coverage
 from controller.evidence.summary import VariantEvidence
 from controller.records import Cause, Kind, Phase, adopt
 from controller.wording.reasons import reason
+from controller.wording.verdicts import goal_text
 from tests.controller.decision.support import arm, evidence_of
 from tests.controller.support import START, experiment
 
@@ -93,6 +94,34 @@ def test_a_control_that_fails_at_normal_speed_is_said_first_and_holds() -> None:
     text = reason(found.decision, found.situation, START)
     assert text.startswith("the control model-a is broken: error_rate 30% over 3000 requests")
     assert "on_broken_control: advance would go on" in text
+
+
+def test_what_only_watches_is_not_what_a_broken_control_stands_in_the_way_of() -> None:
+    found = _last(_subject({**FAST, "dry_run": True}, ERRORS), (5, 0.8, 0.005, QUICK_FAILURES))
+    assert found.situation.judgements[0].set_aside is SetAside.CONTROL_FAILS
+    assert reason(found.decision, found.situation, START).endswith(
+        "model-b at 50% holds, and no users go back to model-a; on_broken_control: advance would go on"
+    )
+
+
+def test_advance_is_recommended_only_where_it_would_go_on() -> None:
+    """Neither where the candidate breaks a limit of its own nor where the document says so already."""
+    for errors, recommended in ((0.005, True), (0.8, False)):
+        found = _last(_subject(FAST, ERRORS), (10, 0.8, errors, QUICK_FAILURES))
+        assert found.decision.cause is Cause.CONTROL_BROKEN
+        assert ("would go on" in reason(found.decision, found.situation, START)) is recommended
+        advance = _last(_subject(FAST, ERRORS, on_broken_control="advance"), (10, 0.8, errors, QUICK_FAILURES))
+        assert (advance.decision.kind is Kind.ADVANCE) is recommended
+
+
+def test_a_goal_beside_a_broken_control_does_not_say_that_the_candidate_is_broken() -> None:
+    goals: dict[str, Any] = {"goal": {"metric": "click_rate"}, "secondary_goals": [{"metric": "thumbs_up_rate"}]}
+    found = _last(_subject(ERRORS, **goals), (10, 0.3, 0.005, USUAL))
+    assert found.situation.goal is not None
+    for judged in (found.situation.goal, *found.situation.secondary_goals):
+        assert judged.set_aside is SetAside.CONTROL_BROKEN
+        said = goal_text(judged, found.situation.rollout, found.situation.state)
+        assert said.endswith("; it does not count, because model-a is broken")
 
 
 def test_it_goes_on_if_the_document_says_so() -> None:
