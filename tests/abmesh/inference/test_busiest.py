@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abmesh.inference.busiest import MOST, dominant, effective_slices, needed_slices
+from abmesh.inference.busiest import MOST, dominant, effective_slices, median, needed_slices
 from abmesh.inference.numbers import Floats
 
 REQUESTS = st.lists(st.integers(0, 10_000), min_size=1, max_size=50).map(lambda n: np.array(n, dtype=np.float64))
@@ -25,6 +25,8 @@ REQUESTS = st.lists(st.integers(0, 10_000), min_size=1, max_size=50).map(lambda 
         ([1000.0] * 18 + [50_000, 50_000], [18, 19]),
         # Where slices differ much, more is usual; and so it is where they have few requests.
         ([100.0, 200, 300, 400, 500, 600, 700, 800, 900, 1500], []),
+        ([800.0, 900, 1000, 1100, 1200, 800, 900, 1000, 1100, 1700], []),
+        ([800.0, 900, 1000, 1100, 1200, 800, 900, 1000, 1100, 1750], [9]),
         ([10.0] * 9 + [25], []),
         ([5.0, 0, 0, 0], []),
         ([0.0, 0, 0], []),
@@ -67,3 +69,9 @@ def test_a_slice_with_most_requests_leaves_few_effective_ones() -> None:
 
 def test_few_slices_need_half_of_them() -> None:
     assert (needed_slices(50, 10), needed_slices(20, 10), needed_slices(10, 10)) == (10, 10, 5)
+
+
+def test_a_median_is_over_some_values_and_between_two_in_the_middle() -> None:
+    values = np.array([20.0, 1, 10, 2])
+    for some, expected in (([1, 1, 1, 1], 6.0), ([1, 1, 0, 1], 2.0), ([0, 0, 1, 0], 10.0), ([0, 0, 0, 0], 0.0)):
+        assert median(values, np.array(some, dtype=np.bool_)).tolist() == [expected]

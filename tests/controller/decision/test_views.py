@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from abmesh.experiment.metrics import ERROR_RATE, MEASURED
+from controller.decision.comparisons import compare
 from controller.decision.guardrails import judge
 from controller.decision.history import History
 from controller.decision.look_back import look_back, with_checkpoint
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.verdicts import Judgement, Verdict
+from controller.decision.views import Views
 from controller.evidence.summary import SliceEvidence, VariantEvidence
 from tests.controller.decision.support import NOTHING, arm, evidence_of, rollout
 from tests.controller.support import START
@@ -127,3 +130,18 @@ def test_nothing_is_left_of_a_variant_with_one_user() -> None:
     assert evidence.without_busiest().rows(ERROR_RATE).b.n.sum() == 0
     assert evidence_of(NOTHING, NOTHING).heaviest == 0
     assert _judge(MAX, evidence).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("of_all", "of_others", "others"), [(2.0, 5.0, True), (5.0, 2.0, False), (11.0, 12.0, False), (-3.0, -3.0, False)]
+)
+def test_an_alarm_is_the_mean_of_both_views_and_shows_everybody_where_that_would_do(
+    of_all: float, of_others: float, others: bool
+) -> None:
+    """A sum, or the larger of the two, would be wrong up to twice as often as asked for."""
+    evidence = evidence_of(arm(100), arm(100))
+    views = Views.of(lambda view: compare(ERROR_RATE, view, 1000, 0.05), evidence, ERROR_RATE)
+    log_e, shown = views.mixed(lambda view: (of_all, 1) if view is views.whole else (of_others, 2), proven=10.0)
+    assert log_e == pytest.approx(math.log((math.exp(of_all) + math.exp(of_others)) / 2))
+    assert (shown.others, shown.row) == ((True, 2) if others else (False, 1))
+    assert shown.view is (views.others if others else views.whole)
