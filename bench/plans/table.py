@@ -30,7 +30,7 @@ def shipped_lines(results: Results) -> list[str]:
         f"{runs} simulated rollouts each, with the function that decides in production, at 10 requests/s from 50,000 "
         f"users who return, a few of whom send most. Shares are known to within {100 * _most_error(results):.0f} "
         f"points (one standard error); times are of the more frequent ending. With less traffic everything but the "
-        f"minimum times takes longer in proportion: `abmesh plan chat-model` says how long. `make plans` "
+        f"minimum times takes longer in proportion: `abmesh plan chat-model --traffic 2/s` says how long. `make plans` "
         f"repeats this table.",
     ]
 
