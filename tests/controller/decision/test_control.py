@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -146,6 +147,36 @@ def test_if_both_are_broken_the_worse_candidate_is_rolled_back() -> None:
     assert found.decision.cause is Cause.HARMFUL
     assert found.situation.control.breaches[0].worse
     assert reason(found.decision, found.situation, START).startswith("the control model-a is broken")
+
+
+def test_a_limit_that_both_break_counts_against_a_worse_candidate_without_an_emergency_stop() -> None:
+    subject = _subject(ERRORS, analysis={"emergency_stop": "100%"})
+    assert _last(subject, (10, 0.3, 0.6, USUAL)).decision.cause is Cause.HARMFUL
+    assert _last(subject, (10, 0.3, 0.3, USUAL)).decision.cause is Cause.CONTROL_BROKEN
+
+
+@pytest.mark.parametrize("some", [{"per": "user"}, {"segment": "power"}])
+def test_a_limit_on_some_users_says_nothing_of_the_control(some: dict[str, str]) -> None:
+    segments = {"header": "x-segment", "values": ["power"]}
+    plan = {"guardrails": [{**ERRORS, **some}], "analysis": {"emergency_stop": "100%"}}
+    (found,) = _looks(experiment(weight=50, segments=segments, rollout=plan), [(arm(4000, 1200), arm(4000))])
+    assert not found.situation.control.broken
+
+
+def test_refusals_are_compared_with_a_control_that_fails_a_little_more_but_not_with_one_beyond_its_limit() -> None:
+    """Or a doubled rate of refusals would be tolerated because of one error in a hundred."""
+    refusals = {"metric": "refusal_rate", "max_increase": "50%", "relative": True}
+    subject = _subject(refusals, ERRORS, analysis={"emergency_stop": "100%"})
+    for errors, cause in ((80, Cause.HARMFUL), (800, Cause.CONTROL_BROKEN)):
+        (found,) = _looks(subject, [(_refusing(arm(8000, errors), 2), _refusing(arm(8000), 6))])
+        assert 0 in found.situation.control.fails_more
+        assert found.decision.cause is cause
+
+
+def _refusing(evidence: VariantEvidence, refusals: int) -> VariantEvidence:
+    """The evidence with so many refusals in every slice."""
+    slices = {number: replace(item, amounts={"refusals": refusals}) for number, item in evidence.slices.items()}
+    return replace(evidence, slices=slices, amounts={"refusals": refusals * len(slices)})
 
 
 def test_an_outage_behind_both_that_is_over_is_not_the_candidates() -> None:
