@@ -223,8 +223,10 @@ def _errors(rollout: Rollout) -> str:
         harmless.append(f"is no worse than the control on {', '.join(strict)}")
     if rollout.mode == "experiment":
         harmless.append("is not worse on the goal")
+    pauses = any((guardrail.on_harm or rollout.on_harm) == "pause" for guardrail in acting)
+    ends = "rolled back or paused" if pauses else "rolled back"
     return (
-        f"alpha {rollout.analysis.alpha:g}: a candidate that {' and '.join(harmless)} is rolled back with at most this "
+        f"alpha {rollout.analysis.alpha:g}: a candidate that {' and '.join(harmless)} is {ends} with at most this "
         f"probability over the whole rollout, however often someone looks; split over {rollout.alarms} "
         f"alarm{'s' if rollout.alarms > 1 else ''}, {rollout.alpha_alarm:.3g} each"
     )

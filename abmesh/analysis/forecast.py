@@ -28,7 +28,8 @@ class Forecast:
         endings: how many ended in which way.
         causes: how many ended for which cause.
         broken: metrics whose guardrails the candidate truly breaks, including the emergency stop's if its errors exceed
-            both that and the control's, and an experiment's goal if it is truly worse on it; empty if it does no harm.
+            both that and the control's, and an experiment's goal if it is truly worse on it; not those of guardrails
+            that only watch. Empty if it does no harm.
         worse: metrics on which it is truly worse than the control but within its limit, where ``harm: any`` may roll it
             back but need not.
         after: median and 90th percentile of the time to the end, by the way it ended.
@@ -52,8 +53,10 @@ class Forecast:
 
     @property
     def false_rollbacks(self) -> float | None:
-        """Share of the runs that were rolled back without a reason to; None if there is one."""
-        return None if self.broken or self.worse else self.share(Ending.ROLLED_BACK)[0]
+        """Share of the runs that were rolled back, or paused, without a reason to; None if there is one."""
+        if self.broken or self.worse:
+            return None
+        return (self.endings.get(Ending.ROLLED_BACK, 0) + self.endings.get(Ending.PAUSED, 0)) / self.runs
 
     @property
     def missed_harm(self) -> float | None:
@@ -98,7 +101,7 @@ def breaks(guardrail: Guardrail, truth: Truth) -> bool:
 
 
 def _broken(rollout: Rollout, truth: Truth) -> tuple[str, ...]:
-    found = [rail.metric for rail in rollout.guardrails if breaks(rail, truth)]
+    found = [rail.metric for rail in rollout.guardrails if not rail.dry_run and breaks(rail, truth)]
     candidate, control = (true_value(ERROR_RATE, truth, candidate=which) for which in (True, False))
     if candidate > max(rollout.analysis.emergency_stop, control):
         found.append(ERROR_RATE.name)
@@ -115,6 +118,7 @@ def _worse(rollout: Rollout, truth: Truth) -> tuple[str, ...]:
         rail.metric
         for rail in rollout.guardrails
         if rail.harm == "any"
+        and not rail.dry_run
         and not breaks(rail, truth)
         and true_value(rail.measured, truth, candidate=True) > true_value(rail.measured, truth, candidate=False)
     ]

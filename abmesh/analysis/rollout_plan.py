@@ -88,8 +88,8 @@ class Outlook:
     Attributes:
         scenario: the candidate.
         runs: simulated rollouts.
-        outcomes: how many ended as ``promoted``, ``rolled back``, ``winner``, ``no difference`` or ``undecided``, and
-            how many had not ended at the longest time: ``stuck``.
+        outcomes: how many ended as ``promoted``, ``rolled back``, ``paused``, ``winner``, ``no difference`` or
+            ``undecided``, and how many had not ended at the longest time: ``stuck``.
         times: quantiles of the time to each outcome but the last.
         requests: median of the candidate's requests.
         ends: time and outcome of each rollout.
@@ -104,8 +104,8 @@ class Outlook:
 
     @property
     def power(self) -> Share:
-        """How many ended as they should: promoted, rolled back or, in an experiment, decided rightly."""
-        wanted = {Kind.SAME: ("promoted", "no difference", "undecided"), Kind.WORSE: ("rolled back",)}
+        """How many ended as they should: promoted, rolled back or paused or, in an experiment, decided rightly."""
+        wanted = {Kind.SAME: ("promoted", "no difference", "undecided"), Kind.WORSE: ("rolled back", "paused")}
         names = wanted.get(self.scenario.kind, ("winner",))
         return Share(sum(self.outcomes[name].happened for name in names if name in self.outcomes), self.runs)
 
@@ -134,7 +134,7 @@ def outlook(scenario: Scenario, plays: Sequence[Played]) -> Outlook:
 
 
 _STUCK: Final = "stuck"
-_OUTCOMES: Final = ("promoted", "winner", "no difference", "undecided", "rolled back", _STUCK)
+_OUTCOMES: Final = ("promoted", "winner", "no difference", "undecided", "rolled back", "paused", _STUCK)
 
 
 def _outcome(played: Played) -> str:

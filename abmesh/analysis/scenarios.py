@@ -96,7 +96,8 @@ def scenarios_of(experiment: Experiment, truth: Truth, effects: Mapping[str, Eff
             if control is None:
                 left_out.append(f"{show_guardrail(rail)}: the control's value is not known")
                 continue
-            asked.append((rail.measured, _twice(rail, control), f"twice {show_guardrail(rail)}"))
+            watches = ", which only watches" if rail.dry_run else ""
+            asked.append((rail.measured, _twice(rail, control), f"twice {show_guardrail(rail)}{watches}"))
     for metric, effect, why in asked:
         made = _scenario(experiment, truth, metric, effect, why)
         if made is None:

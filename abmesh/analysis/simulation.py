@@ -36,10 +36,11 @@ Ticks = Callable[[timedelta], timedelta]
 
 
 class Ending(StrEnum):
-    """How a simulated rollout ended."""
+    """How a simulated rollout ended; one that harm has paused waits for a person, so it is at its end as well."""
 
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
+    PAUSED = "paused"
     CONCLUDED = "concluded"
     UNDECIDED = "undecided"
 
@@ -134,6 +135,7 @@ def _ending(phase: Phase) -> Ending | None:
     return {
         Phase.PROMOTED: Ending.PROMOTED,
         Phase.ROLLED_BACK: Ending.ROLLED_BACK,
+        Phase.PAUSED: Ending.PAUSED,
         Phase.CONCLUDED: Ending.CONCLUDED,
     }.get(phase)
 

@@ -63,7 +63,8 @@ def _part_of(given: Simulation, truth: Truth, scenario: Scenario, part: float) -
 
 def _picture(given: Simulation, truth: Truth, whole: Outlook, points: dict[float, Outlook]) -> PowerPicture:
     metric = given.experiment.metrics[whole.scenario.metric]
-    outcome = "winner" if whole.scenario.kind is Kind.BETTER else "rolled back"
+    paused = {"rolled back", "paused"} & set(whole.outcomes) == {"paused"}
+    outcome = "winner" if whole.scenario.kind is Kind.BETTER else "paused" if paused else "rolled back"
     rollout = given.experiment.rollout
     assert rollout is not None
     without = value_of(given.experiment, metric, truth, candidate=True)

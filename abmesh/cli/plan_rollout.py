@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -73,6 +73,7 @@ def plan_rollout(given: RolloutOptions) -> None:
     from abmesh.cli.plan_output import as_json, as_text
     from abmesh.cli.plays import Budget, Simulation, simulate
     from abmesh.experiment.store import FileStore
+    from controller.wording.values import show_guardrail
 
     found = FileStore(given.config).read().document.experiment(given.experiment)
     if found.rollout is None:
@@ -83,10 +84,8 @@ def plan_rollout(given: RolloutOptions) -> None:
     subject = plan.experiment
     effects = _effects(given, subject, truth)
     asked = scenarios_of(subject, truth, effects)
-    left_out = [
-        *(name if name.startswith("check ") else f"{name}: pass its --baseline" for name in plan.left_out),
-        *asked.left_out,
-    ]
+    of_segments = {show_guardrail(rail) for rail in found.rollout.guardrails if rail.segment is not None}
+    left_out = [*(_why_left_out(name, of_segments) for name in plan.left_out), *asked.left_out]
     if given.plot is not None:
         from abmesh.cli.plots.canvas import check_target
 
@@ -109,6 +108,13 @@ def plan_rollout(given: RolloutOptions) -> None:
         from abmesh.cli.plan_pictures import draw
 
         draw(given_all, truth, outlooks, given.plot)
+
+
+def _why_left_out(name: str, of_segments: Collection[str]) -> str:
+    """What a plan lacks, and what would add it, if anything does."""
+    if name in of_segments:
+        return f"{name}: segments are not simulated"
+    return name if name.startswith("check ") else f"{name}: pass its --baseline"
 
 
 def _goal(given: RolloutOptions, subject: Experiment, truth: Truth, effect: Effect, wanted: float) -> GoalPlan | None:

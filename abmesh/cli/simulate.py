@@ -159,7 +159,8 @@ def _picture(name: str, swept: str, forecasts: Sequence[tuple[float, Forecast]],
             happened=[result.endings.get(ending, 0) for _, result in ordered],
             runs=[result.runs for _, result in ordered],
         )
-        for ending in (Ending.ROLLED_BACK, Ending.PROMOTED, Ending.UNDECIDED)
+        for ending in (Ending.ROLLED_BACK, Ending.PAUSED, Ending.PROMOTED, Ending.UNDECIDED)
+        if ending is not Ending.PAUSED or any(ending in result.endings for _, result in ordered)
     ]
     return PowerPicture(
         title=f"{name}: how simulated rollouts end",

@@ -48,6 +48,7 @@ EXPERIMENT: dict[str, Any] = {"mode": "experiment", "steps": [50]}
             "latency_p95 max_increase 20% of the control, harm: any: a significant increase over the control that is",
         ),
         ([LIMIT, {**ANY, "dry_run": True}], {}, "split over 2 alarms, 0.025 each"),
+        ([LIMIT], {"on_harm": "pause"}, "keeps its limits is rolled back or paused with at most this probability"),
         (
             [LIMIT, {**ANY, "dry_run": True}],
             {},

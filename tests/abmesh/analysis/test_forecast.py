@@ -82,6 +82,25 @@ def test_of_a_harmless_candidate_rollbacks_are_false_and_of_a_harmful_one_promot
     assert (harmful.broken, harmful.false_rollbacks, harmful.missed_harm) == (("error_rate",), None, 0.5)
 
 
+def test_a_pause_without_harm_is_as_false_as_a_rollback() -> None:
+    plays = [*PLAYS, _played(Ending.PAUSED, Cause.PAUSED_FOR_HARM)]
+    assert forecast(plays, rollout(GUARDRAIL), TRUTH).false_rollbacks == pytest.approx(3 / 5)
+
+
+ANY = {"metric": "error_rate", "max_increase": "100%", "relative": True, "harm": "any"}
+
+
+@pytest.mark.parametrize(("guardrail", "factor"), [(GUARDRAIL, 3), (ANY, 1.5)])
+def test_what_a_guardrail_that_only_watches_finds_is_no_harm_that_was_missed(
+    guardrail: dict[str, Any], factor: float
+) -> None:
+    truth = replace(TRUTH, error_factor=factor)
+    acts = forecast(PLAYS, rollout(guardrail), truth)
+    assert acts.broken or acts.worse
+    found = forecast(PLAYS, rollout({**guardrail, "dry_run": True}), truth)
+    assert (found.broken, found.worse, found.missed_harm) == ((), (), None)
+
+
 def test_a_candidate_that_is_worse_on_an_experiments_goal_does_harm_and_its_win_is_missed_harm() -> None:
     goal = {"metric": "latency_mean", "increase": False, "planned_requests": 1000}
     plan = rollout(mode="experiment", steps=[50], goal=goal)

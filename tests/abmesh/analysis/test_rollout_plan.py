@@ -119,6 +119,14 @@ def test_plays_are_summed_up_by_how_they_ended() -> None:
     assert lines[2].rstrip().endswith("-")
 
 
+def test_a_pause_for_harm_is_harm_that_was_found() -> None:
+    plays = [_played(5, Ending.PAUSED, Cause.PAUSED_FOR_HARM), _played(7, Ending.ROLLED_BACK)]
+    found = outlook(Scenario("worse", Kind.WORSE, TRUTH, "error_rate"), plays)
+    assert list(found.outcomes) == ["rolled back", "paused"]
+    assert found.power == Share(2, 2)
+    assert found.times["paused"][1].after == timedelta(minutes=5)
+
+
 def test_an_experiments_conclusions_are_told_apart() -> None:
     plays = [_played(5, Ending.CONCLUDED, cause) for cause in (Cause.WINNER, Cause.NO_DIFFERENCE, Cause.UNDECIDED)]
     found = outlook(Scenario("better", Kind.BETTER, TRUTH, "click_rate"), plays)

@@ -49,6 +49,13 @@ def test_harm_is_found_at_the_first_step(truth: Truth, metric: str) -> None:
     assert found.after < timedelta(minutes=15)
 
 
+def test_harm_that_pauses_ends_it_at_the_first_step() -> None:
+    """Only a person goes on from there."""
+    found = _play(replace(TRUTH, error_factor=40), on_harm="pause", analysis={"emergency_stop": "100%"})
+    assert (found.ending, found.cause, found.weight) == (Ending.PAUSED, Cause.PAUSED_FOR_HARM, 1000)
+    assert found.after < timedelta(minutes=30)
+
+
 def test_what_takes_too_long_is_undecided() -> None:
     found = play(experiment(weight=0, rollout=PLAN), TRUTH, tick=TICK, longest=timedelta(minutes=1), seed=1)
     assert (found.ending, found.after) == (Ending.UNDECIDED, timedelta(minutes=1))

@@ -115,6 +115,26 @@ def test_the_latency_is_as_given(config: Path) -> None:
 
 
 @pytest.mark.simulation
+def test_of_a_guardrail_on_a_segment_no_baseline_is_asked_for(config: Path) -> None:
+    segments = "    segments: {header: x-segment, values: [power]}\n    events: [click]"
+    text = config.read_text().replace("    events: [click]", segments, 1)
+    rails = "{metric: error_rate, max_increase: 2%}"
+    config.write_text(text.replace(rails, f"{rails}\n        - {{metric: error_rate, max: 9%, segment: power}}", 1))
+    found = plan(config, "--effect", "error_rate=x9", "--runs", "1", "--longest", "5m")
+    assert found["left_out"] == ["error_rate of segment power max 9%: segments are not simulated"]
+
+
+def test_a_plan_says_when_harm_pauses_and_which_guardrail_only_watches(config: Path) -> None:
+    text = config.read_text().replace("      guardrails:", "      on_harm: pause\n      guardrails:", 1)
+    config.write_text(text.replace("30%, relative: true", "30%, relative: true, dry_run: true", 1))
+    same, worse, watched = plan(config, "--runs", "1", "--longest", "5m")["candidates"]
+    assert "paused" in worse["outcomes"]
+    assert worse["power"] == 1
+    assert watched["why"].endswith("latency_p95 max_increase 30% of the control, which only watches")
+    assert "paused" not in watched["outcomes"]
+    assert same["kind"] == "same"
+
+
 def test_a_guardrail_without_a_value_of_the_control_is_left_out_and_said(config: Path) -> None:
     config.write_text(
         config.read_text().replace(
