@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from abmesh.experiment.metrics import MEASURED
+from abmesh.inference.means import log_e_mean
 from abmesh.inference.numbers import Side
 from controller.decision.comparison import StratifiedSums
 from controller.decision.decide import EDGE_SAMPLE, Inputs, decide
@@ -105,3 +108,57 @@ def test_the_difference_knows_margins(side: Side, by: float, relative: bool) -> 
 def test_the_difference_waits_for_events_and_for_requests_without_one() -> None:
     for a, b in ((0.001, 0.02), (0.98, 0.999)):
         assert float(_shares(Method.DIFFERENCE, 500, a, b).increase(Side.GREATER, 0.0, relative=True)[0]) == 0
+
+
+def _with(method: Method, *, y: tuple[float, float], n: float = 2_000, **changes: Any) -> ShareComparison:
+    """The control's events and the candidate's, of so many requests of each."""
+    sums = StratifiedSums(*(np.array([[value]]) for value in (y[0], n, y[1], n)))
+    fields: dict[str, Any] = {
+        "phi": np.array([1.0]),
+        "own_phi": np.array([1.0]),
+        "rho2": tuned_rho2(n, 0.05),
+        **changes,
+    }
+    return ShareComparison(sums, method=method, **fields)
+
+
+def test_a_limit_takes_the_candidates_own_design_effect_and_a_comparison_that_of_both() -> None:
+    plain = _with(Method.RATIO, y=(20, 60))
+    pooled, own = _with(Method.RATIO, y=(20, 60), phi=np.array([10.0])), replace(plain, own_phi=np.array([10.0]))
+    assert pooled.level(Side.GREATER, 0.01) == plain.level(Side.GREATER, 0.01)
+    assert own.level(Side.GREATER, 0.01) < 0.2 * plain.level(Side.GREATER, 0.01)
+    assert own.increase(Side.GREATER, 0.0, relative=True) == plain.increase(Side.GREATER, 0.0, relative=True)
+    assert pooled.increase(Side.GREATER, 0.0, relative=True) < 0.2 * plain.increase(Side.GREATER, 0.0, relative=True)
+
+
+def test_without_a_margin_rare_events_are_compared_by_the_stronger_test_either_way() -> None:
+    found = _with(Method.RATIO, y=(5, 25))
+    assert found.increase(Side.GREATER, 0.0, relative=False) == found.increase(Side.GREATER, 0.0, relative=True)
+
+
+@pytest.mark.parametrize(("events", "tested"), [(14, False), (16, True)])
+def test_a_difference_is_tested_from_fifteen_events_and_requests_without_one(events: float, tested: bool) -> None:
+    for y in ((events, 400), (2_000 - events, 1_600)):
+        found = _with(Method.DIFFERENCE, y=y)
+        assert bool(found.increase(Side.TWO_SIDED, 0.0, relative=False)[0]) is tested
+    assert _with(Method.DIFFERENCE, y=(32, 400), phi=np.array([2.5])).increase(Side.GREATER, 0.0, relative=False) == 0
+
+
+def test_a_difference_between_few_slices_proves_less() -> None:
+    many, few = (_with(Method.DIFFERENCE, y=(400, 500), nu=nu) for nu in (np.inf, 9.0))
+    assert 0 < few.increase(Side.GREATER, 0.0, relative=False) < 0.9 * many.increase(Side.GREATER, 0.0, relative=False)
+
+
+def test_beyond_a_margin_each_variant_has_the_variance_of_its_own_share() -> None:
+    """The control's is moved with it, and has ten times the requests."""
+    sums = StratifiedSums(*(np.array([[value]]) for value in (1_000.0, 100_000.0, 200.0, 10_000.0)))
+    found = ShareComparison(sums, np.array([1.0]), np.array([1.0]), Method.DIFFERENCE, tuned_rho2(10_000, 0.05))
+    level = found.increase(Side.TWO_SIDED, 1.0, relative=True)[0]
+    v = 4 * 0.01 * 0.99 / 100_000 + 0.02 * 0.98 / 10_000
+    assert level == pytest.approx(float(log_e_mean(0.0, v, found.rho2 * 10_000 * v, side=Side.TWO_SIDED)))
+    d = 0.005
+    above = replace(found, sums=replace(sums, y_b=sums.y_b + d * 10_000))
+    a = (1_000 + 250 / 2) / 110_000
+    v = 4 * a * (1 - a) / 100_000 + 2 * a * (1 - 2 * a) / 10_000
+    expected = log_e_mean(d, v, found.rho2 * 10_000 * v, side=Side.GREATER)
+    assert above.increase(Side.GREATER, 1.0, relative=True)[0] == pytest.approx(float(expected))
