@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from abmesh.experiment import metrics
 from abmesh.experiment.fields import Flag, SegmentValue
-from abmesh.experiment.quantities import Limit, Percentage
+from abmesh.experiment.quantities import Limit, Percentage, Share
 from abmesh.experiment.validation import Frozen, did_you_mean, refuse
 
 LimitKind = Literal["max", "max_increase", "min", "max_decrease"]
@@ -36,6 +36,8 @@ class Guardrail(Frozen):
         min: lowest allowed value.
         max_decrease: how far the value may be below the control's.
         relative: whether ``max_increase`` or ``max_decrease`` is a share of the control's value.
+        negligible: with a relative ``max_increase`` of a share, a value that keeps the limit whatever the control's is:
+            of what hardly ever happens, twice as much is little, and takes long to rule out.
         harm: with ``max_increase`` and ``max_decrease``, what counts as proven harm: a change beyond the ``limit``, or
             ``any`` change in that direction that is not proven to stay within the limit.
         per: what counts alike: every ``request``, or every ``user`` as far as slices of users tell, so that a busy
@@ -51,6 +53,7 @@ class Guardrail(Frozen):
     min: Limit | None = None
     max_decrease: Limit | None = None
     relative: Flag = False
+    negligible: Share | None = None
     harm: Literal["limit", "any"] = "limit"
     per: Literal["request", "user"] = "request"
     on_harm: OnHarm | None = None
@@ -101,6 +104,8 @@ class Guardrail(Frozen):
         if self.relative and not self.compares:
             message = "only max_increase and max_decrease can be relative"
             raise refuse(message, "relative", found="true", allowed="false")
+        if self.negligible is not None:
+            self._check_negligible(self.negligible)
         if self.harm == "any" and not self.compares:
             message = "any change can count as harm only with max_increase or max_decrease"
             raise refuse(message, "harm", found="any", allowed="limit")
@@ -117,6 +122,15 @@ class Guardrail(Frozen):
         _check_amount(self.measured, self.limit, self.kind, relative=self.relative, compares=self.compares)
         _check_provable(self.measured, self.kind, self.limit, compares=self.compares, relative=self.relative)
         return self
+
+    def _check_negligible(self, value: float) -> None:
+        if not (self.relative and self.kind == "max_increase" and self.measured.unit == "share"):
+            message = "a negligible value needs a relative max_increase of a share"
+            raise refuse(message, "negligible", found=f"{value:.4g}", allowed="nothing here")
+        if not 0 < value < 1:
+            raise refuse(
+                "every value, or none, is negligible", "negligible", found=f"{value:.4g}", allowed="0.01% to 99%"
+            )
 
 
 class Goal(Frozen):

@@ -47,7 +47,8 @@ def hypothesis(guardrail: Guardrail) -> str:
     limit = f"{guardrail.subject}{per} {guardrail.kind} {plain(guardrail.limit):g}"
     if not guardrail.compares:
         return limit
-    return f"{limit}{' of the control' if guardrail.relative else ''}, harm {guardrail.harm}"
+    floor = "" if guardrail.negligible is None else f" or {guardrail.negligible:g}"
+    return f"{limit}{' of the control' if guardrail.relative else ''}{floor}, harm {guardrail.harm}"
 
 
 def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, peak: float = -math.inf) -> Judgement:
@@ -91,7 +92,7 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
             guardrail=guardrail,
         )
     log_e_harm, shown = views.mixed(lambda view: evidence.look_back.mixed(_log_e(guardrail, view, harm)), proven)
-    log_e_healthy = float(_log_e(guardrail, found.grown(1.0), _OPPOSITE[harm])[0])
+    log_e_healthy = float(_log_e_healthy(guardrail, found.grown(1.0))[0])
     healthy = log_e_healthy >= -math.log(alpha)
     within = _latest_within(guardrail, values)
     if max(log_e_harm, peak) >= proven:
@@ -101,9 +102,7 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
     else:
         verdict = Verdict.INCONCLUSIVE
     if guardrail.harm == "any" and verdict is Verdict.INCONCLUSIVE and not healthy:
-        log_e_any, shown_any = views.mixed(
-            lambda view: evidence.look_back.mixed(view.increase(harm, 0.0, relative=guardrail.relative)), proven
-        )
+        log_e_any, shown_any = views.mixed(lambda view: evidence.look_back.mixed(_log_e_worse(guardrail, view)), proven)
         if log_e_any > log_e_harm:
             log_e_harm, shown = log_e_any, shown_any
         if log_e_harm >= proven:
@@ -115,7 +114,7 @@ def judge(guardrail: Guardrail, rollout: Rollout, evidence: RolloutEvidence, pea
         ahead = forecast(
             found,
             returning,
-            healthy=lambda grown: bool(_log_e(guardrail, grown, _OPPOSITE[harm])[0] >= -math.log(alpha)),
+            healthy=lambda grown: bool(_log_e_healthy(guardrail, grown)[0] >= -math.log(alpha)),
             harmful=lambda grown: bool(_log_e_harmful(guardrail, grown)[0] >= -math.log(alpha_harm / 2)),
         )
     limit = limit_of(guardrail, reference)
@@ -192,10 +191,34 @@ def _harm(guardrail: Guardrail) -> Side:
 
 
 def _log_e(guardrail: Guardrail, found: Comparison, side: Side) -> Floats:
+    """Against "the candidate keeps its limit" on the side of harm, and "it does not" on the other."""
     limit = plain(guardrail.limit)
     if not guardrail.compares:
         return found.level(side, limit)
-    return found.increase(side, limit if guardrail.upper else -limit, relative=guardrail.relative)
+    log_e = found.increase(side, limit if guardrail.upper else -limit, relative=guardrail.relative)
+    return log_e if side is not _harm(guardrail) else _not_negligible(guardrail, found, log_e)
+
+
+def _log_e_healthy(guardrail: Guardrail, found: Comparison) -> Floats:
+    """Against "it does not keep its limit"; half of it on a value that is negligible, whatever the control's is."""
+    log_e = _log_e(guardrail, found, _OPPOSITE[_harm(guardrail)])
+    if guardrail.negligible is None:
+        return log_e
+    return np.asarray(np.logaddexp(log_e, found.level(Side.LESS, guardrail.negligible)) - math.log(2))
+
+
+def _log_e_worse(guardrail: Guardrail, found: Comparison) -> Floats:
+    """Against "it is no worse than the control"."""
+    return _not_negligible(guardrail, found, found.increase(_harm(guardrail), 0.0, relative=guardrail.relative))
+
+
+def _not_negligible(guardrail: Guardrail, found: Comparison, log_e: Floats) -> Floats:
+    """Harm that is also significantly more than what is negligible: whichever of the two does not hold, its own e-value
+    is at least as large.
+    """
+    if guardrail.negligible is None:
+        return log_e
+    return np.minimum(log_e, found.level(Side.GREATER, guardrail.negligible))
 
 
 def _log_e_harmful(guardrail: Guardrail, found: Comparison) -> Floats:
@@ -204,7 +227,7 @@ def _log_e_harmful(guardrail: Guardrail, found: Comparison) -> Floats:
     log_e = _log_e(guardrail, found, harm)
     if guardrail.harm != "any":
         return log_e
-    return np.maximum(log_e, found.increase(harm, 0.0, relative=guardrail.relative))
+    return np.maximum(log_e, _log_e_worse(guardrail, found))
 
 
 def _latest_within(guardrail: Guardrail, values: Values) -> bool:
@@ -233,7 +256,8 @@ def limit_of(guardrail: Guardrail, reference: float | None) -> float:
         return limit
     assert reference is not None
     change = limit if guardrail.upper else -limit
-    return reference * (1 + change) if guardrail.relative else reference + change
+    limit = reference * (1 + change) if guardrail.relative else reference + change
+    return limit if guardrail.negligible is None else max(limit, guardrail.negligible)
 
 
 def plain(limit: float | timedelta) -> float:

@@ -66,7 +66,9 @@ def _verdict(judgement: Judgement, guardrail: Guardrail, state: ExperimentState)
     if judgement.limit is None:
         return f"there is no data on {subject} {of} {state.control} to compare with"
     limit = f"its limit of {show_value(metric, judgement.limit)}"
-    if guardrail.compares and judgement.control is not None:
+    if judgement.limit == guardrail.negligible:
+        limit = f"{limit}, below which it is negligible"
+    elif guardrail.compares and judgement.control is not None:
         allowed = show_change(guardrail.limit, metric, relative=guardrail.relative, upper=guardrail.upper)
         limit = f"{limit} ({state.control}'s {show_value(metric, judgement.control)} {allowed})"
     per = " per user" if guardrail.per == "user" else ""

@@ -87,6 +87,14 @@ def _guarded(**guardrail: Any) -> dict[str, Any]:
             _guarded(max="5%", harm="any"),
             "rollout.guardrails.0.harm: any change can count as harm only with max_increase or max_decrease",
         ),
+        (
+            _guarded(max="5%", negligible="1%"),
+            "rollout.guardrails.0.negligible: a negligible value needs a relative max_increase of a share",
+        ),
+        (
+            _guarded(max_increase="50%", relative=True, negligible="0%"),
+            "rollout.guardrails.0.negligible: every value, or none, is negligible",
+        ),
         (_guarded(max="5%", harm="some"), "rollout.guardrails.0.harm: Input should be 'limit' or 'any'"),
         ({**ROLLOUT, "analysis": {"alpha": 0}}, "rollout.analysis.alpha: not a possible error probability"),
         ({**ROLLOUT, "analysis": {"alpha": "60%"}}, "rollout.analysis.alpha: not a possible error probability"),

@@ -19,6 +19,7 @@ from controller.decision.look_back import Increment, LookBack
 from controller.decision.rollout_evidence import RolloutEvidence
 from controller.decision.verdicts import Judgement, Verdict
 from controller.evidence.counts import Counts, add
+from controller.evidence.summary import VariantEvidence
 from controller.evidence.summing import summarize
 from tests.controller.decision.support import NOTHING, arm, evidence_of, rollout, scaled, stage, text, with_failures
 
@@ -225,6 +226,32 @@ def test_a_single_user_who_sends_everything_proves_nothing(guardrail: dict[str, 
     errors, ms = (500, 5000) if bad else (0, 50)
     subject = evidence_of(arm(1000, 10, ms=TYPICAL), arm(1000, errors, ms=ms, slices=[17]), edges=P95_EDGES)
     assert _judge(guardrail, subject).verdict is Verdict.INCONCLUSIVE
+
+
+NEGLIGIBLE = {"metric": "error_rate", "max_increase": "100%", "relative": True, "harm": "any", "negligible": "0.2%"}
+
+
+@pytest.mark.parametrize(
+    ("control", "candidate", "without", "negligible"),
+    [
+        (arm(50_000), arm(20_000), Verdict.INCONCLUSIVE, Verdict.HEALTHY),
+        (arm(50_000), arm(200), Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE),
+        (arm(200_000, 40), arm(200_000, 160), Verdict.HARMFUL, Verdict.HEALTHY),
+        (arm(50_000, 250), arm(20_000, 100), Verdict.HEALTHY, Verdict.HEALTHY),
+        (arm(50_000, 250), arm(20_000, 400), Verdict.HARMFUL, Verdict.HARMFUL),
+        (arm(50_000), arm(20_000, 400), Verdict.HARMFUL, Verdict.HARMFUL),
+    ],
+)
+def test_what_is_negligible_keeps_a_relative_limit(
+    control: VariantEvidence, candidate: VariantEvidence, without: Verdict, negligible: Verdict
+) -> None:
+    subject = evidence_of(control, candidate)
+    bare = {name: value for name, value in NEGLIGIBLE.items() if name != "negligible"}
+    assert _judge(bare, subject).verdict is without
+    found = _judge(NEGLIGIBLE, subject)
+    assert found.verdict is negligible
+    assert found.limit == pytest.approx(max(0.002, 2 * (found.control or 0)))
+    assert ("limit of 0.2%, below which it is negligible" in text(found)) == (found.limit == 0.002)
 
 
 # Laws
