@@ -29,7 +29,7 @@ PARALLEL ?= --numprocesses logical --maxprocesses 8 --dist loadfile
 check: lint  ## Format, lint, types, imports, and the tests that start no process: some 100 seconds on two CPUs
 	$(BIN)/python -m pytest $(PARALLEL) --dist worksteal -m "not process and not simulation and not soak" $(ARGS)
 
-test: lint programs  ## Everything but the long tests, with a real Envoy, Prometheus and Chromium: under 10 minutes
+test: lint programs  ## Everything but the long tests, with a real Envoy, Prometheus and Chromium: some 11 minutes
 	$(BIN)/python -m pytest $(PARALLEL) --durations=40 $(ARGS)
 
 soak: $(READY) programs  ## The long tests only: whole demos, memory, thorough fuzzing, thousands of users and of examples

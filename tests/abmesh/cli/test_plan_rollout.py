@@ -87,6 +87,7 @@ def test_without_a_difference_it_is_promoted_and_broken_twice_over_rolled_back(c
 
 
 @pytest.mark.simulation
+@pytest.mark.soak
 def test_the_same_seed_gives_the_same_plan_and_another_another(config: Path) -> None:
     one, same, other = (plan(config, "--seed", seed) for seed in ("7", "7", "8"))
     assert one == same
@@ -135,6 +136,7 @@ def test_a_plan_says_when_harm_pauses_and_which_guardrail_only_watches(config: P
     assert same["kind"] == "same"
 
 
+@pytest.mark.soak
 def test_a_guardrail_without_a_value_of_the_control_is_left_out_and_said(config: Path) -> None:
     config.write_text(
         config.read_text().replace(
@@ -186,6 +188,7 @@ def test_time_is_bounded_and_every_candidate_is_simulated_at_least_once(config: 
 
 
 @pytest.mark.simulation
+@pytest.mark.soak
 def test_the_picture_shows_power_against_effect_for_each_metric(config: Path, tmp_path: Path) -> None:
     picture = tmp_path / "power.svg"
     called = call("plan", "chat", "--config", str(config), *GIVEN, "--runs", "1", "--plot", str(picture))

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.worlds.__main__ import main
+from bench.simulations.__main__ import replaced
+from bench.worlds.__main__ import BEGIN, DOCUMENT, END, RESULTS, main
 from bench.worlds.table import document, restored, rows, table
 from bench.worlds.world import Seen
+from bench.worlds.worlds import worlds
 
 UP = Seen("promoted", "last_step_passed", 95.0, 100.0, 40_000)
 BACK = Seen("rolled_back", "harmful", 20.0, 5.0, 600)
@@ -39,6 +41,16 @@ def test_the_document_restores_every_rollout() -> None:
     assert restored(text) == (found, 7)
     assert json.loads(text)["rows"][0]["world"] == "equal"
     assert restored(text.replace('"equal"', '"elsewhere"'))[0].keys() == {"segments"}
+
+
+def test_the_committed_rollouts_are_the_documents_table() -> None:
+    """If this fails, ``make worlds`` plays them and writes both files anew."""
+    found, _ = restored(RESULTS.read_text(encoding="utf-8"))
+    assert found.keys() == {item.name for item in worlds()}
+    made = rows(found)
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert replaced(text, table(made), BEGIN, END) == text
+    assert [row for row in made if row.outcome.allowed is not None and not row.outcome.kept] == []
 
 
 @pytest.mark.simulation

@@ -132,6 +132,7 @@ def test_they_are_recorded_replayed_and_shown() -> None:
 
 
 @pytest.mark.simulation
+@pytest.mark.soak
 def test_none_of_several_seems_to_differ_where_none_does() -> None:
     """Five goals, 80 experiments, 20 looks: any of them at all in at most alpha plus three standard errors."""
     goals = [ERRORS, CACHE, REFUSALS, {"metric": "click_rate", "increase": True}]
