@@ -26,7 +26,7 @@ demo: $(READY)  ## Watch a rollout through a real Envoy; SCENARIO=good, errors, 
 # One test process for each CPU; a file's tests stay together, so that they share what the file starts.
 PARALLEL ?= --numprocesses logical --maxprocesses 8 --dist loadfile
 
-check: lint  ## Format, lint, types, imports, and the tests that start no process: some 100 seconds on two CPUs
+check: lint  ## Format, lint, types, imports, and the tests that start no process: some three minutes on two CPUs
 	$(BIN)/python -m pytest $(PARALLEL) --dist worksteal -m "not process and not simulation and not soak" $(ARGS)
 
 test: lint programs  ## Everything but the long tests, with a real Envoy, Prometheus and Chromium: some 11 minutes
