@@ -99,3 +99,19 @@ def test_huge_counts_are_no_trouble() -> None:
     assert found.alarm
     assert math.isfinite(found.log_e)
     assert chi_square_p((1e12, 1e12 + 1e6), HALVES) == pytest.approx(math.erfc(math.sqrt(0.25)), rel=1e-4)
+
+
+def test_an_imbalance_that_returns_in_every_stage_counts_once() -> None:
+    """The same users come back: six stages with one imbalance say no more than one of them."""
+    stage = ([spread(10_300), spread(9_700)], HALVES)
+    once = sample_ratio([stage])
+    assert once.log_e > 0
+    assert sample_ratio([stage] * 6).log_e == pytest.approx(once.log_e)
+
+
+def test_a_stage_that_begins_takes_its_part_of_the_mean_and_one_without_requests_none() -> None:
+    stage = ([spread(11_000), spread(9_000)], HALVES)
+    as_it_should = ([spread(10_000), spread(10_000)], HALVES)
+    once = sample_ratio([stage]).log_e
+    assert sample_ratio([stage, as_it_should]).log_e == pytest.approx(once - math.log(2))
+    assert sample_ratio([stage, ([spread(0), spread(0)], HALVES)]).log_e == pytest.approx(once)

@@ -10,7 +10,7 @@ import pytest
 
 from abmesh.experiment import metrics
 from abmesh.inference.numbers import Side
-from controller.decision.comparison import MIN_SLICES, StratifiedSums, few_slices_effect
+from controller.decision.comparison import MIN_SLICES, StratifiedSums, few_slices_effect, over_moments
 from controller.decision.comparisons import compare
 from controller.decision.look_back import Increment
 from controller.decision.means import MeanComparison
@@ -131,3 +131,8 @@ def test_users_who_repeat_make_requests_worth_less() -> None:
     assert even == 1
     assert uneven > 10
     assert less < proof / 3
+
+
+def test_what_came_since_a_moment_has_no_smaller_design_effect_than_its_whole_stage() -> None:
+    effects = np.array([[3.0, 5.0], [1.0, 2.0], [1.0, 9.0]])
+    assert over_moments(effects).tolist() == [[3.0, 5.0], [1.0, 5.0], [1.0, 9.0]]
