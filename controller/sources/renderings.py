@@ -1,7 +1,8 @@
 """Which Envoys were rendered from an older document. Run by :mod:`controller.wiring`, beside the loop.
 
-An Envoy says in its node's metadata what it was rendered from (:mod:`abmesh.mesh.parts`). It is asked once after each
-of its starts, and again at long intervals: the answer has more than 100 KB. No tick waits for it.
+An Envoy says in its node's metadata what it was rendered from (:mod:`abmesh.mesh.parts`). It is asked after each of
+its starts, once more when it is a few seconds old (a restart before that may go unnoticed), and again at long
+intervals: the answer has more than 100 KB. No tick waits for it.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class _Known:
     uptime: float
     asked: float = float("-inf")
     answered: bool = False
+    young: bool = False  # when it was asked: another start soon after could not be told from that one
     away: bool = False
     restarted: bool = True  # or new: it has given no answer since
 
@@ -153,8 +155,9 @@ class RenderingsReader:
             if known.away or uptime < known.uptime or started > known.started + _TOLERANCE:
                 known.started, known.asked, known.restarted = started, float("-inf"), True
             known.uptime, known.away = uptime, False
-            if now - known.asked >= (PERIOD if known.answered else RETRY):
-                known.asked, known.answered = now, False
+            grown_up = known.young and uptime >= _TOLERANCE
+            if grown_up or now - known.asked >= (PERIOD if known.answered else RETRY):
+                known.asked, known.answered, known.young = now, False, uptime < _TOLERANCE
                 self._due.add(item.envoy)
                 self._wake.set()
 

@@ -121,13 +121,26 @@ async def test_an_envoy_is_stale_until_it_is_rendered_again(caplog: pytest.LogCa
 
 async def test_a_restart_is_seen_by_its_later_start_too_and_a_long_life_by_the_period() -> None:
     async with Setup() as setup:
-        await setup.note(1.0)
-        await setup.note(11.0, after=10)
+        await setup.note(8.0)
+        await setup.note(18.0, after=10)
         assert setup.asked == 1
-        await setup.note(12.0, after=20)  # it must have started again in between
+        await setup.note(19.0, after=20)  # it must have started again in between
         assert setup.asked == 2
-        await setup.note(12.0 + PERIOD, after=PERIOD)
+        await setup.note(19.0 + PERIOD, after=PERIOD)
         assert setup.asked == 3
+
+
+async def test_two_starts_within_seconds_are_told_apart_once_the_second_is_older() -> None:
+    async with Setup() as setup:
+        await setup.note(0.0)
+        assert (setup.asked, setup.found.unknown) == (1, ())
+        setup.answer = None
+        await setup.note(0.0, after=3)  # another process: its uptime has not fallen, and it was never seen away
+        assert (setup.asked, setup.found.unknown) == (1, ())
+        await setup.note(7.0, after=7)
+        assert (setup.asked, setup.found.unknown) == (2, (A,))
+        await setup.note(12.0)
+        assert setup.asked == 2
 
 
 async def test_an_envoy_without_digests_is_unknown_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
