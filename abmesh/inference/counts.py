@@ -39,6 +39,7 @@ def log_e_ratio(
     *,
     side: Side = Side.TWO_SIDED,
     tau: float = 0.35,
+    far: float | None = None,
 ) -> Floats:
     """E-value against a log rate ratio of ``delta0``, over strata with different shares.
 
@@ -55,6 +56,7 @@ def log_e_ratio(
         delta0: log rate ratio under the null, finite, shape (...).
         side: the null is ``== delta0`` (TWO_SIDED), ``<= delta0`` (GREATER) or ``>= delta0`` (LESS).
         tau: size of the log rate ratios that are looked for.
+        far: size of far larger ones that are looked for too; see :func:`~abmesh.inference.mixture.shifts`.
 
     Returns:
         Logarithm of the e-value, shape (...).
@@ -63,15 +65,15 @@ def log_e_ratio(
     split = (share > 0) & (share < 1)
     a, b = np.where(split, s_a, 0.0), np.where(split, s_b, 0.0)
     start = logit(np.where(split, share, 0.5)) + np.asarray(delta0, dtype=np.float64)[..., None]
-    return _mixed(a, b, start, side, tau)
+    return _mixed(a, b, start, shifts(side, tau, far))
 
 
-def _mixed(no: Floats, yes: Floats, start: Floats, side: Side, tau: float) -> Floats:
-    """Mixture of Bernoulli likelihood ratios, each with all log odds shifted by one d_j.
+def _mixed(no: Floats, yes: Floats, start: Floats, shifted: tuple[Floats, Floats]) -> Floats:
+    """Mixture of Bernoulli likelihood ratios, each with all log odds shifted by one d_j, with logarithms of weights.
 
     ``yes`` and ``no`` are counts, ``start`` the log odds of "yes" under the null, all of shape (..., S).
     """
-    points, log_weights = shifts(side, tau)
+    points, log_weights = shifted
     gain = log_expit(start[..., None] + points) - log_expit(start)[..., None]
     # ln(1 - theta) = ln(theta) - log odds, so one logarithm serves both kinds of events.
     log_ratio = ((no + yes)[..., None] * gain).sum(axis=-2) - no.sum(axis=-1)[..., None] * points
@@ -101,7 +103,7 @@ def log_e_share(
     no = np.maximum(total - yes, 0.0)
     inner = (p > 0) & (p < 1)
     start = logit(np.where(inner, p, 0.5))
-    log_e = _mixed(no[..., None], yes[..., None], start[..., None], side, tau)
+    log_e = _mixed(no[..., None], yes[..., None], start[..., None], shifts(side, tau))
     proof = np.zeros(p.shape, dtype=bool)
     if side is not Side.LESS:
         proof |= (p <= 0) & (yes > 0)

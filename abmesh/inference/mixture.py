@@ -20,9 +20,12 @@ _FINEST = 1e-5
 _POINTS = 40
 """Shifts on each side."""
 
+FAR = 0.25
+"""Part of the weight that is given to far shifts, where they are looked for as well."""
+
 
 @lru_cache(maxsize=64)
-def shifts(side: Side, tau: float) -> tuple[Floats, Floats]:
+def shifts(side: Side, tau: float, far: float | None = None) -> tuple[Floats, Floats]:
     """Alternatives as shifts away from the null value, and the logarithms of their weights.
 
     A normal density with standard deviation ``tau``, or its half on one side, on a geometric grid. Evenly spaced shifts
@@ -32,13 +35,19 @@ def shifts(side: Side, tau: float) -> tuple[Floats, Floats]:
     Args:
         side: GREATER has positive shifts only, LESS negative ones, TWO_SIDED both.
         tau: standard deviation of the shifts that are looked for, above 0.
+        far: a larger one, for :data:`FAR` of the weight: a tenfold rate is many times ``tau`` away, and would be found
+            late. Costs small shifts no more than ``ln(1 / (1 - FAR))``, 0.29, of the logarithm. None: no such part.
 
     Returns:
         Shifts and logarithms of weights, each of shape (J,); the weights sum to 1.
     """
-    magnitudes = _WIDEST * tau * np.geomspace(_FINEST, 1.0, _POINTS)
+    magnitudes = _WIDEST * (far or tau) * np.geomspace(_FINEST, 1.0, _POINTS)
+    log_density = _log_half_normal(magnitudes, tau)
+    if far is not None:
+        parts = (log_density + np.log1p(-FAR), _log_half_normal(magnitudes, far) + np.log(FAR))
+        log_density = np.logaddexp(*parts)
     # The distance between neighbours of a geometric grid grows with the shift itself.
-    log_weights = np.log(magnitudes) - 0.5 * (magnitudes / tau) ** 2
+    log_weights = np.log(magnitudes) + log_density
     if side is Side.TWO_SIDED:
         points = np.concatenate([-magnitudes[::-1], magnitudes])
         log_weights = np.concatenate([log_weights[::-1], log_weights])
@@ -48,6 +57,11 @@ def shifts(side: Side, tau: float) -> tuple[Floats, Floats]:
     points.setflags(write=False)
     log_weights.setflags(write=False)
     return points, log_weights
+
+
+def _log_half_normal(magnitudes: Floats, tau: float) -> Floats:
+    """Logarithm of the density, up to a constant that is the same for every ``tau``."""
+    return np.asarray(-0.5 * (magnitudes / tau) ** 2 - np.log(tau))
 
 
 def log_sum_exp(values: Floats) -> Floats:

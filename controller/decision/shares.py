@@ -42,6 +42,9 @@ ENOUGH_EVENTS: Final = 100
 _SETTLED: Final = 15.0
 """Effective events of each variant, and requests without one, from which the test of the difference begins."""
 
+_FAR: Final = 1.5
+"""Size of the large log rate ratios that are looked for beside small ones: a candidate may fail ten times as often."""
+
 _LEAST = -1 + 1e-9
 """A rate cannot fall by more than all of it, whose logarithm is not finite."""
 
@@ -145,7 +148,7 @@ class ShareComparison:
         if self.method is Method.RATIO and (relative or by == 0):
             # Without a margin both ask the same, and the ratio's test is the stronger one for rare events.
             share = n_b / np.maximum(n_a + n_b, 1e-300)
-            return log_e_ratio(y_a, y_b, share, math.log1p(max(by, _LEAST)), side=side)
+            return log_e_ratio(y_a, y_b, share, math.log1p(max(by, _LEAST)), side=side, far=_FAR)
         return log_e_difference(y_a, n_a, y_b, n_b, by, side=side)
 
     def contrast(self) -> tuple[Floats, Floats]:
