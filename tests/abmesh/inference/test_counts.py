@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
+from scipy.stats import binom
 
 from abmesh.inference.counts import log_e_ratio, log_e_share
 from abmesh.inference.difference import log_e_difference
@@ -153,6 +154,32 @@ def test_a_control_without_errors_hides_nothing() -> None:
     assert log_e_difference(none, control, errors, requests, 0.003, side=Side.GREATER) > math.log(40)
     assert log_e_ratio(none, errors, np.array([0.05]), math.log(2), side=Side.GREATER) > math.log(40)
     assert log_e_difference(none, control, none, requests, 0.012, side=Side.LESS) > math.log(20)
+
+
+FAR = 1.5
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.8, 1.0])
+def test_looking_for_large_ratios_keeps_an_e_value(ratio: float) -> None:
+    """Whatever number of events there is, its expectation is at most 1 where the candidate is no worse."""
+    share, events = 0.05, 60
+    theta = share * ratio / (1 - share + share * ratio)
+    b = np.arange(events + 1.0)
+    log_e = [
+        log_e_ratio(np.array([events - y]), np.array([y]), np.array([share]), side=Side.GREATER, far=FAR) for y in b
+    ]
+    assert (binom.pmf(b, events, theta) * np.exp(log_e)).sum() <= 1 + 1e-9
+
+
+def test_a_tenfold_rate_is_found_with_few_events_and_small_ratios_pay_little() -> None:
+    def both(a: float, b: float, share: float) -> list[float]:
+        given = np.array([a]), np.array([b]), np.array([share])
+        return [float(log_e_ratio(*given, side=Side.GREATER, far=size)) for size in (None, FAR)]
+
+    near, far = both(16.0, 8.0, 0.048)
+    assert near < math.log(40) < math.log(800) < far
+    near, far = both(250.0, 327.0, 0.5)
+    assert near - 0.3 < far < near
 
 
 def test_a_ratio_of_shares_is_found_where_most_requests_have_the_event() -> None:
