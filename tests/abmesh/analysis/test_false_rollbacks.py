@@ -1,6 +1,6 @@
 """Two versions that are equal are not rolled back, however often somebody looks.
 
-Each case is twelve simulated stages of twenty minutes with seeds that are fixed, looked at every half a minute by the
+Each case is twelve simulated stages of twenty minutes with seeds that are fixed, looked at every minute by the
 function that decides in production. A whole rollout's error probability is 5%; at 5% each, four or more of twelve would
 be rolled back in one of 400 tries.
 """
@@ -31,7 +31,7 @@ def _rolled_back(guardrail: dict[str, Any], truth: Truth) -> int:
         "guardrails": [guardrail],
     }
     subject = experiment(weight=0, rollout=plan)
-    twenty_minutes, tick = timedelta(minutes=20), timedelta(seconds=30)
+    twenty_minutes, tick = timedelta(minutes=20), timedelta(minutes=1)
     played = [play(subject, truth, tick=tick, longest=twenty_minutes, seed=[11, run]) for run in range(STAGES)]
     assert {item.ending for item in played} <= {Ending.UNDECIDED, Ending.ROLLED_BACK}
     return sum(item.ending is Ending.ROLLED_BACK for item in played)

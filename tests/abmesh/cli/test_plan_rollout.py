@@ -111,7 +111,7 @@ def test_effects_that_are_given_take_the_place_of_twice_the_limits(config: Path)
 
 
 def test_the_latency_is_as_given(config: Path) -> None:
-    found = plan(config, "--latency", "100ms", "--latency-p95", "1s", "--effect", "latency_p95=+200ms")
+    found = plan(config, "--latency", "100ms", "--latency-p95", "1s", "--effect", "latency_p95=+200ms", "--runs", "2")
     assert found["candidates"][1]["candidate"] == "latency_p95 1000 ms to 1200 ms"
 
 

@@ -176,7 +176,7 @@ def test_without_users_on_the_control_only_absolute_limits_stay_in_force(tmp_pat
 def test_holds_do_not_fill_the_journal(tmp_path: Path) -> None:
     subject = world(tmp_path)
     subject.tick()
-    for _ in range(1200):
+    for _ in range(300):
         subject.tick(1)
     assert 2 <= len(subject.journal()) <= 6
 
