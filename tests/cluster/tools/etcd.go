@@ -1,0 +1,10 @@
+// etcd itself: its module ships no main package that a tool directive could name.
+package main
+
+import (
+	"os"
+
+	"go.etcd.io/etcd/server/v3/etcdmain"
+)
+
+func main() { etcdmain.Main(os.Args) }
