@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo check test soak programs go lint format bench simulations worlds rollouts plans lock sbom image clean
+.PHONY: help demo check test cluster soak programs go lint format bench simulations worlds rollouts plans lock sbom image clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,14 +32,18 @@ check: lint  ## Format, lint, types, imports, and the tests that start no proces
 test: lint programs  ## Everything but the long tests, with a real Envoy, Prometheus and Chromium: some 11 minutes
 	$(BIN)/python -m pytest $(PARALLEL) --durations=40 $(ARGS)
 
+cluster: $(READY) programs  ## The tests on a real control plane; builds it the first time: 12 to 20 minutes and 10 GB of disk
+	$(BIN)/python -m tests.cluster test $(ARGS)
+
 soak: $(READY) programs  ## The long tests only: whole demos, memory, thorough fuzzing, thousands of users and of examples
 	$(BIN)/python -m pytest -m soak --durations=40 $(ARGS)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not process and not simulation and not soak" --hypothesis-profile soak --timeout 3000 $(ARGS)
 
-programs:  ## Install with apt, as root, what some tests need beside Python's packages: prometheus and chromium
+programs:  ## Install with apt, as root, what some tests need beside Python's packages: prometheus, chromium, iproute2
 	@missing=; \
 	command -v prometheus >/dev/null && command -v promtool >/dev/null || missing="$$missing prometheus"; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	command -v ip >/dev/null || missing="$$missing iproute2"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update --quiet=2 && \
