@@ -69,6 +69,18 @@ def test_a_frozen_api_server_answers_nobody_until_it_is_thawed(cluster: Cluster)
     assert "default" in cluster.plane.kubectl("get", "namespaces")
 
 
+def test_a_watch_from_before_a_compaction_is_told_so(cluster: Cluster, namespace: str) -> None:
+    plane = cluster.plane
+    plane.kubectl("create", "configmap", "old", "--from-literal=a=1", namespace=namespace)
+    old = plane.read("configmap", "old", namespace)["metadata"]["resourceVersion"]
+    for number in range(3):
+        plane.kubectl("annotate", "configmap", "old", f"n={number}", "--overwrite", namespace=namespace)
+    assert plane.compact_etcd() > int(old)
+    plane.api_server.restart()  # its own cache still has what etcd forgot
+    watch = f"/api/v1/namespaces/{namespace}/configmaps?watch=1&timeoutSeconds=5&resourceVersion={old}"
+    assert '"code":410' in plane.kubectl("get", "--raw", watch)
+
+
 def test_istiod_starts_again_on_the_same_address(cluster: Cluster) -> None:
     before = cluster.plane.istiod.pid
     cluster.plane.istiod.restart()

@@ -146,6 +146,14 @@ class ControlPlane:
         found: dict[str, Any] = json.loads(self.kubectl(*arguments, namespace=namespace))
         return found
 
+    def compact_etcd(self) -> int:
+        """Forget all but the newest state, so that a watch from an older version gets 410; the revision kept."""
+        status = json.loads(_call(f"{settings.ETCD}/v3/maintenance/status", body=b"{}"))
+        revision = int(status["header"]["revision"])
+        order = json.dumps({"revision": revision, "physical": True}).encode()
+        _call(f"{settings.ETCD}/v3/kv/compaction", body=order)
+        return revision
+
     def daemons(self) -> list[Daemon]:
         """All four, in the order of their start."""
         return [self.etcd, self.api_server, self.controller_manager, self.istiod]
@@ -184,28 +192,31 @@ def _daemons(programs: Programs, files: Files) -> dict[str, Daemon]:
     manager = f"https://127.0.0.1:{settings.CONTROLLER_MANAGER_PORT}/healthz"
     istiod = f"http://127.0.0.1:{settings.ISTIOD_HTTP_PORT}/ready"
     return {
-        "etcd": daemon("etcd", settings.etcd_flags(files), lambda: '"true"' in _get(f"{settings.ETCD}/health")),
+        "etcd": daemon("etcd", settings.etcd_flags(files), lambda: '"true"' in _call(f"{settings.ETCD}/health")),
         "api_server": daemon(
             "kube-apiserver",
             settings.api_server_flags(files),
-            lambda: _get(f"{settings.API}/readyz", token=files.admin_token) == "ok",
+            lambda: _call(f"{settings.API}/readyz", token=files.admin_token) == "ok",
         ),
         "controller_manager": daemon(
-            "kube-controller-manager", settings.controller_manager_flags(files), lambda: _get(manager) == "ok"
+            "kube-controller-manager", settings.controller_manager_flags(files), lambda: _call(manager) == "ok"
         ),
         "istiod": daemon(
             "pilot-discovery",
             settings.istiod_flags(files),
-            lambda: _get(istiod) is not None,
+            lambda: _call(istiod) is not None,
             settings.istiod_environment(files),
         ),
     }
 
 
-def _get(url: str, token: str = "") -> str:
-    """What a URL answers; an OSError unless it is a success. Certificates are of the programs' own making."""
+def _call(url: str, token: str = "", body: bytes | None = None) -> str:
+    """What a URL answers, to a POST if there is a body; an OSError unless it is a success.
+
+    Certificates are of the programs' own making, and are not checked.
+    """
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(url, headers=headers)
+    request = urllib.request.Request(url, body, headers)
     context = ssl._create_unverified_context()
     with urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)

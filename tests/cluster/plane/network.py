@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -94,7 +94,9 @@ class Network:
             try:
                 yield
             finally:
-                _join(os.dup(own))
+                # In a user namespace the way back is closed; the process that runs there does nothing else.
+                with suppress(ClusterError):
+                    _join(os.dup(own))
         finally:
             os.close(own)
 
