@@ -117,7 +117,8 @@ def root_script(folder: Path, hostname: str, address: str, mounts: Iterable[Moun
     lines += ["mount --rbind /dev dev", "mount -t tmpfs -o mode=1777 shm dev/shm"]
     for name in _SETTINGS:
         if Path("/etc", name).exists():
-            lines.append(f"cp -rL /etc/{name} etc/ 2>/dev/null || true")
+            make = "mkdir" if Path("/etc", name).is_dir() else "touch"
+            lines += [f"{make} etc/{name}", f"mount --bind /etc/{name} etc/{name}", _read_only(f"etc/{name}")]
     lines += [
         "echo root:x:0:0:root:/root:/bin/sh > etc/passwd",
         "echo root:x:0: > etc/group",

@@ -24,8 +24,13 @@ NEEDED: Final = 10 * GIGABYTE
 """Bytes of disk for the first build: 5.3 GB of build cache, 2.3 GB of modules, 0.6 GB of programs, and some room."""
 
 
-def build(say: Callable[[str], None], cache: Path | None = None) -> Programs:
+def build(say: Callable[[str], None], cache: Path | None = None, needed: int = NEEDED) -> Programs:
     """Build what is missing, and say so as it goes.
+
+    Args:
+        say: tells the person who waits.
+        cache: folder for programs of all versions; :func:`cache_folder` by default.
+        needed: bytes that must be free on each disk.
 
     Raises:
         Unavailable: there is no Go, and none can be installed.
@@ -37,18 +42,18 @@ def build(say: Callable[[str], None], cache: Path | None = None) -> Programs:
     built.folder.mkdir(parents=True, exist_ok=True)
     with _alone(built.folder / "lock", say):
         if missing := built.missing():
-            _build(built, missing, say)
+            _build(built, missing, say, needed)
     return built
 
 
-def _build(built: Programs, missing: Sequence[str], say: Callable[[str], None]) -> None:
+def _build(built: Programs, missing: Sequence[str], say: Callable[[str], None], needed: int) -> None:
     pins = read_pins((TOOLS / "go.mod").read_text())
     go = find_go(pins.go, built.folder.parent, say)
     say(
         f"building {', '.join(missing)} into {built.folder}: the first time some 12 to 20 minutes on two CPUs "
-        f"and {NEEDED / GIGABYTE:.0f} GB of disk; later only what changed"
+        f"and {needed / GIGABYTE:.0f} GB of disk; later only what changed"
     )
-    _check_space(go, built.folder)
+    _check_space(go, built.folder, needed)
     for number, program in enumerate(PROGRAMS, start=1):
         if program.name in missing:
             started = time.monotonic()
@@ -59,15 +64,15 @@ def _build(built: Programs, missing: Sequence[str], say: Callable[[str], None]) 
     _keep_crds(go, built)
 
 
-def _check_space(go: str, folder: Path) -> None:
+def _check_space(go: str, folder: Path, needed: int) -> None:
     """Where Go keeps its caches and where the programs go, each must have the room, for they may share a disk."""
     for place in (_go(go, "env", "GOCACHE"), _go(go, "env", "GOMODCACHE"), str(folder)):
         existing = next(parent for parent in (Path(place), *Path(place).parents) if parent.exists())
         free = shutil.disk_usage(existing).free
-        if free < NEEDED:
+        if free < needed:
             raise ClusterError(
                 f"the disk of {place} has {free / GIGABYTE:.1f} GB free, and building needs "
-                f"{NEEDED / GIGABYTE:.0f} GB; make room, or set XDG_CACHE_HOME, GOCACHE and GOMODCACHE to another disk"
+                f"{needed / GIGABYTE:.0f} GB; make room, or set XDG_CACHE_HOME, GOCACHE and GOMODCACHE to another disk"
             )
 
 
