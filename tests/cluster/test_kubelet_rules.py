@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from tests.cluster.images import repository
+from tests.cluster.kubelet.environment import ConfigError
 from tests.cluster.kubelet.fields import expand, field, resource_field
 from tests.cluster.kubelet.probes import Tally, port_number
+from tests.cluster.kubelet.sandbox import Identity
+from tests.cluster.kubelet.security import identity
 from tests.cluster.kubelet.status import ContainerState, pod_status, terminated
 from tests.cluster.kubelet.volumes import write_atomically
 
@@ -93,6 +96,18 @@ def test_a_pod_ends_as_its_containers_do(code: int, phase: str) -> None:
 
 def test_a_killed_container_exits_with_137() -> None:
     assert terminated(-9, ContainerState())["exitCode"] == 137
+
+
+def test_a_containers_security_context_overrides_its_pods() -> None:
+    pod = {"spec": {"securityContext": {"runAsUser": 7, "fsGroup": 9}}}
+    container = {"securityContext": {"runAsUser": 8, "capabilities": {"drop": ["ALL"]}}}
+    assert identity(pod, container, 1) == Identity(8, 8, [9], no_capabilities=True)
+    assert identity({"spec": {}}, {}, 1) == Identity(1, 1, [])
+
+
+def test_a_container_that_must_not_be_root_needs_a_user() -> None:
+    with pytest.raises(ConfigError, match="image will run as root"):
+        identity({"spec": {"securityContext": {"runAsNonRoot": True}}}, {}, 0)
 
 
 def test_a_volume_changes_at_one_moment_and_keeps_its_links(tmp_path: Path) -> None:

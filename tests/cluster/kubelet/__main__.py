@@ -18,7 +18,7 @@ import aiohttp
 from tests.cluster import images
 from tests.cluster.kubelet.api import Api, Object
 from tests.cluster.kubelet.node import Kubelet
-from tests.cluster.kubelet.pod import Node
+from tests.cluster.kubelet.shared import Node
 
 READY = "ready"
 """File in the folder that says that the node is registered."""

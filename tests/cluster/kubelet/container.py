@@ -9,17 +9,19 @@ import shlex
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import aiohttp
 
 from tests.cluster.images import Image, repository
 from tests.cluster.kubelet import probes
-from tests.cluster.kubelet.api import Api, ApiError, Object
+from tests.cluster.kubelet.api import ApiError, Object
 from tests.cluster.kubelet.environment import ConfigError, container_environment
 from tests.cluster.kubelet.fields import expand
-from tests.cluster.kubelet.sandbox import Identity, Mount, PodNetwork, root_script
+from tests.cluster.kubelet.sandbox import Mount, PodNetwork, root_script
+from tests.cluster.kubelet.security import identity, security_context
+from tests.cluster.kubelet.shared import Node
 from tests.cluster.kubelet.status import ContainerState, now, terminated
 from tests.cluster.kubelet.volumes import Volumes
 
@@ -36,30 +38,28 @@ class Container:
     Attributes:
         spec: as the pod has it.
         state: as its status shows it.
+        has_started: set while it runs and its startup probe has succeeded.
     """
 
     def __init__(
         self,
         spec: Object,
+        node: Node,
         volumes: Volumes,
         network: PodNetwork,
-        folder: Path,
+        root: Path,
         log: Path,
-        images: Mapping[str, Image],
-        api: Api,
-        session: aiohttp.ClientSession,
         changed: Callable[[], None],
     ) -> None:
         self.spec = spec
         self.state = ContainerState()
         self.has_started = asyncio.Event()
+        self._node = node
         self._volumes = volumes
         self._network = network
-        self._root = folder / "root" / spec["name"]
+        self._root = root
         self._log = log
-        self._images = images
-        self._api = api
-        self._target = probes.Target(session, network.address, spec, self.execute)
+        self._target = probes.Target(node.session, network.address, spec, self.execute)
         self._changed = changed
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
@@ -97,7 +97,7 @@ class Container:
         inside = ["nsenter", "--target", str(self.state.process), "--mount", "--net", "--root", "--wd"]
         process = await asyncio.create_subprocess_exec(
             *inside,
-            *self._identity().command(),
+            *identity(self._volumes.pod, self.spec, self._image().user).command(),
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
@@ -163,11 +163,9 @@ class Container:
                 task.cancel()
 
     async def _start(self) -> asyncio.subprocess.Process:
-        image = self._images.get(repository(self.spec["image"]))
-        if image is None:
-            raise ConfigError(f"no image {self.spec['image']!r}; there are {', '.join(sorted(self._images))}")
+        image = self._image()
         variables = await container_environment(
-            self._api, self._volumes.pod, self.spec, self._network.address, image.environment
+            self._node.api, self._volumes.pod, self.spec, self._network.address, image.environment
         )
         argv = [*(self.spec.get("command") or image.entrypoint), *self.spec.get("args", [])]
         argv = [expand(argument, variables) for argument in argv]
@@ -196,13 +194,13 @@ class Container:
         """Builds the root and becomes the container's program, under the same process id."""
         pod = self._volumes.pod
         hostname = pod["metadata"]["name"]
-        read_only = self._security().get("readOnlyRootFilesystem", False)
+        read_only = security_context(pod, self.spec).get("readOnlyRootFilesystem", False)
         script = root_script(self._root, hostname, self._network.address, self._mounts(), read_only)
         chroot, env = (shutil.which(name, path=_SCRIPT_PATH) or name for name in ("chroot", "env"))
-        identity = self._identity().command()
-        identity[0] = shutil.which(identity[0], path=_SCRIPT_PATH) or identity[0]
+        become = identity(pod, self.spec, self._image().user).command()
+        become[0] = shutil.which(become[0], path=_SCRIPT_PATH) or become[0]
         folder = ["--chdir", self.spec["workingDir"]] if self.spec.get("workingDir") else []
-        launch = shlex.join([chroot, ".", *identity, env, "--unset=CONTAINER_PATH", *folder, *argv])
+        launch = shlex.join([chroot, ".", *become, env, "--unset=CONTAINER_PATH", *folder, *argv])
         return f'{script}\nexport PATH="$CONTAINER_PATH"\nexec {launch}\n'
 
     def _mounts(self) -> list[Mount]:
@@ -212,26 +210,11 @@ class Container:
             mounts.append(Mount(source, entry["mountPath"], entry.get("readOnly", False)))
         return sorted(mounts, key=lambda mount: mount.target)
 
-    def _security(self) -> Object:
-        return {**self._volumes.pod["spec"].get("securityContext", {}), **self.spec.get("securityContext", {})}
-
-    def _identity(self) -> Identity:
-        """As whom it runs; ConfigError where it would run as root and must not."""
-        security = self._security()
-        image = self._images[repository(self.spec["image"])]
-        user: int = security.get("runAsUser", image.user)
-        if security.get("runAsNonRoot") and user == 0:
-            raise ConfigError("container has runAsNonRoot and image will run as root")
-        groups = [*security.get("supplementalGroups", [])]
-        groups += [security["fsGroup"]] if "fsGroup" in security else []
-        dropped = security.get("capabilities", {}).get("drop", [])
-        return Identity(
-            user,
-            security.get("runAsGroup", user),
-            groups,
-            no_new_privileges=security.get("allowPrivilegeEscalation") is False,
-            no_capabilities="ALL" in dropped,
-        )
+    def _image(self) -> Image:
+        images = self._node.images
+        if (image := images.get(repository(self.spec["image"]))) is None:
+            raise ConfigError(f"no image {self.spec['image']!r}; there are {', '.join(sorted(images))}")
+        return image
 
     async def _before_stop(self) -> None:
         hook = self.spec.get("lifecycle", {}).get("preStop", {})

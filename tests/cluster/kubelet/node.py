@@ -10,7 +10,8 @@ import aiohttp
 
 from tests.cluster.kubelet.api import ApiError, Object
 from tests.cluster.kubelet.fields import NODE_NAME
-from tests.cluster.kubelet.pod import Node, Pod
+from tests.cluster.kubelet.pod import Pod
+from tests.cluster.kubelet.shared import Node
 from tests.cluster.kubelet.status import now
 from tests.cluster.plane.network import NODE
 

@@ -5,44 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from tests.cluster.errors import ClusterError
-from tests.cluster.images import Image
-from tests.cluster.kubelet.api import Api, ApiError, Object
+from tests.cluster.kubelet.api import ApiError, Object
 from tests.cluster.kubelet.container import Container
 from tests.cluster.kubelet.environment import ConfigError
 from tests.cluster.kubelet.sandbox import PodNetwork
+from tests.cluster.kubelet.shared import Node
 from tests.cluster.kubelet.status import ContainerState, is_sidecar, pod_status
 from tests.cluster.kubelet.volumes import Volumes
 
 REFRESH_SECONDS = 1.0
 RETRY_SECONDS = 0.5
 _NOT_NOW = (ApiError, aiohttp.ClientError, TimeoutError)
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """What pods share.
-
-    Attributes:
-        api: the API server.
-        session: for probes.
-        folder: for files of pods.
-        images: by name.
-        say: tells what goes wrong.
-    """
-
-    api: Api
-    session: aiohttp.ClientSession
-    folder: Path
-    images: Mapping[str, Image]
-    say: Callable[[str], None]
 
 
 class Pod:
@@ -130,17 +108,10 @@ class Pod:
                     self._changed.set()
                 await asyncio.sleep(RETRY_SECONDS)
         for spec in self._specs():
-            log = self._logs / f"{spec['name']}.log"
-            self._containers[spec["name"]] = Container(
-                spec,
-                self._volumes,
-                self._network,
-                self._folder,
-                log,
-                self._node.images,
-                self._node.api,
-                self._node.session,
-                self._changed.set,
+            name = spec["name"]
+            root, log = self._folder / "root" / name, self._logs / f"{name}.log"
+            self._containers[name] = Container(
+                spec, self._node, self._volumes, self._network, root, log, self._changed.set
             )
         self._changed.set()
 

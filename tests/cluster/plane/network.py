@@ -35,8 +35,21 @@ _SETUP: Final = (
 
 
 def as_root(command: Sequence[str]) -> list[str]:
-    """The command with the rights that a network needs: as it is for root, else in a user namespace."""
-    return list(command) if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount", *command]
+    """The command with the rights that a network needs: as it is for root, else in a user namespace.
+
+    Raises:
+        Unavailable: this user cannot have a user namespace.
+    """
+    if os.geteuid() == 0:
+        return list(command)
+    namespace = ["unshare", "--map-root-user", "--mount"]
+    try:
+        done = subprocess.run([*namespace, "true"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise Unavailable(f"a cluster needs unshare, of Debian's package util-linux: {error}") from error
+    if done.returncode != 0:
+        raise Unavailable(f"a cluster needs root, or a kernel that lets users make namespaces: {done.stderr.strip()}")
+    return [*namespace, *command]
 
 
 class Network:
