@@ -46,10 +46,13 @@ async def serve(config: Object, folder: Path, table: Mapping[str, images.Image])
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await kubelet.register()
         (folder / READY).touch()
-        following = asyncio.create_task(kubelet.follow())
-        await stop.wait()
-        following.cancel()
+        tasks = {asyncio.create_task(kubelet.follow()), asyncio.create_task(stop.wait())}
+        ended, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in others:
+            task.cancel()
         await kubelet.close()
+        for task in ended:
+            task.result()  # what kept the kubelet from going on
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import aiohttp
 
-from tests.cluster.errors import ClusterError
 from tests.cluster.kubelet.api import ApiError, Object
 from tests.cluster.kubelet.container import Container
 from tests.cluster.kubelet.environment import ConfigError
@@ -48,6 +47,8 @@ class Pod:
             asyncio.create_task(self._live()),
             asyncio.create_task(self._keep_status()),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._report)
 
     def update(self, pod: Object) -> None:
         """Take over what was changed on the object: labels and annotations."""
@@ -79,19 +80,18 @@ class Pod:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _live(self) -> None:
-        try:
-            await self._prepare()
-            refresh = asyncio.create_task(self._refresh())
-            self._tasks.append(refresh)
-            if await self._initialize():
-                mains = [self._containers[spec["name"]] for spec in self._pod["spec"]["containers"]]
-                policy = self._pod["spec"].get("restartPolicy", "Always")
-                await asyncio.gather(*(main.run(policy) for main in mains))
-                await self._stop_sidecars(grace=self._grace())
-            self._changed.set()
-        except (ClusterError, OSError) as error:
-            self._node.say(f"pod {self.name}: {error}")
-            raise
+        await self._prepare()
+        self._tasks.append(asyncio.create_task(self._refresh()))
+        if await self._initialize():
+            mains = [self._containers[spec["name"]] for spec in self._pod["spec"]["containers"]]
+            policy = self._pod["spec"].get("restartPolicy", "Always")
+            await asyncio.gather(*(main.run(policy) for main in mains))
+            await self._stop_sidecars(grace=self._grace())
+        self._changed.set()
+
+    def _report(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._node.say(f"pod {self.name} is stuck: {error!r}")
 
     async def _prepare(self) -> None:
         """Network and volumes; waits for what a volume shows, as the kubelet does."""
