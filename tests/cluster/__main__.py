@@ -35,7 +35,9 @@ def main(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build")
     commands.add_parser("test").add_argument("arguments", nargs=argparse.REMAINDER)
-    commands.add_parser("up").add_argument("folder", type=Path)
+    up = commands.add_parser("up")
+    up.add_argument("--without-istio", action="store_true", help="start no istiod: some seconds faster")
+    up.add_argument("folder", type=Path)
     inside = commands.add_parser("inside")
     inside.add_argument("folder", type=Path)
     inside.add_argument("argv", nargs=argparse.REMAINDER)
@@ -49,7 +51,7 @@ def main(arguments: list[str]) -> int:
                 _test(options.arguments)
             case "up":
                 build(_say)
-                _up(options.folder)
+                _up(options.folder, istio=not options.without_istio)
             case _:
                 _inside(options.folder, options.argv)
     except Unavailable as error:
@@ -68,12 +70,12 @@ def _test(arguments: list[str]) -> None:
     os.execvp(*_program(as_root(command)))
 
 
-def _up(folder: Path) -> None:
+def _up(folder: Path, istio: bool) -> None:
     if os.geteuid() != 0:
-        os.execvp(*_program(as_root([sys.executable, "-m", "tests.cluster", "up", str(folder)])))
+        os.execvp(*_program(as_root([sys.executable, "-m", "tests.cluster", *sys.argv[1:]])))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
-    with Cluster.started(programs(), folder) as cluster:
+    with Cluster.started(programs(), folder, istio=istio) as cluster:
         handle = cluster.describe() | {"pid": os.getpid()}
         with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
             json.dump(handle, file, indent=1)

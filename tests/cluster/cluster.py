@@ -28,19 +28,22 @@ class Cluster:
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, programs: Programs, folder: Path, table: Mapping[str, Image] | None = None) -> Iterator[Self]:
+    def started(
+        cls, programs: Programs, folder: Path, table: Mapping[str, Image] | None = None, *, istio: bool = True
+    ) -> Iterator[Self]:
         """Start it, and end it with all that it started.
 
         Args:
             programs: built ones.
             folder: for its files and logs; an empty or a new one.
             table: images that pods may name; those that the project ships by default.
+            istio: whether to start istiod.
 
         Raises:
             Unavailable: this machine cannot run one.
             ClusterError: a program does not become ready.
         """
-        with ControlPlane.started(programs, folder) as plane:
+        with ControlPlane.started(programs, folder, istio=istio) as plane:
             node = Node(plane, shipped() if table is None else table)
             try:
                 node.daemon.start()
@@ -51,6 +54,7 @@ class Cluster:
     def describe(self) -> dict[str, Any]:
         """How a person or a program reaches it."""
         plane = self.plane
+        daemons = [*plane.daemons(), self.node.daemon]
         return {
             "environment": {"KUBECONFIG": str(plane.kubeconfig)},
             "programs": str(plane.programs.folder),
@@ -58,5 +62,5 @@ class Cluster:
             "xds": plane.xds,
             "istiod_http": plane.istiod_http,
             "istiod_metrics": plane.istiod_metrics,
-            "processes": {daemon.name: daemon.pid for daemon in [*plane.daemons(), self.node.daemon]},
+            "processes": {daemon.name: daemon.pid for daemon in daemons if daemon.running},
         }

@@ -56,12 +56,13 @@ class ControlPlane:
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, programs: Programs, folder: Path) -> Iterator[Self]:
+    def started(cls, programs: Programs, folder: Path, *, istio: bool = True) -> Iterator[Self]:
         """Start it, and end it with all that it started.
 
         Args:
             programs: built ones.
             folder: for its files and logs; an empty or a new one.
+            istio: whether to start istiod, with its custom resources and the Gateway API's.
 
         Raises:
             Unavailable: this machine cannot run one.
@@ -73,7 +74,7 @@ class ControlPlane:
         plane = cls(programs, files, network, **_daemons(programs, files))
         try:
             with network.entered():
-                plane._start()
+                plane._start(istio)
             yield plane
         finally:
             plane._stop()
@@ -158,23 +159,26 @@ class ControlPlane:
         """All four, in the order of their start."""
         return [self.etcd, self.api_server, self.controller_manager, self.istiod]
 
-    def _start(self) -> None:
+    def _start(self, istio: bool) -> None:
         self.etcd.start()
         self.api_server.start()
         self.controller_manager.launch()
+        if istio:
+            self._start_istio()
+        self.controller_manager.wait_until_ready()
+
+    def _start_istio(self) -> None:
         crds = [argument for file in self.programs.crds() for argument in ("--filename", str(file))]
         self.kubectl("apply", "--server-side", *crds)
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": settings.ISTIO_NAMESPACE}}
         mesh = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"name": "istio", "namespace": settings.ISTIO_NAMESPACE},
             "data": {"mesh": settings.MESH_CONFIG},
         }
-        self.apply(namespace)
+        self.kubectl("create", "namespace", settings.ISTIO_NAMESPACE)
         self.apply(mesh)
         self.istiod.start()
-        self.controller_manager.wait_until_ready()
 
     def _stop(self) -> None:
         # kube-apiserver takes more than 10 s to end by itself while watches are open, and nothing is to be saved.
