@@ -135,6 +135,8 @@ def from_status(attempt: Attempt, answer: dict[str, Any]) -> KubeError:
     if status == 403:
         # RBAC's own sentence names user, verb, resource and namespace; an admission rule's names the rule.
         return Forbidden(f"may not {attempt}: {told}", attempt, reason=reason or "Forbidden")
+    if status == 404 and not attempt.name:
+        told += "; the cluster has no such kind: is its CRD installed?"
     found: type[KubeError]
     if status == 409 and reason == "AlreadyExists":
         found = AlreadyExists

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
+_BUILT_IN: Final = frozenset({"", "apps", "autoscaling", "coordination.k8s.io", "discovery.k8s.io", "events.k8s.io"})
+
 
 @dataclass(frozen=True, slots=True)
 class Resource:
@@ -34,6 +36,11 @@ class Resource:
     def full_name(self) -> str:
         """As roles and CRDs name it: ``experiments.abmesh.dev``."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether a CRD defines it, which can be deleted, and all its objects with it."""
+        return self.group not in _BUILT_IN
 
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
         """Where the API server keeps an object, or all of them.
