@@ -16,6 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from abmesh.experiment import field_names, yaml_edit, yaml_nodes, yaml_plain
 from abmesh.experiment.bucketing import Ranges, reallocate
 from abmesh.experiment.errors import DocumentError, Problem, UnknownName, WeightsError
+from abmesh.experiment.forms import AS_FILE
 from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.names import BUCKETS, DEFAULT_CONFIG
 from abmesh.experiment.problems import problems_of
@@ -66,7 +67,7 @@ def parse_with_warnings(text: str, source: str = DEFAULT_CONFIG) -> Parsed:
     _check_version(data, root, text, source)
     old_names = field_names.old_names(data)
     try:
-        document = Document.model_validate(data)
+        document = Document.model_validate(data, context=AS_FILE)
     except ValidationError as error:
         raise DocumentError(source, problems_of(error, root, text, old_names)) from error
     return Parsed(document, tuple(old.warning(root) for old in old_names), root)
@@ -182,6 +183,6 @@ class _AsWritten(GenerateJsonSchema):
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of the document, for editors."""
-    schema = Document.model_json_schema(schema_generator=_AsWritten)
+    schema = Document.model_json_schema(by_alias=False, schema_generator=_AsWritten)
     title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "abmesh experiments document"}
     return {**title, **{key: value for key, value in schema.items() if key not in title}}

@@ -22,13 +22,14 @@ def _form(pattern: str, form: str) -> StringConstraints:
     return StringConstraints(pattern=pattern)
 
 
-DnsLabel = Annotated[
-    str,
-    _form(
-        r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
-        "a DNS label: 1 to 63 lower-case letters, digits and -, such as model-b; no - at either end",
-    ),
+_LABEL: Final = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+DNS_LABEL: Final = f"^{_LABEL}$"
+LABEL_FORM: Final = "a DNS label: 1 to 63 lower-case letters, digits and -, such as model-b; no - at either end"
+DnsLabel = Annotated[str, _form(DNS_LABEL, LABEL_FORM)]
+ExperimentName = Annotated[
+    str, _form(f"^({_LABEL}/)?{_LABEL}$", LABEL_FORM), Field(json_schema_extra={"pattern": DNS_LABEL})
 ]
+"""A DNS label in a file; in a cluster, one of the namespace before it: ``llm/chat``."""
 Token = Annotated[
     str,
     _form(

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StrictInt, field_validator, model_validator
+from pydantic import Field, StrictInt, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from abmesh.experiment import bucketing, metrics
 from abmesh.experiment.answers import Answers, ShortEvent
 from abmesh.experiment.cookie_rules import Cookies, cookie_problems
 from abmesh.experiment.errors import UnknownName
-from abmesh.experiment.fields import LONGEST_TOKEN, ClusterName, DnsLabel, Origin, Salt
+from abmesh.experiment.fields import LABEL_FORM, LONGEST_TOKEN, ClusterName, ExperimentName, Origin, Salt
+from abmesh.experiment.forms import form_of
 from abmesh.experiment.journal_bound import JournalBound
 from abmesh.experiment.limits import missing_for
 from abmesh.experiment.names import BUCKETS, CONTINUED_ENDING, EXT_PROC_CLUSTER, GROUPS, OTHER_SEGMENT
@@ -55,7 +56,7 @@ class Experiment(Frozen):
             are fitted with the fewest moves.
     """
 
-    name: DnsLabel
+    name: ExperimentName
     salt: Annotated[Salt, Field(json_schema_extra=lambda schema: schema.pop("default"))] = ""
     secret_salt: SecretSource | None = None
     match: Match = Match()
@@ -83,7 +84,12 @@ class Experiment(Frozen):
     @property
     def public_salt(self) -> str:
         """The salt as far as anybody may know it: the name if the salt is secret or none is given."""
-        return self.salt or self.name
+        return self.salt or self.label
+
+    @property
+    def label(self) -> str:
+        """The name without the namespace that it has before it in a cluster."""
+        return self.name.rpartition("/")[2]
 
     @cached_property
     def control(self) -> Variant:
@@ -142,6 +148,14 @@ class Experiment(Frozen):
             if variant.name == name:
                 return variant
         raise UnknownName("variant", name, tuple(self.weights))
+
+    @field_validator("name")
+    @classmethod
+    def _bare_in_a_file(cls, value: str, info: ValidationInfo) -> str:
+        if "/" in value and form_of(info) == "file":
+            message = "only an experiment in a cluster has a namespace in its name"
+            raise refuse(message, found=value, allowed=LABEL_FORM)
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -15,9 +15,18 @@ from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema, WrapValidator
+from pydantic import (
+    BeforeValidator,
+    PlainSerializer,
+    PlainValidator,
+    SerializationInfo,
+    ValidationInfo,
+    WithJsonSchema,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
+from abmesh.experiment.forms import form_of, in_object
 from abmesh.experiment.names import BUCKETS
 
 _UNITS = {
@@ -30,6 +39,7 @@ _UNITS = {
 _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_SIGNED = re.compile(r"-?[0-9]{1,13}(?:\.[0-9]{1,30})?")
 _PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?) *%")
 _LONGEST = timedelta(days=3650)
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(kB|MB|GB)")
@@ -41,8 +51,11 @@ LARGEST = 1e12
 """Largest limit that is a plain number."""
 
 LIMIT_FORM = f"a percentage such as 5%; a duration: {DURATION_FORM}; or a plain number of at most {LARGEST:.0e}"
+QUOTED_SHARE_FORM = 'a percentage such as 5%, or a fraction from 0 to 1 in quotes, such as "0.05"'
+QUOTED_LIMIT_FORM = f"a percentage such as 5%; a duration: {DURATION_FORM}; or a number in quotes, such as \"0.002\""
 SIZE_FORM = "a number with a unit (kB, MB or GB), such as 64MB, from 100kB to 10GB"
 WEIGHT_FORM = "a percentage from 0 to 100 with at most two decimals, such as 12.5"
+PLAIN_WEIGHT_FORM = f"{WEIGHT_FORM}, without quotes"
 
 
 class Percentage(float):
@@ -141,8 +154,10 @@ def format_share(share: float, digits: int = 3) -> str:
     return f"{share * 100:.{digits}g}%"
 
 
-def _weight(value: object) -> int:
+def _weight(value: object, info: ValidationInfo[Any]) -> int:
     points = parse_weight(value)
+    if in_object(info) and isinstance(value, str):
+        raise PydanticCustomError("weight", "not a weight", {"allowed": PLAIN_WEIGHT_FORM})
     if points is None:
         raise PydanticCustomError("weight", "not a weight", {"allowed": WEIGHT_FORM})
     return points
@@ -162,14 +177,36 @@ def _size(value: object) -> Bytes:
     return Bytes(size)
 
 
-def _share(value: object) -> float:
-    share = parse_share(value)
+def _share(value: object, info: ValidationInfo[Any]) -> float:
+    quoted = in_object(info)
+    share = parse_share(_unquoted(value) if quoted else value)
     if share is None:
-        raise PydanticCustomError("share", "not a share", {"allowed": SHARE_FORM})
+        raise PydanticCustomError("share", "not a share", {"allowed": QUOTED_SHARE_FORM if quoted else SHARE_FORM})
     return share
 
 
-def _limit(value: object, _: object) -> float | timedelta:
+def _unquoted(value: object) -> object:
+    """A value of an object as a file has it: numbers with decimals stand in quotes, and without them they are none.
+
+    The API server takes a whole number or a text where both are allowed, and refuses 0.05.
+    """
+    if isinstance(value, float):
+        return None
+    return float(value) if isinstance(value, str) and _SIGNED.fullmatch(value) else value
+
+
+def _limit(value: object, _: object, info: ValidationInfo[Any]) -> float | timedelta:
+    if in_object(info):
+        limit = _any_limit(_unquoted(value))
+        form = QUOTED_LIMIT_FORM
+    else:
+        limit, form = _any_limit(value), LIMIT_FORM
+    if limit is None:
+        raise PydanticCustomError("limit", "not a limit", {"allowed": form})
+    return limit
+
+
+def _any_limit(value: object) -> float | timedelta | None:
     if isinstance(value, timedelta | Percentage):
         return value
     if isinstance(value, str):
@@ -179,11 +216,43 @@ def _limit(value: object, _: object) -> float | timedelta:
             return limit
     elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
         return float(value)
-    raise PydanticCustomError("limit", "not a limit", {"allowed": LIMIT_FORM})
+    return None
 
 
-def _write_limit(limit: float | timedelta) -> Any:
-    return format_duration(limit) if isinstance(limit, timedelta) else float(limit)
+def _write_duration(duration: timedelta) -> str:
+    """A duration to the microsecond, as far as a timedelta goes: ``1h1.5ms``."""
+    whole = duration - duration % _UNITS["ms"]
+    rest = (duration - whole) // timedelta(microseconds=1)
+    if not rest:
+        return format_duration(duration)
+    milliseconds = whole % _UNITS["s"] // _UNITS["ms"]
+    seconds = whole - milliseconds * _UNITS["ms"]
+    return (format_duration(seconds) if seconds else "") + f"{Decimal(milliseconds * 1000 + rest) / 1000:f}ms"
+
+
+def _write_share(share: float, info: SerializationInfo[Any]) -> Any:
+    """As people write it, if a form is written; the number itself otherwise."""
+    return share if form_of(info) is None else _percentage(share) or _number(share, info)
+
+
+def _percentage(share: float) -> str:
+    """A share as a percentage that means exactly it; empty if there is none."""
+    text = f"{Decimal(repr(float(share))).scaleb(2).normalize():f}%"
+    return text if parse_share(text) == share else ""
+
+
+def _number(value: float, info: SerializationInfo[Any]) -> Any:
+    if not in_object(info):
+        return int(value) if value.is_integer() else float(value)
+    return int(value) if value.is_integer() else f"{Decimal(repr(float(value))):f}"
+
+
+def _write_limit(limit: float | timedelta, info: SerializationInfo[Any]) -> Any:
+    if isinstance(limit, timedelta):
+        return _write_duration(limit)
+    if form_of(info) is None:
+        return float(limit)
+    return (isinstance(limit, Percentage) and _percentage(limit)) or _number(limit, info)
 
 
 _DURATION_SCHEMA = {"type": "string", "pattern": f"^{_DURATION.pattern}$", "description": DURATION_FORM}
@@ -204,7 +273,7 @@ Weight = Annotated[
 """Written in percent, kept in basis points (0 to 10,000)."""
 
 Duration = Annotated[
-    timedelta, BeforeValidator(_duration), PlainSerializer(format_duration), WithJsonSchema(_DURATION_SCHEMA)
+    timedelta, BeforeValidator(_duration), PlainSerializer(_write_duration), WithJsonSchema(_DURATION_SCHEMA)
 ]
 
 Size = Annotated[
@@ -215,7 +284,9 @@ Size = Annotated[
 ]
 """Written with a unit, kept in bytes."""
 
-Share = Annotated[float, BeforeValidator(_share), WithJsonSchema(_SHARE_SCHEMA)]
+Share = Annotated[
+    float, BeforeValidator(_share), PlainSerializer(_write_share, when_used="always"), WithJsonSchema(_SHARE_SCHEMA)
+]
 """Written as a percentage or a fraction, kept as a fraction from 0 to 1."""
 
 Limit = Annotated[

@@ -12,10 +12,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationInfo, model_validator
+from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from abmesh.experiment.forms import in_object
 from abmesh.experiment.names import ENVOY_PREFIX, MODEL_VERSION, TRUSTED_PREFIX
 
 _OF_THE_CONNECTION = ("connection", "content-length", "transfer-encoding")
@@ -24,17 +26,24 @@ _OF_THE_CONNECTION = ("connection", "content-length", "transfer-encoding")
 class Frozen(BaseModel):
     """Base of every model of the document: immutable, and unknown keys are refused.
 
+    A file calls fields by their names, Kubernetes' object by their aliases: pass ``by_alias=True, by_name=False``, and
+    a context of :mod:`abmesh.experiment.forms`, to read an object.
+
     Attributes:
         renamed_fields: names that fields once had, each with its present name. The old ones are still accepted, in the
             document and in journals; :func:`abmesh.experiment.field_names.old_names` finds them in a document.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=False
+    )
     renamed_fields: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
-    def _accept_old_names(cls, value: object) -> object:
+    def _accept_old_names(cls, value: object, info: ValidationInfo) -> object:
+        if in_object(info):  # objects came later than these names
+            return value
         if not isinstance(value, Mapping) or not cls.renamed_fields.keys() & value.keys():
             return value
         for old, new in cls.renamed_fields.items():
@@ -49,10 +58,13 @@ class Frozen(BaseModel):
         written = handler.resolve_ref_schema(schema)
         written["description"], meanings = _explained(cls.__doc__ or "")
         fields = written["properties"]
-        for name, meaning in meanings.items():
+        for field, meaning in meanings.items():
+            name = field if field in fields else to_camel(field)
             form = fields[name].get("description")
             fields[name]["description"] = f"{meaning} Write {form}." if form else meaning
         for old, new in cls.renamed_fields.items():
+            if new not in fields:
+                continue  # an object's schema, which has no old names
             fields[old] = {**fields[new], "deprecated": True, "description": f"Old name of {new}."}
         return schema
 
