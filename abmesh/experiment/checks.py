@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from abmesh.experiment.fields import DnsLabel, HeaderValue, HttpUrl
+from abmesh.experiment.fields import DnsLabel, Headers, HttpUrl
 from abmesh.experiment.quantities import LARGEST, Duration
 from abmesh.experiment.validation import Frozen, header_map, own_headers, refuse
 
@@ -51,7 +51,7 @@ class Check(Frozen):
     webhook: HttpUrl | None = None
     max: Threshold | None = None
     min: Threshold | None = None
-    headers: dict[str, HeaderValue] = Field(default={})
+    headers: Headers = Field(default={})
     interval: Duration = timedelta(seconds=30)
     timeout: Duration = timedelta(seconds=10)
     failures: Annotated[int, Field(ge=1, le=1000, strict=True)] = 3

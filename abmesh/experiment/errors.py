@@ -12,6 +12,7 @@
     ├── SourceError          an Envoy's statistics could not be read
     ├── DataError            a file of results cannot be analysed
     ├── RenderError          the document lacks something that Envoy's configuration needs
+    ├── ConvertError         what a file or an object holds has no place in the other
     ├── StartError           a command cannot do its work here: an address in use, a file that cannot be read or written
     └── SettingsError        a command-line flag or environment variable has a value that is not allowed
 
@@ -111,6 +112,14 @@ class DataError(AbmeshError):
 
 class RenderError(AbmeshError):
     """The document lacks something that Envoy's configuration needs."""
+
+
+class ConvertError(AbmeshError):
+    """Something that a file or an object holds has no place in the other; one line for each, with what to do."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
 
 
 class StartError(AbmeshError):

@@ -37,9 +37,14 @@ class OldName:
         return Problem(yaml_nodes.format_path(self.path), 0 if key is None else key.line, message)
 
 
-def known(path: Sequence[str | int]) -> tuple[str, ...]:
-    """The fields of the model that a path into the document leads to."""
-    here: Any = Document
+def known(path: Sequence[str | int], root: type[Frozen] = Document) -> tuple[str, ...]:
+    """The names of the fields of the model that a path leads to.
+
+    Args:
+        path: of fields by their names or their aliases.
+        root: the model that it begins at.
+    """
+    here: Any = root
     for step in path:
         here = _inside(here, step)
     return tuple(_plain(here).model_fields)
@@ -90,7 +95,10 @@ def _inside(annotation: Any, step: str | int) -> Any:
     """The annotation of a field or item of a value; None if it has no such field or item."""
     here = _plain(annotation)
     if isinstance(here, type) and issubclass(here, Frozen):
-        field = here.model_fields.get(here.renamed_fields.get(str(step), str(step)))
+        name = here.renamed_fields.get(str(step), str(step))
+        field = here.model_fields.get(name)
+        if field is None:
+            field = next((found for found in here.model_fields.values() if found.alias == name), None)
         return None if field is None else field.annotation
     if get_origin(here) is tuple:
         return get_args(here)[0]

@@ -64,7 +64,7 @@ class Experiment(Frozen):
     unit: Annotated[tuple[UnitSource, ...], Field(min_length=1, max_length=10)]
     issue_cookie: IssueCookie | None = None
     variants: Annotated[tuple[Variant, ...], Field(min_length=2, max_length=20)]
-    overrides: tuple[Override, ...] = ()
+    overrides: Annotated[tuple[Override, ...], Field(max_length=100)] = ()
     segments: Segments | None = None
     answers: Answers = Answers()
     events: Annotated[tuple[ShortEvent, ...], Field(max_length=20)] = ()

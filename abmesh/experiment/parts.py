@@ -9,7 +9,7 @@ import ipaddress
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializationInfo, ValidationInfo, field_serializer, field_validator, model_validator
 
 from abmesh.experiment.fields import (
     ClusterName,
@@ -19,7 +19,7 @@ from abmesh.experiment.fields import (
     Dollars,
     FilePath,
     Flag,
-    HeaderValue,
+    Headers,
     Host,
     HostName,
     PathPrefix,
@@ -27,6 +27,7 @@ from abmesh.experiment.fields import (
     SegmentValue,
     Token,
 )
+from abmesh.experiment.forms import in_object
 from abmesh.experiment.names import CONTINUED_ENDING, OTHER_SEGMENT
 from abmesh.experiment.quantities import Duration, Weight
 from abmesh.experiment.secret_source import SecretSource
@@ -95,7 +96,7 @@ class Match(Frozen):
 
     path_prefix: PathPrefix = "/"
     host: HostName | None = None
-    headers: dict[str, HeaderValue] = Field(default={})
+    headers: Headers = Field(default={})
 
     _lower_headers = field_validator("headers", mode="before")(header_map)
 
@@ -130,7 +131,60 @@ class UnitSource(Frozen):
         return self
 
 
-class IssueCookie(Frozen):
+class Cookie(Frozen):
+    """What an issued cookie is in a file and in an object alike: all but its keys.
+
+    Attributes:
+        name: one of the cookies under ``unit``.
+        max_age: how long the client keeps it.
+        path: which paths it is sent with.
+        domain: which domain it is sent to; default: only the host that set it.
+        secure: whether it is sent over HTTPS only; ``auto`` means yes if the client used HTTPS.
+        same_site: whether it is sent with requests from other sites; ``none`` needs ``secure: true``.
+    """
+
+    name: Token
+    max_age: Duration
+    path: CookiePath = "/"
+    domain: CookieDomain | None = None
+    secure: Literal["auto"] | bool = "auto"
+    same_site: Literal["lax", "strict", "none"] = "lax"
+
+    @property
+    def marker(self) -> str:
+        """Name of the cookie for sessions whose second request has been counted."""
+        return self.name + CONTINUED_ENDING
+
+    @field_validator("secure", mode="before", json_schema_input_type=Literal["auto", True, False])
+    @classmethod
+    def _switch(cls, value: object, info: ValidationInfo) -> object:
+        if in_object(info):  # whose type cannot be "a text or true"
+            if value not in ("auto", "true", "false"):
+                raise refuse("not one of the allowed values", allowed='auto, "true" or "false", with the quotes')
+            return value if value == "auto" else value == "true"
+        if value != "auto" and not isinstance(value, bool):
+            raise refuse("not one of the allowed values", allowed="auto, true or false")
+        return value
+
+    @field_serializer("secure")
+    def _write_switch(self, value: str | bool, info: SerializationInfo) -> str | bool:
+        return str(value).lower() if in_object(info) else value
+
+    @field_validator("same_site", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _browsers_accept_it(self) -> Self:
+        if self.same_site == "none" and self.secure is not True:
+            raise refuse("browsers drop SameSite=None cookies that are not Secure", "secure", allowed="true")
+        if self.max_age < timedelta(seconds=1):
+            raise refuse("a cookie that expires at once keeps no user on a variant", "max_age", allowed="at least 1s")
+        return self
+
+
+class IssueCookie(Cookie):
     """The cookie that gives an identity to a client without one. It is always HttpOnly.
 
     Attributes:
@@ -144,37 +198,10 @@ class IssueCookie(Frozen):
             own cookies.
     """
 
-    name: Token
-    max_age: Duration
-    path: CookiePath = "/"
-    domain: CookieDomain | None = None
-    secure: Literal["auto"] | bool = "auto"
-    same_site: Literal["lax", "strict", "none"] = "lax"
     keys: Annotated[tuple[SecretSource, ...], Field(max_length=5)] = ()
 
-    @property
-    def marker(self) -> str:
-        """Name of the cookie for sessions whose second request has been counted."""
-        return self.name + CONTINUED_ENDING
-
-    @field_validator("secure", mode="before", json_schema_input_type=Literal["auto", True, False])
-    @classmethod
-    def _switch(cls, value: object) -> object:
-        if value != "auto" and not isinstance(value, bool):
-            raise refuse("not one of the allowed values", allowed="auto, true or false")
-        return value
-
-    @field_validator("same_site", mode="before")
-    @classmethod
-    def _lower(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
-
     @model_validator(mode="after")
-    def _browsers_accept_it(self) -> Self:
-        if self.same_site == "none" and self.secure is not True:
-            raise refuse("browsers drop SameSite=None cookies that are not Secure", "secure", allowed="true")
-        if self.max_age < timedelta(seconds=1):
-            raise refuse("a cookie that expires at once keeps no user on a variant", "max_age", allowed="at least 1s")
+    def _different_keys(self) -> Self:
         raise_all(repeated((key.label for key in self.keys), "key", "keys"))
         return self
 
@@ -189,6 +216,13 @@ class Price(Frozen):
 
     input: Dollars
     output: Dollars
+
+
+def positive_timeout(value: timedelta | None) -> timedelta | None:
+    """Refuse a variant's time limit of 0; for ``field_validator``."""
+    if value is not None and value < timedelta(milliseconds=1):
+        raise refuse("a time limit of 0", allowed="at least 1ms; leave it out for no limit")
+    return value
 
 
 class Variant(Frozen):
@@ -210,12 +244,7 @@ class Variant(Frozen):
     timeout: Duration | None = None
     price: Price | None = None
 
-    @field_validator("timeout")
-    @classmethod
-    def _positive(cls, value: timedelta | None) -> timedelta | None:
-        if value is not None and value < timedelta(milliseconds=1):
-            raise refuse("a time limit of 0", allowed="at least 1ms; leave it out for no limit")
-        return value
+    _positive_timeout = field_validator("timeout")(positive_timeout)
 
 
 class Override(Frozen):
@@ -226,7 +255,7 @@ class Override(Frozen):
         variant: what these requests get.
     """
 
-    header: dict[str, HeaderValue]
+    header: Headers
     variant: str
 
     _lower_header = field_validator("header", mode="before")(header_map)

@@ -8,7 +8,8 @@ Every error becomes a :class:`~abmesh.experiment.errors.Problem` that names the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,11 +19,12 @@ from abmesh.experiment import field_names, yaml_nodes
 from abmesh.experiment.errors import Problem
 from abmesh.experiment.field_names import OldName
 from abmesh.experiment.fields import FORMS
-from abmesh.experiment.validation import did_you_mean
-from abmesh.experiment.yaml_nodes import Collection, Node, Scalar
+from abmesh.experiment.model import Document
+from abmesh.experiment.validation import Frozen, did_you_mean
+from abmesh.experiment.yaml_nodes import Collection, Node, Path, Scalar
 from abmesh.text import shorten
 
-_OWN = ("weight", "duration", "limit", "share", "size")
+_OWN = ("weight", "duration", "limit", "share", "size", "rate")
 _LIST = ("must be a list", "a list: one item per line, each after -, or [in, brackets]")
 _MAPPING = ("must be a mapping", "fields, each as name: value")
 _WHOLE = ("must be a whole number", "a whole number without quotes")
@@ -56,7 +58,33 @@ _BOUNDS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def problems_of(error: ValidationError, root: Node, text: str, old_names: Sequence[OldName]) -> tuple[Problem, ...]:
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """How the problems of a form are told.
+
+    Attributes:
+        model: what was validated.
+        at: where that stands in the text.
+        field: a field's name as the form has it.
+        words: a message with every field's name as the form has it.
+    """
+
+    model: type[Frozen] = Document
+    at: Path = ()
+    field: Callable[[str], str] = str
+    words: Callable[[str], str] = str
+
+    def path(self, steps: Sequence[str | int]) -> Path:
+        """A path of fields as the form has it."""
+        return tuple(self.field(step) if isinstance(step, str) else step for step in steps)
+
+
+FILE = Voice()
+
+
+def problems_of(
+    error: ValidationError, root: Node, text: str, old_names: Sequence[OldName] = (), voice: Voice = FILE
+) -> tuple[Problem, ...]:
     """Everything that is wrong, in the order of the lines.
 
     Args:
@@ -64,24 +92,27 @@ def problems_of(error: ValidationError, root: Node, text: str, old_names: Sequen
         root: the document's tree.
         text: the document.
         old_names: fields that the document calls by old names; problems call them as the document does.
+        voice: how the document's form is told.
     """
     problems = [
         problem
         for detail in error.errors(include_url=False, include_input=False)
-        for problem in _problems(detail, field_names.as_written(detail["loc"], old_names), root, text)
+        for problem in _problems(
+            detail, (*voice.at, *field_names.as_written(voice.path(detail["loc"]), old_names)), root, text, voice
+        )
     ]
     return tuple(sorted(dict.fromkeys(problems), key=lambda problem: problem.line))
 
 
-def _problems(detail: ErrorDetails, loc: Sequence[str | int], root: Node, text: str) -> Iterator[Problem]:
+def _problems(detail: ErrorDetails, loc: Path, root: Node, text: str, voice: Voice) -> Iterator[Problem]:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "invariants":
         for problem in context["problems"]:
-            yield _broken_rule(problem, loc, root, text)
+            yield _broken_rule(problem, loc, root, text, voice)
     elif kind == "invariant":
-        yield _broken_rule(context, loc, root, text)
+        yield _broken_rule(context, loc, root, text, voice)
     elif kind == "extra_forbidden":
-        yield _unknown_field(loc, root, text)
+        yield _unknown_field(loc, root, text, voice)
     elif kind == "missing":
         node, key, _ = yaml_nodes.find(root, loc)
         yield Problem(yaml_nodes.format_path(loc), key.line if key is not None else node.line, "missing field")
@@ -96,34 +127,36 @@ def _problems(detail: ErrorDetails, loc: Sequence[str | int], root: Node, text: 
         yield Problem(yaml_nodes.format_path(loc[:done]), line, message, yaml_nodes.quote(node, text, loc), allowed)
 
 
-def _broken_rule(context: Mapping[str, Any], loc: Sequence[str | int], root: Node, text: str) -> Problem:
+def _broken_rule(context: Mapping[str, Any], loc: Path, root: Node, text: str, voice: Voice) -> Problem:
     """A rule of ours; its path goes on from the model that has the rule."""
-    path = (*loc, *context["path"])
+    path = (*loc, *voice.path(context["path"]))
     node, key, done = yaml_nodes.find(root, path)
-    found = "" if yaml_nodes.is_private(path) else context["found"]
+    found = "" if yaml_nodes.is_private(path) else voice.words(context["found"])
     if not found and done == len(path):
         found = yaml_nodes.quote(node, text, path)
     line = key.line if key is not None else node.line
     # A value in short form, such as an event that is only a name, has no fields that a path could lead to.
     shown_path = yaml_nodes.format_path(path[:done] if isinstance(node, Scalar) else path)
-    return Problem(shown_path, line, context["message"], shorten(found, yaml_nodes.SHOWN), context["allowed"])
+    message, allowed = voice.words(context["message"]), voice.words(context["allowed"])
+    return Problem(shown_path, line, message, shorten(found, yaml_nodes.SHOWN), allowed)
 
 
 def _wrong_length(loc: Sequence[str | int], context: Mapping[str, Any], root: Node) -> Iterator[Problem]:
     """A list with too few or too many items; not one that pydantic finds short because some items are refused."""
     node, key, _ = yaml_nodes.find(root, loc)
     assert isinstance(node, Collection)
-    count, least, most = len(node.items), context.get("min_length", 0), context.get("max_length")
+    count = len(node.items) // 2 if node.is_mapping else len(node.items)
+    least, most = context.get("min_length", 0), context.get("max_length")
     if count < least or (most is not None and count > most):
         message, allowed = ("too few", f"at least {least}") if count < least else ("too many", f"at most {most}")
         line = key.line if key is not None else node.line
         yield Problem(yaml_nodes.format_path(loc), line, message, str(count), allowed)
 
 
-def _unknown_field(loc: Sequence[str | int], root: Node, text: str) -> Problem:
+def _unknown_field(loc: Path, root: Node, text: str, voice: Voice) -> Problem:
     node, key, _ = yaml_nodes.find(root, loc)
     name = str(loc[-1])
-    known = field_names.known(loc[:-1])
+    known = tuple(map(voice.field, field_names.known(loc[len(voice.at) : -1], voice.model)))
     message = did_you_mean("unknown field", name, known)
     key = key or node
     return Problem(yaml_nodes.format_path(loc), key.line, message, yaml_nodes.quote(key, text, loc), ", ".join(known))

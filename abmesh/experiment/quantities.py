@@ -52,7 +52,7 @@ LARGEST = 1e12
 
 LIMIT_FORM = f"a percentage such as 5%; a duration: {DURATION_FORM}; or a plain number of at most {LARGEST:.0e}"
 QUOTED_SHARE_FORM = 'a percentage such as 5%, or a fraction from 0 to 1 in quotes, such as "0.05"'
-QUOTED_LIMIT_FORM = f"a percentage such as 5%; a duration: {DURATION_FORM}; or a number in quotes, such as \"0.002\""
+QUOTED_LIMIT_FORM = f'a percentage such as 5%; a duration: {DURATION_FORM}; or a number in quotes, such as "0.002"'
 SIZE_FORM = "a number with a unit (kB, MB or GB), such as 64MB, from 100kB to 10GB"
 WEIGHT_FORM = "a percentage from 0 to 100 with at most two decimals, such as 12.5"
 PLAIN_WEIGHT_FORM = f"{WEIGHT_FORM}, without quotes"
@@ -219,6 +219,16 @@ def _any_limit(value: object) -> float | timedelta | None:
     return None
 
 
+def _write_weight(points: int, info: SerializationInfo[Any]) -> float:
+    return float(format_weight(points)) if form_of(info) is None else percent_of(points)
+
+
+def percent_of(points: int) -> float:
+    """Basis points in percent, as a whole number where it is one: 90, 12.5."""
+    whole, rest = divmod(points, BUCKETS // 100)
+    return float(format_weight(points)) if rest else whole
+
+
 def _write_duration(duration: timedelta) -> str:
     """A duration to the microsecond, as far as a timedelta goes: ``1h1.5ms``."""
     whole = duration - duration % _UNITS["ms"]
@@ -267,7 +277,7 @@ _SHARE_SCHEMA: dict[str, Any] = {
 Weight = Annotated[
     int,
     BeforeValidator(_weight),
-    PlainSerializer(lambda points: float(format_weight(points))),
+    PlainSerializer(_write_weight),
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100, "description": WEIGHT_FORM}),
 ]
 """Written in percent, kept in basis points (0 to 10,000)."""

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from abmesh.experiment.checks import Check
-from abmesh.experiment.fields import HeaderValue, PathPrefix
+from abmesh.experiment.fields import Headers, PathPrefix
 from abmesh.experiment.limits import Goal, Guardrail, OnHarm
 from abmesh.experiment.names import BUCKETS
 from abmesh.experiment.quantities import Duration, Share, Weight, format_weight
@@ -62,7 +62,7 @@ class Warmup(Frozen):
     path: PathPrefix
     method: Literal["GET", "POST"] = "POST"
     body: Annotated[str, Field(max_length=65536)] = ""
-    headers: dict[str, HeaderValue] = Field(default={})
+    headers: Headers = Field(default={})
     concurrency: Annotated[int, Field(ge=1, le=64, strict=True)] = 1
     min_requests: Annotated[int, Field(ge=2, le=10_000, strict=True)] = 10
     max_requests: Annotated[int, Field(ge=2, le=100_000, strict=True)] = 100
@@ -156,7 +156,7 @@ class Rollout(Frozen):
     on_timeout: Literal["hold", "rollback"] = "hold"
     on_harm: OnHarm = "rollback"
     on_broken_control: Literal["hold", "advance"] = "hold"
-    guardrails: tuple[Guardrail, ...] = ()
+    guardrails: Annotated[tuple[Guardrail, ...], Field(max_length=50)] = ()
     goal: Goal | None = None
     secondary_goals: Annotated[tuple[Goal, ...], Field(max_length=20)] = ()
     checks: Annotated[tuple[Check, ...], Field(max_length=50)] = ()

@@ -56,7 +56,10 @@ class Frozen(BaseModel):
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core_schema)
         written = handler.resolve_ref_schema(schema)
-        written["description"], meanings = _explained(cls.__doc__ or "")
+        written["description"], _ = _explained(cls.__doc__ or "")
+        meanings: dict[str, str] = {}
+        for model in reversed(cls.__mro__):  # what a base says of its fields holds here too
+            meanings |= _explained(model.__doc__ or "")[1] if issubclass(model, Frozen) else {}
         fields = written["properties"]
         for field, meaning in meanings.items():
             name = field if field in fields else to_camel(field)

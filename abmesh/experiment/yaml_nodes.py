@@ -40,8 +40,8 @@ SHOWN: Final = 60
 
 _WARMUP = "warmup"
 _CHECKS = "checks"
-_SALT, _KEYS = "secret_salt", "keys"
-_PRIVATE_WORDS = (_WARMUP, _CHECKS, _SALT, _KEYS)
+_SECRETS = ("secret_salt", "keys", "saltFile", "keyFiles")
+_PRIVATE_WORDS = (_WARMUP, _CHECKS, *_SECRETS)
 """Fields in which somebody may have written a secret, even where its place belongs."""
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -273,7 +273,7 @@ def is_private(path: Sequence[str | int]) -> bool:
 
     A warm-up and a check may carry credentials, and whoever misreads how a secret is named writes the secret itself.
     """
-    if _SALT in path or _KEYS in path:
+    if not set(_SECRETS).isdisjoint(path):
         return True
     if _CHECKS in path and not {"headers", "webhook", "address"}.isdisjoint(path):
         return True

@@ -55,6 +55,8 @@ def breaks(value: Any, schema: Mapping[str, Any]) -> Iterator[str]:
                 fits = not isinstance(value, str | list) or len(value) >= wanted
             case "maxLength" | "maxItems":
                 fits = not isinstance(value, str | list) or len(value) <= wanted
+            case "maxProperties":
+                fits = not isinstance(value, dict) or len(value) <= wanted
             case "minimum":
                 fits = not number or value >= wanted
             case "maximum":
