@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from abmesh.cli.kubernetes_objects import read_text, validate_manifest
 from abmesh.cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOption, print_json
 
 if TYPE_CHECKING:
@@ -33,14 +35,21 @@ def validate(
         ),
     ] = None,
 ) -> None:
-    """Check the document and report every problem with its line.
+    """Check the document, or Experiments of Kubernetes, and report every problem with its line.
 
     With `--envoy`, files that the document names, such as certificates, must exist here as they do beside Envoy.
     """
     from abmesh.experiment.store import FileStore, format_generation
+    from abmesh.kube.objects import is_manifest
     from abmesh.mesh.identity_notes import identity_notes
     from abmesh.mesh.lane import notes
 
+    text = _manifest_text(config)
+    if is_manifest(text):
+        if envoy or envoy_path is not None:
+            raise typer.BadParameter(f"{config} holds objects of Kubernetes, and --envoy is for a document")
+        validate_manifest(text, str(config))
+        return
     snapshot = FileStore(config).read()
     count = len(snapshot.document.experiments)
     noun = "experiment" if count == 1 else "experiments"
@@ -53,6 +62,15 @@ def validate(
             typer.echo(f"{config}: note: {experiment.name}: {note}")
     if envoy or envoy_path is not None:
         _ask_envoy(config, snapshot.document, envoy_path)
+
+
+def _manifest_text(config: Path) -> str:
+    """The text of a file that may hold objects; empty if it cannot be read, which reading the document then words."""
+    from abmesh.experiment.errors import AbmeshError
+
+    with contextlib.suppress(AbmeshError):
+        return read_text(config)
+    return ""
 
 
 def _ask_envoy(config: Path, document: Document, program: Path | None) -> None:
@@ -73,8 +91,17 @@ def _ask_envoy(config: Path, document: Document, program: Path | None) -> None:
     typer.echo(f"{config}: Envoy accepts what is rendered from it ({found})")
 
 
-def schema() -> None:
+def schema(
+    kubernetes: Annotated[
+        bool, typer.Option("--kubernetes", help="The CustomResourceDefinition of Experiments instead.")
+    ] = False,
+) -> None:
     """Print the document's JSON Schema, for editors."""
+    if kubernetes:
+        from abmesh.kube.schema import text
+
+        typer.echo(text(), nl=False)
+        return
     from abmesh.experiment.codec import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))

@@ -20,6 +20,7 @@ from abmesh.cli import (
     demo_command,
     document,
     explain,
+    kubernetes_objects,
     plan,
     render,
     replay,
@@ -62,7 +63,7 @@ def _options(
 
 _PANELS = {
     "Run": (demo_command, servers),
-    "The experiments document": (document, assign, render, routes),
+    "The experiments document": (document, assign, render, routes, kubernetes_objects),
     "Rollouts": (status, rollout, explain, replay),
     "Experiments": (plan, analyze, simulate),
 }

@@ -242,10 +242,10 @@ def _write_duration(duration: timedelta) -> str:
 
 def _write_share(share: float, info: SerializationInfo[Any]) -> Any:
     """As people write it, if a form is written; the number itself otherwise."""
-    return share if form_of(info) is None else _percentage(share) or _number(share, info)
+    return share if form_of(info) is None else percentage(share) or _number(share, info)
 
 
-def _percentage(share: float) -> str:
+def percentage(share: float) -> str:
     """A share as a percentage that means exactly it; empty if there is none."""
     text = f"{Decimal(repr(float(share))).scaleb(2).normalize():f}%"
     return text if parse_share(text) == share else ""
@@ -262,7 +262,7 @@ def _write_limit(limit: float | timedelta, info: SerializationInfo[Any]) -> Any:
         return _write_duration(limit)
     if form_of(info) is None:
         return float(limit)
-    return (isinstance(limit, Percentage) and _percentage(limit)) or _number(limit, info)
+    return (isinstance(limit, Percentage) and percentage(limit)) or _number(limit, info)
 
 
 _DURATION_SCHEMA = {"type": "string", "pattern": f"^{_DURATION.pattern}$", "description": DURATION_FORM}

@@ -20,10 +20,31 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from abmesh.experiment.forms import in_object
 from abmesh.experiment.names import ENVOY_PREFIX, MODEL_VERSION, TRUSTED_PREFIX
 
-_OF_THE_CONNECTION = ("connection", "content-length", "transfer-encoding")
+OF_THE_CONNECTION = ("connection", "content-length", "transfer-encoding")
 
 
-class Frozen(BaseModel):
+class Described(BaseModel):
+    """Base of models whose docstrings become the descriptions of their JSON Schema."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        written = handler.resolve_ref_schema(schema)
+        written["description"], _ = _explained(cls.__doc__ or "")
+        meanings: dict[str, str] = {}
+        for model in reversed(cls.__mro__):  # what a base says of its fields holds here too
+            if issubclass(model, Described):
+                meanings |= _explained(model.__doc__ or "")[1]
+        fields = written.get("properties", {})
+        for field, meaning in meanings.items():
+            name = field if field in fields else to_camel(field)
+            if field in cls.model_fields:
+                form = fields[name].get("description")
+                fields[name]["description"] = f"{meaning} Write {form}." if form else meaning
+        return schema
+
+
+class Frozen(Described):
     """Base of every model of the document: immutable, and unknown keys are refused.
 
     A file calls fields by their names, Kubernetes' object by their aliases: pass ``by_alias=True, by_name=False``, and
@@ -54,17 +75,8 @@ class Frozen(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        schema = handler(core_schema)
-        written = handler.resolve_ref_schema(schema)
-        written["description"], _ = _explained(cls.__doc__ or "")
-        meanings: dict[str, str] = {}
-        for model in reversed(cls.__mro__):  # what a base says of its fields holds here too
-            meanings |= _explained(model.__doc__ or "")[1] if issubclass(model, Frozen) else {}
-        fields = written["properties"]
-        for field, meaning in meanings.items():
-            name = field if field in fields else to_camel(field)
-            form = fields[name].get("description")
-            fields[name]["description"] = f"{meaning} Write {form}." if form else meaning
+        schema = super().__get_pydantic_json_schema__(core_schema, handler)
+        fields = handler.resolve_ref_schema(schema)["properties"]
         for old, new in cls.renamed_fields.items():
             if new not in fields:
                 continue  # an object's schema, which has no old names
@@ -155,7 +167,7 @@ def header_map(value: object) -> object:
 
 def own_headers(headers: dict[str, str]) -> dict[str, str]:
     """Refuse headers that an HTTP client sets itself; for ``field_validator``."""
-    for name in _OF_THE_CONNECTION:
+    for name in OF_THE_CONNECTION:
         if name in headers:
             message = "the HTTP client sets this header itself"
             raise refuse(message, name, found=name, allowed="any other header")

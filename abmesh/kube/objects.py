@@ -26,11 +26,14 @@ from abmesh.kube import wording
 from abmesh.kube.spec import ExperimentSpec, to_experiment
 from abmesh.kube.status import ExperimentStatus
 
-API_VERSION: Final = "abmesh.dev/v1alpha1"
+GROUP: Final = "abmesh.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
 KIND: Final = "Experiment"
 
 _OURS: Final = re.compile(
-    r"""^["']?(?:kind["']?\s*:\s*["']?Experiment\b|apiVersion["']?\s*:\s*["']?abmesh\.dev/)""", re.MULTILINE
+    r"""^(?:["']?kind["']?\s*:\s*["']?Experiment\b| *(?:- +)?["']?apiVersion["']?\s*:\s*["']?abmesh\.dev/)""",
+    re.MULTILINE,
 )
 _JSON: Final = re.compile(r"""["']?apiVersion["']?\s*:\s*["']?abmesh\.dev/""")
 _BETWEEN: Final = re.compile(r"^---(?=\s|$).*$", re.MULTILINE)
@@ -124,14 +127,15 @@ def parse_manifest(text: str, source: str, namespace: str = "default") -> tuple[
     problems: list[Problem] = []
     for part in _documents(text):
         root = yaml_nodes.compose(part, source)
-        data = yaml_plain.plain(root, part, source)
-        if not isinstance(data, dict) or (data.get("kind") not in (KIND, None) and not _is_ours(data)):
-            continue
-        try:
-            found.append(_checked(data, namespace)._replace(line=root.line))
-        except _RefusedError as refused:
-            problems += _worded(refused, root, part)
+        for at, data in _objects(yaml_plain.plain(root, part, source)):
+            try:
+                line = yaml_nodes.find(root, at)[0].line
+                found.append(_checked(data, namespace, at)._replace(line=line))
+            except _RefusedError as refused:
+                problems += _worded(refused, root, part)
     problems += _twice(found)
+    if not found and not problems:
+        problems.append(Problem("", 0, "no Experiment", allowed=f"apiVersion: {API_VERSION}, kind: {KIND}"))
     if problems:
         raise DocumentError(source, tuple(problems))
     return tuple(found)
@@ -180,28 +184,35 @@ class _RefusedError(Exception):
         super().__init__(str(error))
 
 
-def _checked(data: Mapping[str, Any], namespace: str) -> ParsedObject:
+def _objects(data: object) -> Iterator[tuple[yaml_nodes.Path, dict[str, Any]]]:
+    """The Experiments of a document, each with the path to it: the document itself, or the items of a list."""
+    if not isinstance(data, dict):
+        return
+    if str(data.get("kind", "")).endswith("List") and isinstance(data.get("items"), list):
+        for place, item in enumerate(data["items"]):
+            yield from ((("items", place, *at), found) for at, found in _objects(item))
+    elif data.get("kind") == KIND or str(data.get("apiVersion", "")).startswith(f"{GROUP}/"):
+        yield (), data
+
+
+def _checked(data: Mapping[str, Any], namespace: str, at: yaml_nodes.Path = ()) -> ParsedObject:
     try:
         manifest = Manifest.model_validate(data, by_alias=True, by_name=False, context=AS_OBJECT)
     except ValidationError as error:
-        raise _RefusedError(error, Manifest, ()) from error
+        raise _RefusedError(error, Manifest, at) from error
     metadata, spec = manifest.metadata, manifest.spec
     where = metadata.namespace or namespace
     try:
         experiment = to_experiment(where, metadata.name, spec)
         _CookieRules.model_validate({"experiment": experiment})
     except ValidationError as error:
-        raise _RefusedError(error, ExperimentSpec, ("spec",)) from error
+        raise _RefusedError(error, ExperimentSpec, (*at, "spec")) from error
     return ParsedObject(where, metadata.name, spec, experiment)
 
 
 def _worded(refused: _RefusedError, root: Node, text: str) -> tuple[Problem, ...]:
     voice = Voice(refused.model, refused.at, wording.field, wording.words)
     return problems_of(refused.error, root, text, voice=voice)
-
-
-def _is_ours(data: Mapping[str, Any]) -> bool:
-    return str(data.get("apiVersion", "")).startswith("abmesh.dev/")
 
 
 def _documents(text: str) -> Iterator[str]:

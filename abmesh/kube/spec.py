@@ -6,7 +6,7 @@ The server and the controller read objects through :mod:`abmesh.kube.objects`, w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, cast
 
 from pydantic import Field, model_validator
 
@@ -142,8 +142,7 @@ def _made(model: type[_Model], values: Mapping[str, Any]) -> _Model:
 
     They are not checked again: they are values already, and would be read as people write them, weights as percentages.
     """
-    made: _Model = model.model_construct(**values)
-    return made
+    return cast("_Model", model.model_construct(**values))
 
 
 def _given(model: Frozen) -> dict[str, Any]:

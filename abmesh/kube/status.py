@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, StrictInt
+from pydantic import AwareDatetime, ConfigDict, Field, PlainSerializer, StrictInt
 from pydantic.alias_generators import to_camel
 
 from abmesh.experiment.quantities import format_percent, parse_weight, percent_of
+from abmesh.experiment.validation import Described
 
 Phase: TypeAlias = Literal["Pending", "Progressing", "Paused", "Manual", "Promoted", "RolledBack", "Concluded"]
 Truth: TypeAlias = Literal["True", "False", "Unknown"]
@@ -55,7 +56,7 @@ def _timestamp(moment: datetime) -> str:
 Moment: TypeAlias = Annotated[AwareDatetime, PlainSerializer(_timestamp)]
 
 
-class StatusPart(BaseModel):
+class StatusPart(Described):
     """Base of the status' models: immutable, camelCase in the object; what a newer controller wrote is left alone."""
 
     model_config = ConfigDict(
