@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from abmesh.experiment.errors import AbmeshError, SettingsError
-from abmesh.experiment.names import DEFAULT_CONFIG, ENV_CONFIG, ENV_TRANSPORT
+from abmesh.experiment.names import DEFAULT_CONFIG, ENV_CONFIG, ENV_KUBERNETES, ENV_TRANSPORT
 from ext_proc.settings import (
     DEFAULT_CONNECTIONS,
     DEFAULT_LISTEN,
@@ -20,6 +20,7 @@ from ext_proc.settings import (
     OFF,
     TRANSPORTS,
     Settings,
+    parse_kubernetes,
     parse_metrics,
     parse_tls,
     parse_transport,
@@ -49,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="CA that signs client certificates, PEM")
     most = f"the most connections of one worker; default: {DEFAULT_CONNECTIONS}"
     parser.add_argument("--max-connections", type=int, default=DEFAULT_CONNECTIONS, metavar="N", help=most)
+    kubernetes = os.environ.get(ENV_KUBERNETES, "").lower() in ("1", "true", "yes", "on")
+    wanted = "serve the Experiments of a cluster instead of FILE"
+    parser.add_argument("--kubernetes", action="store_true", default=kubernetes, help=wanted)
+    parser.add_argument("--namespace", metavar="NAME", help="with --kubernetes; default: all namespaces")
+    parser.add_argument("--context", metavar="NAME", help="of the kubeconfig; default: its current one")
+    origin = "web origin whose pages may send events from another site, repeatable; with --kubernetes"
+    parser.add_argument("--event-origin", action="append", metavar="URL", help=origin)
     parser.add_argument("--worker", type=int, metavar="INDEX", help=argparse.SUPPRESS)
     return parser
 
@@ -67,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             poll_interval=given.poll,
             transport=parse_transport(given.transport),
             max_connections=given.max_connections,
+            kubernetes=parse_kubernetes(
+                given.kubernetes, given.namespace, given.context, tuple(given.event_origin or ())
+            ),
             shares_ports=given.worker is not None,
             tls=parse_tls(given.tls_cert, given.tls_key, given.tls_client_ca),
         )

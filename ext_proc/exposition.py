@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from abmesh.experiment.errors import StartError
+from abmesh.experiment.store import format_generation
 from ext_proc.settings import parse_tcp
 from ext_proc.telemetry import BUCKETS_US, Config, Counts
 
@@ -29,12 +30,15 @@ _METRICS_REFUSED: Final = "Connections that the metrics port refused or cut off,
 
 
 @contextlib.asynccontextmanager
-async def serve_metrics(address: str | None, collectors: Iterable[Collector]) -> AsyncIterator[str | None]:
-    """Serve metrics while the context lasts.
+async def serve_metrics(
+    address: str | None, collectors: Iterable[Collector], config: Callable[[], Config]
+) -> AsyncIterator[str | None]:
+    """Serve metrics, ``/generation`` and ``/healthz`` while the context lasts.
 
     Args:
         address: ``HOST:PORT``, or None to serve none.
         collectors: the metrics to serve.
+        config: the state of the configuration when it is called.
 
     Yields:
         The endpoint's URL with its real port, or None.
@@ -59,7 +63,15 @@ async def serve_metrics(address: str | None, collectors: Iterable[Collector]) ->
     async def page() -> web.Response:
         return web.Response(body=await rendered.text(), headers={"content-type": _CONTENT_TYPE})
 
-    server = HttpServer({"/metrics": page})
+    async def generation() -> web.Response:
+        found = generation_page(config())
+        return web.json_response(found, status=503 if found["generation"] is None else 200)
+
+    async def health() -> web.Response:
+        found = health_page(config())
+        return web.json_response(found, status=200 if found["serving"] else 503)
+
+    server = HttpServer({"/metrics": page, "/generation": generation, "/healthz": health})
     registry.register(_Refusals(server.refused))
     try:
         bound = await server.start(wanted.host, wanted.port)
@@ -69,6 +81,17 @@ async def serve_metrics(address: str | None, collectors: Iterable[Collector]) ->
         yield f"http://{bound}/metrics"
     finally:
         await server.stop()
+
+
+def generation_page(config: Config) -> dict[str, Any]:
+    """What is in force: ``generation``, None if nothing is, and in a cluster a digest of each experiment."""
+    present = None if config.generation is None else format_generation(config.generation)
+    return {"generation": present, "experiments": {n: format_generation(d) for n, d in config.digests.items()}}
+
+
+def health_page(config: Config) -> dict[str, Any]:
+    """Whether requests are assigned, and what is wrong even so: neither trouble nor a refusal fails traffic."""
+    return {"serving": config.generation is not None, "trouble": config.trouble, "refused": config.error}
 
 
 class Rendered:
@@ -182,6 +205,9 @@ class Exposition(Collector):
                 "abmesh_config_age_seconds", "How long the document in force has been in force.", age
             )
         yield CounterMetricFamily("abmesh_config_rejected", "Refused edits of the document.", config.rejected)
+        yield GaugeMetricFamily(
+            "abmesh_config_followed", "1 while changes are followed, 0 while they cannot be.", int(not config.trouble)
+        )
         yield GaugeMetricFamily(
             "abmesh_config_valid", "1 while the newest edit is in force, 0 while it is refused.", int(config.valid)
         )

@@ -45,7 +45,7 @@ async def _run_alone(settings: Settings) -> int:
     signals, counts = Signals(), Counts()
     exposition = Exposition(lambda: counts, time.time)
     with signals.installed():
-        async with serve_metrics(settings.metrics, (exposition, Processes())) as url:
+        async with serve_metrics(settings.metrics, (exposition, Processes()), lambda: counts.config) as url:
 
             def ready(addresses: tuple[str, ...]) -> None:
                 log.info(ready_line(addresses, url, counts.config.generation))

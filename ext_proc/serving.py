@@ -11,12 +11,11 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from abmesh.experiment.secrets import read_all
-from abmesh.experiment.store import FileStore
 from ext_proc.lifecycle import Signals, background, either, spare_garbage_collection
 from ext_proc.service import Service
 from ext_proc.settings import Settings
 from ext_proc.snapshot import Follower
+from ext_proc.sources import source_of
 from ext_proc.telemetry import Counts
 from ext_proc.transport.choice import available, loop_factory, new_server
 from ext_proc.transport.versions import library
@@ -51,6 +50,7 @@ async def serve(settings: Settings, signals: Signals, counts: Counts, ready: Rea
 
     Raises:
         StartError: the server cannot listen on an address.
+        NotConfigured: the experiments are in a cluster, and there is no way to its API server.
     """
     # While a thread compiles a new document, requests wait at most this long for the interpreter (default: 5 ms).
     sys.setswitchinterval(_SWITCH_SECONDS)
@@ -58,8 +58,7 @@ async def serve(settings: Settings, signals: Signals, counts: Counts, ready: Rea
     transport = available(settings.transport)
     log.info("transport %s: %s", transport, library(transport))
     server = new_server(transport, service, settings)
-    store = FileStore(settings.config, warn=log.warning, secrets=read_all)
-    follower = Follower(lambda: store.watch(interval=settings.poll_interval), service, server.set_serving)
+    follower = Follower(source_of(settings).watch, service, server.set_serving)
     async with background(follower.run()):
         # Listen only once the document is in force or has been refused: a server that takes over from another must not
         # leave requests unassigned that the other would have assigned.

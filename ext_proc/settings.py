@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 from abmesh.address import host_port
 from abmesh.experiment.errors import SettingsError
+from abmesh.experiment.model import Document
 from abmesh.experiment.names import ENV_TRANSPORT
 from abmesh.text import quoted
 
@@ -136,12 +138,50 @@ def parse_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tl
     return Tls(cert, key, client_ca)
 
 
+def parse_kubernetes(
+    wanted: bool, namespace: str | None, context: str | None, event_origins: Sequence[str]
+) -> Kubernetes | None:
+    """The cluster from its flags; None for none.
+
+    Raises:
+        SettingsError: flags that only count with ``--kubernetes``, or an event origin that is not one.
+    """
+    given = {"--namespace": namespace, "--context": context, "--event-origin": event_origins}
+    alone = [flag for flag, value in given.items() if value]
+    if not wanted:
+        if alone:
+            raise SettingsError(f"{', '.join(alone)}: only with --kubernetes")
+        return None
+    try:
+        Document(version=1, event_origins=tuple(event_origins), experiments=())
+    except ValueError as error:
+        found = ", ".join(quoted(origin, _LONGEST_SHOWN) for origin in event_origins)
+        allowed = "https://HOST or https://HOST:PORT, as browsers send it"
+        raise SettingsError(f"--event-origin: not a web origin; found {found}; allowed: {allowed}") from error
+    return Kubernetes(namespace or None, context or None, tuple(event_origins))
+
+
+@dataclass(frozen=True, slots=True)
+class Kubernetes:
+    """Experiments of a cluster.
+
+    Attributes:
+        namespace: whose experiments are served; None for those of all namespaces.
+        context: of the kubeconfig; None for the current one, or the service account in a pod.
+        event_origins: web origins whose pages may send events from another site.
+    """
+
+    namespace: str | None = None
+    context: str | None = None
+    event_origins: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of one server.
 
     Attributes:
-        config: the experiments document; it may appear later.
+        config: the experiments document; it may appear later. Not looked at with ``kubernetes``.
         listen: addresses for Envoy, ``HOST:PORT`` or ``unix:PATH``.
         metrics: ``HOST:PORT`` of the Prometheus endpoint, or None for none.
         workers: processes that share the TCP ports.
@@ -150,6 +190,7 @@ class Settings:
         transport: which gRPC server answers; ``grpcio`` replaces ``nghttp2`` where that is not installed.
         tls: certificate and key; None for plain text.
         max_connections: the most connections that one worker keeps open.
+        kubernetes: the cluster whose experiments are served; None for those of the document.
         shares_ports: whether this process is one of several workers, for which a supervisor holds the TCP ports.
 
     Raises:
@@ -165,6 +206,7 @@ class Settings:
     transport: Transport = DEFAULT_TRANSPORT
     tls: Tls | None = None
     max_connections: int = DEFAULT_CONNECTIONS
+    kubernetes: Kubernetes | None = None
     shares_ports: bool = False
 
     def __post_init__(self) -> None:

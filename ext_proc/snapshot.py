@@ -13,14 +13,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from abmesh.experiment.secrets import held
+from abmesh.experiment.source import State, Trouble
 from abmesh.experiment.store import Rejected, Snapshot, format_generation
 from abmesh.text import one_line
 from ext_proc.service import Service, compile_rules
 
 log = logging.getLogger("ext_proc")
 
-Watch = Callable[[], AsyncIterator[Snapshot | Rejected]]
-"""Starts to watch a store: yields its current state at once, then every change."""
+Watch = Callable[[], AsyncIterator[State]]
+"""Starts to watch a source: yields its current state at once, then every change."""
 
 _RETRY_SECONDS = 1.0
 _CHANGED_SALT = "every user of this experiment is assigned anew"
@@ -55,6 +56,7 @@ class Follower:
         self._now = now
         self._config = service.counts.config
         self._secrets: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
         self.seen = asyncio.Event()
 
     async def run(self) -> None:
@@ -71,11 +73,25 @@ class Follower:
                 self.seen.set()
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _apply(self, state: Snapshot | Rejected) -> None:
+    async def _apply(self, state: State) -> None:
         if isinstance(state, Rejected):
             self._refuse(state)
+        elif isinstance(state, Trouble):
+            self._tell(state)
         else:
             await self._accept(state)
+
+    def _tell(self, trouble: Trouble) -> None:
+        self._config.trouble = one_line(trouble.message)
+        if not trouble.message:
+            log.info("changes are followed again")
+            return
+        self._service.counts.error("watch")
+        if self._config.generation is None:
+            stays = "no experiments yet, so requests pass untouched and health is NOT_SERVING"
+        else:
+            stays = f"generation {format_generation(self._config.generation)} stays in force"
+        log.warning("changes cannot be followed, %s: %s", stays, self._config.trouble)
 
     def _refuse(self, refused: Rejected) -> None:
         config = self._config
@@ -90,16 +106,18 @@ class Follower:
     async def _accept(self, snapshot: Snapshot) -> None:
         config = self._config
         was_refused, config.error = bool(config.error), ""
+        self._judge_each(snapshot)
         secrets = held(snapshot.document)
         changed = [what for what, secret in secrets.items() if self._secrets.get(what, secret) != secret]
         if config.generation == snapshot.generation and not changed:
-            if was_refused:
+            if was_refused and not config.error:
                 log.info("document is valid again: generation %s", format_generation(snapshot.generation))
             return
         rules = await asyncio.to_thread(compile_rules, snapshot.document)
         first = self._service.rules is None
         self._service.rules, self._secrets = rules, secrets
         config.generation, config.loaded_at = snapshot.generation, self._now()
+        config.digests = dict(snapshot.digests)
         count = len(snapshot.document.experiments)
         log.info(
             "document in force: generation %s, %d experiment%s",
@@ -111,3 +129,17 @@ class Follower:
             log.warning("secret changed: %s: %s", what, _CHANGED_SALT if ": secret_salt: " in what else _CHANGED_KEY)
         if first:
             await self._on_valid()
+
+    def _judge_each(self, snapshot: Snapshot) -> None:
+        """Count and tell the experiments that are refused alone."""
+        kept = {experiment.name for experiment in snapshot.document.experiments}
+        for name, why in snapshot.refused.items():
+            if self._refused.get(name) == why:
+                continue
+            self._config.rejected += 1
+            stays = "what was accepted of it stays in force" if name in kept else "its traffic passes untouched"
+            log.error("experiment %s refused, %s: %s", name, stays, why)
+        for name in self._refused.keys() - snapshot.refused.keys():
+            log.info("experiment %s is no longer refused", name)
+        self._refused = dict(snapshot.refused)
+        self._config.error = "; ".join(snapshot.refused.values())

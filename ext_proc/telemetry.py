@@ -31,12 +31,16 @@ class Config:
         loaded_at: when it took effect, in seconds since the epoch.
         rejected: how many edits have been refused.
         error: why the newest edit was refused; empty while it is in force.
+        trouble: why changes cannot be followed; empty while they are.
+        digests: in a cluster, numbers of what is accepted of each experiment, by name.
     """
 
     generation: int | None = None
     loaded_at: float = 0.0
     rejected: int = 0
     error: str = ""
+    trouble: str = ""
+    digests: dict[str, int] = field(default_factory=dict)
 
     @property
     def valid(self) -> bool:
@@ -97,7 +101,10 @@ class Counts:
             "refused": self.refused,
             "durations": self.durations,
             "duration_ns": self.duration_ns,
-            "config": [config.generation, config.loaded_at, config.rejected, config.error],
+            "config": [
+                *(config.generation, config.loaded_at, config.rejected, config.error),
+                *(config.trouble, config.digests),
+            ],
         }
 
     @classmethod
@@ -118,7 +125,8 @@ def merge(live: Iterable[Counts], retired: Iterable[Counts] = ()) -> Counts:
     """Add up the counts of several processes.
 
     All workers watch the same document and refuse the same edits, so the configuration is not added up: the result has
-    the state of the worker that is furthest behind, and the largest number of refused edits.
+    the state of the worker that is furthest behind, with the digests that all have, and the largest number of refused
+    edits.
 
     Args:
         live: counts of running processes.
@@ -138,6 +146,12 @@ def merge(live: Iterable[Counts], retired: Iterable[Counts] = ()) -> Counts:
     if loaded:
         oldest = min(loaded, key=lambda config: config.loaded_at)
         total.config.generation, total.config.loaded_at = oldest.generation, oldest.loaded_at
+        total.config.digests = {
+            name: digest
+            for name, digest in oldest.digests.items()
+            if all(config.digests.get(name) == digest for config in loaded)
+        }
+    total.config.trouble = next((counts.config.trouble for counts in present if counts.config.trouble), "")
     total.config.error = next((counts.config.error for counts in present if counts.config.error), "")
     return total
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from abmesh.experiment.names import DEFAULT_CONFIG, ENV_CONFIG, ENV_STATE
+from abmesh.experiment.names import DEFAULT_CONFIG, ENV_CONFIG, ENV_KUBERNETES, ENV_STATE
 from abmesh.experiment.quantities import DURATION_FORM, parse_duration
 
 ConfigOption = Annotated[
@@ -23,6 +23,17 @@ StateOption = Annotated[
         help="Folder of the controller's state.",
         show_default=".abmesh/NAME beside the document NAME.yaml",
     ),
+]
+KubernetesOption = Annotated[
+    bool,
+    typer.Option("--kubernetes", envvar=ENV_KUBERNETES, help="Use the Experiments of a cluster, not a document."),
+]
+NamespaceOption = Annotated[
+    str | None, typer.Option("--namespace", "-n", help="Namespace of the Experiments; with --kubernetes.")
+]
+ContextOption = Annotated[
+    str | None,
+    typer.Option("--context", help="Context of the kubeconfig; with --kubernetes.", show_default="the current one"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line, for programs.")]
 ExperimentArgument = Annotated[str, typer.Argument(help="Name of the experiment.", show_default=False)]

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from abmesh.cli.options import CONFIG, ConfigOption, StateOption, duration
+from abmesh.cli.options import (
+    CONFIG,
+    ConfigOption,
+    ContextOption,
+    KubernetesOption,
+    NamespaceOption,
+    StateOption,
+    duration,
+)
 from abmesh.experiment.names import ENV_TRANSPORT
 
 
@@ -43,10 +51,28 @@ def ext_proc(
         typer.Option(help="CA that clients' certificates must be signed by; PEM.", show_default="accept any client"),
     ] = None,
     max_connections: Annotated[int, typer.Option(help="Most connections of one worker, at most 65,536.")] = 1024,
+    kubernetes: KubernetesOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    event_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Web origin whose pages may send events from another site; repeatable; with --kubernetes.",
+            show_default="none",
+        ),
+    ] = None,
 ) -> None:
     """Run the external-processing server, which assigns users for Envoy."""
     from ext_proc.server import run
-    from ext_proc.settings import DEFAULT_LISTEN, DEFAULT_TRANSPORT, Settings, parse_metrics, parse_tls, parse_transport
+    from ext_proc.settings import (
+        DEFAULT_LISTEN,
+        DEFAULT_TRANSPORT,
+        Settings,
+        parse_kubernetes,
+        parse_metrics,
+        parse_tls,
+        parse_transport,
+    )
 
     settings = Settings(
         config=config,
@@ -57,6 +83,7 @@ def ext_proc(
         transport=parse_transport(transport or DEFAULT_TRANSPORT),
         tls=parse_tls(tls_cert, tls_key, tls_client_ca),
         max_connections=max_connections,
+        kubernetes=parse_kubernetes(kubernetes, namespace, context, tuple(event_origin or ())),
     )
     raise typer.Exit(run(settings))
 

@@ -19,7 +19,7 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -46,12 +46,16 @@ class Snapshot:
         text: the file's content.
         generation: identifies the content; see :func:`generation_of`.
         warnings: what is still accepted but should be changed, such as a field's old name.
+        refused: in a cluster, why experiments are not in force as people want them, by name.
+        digests: in a cluster, numbers of what is accepted of each experiment, by name.
     """
 
     document: Document
     text: str
     generation: int
     warnings: tuple[Problem, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class FileStore:
             whatever else people should know of a write.
         secrets: reads the secrets that a document names, as in :mod:`abmesh.experiment.secrets`; without it, snapshots
             carry none.
+        interval: seconds between two looks of :meth:`watch` at the file.
     """
 
     def __init__(
@@ -96,11 +101,13 @@ class FileStore:
         lock_seconds: float = files.LOCK_SECONDS,
         warn: Callable[[str], None] | None = None,
         secrets: Callable[[Document], Document] | None = None,
+        interval: float = 0.1,
     ) -> None:
         self._path = path
         self._lock_seconds = lock_seconds
         self._warn = warn or (lambda _: None)
         self._secrets = secrets
+        self._interval = interval
         self._warned: set[tuple[str, str]] = set()
         self._last: tuple[bytes, Snapshot | DocumentError] | None = None
 
@@ -169,7 +176,7 @@ class FileStore:
             time.sleep(random.uniform(0.005, 0.02) * attempt)
         raise AssertionError("unreachable")
 
-    async def watch(self, interval: float = 0.1) -> AsyncIterator[Snapshot | Rejected]:
+    async def watch(self, interval: float | None = None) -> AsyncIterator[Snapshot | Rejected]:
         """The document's content now, and again whenever it changes; never ends, and raises for no state of the file.
 
         A valid change is reported within two intervals, a refused one within three. Refused content is reported once;
@@ -178,8 +185,9 @@ class FileStore:
         two seconds, with the generation as before.
 
         Args:
-            interval: seconds between looks at the file.
+            interval: seconds between looks at the file, instead of the store's.
         """
+        pause = self._interval if interval is None else interval
         tracker = Tracker()
         while True:
             seen = atomic.signature(self._path)
@@ -190,7 +198,7 @@ class FileStore:
                 unchanged = atomic.signature(self._path) == seen
                 if unchanged and tracker.is_news(seen, content, good=isinstance(found, Snapshot), now=now):
                     yield found
-            await asyncio.sleep(interval)
+            await asyncio.sleep(pause)
 
     def _look(self) -> tuple[Snapshot | Rejected, tuple[Hashable, ...]]:
         """The file's content, and what identifies it."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
@@ -67,7 +67,7 @@ class Listing:
 
 async def follow(
     connection: Connection, resource: Resource, namespace: str | None = None, *, labels: str = ""
-) -> AsyncIterator[Listing]:
+) -> AsyncGenerator[Listing]:
     """All objects of a kind now, and again after every change of them or of the trouble; never ends.
 
     Who takes long with one set gets the newest one next, not each one in between.

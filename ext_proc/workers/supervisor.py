@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 
 from ext_proc.exposition import Exposition, Processes, serve_metrics
 from ext_proc.lifecycle import Signals, background, either, ready_line
-from ext_proc.settings import Address, Settings, Tcp, Tls, Unix
+from ext_proc.settings import Address, Kubernetes, Settings, Tcp, Tls, Unix
 from ext_proc.telemetry import Counts, merge
 from ext_proc.transport.sockets import hold
 from ext_proc.workers.report import Report
@@ -68,7 +68,7 @@ async def supervise(settings: Settings) -> int:
             [_Slot(index, _command(settings, addresses, index)) for index in range(settings.workers)], signals
         )
         collectors = (Exposition(fleet.counts, time.time), fleet, Processes(fleet.processes))
-        async with serve_metrics(settings.metrics, collectors) as url:
+        async with serve_metrics(settings.metrics, collectors, lambda: fleet.counts().config) as url:
             return await fleet.run(url, settings.drain_seconds)
 
 
@@ -83,8 +83,19 @@ def _command(settings: Settings, addresses: Sequence[Address], index: int) -> tu
         *("--config", str(settings.config), "--drain", repr(settings.drain_seconds)),
         *("--poll", repr(settings.poll_interval), "--transport", settings.transport),
         *("--max-connections", str(settings.max_connections)),
+        *(_kubernetes_flags(settings.kubernetes) if settings.kubernetes is not None else ()),
         *(_tls_flags(settings.tls) if settings.tls is not None else ()),
         *(part for address in own for part in ("--listen", str(address))),
+    )
+
+
+def _kubernetes_flags(wanted: Kubernetes) -> tuple[str, ...]:
+    """The command-line flags for a cluster's experiments."""
+    return (
+        "--kubernetes",
+        *(("--namespace", wanted.namespace) if wanted.namespace else ()),
+        *(("--context", wanted.context) if wanted.context else ()),
+        *(part for origin in wanted.event_origins for part in ("--event-origin", origin)),
     )
 
 

@@ -272,7 +272,7 @@ async def test_who_is_slow_gets_the_newest_set_next(api: FakeApi) -> None:
             if len(listing.items) == 50:
                 break
     assert seen < 10
-    await listings.aclose()  # type: ignore[attr-defined]
+    await listings.aclose()
 
 
 async def test_large_objects_pass(api: FakeApi) -> None:
