@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from abmesh.experiment.errors import StartError
-from ext_proc.exposition import Exposition, Processes, Rendered, serve_metrics
+from ext_proc.exposition import Exposition, Processes, Rendered, generation_page, health_page, serve_metrics
 from ext_proc.telemetry import Config, Counts
 from tests.ext_proc.clients import scrape
 
@@ -118,7 +118,7 @@ async def test_a_text_that_cannot_be_made_is_an_error_and_the_next_is_tried() ->
 
 @pytest.mark.process
 async def test_metrics_are_served_while_the_context_lasts() -> None:
-    async with serve_metrics("127.0.0.1:0", [Exposition(Counts, lambda: 0.0)]) as url:
+    async with serve_metrics("127.0.0.1:0", [Exposition(Counts, lambda: 0.0)], Config) as url:
         assert url is not None
         assert (await asyncio.to_thread(scrape, url))["abmesh_config_valid"] == 0
     with pytest.raises(urllib.error.URLError):
@@ -126,7 +126,7 @@ async def test_metrics_are_served_while_the_context_lasts() -> None:
 
 
 async def test_no_address_serves_nothing() -> None:
-    async with serve_metrics(None, []) as url:
+    async with serve_metrics(None, [], Config) as url:
         assert url is None
 
 
@@ -137,5 +137,19 @@ async def test_a_metrics_port_that_is_taken_is_refused() -> None:
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(StartError, match=f"--metrics: cannot listen on {address}"):
-            async with serve_metrics(address, []):
+            async with serve_metrics(address, [], Config):
                 pass
+
+
+def test_the_generation_page_names_what_is_in_force() -> None:
+    assert generation_page(Config()) == {"generation": None, "experiments": {}}
+    found = generation_page(Config(generation=0x3F, digests={"llm/chat": 0x4A}))
+    assert found == {"generation": "000000000003f", "experiments": {"llm/chat": "000000000004a"}}
+
+
+def test_trouble_and_refusals_are_said_in_health_and_serve_even_so() -> None:
+    assert health_page(Config()) == {"serving": False, "trouble": "", "refused": ""}
+    found = health_page(Config(generation=1, trouble="cannot list", error="bad weights"))
+    assert found == {"serving": True, "trouble": "cannot list", "refused": "bad weights"}
+    assert "abmesh_config_followed 0.0" in shown(Counts(config=Config(1, trouble="cannot list")))
+    assert "abmesh_config_followed 1.0" in shown(Counts(config=Config(1)))

@@ -1,10 +1,12 @@
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from abmesh.experiment.errors import DocumentError, Problem
 from abmesh.experiment.secret_source import SecretSource
+from abmesh.experiment.source import State, Trouble
 from abmesh.experiment.store import Rejected, Snapshot
 from ext_proc import snapshot
 from ext_proc.service import Service
@@ -24,13 +26,13 @@ class Watched:
     """A store whose states the test provides, and a follower of it."""
 
     def __init__(self) -> None:
-        self.states: asyncio.Queue[Snapshot | Rejected | Exception] = asyncio.Queue()
+        self.states: asyncio.Queue[State | Exception] = asyncio.Queue()
         self.service = Service(Counts())
         self.became_valid = 0
         self.now = 100.0
         self.follower = Follower(self._watch, self.service, self._on_valid, lambda: self.now)
 
-    async def _watch(self) -> AsyncIterator[Snapshot | Rejected]:
+    async def _watch(self) -> AsyncIterator[State]:
         while True:
             state = await self.states.get()
             try:
@@ -47,7 +49,7 @@ class Watched:
     def config(self) -> Config:
         return self.service.counts.config
 
-    async def show(self, state: Snapshot | Rejected | Exception) -> None:
+    async def show(self, state: State | Exception) -> None:
         """Provide a state, and wait until the follower has handled it."""
         await self.states.put(state)
         await self.states.join()
@@ -147,3 +149,38 @@ async def test_a_changed_secret_takes_effect_and_is_named_but_not_shown(
     assert watched.service.rules is not rules
     assert "secret changed: chat-model: secret_salt: file /run/salt: every user" in caplog.text
     assert "b" * 32 not in caplog.text
+
+
+async def test_trouble_is_told_and_what_is_in_force_stays(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    await watched.show(good(1))
+    await watched.show(Trouble("cannot list: refused"))
+    assert watched.config == Config(1, 100.0, trouble="cannot list: refused")
+    assert watched.config.valid
+    assert watched.assigns() == "chat-model"
+    assert watched.service.counts.errors == {"watch": 1}
+    assert "changes cannot be followed, generation 0000000000001 stays in force: cannot list: refused" in caplog.text
+    await watched.show(Trouble(""))
+    assert watched.config == Config(1, 100.0)
+
+
+async def test_trouble_before_the_first_document_does_not_make_the_server_wait(watched: Watched) -> None:
+    await watched.show(Trouble("cannot list"))
+    assert watched.follower.seen.is_set()
+    assert watched.became_valid == 0
+
+
+async def test_refused_experiments_are_counted_and_told_once_each(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    one = replace(good(1), refused={"llm/a": "bad weights"}, digests={"chat-model": 7})
+    await watched.show(one)
+    assert (watched.config.rejected, watched.config.valid, watched.config.digests) == (1, False, {"chat-model": 7})
+    assert watched.became_valid == 1
+    assert "experiment llm/a refused, its traffic passes untouched: bad weights" in caplog.text
+    await watched.show(replace(one, generation=2, refused={**one.refused, "chat-model": "bad steps"}))
+    assert watched.config.rejected == 2
+    assert "experiment chat-model refused, what was accepted of it stays in force: bad steps" in caplog.text
+    await watched.show(good(3))
+    assert (watched.config.rejected, watched.config.valid) == (2, True)
+    assert "experiment llm/a is no longer refused" in caplog.text
