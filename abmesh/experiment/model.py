@@ -138,6 +138,19 @@ class Experiment(Frozen):
         """Whether ``continuation`` is one of the events."""
         return any(event.name == metrics.CONTINUATION for event in self.events)
 
+    def at(self, weights: bucketing.Weights, ranges: bucketing.Ranges | None) -> Experiment:
+        """The same experiment at other weights.
+
+        Not by ``model_copy``, which would keep what was computed from the old ones.
+
+        Args:
+            weights: basis points by variant, of all variants, summing to 10,000.
+            ranges: the buckets of each variant; None for those that the weights give by themselves.
+        """
+        given = {name: getattr(self, name) for name in self.model_fields_set} | {"ranges": ranges}
+        given["variants"] = tuple(item.model_copy(update={"weight": weights[item.name]}) for item in self.variants)
+        return Experiment.model_construct(**given)
+
     def variant(self, name: str) -> Variant:
         """The variant with a name.
 

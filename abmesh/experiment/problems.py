@@ -98,7 +98,7 @@ def problems_of(
         problem
         for detail in error.errors(include_url=False, include_input=False)
         for problem in _problems(
-            detail, (*voice.at, *field_names.as_written(voice.path(detail["loc"]), old_names)), root, text, voice
+            detail, (*voice.at, *field_names.as_written(detail["loc"], old_names)), root, text, voice
         )
     ]
     return tuple(sorted(dict.fromkeys(problems), key=lambda problem: problem.line))

@@ -219,7 +219,7 @@ def _any_limit(value: object) -> float | timedelta | None:
     return None
 
 
-def _write_weight(points: int, info: SerializationInfo[Any]) -> float:
+def _write_weight(points: int, info: SerializationInfo[Any]) -> Any:
     return float(format_weight(points)) if form_of(info) is None else percent_of(points)
 
 

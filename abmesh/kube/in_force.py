@@ -68,10 +68,7 @@ def experiment_in_force(item: Mapping[str, Any]) -> Experiment:
     """
     parsed = parse(item)
     found = in_force(parsed.spec, read_status(item))
-    variants = tuple(
-        variant.model_copy(update={"weight": found.weights[variant.name]}) for variant in parsed.experiment.variants
-    )
-    return parsed.experiment.model_copy(update={"variants": variants, "ranges": found.ranges})
+    return parsed.experiment.at(found.weights, found.ranges)
 
 
 def _fitted(ranges: Ranges, weights: Mapping[str, int], wanted: Mapping[str, int] | None = None) -> InForce:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar, cast
 
 from pydantic import Field, model_validator
 
+from abmesh.experiment import bucketing
 from abmesh.experiment.answers import Answers, Event
 from abmesh.experiment.errors import ConvertError
 from abmesh.experiment.fields import Flag, Salt
@@ -215,7 +216,7 @@ def _name_of(source: SecretSource, field: str, problems: list[str]) -> str | Non
 
 def _lost_ranges(experiment: Experiment) -> Iterator[str]:
     """What is said of ranges that the weights alone would not give: an object's are in its status."""
-    if experiment.model_copy(update={"ranges": None}).effective_ranges != experiment.effective_ranges:
+    if bucketing.initial_ranges(experiment.weights) != experiment.effective_ranges:
         yield (
             "ranges: they belong to an object's status, which the controller writes, so users would change variant; if "
             "that may be, add --without ranges"
