@@ -61,7 +61,7 @@ class Check(Frozen):
     _own_headers = field_validator("headers")(own_headers)
 
     def query(self, experiment: str, candidate: str, control: str) -> str:
-        """The query with the names in it; they are DNS labels, so nothing needs quoting."""
+        """The query with the names in it; they are DNS labels, perhaps with / between, so nothing needs quoting."""
         assert self.prometheus is not None
         names = dict(zip(PLACEHOLDERS, (experiment, candidate, control), strict=True))
         return _BRACES.sub(lambda found: names[found[1]], self.prometheus)

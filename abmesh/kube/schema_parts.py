@@ -10,11 +10,6 @@ from typing import Any, Final, NamedTuple
 
 from abmesh.experiment.names import ENVOY_PREFIX, MODEL_VERSION, OTHER_SEGMENT, TRUSTED_PREFIX
 from abmesh.experiment.validation import OF_THE_CONNECTION
-from abmesh.kube.status import Phase
-
-__all__ = ["FORMS", "LISTS", "PARTS", "Rule"]
-
-assert "Progressing" in Phase.__args__  # the rule about salts names it
 
 
 class Rule(NamedTuple):

@@ -105,7 +105,7 @@ def fill_in(routes: Iterable[_Json], document: Document, templates: ClusterTempl
         if item.name in templates
     }
     for route in routes:
-        experiment, separator, _ = str(route["name"]).partition(_PART)
+        experiment, separator, _ = str(route["name"]).rpartition(_PART)
         if separator and "weighted_clusters" in route["route"]:
             route["route"]["weighted_clusters"]["clusters"] = ready[experiment]
 

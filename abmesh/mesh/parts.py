@@ -65,7 +65,7 @@ def rendered(document: Document, *, routes_file: bool, warmup: bool) -> dict[str
 
 def _matters(document: Document, name: str, routes_file: bool, warmup: bool) -> bool:
     """Whether a bootstrap depends on a part."""
-    experiment, separator, part = name.partition("/")
+    experiment, separator, part = name.rpartition("/")
     if part == _ORDER:
         # Routes of events, and those of the warm-up listener, have one for each variant.
         return warmup or (not routes_file and any(_user_events(document.experiment(experiment))))
@@ -103,14 +103,14 @@ def stale(found: Mapping[str, str], today: Mapping[str, str]) -> tuple[str, ...]
         found: what the Envoy was rendered from.
         today: all digests of today's document.
     """
-    known = {name.partition("/")[0] for name in today if "/" in name}
+    known = {name.rpartition("/")[0] for name in today if "/" in name}
     changed = {
         name
         for name, digest in found.items()
-        if today.get(name) != digest and ("/" not in name or name.partition("/")[0] in known)
+        if today.get(name) != digest and ("/" not in name or name.rpartition("/")[0] in known)
     }
     # Other variants have another order, too.
-    implied = {f"{name.partition('/')[0]}/{_ORDER}" for name in changed if name.endswith("/variants")}
+    implied = {f"{name.rpartition('/')[0]}/{_ORDER}" for name in changed if name.endswith("/variants")}
     return tuple(sorted(changed - implied))
 
 

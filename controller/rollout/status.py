@@ -122,7 +122,7 @@ def read_status(settings: Settings, *, now: datetime | None = None) -> list[Expe
 def _concerning(experiment: str, stale: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """The changed parts of the whole document and of one experiment, by Envoy."""
     chosen = {
-        envoy: tuple(name for name in names if "/" not in name or name.partition("/")[0] == experiment)
+        envoy: tuple(name for name in names if "/" not in name or name.rpartition("/")[0] == experiment)
         for envoy, names in stale.items()
     }
     return {envoy: names for envoy, names in chosen.items() if names}

@@ -59,13 +59,29 @@ class TestParse:
         [
             ({"variants": variants(weight=6)}, "spec.variants", "weights must sum to exactly 100", "95 + 6 = 101"),
             ({"variants": variants(weight="5")}, "spec.variants[1].weight", "not a weight", '"5"'),
-            ({"variants": variants(wieght=5)}, "spec.variants[1].wieght", "unknown field; did you mean weight?", '"wieght"'),
+            (
+                {"variants": variants(wieght=5)},
+                "spec.variants[1].wieght",
+                "unknown field; did you mean weight?",
+                '"wieght"',
+            ),
             ({"variants": variants(minReady=-1)}, "spec.variants[1].minReady", "too small", "-1"),
             ({"variants": variants(cluster="x")}, "spec.variants[1].cluster", "unknown field", '"cluster"'),
-            ({"variants": variants(capacity={"perReplica": "8"})}, "spec.variants[1].capacity.perReplica", "not a rate", '"8"'),
+            (
+                {"variants": variants(capacity={"perReplica": "8"})},
+                "spec.variants[1].capacity.perReplica",
+                "not a rate",
+                '"8"',
+            ),
             ({"issue_cookie": {}}, "spec.issue_cookie", "unknown field; did you mean issueCookie?", '"issue_cookie"'),
             (
-                {"rollout": {"candidate": "model-b", "steps": [5], "stage": {"minDuration": "2h", "maxDuration": "1h"}}},
+                {
+                    "rollout": {
+                        "candidate": "model-b",
+                        "steps": [5],
+                        "stage": {"minDuration": "2h", "maxDuration": "1h"},
+                    }
+                },
                 "spec.rollout.stage.maxDuration",
                 "maxDuration must be longer than minDuration",
                 '"1h"',
@@ -77,19 +93,35 @@ class TestParse:
                 "model-c",
             ),
             (
-                {"rollout": {"candidate": "model-b", "steps": [5], "guardrails": [{"metric": "error_rate", "max": 0.05}]}},
+                {
+                    "rollout": {
+                        "candidate": "model-b",
+                        "steps": [5],
+                        "guardrails": [{"metric": "error_rate", "max": 0.05}],
+                    }
+                },
                 "spec.rollout.guardrails[0].max",
                 "not a limit",
                 "0.05",
             ),
             ({"salt": "a", "saltFile": "b"}, "spec.salt", "there is a secret salt already", '"a"'),
             ({"saltFile": "../token"}, "spec.saltFile", "not in the required form", ""),
-            ({"callers": {"all": True}}, "spec.callers", "only a VirtualService of the mesh has callers", '{"all": true}'),
-            ({"routes": PLAIN["routes"] * 2}, "spec.routes[1]", "route 'HTTPRoute chat, rule v1' appears twice", "HTTPRoute chat, rule v1"),
+            (
+                {"callers": {"all": True}},
+                "spec.callers",
+                "only a VirtualService of the mesh has callers",
+                '{"all": true}',
+            ),
+            (
+                {"routes": PLAIN["routes"] * 2},
+                "spec.routes[1]",
+                "route 'HTTPRoute chat, rule v1' appears twice",
+                "HTTPRoute chat, rule v1",
+            ),
             ({"routes": []}, "spec.routes", "too few", "0"),
             ({"brake": 1}, "spec.brake", "unknown field", '"brake"'),
         ],
-    )  # fmt: skip
+    )
     def test_names_the_field_as_the_object_has_it(self, changes: Any, path: str, message: str, found: str) -> None:
         told = problem(item(PLAIN, **changes))
         assert (told.path, told.message, told.found, told.line) == (path, message, found, 0)

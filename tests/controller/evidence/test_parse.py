@@ -78,10 +78,19 @@ def test_names_mean_what_the_contract_says() -> None:
     assert not sample.counts("other")
 
 
+def test_an_experiment_of_a_cluster_has_its_namespace_before_it() -> None:
+    sample = parse(f"abmesh.requests.experiment.llm/e-1.variant.v-2.slice.7.code.200: 3\n{TAIL}")
+    assert sample.counts("llm/e-1").requests == {("v-2", 7, 200): 3}
+    assert not sample.counts("e-1")
+    assert sample.ignored == 0
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "abmesh.requests.experiment.e.variant.v.slice..code.200",  # an override has no slice
+        "abmesh.requests.experiment.a/b/c.variant.v.slice.7.code.200",
+        "abmesh.requests.experiment.a.variant.v/w.slice.7.code.200",
         "abmesh.requests.experiment.e.variant.v.slice.7.code.200.more.1",
         "abmesh.requests.experiment.a.b.variant.v.slice.7.code.200",
         "abmesh.requests.experiment.e.variant.v.slice.\u0667.code.200",
