@@ -107,6 +107,8 @@ class _Following:
         trouble: see :class:`Listing`.
         changed: set when one of these changes.
         must_list: whether a watch from ``at`` would miss something.
+        is_watching: whether the API server has agreed to the watch that runs, or broke, last.
+        pause: seconds until the next attempt.
     """
 
     connection: Connection
@@ -118,6 +120,7 @@ class _Following:
     trouble: str = ""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     must_list: bool = True
+    is_watching: bool = False
     pause: float = _FIRST_PAUSE
 
     async def run(self) -> None:
@@ -127,7 +130,11 @@ class _Following:
                 try:
                     await self._follow(session)
                 except (TimeoutError, aiohttp.ClientError, OSError) as error:
-                    self._tell(f"cannot follow {self.resource.full_name}: {self.connection.server}: {_cause(error)}")
+                    # A watch that breaks is usual, when an API server restarts or something on the way does; it is
+                    # trouble if it cannot be begun again.
+                    if not self.is_watching or isinstance(error, TimeoutError):
+                        place = f"{self.resource.full_name}: {self.connection.server}"
+                        self._tell(f"cannot follow {place}: {_cause(error)}")
                 except (KeyError, TypeError, AttributeError):
                     self._tell(f"cannot follow {self.resource.full_name}: {self.connection.server} is no API server")
                 except KubeError as error:
@@ -142,6 +149,7 @@ class _Following:
         """List if needed, and watch until something is wrong, or a piece ends too soon."""
         loop = asyncio.get_running_loop()
         while True:
+            self.is_watching = False
             if self.must_list:
                 await self._list(session)
             begun = loop.time()
@@ -220,6 +228,7 @@ class _Following:
         attempt = self._attempt("watch")
         path = self.resource.path(self.namespace)
         async with session.events(path, query, attempt, total=_PIECE_SECONDS + _LATE_SECONDS) as events:
+            self.is_watching = True
             self._well(changed=False)
             async for event in events:
                 kind, item = event.get("type"), event.get("object", {})

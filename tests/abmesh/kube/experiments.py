@@ -29,8 +29,11 @@ def spec(**changes: Any) -> dict[str, Any]:
     }
 
 
-def stored(name: str, namespace: str = "llm", **changes: Any) -> dict[str, Any]:
-    """An Experiment of the API server; ``uid``, ``created``, ``generation`` and ``status`` may be given."""
+def stored(name: str, /, **changes: Any) -> dict[str, Any]:
+    """An Experiment of the API server: changes to its spec, and ``namespace``, ``uid``, ``created``, ``generation`` and
+    ``status``.
+    """
+    namespace = changes.pop("namespace", "llm")
     uid, created = changes.pop("uid", f"uid-{name}"), changes.pop("created", "2026-01-01T00:00:00Z")
     metadata = {"uid": uid, "creationTimestamp": created, "generation": changes.pop("generation", 1)}
     status = changes.pop("status", None)

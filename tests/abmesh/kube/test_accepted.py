@@ -33,7 +33,7 @@ def test_an_object_is_served_under_its_namespace_and_name() -> None:
 
 
 def test_the_weights_in_force_are_served() -> None:
-    status = {
+    status: dict[str, Any] = {
         "weights": {"model-a": 75, "model-b": 25},
         "ranges": {"model-a": [[0, 7500]], "model-b": [[7500, 10000]]},
         "lastSeenSpecWeights": {"model-a": 90, "model-b": 10},

@@ -293,3 +293,16 @@ async def test_a_page_of_something_else_is_trouble() -> None:
         api.port = server.sockets[0].getsockname()[1]
         async with following(api) as followed:
             await followed.until(lambda it: "is this an API server?" in it.trouble)
+
+
+async def test_a_broken_watch_that_can_be_begun_again_is_no_trouble(api: FakeApi) -> None:
+    api.put(EXPERIMENTS, "llm", "a")
+    async with following(api) as followed:
+        await followed.names("a")
+        for number in range(1, 4):
+            await until(lambda expected=number: watches(api) == expected)  # type: ignore[misc]
+            api.cut()
+        await until(lambda: watches(api) == 4)
+        api.put(EXPERIMENTS, "llm", "b")
+        await followed.names("a", "b")
+        assert {listing.trouble for listing in followed.listings} == {""}
