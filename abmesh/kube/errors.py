@@ -106,6 +106,9 @@ class Refused(KubeError):  # noqa: N818
     """The API server finds the request or the object wrong; trying again does not help."""
 
 
+_UNTYPED: Final = "failed to create typed patch object"
+"""How server-side apply refuses a field that it does not know: with 500, though trying again does not help."""
+
 _BY_STATUS: Final[dict[int, type[KubeError]]] = {
     401: Unauthorized,
     404: Missing,
@@ -138,7 +141,9 @@ def from_status(attempt: Attempt, answer: dict[str, Any]) -> KubeError:
     if status == 404 and not attempt.name:
         told += "; the cluster has no such kind: is its CRD installed?"
     found: type[KubeError]
-    if status == 409 and reason == "AlreadyExists":
+    if status == 500 and _UNTYPED in told:
+        found = Refused
+    elif status == 409 and reason == "AlreadyExists":
         found = AlreadyExists
     else:
         found = _BY_STATUS.get(status) or (Refused if 400 <= status < 500 else Unreachable)

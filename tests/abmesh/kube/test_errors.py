@@ -54,6 +54,11 @@ def test_a_kind_that_the_cluster_does_not_have_is_told_apart_from_an_object() ->
     assert "CRD" not in str(from_answer(PATCH, 404, status(404, "NotFound")))
 
 
+def test_an_unknown_field_in_an_applied_object_is_refused_and_not_tried_again() -> None:
+    told = "failed to create typed patch object (/a; /v1, Kind=ConfigMap): .dataa: field not declared in schema"
+    assert isinstance(from_answer(PATCH, 500, status(500, "", told)), errors.Refused)
+
+
 def test_the_page_of_a_proxy_is_quoted_and_cut() -> None:
     found = from_answer(PATCH, 502, b"<html>\x00" + b"x" * 100_000)
     assert isinstance(found, errors.Unreachable)
