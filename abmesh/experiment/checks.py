@@ -13,7 +13,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from abmesh.experiment.fields import DnsLabel, Headers, HttpUrl
-from abmesh.experiment.quantities import LARGEST, Duration
+from abmesh.experiment.quantities import LARGEST
+from abmesh.experiment.quantity_types import Duration
 from abmesh.experiment.validation import Frozen, header_map, own_headers, refuse
 
 PLACEHOLDERS: Final = ("experiment", "candidate", "control")

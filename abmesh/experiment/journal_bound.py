@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from abmesh.experiment.quantities import Bytes, Size
+from abmesh.experiment.quantities import Bytes
+from abmesh.experiment.quantity_types import Size
 from abmesh.experiment.validation import Frozen
 
 

@@ -13,7 +13,8 @@ from pydantic import Field, field_validator, model_validator
 
 from abmesh.experiment import metrics
 from abmesh.experiment.fields import Flag, SegmentValue
-from abmesh.experiment.quantities import Limit, Percentage, Share
+from abmesh.experiment.quantities import Percentage
+from abmesh.experiment.quantity_types import Limit, Share
 from abmesh.experiment.validation import Frozen, did_you_mean, refuse
 
 LimitKind = Literal["max", "max_increase", "min", "max_decrease"]

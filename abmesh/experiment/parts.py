@@ -29,7 +29,7 @@ from abmesh.experiment.fields import (
 )
 from abmesh.experiment.forms import in_object
 from abmesh.experiment.names import CONTINUED_ENDING, OTHER_SEGMENT
-from abmesh.experiment.quantities import Duration, Weight
+from abmesh.experiment.quantity_types import Duration, Weight
 from abmesh.experiment.secret_source import SecretSource
 from abmesh.experiment.validation import Frozen, header_map, header_name, raise_all, refuse, repeated
 
@@ -188,12 +188,6 @@ class IssueCookie(Cookie):
     """The cookie that gives an identity to a client without one. It is always HttpOnly.
 
     Attributes:
-        name: one of the cookies under ``unit``.
-        max_age: how long the client keeps it.
-        path: which paths it is sent with.
-        domain: which domain it is sent to; default: only the host that set it.
-        secure: whether it is sent over HTTPS only; ``auto`` means yes if the client used HTTPS.
-        same_site: whether it is sent with requests from other sites; ``none`` needs ``secure: true``.
         keys: secrets that authenticate the cookie: the first signs, all verify. Without any, clients may write their
             own cookies.
     """

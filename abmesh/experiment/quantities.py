@@ -5,6 +5,8 @@ share     5%, 0.5% or 0.05      a percentage or a plain fraction  -> fraction (f
 duration  500ms, 30s, 1h30m     numbers with units                -> timedelta
 size      64MB, 1.5GB           a number with a unit, of 1,000s   -> bytes (int)
 limit     a share, a duration or a plain number, depending on its metric's unit
+
+:mod:`abmesh.experiment.quantity_types` makes types of fields of them.
 """
 
 from __future__ import annotations
@@ -13,20 +15,7 @@ import math
 import re
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any
 
-from pydantic import (
-    BeforeValidator,
-    PlainSerializer,
-    PlainValidator,
-    SerializationInfo,
-    ValidationInfo,
-    WithJsonSchema,
-    WrapValidator,
-)
-from pydantic_core import PydanticCustomError
-
-from abmesh.experiment.forms import form_of, in_object
 from abmesh.experiment.names import BUCKETS
 
 _UNITS = {
@@ -36,13 +25,13 @@ _UNITS = {
     "h": timedelta(hours=1),
     "d": timedelta(days=1),
 }
-_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
+DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _SIGNED = re.compile(r"-?[0-9]{1,13}(?:\.[0-9]{1,30})?")
-_PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?) *%")
+PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?) *%")
 _LONGEST = timedelta(days=3650)
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(kB|MB|GB)")
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(kB|MB|GB)")
 _SIZE_UNITS = {"GB": 1_000_000_000, "MB": 1_000_000, "kB": 1_000}
 
 DURATION_FORM = "a number with a unit (ms, s, m, h or d), such as 500ms, 30s or 1h30m, at most 3650d"
@@ -68,7 +57,7 @@ class Bytes(int):
 
 def parse_duration(text: str) -> timedelta | None:
     """The duration that a text stands for; None if it is not a duration."""
-    if not _DURATION.fullmatch(text):
+    if not DURATION.fullmatch(text):
         return None
     try:
         total = sum((float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text)), timedelta())
@@ -93,7 +82,7 @@ def format_duration(duration: timedelta) -> str:
 
 def parse_size(text: str) -> int | None:
     """The bytes that a text stands for, from 100 kB to 10 GB; None if it is not such a size."""
-    found = _SIZE.fullmatch(text)
+    found = SIZE.fullmatch(text)
     if not found or len(found[1]) > 20:
         return None
     size = Decimal(found[1]) * _SIZE_UNITS[found[2]]
@@ -140,7 +129,7 @@ def format_percent(points: int) -> str:
 def parse_share(value: object) -> float | None:
     """A percentage or fraction as a fraction from 0 to 1; None if it is neither."""
     if isinstance(value, str):
-        percent = _PERCENT.fullmatch(value)
+        percent = PERCENT.fullmatch(value)
         share = float(percent[1]) / 100 if percent else math.nan
     elif isinstance(value, int | float) and not isinstance(value, bool):
         share = float(value) if abs(value) <= 1 else math.nan
@@ -154,82 +143,19 @@ def format_share(share: float, digits: int = 3) -> str:
     return f"{share * 100:.{digits}g}%"
 
 
-def _weight(value: object, info: ValidationInfo[Any]) -> int:
-    points = parse_weight(value)
-    if in_object(info) and isinstance(value, str):
-        raise PydanticCustomError("weight", "not a weight", {"allowed": PLAIN_WEIGHT_FORM})
-    if points is None:
-        raise PydanticCustomError("weight", "not a weight", {"allowed": WEIGHT_FORM})
-    return points
-
-
-def _duration(value: object) -> timedelta:
-    duration = value if isinstance(value, timedelta) else parse_duration(value) if isinstance(value, str) else None
-    if duration is None:
-        raise PydanticCustomError("duration", "not a duration", {"allowed": DURATION_FORM})
-    return duration
-
-
-def _size(value: object) -> Bytes:
-    size = value if isinstance(value, Bytes) else parse_size(value) if isinstance(value, str) else None
-    if size is None:
-        raise PydanticCustomError("size", "not a size from 100kB to 10GB", {"allowed": SIZE_FORM})
-    return Bytes(size)
-
-
-def _share(value: object, info: ValidationInfo[Any]) -> float:
-    quoted = in_object(info)
-    share = parse_share(_unquoted(value) if quoted else value)
-    if share is None:
-        raise PydanticCustomError("share", "not a share", {"allowed": QUOTED_SHARE_FORM if quoted else SHARE_FORM})
-    return share
-
-
-def _unquoted(value: object) -> object:
-    """A value of an object as a file has it: numbers with decimals stand in quotes, and without them they are none.
-
-    The API server takes a whole number or a text where both are allowed, and refuses 0.05.
-    """
-    if isinstance(value, float):
-        return None
-    return float(value) if isinstance(value, str) and _SIGNED.fullmatch(value) else value
-
-
-def _limit(value: object, _: object, info: ValidationInfo[Any]) -> float | timedelta:
-    if in_object(info):
-        limit = _any_limit(_unquoted(value))
-        form = QUOTED_LIMIT_FORM
-    else:
-        limit, form = _any_limit(value), LIMIT_FORM
-    if limit is None:
-        raise PydanticCustomError("limit", "not a limit", {"allowed": form})
-    return limit
-
-
-def _any_limit(value: object) -> float | timedelta | None:
-    if isinstance(value, timedelta | Percentage):
-        return value
-    if isinstance(value, str):
-        share = parse_share(value)
-        limit = parse_duration(value) if share is None else Percentage(share)
-        if limit is not None:
-            return limit
-    elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
-        return float(value)
-    return None
-
-
-def _write_weight(points: int, info: SerializationInfo[Any]) -> Any:
-    return float(format_weight(points)) if form_of(info) is None else percent_of(points)
-
-
 def percent_of(points: int) -> float:
     """Basis points in percent, as a whole number where it is one: 90, 12.5."""
     whole, rest = divmod(points, BUCKETS // 100)
     return float(format_weight(points)) if rest else whole
 
 
-def _write_duration(duration: timedelta) -> str:
+def percentage(share: float) -> str:
+    """A share as a percentage that means exactly it; empty if there is none."""
+    text = f"{Decimal(repr(float(share))).scaleb(2).normalize():f}%"
+    return text if parse_share(text) == share else ""
+
+
+def exact_duration(duration: timedelta) -> str:
     """A duration to the microsecond, as far as a timedelta goes: ``1h1.5ms``."""
     whole = duration - duration % _UNITS["ms"]
     rest = (duration - whole) // timedelta(microseconds=1)
@@ -240,77 +166,11 @@ def _write_duration(duration: timedelta) -> str:
     return (format_duration(seconds) if seconds else "") + f"{Decimal(milliseconds * 1000 + rest) / 1000:f}ms"
 
 
-def _write_share(share: float, info: SerializationInfo[Any]) -> Any:
-    """As people write it, if a form is written; the number itself otherwise."""
-    return share if form_of(info) is None else percentage(share) or _number(share, info)
+def unquoted(value: object) -> object:
+    """A value of an object as a file has it: numbers with decimals stand in quotes, and without them they are none.
 
-
-def percentage(share: float) -> str:
-    """A share as a percentage that means exactly it; empty if there is none."""
-    text = f"{Decimal(repr(float(share))).scaleb(2).normalize():f}%"
-    return text if parse_share(text) == share else ""
-
-
-def _number(value: float, info: SerializationInfo[Any]) -> Any:
-    if not in_object(info):
-        return int(value) if value.is_integer() else float(value)
-    return int(value) if value.is_integer() else f"{Decimal(repr(float(value))):f}"
-
-
-def _write_limit(limit: float | timedelta, info: SerializationInfo[Any]) -> Any:
-    if isinstance(limit, timedelta):
-        return _write_duration(limit)
-    if form_of(info) is None:
-        return float(limit)
-    return (isinstance(limit, Percentage) and percentage(limit)) or _number(limit, info)
-
-
-_DURATION_SCHEMA = {"type": "string", "pattern": f"^{_DURATION.pattern}$", "description": DURATION_FORM}
-_SHARE_SCHEMA: dict[str, Any] = {
-    "anyOf": [
-        {"type": "number", "minimum": 0, "maximum": 1},
-        {"type": "string", "pattern": f"^{_PERCENT.pattern}$"},
-    ],
-    "description": SHARE_FORM,
-}
-
-Weight = Annotated[
-    int,
-    BeforeValidator(_weight),
-    PlainSerializer(_write_weight),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100, "description": WEIGHT_FORM}),
-]
-"""Written in percent, kept in basis points (0 to 10,000)."""
-
-Duration = Annotated[
-    timedelta, BeforeValidator(_duration), PlainSerializer(_write_duration), WithJsonSchema(_DURATION_SCHEMA)
-]
-
-Size = Annotated[
-    Bytes,
-    PlainValidator(_size),
-    PlainSerializer(format_size),
-    WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$", "description": SIZE_FORM}),
-]
-"""Written with a unit, kept in bytes."""
-
-Share = Annotated[
-    float, BeforeValidator(_share), PlainSerializer(_write_share, when_used="always"), WithJsonSchema(_SHARE_SCHEMA)
-]
-"""Written as a percentage or a fraction, kept as a fraction from 0 to 1."""
-
-Limit = Annotated[
-    float | timedelta,
-    WrapValidator(_limit),  # pydantic's own would make a plain float of a percentage
-    PlainSerializer(_write_limit),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                _DURATION_SCHEMA,
-                _SHARE_SCHEMA["anyOf"][1],
-                {"type": "number", "minimum": -LARGEST, "maximum": LARGEST},
-            ]
-        }
-    ),
-]
-"""A share (:class:`Percentage`), a number (float) or a duration (timedelta), depending on the metric's unit."""
+    The API server takes a whole number or a text where both are allowed, and refuses 0.05.
+    """
+    if isinstance(value, float):
+        return None
+    return float(value) if isinstance(value, str) and _SIGNED.fullmatch(value) else value

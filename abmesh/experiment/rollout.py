@@ -14,7 +14,8 @@ from abmesh.experiment.checks import Check
 from abmesh.experiment.fields import Headers, PathPrefix
 from abmesh.experiment.limits import Goal, Guardrail, OnHarm
 from abmesh.experiment.names import BUCKETS
-from abmesh.experiment.quantities import Duration, Share, Weight, format_weight
+from abmesh.experiment.quantities import format_weight
+from abmesh.experiment.quantity_types import Duration, Share, Weight
 from abmesh.experiment.validation import Frozen, header_map, own_headers, raise_all, refuse, repeated
 
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from abmesh.kube import yaml_out
 from abmesh.kube.objects import GROUP, KIND, VERSION
-from abmesh.kube.schema_parts import FORMS, LISTS, PARTS
+from abmesh.kube.schema_fields import FORMS, LISTS
+from abmesh.kube.schema_parts import PARTS
 from abmesh.kube.schema_rules import OF_OBJECT, OF_SPEC, OF_STATUS
 from abmesh.kube.schema_shape import Schema, structural
 from abmesh.kube.spec import ExperimentSpec

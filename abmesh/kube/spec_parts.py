@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from abmesh.experiment.fields import DnsLabel, Flag, form
 from abmesh.experiment.parts import Cookie, Price, positive_timeout
-from abmesh.experiment.quantities import Duration, Weight
+from abmesh.experiment.quantity_types import Duration, Weight
 from abmesh.experiment.rollout import Rollout
 from abmesh.experiment.validation import Frozen, raise_all, refuse, repeated
 

@@ -15,7 +15,8 @@ from ruamel.yaml import YAML
 
 from abmesh.experiment.fields import LONGEST
 from abmesh.kube.schema import definition, text
-from abmesh.kube.schema_parts import FORMS, LISTS, PARTS
+from abmesh.kube.schema_fields import FORMS, LISTS
+from abmesh.kube.schema_parts import PARTS
 from abmesh.kube.schema_shape import structural
 from abmesh.kube.spec import ExperimentSpec
 from abmesh.kube.wording import models, words
