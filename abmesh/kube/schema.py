@@ -109,8 +109,7 @@ def _schema() -> Schema:
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
-            # The root's rules read the name, whose greatest length an API server knows by itself.
-            "metadata": {"type": "object"},
+            "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 63}}},
             "spec": spec,
             "status": status,
         },

@@ -93,8 +93,7 @@ _COMPARES: Final = "(has(self.maxIncrease) || has(self.maxDecrease))"
 PARTS: Final[dict[str, tuple[Rule, ...]]] = {
     "routes": (
         Rule(
-            "self.all(r, self.exists_one(q, q.kind == r.kind && q.name == r.name && q.?rule.orValue('') == "
-            "r.?rule.orValue('')))",
+            "self.all(r, self.exists_one(q, q == r))",
             "a route appears twice; allowed: each route, or rule of it, once",
         ),
     ),
@@ -102,8 +101,7 @@ PARTS: Final[dict[str, tuple[Rule, ...]]] = {
     "unit": (
         Rule(
             "self.all(u, self.exists_one(w, "
-            "w.?header.orValue('').lowerAscii() == u.?header.orValue('').lowerAscii() && "
-            "w.?cookie.orValue('') == u.?cookie.orValue('') && w.?query.orValue('') == u.?query.orValue('')))",
+            "has(u.header) && has(w.header) ? w.header.lowerAscii() == u.header.lowerAscii() : w == u))",
             "a unit appears twice; allowed: each unit once",
         ),
     ),

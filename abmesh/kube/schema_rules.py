@@ -145,7 +145,7 @@ OF_OBJECT: Final[tuple[Rule, ...]] = (
     _kept_while_progressing("salt"),
     _kept_while_progressing("saltFile"),
     Rule(
-        "size(self.metadata.name) <= 63 && !self.metadata.name.contains('.')",
+        "!self.metadata.name.contains('.')",
         "not in the required form, found %s; allowed: a DNS label: 1 to 63 lower-case letters, digits and -",
         "[self.metadata.name]",
         "metadata.name",
