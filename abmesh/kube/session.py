@@ -64,7 +64,12 @@ class Session:
             KubeError: the answer is not a success.
         """
         async with self._ask(path, query, attempt, total) as response:
-            yield _events(response.content, attempt)
+            try:
+                yield _events(response.content, attempt)
+            finally:
+                # At once: a TLS connection would wait for the API server to agree that it ends.
+                if response.connection is not None and response.connection.transport is not None:
+                    response.connection.transport.abort()
 
     @contextlib.asynccontextmanager
     async def _ask(
