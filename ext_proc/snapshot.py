@@ -113,7 +113,7 @@ class Follower:
             if was_refused and not config.error:
                 log.info("document is valid again: generation %s", format_generation(snapshot.generation))
             return
-        rules = await asyncio.to_thread(compile_rules, snapshot.document)
+        rules = await asyncio.to_thread(compile_rules, snapshot.document, self._service.rules)
         first = self._service.rules is None
         self._service.rules, self._secrets = rules, secrets
         config.generation, config.loaded_at = snapshot.generation, self._now()
