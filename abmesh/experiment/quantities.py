@@ -26,6 +26,10 @@ _UNITS = {
     "d": timedelta(days=1),
 }
 DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
+WHOLE_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h))+|(?:[0-9]+(?:ms|s|m|h|d))+")
+"""A duration in an object. An API server reads decimals or days, but drops the decimals where it finds days: 1.5d is
+five days to it."""
+
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _SIGNED = re.compile(r"-?[0-9]{1,13}(?:\.[0-9]{1,30})?")
@@ -36,6 +40,7 @@ _SIZE_UNITS = {"GB": 1_000_000_000, "MB": 1_000_000, "kB": 1_000}
 
 DURATION_FORM = "a number with a unit (ms, s, m, h or d), such as 500ms, 30s or 1h30m, at most 3650d"
 SHARE_FORM = "a percentage such as 5%, or a fraction from 0 to 1"
+DAYS_FORM = f"{DURATION_FORM}; with days, without decimals: 36h for 1.5d"
 LARGEST = 1e12
 """Largest limit that is a plain number."""
 
@@ -156,14 +161,14 @@ def percentage(share: float) -> str:
 
 
 def exact_duration(duration: timedelta) -> str:
-    """A duration to the microsecond, as far as a timedelta goes: ``1h1.5ms``."""
-    whole = duration - duration % _UNITS["ms"]
-    rest = (duration - whole) // timedelta(microseconds=1)
-    if not rest:
+    """A duration to the microsecond: as :func:`format_duration` has it, and ``26h0.0015s`` with parts of one."""
+    if not duration % _UNITS["ms"]:
         return format_duration(duration)
-    milliseconds = whole % _UNITS["s"] // _UNITS["ms"]
-    seconds = whole - milliseconds * _UNITS["ms"]
-    return (format_duration(seconds) if seconds else "") + f"{Decimal(milliseconds * 1000 + rest) / 1000:f}ms"
+    # No days: see WHOLE_DURATION.
+    hours, rest = divmod(duration, _UNITS["h"])
+    minutes, rest = divmod(rest, _UNITS["m"])
+    seconds = Decimal(rest // timedelta(microseconds=1)) / 1_000_000
+    return "".join((f"{hours}h" if hours else "", f"{minutes}m" if minutes else "", f"{seconds:f}s"))
 
 
 def unquoted(value: object) -> object:

@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from abmesh.experiment.forms import form_of, in_object
 from abmesh.experiment.quantities import (
+    DAYS_FORM,
     DURATION,
     DURATION_FORM,
     LARGEST,
@@ -34,6 +35,7 @@ from abmesh.experiment.quantities import (
     SIZE,
     SIZE_FORM,
     WEIGHT_FORM,
+    WHOLE_DURATION,
     Bytes,
     Percentage,
     exact_duration,
@@ -58,7 +60,9 @@ def _weight(value: object, info: ValidationInfo[Any]) -> int:
     return points
 
 
-def _duration(value: object) -> timedelta:
+def _duration(value: object, info: ValidationInfo[Any]) -> timedelta:
+    if in_object(info) and isinstance(value, str) and DURATION.fullmatch(value) and not WHOLE_DURATION.fullmatch(value):
+        raise PydanticCustomError("duration", "decimals beside days", {"allowed": DAYS_FORM})
     duration = value if isinstance(value, timedelta) else parse_duration(value) if isinstance(value, str) else None
     if duration is None:
         raise PydanticCustomError("duration", "not a duration", {"allowed": DURATION_FORM})

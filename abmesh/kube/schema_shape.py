@@ -17,9 +17,11 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from abmesh.experiment.fields import LONGEST
 from abmesh.experiment.quantities import (
+    DURATION,
     QUOTED_LIMIT_FORM,
     QUOTED_SHARE_FORM,
     SHARE_FORM,
+    WHOLE_DURATION,
     format_duration,
     percentage,
 )
@@ -34,7 +36,6 @@ _MOST_REPEATS: Final = 1000
 """RE2 refuses a pattern that repeats more often; the text's greatest length does the same."""
 
 _REPEATS: Final = re.compile(r"\{([01]),([0-9]+)\}")
-_DURATION: Final = "ms|s|m|h|d"
 _SIGNED: Final = r"-?[0-9]{1,13}(?:\.[0-9]{1,20})?"
 _FRACTION: Final = r"0(?:\.[0-9]{1,20})?|1(?:\.0{1,20})?"
 
@@ -122,7 +123,11 @@ def _resolved(node: Mapping[str, Any], parts: Mapping[str, Any]) -> Mapping[str,
             part = some[0] if len(some) == 1 else {"anyOf": some}
         else:
             return node
-        node = {**part, **{key: value for key, value in node.items() if key not in ("$ref", "anyOf")}}
+        said = {key: value for key, value in node.items() if key not in ("$ref", "anyOf")}
+        form = part.get("description")
+        if "$ref" not in node and form and "description" in said:
+            said["description"] += f" Write {form}."
+        node = {**part, **said}
 
 
 def _quantity(options: list[Mapping[str, Any]]) -> Schema:
@@ -150,7 +155,8 @@ def _bound(shaped: Schema) -> None:
     pattern = shaped.get("pattern")
     if shaped.get("type") != "string" or pattern is None:
         return
-    if _DURATION in pattern:
+    if pattern == f"^{DURATION.pattern}$":
+        pattern = f"^(?:{WHOLE_DURATION.pattern})$"
         shaped |= {"format": "duration", "maxLength": LONGEST_QUANTITY}
     elif pattern in LONGEST:
         shaped.setdefault("maxLength", LONGEST[pattern])

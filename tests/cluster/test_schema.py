@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -43,6 +44,12 @@ def named(bad: Sequence[Bad], namespace: str) -> list[dict[str, Any]]:
     return [item(each.spec, name=f"bad-{place}", namespace=namespace) for place, each in enumerate(bad)]
 
 
+def by_name(told: str) -> dict[str, str]:
+    """What is said of each object that is refused."""
+    parts = re.split(r'Experiment(?:\.abmesh\.dev)? "([^"]+)" is invalid: ', told)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
 def refusal(plane: ControlPlane, *arguments: str, namespace: str) -> str:
     with pytest.raises(KubectlError) as refused:
         plane.kubectl(*arguments, namespace=namespace)
@@ -55,11 +62,10 @@ def patch(plane: ControlPlane, namespace: str, change: Any, *more: str) -> tuple
 
 class TestRules:
     def test_every_rule_refuses_its_bad_object_and_says_why(self, plane: ControlPlane, namespace: str) -> None:
-        """Each object alone: a form that is wrong keeps the rules from being tried."""
-        for bad in BY_RULE:
-            told = create(plane, namespace, named([bad], namespace))
-            assert bad.says in told, (bad, told)
-            assert f"spec.{bad.field}: " in told, (bad, told)
+        told = by_name(create(plane, namespace, named(BY_RULE, namespace)))
+        for place, bad in enumerate(BY_RULE):
+            assert bad.says in told[f"bad-{place}"], (bad, told)
+            assert f"spec.{bad.field}: " in told[f"bad-{place}"], (bad, told)
 
     def test_forms_refuse_their_bad_objects(self, plane: ControlPlane, namespace: str) -> None:
         """Some of them kubectl finds itself, whose words depend on its version."""
@@ -89,6 +95,25 @@ class TestRules:
     def test_the_api_server_lets_pass_what_only_abmesh_refuses(self, plane: ControlPlane, namespace: str) -> None:
         told = create(plane, namespace, named(ABMESH_ALONE, namespace))
         assert told.count("created (server dry run)") == len(ABMESH_ALONE), told
+
+
+DURATIONS = ("1.5ms", "3ms", "0.5s", "59s", "1m", "1.5m", "90m", "1.6h", "25h", "1d12h", "36h1.5s", "2d1ms")
+"""In their order: an API server has an own way of reading days."""
+
+
+class TestDurations:
+    def test_the_api_server_compares_them_as_abmesh_does(self, plane: ControlPlane, namespace: str) -> None:
+        objects = []
+        for place, (shorter, longer) in enumerate(itertools.pairwise(DURATIONS)):
+            for name, first, last in (("rises", shorter, longer), ("falls", longer, shorter)):
+                stage = {"minDuration": first, "maxDuration": last}
+                spec = {**PLAIN, "rollout": {"candidate": "model-b", "steps": [5], "stage": stage}}
+                objects.append(item(spec, name=f"{name}-{place}", namespace=namespace))
+        told = create(plane, namespace, objects)
+        assert re.findall(r"/(\S+) created", told) == [f"rises-{place}" for place in range(len(DURATIONS) - 1)]
+        refused = by_name(told)
+        assert sorted(refused) == sorted(f"falls-{place}" for place in range(len(DURATIONS) - 1))
+        assert all("maxDuration must be longer than minDuration" in why for why in refused.values())
 
 
 class TestTransitions:
