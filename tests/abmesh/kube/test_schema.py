@@ -44,7 +44,9 @@ def nodes(node: dict[str, Any], path: str = "", *, in_list: bool = False) -> Ite
 
 
 EVERY = list(nodes(ROOT_SCHEMA))
-FIELDS = [(path, node) for path, node, _ in EVERY if path not in ("", "apiVersion", "kind", "metadata", "metadata.name")]
+FIELDS = [
+    (path, node) for path, node, _ in EVERY if path not in ("", "apiVersion", "kind", "metadata", "metadata.name")
+]
 
 
 def test_the_committed_file_is_what_the_models_make() -> None:
