@@ -30,6 +30,7 @@ from bench import fleet
 from bench.recording import EXPERIMENTS, document
 from controller.evidence.columns import Parser
 from controller.evidence.parse import Sample
+from controller.rollout.commit import Committer
 from controller.rollout.reconcile import Reconciler
 from controller.sources.envoy_admin import EnvoyAdminSource
 from controller.state.evidence import EvidenceStore, StageEvidence
@@ -112,11 +113,13 @@ async def tick_repeatedly(base: str, envoys: int, folder: Path, ticks: int) -> l
     config = folder / "experiments.yaml"
     config.write_text(json.dumps(plain))  # JSON is YAML
     watch = _Stopwatch()
+    states, journal, documents = StateStore(folder / "state"), Journal(folder / "state"), FileStore(config)
     reconciler = Reconciler(
-        states=StateStore(folder / "state"),
-        journal=Journal(folder / "state"),
+        states=states,
+        journal=journal,
         evidence=_TimedStore(folder / "state", watch),
-        documents=FileStore(config),
+        documents=documents,
+        transitions=Committer(states, journal, documents),
         settle=timedelta(),
     )
     source = EnvoyAdminSource([f"{base}/{number}" for number in range(envoys)], timeout=60, parser=_TimedParser(watch))

@@ -24,9 +24,9 @@ from controller.rollout.tick import TickReport
 from controller.rollout.warmer import Warmer
 from controller.settings import Settings
 from controller.sources.base import Source
-from controller.state.lease import Heartbeat, Leader, Lease
+from controller.state.lease import Heartbeat, Leader
 from controller.state.locks import trouble
-from controller.state.states import StateStore
+from controller.state.ports import Leadership, StateReader
 from controller.watchdog import ALIVE
 from controller.wording.leader import leader_stalled
 
@@ -80,12 +80,12 @@ class Controller:
         *,
         source: Source,
         reconciler: Reconciler,
-        lease: Lease,
+        lease: Leadership,
         telemetry: Telemetry,
         warmer: Warmer | None = None,
         prober: Prober | None = None,
         checker: Checker | None = None,
-        guard: tuple[Guard, StateStore] | None = None,
+        guard: tuple[Guard, StateReader] | None = None,
         notify: Callable[[str], None] = lambda _: None,
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,

@@ -14,6 +14,7 @@ from controller.http import HttpServer
 from controller.loop import Controller
 from controller.metrics.telemetry import Telemetry
 from controller.rollout.checker import Checker
+from controller.rollout.commit import Committer
 from controller.rollout.guard import Guard
 from controller.rollout.prober import Prober
 from controller.rollout.reconcile import Reconciler
@@ -126,7 +127,12 @@ async def _serve(settings: Settings) -> None:
     states, journal = StateStore(folder), Journal(folder)
     documents = FileStore(settings.config, warn=log.warning, lock_seconds=URGENT_SECONDS)
     reconciler = Reconciler(
-        states=states, journal=journal, evidence=EvidenceStore(folder), documents=documents, settle=settings.settle
+        states=states,
+        journal=journal,
+        evidence=EvidenceStore(folder),
+        documents=documents,
+        transitions=Committer(states, journal, documents, URGENT_SECONDS),
+        settle=settings.settle,
     )
     guard = Guard(journal=journal, documents=documents, settle=settings.settle)
     lease = Lease(folder)

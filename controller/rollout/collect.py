@@ -15,7 +15,8 @@ from controller.evidence.summing import summarize
 from controller.evidence.window import extend, open_window
 from controller.records import ExperimentState, Phase
 from controller.sources.base import Observation, readings_of
-from controller.state.evidence import EvidenceStore, StageEvidence
+from controller.state.evidence import StageEvidence
+from controller.state.ports import Evidence
 
 
 class Collector:
@@ -26,7 +27,7 @@ class Collector:
         settle: time from a stage's start to its first evidence.
     """
 
-    def __init__(self, store: EvidenceStore | None, settle: timedelta) -> None:
+    def __init__(self, store: Evidence | None, settle: timedelta) -> None:
         self._store = store
         self._settle = settle
         self._kept: dict[str, StageEvidence] = {}

@@ -19,11 +19,12 @@ from abmesh.experiment.store import FileStore, Snapshot, format_generation
 from abmesh.experiment.weights import move_candidate
 from controller.decision.policy import next_step
 from controller.records import Cause, ExperimentState, JournalEntry, Kind, Phase, Stage, Weights, adopt
-from controller.rollout.commit import Change, Committer
+from controller.rollout.commit import Committer
 from controller.rollout.preview import Confirm, Preview, outline
 from controller.settings import Settings, check_note
 from controller.state.journal import Journal
 from controller.state.states import StateStore
+from controller.state.transition import Change
 from controller.wording import commands as wording
 
 

@@ -21,18 +21,16 @@ The lock on the state is held throughout, so the controller and an operator's co
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
-from abmesh.experiment.errors import Conflict, StateError, StoreError
-from abmesh.experiment.store import Snapshot
+from abmesh.experiment.errors import Conflict, StoreError
 from controller.records import Cause, ExperimentState, Intent, JournalEntry, Kind, Phase, Stage
 from controller.state.documents import Documents
 from controller.state.journal import Journal
 from controller.state.locks import LOCK_SECONDS
 from controller.state.states import StateStore
+from controller.state.transition import Change, Plan, SupersededError
 from controller.wording.mishaps import abandoned
 
 _ATTEMPTS = 100
@@ -42,35 +40,12 @@ _PAUSE_SECONDS = 0.01
 """Between two attempts, so that somebody who is writing into the document comes to an end."""
 
 
-class SupersededError(StateError):
-    """The state or the document changed while a decision was made. Nothing was done; decide again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A change to carry out.
-
-    Attributes:
-        before: the state before it, without an intent.
-        after: the state after it, without an intent; its weights are the ones to write.
-        entry: the journal entry; its ``weights_before`` are the document's current weights.
-    """
-
-    before: ExperimentState
-    after: ExperimentState
-    entry: JournalEntry
-
-
 class _Weights(Enum):
     """What happened to the document's weights."""
 
     THERE = "the document already had them"
     WRITTEN = "they were written"
     EDITED = "somebody else had written others"
-
-
-Plan = Callable[[Snapshot, ExperimentState | None], Change]
-"""Makes a change from the document and the state, as read under the lock. May raise to refuse it."""
 
 
 class Committer:

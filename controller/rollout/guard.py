@@ -27,8 +27,8 @@ from controller.rollout.collect import Collector
 from controller.rollout.tick import Tick, inputs_of
 from controller.sources.base import Observation
 from controller.state.documents import Documents
-from controller.state.journal import Journal, salvage
-from controller.state.states import States, StateStore
+from controller.state.ports import Recorder, StateReader
+from controller.state.states import States
 
 log = logging.getLogger("abmesh.controller")
 
@@ -48,7 +48,7 @@ class Guard:
     def __init__(
         self,
         *,
-        journal: Journal,
+        journal: Recorder,
         documents: Documents,
         settle: timedelta,
         new_id: Callable[[], str] = lambda: uuid4().hex,
@@ -101,7 +101,7 @@ class Guard:
         self._phases.pop(name, None)
 
     def stand_in(
-        self, states: StateStore, observations: Sequence[Observation], at: datetime, now: datetime
+        self, states: StateReader, observations: Sequence[Observation], at: datetime, now: datetime
     ) -> dict[str, str]:
         """Watch every rollout in place of a leader that hangs.
 
@@ -145,6 +145,6 @@ class Guard:
         if name not in self._phases:
             self._phases[name] = None
             with suppress(StateError):
-                for entry in salvage(self._journal.path, name, 1).entries:
-                    self._phases[name] = entry.phase
+                entry = self._journal.entry(name)
+                self._phases[name] = entry.phase if entry else None
         return self._phases[name]

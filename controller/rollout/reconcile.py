@@ -34,17 +34,16 @@ from controller.records import (
     adopt,
 )
 from controller.rollout.collect import Collector
-from controller.rollout.commit import Change, Committer, SupersededError
 from controller.rollout.guard import Guard
 from controller.rollout.tick import Outcome, Tick, TickReport, inputs_of, outcome_of
 from controller.rollout.transitions import after, at_weights
 from controller.sources.base import Observation
 from controller.state.documents import Documents
-from controller.state.evidence import EvidenceStore
-from controller.state.journal import Journal
 from controller.state.locks import URGENT_SECONDS, trouble
 from controller.state.pace import Pace
-from controller.state.states import States, StateStore
+from controller.state.ports import Evidence, Recorder, StateReader
+from controller.state.states import States
+from controller.state.transition import Change, SupersededError, Transitions
 from controller.wording.mishaps import state_lost
 from controller.wording.reasons import reason
 from controller.wording.remarks import remarks_of
@@ -60,6 +59,7 @@ class Reconciler:
         journal: records decisions.
         evidence: keeps evidence between processes.
         documents: keeps the document.
+        transitions: carries out changes.
         settle: how long new weights need until every server and Envoy serves them.
         new_id: makes the ids of decisions.
     """
@@ -67,10 +67,11 @@ class Reconciler:
     def __init__(
         self,
         *,
-        states: StateStore,
-        journal: Journal,
-        evidence: EvidenceStore,
+        states: StateReader,
+        journal: Recorder,
+        evidence: Evidence,
         documents: Documents,
+        transitions: Transitions,
         settle: timedelta,
         new_id: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
@@ -79,7 +80,7 @@ class Reconciler:
         self._collector = Collector(evidence, settle)
         self._documents = documents
         self._new_id = new_id
-        self._committer = Committer(states, journal, documents, URGENT_SECONDS)
+        self._committer = transitions
         self._guard = Guard(journal=journal, documents=documents, settle=settle, new_id=new_id)
         self._pace = Pace()
         self._failures: dict[str, str] = {}
@@ -231,7 +232,7 @@ class Reconciler:
         name, stage_id = experiment.name, self._new_id()
         state = adopt(experiment, Phase.PROGRESSING, stage_id, now)
         if self._journal.knows(name):
-            text = state_lost(name, self._states.path(name))
+            text = state_lost(name, self._states.place(name))
             lost = DecisionRecord(id=stage_id, kind=Kind.HOLD, cause=Cause.STATE_LOST, reason=text, at=now)
             state = state.model_copy(update={"phase": Phase.MANUAL, "decision": lost})
             log.warning("%s: %s", name, text)

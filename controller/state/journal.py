@@ -87,6 +87,17 @@ class Journal:
         with OpenJournal(self.path) as files:
             return any(entry.experiment == experiment for _, entry in matching(files.newest_first(), 2, experiment))
 
+    def entry(self, experiment: str, entry_id: str = "") -> JournalEntry | None:
+        """The newest entry of an experiment, or the one with an id; None if there is none.
+
+        Raises:
+            StateError: the journal cannot be read.
+        """
+        with OpenJournal(self.path) as files:
+            group, text = (1, entry_id) if entry_id else (2, experiment)
+            found = (entry for _, entry in matching(files.newest_first(), group, text))
+            return next((entry for entry in found if entry.experiment == experiment), None)
+
     def _make_room(self, length: int) -> None:
         """Make the file end with a line end, and put it aside if a line of this length would be too much for it."""
         try:

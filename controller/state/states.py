@@ -103,6 +103,10 @@ class StateStore:
         """The file of an experiment's state."""
         return self.folder / FOLDER / f"{experiment}{_ENDING}"
 
+    def place(self, experiment: str) -> str:
+        """The same, for messages."""
+        return str(self.path(experiment))
+
     def read(self) -> States:
         """Read all states; none if there is no file yet. One that is damaged does not keep the others from being read.
 

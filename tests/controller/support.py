@@ -13,12 +13,14 @@ from abmesh.experiment.store import FileStore
 from controller.decision.warmup import Warmups
 from controller.evidence.parse import parse
 from controller.records import JournalEntry, Phase
+from controller.rollout.commit import Committer
 from controller.rollout.reconcile import Reconciler
 from controller.rollout.tick import TickReport
 from controller.sources.base import Observation
 from controller.state.documents import Documents
 from controller.state.evidence import EvidenceStore
 from controller.state.journal import Journal, read
+from controller.state.locks import URGENT_SECONDS
 from controller.state.states import StateStore
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -152,11 +154,13 @@ class World:
 
     def restart(self) -> None:
         """A new controller process on what is on disk."""
+        states, journal = StateStore(self.folder), Journal(self.folder)
         self.reconciler = Reconciler(
-            states=StateStore(self.folder),
-            journal=Journal(self.folder),
+            states=states,
+            journal=journal,
             evidence=EvidenceStore(self.folder),
             documents=self.documents,
+            transitions=Committer(states, journal, self.documents, URGENT_SECONDS),
             settle=self.settle,
         )
 

@@ -11,10 +11,11 @@ import pytest
 from abmesh.experiment.errors import Conflict, StoreError
 from abmesh.experiment.store import Snapshot
 from controller.records import JournalEntry, Phase
-from controller.rollout.commit import Change, Committer, SupersededError
+from controller.rollout.commit import Committer
 from controller.state.documents import Documents
 from controller.state.journal import Journal
 from controller.state.states import StateStore
+from controller.state.transition import Change, SupersededError
 from tests.controller.support import NAME, START, World, serve, world
 
 
