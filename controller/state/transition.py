@@ -28,11 +28,14 @@ class Change:
         before: the state before it, without an intent.
         after: the state after it, without an intent; its weights are the ones to write.
         entry: the journal entry; its ``weights_before`` are the document's current weights.
+        request: id of the request in the cluster that it answers, which is kept with the change, so that no request is
+            carried out twice; empty if there is none.
     """
 
     before: ExperimentState
     after: ExperimentState
     entry: JournalEntry
+    request: str = ""
 
 
 Plan = Callable[[Snapshot, ExperimentState | None], Change]
