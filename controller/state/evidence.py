@@ -90,12 +90,8 @@ class EvidenceStore:
     def read(self, experiment: str) -> StageEvidence | None:
         """What was kept of an experiment; None if there is nothing, or nothing that makes sense."""
         try:
-            content = memoryview(read_file(self._path(experiment)))
-            if content[:_DIGEST] != xxh3_64_digest(content[_DIGEST:]):
-                return None
-            with np.load(io.BytesIO(content[_DIGEST:]), allow_pickle=False) as archive:
-                return _load(archive)
-        except (OSError, ValueError, KeyError, StateError):  # Another version of abmesh may have kept something else.
+            return load_evidence(read_file(self._path(experiment)))
+        except (OSError, StateError):
             return None
 
     def write(self, experiment: str, live: StageEvidence) -> None:
@@ -104,15 +100,33 @@ class EvidenceStore:
         Raises:
             StateError: it cannot be written.
         """
-        file = io.BytesIO()
-        np.savez(file, allow_pickle=False, **_dump(live))
-        archive = file.getvalue()
+        content = dump_evidence(live)
         make_folder(self._folder.parent)
         make_subfolder(self._folder)
-        replace_file(self._path(experiment), xxh3_64_digest(archive) + archive, durable=False)
+        replace_file(self._path(experiment), content, durable=False)
 
     def _path(self, experiment: str) -> Path:
         return self._folder / f"{experiment}.bin"
+
+
+def dump_evidence(live: StageEvidence) -> bytes:
+    """Evidence as it is kept."""
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **_dump(live))
+    archive = file.getvalue()
+    return xxh3_64_digest(archive) + archive
+
+
+def load_evidence(content: bytes) -> StageEvidence | None:
+    """The reverse of :func:`dump_evidence`; None if it makes no sense."""
+    view = memoryview(content)
+    try:
+        if view[:_DIGEST] != xxh3_64_digest(view[_DIGEST:]):
+            return None
+        with np.load(io.BytesIO(view[_DIGEST:]), allow_pickle=False) as archive:
+            return _load(archive)
+    except (OSError, ValueError, KeyError, StateError):  # Another version of abmesh may have kept something else.
+        return None
 
 
 def _dump(live: StageEvidence) -> dict[str, NDArray[Any]]:
