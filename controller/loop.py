@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Protocol
 
 from abmesh.experiment.errors import AbmeshError, StateError
 from controller.metrics.telemetry import Telemetry
@@ -35,6 +36,20 @@ log = logging.getLogger("abmesh.controller")
 STANDBY_WAIT = 1.0
 """How often, in seconds, a standby controller tries to lead, and a leading one decides while it waits for a probe or a
 check's first answer; more often if the interval is shorter."""
+
+
+WOKEN_WAIT = 0.2
+"""Seconds at least between two ticks, however often this controller is woken."""
+
+
+class Attendant(Protocol):
+    """Does what a leader has to do around each tick; in the tick's thread."""
+
+    def before(self, now: datetime) -> None:
+        """Do what must be done before anything is decided."""
+
+    def after(self, report: TickReport, now: datetime) -> None:
+        """Tell people what the tick did."""
 
 
 class Role(StrEnum):
@@ -63,6 +78,8 @@ class Controller:
         prober: asks controls; one without warm-up listeners if None.
         checker: asks checks; one without a Prometheus server if None.
         guard: rolls back for harm while this controller stands by for a leader that hangs; nobody does if None.
+        attendant: does what else a leader has to do around each tick; nothing if None.
+        wake: set by whoever wants a tick now; only the interval counts if None.
         notify: called with a message for the service manager.
         clock: the wall clock, in UTC.
         monotonic: a monotonic clock, in seconds, to measure how long things take.
@@ -86,6 +103,8 @@ class Controller:
         prober: Prober | None = None,
         checker: Checker | None = None,
         guard: tuple[Guard, StateReader] | None = None,
+        attendant: Attendant | None = None,
+        wake: asyncio.Event | None = None,
         notify: Callable[[str], None] = lambda _: None,
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
@@ -99,6 +118,8 @@ class Controller:
         self._prober = prober or Prober(())
         self._checker = checker or Checker(None)
         self._guard = guard
+        self._attendant = attendant
+        self._wake = wake or asyncio.Event()
         self._notify = notify
         self._clock = clock
         self._monotonic = monotonic
@@ -148,17 +169,28 @@ class Controller:
             wait = self._settings.interval.total_seconds() - (self._monotonic() - started)
             if self.role is not Role.LEADING or self._prober.waiting or self._checker.waiting:
                 wait = min(wait, STANDBY_WAIT)
-            try:
-                await asyncio.wait_for(stop.wait(), max(0.0, wait))
-            except TimeoutError:
-                continue
+            await self._rest(stop, max(0.0, wait))
+
+    async def _rest(self, stop: asyncio.Event, seconds: float) -> None:
+        """Wait for the next tick, or until told to stop, or woken."""
+        waits = [asyncio.create_task(event.wait()) for event in (stop, self._wake)]
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+        if self._wake.is_set() and not stop.is_set():
+            self._wake.clear()
+            await asyncio.sleep(
+                min(WOKEN_WAIT, seconds)
+            )  # what changes at one time, such as by one apply, comes together
 
     async def tick(self) -> None:
         """Run one tick if this controller leads; otherwise, try to lead. Never raises."""
         started = self._monotonic()
         try:
             try:
-                held = self._try_to_lead()
+                held = await self._try_to_lead()
             except StateError:  # the lock's file cannot be used, so nobody leads
                 await self._stand_in()
                 raise
@@ -182,18 +214,26 @@ class Controller:
             await asyncio.to_thread(self._lease.beat, heartbeat)
         self._notify(ALIVE)
 
-    def _try_to_lead(self) -> bool:
+    async def _try_to_lead(self) -> bool:
         if self._lease.held:
             return True
-        held = self._lease.acquire()
+        try:
+            held = await asyncio.to_thread(self._lease.acquire)
+        except AbmeshError:
+            if self.role is Role.LEADING:  # it was lost, and nobody says who has it
+                self._lead(False)
+            raise
+        self._lead(held)
+        return held
+
+    def _lead(self, held: bool) -> None:
         role = Role.LEADING if held else Role.STANDBY
         if role is not self.role:
-            log.info("leading" if held else "standing by: another controller leads on this state folder")
+            log.info("leading" if held else "standing by: another controller leads")
         self.role = role
         if held:
             self.leader = None
         self._telemetry.set_leading(held)
-        return held
 
     async def _stand_by(self) -> None:
         """Look at the leader; while it hangs, roll back for harm in its place."""
@@ -229,9 +269,13 @@ class Controller:
         observations = await self._source.observe()
         self._telemetry.record_observations(observations)
         # In a thread, because it waits for disks and locks, and /healthz must keep answering.
+        if self._attendant is not None:
+            await asyncio.to_thread(self._attendant.before, self._clock())
         now, warmups = self._clock(), self._warmer.warmups()
         probes, checks = self._prober.probes(), self._checker.results()
         report = await asyncio.to_thread(self._reconciler.reconcile, observations, at, now, warmups, probes, checks)
+        if self._attendant is not None:
+            await asyncio.to_thread(self._attendant.after, report, now)
         await asyncio.to_thread(self._telemetry.record_counts, report, observations, at)
         self._warmer.follow(report, now)
         self._prober.follow(report, now)

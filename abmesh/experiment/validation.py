@@ -10,7 +10,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationInfo, model_validator
 from pydantic.alias_generators import to_camel
@@ -59,6 +59,13 @@ class Frozen(Described):
         frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=False
     )
     renamed_fields: ClassVar[Mapping[str, str]] = {}
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields replaced, and nothing that was computed from those of before."""
+        copy = super().model_copy(update=update, deep=deep)
+        for name in copy.__dict__.keys() - type(copy).model_fields.keys():
+            del copy.__dict__[name]  # pydantic keeps what a cached_property found
+        return copy
 
     @model_validator(mode="before")
     @classmethod

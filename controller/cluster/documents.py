@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import xxhash
 from pydantic import ValidationError
@@ -19,6 +18,7 @@ from abmesh.experiment.store import Snapshot
 from abmesh.kube.client import Client
 from abmesh.kube.errors import KubeError, Stale
 from abmesh.kube.in_force import experiment_in_force
+from abmesh.kube.status import percentages
 from controller.cluster.lease import Fence
 from controller.cluster.names import full_name
 from controller.cluster.objects import Experiments, Thing, in_words, patch_status
@@ -71,7 +71,12 @@ class ClusterDocuments:
         return self._accepted()[1]
 
     def write_weights(
-        self, experiment: str, weights: Mapping[str, int], *, based_on: int, urgent: bool = False
+        self,
+        experiment: str,
+        weights: Mapping[str, int],
+        *,
+        based_on: int,
+        urgent: bool = False,  # noqa: ARG002 - the interface has it
     ) -> Snapshot:
         """Put weights in force without a change of the state, for a rollback whose state cannot be read.
 
@@ -132,14 +137,12 @@ def generation(document: Document, things: Mapping[str, Thing]) -> int:
 def with_weights(experiment: Experiment, weights: Mapping[str, int]) -> Experiment:
     """An experiment with other weights, and buckets that fit them with the fewest moves."""
     variants = tuple(item.model_copy(update={"weight": weights[item.name]}) for item in experiment.variants)
-    # Not model_copy, which would keep what was computed from the weights before.
-    fields = {**dict(experiment), "variants": variants, "ranges": experiment.effective_ranges}
-    return Experiment.model_construct(**fields)
+    return experiment.model_copy(update={"variants": variants, "ranges": experiment.effective_ranges})
 
 
-def seen(thing: Thing) -> dict[str, Any]:
+def seen(thing: Thing) -> dict[str, float]:
     """The spec's weights as ``lastSeenSpecWeights`` keeps them."""
-    return {name: weight / 100 if weight % 100 else weight // 100 for name, weight in spec_weights(thing).items()}
+    return percentages(spec_weights(thing))
 
 
 def _made(thing: Thing) -> Experiment | Refusal:
@@ -174,5 +177,6 @@ def _key(thing: Thing) -> tuple[object, object]:
 
 
 def _words(error: DocumentError) -> str:
-    return "; ".join(f"{problem.path}: {problem.message}" if problem.path else problem.message for problem in error.problems)
-
+    return "; ".join(
+        f"{problem.path}: {problem.message}" if problem.path else problem.message for problem in error.problems
+    )

@@ -11,7 +11,6 @@ entries make room. Implements :class:`controller.state.ports.Recorder`.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -70,22 +69,24 @@ class ClusterJournal:
         maps: Maps,
         uid_of: Callable[[str], str],
         decision_of: Callable[[str], str],
-        tell: Callable[[str], None] = lambda line: print(line, file=sys.stdout, flush=True),
+        tell: Callable[[str], None],
     ) -> None:
         self._maps = maps
         self._uid_of = uid_of
         self._decision_of = decision_of
         self._tell = tell
         self._rings: dict[str, _Ring] = {}
+        self._dropped: dict[str, JournalEntry] = {}
 
     def forget(self) -> None:
         """Trust nothing that was read before."""
         self._rings.clear()
+        self._dropped.clear()
 
     def keep_within(self, bound: JournalBound) -> None:
         """Nothing: a ConfigMap has its own bound."""
 
-    def append(self, entry: JournalEntry, *, durable: bool) -> None:
+    def append(self, entry: JournalEntry, *, durable: bool) -> None:  # noqa: ARG002 - the interface has it
         """Write an entry that counts as soon as it is written.
 
         Raises:
@@ -110,6 +111,21 @@ class ClusterJournal:
         if ring is not None and ring.pending == entry.id:
             ring.pending = ""
         self._tell(entry.model_dump_json())
+
+    def found(self, experiment: str, decision: str) -> None:
+        """Take an entry back in whose change happened after all: its patch came late, after its answer was lost.
+
+        Args:
+            experiment: the experiment's name.
+            decision: the id of the last decision in its status.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        dropped = self._dropped.get(experiment)
+        if dropped is not None and dropped.id == decision:
+            del self._dropped[experiment]
+            self.append(dropped, durable=True)
 
     def knows(self, experiment: str) -> bool:
         """Whether there is any entry about this Experiment, and not only about one that had its name before.
@@ -169,6 +185,7 @@ class ClusterJournal:
             self._tell(entry.model_dump_json())
         else:
             ring.drop_last()
+            self._dropped[experiment] = entry
         ring.pending = ""
 
     def _write(self, entry: JournalEntry, pending: str) -> None:

@@ -76,6 +76,9 @@ class Times:
     every: float = 2.0
 
 
+USUAL: Final = Times()
+
+
 class ClusterLease:
     """The Lease of one controller.
 
@@ -95,7 +98,7 @@ class ClusterLease:
         highest_epoch: Callable[[], int],
         *,
         identity: str = "",
-        times: Times = Times(),
+        times: Times = USUAL,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""The state of every rollout, from the statuses of Experiments. Implements :class:`controller.state.ports.StateReader`."""
+"""The state of every rollout, from Experiments' statuses. Implements :class:`controller.state.ports.StateReader`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ClusterStates:
                 found[name] = state
         return States(found, damaged=damaged)
 
-    def migrate(self, timeout: float) -> str:
+    def migrate(self, timeout: float) -> str:  # noqa: ARG002 - the interface has it
         """Nothing: an object's versions are the API server's to convert."""
         return ""
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from abmesh.experiment.errors import StateError
 from abmesh.experiment.model import Experiment
-from abmesh.experiment.quantities import format_percent
+from abmesh.experiment.quantities import format_percent, percent_of
+from abmesh.kube.status import percentages, points
 from controller.cluster.names import full_name
 from controller.records import DecisionRecord, ExperimentState, Phase, Stage
 
@@ -31,16 +32,6 @@ PHASES: Final = {
 }
 _WORDS: Final = {word: phase for phase, word in PHASES.items()}
 PENDING: Final = "Pending"
-
-
-def percent(points: int) -> float:
-    """Basis points as a status has them: percent, whole where they can be."""
-    return points // 100 if points % 100 == 0 else points / 100
-
-
-def points(percents: Mapping[str, Any]) -> dict[str, int]:
-    """Weights of a spec or status, in basis points."""
-    return {name: round(float(weight) * 100) for name, weight in percents.items()}
 
 
 def spec_weights(thing: Mapping[str, Any]) -> dict[str, int]:
@@ -68,7 +59,7 @@ def unseen_edit(thing: Mapping[str, Any]) -> bool:
 def weight_fields(experiment: Experiment, weights: Mapping[str, int], ranges: Mapping[str, Any]) -> Fields:
     """The weights in force, and the buckets of each variant."""
     fields: Fields = {
-        "weights": {name: percent(weight) for name, weight in weights.items()},
+        "weights": percentages(weights),
         "ranges": {name: [list(part) for part in parts] for name, parts in ranges.items()},
     }
     if experiment.rollout is not None:
@@ -85,13 +76,13 @@ def state_fields(state: ExperimentState) -> Fields:
         "plan": {
             "candidate": state.candidate,
             "control": state.control,
-            "steps": [percent(step) for step in state.steps],
+            "steps": [percent_of(step) for step in state.steps],
         },
         "stage": {
             "id": state.stage.id,
             "index": step,
             "of": len(state.steps),
-            "weight": percent(state.stage.weight),
+            "weight": percent_of(state.stage.weight),
             "since": state.stage.started_at.isoformat().replace("+00:00", "Z"),
         },
         "lastDecision": None if decision is None else decision_fields(decision),
@@ -134,8 +125,8 @@ def state_of(thing: Mapping[str, Any]) -> ExperimentState | None:
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         told = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else repr(error)
         raise StateError(
-            f"the status of Experiment {full_name(thing)} cannot be read: {told}; the rollout does not move, but harm is "
-            f"still rolled back. Put the status right, or delete the Experiment and apply it again"
+            f"the status of Experiment {full_name(thing)} cannot be read: {told}; the rollout does not move, but harm "
+            f"is still rolled back. Put the status right, or delete the Experiment and apply it again"
         ) from None
 
 

@@ -26,6 +26,7 @@ from controller.cluster.documents import ClusterDocuments, seen, with_weights
 from controller.cluster.journal import ClusterJournal
 from controller.cluster.lease import Fence
 from controller.cluster.objects import Experiments, Thing, in_words, patch_status
+from controller.cluster.runs import run_of
 from controller.cluster.status import (
     LONGEST_REASON,
     Fields,
@@ -70,7 +71,7 @@ class ClusterTransitions:
         journal: ClusterJournal,
         fence: Fence,
         *,
-        changed: Callable[[Thing, JournalEntry], None] = lambda thing, entry: None,
+        changed: Callable[[Thing, JournalEntry], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._client = client
@@ -81,19 +82,27 @@ class ClusterTransitions:
         self._changed = changed
         self._sleep = sleep
 
-    def recover(self, name: str, now: datetime) -> ExperimentState | None:
+    def recover(self, name: str, now: datetime) -> ExperimentState | None:  # noqa: ARG002 - the interface has it
         """The state as it is: a patch of a status is never half done."""
         return state_of(self._fetch(name))
 
-    def change(self, name: str, plan: Plan, now: datetime) -> ExperimentState:
-        """See :meth:`controller.state.transition.Transitions.change`."""
+    def change(self, name: str, plan: Plan, now: datetime, *, also: Fields | None = None) -> ExperimentState:
+        """See :meth:`controller.state.transition.Transitions.change`.
+
+        Args:
+            name: the experiment's name.
+            plan: called with the document and the state.
+            now: the time.
+            also: further fields of the status that are part of the change.
+        """
         for _ in range(ATTEMPTS):
             thing = self._fetch(name)
+            self._journal.found(name, (status_of(thing).get("lastDecision") or {}).get("id", ""))
             change = plan(self._documents.read(), state_of(thing))
             if unseen_edit(thing) and change.entry.actor == "controller" and change.after.phase is not Phase.MANUAL:
                 raise SupersededError("somebody edited the weights in the spec while deciding")
             self._journal.begin(change.entry)
-            if self._commit(thing, change, now) is None:
+            if self._commit(thing, change, now, also or {}) is None:
                 continue
             self._journal.done(change.entry)
             return change.after
@@ -106,15 +115,22 @@ class ClusterTransitions:
             raise SupersededError(f"the state of {name} changed in the meantime")
         experiment = self._experiment(name)
         fields = {**state_fields(state), **weight_fields(experiment, state.weights, experiment.effective_ranges)}
-        if self._patch(thing, {**fields, "lastSeenSpecWeights": seen(thing)}) is None:
+        first = {} if expected is not None else {"run": run_of(thing)}
+        if self._patch(thing, {**fields, **first, "lastSeenSpecWeights": seen(thing)}) is None:
             raise SupersededError(f"{name} changed in the meantime")
 
     def repair(self, name: str) -> None:
         """Nothing: there is no other copy of a status."""
 
-    def roll_back_instead(self, name: str, pending: Intent, rollback: Change, now: datetime) -> ExperimentState:
+    def roll_back_instead(
+        self,
+        name: str,
+        pending: Intent,  # noqa: ARG002 - the interface has it
+        rollback: Change,
+        now: datetime,
+    ) -> ExperimentState:
         """No change is ever half done, so it is carried out as any other."""
-        return self.change(name, lambda snapshot, state: rollback, now)
+        return self.change(name, lambda *_: rollback, now)
 
     def roll_back_unrecorded(self, name: str, rollback: Change) -> None:
         """See :meth:`controller.state.transition.Transitions.roll_back_unrecorded`."""
@@ -122,7 +138,7 @@ class ClusterTransitions:
             thing = self._fetch(name)
             if unseen_edit(thing) or state_of(thing) != rollback.before:
                 return  # somebody else's weights: the next tick decides on them
-            if self._commit(thing, rollback, rollback.entry.at) is not None:
+            if self._commit(thing, rollback, rollback.entry.at, {}) is not None:
                 log.error("%s: rolled back, but the journal has no entry of it: %s", name, rollback.entry.id)
                 return
 
@@ -159,7 +175,7 @@ class ClusterTransitions:
         """
         return self._patch(thing, fields) is not None
 
-    def _commit(self, thing: Thing, change: Change, now: datetime) -> Thing | None:
+    def _commit(self, thing: Thing, change: Change, now: datetime, also: Fields) -> Thing | None:
         """The patch that is the change; None if the Experiment was changed meanwhile."""
         entry, after = change.entry, change.after
         experiment = with_weights(self._experiment(entry.experiment), after.weights)
@@ -168,6 +184,7 @@ class ClusterTransitions:
             **weight_fields(experiment, after.weights, experiment.effective_ranges),
             "lastSeenSpecWeights": seen(thing),
             "reason": entry.reason[:LONGEST_REASON],
+            **also,
         }
         if change.request:
             fields["lastRequest"] = {
@@ -177,7 +194,7 @@ class ClusterTransitions:
                 "at": now.isoformat().replace("+00:00", "Z"),
             }
         written = self._patch(thing, fields, entry.id)
-        if written is not None:
+        if written is not None and self._changed is not None:
             self._changed(written, entry)
         return written
 

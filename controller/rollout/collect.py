@@ -5,11 +5,12 @@ Called by :mod:`controller.rollout.reconcile`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from abmesh.experiment.model import Experiment
+from controller.decision.history import History, PastStage
 from controller.evidence.summary import VariantEvidence
 from controller.evidence.summing import summarize
 from controller.evidence.window import extend, open_window
@@ -18,6 +19,9 @@ from controller.sources.base import Observation, readings_of
 from controller.state.evidence import StageEvidence
 from controller.state.ports import Evidence
 
+Earlier = Callable[[str, str], PastStage | None]
+"""What is remembered of a stage, by the experiment's name and the id of the decision that ended it."""
+
 
 class Collector:
     """Collects evidence.
@@ -25,11 +29,19 @@ class Collector:
     Args:
         store: keeps it between processes; None if it need not be kept.
         settle: time from a stage's start to its first evidence.
+        earlier: asked when a stage has begun of which this collector was not told; if None, the rollout then remembers
+            nothing of the stage before.
     """
 
-    def __init__(self, store: Evidence | None, settle: timedelta) -> None:
+    def __init__(
+        self,
+        store: Evidence | None,
+        settle: timedelta,
+        earlier: Earlier | None = None,
+    ) -> None:
         self._store = store
         self._settle = settle
+        self._earlier = earlier
         self._kept: dict[str, StageEvidence] = {}
 
     def collect(
@@ -74,12 +86,20 @@ class Collector:
         if known != kept and self._store is not None:
             self._store.write(name, kept)
 
+    def forget(self) -> None:
+        """Trust nothing that is in memory."""
+        self._kept.clear()
+
     def _of_stage(self, name: str, state: ExperimentState) -> StageEvidence:
         kept = self._kept.get(name)
         if kept is None and self._store is not None:
             kept = self._store.read(name)
-        if kept is None or kept.stage != state.stage.id:
+        if kept is None:
             return StageEvidence(state.stage.id)
+        if kept.stage != state.stage.id:
+            past = None if self._earlier is None else self._earlier(name, state.stage.id)
+            history = History() if past is None else kept.history.after_stage(past)
+            return StageEvidence(state.stage.id, history=history)
         return kept
 
 

@@ -33,7 +33,7 @@ from controller.records import (
     Phase,
     adopt,
 )
-from controller.rollout.collect import Collector
+from controller.rollout.collect import Collector, Earlier
 from controller.rollout.guard import Guard
 from controller.rollout.tick import Outcome, Tick, TickReport, inputs_of, outcome_of
 from controller.rollout.transitions import after, at_weights
@@ -62,6 +62,8 @@ class Reconciler:
         transitions: carries out changes.
         settle: how long new weights need until every server and Envoy serves them.
         new_id: makes the ids of decisions.
+        attempts: how often to decide in one tick, if somebody changes the experiment meanwhile.
+        earlier: tells of a stage whose end was carried out although this process did not hear of it.
     """
 
     def __init__(
@@ -74,10 +76,13 @@ class Reconciler:
         transitions: Transitions,
         settle: timedelta,
         new_id: Callable[[], str] = lambda: uuid4().hex,
+        attempts: int = 1,
+        earlier: Earlier | None = None,
     ) -> None:
         self._states = states
         self._journal = journal
-        self._collector = Collector(evidence, settle)
+        self._collector = Collector(evidence, settle, earlier)
+        self._attempts = attempts
         self._documents = documents
         self._new_id = new_id
         self._committer = transitions
@@ -124,8 +129,7 @@ class Reconciler:
             if experiment.rollout is None:
                 continue
             try:
-                state = self._usable(snapshot, experiment, states, tick)
-                outcomes.append(self._reconcile_one(snapshot, experiment, state, tick))
+                outcomes.append(self._decide_until_done(snapshot, experiment, states, tick))
             except SupersededError as error:
                 log.info("%s: %s; deciding again at the next tick", experiment.name, error)
                 superseded.append(experiment.name)
@@ -142,6 +146,31 @@ class Reconciler:
         self._failures = failures
         every = snapshot.document.experiments
         return TickReport(snapshot.generation, "", tuple(outcomes), failures, tuple(superseded), every)
+
+    def forget(self) -> None:
+        """Trust nothing that was collected before: another leader has been at work since."""
+        self._collector.forget()
+        self._pace = Pace()
+
+    def _decide_until_done(self, snapshot: Snapshot, experiment: Experiment, states: States, tick: Tick) -> Outcome:
+        """Reconcile one experiment; if somebody changes it meanwhile, once more with what is there then.
+
+        Raises:
+            SupersededError: that happened again and again.
+        """
+        name = experiment.name
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return self._reconcile_one(snapshot, experiment, self._usable(snapshot, experiment, states, tick), tick)
+            except SupersededError as error:
+                if attempt == self._attempts:
+                    raise
+                log.info("%s: %s; deciding again", name, error)
+            states, snapshot = self._states.read(), self._documents.read()
+            experiment = snapshot.document.experiment(name)
+            if experiment.rollout is None:
+                raise SupersededError("the rollout was removed from the document")
+        raise AssertionError("unreachable")
 
     def _usable(self, snapshot: Snapshot, experiment: Experiment, states: States, tick: Tick) -> ExperimentState | None:
         """The state of a rollout; None for a new one.

@@ -27,3 +27,14 @@ def abandoned(kind: Kind) -> str:
         f"someone edited the weights during this {kind.value}, so it was abandoned; abmesh resume continues from the "
         f"current weights"
     )
+
+
+def edited_in_place() -> str:
+    """Why a rollout is manual though its weights are what they were."""
+    return "someone wrote these weights into the spec by hand, so nothing moves until abmesh resume continues from them"
+
+
+def run_begun(run: str | None) -> str:
+    """Why a rollout starts again at the spec's weights."""
+    named = f"run {run}" if run is not None else "another run"
+    return f"the spec asks for {named}, so the rollout starts again at the spec's weights"
