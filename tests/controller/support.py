@@ -77,6 +77,7 @@ class Traffic:
     """One Envoy's cumulative statistics, as its admin endpoint prints them."""
 
     started: datetime = START - timedelta(hours=1)
+    name: str = NAME
     counters: dict[str, int] = field(default_factory=dict)
     bins: dict[str, dict[tuple[float, float], int]] = field(default_factory=dict)
     served: int = 0
@@ -95,7 +96,7 @@ class Traffic:
             self._serve(variant, requests, code, ms, slice_)
 
     def _serve(self, variant: str, requests: int, code: int, ms: int, slice_: int) -> None:
-        who = f"experiment.{NAME}.variant.{variant}"
+        who = f"experiment.{self.name}.variant.{variant}"
         self._count(f"abmesh.requests.{who}.slice.{slice_}.code.{code}", requests)
         self._count(f"abmesh.duration_ms.{who}.slice.{slice_}", requests * ms)
         bins = self.bins.setdefault(f"abmesh.duration.{who}.group.{slice_ // 5}", {})
