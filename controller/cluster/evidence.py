@@ -1,4 +1,4 @@
-"""The evidence of each rollout in a ConfigMap: at every change of stage, and otherwise every 30 seconds at most.
+"""The evidence of each rollout in a ConfigMap: when a stage or its evidence begins, then every 30 seconds at most.
 
 It is never part of the status, which every server watches. Implements :class:`controller.state.ports.Evidence`.
 """
@@ -37,7 +37,7 @@ class ClusterEvidence:
         self._maps = maps
         self._uid_of = uid_of
         self._monotonic = monotonic
-        self._written: dict[str, tuple[str, float]] = {}
+        self._written: dict[str, tuple[object, float]] = {}
         self._waiting: dict[str, StageEvidence] = {}
         self._too_large: set[str] = set()
 
@@ -61,9 +61,9 @@ class ClusterEvidence:
         Raises:
             StateError: it cannot be written.
         """
-        stage, at = self._written.get(experiment, ("", 0.0))
+        era, at = self._written.get(experiment, (None, 0.0))
         now = self._monotonic()
-        if stage == live.stage and now - at < EVERY:
+        if era == _era(live) and now - at < EVERY:
             self._waiting[experiment] = live
             return
         self._write(experiment, live)
@@ -94,4 +94,12 @@ class ClusterEvidence:
         except StateError:
             self._waiting[experiment] = live
             raise
-        self._written[experiment] = live.stage, self._monotonic()
+        self._written[experiment] = _era(live), self._monotonic()
+
+
+def _era(live: StageEvidence) -> tuple[str, object]:
+    """What must be written at once if it changes: the stage, and when its evidence began.
+
+    Envoys count on, so whoever knows where they were then, loses nothing of what they counted since.
+    """
+    return live.stage, None if live.window is None else live.window.since

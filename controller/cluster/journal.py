@@ -152,14 +152,16 @@ class ClusterJournal:
         return None
 
     def entries(self, experiment: str) -> list[JournalEntry]:
-        """All that is left, oldest first, without one that is pending.
+        """All that is left, oldest first, without one whose change did not happen.
 
         Raises:
             StateError: the journal cannot be read.
         """
         ring = self._ring(experiment)
         found = [entry for line in ring.lines if (entry := parse_entry(line)) is not None]
-        return [entry for entry in found if not ring.pending or entry.id != ring.pending]
+        if ring.pending and self._decision_of(experiment) != ring.pending:
+            found = [entry for entry in found if entry.id != ring.pending]
+        return found
 
     def _ring(self, experiment: str) -> _Ring:
         ring = self._rings.get(experiment)

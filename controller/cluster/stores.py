@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -61,6 +62,7 @@ def stores(
     times: Times = USUAL,
     on_change: Callable[[], None] = lambda: None,
     tell: Callable[[str], None] = write_line,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> Stores:
     """Make the stores of a controller.
 
@@ -72,6 +74,7 @@ def stores(
         times: of the Lease.
         on_change: called when a tick is wanted before its time.
         tell: gets every journal entry as a line of JSON.
+        monotonic: a clock, for how often evidence is written.
     """
     experiments = Experiments(client, on_change)
 
@@ -92,7 +95,11 @@ def stores(
 
     lease = ClusterLease(client, namespace, highest_epoch, identity=identity, times=times)
     events, maps = Events(client, lease.identity), Maps(client, namespace, lease)
-    journal, evidence, kept = ClusterJournal(maps, uid_of, decision_of, tell), ClusterEvidence(maps, uid_of), Kept(maps)
+    journal, evidence, kept = (
+        ClusterJournal(maps, uid_of, decision_of, tell),
+        ClusterEvidence(maps, uid_of, monotonic),
+        Kept(maps),
+    )
     documents = ClusterDocuments(client, experiments, lease)
 
     def changed(thing: Thing, entry: JournalEntry) -> None:

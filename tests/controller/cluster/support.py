@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Callable
@@ -73,7 +74,7 @@ class ClusterWorld:
     absent: set[str] = field(default_factory=set)
     settle: timedelta = timedelta(seconds=5)
     told: list[str] = field(default_factory=list)
-    times: Times = field(default_factory=lambda: Times(duration=60, deadline=50, every=1))
+    times: Times = field(default_factory=lambda: Times(duration=60, deadline=50, every=40))
     stores: Stores = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,16 +95,19 @@ class ClusterWorld:
     def start(self) -> None:
         """A controller process begins, and does not lead yet."""
         self.stores = stores(
-            self.client, self.own, settle=self.settle, times=self.times, tell=self.told.append
+            self.client,
+            self.own,
+            settle=self.settle,
+            times=self.times,
+            tell=self.told.append,
+            monotonic=lambda: (self.now - START).total_seconds(),
         )
 
     def restart(self) -> None:
         """The controller was killed, its Lease ran out, and another process starts."""
         self.stores.lease.lost("the test killed it")
-        try:
+        with contextlib.suppress(Missing):
             self.people.delete(LEASES, self.own, LEASE)
-        except Missing:
-            pass
         self.start()
 
     def close(self) -> None:
@@ -181,8 +185,7 @@ class ClusterWorld:
         """What another process would read of the journal."""
         fresh = stores(self.people, self.own, settle=self.settle)
         fresh.experiments.list_now()
-        ring = fresh.journal.entries(self.name)
-        return ring
+        return fresh.journal.entries(self.name)
 
     def moves(self) -> list[tuple[str, int, int]]:
         """Every journalled decision that moved the candidate: kind, weight before, weight after."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,24 @@ from tests.controller.contract.subjects import ClusterSubject, FileSubject, Subj
 
 
 @pytest.fixture(params=["files", "cluster"])
-def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
-    if request.param == "files":
-        yield FileSubject(tmp_path)
-        return
-    with FakeApi().running() as api:
-        found = ClusterSubject(ClusterWorld(api.client))
-        try:
-            yield found
-        finally:
-            found.world.close()
+def new_subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Subject]]:
+    """Makes one set of stores after the other."""
+    with contextlib.ExitStack() as stack:
+        numbers = itertools.count()
+
+        def make() -> Subject:
+            if request.param == "files":
+                folder = tmp_path / str(next(numbers))
+                folder.mkdir()
+                return FileSubject(folder)
+            api = stack.enter_context(FakeApi().running())
+            found = ClusterSubject(ClusterWorld(api.client))
+            stack.callback(found.world.close)
+            return found
+
+        yield make
+
+
+@pytest.fixture
+def subject(new_subject: Callable[[], Subject]) -> Subject:
+    return new_subject()

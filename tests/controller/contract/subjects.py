@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from abmesh.experiment.errors import StateError
 from abmesh.kube.errors import Unreachable
-from controller.records import ExperimentState, JournalEntry
 from controller.rollout import commands
 from controller.rollout.commit import Committer
 from controller.settings import Settings
@@ -21,7 +19,7 @@ from controller.state.locks import URGENT_SECONDS
 from controller.state.ports import Evidence, Leadership, Recorder, StateReader
 from controller.state.transition import Transitions
 from tests.controller.cluster.support import ClusterWorld, spec
-from tests.controller.support import DOCUMENT, Traffic, World, world
+from tests.controller.support import World, world
 
 Step = Callable[[str, Callable[[], Any]], Any]
 """Runs one input or output, or does something else instead; gets its name."""
@@ -31,12 +29,22 @@ class Subject(Protocol):
     """A controller's stores with a rollout in them, that Envoys feed."""
 
     name: str
-    states: StateReader
-    documents: Documents
-    evidence: Evidence
-    recorder: Recorder
-    transitions: Transitions
     world: Any
+
+    @property
+    def states(self) -> StateReader: ...
+
+    @property
+    def documents(self) -> Documents: ...
+
+    @property
+    def evidence(self) -> Evidence: ...
+
+    @property
+    def recorder(self) -> Recorder: ...
+
+    @property
+    def transitions(self) -> Transitions: ...
 
     def lease(self) -> Leadership:
         """A lease of another process."""
@@ -103,7 +111,7 @@ class FileSubject:
         from controller.state.states import StateStore
 
         documents = _Stepping(self._plain, step, ("read", "write_weights"))
-        self.world.documents = documents  # type: ignore[assignment]  # it has what it wraps
+        self.world.documents = documents
         for owner, method in ((StateStore, "write"), (Journal, "append")):
             original = getattr(owner, method)
             self._patched.append((owner, method, original))
@@ -211,5 +219,3 @@ class _Stepping:
 
 def _stepped(original: Any, name: str, step: Step) -> Any:
     return lambda *args, **options: step(name, lambda: original(*args, **options))
-
-

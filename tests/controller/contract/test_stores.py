@@ -6,6 +6,7 @@ import pytest
 
 from abmesh.experiment.errors import Conflict
 from controller.state.evidence import StageEvidence
+from controller.state.ports import Leadership
 from tests.controller.contract.subjects import Subject
 from tests.controller.state.entries import entry
 
@@ -49,13 +50,14 @@ def test_weights_are_written_only_into_the_document_that_was_looked_at(subject: 
 
 def test_one_process_leads_until_it_lets_go(subject: Subject) -> None:
     first, second = subject.lease(), subject.lease()
-    assert first.acquire()
-    assert first.held
-    assert first.acquire()
-    assert not second.acquire()
-    assert not second.held
+    assert [first.acquire(), first.acquire(), _leads(first)] == [True, True, True]
+    assert [second.acquire(), _leads(second)] == [False, False]
     assert second.leader().process
     first.release()
-    assert not first.held
+    assert not _leads(first)
     assert second.acquire()
     second.release()
+
+
+def _leads(lease: Leadership) -> bool:
+    return lease.held
