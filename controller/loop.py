@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Protocol
 
 from abmesh.experiment.errors import AbmeshError, StateError
 from controller.metrics.telemetry import Telemetry
+from controller.rollout.attendance import Attendance
 from controller.rollout.checker import Checker
 from controller.rollout.guard import Guard
 from controller.rollout.prober import Prober
@@ -40,16 +40,6 @@ check's first answer; more often if the interval is shorter."""
 
 WOKEN_WAIT = 0.2
 """Seconds at least between two ticks, however often this controller is woken."""
-
-
-class Attendant(Protocol):
-    """Does what a leader has to do around each tick; in the tick's thread."""
-
-    def before(self, now: datetime) -> None:
-        """Do what must be done before anything is decided."""
-
-    def after(self, report: TickReport, now: datetime) -> None:
-        """Tell people what the tick did."""
 
 
 class Role(StrEnum):
@@ -103,7 +93,7 @@ class Controller:
         prober: Prober | None = None,
         checker: Checker | None = None,
         guard: tuple[Guard, StateReader] | None = None,
-        attendant: Attendant | None = None,
+        attendant: Attendance | None = None,
         wake: asyncio.Event | None = None,
         notify: Callable[[str], None] = lambda _: None,
         clock: Callable[[], datetime] = utc_now,

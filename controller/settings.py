@@ -42,6 +42,19 @@ _SELECTOR = re.compile(rf"\s*{_MATCHER}\s*(?:,\s*{_MATCHER}\s*)*")
 
 
 @dataclass(frozen=True, slots=True)
+class Kubernetes:
+    """Which cluster keeps everything, in the place of files.
+
+    Attributes:
+        namespace: with the controller's own objects; None for the pod's, or that of the kubeconfig's context.
+        context: of the kubeconfig; None for the pod's service account, or the kubeconfig's current one.
+    """
+
+    namespace: str | None = None
+    context: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Settings of the controller, of operators' commands and of ``abmesh status``.
 
@@ -59,6 +72,7 @@ class Settings:
         interval: time between the starts of two ticks.
         settle: how long new weights need to reach every server and Envoy.
         timeout: time limit for the answer of one Envoy, or of the Prometheus server.
+        kubernetes: the cluster that keeps experiments, state and journal; None for files.
         http_listen: ``HOST:PORT`` of ``/metrics`` and ``/healthz``; None serves neither. Port 0 picks a free port.
     """
 
@@ -76,6 +90,7 @@ class Settings:
     max_age: timedelta = timedelta(minutes=2)
     routes_file: Path | None = None
     state_group: str | None = None
+    kubernetes: Kubernetes | None = None
 
     def __post_init__(self) -> None:
         """Validate; raises SettingsError for a value that is not allowed."""
@@ -94,6 +109,8 @@ class Settings:
         twice = sorted({each for each in self.warmups if self.warmups.count(each) > 1})
         if twice:
             raise SettingsError(f"the warm-up listener {twice[0]} is given twice; give it once")
+        if self.kubernetes is not None:
+            self._check_cluster()
         if self.routes_file is not None:
             check_routes_file(str(self.routes_file))
         if self.http_listen is not None:
@@ -116,6 +133,15 @@ class Settings:
             raise SettingsError(f"{_quoted(self.selector)} is not a selector of targets; {allowed}")
         if self.max_age < timedelta(seconds=1):
             raise SettingsError(f"max age {format_duration(self.max_age)} is too short; allowed: 1s or more")
+
+    def _check_cluster(self) -> None:
+        for flag, value in (
+            ("--state", self.state_dir),
+            ("--state-group", self.state_group),
+            ("--routes-file", self.routes_file),
+        ):
+            if value is not None:
+                raise SettingsError(f"{flag} is for files; with --kubernetes, the cluster keeps everything")
 
     @property
     def state_folder(self) -> Path:

@@ -6,11 +6,14 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 from abmesh.experiment.errors import AbmeshError, SettingsError, StateError
 from abmesh.experiment.store import FileStore
 from controller.http import HttpServer
+from controller.keeping import Keeping
 from controller.loop import Controller
 from controller.metrics.telemetry import Telemetry
 from controller.rollout.checker import Checker
@@ -51,20 +54,26 @@ def run(settings: Settings) -> int:
         SettingsError: there is no Envoy, or the HTTP address is not valid.
         StartError: cannot listen on the HTTP address.
         StateError: the state folder cannot be created, or belongs to somebody else.
+        KubeError: there is no way to the cluster's API server.
     """
     if settings.source == ENVOY and not settings.envoys:
         raise SettingsError("no Envoy to read statistics from; add one, such as --envoy http://127.0.0.1:9901")
     # Does nothing if logging is already configured.
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if settings.kubernetes is None:
+        _prepare_files(settings)
+    if warning := too_short((settings.interval + settings.timeout).total_seconds()):
+        log.warning("%s", warning)
+    asyncio.run(_serve(settings))
+    return 0
+
+
+def _prepare_files(settings: Settings) -> None:
     public = [path for path in (settings.config, settings.routes_file) if path is not None]
     for change in secure(settings.state_folder, settings.state_group, public):
         log.warning("%s", change)
-    if warning := too_short((settings.interval + settings.timeout).total_seconds()):
-        log.warning("%s", warning)
     with suppress(AbmeshError):  # whatever is wrong with the document shows at every tick
         FileStore(settings.config, lock_seconds=1.0, warn=log.warning).recover()
-    asyncio.run(_serve(settings))
-    return 0
 
 
 def _source(settings: Settings) -> Source:
@@ -116,14 +125,10 @@ async def _keep_routes(settings: Settings, publisher: Publisher) -> None:
         tasks.create_task(watcher.run())
 
 
-async def _serve(settings: Settings) -> None:
+def in_files(settings: Settings) -> Keeping:
+    """Build what a controller with a document and a state folder is built on."""
     folder = settings.state_folder
-    telemetry = Telemetry()
-    source: Source = _source(settings)
     renderings, reader = renderings_of(settings)
-    telemetry.add_renderings(renderings)
-    if reader is not None:
-        source = NotingSource(source, reader.note)
     states, journal = StateStore(folder), Journal(folder)
     documents = FileStore(settings.config, warn=log.warning, lock_seconds=URGENT_SECONDS)
     reconciler = Reconciler(
@@ -134,39 +139,70 @@ async def _serve(settings: Settings) -> None:
         transitions=Committer(states, journal, documents, URGENT_SECONDS),
         settle=settings.settle,
     )
-    guard = Guard(journal=journal, documents=documents, settle=settings.settle)
-    lease = Lease(folder)
+    publisher = _publisher(settings)
+    beside: list[Callable[[], Coroutine[Any, Any, None]]] = [reader.run] if reader else []
+    if publisher is not None:
+        beside.append(lambda: _keep_routes(settings, publisher))
+    return Keeping(
+        experiments=f"config={settings.config}",
+        place=f"state={folder}",
+        reconciler=reconciler,
+        lease=Lease(folder),
+        renderings=renderings,
+        reader=reader,
+        guard=(Guard(journal=journal, documents=documents, settle=settings.settle), states),
+        publisher=publisher,
+        beside=tuple(beside),
+    )
+
+
+def _keeping(settings: Settings) -> Keeping:
+    if settings.kubernetes is None:
+        return in_files(settings)
+    # Imported here, because a controller with files needs no HTTP client for the API server.
+    from controller.wiring_cluster import in_cluster
+
+    return in_cluster(settings)
+
+
+async def _serve(settings: Settings) -> None:
+    telemetry = Telemetry()
+    source: Source = _source(settings)
+    keeping = _keeping(settings)
+    telemetry.add_renderings(keeping.renderings)
+    if keeping.reader is not None:
+        source = NotingSource(source, keeping.reader.note)
     warmer = Warmer(settings.warmups, on_request=telemetry.record_warmup_request)
     prober = Prober(settings.warmups)
     checker = Checker(settings.url)
     controller = Controller(
         settings,
         source=source,
-        reconciler=reconciler,
-        lease=lease,
+        reconciler=keeping.reconciler,
+        lease=keeping.lease,
         telemetry=telemetry,
         warmer=warmer,
         prober=prober,
         checker=checker,
-        guard=(guard, states),
+        guard=keeping.guard,
+        attendant=keeping.attendant,
+        wake=keeping.wake,
         notify=notify,
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    publisher = _publisher(settings)
-    if publisher is not None:
-        telemetry.add_routes(publisher.status)
-    routes = publisher.status if publisher else None
+    routes = keeping.publisher.status if keeping.publisher else None
+    if routes is not None:
+        telemetry.add_routes(routes)
     listen = settings.http_listen
-    http = HttpServer(listen, controller, telemetry, routes, renderings) if listen else None
-    beside = [asyncio.create_task(_keep_routes(settings, publisher))] if publisher else []
-    beside += [asyncio.create_task(reader.run())] if reader else []
+    http = HttpServer(listen, controller, telemetry, routes, keeping.renderings) if listen else None
+    beside = [asyncio.create_task(each()) for each in keeping.beside]
     try:
         address = await http.start() if http else "none"
         where = f"envoys={len(settings.envoys)}" if settings.url is None else f"prometheus={settings.url}"
-        sys.stderr.write(f"abmesh controller ready: config={settings.config} {where} http={address} state={folder}\n")
+        sys.stderr.write(f"abmesh controller ready: {keeping.experiments} {where} http={address} {keeping.place}\n")
         sys.stderr.flush()
         notify(READY)
         await controller.run(stop)
@@ -181,4 +217,5 @@ async def _serve(settings: Settings) -> None:
         await prober.close()
         await checker.close()
         await source.close()
-        lease.release()
+        await asyncio.to_thread(keeping.close)
+        await asyncio.to_thread(keeping.lease.release)
