@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.store import FileStore
@@ -205,7 +205,17 @@ def world(folder: Path, text: str = DOCUMENT) -> World:
     return World(folder / "state", FileStore(path))
 
 
-def serve(subject: World, requests: int, *, code: int = 200, ms: int = 100) -> None:
+class Fed(Protocol):
+    """A controller whose Envoys tests feed: a :class:`World`, or one whose rollouts are kept elsewhere."""
+
+    envoys: dict[str, Traffic]
+
+    def weight(self) -> int: ...
+
+    def tick(self, seconds: float = 5.0) -> TickReport: ...
+
+
+def serve(subject: Fed, requests: int, *, code: int = 200, ms: int = 100) -> None:
     """Traffic as the weights say: so many of the candidate's requests per Envoy, and good ones of the control."""
     weight = subject.weight()
     for traffic in subject.envoys.values():
@@ -215,7 +225,7 @@ def serve(subject: World, requests: int, *, code: int = 200, ms: int = 100) -> N
 
 
 def serve_and_tick(
-    subject: World, ticks: int, *, good: int = 50, bad: int = 0, ms: int = 100, seconds: float = 5.0
+    subject: Fed, ticks: int, *, good: int = 50, bad: int = 0, ms: int = 100, seconds: float = 5.0
 ) -> None:
     """Ticks so many seconds apart, with traffic as the weights say before each: so much to the candidate."""
     for _ in range(ticks):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -49,6 +50,14 @@ def spec(weight: float = 0, **changes: Any) -> dict[str, Any]:
     found["variants"][0]["weight"], found["variants"][1]["weight"] = 100 - weight, weight
     found["rollout"] |= changes
     return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait until a condition holds."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, f"not within {seconds:g} s"
+        time.sleep(0.01)
 
 
 def manifest(namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
