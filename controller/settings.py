@@ -46,7 +46,8 @@ class Kubernetes:
     """Which cluster keeps everything, in the place of files.
 
     Attributes:
-        namespace: with the controller's own objects; None for the pod's, or that of the kubeconfig's context.
+        namespace: of the Experiments; None for all namespaces. The controller's own objects are in the pod's, or in
+            that of the kubeconfig's context.
         context: of the kubeconfig; None for the pod's service account, or the kubeconfig's current one.
     """
 
@@ -152,6 +153,20 @@ class Settings:
     def journal_path(self) -> Path:
         """Path of the journal."""
         return self.state_folder / JOURNAL_FILE
+
+
+def parse_kubernetes(wanted: bool, namespace: str | None, context: str | None) -> Kubernetes | None:
+    """The cluster from its flags; None for none.
+
+    Raises:
+        SettingsError: flags that only count with ``--kubernetes``.
+    """
+    if wanted:
+        return Kubernetes(namespace or None, context or None)
+    alone = [flag for flag, value in (("--namespace", namespace), ("--context", context)) if value]
+    if alone:
+        raise SettingsError(f"{', '.join(alone)}: only with --kubernetes")
+    return None
 
 
 def check_note(text: str) -> str:

@@ -29,13 +29,14 @@ def in_cluster(settings: Settings) -> Keeping:
         NotConfigured: there is no way to an API server.
     """
     assert settings.kubernetes is not None
-    connection = connect(settings.kubernetes.context, settings.kubernetes.namespace)
+    connection = connect(settings.kubernetes.context)
     client = Client(connection, REQUEST_SECONDS)
     wake = asyncio.Event()
-    kept = stores(client, connection.namespace, settle=settings.settle, on_change=wake.set)
+    watched = settings.kubernetes.namespace
+    kept = stores(client, connection.namespace, watched=watched, settle=settings.settle, on_change=wake.set)
 
     async def watch() -> None:
-        await kept.experiments.follow(follow(connection, EXPERIMENTS))
+        await kept.experiments.follow(follow(connection, EXPERIMENTS, watched))
 
     def close() -> None:
         if kept.lease.held:

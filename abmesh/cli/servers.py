@@ -126,9 +126,12 @@ def controller(
             show_default="none",
         ),
     ] = None,
+    kubernetes: KubernetesOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
 ) -> None:
     """Run the controller, which moves weights on evidence from Envoy."""
-    from controller.settings import Settings
+    from controller.settings import Settings, parse_kubernetes
     from controller.wiring import run
 
     settings = Settings(
@@ -146,5 +149,6 @@ def controller(
         selector=selector,
         max_age=duration(max_age),
         routes_file=routes_file.absolute() if routes_file else None,
+        kubernetes=parse_kubernetes(kubernetes, namespace, context),
     )
     raise typer.Exit(run(settings))

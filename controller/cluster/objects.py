@@ -46,13 +46,17 @@ class Experiments:
     Args:
         client: for reads that must be of this moment.
         on_change: called whenever a spec, an annotation or the set of Experiments changes; from the event loop.
+        namespace: whose Experiments they are; None for all.
 
     Attributes:
         trouble: why the watch does not get on; empty if it does.
     """
 
-    def __init__(self, client: Client, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, client: Client, on_change: Callable[[], None] = lambda: None, namespace: str | None = None
+    ) -> None:
         self._client = client
+        self._namespace = namespace
         self._on_change = on_change
         self._lock = threading.Lock()
         self._watched: dict[str, Thing] = {}
@@ -129,7 +133,7 @@ class Experiments:
         Raises:
             KubeError: the API server does not answer.
         """
-        listed = self._client.list(EXPERIMENTS)
+        listed = self._client.list(EXPERIMENTS, self._namespace)
         for thing in listed.items:
             self.note(thing)
         with self._lock:

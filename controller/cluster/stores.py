@@ -58,6 +58,7 @@ def stores(
     namespace: str,
     *,
     settle: timedelta,
+    watched: str | None = None,
     identity: str = "",
     times: Times = USUAL,
     on_change: Callable[[], None] = lambda: None,
@@ -70,13 +71,14 @@ def stores(
         client: to the API server; its time limit is shorter than the Lease's deadline.
         namespace: the controller's own, with its Lease and ConfigMaps.
         settle: how long new weights need until every server and Envoy serves them.
+        watched: namespace of the Experiments; None for all namespaces.
         identity: of this process; made up if empty.
         times: of the Lease.
         on_change: called when a tick is wanted before its time.
         tell: gets every journal entry as a line of JSON.
         monotonic: a clock, for how often evidence is written.
     """
-    experiments = Experiments(client, on_change)
+    experiments = Experiments(client, on_change, watched)
 
     def highest_epoch() -> int:
         experiments.list_now()
