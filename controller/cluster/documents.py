@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import xxhash
 from pydantic import ValidationError
 
 from abmesh.experiment.errors import AbmeshError, Conflict, DocumentError, StoreError
@@ -17,6 +16,7 @@ from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.store import Snapshot
 from abmesh.kube.client import Client
 from abmesh.kube.errors import KubeError, Stale
+from abmesh.kube.generation import experiment_digest, generation_of
 from abmesh.kube.in_force import experiment_in_force
 from abmesh.kube.status import percentages
 from controller.cluster.lease import Fence
@@ -125,13 +125,13 @@ class ClusterDocuments:
 
 
 def generation(document: Document, things: Mapping[str, Thing]) -> int:
-    """Identifies what is served: names, versions of specs, and buckets. 52 bits, as a file's generation has."""
-    hashed = xxhash.xxh64()
-    for experiment in sorted(document.experiments, key=lambda item: item.name):
-        ranges = sorted(experiment.effective_ranges.items())
-        version = things[experiment.name]["metadata"].get("generation")
-        hashed.update(repr((experiment.name, version, ranges)).encode())
-    return hashed.intdigest() >> 12
+    """Identifies what is served, as servers tell it."""
+    digests: dict[str, int] = {}
+    for item in document.experiments:
+        metadata = things[item.name]["metadata"]
+        number = int(metadata.get("generation", 0))
+        digests[item.name] = experiment_digest(str(metadata["uid"]), item.name, number, item.effective_ranges)
+    return generation_of(digests)
 
 
 def with_weights(experiment: Experiment, weights: Mapping[str, int]) -> Experiment:

@@ -23,6 +23,7 @@ from controller.evidence.parse import parse
 from controller.records import JournalEntry, Phase
 from controller.rollout.tick import TickReport
 from controller.sources.base import Observation
+from controller.state.lease import Heartbeat
 from tests.controller.support import ENVOY, START, Traffic
 
 OURS = "abmesh"
@@ -149,6 +150,7 @@ class ClusterWorld:
         self.stores.attendant.before(self.now)
         report = self.stores.reconciler.reconcile(self.observe(), self.now, self.now)
         self.stores.attendant.after(report, self.now)
+        self.stores.lease.beat(Heartbeat(at=self.now, every=60))
         return report
 
     def thing(self) -> dict[str, Any]:
