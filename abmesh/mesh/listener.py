@@ -36,6 +36,7 @@ from abmesh.mesh.answers import answers_filter
 from abmesh.mesh.events import cors_filter
 from abmesh.mesh.ext_proc_filter import ext_proc_filter
 from abmesh.mesh.filters import STRIP, header_filter
+from abmesh.mesh.measured import kinds_of
 from abmesh.mesh.options import RenderOptions
 from abmesh.mesh.routes import NAME as ROUTES
 from abmesh.mesh.routes import route_configuration
@@ -60,7 +61,7 @@ def listener(document: Document, options: RenderOptions) -> Listener:
         merge_slashes=True,
         stream_idle_timeout=edge.STREAM_IDLE,
         request_headers_timeout=edge.REQUEST_HEADERS,
-        access_log=loggers(document),
+        access_log=loggers(kinds_of(document)),
         rds=rds,
         route_config=None if rds else route_configuration(document),
         http_filters=[

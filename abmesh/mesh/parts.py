@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from abmesh.experiment.metrics import CONTINUATION
 from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.request_headers import needed_headers, page_headers
 from abmesh.mesh.lane import asks_server, obstacle
+from abmesh.mesh.measured import kinds_of
 
 FORM: Final = "v1"
 """Changes whenever these parts do; an Envoy with another form says nothing that can be compared."""
@@ -128,7 +130,7 @@ def _parts(document: Document) -> Iterator[tuple[str, _Json]]:
     yield "default_cluster", document.default_cluster
     yield "event_origins", [document.event_origins, list(_page_headers(document)) if document.event_origins else []]
     yield "headers", needed_headers(document)
-    yield "statistics", _statistics(document)
+    yield "statistics", asdict(kinds_of(document))
     yield "scripts", list(dict.fromkeys(item.answers.model_dump_json() for item in document.experiments))
     yield EXPERIMENTS, [experiment.name for experiment in document.experiments]
     for experiment in document.experiments:
@@ -144,18 +146,6 @@ def _page_headers(document: Document) -> Iterator[_Json]:
             declared.setdefault(event, []).extend(page_headers(experiment))
     for name, headers in declared.items():
         yield name, bool(headers), list(dict.fromkeys(header for header in headers if header not in _NOT_ASKED))
-
-
-def _statistics(document: Document) -> _Json:
-    """Which statistics there are at all: Envoy names them by what a request carries."""
-    events = [event for experiment in document.experiments for event in experiment.events]
-    return {
-        "continuation": any(event.name == CONTINUATION for event in events),
-        "events": any(event.name != CONTINUATION for event in events),
-        "segments": any(experiment.segments is not None for experiment in document.experiments),
-        "sessions": any(experiment.issue_cookie is not None for experiment in document.experiments),
-        "values": any(event.value is not None for event in events),
-    }
 
 
 def _of(experiment: Experiment) -> Iterator[tuple[str, _Json]]:

@@ -29,8 +29,8 @@ from envoy_data_plane.envoy.type.v3 import Scope
 from envoy_data_plane.google.protobuf import Any
 
 from abmesh.experiment import metrics, names
-from abmesh.experiment.model import Document
 from abmesh.mesh import log_filters
+from abmesh.mesh.measured import Kinds
 
 _DURATION: Final = "%DURATION%"
 _TTFT: Final = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:ms)%"
@@ -58,10 +58,9 @@ GIVEN_UP: Final = ("DC", "DR")
 """Response flags for answers that the client abandoned: it closed the connection, or reset its HTTP/2 stream."""
 
 
-def loggers(document: Document) -> list[AccessLog]:
-    """The loggers of every statistic that the document's experiments can have."""
-    segments = any(experiment.segments is not None for experiment in document.experiments)
-    return [_unassigned(), *_of_answers(), *_of_users(document), *(_by_segment(document) if segments else ())]
+def loggers(kinds: Kinds) -> list[AccessLog]:
+    """The loggers of these kinds of statistics, beside those that every experiment has."""
+    return [_unassigned(), *_of_answers(), *_of_users(kinds), *(_by_segment(kinds) if kinds.segments else ())]
 
 
 def _unassigned() -> AccessLog:
@@ -123,28 +122,26 @@ def _of_answers() -> Iterator[AccessLog]:
     yield _logger("left", _left(), _counter(metrics.LEFT, _SLICE))
 
 
-def _of_users(document: Document) -> Iterator[AccessLog]:
+def _of_users(kinds: Kinds) -> Iterator[AccessLog]:
     """Sessions and feedback events."""
-    events = [event for experiment in document.experiments for event in experiment.events]
-    sessions = any(experiment.issue_cookie is not None for experiment in document.experiments)
-    if sessions:
+    if kinds.sessions:
         yield _logger(
             "sessions",
             log_filters.all_of(log_filters.header_present(names.ISSUED), _evidence()),
             _counter(metrics.SESSIONS, _SLICE),
         )
-    if any(event.name == metrics.CONTINUATION for event in events):
+    if kinds.continuation:
         continued = log_filters.all_of(log_filters.header_present(names.CONTINUED), _evidence())
         tags = _SLICE | _event(metrics.CONTINUATION)
         yield _logger(
             "continuations", continued, _counter(metrics.EVENTS, tags), _counter(metrics.SESSION_EVENTS, tags)
         )
-    if any(event.name != metrics.CONTINUATION for event in events):
+    if kinds.events:
         yield _logger("events", _feedback(), _counter(metrics.EVENTS, _SLICE | _event()))
-        if sessions:
+        if kinds.sessions:
             in_session = log_filters.all_of(log_filters.header_present(names.ISSUED), _feedback())
             yield _logger("session_events", in_session, _counter(metrics.SESSION_EVENTS, _SLICE | _event()))
-    if any(event.value is not None for event in events):
+    if kinds.values:
         yield _logger(
             "event_values",
             log_filters.all_of(log_filters.header_present(names.EVENT_VALUE), _feedback()),
@@ -153,12 +150,11 @@ def _of_users(document: Document) -> Iterator[AccessLog]:
         )
 
 
-def _by_segment(document: Document) -> Iterator[AccessLog]:
+def _by_segment(kinds: Kinds) -> Iterator[AccessLog]:
     """The same by segment of users and group of slices instead of by slice.
 
     All of it by slice would be five times as many statistics. Ten groups are enough to measure how users differ.
     """
-    events = [event for experiment in document.experiments for event in experiment.events]
     in_one, requests = (
         log_filters.header_present(names.SEGMENT),
         _counter(_by_segment_name(names.STAT_REQUESTS), _SEGMENT | _CODE),
@@ -190,14 +186,14 @@ def _by_segment(document: Document) -> Iterator[AccessLog]:
     )
     yield _logger("broken_by_segment", _broken(in_one), _counter(_by_segment_name(metrics.BROKEN), _SEGMENT))
     yield _logger("left_by_segment", _left(in_one), _counter(_by_segment_name(metrics.LEFT), _SEGMENT))
-    if any(event.name == metrics.CONTINUATION for event in events):
+    if kinds.continuation:
         continued = log_filters.all_of(log_filters.header_present(names.CONTINUED), in_one, _evidence())
         yield _logger(
             "continuations_by_segment",
             continued,
             _counter(_by_segment_name(metrics.EVENTS), _SEGMENT | _event(metrics.CONTINUATION)),
         )
-    if any(event.name != metrics.CONTINUATION for event in events):
+    if kinds.events:
         yield _logger(
             "events_by_segment",
             log_filters.all_of(_feedback(), in_one),

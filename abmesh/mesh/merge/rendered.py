@@ -27,6 +27,7 @@ from abmesh.mesh.events import event_routes
 from abmesh.mesh.ext_proc_filter import asks_server
 from abmesh.mesh.filters import STRIP
 from abmesh.mesh.listener import our_filters
+from abmesh.mesh.measured import kinds_of
 from abmesh.mesh.merge.add_clusters import ADDED
 from abmesh.mesh.merge.check import Destination
 from abmesh.mesh.merge.into import Take
@@ -70,7 +71,7 @@ def pieces(document: Document, options: RenderOptions) -> Pieces:
         early_header_mutations=[_json(_strip_forged_headers())],
         max_headers=edge.MAX_HEADERS,
         reply_mappers=_json(edge.too_many_headers())["mappers"],
-        access_log=[_json(item) for item in loggers(document)],
+        access_log=[_json(item) for item in loggers(kinds_of(document))],
         histogram_buckets=buckets,
         first_routes=list(_event_routes(document)),
         clusters=[_json(cluster) for cluster in (*models, server)],

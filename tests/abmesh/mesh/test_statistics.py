@@ -6,6 +6,7 @@ from betterproto2 import Casing
 
 from abmesh.experiment import metrics
 from abmesh.experiment.model import Document
+from abmesh.mesh.measured import kinds_of
 from abmesh.mesh.statistics import loggers
 from tests.abmesh.mesh.documents import document, experiment, values_of
 
@@ -50,7 +51,7 @@ BY_SEGMENT = {
 
 
 def rendered(of: Document) -> list[dict[str, Any]]:
-    return [logger.to_dict(casing=Casing.SNAKE) for logger in loggers(of)]
+    return [logger.to_dict(casing=Casing.SNAKE) for logger in loggers(kinds_of(of))]
 
 
 def stats_of(logger: dict[str, Any]) -> list[dict[str, Any]]:
