@@ -72,6 +72,9 @@ SET_BY_ENVOY: Final = (ROUTE, UNASSIGNED, COUNTED)
 NOWHERE: Final = "x-ab-nowhere"
 """A header that never exists: it is stripped from what clients send, and nobody sets it."""
 
+CHOICE: Final = "x-abmesh-experiments"
+"""Metadata of the gRPC stream on which Envoy asks the server: the experiments of the request's route, by commas."""
+
 EVENTS_PATH: Final = "/_ab/events/"
 """Feedback events are sent to this path, followed by the event's name."""
 

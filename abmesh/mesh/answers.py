@@ -21,7 +21,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from abmesh.experiment import names
 from abmesh.experiment.answers import Answers, HeaderSignal, Signal
-from abmesh.experiment.model import Document, Experiment
+from abmesh.experiment.model import Experiment
 from abmesh.mesh import filters
 
 _READER: Final = files("abmesh.mesh").joinpath("answers.lua").read_text(encoding="utf-8")
@@ -29,10 +29,13 @@ _PLAIN: Final = frozenset(string.ascii_letters + string.digits + " !#$%&'()*+,-.
 _NUMBERS: Final = ("input_tokens", "output_tokens")
 
 
-def answers_filter(document: Document) -> HttpFilter:
-    """The filter: it has every script, and runs one only where the route or the place names it."""
-    kinds = dict.fromkeys(experiment.answers for experiment in document.experiments)
-    scripts = {script_name(answers): DataSource(inline_string=script(answers)) for answers in kinds}
+def answers_filter(kinds: Iterable[Answers]) -> HttpFilter:
+    """The filter: it has every script, and runs one only where the route or the place names it.
+
+    Args:
+        kinds: the ``answers:`` of all experiments.
+    """
+    scripts = {script_name(answers): DataSource(inline_string=script(answers)) for answers in dict.fromkeys(kinds)}
     return HttpFilter(name=filters.ANSWERS, typed_config=Any.pack(Lua(source_codes=scripts)), disabled=True)
 
 

@@ -16,6 +16,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     ClusterCommonLbConfig,
     ClusterDiscoveryType,
     ClusterDnsLookupFamily,
+    ClusterEdsClusterConfig,
 )
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster as EnvoyCluster
 from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints
@@ -58,6 +59,8 @@ fails, so Envoy, which sends the requests, must close first.
 
 _NO_LIMIT: Final = 1_000_000
 """By default Envoy's circuit breakers open at 1,024, which a streaming service reaches; model servers limit load."""
+
+_FETCH: Final = timedelta(seconds=5)
 
 _HEALTH_INTERVAL: Final = timedelta(milliseconds=250)
 _HEALTH_TIMEOUT: Final = timedelta(milliseconds=500)
@@ -136,26 +139,51 @@ def ext_proc_cluster(
         tls: how to speak TLS to it; None for plaintext.
     """
     endpoints = [target for target in targets if isinstance(target, TcpEndpoint)]
+    cluster = _server_cluster(streams_per_connection, _HEALTH_INTERVAL)
+    cluster.type = _discovery(endpoints)
+    cluster.dns_lookup_family = _lookup(endpoints)
+    cluster.load_assignment = _assignment(EXT_PROC_CLUSTER, targets)
+    cluster.transport_socket = None if tls is None else _server_tls(tls, [endpoint.host for endpoint in endpoints])
+    return cluster
+
+
+def discovered_ext_proc_cluster(service: str, streams_per_connection: int, idle_check: timedelta) -> EnvoyCluster:
+    """Our server, whose endpoints the control plane sends that also sent this cluster.
+
+    Args:
+        service: the control plane's name of the endpoints.
+        streams_per_connection: concurrent streams after which Envoy opens another connection.
+        idle_check: how often an Envoy that does not use the server asks for its health.
+    """
+    cluster = _server_cluster(streams_per_connection, idle_check)
+    cluster.type = ClusterDiscoveryType.EDS
+    cluster.eds_cluster_config = ClusterEdsClusterConfig(
+        service_name=service,
+        eds_config=core.ConfigSource(
+            ads=core.AggregatedConfigSource(), resource_api_version=core.ApiVersion.V3, initial_fetch_timeout=_FETCH
+        ),
+    )
+    return cluster
+
+
+def _server_cluster(streams_per_connection: int, idle_check: timedelta) -> EnvoyCluster:
+    """All but where the server is."""
     return EnvoyCluster(
         name=EXT_PROC_CLUSTER,
-        type=_discovery(endpoints),
-        dns_lookup_family=_lookup(endpoints),
         connect_timeout=_SERVER_CONNECT,
         per_connection_buffer_limit_bytes=CONNECTION_BUFFER,
-        load_assignment=_assignment(EXT_PROC_CLUSTER, targets),
         circuit_breakers=_breakers(),
         health_checks=[
             core.HealthCheck(
                 timeout=_HEALTH_TIMEOUT,
                 interval=_HEALTH_INTERVAL,
                 # Envoy's default for a cluster without traffic is 60 s, too long to wait after a recovery.
-                no_traffic_interval=_HEALTH_INTERVAL,
+                no_traffic_interval=idle_check,
                 unhealthy_threshold=2,
                 healthy_threshold=1,
                 grpc_health_check=core.HealthCheckGrpcHealthCheck(),
             )
         ],
-        transport_socket=None if tls is None else _server_tls(tls, [endpoint.host for endpoint in endpoints]),
         close_connections_on_host_health_failure=True,
         common_lb_config=ClusterCommonLbConfig(
             healthy_panic_threshold=Percent(value=0),

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
-from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc
+from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc, HeaderValue
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
     ExternalProcessorRouteCacheAction,
@@ -36,7 +36,7 @@ _MAY_NOT_SET: Final = "|".join((*names.SET_BY_ENVOY, names.NOWHERE))
 what must not be set wins."""
 
 
-def ext_proc_filter(headers: Sequence[str], message_timeout: timedelta) -> HttpFilter:
+def ext_proc_filter(headers: Sequence[str], message_timeout: timedelta, *, prefixes: Sequence[str] = ()) -> HttpFilter:
     """One message per request, with the headers that the document needs; if anything fails, the request goes on.
 
     The server may set its own headers and nothing else, may not answer in the upstream's place, and may return only
@@ -45,7 +45,12 @@ def ext_proc_filter(headers: Sequence[str], message_timeout: timedelta) -> HttpF
     Args:
         headers: names of the request headers that the server needs.
         message_timeout: longest wait for the server's answer.
+        prefixes: of names of further request headers that it may need.
     """
+    forwarded = [
+        *(StringMatcher(exact=name) for name in headers),
+        *(StringMatcher(prefix=prefix) for prefix in prefixes),
+    ]
     config = ExternalProcessor(
         # Envoy's own headers would only tell our server what it does not use.
         grpc_service=GrpcService(
@@ -61,9 +66,7 @@ def ext_proc_filter(headers: Sequence[str], message_timeout: timedelta) -> HttpF
             request_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
             response_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
         ),
-        forward_rules=HeaderForwardingRules(
-            allowed_headers=ListStringMatcher(patterns=[StringMatcher(exact=name) for name in headers])
-        ),
+        forward_rules=HeaderForwardingRules(allowed_headers=ListStringMatcher(patterns=forwarded)),
         mutation_rules=HeaderMutationRules(
             disallow_all=True,
             disallow_expression=RegexMatcher(regex=_MAY_NOT_SET),
@@ -78,6 +81,12 @@ def ext_proc_filter(headers: Sequence[str], message_timeout: timedelta) -> HttpF
     return HttpFilter(name=filters.EXT_PROC, typed_config=Any.pack(config), disabled=True)
 
 
-def asks_server() -> dict[str, Any]:
-    """A route's settings of the filter: our server is asked about its requests."""
-    return {filters.EXT_PROC: Any.pack(ExtProcPerRoute(overrides=ExtProcOverrides()))}
+def asks_server(experiments: Sequence[str] = ()) -> dict[str, Any]:
+    """A route's settings of the filter: our server is asked about its requests.
+
+    Args:
+        experiments: the only experiments that the server may choose from, where an Envoy serves several teams that may
+            use the same hosts and paths; none leaves the choice to it.
+    """
+    said = [HeaderValue(key=names.CHOICE, value=",".join(experiments))] if experiments else []
+    return {filters.EXT_PROC: Any.pack(ExtProcPerRoute(overrides=ExtProcOverrides(grpc_initial_metadata=said)))}

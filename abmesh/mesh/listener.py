@@ -5,6 +5,7 @@ Pure; called by :mod:`abmesh.mesh.bootstrap`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRemoveOnMatch
@@ -28,6 +29,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from abmesh.experiment import names
+from abmesh.experiment.answers import Answers
 from abmesh.experiment.model import Document
 from abmesh.experiment.request_headers import needed_headers
 from abmesh.mesh import edge
@@ -79,13 +81,19 @@ def listener(document: Document, options: RenderOptions) -> Listener:
 
 
 def our_filters(document: Document, options: RenderOptions) -> list[HttpFilter]:
-    """The HTTP filters before the router; a CORS preflight request is answered before it reaches our server."""
-    return [
-        cors_filter(),
-        ext_proc_filter(needed_headers(document), options.message_timeout),
-        header_filter(),
-        answers_filter(document),
-    ]
+    """The HTTP filters before the router."""
+    asks = ext_proc_filter(needed_headers(document), options.message_timeout)
+    return in_order(asks, [experiment.answers for experiment in document.experiments])
+
+
+def in_order(asks: HttpFilter, answers: Iterable[Answers]) -> list[HttpFilter]:
+    """The HTTP filters before the router; a CORS preflight request is answered before it reaches our server.
+
+    Args:
+        asks: the filter that asks our server.
+        answers: where models' answers say what is counted.
+    """
+    return [cors_filter(), asks, header_filter(), answers_filter(answers)]
 
 
 def _routes_from_file(routes_file: str) -> Rds:

@@ -68,7 +68,7 @@ def pieces(document: Document, options: RenderOptions) -> Pieces:
     buckets: list[Json] = _json(stats_config())["histogram_bucket_settings"]
     return Pieces(
         http_filters=[_json(item) for item in our_filters(document, options)],
-        early_header_mutations=[_json(_strip_forged_headers())],
+        early_header_mutations=[_json(strip_forged_headers())],
         max_headers=edge.MAX_HEADERS,
         reply_mappers=_json(edge.too_many_headers())["mappers"],
         access_log=[_json(item) for item in loggers(kinds_of(document))],
@@ -157,7 +157,8 @@ def _event_routes(document: Document) -> Iterator[Json]:
             yield _json(route) | {"metadata": ADDED}
 
 
-def _strip_forged_headers() -> TypedExtensionConfig:
+def strip_forged_headers() -> TypedExtensionConfig:
+    """Removes our headers from what clients send, and no others with our prefix."""
     mutations = []
     for ends in STRIPPED:
         pattern = f"{names.TRUSTED_PREFIX.replace('-', '[-_]')}({'|'.join(ends)})"

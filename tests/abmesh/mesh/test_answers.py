@@ -23,7 +23,7 @@ def test_a_text_of_the_document_is_one_literal_of_lua_whatever_it_holds(text: st
 
 def test_there_is_one_script_for_each_way_of_answering_and_each_route_names_its_own() -> None:
     of = document(experiment("one"), experiment("two", answers=OTHER), experiment("three"), experiment("four"))
-    config = answers_filter(of).to_dict(casing=Casing.SNAKE)["typed_config"]
+    config = answers_filter(item.answers for item in of.experiments).to_dict(casing=Casing.SNAKE)["typed_config"]
     assert list(config) == ["@type", "source_codes"], "no script for routes that name none"
     usual, other = (script_name(item.answers) for item in of.experiments[:2])
     assert list(config["source_codes"]) == [usual, other]
@@ -34,13 +34,13 @@ def test_there_is_one_script_for_each_way_of_answering_and_each_route_names_its_
 def test_routes_of_a_newer_document_find_the_scripts_of_an_older_ones_filter() -> None:
     """Envoy may take its routes from a file that is newer than its filters."""
     older, newer = document(experiment("two")), document(experiment("one"), experiment("two"))
-    known = answers_filter(older).to_dict(casing=Casing.SNAKE)["typed_config"]["source_codes"]
+    known = answers_filter(item.answers for item in older.experiments).to_dict(casing=Casing.SNAKE)["typed_config"]["source_codes"]
     for item in newer.experiments:
         assert reads_answers(item)[ANSWERS].to_dict(casing=Casing.SNAKE)["name"] in known
 
 
-def test_a_document_without_experiments_has_no_script() -> None:
-    assert "source_codes" not in answers_filter(document(experiments=[])).to_dict(casing=Casing.SNAKE)["typed_config"]
+def test_without_experiments_there_is_no_script() -> None:
+    assert "source_codes" not in answers_filter(()).to_dict(casing=Casing.SNAKE)["typed_config"]
 
 
 @pytest.mark.parametrize(
