@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from abmesh.cli.options import CONFIG, ConfigOption, duration
+from abmesh.cli.render_istio import istio
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     group = typer.Typer(name="render", help="Render the document as configuration for a mesh.", no_args_is_help=True)
     group.command("envoy")(envoy)
+    group.command("istio")(istio)
     group.callback()(_group)
     app.add_typer(group)
 

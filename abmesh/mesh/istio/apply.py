@@ -6,6 +6,7 @@ another. Routes are merged before any is inserted.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -35,7 +36,7 @@ def applied(bootstrap: _Json, bodies: Iterable[_Json], context: str) -> dict[str
     Raises:
         RenderError: a value is not of its Envoy type.
     """
-    made = json_format.ParseDict(dict(bootstrap), Bootstrap())
+    made = json_format.ParseDict(copy.deepcopy(bootstrap), Bootstrap())
     ordered = sorted(bodies, key=lambda body: body["spec"]["priority"])
     patches = [patch for body in ordered for patch in body["spec"]["configPatches"]]
     patches = [patch for patch in patches if patch["match"]["context"] == context]

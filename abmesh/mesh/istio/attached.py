@@ -1,7 +1,8 @@
 """Which rules a gateway's or sidecar's virtual host has, and under which names Envoy knows them. Pure.
 
-Istio's names: a VirtualService's rule keeps its name, or has none; one that delegates gives the child's rules both names
-with ``-`` between them, or the one that there is. An HTTPRoute's rule keeps its name, else it is ``NAMESPACE.NAME.INDEX``.
+Istio's names: a VirtualService's rule keeps its name, or has none; one that delegates gives the child's rules both
+names with ``-`` between them, or the one that there is. An HTTPRoute's rule keeps its name, else it is
+``NAMESPACE.NAME.INDEX``.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ def check_experiment(placed: Placed, resources: Resources, settings: Settings) -
     if experiment.lane == "native":
         raise RefusedError(
             Reason.LANE_UNSUPPORTED,
-            "lane native cannot be merged into a route of Istio's: every request of the route would be hashed, whatever "
-            "the Experiment's match says; allowed: lane: ext_proc",
+            "lane native cannot be merged into a route of Istio's: every request of the route would be hashed, "
+            "whatever the Experiment's match says; allowed: lane: ext_proc",
         )
     check_backends(experiment, resources, settings)
 
@@ -60,12 +60,11 @@ def check_route(found: Found) -> None:
     Raises:
         RefusedError: with the reason.
     """
-    active = [item for item in found.rule.destinations if item.weight]
-    for item in active:
-        if item.has_headers and len(active) > 1:
+    for item in found.rule.active:
+        if item.has_headers and len(found.rule.destinations) > 1:
             raise RefusedError(
                 Reason.DESTINATION_HEADERS,
-                f"{found.ref}: the destination {item.written or item.host} of several changes headers for itself alone, "
+                f"{found.ref}: the destination {item.written or item.host} of several changes headers for itself, "
                 "which would be lost; move the change to the rule",
             )
 

@@ -64,11 +64,10 @@ def shares_of(rule: Rule, resources: Resources, settings: Settings, listener: in
     Raises:
         RefusedError: a destination's port cannot be told, or there is no destination.
     """
-    active = [item for item in rule.destinations if item.weight] or list(rule.destinations[:1])
-    if not active:
+    if not rule.active:
         raise RefusedError(Reason.DESTINATION_UNKNOWN, "the rule has no destination")
     made = []
-    for item in active:
+    for item in rule.active:
         port = port_of(item, resources, settings, listener)
         if not port:
             raise RefusedError(
@@ -96,6 +95,14 @@ def check_backends(experiment: Experiment, resources: Resources, settings: Setti
         service = service_of(cluster.host, resources, settings)
         if service is None:
             raise RefusedError(Reason.BACKEND_MISSING, f"{what}: there is no Service {cluster.host}")
+        namespace = experiment.name.partition("/")[0]
+        if service.namespace != namespace and not _granted(service, namespace, resources):
+            raise RefusedError(
+                Reason.BACKEND_NOT_GRANTED,
+                f"{what}: the Service {service.namespace}/{service.name} is in another namespace; there, a "
+                f"ReferenceGrant must allow it, from kind Experiment of group abmesh.dev in {namespace!r} to kind "
+                "Service",
+            )
         if cluster.port not in service.ports:
             shown = ", ".join(map(str, service.ports)) or "none"
             raise RefusedError(
@@ -109,6 +116,13 @@ def check_backends(experiment: Experiment, resources: Resources, settings: Setti
                 Reason.BACKEND_MISSING,
                 f"{what}: no DestinationRule of {cluster.host} has a subset {cluster.subset!r}; there is: {shown}",
             )
+
+
+def _granted(service: Service, namespace: str, resources: Resources) -> bool:
+    return any(
+        (grant.namespace, grant.granted) == (service.namespace, namespace) and grant.service in ("", service.name)
+        for grant in resources.grants
+    )
 
 
 def _subsets(host: str, resources: Resources) -> frozenset[str]:

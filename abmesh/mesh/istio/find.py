@@ -109,7 +109,7 @@ def find(ref: RouteRef, resources: Resources, settings: Settings, callers: Calle
     return Found(named, rule, names.pop(), tuple(sorted(targets)), tuple(others.values()))
 
 
-def _rule(ref: RouteRef, resources: Resources) -> tuple[Route, int]:
+def _rule(ref: RouteRef, resources: Resources) -> tuple[Route, int]:  # noqa: RET503 - it ends in a refusal
     alike = [item for item in resources.routes if (item.kind, item.namespace) == (ref.kind, ref.namespace)]
     route = next((item for item in alike if item.name == ref.name), None)
     if route is None:
@@ -150,8 +150,8 @@ def _unnamed(ref: RouteRef, route: Route) -> str:
     ]
     command = f"kubectl -n {ref.namespace} patch {route.kind.lower()} {ref.name} --type=json -p '{json.dumps(patch)}'"
     return (
-        f"{ref.kind} {ref.namespace}/{ref.name} has {len(route.rules)} rules, and Istio tells rules apart by their names "
-        f"only; name the one to split, in Git too, and say so with rule: {name}. For rule {index}: {command}"
+        f"{ref.kind} {ref.namespace}/{ref.name} has {len(route.rules)} rules, and Istio tells rules apart by their "
+        f"names only; name the one to split, in Git too, and say so with rule: {name}. For rule {index}: {command}"
     )
 
 

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     LANE_UNSUPPORTED = "LaneUnsupported"
     GATEWAY_NOT_ALLOWED = "GatewayNotAllowed"
     BACKEND_MISSING = "BackendMissing"
+    BACKEND_NOT_GRANTED = "BackendNotGranted"
     PLACE_CLASH = "PlaceClash"
     UNASSIGNED_CONFLICT = "UnassignedConflict"
     CALLERS_MISSING = "CallersMissing"

@@ -32,11 +32,13 @@ class Rendered:
         filters: the EnvoyFilters, those of gateways first.
         refusals: what is left alone, and why.
         notes: what a person should know of the rest.
+        clusters: names of Istio's clusters that the routes lead to.
     """
 
     filters: tuple[EnvoyFilter, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[Note, ...] = ()
+    clusters: frozenset[str] = frozenset()
 
 
 def render(placed: Sequence[Placed], resources: Resources, settings: Settings) -> Rendered:
@@ -153,7 +155,8 @@ class _Renderer:
         return Rendered(
             tuple(filters),
             tuple(sorted(self.refusals, key=lambda item: (item.experiment, item.route))),
-            tuple(sorted(notes, key=lambda item: (item.experiment, item.route, item.reason))),
+            tuple(sorted(notes, key=lambda item: (item.experiment, item.route, item.reason, item.message))),
+            frozenset(name for route in self.routes.values() for name in route.clusters),
         )
 
 

@@ -1,7 +1,7 @@
 """What was read of a cluster, reduced to what decides where a route goes. Pure.
 
-:func:`read` takes Kubernetes objects as plain dictionaries, from the API or from YAML files, and ignores kinds and fields
-that decide nothing here.
+:func:`read` takes Kubernetes objects as plain dictionaries, from the API or from YAML files, and ignores kinds and
+fields that decide nothing here.
 """
 
 from __future__ import annotations
@@ -60,6 +60,11 @@ class Rule:
     instead: str = ""
     authority: str = ""
     delegate: tuple[str, str] | None = None
+
+    @property
+    def active(self) -> tuple[Destination, ...]:
+        """The destinations that get requests."""
+        return tuple(item for item in self.destinations if item.weight) or self.destinations[:1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,21 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """A ReferenceGrant's permission for Experiments of a namespace to use Services of its own.
+
+    Attributes:
+        namespace: of the Services.
+        granted: of the Experiments.
+        service: the only Service; empty: all.
+    """
+
+    namespace: str
+    granted: str
+    service: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Resources:
     """Everything that was read."""
 
@@ -152,6 +172,7 @@ class Resources:
     rules: tuple[DestinationRule, ...] = ()
     services: tuple[Service, ...] = ()
     workloads: tuple[Workload, ...] = ()
+    grants: tuple[Grant, ...] = ()
 
 
 def read(objects: Iterable[Mapping[str, _Json]], cluster_domain: str = "cluster.local") -> Resources:
@@ -178,6 +199,7 @@ def read(objects: Iterable[Mapping[str, _Json]], cluster_domain: str = "cluster.
         tuple(item for item in found if isinstance(item, DestinationRule)),
         tuple(item for item in found if isinstance(item, Service)),
         tuple(item for item in found if isinstance(item, Workload)),
+        tuple(item for item in found if isinstance(item, Grant)),
     )
 
 
@@ -220,6 +242,8 @@ class _Reader:
             yield _gateway(namespace, name, spec)
         elif (group, kind) == (ISTIO, "DestinationRule"):
             yield self._destination_rule(namespace, name, spec)
+        elif (group, kind) == (GATEWAY_API, "ReferenceGrant"):
+            yield from _grants(namespace, spec)
         elif (group, kind) == ("v1", "Service"):
             ports = tuple(int(port["port"]) for port in spec.get("ports") or ())
             yield Service(namespace, name, ports, labels_of(spec.get("selector")))
@@ -313,6 +337,13 @@ class _Reader:
             frozenset(cookies),
             any(hashes),
         )
+
+
+def _grants(namespace: str, spec: _Json) -> Iterator[Grant]:
+    services = [to.get("name") or "" for to in spec["to"] if (to["group"], to["kind"]) == ("", "Service")]
+    for source in spec["from"]:
+        if (source["group"], source["kind"]) == ("abmesh.dev", "Experiment"):
+            yield from (Grant(namespace, source["namespace"], service) for service in services)
 
 
 def _gateway(namespace: str, name: str, spec: _Json) -> Gateway:

@@ -52,8 +52,8 @@ def route_filter(
         object_name(["route", *label.split("/")], f"{label} {scope}"),
         patches,
         purpose=(
-            f"{found.ref} at {scope}: sends users of {', '.join(names)} to their variants, all other requests to {where}. "
-            "Deleting it gives the route back."
+            f"{found.ref} at {scope}: sends users of {', '.join(names)} to their variants, all other requests to "
+            f"{where}. Deleting it gives the route back."
         ),
         experiments=names,
         route=label,

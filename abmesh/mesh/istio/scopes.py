@@ -85,8 +85,9 @@ def of_gateway(gateway: Gateway, resources: Resources, settings: Settings) -> li
         if allowed is not None and scope.namespace not in allowed:
             raise RefusedError(
                 Reason.GATEWAY_NOT_ALLOWED,
-                f"the Gateway {gateway.namespace}/{gateway.name} has its pods in the namespace {scope.namespace!r}, where "
-                f"abmesh may not write; allowed: {', '.join(allowed) or 'none'}; add it to the chart's gatewayNamespaces",
+                f"the Gateway {gateway.namespace}/{gateway.name} has its pods in the namespace {scope.namespace!r}, "
+                f"where abmesh may not write; allowed: {', '.join(allowed) or 'none'}; add it to the chart's "
+                "gatewayNamespaces",
             )
     return found
 
@@ -128,7 +129,7 @@ def of_callers(callers: Callers, settings: Settings, route: str) -> list[Scope]:
 
 
 def covered_twice(scopes: Sequence[Scope], settings: Settings) -> tuple[Scope, Scope] | None:
-    """Two scopes that may reach one sidecar, where every filter would then run and count twice; None if there are none."""
+    """Two scopes that may reach one sidecar, where every filter would run and count twice; None if there are none."""
     callers = sorted(scope for scope in scopes if scope.context == CALLERS)
     for place, one in enumerate(callers):
         for other in callers[place + 1 :]:

@@ -44,6 +44,14 @@ class SharedRoute:
             return chosen[0]
         return Unassigned.CONTROL if any(self._candidates()) else Unassigned.ROUTE
 
+    @property
+    def clusters(self) -> set[str]:
+        """The clusters that it leads to, with and without us."""
+        return self._own_clusters() | {variant.cluster for item in self.experiments for variant in item.variants}
+
+    def _own_clusters(self) -> set[str]:
+        return {cluster for shares in self.own.values() for cluster, _ in shares.shares}
+
     def joined(self, placed: Placed, own: Mapping[Target, Destination]) -> SharedRoute:
         """With one more Experiment, which matches after those that are there.
 
@@ -75,13 +83,13 @@ class SharedRoute:
             if (place := place_of(one.name, variant.name)) in taken:
                 raise RefusedError(
                     Reason.PLACE_CLASH,
-                    f"{self.found.ref}: the variant {variant.name!r} would share a position with {taken[place]!r} of the "
-                    f"Experiment {other.name}; rename this variant",
+                    f"{self.found.ref}: the variant {variant.name!r} would share a position with {taken[place]!r} of "
+                    f"the Experiment {other.name}; rename this variant",
                 )
 
     def _candidates(self) -> Iterator[tuple[str, str]]:
         """Experiments and their variants other than the control to which the route itself leads."""
-        own = {cluster for shares in self.own.values() for cluster, _ in shares.shares}
+        own = self._own_clusters()
         for experiment in self.experiments:
             for variant in experiment.variants:
                 if variant.cluster in own and variant.cluster != experiment.control.cluster:
@@ -97,7 +105,7 @@ class SharedRoute:
                 else "they keep its split (unassigned: route), so a rollback leaves a part of them there"
             )
             yield Note(name, About.CANDIDATE_ON_ROUTE, f"{self.found.ref} itself leads to {variant!r}: {went}", label)
-        own = {cluster for shares in self.own.values() for cluster, _ in shares.shares}
+        own = self._own_clusters()
         for experiment in self.experiments:
             if experiment.control.cluster not in own:
                 yield Note(
@@ -116,14 +124,15 @@ class SharedRoute:
             if variant.cluster != experiment.control.cluster
         }
         for other in self.found.others:
-            for item in other.rule.destinations:
+            for item in other.rule.active:
                 variant = hosts.get((item.subset, item.host))
-                if (variant is not None and item.weight) or (variant and len(other.rule.destinations) == 1):
-                    name = f"rule {other.rule.name!r}" if other.rule.name else f"rule {other.index}"
-                    yield Note(
-                        experiment.name,
-                        About.CANDIDATE_ON_ROUTE,
-                        f"{name} of {other.owner.kind} {other.owner.namespace}/{other.owner.name} leads to {variant!r} "
-                        "too, and stays so after a rollback",
-                        label,
-                    )
+                if variant is None:
+                    continue
+                name = f"rule {other.rule.name!r}" if other.rule.name else f"rule {other.index}"
+                yield Note(
+                    experiment.name,
+                    About.CANDIDATE_ON_ROUTE,
+                    f"{name} of {other.owner.kind} {other.owner.namespace}/{other.owner.name} leads to {variant!r} "
+                    "too, and stays so after a rollback",
+                    label,
+                )

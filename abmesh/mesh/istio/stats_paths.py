@@ -1,7 +1,7 @@
 """The only request that the fenced listener for statistics answers. Pure; imports none of Envoy's messages.
 
-Envoy's admin endpoint can stop the proxy, and a regular expression of somebody's choice in a query is work for it. So the
-listener compares the whole path, letter by letter: whoever asks must send it as it stands here, not encoded again.
+Envoy's admin endpoint can stop the proxy, and a regular expression of somebody's choice in a query is work for it. So
+the listener compares the whole path, letter by letter: whoever asks must send it as it stands here, not encoded again.
 """
 
 from __future__ import annotations

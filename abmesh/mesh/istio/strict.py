@@ -1,15 +1,16 @@
 """Reads every value of an EnvoyFilter as the Envoy message that it becomes, before anybody applies it. Pure.
 
 Istio takes almost anything: a field that it does not know is dropped without a word, and a value that Envoy refuses
-freezes a gateway's whole port and leaves new pods without any route. The messages are those of xds-protos, which is about
-as old as the oldest Istio that is allowed here: what it does not know, that Istio would drop.
+freezes a gateway's whole port and leaves new pods without any route. The messages are those of xds-protos, which is
+about as old as the oldest Istio that is allowed here: what it does not know, that Istio would drop.
 
-Some of Envoy's rules are not in its messages. The most dangerous are checked here; for all of them a real Envoy is asked
-with :mod:`abmesh.mesh.istio.trial`.
+Some of Envoy's rules are not in its messages. The most dangerous are checked here; for all of them a real Envoy is
+asked with :mod:`abmesh.mesh.istio.trial`.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
@@ -83,7 +84,7 @@ def parsed(apply_to: str, value: Mapping[str, Any]) -> Any:
     if kind is None:
         raise RenderError(f"applyTo: found {apply_to!r}; allowed: {', '.join(_TYPES)}")
     try:
-        return json_format.ParseDict(dict(value), kind())
+        return json_format.ParseDict(copy.deepcopy(value), kind())  # it moves keys of what it is given
     except (json_format.ParseError, TypeError, ValueError) as error:
         raise RenderError(f"{kind.DESCRIPTOR.name}: {shorten(str(error), 300)}") from error
 

@@ -1,7 +1,7 @@
 """A bootstrap in which somebody's routes have our EnvoyFilters applied, for a real Envoy to validate. Pure.
 
-The routes are as Istio would render them, as far as the patches tell: what a patch matches is there. The rest of them is
-not what Envoy could refuse us for.
+The routes are as Istio would render them, as far as the patches tell: what a patch matches is there. The rest of them
+is not what Envoy could refuse us for.
 """
 
 from __future__ import annotations
