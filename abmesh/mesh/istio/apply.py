@@ -36,7 +36,7 @@ def applied(bootstrap: _Json, bodies: Iterable[_Json], context: str) -> dict[str
     Raises:
         RenderError: a value is not of its Envoy type.
     """
-    made = json_format.ParseDict(copy.deepcopy(bootstrap), Bootstrap())
+    made = json_format.ParseDict(copy.deepcopy(dict(bootstrap)), Bootstrap())
     ordered = sorted(bodies, key=lambda body: body["spec"]["priority"])
     patches = [patch for body in ordered for patch in body["spec"]["configPatches"]]
     patches = [patch for patch in patches if patch["match"]["context"] == context]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cache
 from typing import Final
 
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
 from envoy_data_plane.envoy.config.core.v3 import HttpProtocolOptions
 from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints
@@ -22,7 +22,6 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RouteMatch,
     VirtualHost,
 )
-from envoy_data_plane.envoy.extensions.access_loggers.stats.v3 import Config
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
@@ -145,25 +144,27 @@ def _server(scope: Scope, settings: Settings) -> Json:
     return as_json(discovered_ext_proc_cluster(f"outbound|{settings.server_port}||{host}", _STREAMS, check))
 
 
-def _manager() -> Json:
-    manager = HttpConnectionManager(
-        common_http_protocol_options=HttpProtocolOptions(max_headers_count=edge.MAX_HEADERS),
-        local_reply_config=edge.too_many_headers(),
-        early_header_mutation_extensions=[strip_forged_headers()],
-        access_log=[_scoped(item) for item in loggers(Kinds())],
+@cache
+def _made_manager() -> Filter:
+    return Filter(
+        typed_config=Any.pack(
+            HttpConnectionManager(
+                common_http_protocol_options=HttpProtocolOptions(max_headers_count=edge.MAX_HEADERS),
+                local_reply_config=edge.too_many_headers(),
+                early_header_mutation_extensions=[strip_forged_headers()],
+                access_log=loggers(Kinds()),
+            )
+        )
     )
-    return as_json(Filter(typed_config=Any.pack(manager)))["typed_config"]  # type: ignore[no-any-return]
 
 
-def _scoped(logger: AccessLog) -> AccessLog:
-    """With the prefix that Istio's proxies keep, in the field that every version from 1.30 on knows."""
-    assert logger.typed_config is not None
-    config = logger.typed_config.unpack()
-    assert isinstance(config, Config)
-    config.stats_scope = None
-    config.stat_prefix = ISTIO_SCOPE
-    logger.typed_config = Any.pack(config)
-    return logger
+def _manager() -> Json:
+    manager: Json = as_json(_made_manager())["typed_config"]
+    for logger in manager["access_log"]:
+        # The prefix that Istio's proxies keep, in the field that every version from 1.30 on knows.
+        del logger["typed_config"]["stats_scope"]
+        logger["typed_config"]["stat_prefix"] = ISTIO_SCOPE
+    return manager
 
 
 def _filters(document: Document, settings: Settings) -> list[Json]:

@@ -84,7 +84,7 @@ def parsed(apply_to: str, value: Mapping[str, Any]) -> Any:
     if kind is None:
         raise RenderError(f"applyTo: found {apply_to!r}; allowed: {', '.join(_TYPES)}")
     try:
-        return json_format.ParseDict(copy.deepcopy(value), kind())  # it moves keys of what it is given
+        return json_format.ParseDict(copy.deepcopy(dict(value)), kind())  # it moves keys of what it is given
     except (json_format.ParseError, TypeError, ValueError) as error:
         raise RenderError(f"{kind.DESCRIPTOR.name}: {shorten(str(error), 300)}") from error
 
@@ -101,12 +101,13 @@ def problems(body: Mapping[str, Any], clusters: Collection[str]) -> list[str]:
     found = []
     for number, patch in enumerate(body["spec"]["configPatches"]):
         where = f"EnvoyFilter {name}: configPatches[{number}]"
-        value = patch["patch"]["value"]
         try:
-            parsed(patch["applyTo"], value)
+            message = parsed(patch["applyTo"], patch["patch"]["value"])
         except RenderError as error:
             found.append(f"{where}: {error}")
             continue
+        # As Envoy has it: a field may be spelled in two ways.
+        value = json_format.MessageToDict(message, preserving_proto_field_name=True)
         found += [f"{where}: {problem}" for problem in _rules(value, known)]
     return found
 
