@@ -58,8 +58,8 @@ def istio(
     """
     from abmesh.experiment.errors import RenderError
     from abmesh.mesh.istio.printed import to_text
+    from abmesh.mesh.istio.reading import read
     from abmesh.mesh.istio.render import render
-    from abmesh.mesh.istio.resources import read
     from abmesh.mesh.istio.wanted import Settings
 
     settings = Settings(

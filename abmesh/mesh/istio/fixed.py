@@ -162,8 +162,9 @@ def _manager() -> Json:
     manager: Json = as_json(_made_manager())["typed_config"]
     for logger in manager["access_log"]:
         # The prefix that Istio's proxies keep, in the field that every version from 1.30 on knows.
-        del logger["typed_config"]["stats_scope"]
-        logger["typed_config"]["stat_prefix"] = ISTIO_SCOPE
+        config = logger["typed_config"]
+        kept = {key: value for key, value in config.items() if key not in ("@type", "stats_scope")}
+        logger["typed_config"] = {"@type": config["@type"], "stat_prefix": ISTIO_SCOPE} | kept
     return manager
 
 

@@ -34,7 +34,8 @@ def test_there_is_one_script_for_each_way_of_answering_and_each_route_names_its_
 def test_routes_of_a_newer_document_find_the_scripts_of_an_older_ones_filter() -> None:
     """Envoy may take its routes from a file that is newer than its filters."""
     older, newer = document(experiment("two")), document(experiment("one"), experiment("two"))
-    known = answers_filter(item.answers for item in older.experiments).to_dict(casing=Casing.SNAKE)["typed_config"]["source_codes"]
+    filter_of_older = answers_filter(item.answers for item in older.experiments).to_dict(casing=Casing.SNAKE)
+    known = filter_of_older["typed_config"]["source_codes"]
     for item in newer.experiments:
         assert reads_answers(item)[ANSWERS].to_dict(casing=Casing.SNAKE)["name"] in known
 

@@ -11,7 +11,7 @@ import pytest
 from abmesh.experiment.errors import RenderError
 from abmesh.experiment.model import Experiment
 from abmesh.mesh.istio import check, shared_route
-from abmesh.mesh.istio.resources import read
+from abmesh.mesh.istio.reading import read
 from abmesh.mesh.istio.wanted import Callers, Kind, Placed
 from abmesh.mesh.merge.pieces import Unassigned
 from tests.abmesh.mesh.istio.worlds import (

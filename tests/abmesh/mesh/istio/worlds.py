@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from abmesh.experiment.model import Experiment
+from abmesh.mesh.istio.reading import read
 from abmesh.mesh.istio.render import Rendered, render
-from abmesh.mesh.istio.resources import read
 from abmesh.mesh.istio.wanted import Kind, Placed, RouteRef, Settings
 
 Json = dict[str, Any]
