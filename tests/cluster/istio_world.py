@@ -137,7 +137,7 @@ def server(namespace: str) -> list[Json]:
     ]
 
 
-def their_routes(namespace: str) -> list[Json]:
+def their_routes() -> list[Json]:
     """What the users of abmesh have: both kinds of route, with settings that must stay."""
 
     def to(name: str, weight: int) -> Json:
@@ -174,7 +174,6 @@ def their_routes(namespace: str) -> list[Json]:
     }
     spec = {"parentRefs": [{"name": "inner"}], "hostnames": [HOST], "rules": [rule]}
     listener = {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "Same"}}}
-    by_hand = {"type": "Hostname", "value": f"inner-istio.{namespace}.svc.cluster.local"}
     return [
         istio("Gateway", "edge", {"selector": {"app": "edge"}, "servers": servers}),
         istio("VirtualService", "chat", {"hosts": [HOST], "gateways": ["edge"], "http": rules}),
@@ -184,9 +183,7 @@ def their_routes(namespace: str) -> list[Json]:
             {"hosts": [OTHER_HOST], "gateways": ["edge"], "http": [{"name": "v1", "route": [to("model-a", 100)]}]},
         ),
         _gateway_api("GatewayClass", "istio", {"controllerName": "istio.io/gateway-controller"}),
-        _gateway_api(
-            "Gateway", "inner", {"gatewayClassName": "istio", "listeners": [listener], "addresses": [by_hand]}
-        ),
+        _gateway_api("Gateway", "inner", {"gatewayClassName": "istio", "listeners": [listener]}),
         _gateway_api("HTTPRoute", "chat", spec),
     ]
 
@@ -284,7 +281,7 @@ def make_world(cluster: Cluster, namespace: str) -> World:
         *gateway("edge", namespace, plane.xds),
         *api_gateway("inner", namespace, plane.xds),
         *server(namespace),
-        *their_routes(namespace),
+        *their_routes(),
         namespace=namespace,
     )
     plane.kubectl("rollout", "status", "deployment", "--timeout=90s", namespace=namespace)
