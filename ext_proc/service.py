@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from abmesh.experiment.model import Document
@@ -65,13 +66,15 @@ class Rules:
     """A compiled document: the assignments, and their answers as bytes.
 
     Attributes:
-        cached: answers and labels of recent messages. Envoy mostly sends a user's requests as identical bytes, which
-            get an identical answer as long as the document stays the same.
+        cached: answers and labels of recent messages, by what the route's choice was, if any. Envoy mostly sends a
+            user's requests as identical bytes, which get an identical answer as long as the document stays the same.
     """
 
     table: Table
     answers: wire.Answers
-    cached: Recent[bytes, tuple[bytes | Last, RequestKey]] = field(default_factory=lambda: Recent(_CACHED))
+    cached: Recent[bytes | tuple[bytes, bytes], tuple[bytes | Last, RequestKey]] = field(
+        default_factory=lambda: Recent(_CACHED)
+    )
 
 
 def compile_rules(document: Document, before: Rules | None = None) -> Rules:
@@ -104,12 +107,18 @@ class Service:
         self._clock_ns = clock_ns
         self._logged: dict[str, tuple[int, int]] = {}
 
-    def answer(self, message: bytes) -> Answer:
-        """The answer to one message."""
+    def answer(self, message: bytes, choice: bytes = b"") -> Answer:
+        """The answer to one message.
+
+        Args:
+            message: as it arrived.
+            choice: the experiments of the request's route, by commas, as Envoy says them; empty: any.
+        """
         started = self._clock_ns()
         counts, rules = self.counts, self.rules
         short = len(message) <= _LONGEST_CACHED
-        if short and rules is not None and (cached := rules.cached.get(message)) is not None:
+        remembered = (choice, message) if choice else message
+        if short and rules is not None and (cached := rules.cached.get(remembered)) is not None:
             answer: Answer
             answer, key = cached
             counts.request(key)
@@ -120,7 +129,7 @@ class Service:
         try:
             read = wire.read(message, _NO_HEADERS if rules is None else rules.table.needed)
             kind = read.kind
-            answer = self._answer(message, read, rules)
+            answer = self._answer(remembered if short else None, read, rules, choice)
         except Exception as error:  # noqa: BLE001  a bug of ours must not cost the stream or its request
             self._report("internal", f": {error_place(error)}")
             answer = wire.UNTOUCHED.get(kind, END)
@@ -128,7 +137,9 @@ class Service:
         counts.duration(self._clock_ns() - started)
         return answer
 
-    def _answer(self, message: bytes, read: wire.Message, rules: Rules | None) -> Answer:
+    def _answer(
+        self, remembered: bytes | tuple[bytes, bytes] | None, read: wire.Message, rules: Rules | None, choice: bytes
+    ) -> Answer:
         if not read.expects_answer:
             return None
         kind = read.kind
@@ -140,12 +151,12 @@ class Service:
         if rules is None:
             self.counts.request(_NO_CONFIG)
             return Last(wire.UNCONFIGURED) if read.decides else wire.UNCONFIGURED
-        assignment = rules.table.assign(read.headers, self._identities)
+        assignment = rules.table.assign(read.headers, self._identities, _named(choice) if choice else None)
         text = rules.answers.write(assignment)
         answer = Last(text) if read.decides else text
         key = (assignment.experiment, assignment.variant, assignment.reason)
-        if assignment.reason not in NEW_IDENTITY and len(message) <= _LONGEST_CACHED:
-            rules.cached.put(message, (answer, key))
+        if assignment.reason not in NEW_IDENTITY and remembered is not None:
+            rules.cached.put(remembered, (answer, key))
         self.counts.request(key)
         return answer
 
@@ -160,6 +171,12 @@ class Service:
         silent = logged[1] if logged is not None else 0
         self._logged[kind] = (now, 0)
         log.warning("message not answered normally: %s%s (%d more since the last such line)", kind, detail, silent)
+
+
+@lru_cache(1024)
+def _named(choice: bytes) -> frozenset[str]:
+    """The experiments that a route's choice names."""
+    return frozenset(choice.decode("ascii", "replace").split(","))
 
 
 _ADVICE: Final = {

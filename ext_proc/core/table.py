@@ -6,8 +6,8 @@ request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from abmesh.experiment.model import Document, Experiment
@@ -43,29 +43,38 @@ class Table:
     needed: frozenset[str]
     sources: tuple[Experiment, ...] = field(repr=False)
 
-    def assign(self, headers: Headers, new_identity: Callable[[], str]) -> Assignment:
+    def assign(
+        self, headers: Headers, new_identity: Callable[[], str], among: Container[str] | None = None
+    ) -> Assignment:
         """Assign a request.
 
         Args:
             headers: of the request.
             new_identity: makes a random identity; called at most once, and only for a request that gets a cookie.
+            among: names of the experiments of the request's route; None: any.
         """
         path = path_of(headers[PATH][0]) if PATH in headers else b""
         if path.startswith(events.PREFIX):
-            return self._feedback(path.removeprefix(events.PREFIX), headers, new_identity)
+            return self._feedback(path.removeprefix(events.PREFIX), headers, new_identity, among)
         for experiment in self.experiments:
+            if among is not None and experiment.name not in among:
+                continue
             if path.startswith(experiment.path_prefix) and experiment.matches_host_and_headers(headers):
                 return experiment.assign(headers, new_identity)
         return UNMATCHED
 
-    def _feedback(self, name: bytes, headers: Headers, new_identity: Callable[[], str]) -> Assignment:
+    def _feedback(
+        self, name: bytes, headers: Headers, new_identity: Callable[[], str], among: Container[str] | None
+    ) -> Assignment:
         """Assign a feedback event: to the experiment that it names, or else to the first that it matches.
 
         An event that matches no declaration gets the first experiment that declares it, so that Envoy can tell a bad
         request (400) from a server that is down (503).
         """
-        declarations = self.declared.get(name)
-        if declarations is None:
+        declarations = self.declared.get(name, ())
+        if among is not None:
+            declarations = tuple(found for found in declarations if found.experiment.name in among)
+        if not declarations:
             return UNMATCHED
         value, named = events.read_query(headers[PATH][0])
         for experiment, event in declarations:

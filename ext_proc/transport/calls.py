@@ -58,6 +58,7 @@ class Calls:
         "_shared",
         "_streams",
         "_unprompted",
+        "_usual",
         "_watches",
         "buffered",
         "checked",
@@ -79,6 +80,7 @@ class Calls:
         self.checked = False
         self.closing = False
         self.usual_headers: tuple[tuple[bytes, bytes], ...] = ()
+        self._usual = USUAL
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -109,14 +111,14 @@ class Calls:
         if call.timeout is not None:
             loop = asyncio.get_running_loop()
             stream.timer = loop.call_later(call.timeout, self._expire, stream_id, stream)
-        elif call == USUAL:
-            self.usual_headers = headers
+        elif call.path == PROCESS and call.encoding == USUAL.encoding:
+            self.usual_headers, self._usual = headers, call
         if event.end_stream:
             self.receive(stream_id, b"", True)
 
     def begin_usual(self, stream_id: int) -> None:
         """Open a call that has the usual headers."""
-        self._open(stream_id, USUAL)
+        self._open(stream_id, self._usual)
 
     def answer_usual(self, stream_id: int, data: bytes) -> None:
         """Handle the first bytes of a call with the usual headers: mostly one message whose answer ends the call.
@@ -125,10 +127,10 @@ class Calls:
         """
         message = only_message(data)
         if message is None:
-            self._open(stream_id, USUAL)
+            self._open(stream_id, self._usual)
             self.receive(stream_id, data, False)
             return
-        answer = self._service.answer(message)
+        answer = self._service.answer(message, self._usual.choice)
         try:
             if type(answer) is Last:
                 self._shared.streams += 1
@@ -138,7 +140,7 @@ class Calls:
                 engine.send_trailers(stream_id, DONE)
                 self._finished.half_open.add(stream_id)
             else:
-                stream = self._open(stream_id, USUAL)
+                stream = self._open(stream_id, self._usual)
                 stream.received = True
                 self._reply(stream_id, stream, answer)
         except http2.StreamGone:
@@ -232,7 +234,7 @@ class Calls:
         stream.received = True
         path = stream.call.path
         if path == PROCESS:
-            self._reply(stream_id, stream, self._service.answer(message))
+            self._reply(stream_id, stream, self._service.answer(message, stream.call.choice))
         elif path == CHECK:
             self.checked = True
             self._send(stream_id, stream, self._shared.health.check(message))

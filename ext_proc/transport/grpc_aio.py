@@ -17,6 +17,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from abmesh.experiment.errors import StartError
+from abmesh.experiment.names import CHOICE
 from abmesh.listening import LogLimit
 from ext_proc import wire
 from ext_proc.service import END, Last, Service
@@ -199,10 +200,10 @@ class GrpcServer:
     async def _process(self, _: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         """Serve one stream: answer each message until Envoy or an answer ends it."""
         self._streams += 1
-        answer_to = self._service.answer
+        answer_to, choice = self._service.answer, _choice(context)
         message = await context.read()
         while isinstance(message, bytes):
-            answer = answer_to(message)
+            answer = answer_to(message, choice)
             if answer is END:
                 return
             if isinstance(answer, Last):
@@ -227,6 +228,12 @@ class GrpcServer:
             raise
         finally:
             self._idle.discard(task)
+
+
+def _choice(context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    """The experiments of the route on which Envoy asks; empty: any."""
+    found = next((value for key, value in context.invocation_metadata() or () if key == CHOICE), "")
+    return found if isinstance(found, bytes) else found.encode()
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from abmesh.experiment.names import CHOICE as CHOICE_NAME
 from ext_proc.transport.base import LONGEST_MESSAGE
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -50,11 +51,13 @@ class Call(NamedTuple):
         path: of the method.
         encoding: of messages that are flagged as compressed.
         timeout: seconds until the deadline; None for none.
+        choice: the experiments of the request's route, by commas; empty: any.
     """
 
     path: bytes
     encoding: bytes = b"identity"
     timeout: float | None = None
+    choice: bytes = b""
 
 
 class NotGrpc(NamedTuple):
@@ -62,6 +65,8 @@ class NotGrpc(NamedTuple):
 
     status: bytes
 
+
+CHOICE: Final = CHOICE_NAME.encode()
 
 START: Final = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 """Response headers of every call."""
@@ -91,7 +96,7 @@ def read_call(headers: Headers) -> Call | NotGrpc:
     Raises:
         CallError: they are invalid in a way that gRPC has a status for.
     """
-    method, path, content_type, encoding, timeout = b"", b"", b"", b"identity", None
+    method, path, content_type, encoding, timeout, choice = b"", b"", b"", b"identity", None, b""
     for name, value in headers:
         if name == b":path":
             path = value
@@ -103,11 +108,13 @@ def read_call(headers: Headers) -> Call | NotGrpc:
             timeout = read_timeout(value)
         elif name == b"grpc-encoding":
             encoding = value
+        elif name == CHOICE:
+            choice = value
     if method != b"POST":
         return NotGrpc(b"405")
     if not content_type.startswith(b"application/grpc") or content_type[16:17] not in (b"", b"+", b";"):
         return NotGrpc(b"415")
-    return Call(path, encoding, timeout)
+    return Call(path, encoding, timeout, choice)
 
 
 def read_timeout(value: bytes) -> float:
