@@ -276,7 +276,9 @@ def test_ever_new_messages_do_not_make_the_server_grow() -> None:
 
 def test_the_routes_choice_decides_between_experiments_that_match_alike() -> None:
     """Two teams on two gateways may use the same host and path; what is remembered of one is not the other's."""
-    teams = [{"name": name, "match": {"path_prefix": "/v1/"}} for name in ("one", "two", "three")]
+    teams: list[dict[str, object]] = [
+        {"name": name, "match": {"path_prefix": "/v1/"}} for name in ("one", "two", "three")
+    ]
     made = service(*teams)
     message = request_headers([("x-user-id", b"u-1")])
     for _ in range(2):
@@ -286,7 +288,7 @@ def test_the_routes_choice_decides_between_experiments_that_match_alike() -> Non
 
 
 def test_the_routes_choice_decides_whose_event_it_is() -> None:
-    teams = [{"name": name, "events": [{"name": "click"}]} for name in ("one", "two")]
+    teams: list[dict[str, object]] = [{"name": name, "events": [{"name": "click"}]} for name in ("one", "two")]
     made = service(*teams)
     message = request_headers([("x-user-id", b"u-1"), (":method", b"POST")], target=b"/_ab/events/click")
     for choice, expected in ((b"", "one"), (b"two", "two")):
