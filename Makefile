@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo check test cluster soak programs go lint format bench simulations worlds rollouts plans lock sbom image clean
+.PHONY: help demo check test soak programs go lint format bench simulations worlds rollouts plans lock sbom image manifest clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -113,6 +113,10 @@ sbom: $(READY)  ## Write dist/abmesh.cdx.json: every package in the image, with 
 
 image:  ## Build the container image (needs Docker); BASE=python:3.12-slim@sha256:... pins its base
 	docker build --build-arg BASE=$(BASE) --tag abmesh .
+
+manifest:  ## Render the chart into deploy/abmesh.yaml, for who has no Helm (needs Helm)
+	helm template abmesh charts/abmesh --namespace abmesh --no-hooks \
+	  --set crds.install=false --set networkPolicy.allNamespacesToServers=true > deploy/abmesh.yaml
 
 clean:  ## Remove everything that was made here
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
