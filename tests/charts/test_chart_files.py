@@ -18,7 +18,9 @@ COPIES = {"alerts.yaml": "envoy/prometheus/alerts.yaml", "dashboard.json": "envo
 def test_a_copied_file_is_the_same_as_the_original(name: str) -> None:
     """A chart cannot read files outside of its folder, so it has copies of these."""
     original = ROOT / COPIES[name]
-    assert (CHART / "files" / name).read_bytes() == original.read_bytes(), f"cp {COPIES[name]} charts/abmesh/files/{name}"
+    assert (CHART / "files" / name).read_bytes() == original.read_bytes(), (
+        f"cp {COPIES[name]} charts/abmesh/files/{name}"
+    )
 
 
 def test_the_chart_has_the_version_of_the_project() -> None:

@@ -69,7 +69,10 @@ class TestPods:
     @pytest.mark.parametrize("key", pods(ITEMS), ids=lambda key: key.name)
     def test_run_as_our_user_with_a_home_that_can_be_written_to(self, key: Key) -> None:
         pod = pods(ITEMS)[key]
-        assert pod["securityContext"] | {"runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532} == pod["securityContext"]
+        assert (
+            pod["securityContext"] | {"runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532}
+            == pod["securityContext"]
+        )
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         for container in containers(pod):
             environment = {item["name"]: item["value"] for item in container["env"]}
@@ -132,7 +135,7 @@ def _need_flags(arguments: list[str]) -> None:
 
 
 def _break(change: Callable[[Thing], object]) -> Thing:
-    pod = copy.deepcopy(DEPLOYMENTS["abmesh-controller"]["spec"]["template"]["spec"])
+    pod: Thing = copy.deepcopy(DEPLOYMENTS["abmesh-controller"]["spec"]["template"]["spec"])
     change(pod)
     return pod
 

@@ -1,0 +1,192 @@
+"""What Helm makes of the chart. Skipped, and said so, where there is no Helm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pytest
+
+from tests.charts import rights
+from tests.charts.helm import CRD_FILE, helm, need_helm, template
+from tests.charts.support import (
+    CHART,
+    GATEWAY_NAMESPACE,
+    MANIFEST,
+    Key,
+    containers,
+    documents,
+    of_kind,
+    pods,
+    read,
+    rules,
+    unrestricted,
+)
+from tests.paths import ROOT
+
+pytestmark = pytest.mark.process
+
+EVERYTHING = (
+    *("gatewayNamespaces={edge,istio-ingress}", "callerNamespaces={web,edge}", "saltsSecret=salts"),
+    *("networkPolicy.monitoringNamespaces={monitoring}", "networkPolicy.apiServerPorts={6443}"),
+    *(
+        "networkPolicy.gatewayStatistics[0].namespace=edge",
+        "networkPolicy.gatewayStatistics[0].podLabels.istio=ingress",
+    ),
+    *("monitoring.podMonitor.enabled=true", "monitoring.prometheusRule.enabled=true"),
+    *("monitoring.dashboard.enabled=true", "rbac.readers[0].kind=Group", "rbac.readers[0].name=ml-platform"),
+    *("imagePullSecrets[0].name=pull", "controller.nodeSelector.disk=ssd", "extProc.podLabels.team=ml"),
+)
+"""Settings that switch on what is off by default."""
+
+WITHOUT_CRD = "crds.install=false"
+
+
+@pytest.fixture(autouse=True)
+def _helm() -> None:
+    need_helm()
+
+
+def test_the_manifest_is_what_the_make_target_renders() -> None:
+    """`make manifest` writes it again."""
+    target = (ROOT / "Makefile").read_text().partition("\nmanifest:")[2].partition("\n\n")[0]
+    settings = re.findall(r"--set (\S+)", target)
+    assert WITHOUT_CRD in settings
+    assert template(*settings, hooks=False) == read(MANIFEST)
+
+
+def test_the_role_for_a_gateways_namespace_is_the_charts() -> None:
+    rendered = template("gatewayNamespaces={edge}", WITHOUT_CRD)
+    for kind in ("Role", "RoleBinding"):
+        (plain,) = of_kind(read(GATEWAY_NAMESPACE), kind).values()
+        ours = rendered[Key(kind, "edge", "abmesh-filters")]
+        del ours["metadata"]["namespace"], ours["metadata"]["labels"]["app.kubernetes.io/version"]
+        assert plain == ours
+
+
+class TestWithEverythingOn:
+    def test_lint_has_no_complaint(self) -> None:
+        need_crd()
+        said = helm("lint", "--strict", str(CHART), *_set(EVERYTHING))
+        assert "0 chart(s) failed" in said
+
+    @pytest.mark.parametrize("mode", ["deployment", "sidecar"])
+    def test_every_pod_has_the_form_that_restricted_asks_for(self, mode: str) -> None:
+        found = pods(template(*EVERYTHING, WITHOUT_CRD, f"extProc.mode={mode}"))
+        assert {key.kind for key in found} == {"Deployment", "Job"}
+        assert [text for pod in found.values() for text in unrestricted(pod)] == []
+
+    def test_salts_are_mounted_and_nothing_may_read_secrets(self) -> None:
+        items = template(*EVERYTHING, WITHOUT_CRD)
+        for pod in pods(items).values():
+            mounts = {mount["mountPath"] for container in containers(pod) for mount in container["volumeMounts"]}
+            assert "/etc/abmesh/salts" in mounts
+        roles = [item for key, item in items.items() if key.kind in ("Role", "ClusterRole")]
+        assert "secrets" not in {resource for role in roles for rule in role["rules"] for resource in rule["resources"]}
+
+    def test_each_namespace_gets_the_rights_once_and_the_controller_knows_them(self) -> None:
+        items = template(*EVERYTHING, WITHOUT_CRD)
+        roles = {
+            key.namespace: item for key, item in items.items() if key.name == "abmesh-filters" and key.kind == "Role"
+        }
+        assert set(roles) == {"edge", "istio-ingress", "web"}
+        assert all(rules(role) == rights.CONTROLLER_AT_GATEWAYS for role in roles.values())
+        for name in ("abmesh-controller", "abmesh-uninstall"):
+            (pod,) = (pod for key, pod in pods(items).items() if key.name == name)
+            arguments = containers(pod)[0]["args"]
+            assert [text for text in arguments if "namespace=" in text] == [
+                *("--gateway-namespace=edge", "--gateway-namespace=istio-ingress"),
+                *("--caller-namespace=web", "--caller-namespace=edge"),
+            ]
+
+    def test_rules_and_dashboard_are_those_of_the_project(self) -> None:
+        items = template(*EVERYTHING, WITHOUT_CRD)
+        (rule,) = of_kind(items, "PrometheusRule").values()
+        (alerts,) = documents((ROOT / "envoy/prometheus/alerts.yaml").read_text())
+        assert rule["spec"] == alerts
+        dashboard = of_kind(items, "ConfigMap")["abmesh-dashboard"]["data"]["abmesh.json"]
+        assert dashboard.rstrip("\n") == (ROOT / "envoy/grafana/dashboard.json").read_text().rstrip("\n")
+
+    def test_monitors_select_pods_and_call_jobs_as_the_documentation_does(self) -> None:
+        monitors = of_kind(template(*EVERYTHING, WITHOUT_CRD), "PodMonitor")
+        jobs = {name: item["spec"]["podMetricsEndpoints"][0]["relabelings"][0] for name, item in monitors.items()}
+        assert jobs == {
+            name: {"targetLabel": "job", "replacement": name} for name in ("abmesh-controller", "abmesh-ext-proc")
+        }
+
+
+class TestTheCrd:
+    def test_is_a_template_that_stays_when_the_release_goes(self) -> None:
+        need_crd()
+        (crd,) = of_kind(template(), "CustomResourceDefinition").values()
+        (plain,) = documents(CRD_FILE.read_text())
+        assert crd["metadata"].pop("annotations")["helm.sh/resource-policy"] == "keep"
+        plain["metadata"].pop("annotations", None)
+        assert crd == plain
+
+    def test_goes_with_the_release_where_that_is_asked_for(self) -> None:
+        need_crd()
+        (crd,) = of_kind(template("crds.keep=false"), "CustomResourceDefinition").values()
+        (plain,) = documents(CRD_FILE.read_text())
+        assert crd == plain
+
+
+class TestTheSidecar:
+    def test_nothing_runs_here_but_the_controller(self) -> None:
+        items = template("extProc.mode=sidecar", WITHOUT_CRD)
+        assert set(of_kind(items, "Deployment")) == set(of_kind(items, "Service")) == {"abmesh-controller"}
+        (pod,) = (pod for key, pod in pods(items).items() if key.kind == "Deployment")
+        assert "--server=unix:/var/run/abmesh/ext_proc.sock" in containers(pod)[0]["args"]
+
+    def test_gateways_accounts_may_read_experiments_and_no_more(self) -> None:
+        account = (
+            "extProc.sidecar.serviceAccounts[0].namespace=edge",
+            "extProc.sidecar.serviceAccounts[0].name=gateway",
+        )
+        items = template("extProc.mode=sidecar", WITHOUT_CRD, *account)
+        binding = of_kind(items, "ClusterRoleBinding")["abmesh-ext-proc"]
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "namespace": "edge", "name": "gateway"}]
+        assert rules(of_kind(items, "ClusterRole")["abmesh-ext-proc"]) == rights.SERVER
+
+
+class TestUninstalling:
+    def test_a_job_takes_abmesh_out_first_with_the_controllers_rights(self) -> None:
+        job = of_kind(template(WITHOUT_CRD), "Job")["abmesh-uninstall"]
+        assert job["metadata"]["annotations"] == {
+            "helm.sh/hook": "pre-delete",
+            "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded",
+        }
+        assert job["spec"]["template"]["spec"]["serviceAccountName"] == "abmesh-controller"
+
+    def test_it_can_be_left_out(self) -> None:
+        assert not of_kind(template(WITHOUT_CRD, "uninstall.enabled=false"), "Job")
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("replica=3", "replica"),
+        ("controller.replica=3", "replica"),
+        ("controller.replicas=0", "replicas"),
+        ("extProc.mode=daemonset", "mode"),
+        ("gatewayNamespaces={Edge}", "gatewayNamespaces"),
+        ("image.digest=sha256:1", "digest"),
+        ("extProc.drainSeconds=soon", "drainSeconds"),
+        ("podDisruptionBudget.maxUnavailable=0", "maxUnavailable"),
+        (r"extProc.podLabels.app\.kubernetes\.io/name=x", "kubernetes.io/name"),
+        ("monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true", "counted twice"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_by_name(setting: str, problem: str) -> None:
+    with pytest.raises(AssertionError, match=problem):
+        template(setting, WITHOUT_CRD)
+
+
+def need_crd() -> None:
+    """Skips where the CRD has not been generated into the chart."""
+    if not CRD_FILE.exists():
+        pytest.skip(f"{CRD_FILE.relative_to(ROOT)} is not there")
+
+
+def _set(settings: Sequence[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
