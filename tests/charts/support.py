@@ -89,7 +89,7 @@ def rules(role: Thing) -> Rules:
 def unrestricted(pod: Thing) -> list[str]:
     """Where a pod breaks the form that PodSecurity's level `restricted` asks for, or what we promise beyond it.
 
-    The checks are those of the Pod Security Standards, and two of ours: a user's number, and a read-only root file system.
+    The checks are those of the Pod Security Standards, and two of ours: a user by number, and a read-only root.
     """
     return [*_pod_problems(pod), *(text for item in containers(pod) for text in _container_problems(item))]
 
