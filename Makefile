@@ -116,7 +116,8 @@ image:  ## Build the container image (needs Docker); BASE=python:3.12-slim@sha25
 
 manifest:  ## Render the chart into deploy/abmesh.yaml, for who has no Helm (needs Helm)
 	helm template abmesh charts/abmesh --namespace abmesh --no-hooks \
-	  --set crds.install=false --set networkPolicy.allNamespacesToServers=true > deploy/abmesh.yaml
+	  --set crds.install=false --set networkPolicy.allNamespacesToServers=true > deploy/abmesh.yaml.new
+	@mv deploy/abmesh.yaml.new deploy/abmesh.yaml
 
 clean:  ## Remove everything that was made here
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -94,7 +94,7 @@ class TestWithEverythingOn:
         for name in ("abmesh-controller", "abmesh-uninstall"):
             (pod,) = (pod for key, pod in pods(items).items() if key.name == name)
             arguments = containers(pod)[0]["args"]
-            assert [text for text in arguments if "namespace=" in text] == [
+            assert [text for text in arguments if re.match("--(gateway|caller)-namespace=", text)] == [
                 *("--gateway-namespace=edge", "--gateway-namespace=istio-ingress"),
                 *("--caller-namespace=web", "--caller-namespace=edge"),
             ]
