@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +14,11 @@ from tests.charts import rights
 from tests.charts.helm import CRD_FILE, helm, need_helm, template
 from tests.charts.support import (
     CHART,
+    EXAMPLES,
     GATEWAY_NAMESPACE,
     MANIFEST,
     Key,
+    by_key,
     containers,
     documents,
     of_kind,
@@ -147,6 +152,41 @@ class TestTheSidecar:
         binding = of_kind(items, "ClusterRoleBinding")["abmesh-ext-proc"]
         assert binding["subjects"] == [{"kind": "ServiceAccount", "namespace": "edge", "name": "gateway"}]
         assert rules(of_kind(items, "ClusterRole")["abmesh-ext-proc"]) == rights.SERVER
+
+    def test_a_chart_that_has_this_one_as_a_dependency_can_include_it(self, tmp_path: Path) -> None:
+        """The pod that comes out is the one of the example, but for what Istio's injection does there."""
+        (tmp_path / "Chart.yaml").write_text("apiVersion: v2\nname: gateways\nversion: 1.0.0\n")
+        (tmp_path / "values.yaml").write_text("abmesh: {crds: {install: false}, extProc: {mode: sidecar}}\n")
+        shutil.copytree(CHART, tmp_path / "charts" / "abmesh")
+        (tmp_path / "templates").mkdir()
+        (tmp_path / "templates" / "gateway.yaml").write_text(GATEWAY)
+        rendered = by_key(documents(helm("template", "edge", str(tmp_path), "--show-only", "templates/gateway.yaml")))
+        (pod,) = pods(rendered).values()
+        (example,) = documents((EXAMPLES / "gateway-sidecar.yaml").read_text())
+        assert pod["initContainers"] == example["spec"]["template"]["spec"]["initContainers"]
+        assert pod["volumes"] == example["spec"]["template"]["spec"]["volumes"]
+        mounts = example["spec"]["template"]["metadata"]["annotations"]["sidecar.istio.io/userVolumeMount"]
+        assert pod["containers"][0]["volumeMounts"] == json.loads(mounts)
+
+
+GATEWAY = """\
+{{- $abmesh := index .Subcharts "abmesh" }}
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: gateway}
+spec:
+  template:
+    spec:
+      initContainers:
+      {{- include "abmesh.sidecar.container" $abmesh | nindent 6 }}
+      containers:
+      - name: istio-proxy
+        image: auto
+        volumeMounts:
+        {{- include "abmesh.sidecar.mounts" $abmesh | nindent 8 }}
+      volumes:
+      {{- include "abmesh.sidecar.volumes" $abmesh | nindent 6 }}
+"""
 
 
 class TestUninstalling:
