@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -128,16 +127,10 @@ def test_the_one_without_gpus_runs_our_model_server_as_restricted_pods() -> None
         assert "nvidia.com/gpu" not in container["resources"]["limits"]
 
 
-def _experiment_spec() -> Any:
-    """The model of an Experiment's spec; skips where this tree has none yet."""
-    return pytest.importorskip("abmesh.kube.spec", reason="this tree has no Experiment objects yet")
-
-
-def test_each_experiment_is_valid(items: dict[Key, Thing]) -> None:
-    """By the rules of `abmesh validate`."""
-    model = _experiment_spec()
-    for key, item in items.items():
-        if key.kind == "Experiment":
-            spec = model.ExperimentSpec.model_validate(item["spec"])
-            found = model.to_experiment(key.namespace, key.name, spec)
-            assert found.name == f"{key.namespace}/{key.name}"
+def test_each_experiment_is_valid(folder: Path) -> None:
+    """By the rules of `abmesh validate`, which reads manifests with the same function."""
+    objects = pytest.importorskip("abmesh.kube.objects", reason="this tree does not know Experiment objects yet")
+    file = folder / "experiment.yaml"
+    (found,) = objects.parse_manifest(file.read_text(), str(file))
+    (namespace,) = of_kind(_items(folder), "Namespace")
+    assert found.experiment.name == f"{namespace}/chat-model"

@@ -32,7 +32,7 @@ from tests.paths import ROOT
 pytestmark = pytest.mark.process
 
 EVERYTHING = (
-    *("gatewayNamespaces={edge,istio-ingress}", "callerNamespaces={web,edge}", "saltsSecret=salts"),
+    *("gatewayNamespaces={edge,istio-ingress}", "callerNamespaces={web,edge}", "secretName=secrets"),
     *("networkPolicy.monitoringNamespaces={monitoring}", "networkPolicy.apiServerPorts={6443}"),
     *(
         "networkPolicy.gatewayStatistics[0].namespace=edge",
@@ -85,7 +85,7 @@ class TestWithEverythingOn:
         items = template(*EVERYTHING, WITHOUT_CRD)
         for pod in pods(items).values():
             mounts = {mount["mountPath"] for container in containers(pod) for mount in container["volumeMounts"]}
-            assert "/etc/abmesh/salts" in mounts
+            assert "/etc/abmesh/secrets" in mounts
         roles = [item for key, item in items.items() if key.kind in ("Role", "ClusterRole")]
         assert "secrets" not in {resource for role in roles for rule in role["rules"] for resource in rule["resources"]}
 

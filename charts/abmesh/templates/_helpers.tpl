@@ -81,16 +81,16 @@ capabilities: {drop: [ALL]}
 
 {{- define "abmesh.mounts" -}}
 - {name: tmp, mountPath: /tmp}
-{{- if .Values.saltsSecret }}
-- {name: salts, mountPath: /etc/abmesh/salts, readOnly: true}
+{{- if .Values.secretName }}
+- {name: secrets, mountPath: /etc/abmesh/secrets, readOnly: true}
 {{- end }}
 {{- end -}}
 
 {{- define "abmesh.volumes" -}}
 - {name: tmp, emptyDir: {sizeLimit: 64Mi}}
-{{- if .Values.saltsSecret }}
-- name: salts
-  secret: {secretName: {{ .Values.saltsSecret }}, defaultMode: 0440}
+{{- if .Values.secretName }}
+- name: secrets
+  secret: {secretName: {{ .Values.secretName }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}
 
