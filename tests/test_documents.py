@@ -14,7 +14,7 @@ from tests.paths import ROOT
 DOCS = ROOT / "docs"
 RECORDS = DOCS / "decisions"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "envoy" / "README.md"])
-OURS = ("abmesh", "ext_proc", "controller", "bench", "tests", "envoy", "docs")
+OURS = ("abmesh", "ext_proc", "controller", "bench", "charts", "deploy", "examples", "tests", "envoy", "docs")
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(rf"`((?:{'|'.join(OURS)})/[\w./-]*)`")

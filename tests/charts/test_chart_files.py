@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.charts.support import CHART, Thing, documents, schema, values
+from tests.charts.support import CHART, EXAMPLES, Thing, documents, schema, values
 from tests.paths import ROOT
 
 COPIES = {"alerts.yaml": "envoy/prometheus/alerts.yaml", "dashboard.json": "envoy/grafana/dashboard.json"}
@@ -28,6 +28,14 @@ def test_the_chart_has_the_version_of_the_project() -> None:
     project = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert project is not None
     assert (chart["version"], chart["appVersion"]) == (project[1], project[1])
+
+
+def test_examples_run_the_image_of_that_version() -> None:
+    (chart,) = documents((CHART / "Chart.yaml").read_text())
+    texts = [file.read_text() for file in sorted(EXAMPLES.rglob("*.yaml"))]
+    tags = [tag for text in texts for tag in re.findall(r"image: abmesh:(\S+)", text)]
+    assert len(tags) == 3
+    assert set(tags) == {chart["appVersion"]}
 
 
 def _objects(found: Any, path: str = "") -> Iterator[tuple[str, Thing]]:
