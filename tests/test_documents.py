@@ -13,7 +13,9 @@ from tests.paths import ROOT
 
 DOCS = ROOT / "docs"
 RECORDS = DOCS / "decisions"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "envoy" / "README.md"])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "envoy" / "README.md", ROOT / "charts" / "abmesh" / "README.md"]
+)
 OURS = ("abmesh", "ext_proc", "controller", "bench", "charts", "deploy", "examples", "tests", "envoy", "docs")
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -104,6 +104,16 @@ class TestWithEverythingOn:
                 *("--caller-namespace=web", "--caller-namespace=edge"),
             ]
 
+    def test_names_that_look_like_numbers_stay_text(self) -> None:
+        account = ("extProc.mode=sidecar", "extProc.sidecar.serviceAccounts[0].name=7")
+        numbers = ("gatewayNamespaces={123}", "extProc.sidecar.serviceAccounts[0].namespace=8")
+        strings = [word for setting in (*account, *numbers) for word in ("--set-string", setting)]
+        text = helm("template", "abmesh", str(CHART), "--namespace", "12", "--set", WITHOUT_CRD, *strings)
+        items = by_key(documents(text))
+        assert {key.namespace for key in items} == {"", "12", "123"}
+        (subject,) = of_kind(items, "ClusterRoleBinding")["abmesh-ext-proc"]["subjects"]
+        assert (subject["name"], subject["namespace"]) == ("7", "8")
+
     def test_rules_and_dashboard_are_those_of_the_project(self) -> None:
         items = template(*EVERYTHING, WITHOUT_CRD)
         (rule,) = of_kind(items, "PrometheusRule").values()
