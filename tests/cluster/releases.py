@@ -1,0 +1,104 @@
+"""Installs the chart in a test's cluster, and asks the API server what came of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tests.charts.support import CHART, Rules, Thing
+from tests.cluster.cluster import Cluster
+from tests.cluster.errors import ClusterError
+
+INSTANCE: Final = "app.kubernetes.io/instance"
+
+
+class HelmError(ClusterError):
+    """Helm said no; holds what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release of the chart, installed or not.
+
+    Attributes:
+        cluster: where.
+        namespace: of the release.
+        name: of the release; its objects of the whole cluster are named by it.
+    """
+
+    cluster: Cluster
+    namespace: str
+    name: str = "abmesh"
+
+    def helm(self, *arguments: str) -> str:
+        """What Helm prints.
+
+        Raises:
+            HelmError: it failed.
+        """
+        helm = self.cluster.plane.programs.path("helm")
+        done = self.cluster.plane.run(helm, *arguments, "--namespace", self.namespace)
+        if done.returncode != 0:
+            raise HelmError(f"helm {' '.join(arguments)} failed:\n{done.stderr.strip()}")
+        return done.stdout
+
+    def template(self, *settings: str) -> str:
+        """The chart's manifest, hooks included."""
+        return self.helm("template", self.name, str(CHART), *_flags(settings))
+
+    def install(self, *settings: str) -> None:
+        """Install or upgrade it. A CRD that another test left is taken over."""
+        self.helm("upgrade", "--install", self.name, str(CHART), "--take-ownership", *_flags(settings))
+
+    def uninstall(self) -> None:
+        """Uninstall it, without the Job before, which needs a controller that runs."""
+        self.helm("uninstall", self.name, "--no-hooks", "--ignore-not-found")
+
+    def remains(self) -> set[tuple[str, str]]:
+        """Kind and name of what carries the release's label, in all namespaces, of every kind that the chart makes."""
+        kinds = (
+            "clusterroles,clusterrolebindings,customresourcedefinitions,deployments,replicasets,jobs,services,"
+            "serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets,horizontalpodautoscalers,configmaps"
+        )
+        found = self.cluster.plane.read(kinds, "", "", "--all-namespaces", "--selector", f"{INSTANCE}={self.name}")
+        return {
+            (item["kind"], item["metadata"]["name"])
+            for item in found["items"]
+            if "deletionTimestamp" not in item["metadata"]
+        }
+
+    def account(self, component: str) -> str:
+        """User name of a ServiceAccount of the release."""
+        return f"system:serviceaccount:{self.namespace}:{self.name}-{component}"
+
+
+def _flags(settings: tuple[str, ...]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def rights(cluster: Cluster, user: str, namespace: str) -> Rules:
+    """What a user may do in a namespace, as `kubectl auth can-i --list` shows it, without what everybody may."""
+    granted, everybodys = _review(cluster, user, namespace), _review(cluster, f"{user}-that-nobody-knows", namespace)
+    return {key: verbs - everybodys.get(key, frozenset()) for key, verbs in granted.items() if key not in everybodys}
+
+
+def _review(cluster: Cluster, user: str, namespace: str) -> Rules:
+    body: Thing = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectRulesReview",
+        "spec": {"namespace": namespace},
+    }
+    groups = ["--as-group=system:authenticated", "--as-group=system:serviceaccounts"]
+    said = cluster.plane.kubectl(
+        *("create", "--as", user, *groups, "--output", "json", "--filename", "-"), given=json.dumps(body)
+    )
+    status: dict[str, Any] = json.loads(said)["status"]
+    assert not status.get("incomplete"), status
+    found: Rules = {}
+    for rule in status["resourceRules"]:
+        for group in rule.get("apiGroups", ("",)):
+            for resource in rule.get("resources", ()):
+                key = (group, resource, tuple(rule.get("resourceNames", ())))
+                found[key] = found.get(key, frozenset()) | frozenset(rule["verbs"])
+    return found
