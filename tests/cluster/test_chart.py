@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -153,8 +154,9 @@ class TestARelease:
         shutil.copytree(CHART, newer)
         file = newer / "files" / CRD_FILE.name
         text = file.read_text()
-        assert text.count("\n    - abx\n") == 1
-        file.write_text(text.replace("\n    - abx\n", "\n    - abx\n    - abxs\n"))
+        changed, times = re.subn(r"\n( +)- abx\n", r"\n\1- abx\n\1- abxs\n", text)
+        assert times == 1
+        file.write_text(changed)
         release.helm("upgrade", release.name, str(newer))
         names = release.cluster.plane.read("crd", "experiments.abmesh.dev")["spec"]["names"]
         assert names["shortNames"] == ["abx", "abxs"]
