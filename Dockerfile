@@ -30,7 +30,8 @@ RUN useradd --system --uid 65532 --home-dir /var/lib/abmesh --create-home --shel
 RUN install --directory --owner=65532 --group=65532 --mode=0700 /var/lib/abmesh-state
 COPY --from=build /opt/abmesh /opt/abmesh
 COPY --chown=65532:65532 experiments.yaml /var/lib/abmesh/experiments.yaml
-ENV PATH=/opt/abmesh/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# A cluster may run it as a user that no passwd knows, who would have no home, and on a root that is read-only.
+ENV PATH=/opt/abmesh/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
 USER 65532:65532
 WORKDIR /var/lib/abmesh
 ENTRYPOINT ["abmesh"]

@@ -38,6 +38,12 @@ def test_examples_run_the_image_of_that_version() -> None:
     assert set(tags) == {chart["appVersion"]}
 
 
+def test_the_image_has_a_home_for_a_user_that_no_passwd_knows() -> None:
+    """Libraries that look for a home fail without one, and the chart mounts only /tmp to write to."""
+    environment = re.findall(r"^ENV (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert "HOME=/tmp" in environment[-1].split()
+
+
 def _objects(found: Any, path: str = "") -> Iterator[tuple[str, Thing]]:
     if isinstance(found, dict):
         if found.get("type") == "object":
