@@ -83,7 +83,7 @@ class TestWithEverythingOn:
 
     def test_salts_are_mounted_and_nothing_may_read_secrets(self) -> None:
         items = template(*EVERYTHING, WITHOUT_CRD)
-        for pod in pods(items).values():
+        for pod in (pod for key, pod in pods(items).items() if key.kind == "Deployment"):
             mounts = {mount["mountPath"] for container in containers(pod) for mount in container["volumeMounts"]}
             assert "/etc/abmesh/secrets" in mounts
         roles = [item for key, item in items.items() if key.kind in ("Role", "ClusterRole")]
@@ -201,15 +201,20 @@ spec:
 
 class TestUninstalling:
     def test_a_job_takes_abmesh_out_first_with_the_controllers_rights(self) -> None:
-        job = of_kind(template(WITHOUT_CRD), "Job")["abmesh-uninstall"]
+        job = of_kind(template(WITHOUT_CRD, "gatewayNamespaces={edge}"), "Job")["abmesh-uninstall"]
         assert job["metadata"]["annotations"] == {
             "helm.sh/hook": "pre-delete",
             "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded",
         }
         assert job["spec"]["template"]["spec"]["serviceAccountName"] == "abmesh-controller"
 
-    def test_it_can_be_left_out(self) -> None:
-        assert not of_kind(template(WITHOUT_CRD, "uninstall.enabled=false"), "Job")
+    @pytest.mark.parametrize("setting", ["uninstall.enabled=false", "controller.manageFilters=false"])
+    def test_it_is_left_out_where_it_is_not_wanted_or_may_not_delete(self, setting: str) -> None:
+        assert not of_kind(template(WITHOUT_CRD, "gatewayNamespaces={edge}", setting), "Job")
+
+    def test_it_is_left_out_where_no_namespace_was_written_to(self) -> None:
+        """`abmesh uninstall` refuses to run without one, and the release could not be uninstalled."""
+        assert not of_kind(template(WITHOUT_CRD), "Job")
 
 
 @pytest.mark.parametrize(
@@ -221,6 +226,7 @@ class TestUninstalling:
         ("extProc.mode=daemonset", "mode"),
         ("gatewayNamespaces={Edge}", "gatewayNamespaces"),
         ("image.digest=sha256:1", "digest"),
+        ("extProc.eventOrigins={chat.example.com}", "eventOrigins"),
         ("extProc.drainSeconds=soon", "drainSeconds"),
         ("podDisruptionBudget.maxUnavailable=0", "maxUnavailable"),
         (r"extProc.podLabels.app\.kubernetes\.io/name=x", "kubernetes.io/name"),

@@ -97,7 +97,7 @@ class TestPodSecurity:
 
     @pytest.mark.parametrize("setting", ["extProc.mode=deployment", "secretName=secrets"])
     def test_restricted_admits_every_pod(self, release: Release, restricted: str, setting: str) -> None:
-        found = pods(by_key(documents(release.template(setting))))
+        found = pods(by_key(documents(release.template(setting, "gatewayNamespaces={edge}"))))
         assert {key.kind for key in found} == {"Deployment", "Job"}
         for key, spec in found.items():
             _dry_run(release.cluster, _pod(key.name, spec), "--namespace", restricted)

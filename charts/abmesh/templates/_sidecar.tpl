@@ -14,6 +14,9 @@ initContainers, volumes, and the volumeMounts of its proxy. The pod's fsGroup is
   - --listen=unix:{{ .Values.extProc.sidecar.socket }}
   - --metrics={{ .Values.listenAddress }}:9102
   - --drain={{ .Values.extProc.drainSeconds }}s
+  {{- range .Values.extProc.eventOrigins }}
+  - --event-origin={{ . }}
+  {{- end }}
   env: [{name: HOME, value: /tmp}]
   ports: [{name: ab-metrics, containerPort: 9102}]
   startupProbe:
