@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import shutil
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -199,6 +200,31 @@ def _make_experiment(release: Release) -> None:
     assert key.kind == "Experiment"
     own = item["metadata"] | {"namespace": release.namespace}
     release.cluster.plane.apply({**item, "metadata": own})
+
+
+class TestServers:
+    def test_are_ready_before_there_is_an_experiment_and_serve_the_first(self, release: Release) -> None:
+        """As pods of the chart, with the rights of the chart, and no other."""
+        release.install("extProc.autoscaling.enabled=false", "extProc.replicas=2")
+        plane = release.cluster.plane
+
+        def ready() -> int:
+            found = plane.read("deployment", "abmesh-ext-proc", release.namespace)["status"]
+            return int(found.get("readyReplicas", 0))
+
+        wait_for(lambda: ready() == 2, "both servers to be ready", 90)
+        _make_experiment(release)
+        selector = "app.kubernetes.io/component=ext-proc"
+        pods_ = plane.read("pods", "", release.namespace, "--selector", selector)["items"]
+        addresses = [item["status"]["podIP"] for item in pods_]
+        own = f"{release.namespace}/chat-model"
+        wait_for(lambda: all(own in _served(address) for address in addresses), "the Experiment at both servers", 20)
+
+
+def _served(address: str) -> list[str]:
+    """Names of the Experiments that a server serves."""
+    with urllib.request.urlopen(f"http://{address}:9102/generation", timeout=5) as response:
+        return list(json.load(response)["experiments"])
 
 
 class TestRights:
