@@ -59,6 +59,6 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     name = f"{readable}-{secrets.token_hex(3)}"
     cluster.plane.kubectl("create", "namespace", name)
     accounts = ("get", "serviceaccounts", "--output", "name")
-    wait_for(lambda: "default" in cluster.plane.kubectl(*accounts, namespace=name), "the namespace's account", 20)
+    wait_for(lambda: "default" in cluster.plane.kubectl(*accounts, namespace=name), "the namespace's account")
     yield name
     cluster.plane.kubectl("delete", "namespace", name, "--wait=false")

@@ -274,7 +274,7 @@ def make_world(cluster: Cluster, namespace: str) -> World:
     """Make it, and wait until both gateways serve the users' routes as they are without abmesh."""
     plane = cluster.plane
     plane.apply(definition())
-    plane.kubectl("wait", "--for=condition=Established", "crd/experiments.abmesh.dev", "--timeout=30s")
+    plane.kubectl("wait", "--for=condition=Established", "crd/experiments.abmesh.dev", "--timeout=120s")
     plane.apply(
         *(echo(name) for name in VARIANTS),
         *(service(name, {"version": name}, MODEL_PORT, "http") for name in VARIANTS),
@@ -284,12 +284,12 @@ def make_world(cluster: Cluster, namespace: str) -> World:
         *their_routes(),
         namespace=namespace,
     )
-    plane.kubectl("rollout", "status", "deployment", "--timeout=90s", namespace=namespace)
+    plane.kubectl("rollout", "status", "deployment", "--timeout=120s", namespace=namespace)
     urls = {}
     for name in ("edge", "inner"):
         (pod,) = plane.read("pods", "", namespace, f"--selector=app={name}")["items"]
         urls[name] = f"http://{pod['status']['podIP']}:{GATEWAY_PORT}"
-        wait_for(partial(_served, urls[name]), f"the gateway {name} to serve the route", 60)
+        wait_for(partial(_served, urls[name]), f"the gateway {name} to serve the route")
     return World(cluster, namespace, urls, experiment(namespace))
 
 

@@ -218,7 +218,7 @@ class TestServers:
         pods_ = plane.read("pods", "", release.namespace, "--selector", selector)["items"]
         addresses = [item["status"]["podIP"] for item in pods_]
         own = f"{release.namespace}/chat-model"
-        wait_for(lambda: all(own in _served(address) for address in addresses), "the Experiment at both servers", 20)
+        wait_for(lambda: all(own in _served(address) for address in addresses), "the Experiment at both servers")
 
 
 def _served(address: str) -> list[str]:
@@ -259,7 +259,7 @@ class TestRights:
             "create", "rolebinding", f"{role}-{verb}", "--clusterrole", role, "--user", "ann", namespace=gateways
         )
         command = ("kubectl", "auth", "can-i", verb, "experiments.abmesh.dev", "--as", "ann", "--namespace", gateways)
-        wait_for(lambda: plane.run(*command).stdout.strip() == answer, f"`{' '.join(command)}` to say {answer}", 20)
+        wait_for(lambda: plane.run(*command).stdout.strip() == answer, f"`{' '.join(command)}` to say {answer}")
 
     def test_nobody_but_the_controller_writes_status(self, installed: tuple[Release, str]) -> None:
         release, gateways = installed

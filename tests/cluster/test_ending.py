@@ -46,7 +46,7 @@ def test_every_process_ends_with_the_one_that_started_it(
     inside = [sys.executable, "-m", "tests.cluster", "inside", str(folder), "kubectl"]
     objects = json.dumps(model("model-a", {"app": "llm"}))
     subprocess.run([*inside, "apply", "-f", "-"], cwd=ROOT, check=True, input=objects.encode())
-    subprocess.run([*inside, "rollout", "status", "deployment/model-a", "--timeout=60s"], cwd=ROOT, check=True)
+    subprocess.run([*inside, "rollout", "status", "deployment/model-a", "--timeout=120s"], cwd=ROOT, check=True)
     started = psutil.Process(up.pid).children(recursive=True)
     assert len(started) >= PODS_AND_PROGRAMS
 

@@ -46,9 +46,9 @@ def test_a_virtual_service_routes_to_two_models(cluster: Cluster, namespace: str
         istio("VirtualService", "llm", {"hosts": ["*"], "gateways": ["gw"], "http": routes}),
         namespace=namespace,
     )
-    cluster.plane.kubectl("rollout", "status", "deployment", "--timeout=90s", namespace=namespace)
+    cluster.plane.kubectl("rollout", "status", "deployment", "--timeout=120s", namespace=namespace)
     (pod,) = cluster.plane.read("pods", "", namespace, "--selector=app=gw")["items"]
     url = f"http://{pod['status']['podIP']}:{GATEWAY_PORT}"
-    wait_for(lambda: _model(url) == "model-a", "the gateway to reach model-a", 30)
-    wait_for(lambda: _model(url, **{"x-model": "b"}) == "model-b", "the gateway to reach model-b", 30)
+    wait_for(lambda: _model(url) == "model-a", "the gateway to reach model-a")
+    wait_for(lambda: _model(url, **{"x-model": "b"}) == "model-b", "the gateway to reach model-b")
     assert [_model(url, **{"x-model": name}) for name in ("a", "b") * 10] == ["model-a", "model-b"] * 10

@@ -50,7 +50,7 @@ def test_users_go_by_the_law_and_the_routes_stay_their_owners(cluster: Cluster, 
     plane.apply(world.said)
     _apply(world)
     for name, url in world.urls.items():
-        wait_for(partial(_assigned, world, url), f"the first assigned user at {name}", 60)
+        wait_for(partial(_assigned, world, url), f"the first assigned user at {name}")
         assert not _wrong(world, url), name
         _check_unassigned(url)
         _check_forged(world, url)
@@ -61,8 +61,8 @@ def test_users_go_by_the_law_and_the_routes_stay_their_owners(cluster: Cluster, 
     names = [item.key[1] for item in world.rendered().filters]
     plane.kubectl("delete", "envoyfilter", *names, namespace=namespace)
     for name, url in world.urls.items():
-        wait_for(partial(_released, url), f"{name} to be as before", 30)
-        wait_for(partial(_same, world, name, before[name]), f"the routes of {name} to be as before", 30)
+        wait_for(partial(_released, url), f"{name} to be as before")
+        wait_for(partial(_same, world, name, before[name]), f"the routes of {name} to be as before")
     assert world.versions() == versions
 
 

@@ -48,23 +48,23 @@ def restricted(cluster: Cluster, namespace: str) -> str:
 def test_a_restricted_deployment_is_ready_and_in_its_endpoint_slice(cluster: Cluster, restricted: str) -> None:
     labels = {"app": "llm"}
     cluster.plane.apply(model("model-a", labels, 3), service("llm", labels, 80, "http"), namespace=restricted)
-    cluster.plane.kubectl("rollout", "status", "deployment/model-a", "--timeout=60s", namespace=restricted)
+    cluster.plane.kubectl("rollout", "status", "deployment/model-a", "--timeout=120s", namespace=restricted)
     pods = cluster.plane.read("pods", namespace=restricted)["items"]
     expected = {pod["status"]["podIP"] for pod in pods}
     assert len(expected) == 3
-    wait_for(lambda: _in_slices(cluster, restricted) == expected, "the slice to have the pods' addresses", 20)
+    wait_for(lambda: _in_slices(cluster, restricted) == expected, "the slice to have the pods' addresses")
     for address in expected:
         with urllib.request.urlopen(f"http://{address}:{MODEL_PORT}/v1/models", timeout=10) as answer:
             assert json.load(answer)["data"][0]["id"] == "model-a"
 
     cluster.plane.kubectl("scale", "deployment/model-a", "--replicas=1", namespace=restricted)
-    wait_for(lambda: len(_in_slices(cluster, restricted)) == 1, "the slice to lose two addresses", 20)
-    wait_for(lambda: len(cluster.plane.read("pods", namespace=restricted)["items"]) == 1, "two pods to go", 20)
+    wait_for(lambda: len(_in_slices(cluster, restricted)) == 1, "the slice to lose two addresses")
+    wait_for(lambda: len(cluster.plane.read("pods", namespace=restricted)["items"]) == 1, "two pods to go")
 
 
 def test_a_killed_container_comes_back_in_the_same_pod(cluster: Cluster, namespace: str) -> None:
     cluster.plane.apply(model("model-a", {"app": "llm"}), namespace=namespace)
-    cluster.plane.kubectl("rollout", "status", "deployment/model-a", "--timeout=60s", namespace=namespace)
+    cluster.plane.kubectl("rollout", "status", "deployment/model-a", "--timeout=120s", namespace=namespace)
     (before,) = cluster.plane.read("pods", namespace=namespace)["items"]
     name = before["metadata"]["name"]
     os.kill(cluster.node.process(namespace, name, "server"), signal.SIGKILL)
@@ -72,7 +72,7 @@ def test_a_killed_container_comes_back_in_the_same_pod(cluster: Cluster, namespa
     def container() -> Any:
         return cluster.plane.read("pod", name, namespace)["status"]["containerStatuses"][0]
 
-    wait_for(lambda: container()["restartCount"] == 1 and container()["ready"], "a ready second run", 30)
+    wait_for(lambda: container()["restartCount"] == 1 and container()["ready"], "a ready second run")
     after = cluster.plane.read("pod", name, namespace)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["status"]["podIP"] == before["status"]["podIP"]
@@ -92,7 +92,7 @@ def test_a_container_is_confined_as_its_pod_says(cluster: Cluster, restricted: s
     mount: dict[str, Any] = {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}
     spec = {"restartPolicy": "Never", "volumes": [{"name": "data", "emptyDir": {}}]}
     cluster.plane.apply(_pod("confined", _shell(script, **mount), **spec), namespace=restricted)
-    wait_for(lambda: _phase(cluster, restricted, "confined") in ("Succeeded", "Failed"), "the pod to end", 30)
+    wait_for(lambda: _phase(cluster, restricted, "confined") in ("Succeeded", "Failed"), "the pod to end")
     said = cluster.node.log(restricted, "confined", "main").splitlines()
     assert said[:2] == ["65532", "65532"]
     assert "Read-only file system" in said[2]
@@ -108,9 +108,9 @@ def test_a_mounted_config_map_changes_under_a_running_pod(cluster: Cluster, name
     mount: dict[str, Any] = {"volumeMounts": [{"name": "settings", "mountPath": "/etc/settings", "readOnly": True}]}
     volumes = [{"name": "settings", "configMap": {"name": "settings"}}]
     cluster.plane.apply(_pod("reader", _shell(script, **mount), volumes=volumes), namespace=namespace)
-    wait_for(lambda: "one" in cluster.node.log(namespace, "reader", "main"), "the first value", 30)
+    wait_for(lambda: "one" in cluster.node.log(namespace, "reader", "main"), "the first value")
     kubectl("patch", "configmap", "settings", "--patch", '{"data": {"value": "two"}}', namespace=namespace)
-    wait_for(lambda: "two" in cluster.node.log(namespace, "reader", "main"), "the second value", 30)
+    wait_for(lambda: "two" in cluster.node.log(namespace, "reader", "main"), "the second value")
 
 
 def test_init_containers_run_first_and_a_sidecar_ends_last(cluster: Cluster, namespace: str) -> None:
@@ -125,7 +125,7 @@ def test_init_containers_run_first_and_a_sidecar_ends_last(cluster: Cluster, nam
     main = _shell(f"{trace('main')}; cat /data/trace", **mount)
     spec = {"restartPolicy": "Never", "initContainers": [sidecar, once], "volumes": [{"name": "data", "emptyDir": {}}]}
     cluster.plane.apply(_pod("ordered", main, **spec), namespace=namespace)
-    wait_for(lambda: _phase(cluster, namespace, "ordered") == "Succeeded", "the pod to succeed", 30)
+    wait_for(lambda: _phase(cluster, namespace, "ordered") == "Succeeded", "the pod to succeed")
     assert cluster.node.log(namespace, "ordered", "main").split() == ["side", "once", "main"]
     side, _ = cluster.plane.read("pod", "ordered", namespace)["status"]["initContainerStatuses"]
     assert side["state"]["terminated"]["exitCode"] == 0
@@ -134,9 +134,9 @@ def test_init_containers_run_first_and_a_sidecar_ends_last(cluster: Cluster, nam
 def test_a_pod_that_ignores_sigterm_is_killed_after_its_grace(cluster: Cluster, namespace: str) -> None:
     stubborn = _shell("trap 'echo asked' TERM; echo up; while :; do sleep 0.1; done")
     cluster.plane.apply(_pod("stubborn", stubborn, terminationGracePeriodSeconds=1), namespace=namespace)
-    wait_for(lambda: "up" in cluster.node.log(namespace, "stubborn", "main"), "the pod to run", 30)
+    wait_for(lambda: "up" in cluster.node.log(namespace, "stubborn", "main"), "the pod to run")
     process = cluster.node.process(namespace, "stubborn", "main")
-    cluster.plane.kubectl("delete", "pod", "stubborn", "--timeout=20s", namespace=namespace)
+    cluster.plane.kubectl("delete", "pod", "stubborn", "--timeout=120s", namespace=namespace)
     assert "asked" in cluster.node.log(namespace, "stubborn", "main")
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
@@ -166,7 +166,7 @@ for what in (open(folder + "namespace").read() + "/pods", "kube-system/pods"):
     template = {"metadata": {"labels": {"job": "list"}}, "spec": {**pod, "containers": [container]}}
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "list"}, "spec": {"template": template}}
     plane.apply(job, namespace=namespace)
-    plane.kubectl("wait", "--for=condition=complete", "job/list", "--timeout=60s", namespace=namespace)
+    plane.kubectl("wait", "--for=condition=complete", "job/list", "--timeout=120s", namespace=namespace)
     (ran,) = plane.read("pods", namespace=namespace)["items"]
     assert cluster.node.log(namespace, ran["metadata"]["name"], "main").splitlines() == ["['list']", "403"]
 
@@ -180,13 +180,13 @@ def test_an_unknown_image_and_a_missing_config_map_are_named(cluster: Cluster, n
         (status,) = cluster.plane.read("pod", name, namespace)["status"].get("containerStatuses", [{}])
         return json.dumps(status.get("state", {}).get("waiting", {}))
 
-    wait_for(lambda: "no image 'nowhere/none:1'" in message("unknown"), "the image to be named", 20)
-    wait_for(lambda: "'absent' not found" in message("waits"), "the ConfigMap to be named", 20)
+    wait_for(lambda: "no image 'nowhere/none:1'" in message("unknown"), "the image to be named")
+    wait_for(lambda: "'absent' not found" in message("waits"), "the ConfigMap to be named")
 
 
 def test_pods_keep_running_while_the_api_server_is_away(cluster: Cluster, namespace: str) -> None:
     cluster.plane.apply(model("model-a", {"app": "llm"}), namespace=namespace)
-    cluster.plane.kubectl("rollout", "status", "deployment/model-a", "--timeout=60s", namespace=namespace)
+    cluster.plane.kubectl("rollout", "status", "deployment/model-a", "--timeout=120s", namespace=namespace)
     (pod,) = cluster.plane.read("pods", namespace=namespace)["items"]
     cluster.plane.api_server.kill()
     try:
@@ -195,5 +195,5 @@ def test_pods_keep_running_while_the_api_server_is_away(cluster: Cluster, namesp
     finally:
         cluster.plane.api_server.start()
     cluster.plane.kubectl("scale", "deployment/model-a", "--replicas=2", namespace=namespace)
-    cluster.plane.kubectl("rollout", "status", "deployment/model-a", "--timeout=60s", namespace=namespace)
+    cluster.plane.kubectl("rollout", "status", "deployment/model-a", "--timeout=120s", namespace=namespace)
     assert cluster.plane.read("pod", pod["metadata"]["name"], namespace)["metadata"]["uid"] == pod["metadata"]["uid"]

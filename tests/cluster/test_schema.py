@@ -26,7 +26,7 @@ SCHEMA = definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 def plane(cluster: Cluster) -> ControlPlane:
     """The control plane, with the definition established."""
     cluster.plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=text())
-    cluster.plane.kubectl("wait", "crd/experiments.abmesh.dev", "--for=condition=Established", "--timeout=30s")
+    cluster.plane.kubectl("wait", "crd/experiments.abmesh.dev", "--for=condition=Established", "--timeout=120s")
     return cluster.plane
 
 

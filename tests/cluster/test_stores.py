@@ -67,9 +67,9 @@ def test_a_leader_that_was_frozen_longer_than_its_lease_writes_nothing(place: Pl
     try:
         assert old.stdout is not None
         assert old.stdout.readline() == "READY\n"
-        wait_for(lambda: _stopped(old.pid), "the old leader to freeze", 20)
+        wait_for(lambda: _stopped(old.pid), "the old leader to freeze")
         new = ClusterWorld(place.client, place.namespace, place.own, bare="another")
-        wait_for(lambda: new.stores.lease.held or new.stores.lease.acquire(), "the Lease to run out", 30)
+        wait_for(lambda: new.stores.lease.held or new.stores.lease.acquire(), "the Lease to run out")
         new.watch()
         new.stores.attendant.before(new.now)
         new.tick()
