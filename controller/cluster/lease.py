@@ -51,11 +51,7 @@ class Fence(Protocol):
         """
 
     def check(self) -> None:
-        """Make sure that this process leads.
-
-        Raises:
-            NotLeadingError: it does not.
-        """
+        """Raise NotLeadingError if this process does not lead."""
 
     def lost(self, why: str) -> None:
         """Stop leading, because a newer leader was met."""

@@ -16,7 +16,7 @@ from uuid import uuid4
 from abmesh.experiment.errors import AbmeshError, DocumentError, StateError, StoreError
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.store import Snapshot, format_generation
-from controller.codec.entries import decision_entry, refused_entry
+from controller.codec.entries import decision_entry
 from controller.decision.after_promotion import watched
 from controller.decision.checks import Results
 from controller.decision.decide import Decided, Inputs, decide
@@ -35,17 +35,16 @@ from controller.records import (
 )
 from controller.rollout.collect import Collector, Earlier
 from controller.rollout.guard import Guard
+from controller.rollout.holds import Holds
 from controller.rollout.tick import Outcome, Tick, TickReport, inputs_of, outcome_of
 from controller.rollout.transitions import after, at_weights
 from controller.sources.base import Observation
 from controller.state.documents import Documents
 from controller.state.locks import URGENT_SECONDS, trouble
-from controller.state.pace import Pace
 from controller.state.ports import Evidence, Recorder, StateReader
 from controller.state.states import States
 from controller.state.transition import Change, SupersededError, Transitions
 from controller.wording.mishaps import state_lost
-from controller.wording.reasons import reason
 from controller.wording.remarks import remarks_of
 
 log = logging.getLogger("abmesh.controller")
@@ -87,7 +86,7 @@ class Reconciler:
         self._new_id = new_id
         self._committer = transitions
         self._guard = Guard(journal=journal, documents=documents, settle=settle, new_id=new_id)
-        self._pace = Pace()
+        self._holds = Holds(journal, new_id)
         self._failures: dict[str, str] = {}
 
     def reconcile(
@@ -120,7 +119,7 @@ class Reconciler:
         try:
             snapshot = self._documents.read()
         except (DocumentError, StoreError) as error:
-            return self._refused(states.experiments, str(error), tick)
+            return self._holds.refused(states.experiments, str(error), tick)
         self._journal.keep_within(snapshot.document.journal)
         outcomes: list[Outcome] = []
         failures: dict[str, str] = {}
@@ -150,7 +149,7 @@ class Reconciler:
     def forget(self) -> None:
         """Trust nothing that was collected before: another leader has been at work since."""
         self._collector.forget()
-        self._pace = Pace()
+        self._holds.forget()
 
     def _decide_until_done(self, snapshot: Snapshot, experiment: Experiment, states: States, tick: Tick) -> Outcome:
         """Reconcile one experiment; if somebody changes it meanwhile, once more with what is there then.
@@ -223,7 +222,7 @@ class Reconciler:
         situation, decision, history = decided.situation, decided.decision, decided.history
         if decision.kind is Kind.HOLD and decision.phase is state.phase:
             try:
-                made = self._hold(snapshot, inputs, decided)
+                made = self._holds.hold(snapshot, inputs, decided)
             except StateError:  # the journal; what was learnt is kept nevertheless
                 self._collector.keep(name, state, replace(kept, history=history, requests=situation.requests))
                 raise
@@ -240,18 +239,6 @@ class Reconciler:
         kept = replace(kept, decision=made, history=history, requests=situation.requests, remarks=remarks)
         self._collector.keep(name, state, kept)
         return outcome_of(situation, decision, state, made, snapshot.document.clusters)
-
-    def _hold(self, snapshot: Snapshot, inputs: Inputs, decided: Decided) -> DecisionRecord:
-        """Do nothing, and write that down if it is new or was last written long ago."""
-        decision, name, now = decided.decision, inputs.experiment.name, inputs.now
-        if not self._pace.due(name, decision.kind, decision.cause, decision.phase, now):
-            text = reason(decision, decided.situation, now)
-            return DecisionRecord(id=self._new_id(), kind=decision.kind, cause=decision.cause, reason=text, at=now)
-        entry = self._entry(snapshot, inputs, decided)
-        self._journal.append(entry, durable=False)
-        self._pace.written(name, decision.kind, decision.cause, decision.phase, now)
-        log.info("%s: hold: %s", name, entry.reason)
-        return entry.decision
 
     def _entry(self, snapshot: Snapshot, inputs: Inputs, decided: Decided) -> JournalEntry:
         return decision_entry(self._new_id(), format_generation(snapshot.generation), inputs, decided)
@@ -304,7 +291,7 @@ class Reconciler:
                 self._committer.roll_back_unrecorded(experiment.name, Change(state, changed, entry))
             raise
         log.info("%s: %s: %s", experiment.name, done.phase, entry.reason)
-        self._pace.written(experiment.name, entry.kind, entry.cause, done.phase, now)
+        self._holds.changed(entry, done.phase, now)
         return done
 
     def _guard_while_pending(self, name: str, state: ExperimentState, pending: Intent, tick: Tick) -> None:
@@ -324,16 +311,3 @@ class Reconciler:
             log.error("%s: rolling back even though %s cannot be finished", name, pending.entry.kind)
             change = Change(present, after(present, entry, tick.now), entry)
             self._committer.roll_back_instead(name, pending, change, tick.now)
-
-    def _refused(self, states: Mapping[str, ExperimentState], error: str, tick: Tick) -> TickReport:
-        """Hold every rollout under way: weights can only be written into a valid document."""
-        outcomes = []
-        for name, state in states.items():
-            if state.phase.finished:
-                continue
-            entry = refused_entry(self._new_id(), name, state, error, tick.coverage, tick.now)
-            if self._pace.due(name, entry.kind, entry.cause, entry.phase, tick.now):
-                self._journal.append(entry, durable=False)
-                self._pace.written(name, entry.kind, entry.cause, entry.phase, tick.now)
-            outcomes.append(Outcome(name, state, state.weights, entry.decision))
-        return TickReport(None, error, tuple(outcomes))
