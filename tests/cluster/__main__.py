@@ -34,21 +34,23 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description="A cluster on this machine.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build")
-    commands.add_parser("test").add_argument("arguments", nargs=argparse.REMAINDER)
+    commands.add_parser("test")
     up = commands.add_parser("up")
     up.add_argument("--without-istio", action="store_true", help="start no istiod: some seconds faster")
     up.add_argument("folder", type=Path)
     inside = commands.add_parser("inside")
     inside.add_argument("folder", type=Path)
     inside.add_argument("argv", nargs=argparse.REMAINDER)
-    options = parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
+    if others and options.command != "test":
+        parser.error(f"unknown arguments: {' '.join(others)}")
     try:
         match options.command:
             case "build":
                 _say(f"built: {build(_say).folder}")
             case "test":
                 build(_say)
-                _test(options.arguments)
+                _test(others)
             case "up":
                 build(_say)
                 _up(options.folder, istio=not options.without_istio)

@@ -17,7 +17,7 @@ from pathlib import Path
 from abmesh.local.processes import ending_with_parent
 from tests.cluster.errors import ClusterError
 
-START_LIMIT = 60.0
+START_LIMIT = 120.0
 STOP_LIMIT = 10.0
 
 
