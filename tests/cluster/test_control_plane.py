@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.request
 
@@ -27,7 +28,10 @@ def test_the_versions_are_those_that_are_pinned(cluster: Cluster) -> None:
     versions = json.loads(cluster.plane.kubectl("version", "--output", "json"))
     assert versions["clientVersion"]["gitVersion"] == versions["serverVersion"]["gitVersion"] == PINS.kubernetes
     assert "v" + json.loads(_get(f"{ETCD}/version"))["etcdserver"] == PINS.etcd
-    assert f'version="{ISTIO_VERSION}"' in _get(cluster.plane.istiod_metrics)
+    # Metrics of proxies have a version as well.
+    assert re.search(
+        rf'^pilot_info\{{.*version="{re.escape(ISTIO_VERSION)}-', _get(cluster.plane.istiod_metrics), re.MULTILINE
+    )
     helm = cluster.plane.run(cluster.plane.programs.path("helm"), "version", "--short")
     assert helm.stdout.startswith(PINS.helm)
     istioctl = cluster.plane.run(cluster.plane.programs.path("istioctl"), "version", "--remote=false")
