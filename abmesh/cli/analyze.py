@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abmesh.cli.options import CONFIG, ConfigOption, JsonOption, StateOption, print_json
+from abmesh.cli.options import (
+    CONFIG,
+    OWN_NAMESPACE,
+    ConfigOption,
+    ContextOption,
+    JsonOption,
+    KubernetesOption,
+    NamespaceOption,
+    OwnNamespaceOption,
+    StateOption,
+    print_json,
+)
+from abmesh.cli.places import Target, find
 from abmesh.experiment.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -116,12 +128,17 @@ def analyze(
     config: ConfigOption = CONFIG,
     state: StateOption = None,
     as_json: JsonOption = False,
+    kubernetes: KubernetesOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    abmesh_namespace: OwnNamespaceOption = OWN_NAMESPACE,
 ) -> None:
     """Compare variants: values, differences, lift, p, segments, and a check of the split."""
     if (target is None) == (source is None):
         raise SettingsError("give the name of an experiment or a FILE.csv, or --from FILE")
-    if source is None and target is not None and (target == "-" or "." in target or "/" in target):
-        source = target  # The name of an experiment has neither dots nor slashes.
+    # The name of an experiment has neither dots nor slashes, but for NAMESPACE/NAME in a cluster.
+    if source is None and target is not None:
+        source = target if target == "-" or "." in target or ("/" in target and not kubernetes) else None
     if plot is not None:
         from abmesh.cli.plots.canvas import check_target
 
@@ -144,7 +161,8 @@ def analyze(
         assert target is not None
         from abmesh.cli.analyze_live import report_live
 
-        report = report_live(target, config, state, metrics[0] if metrics else None, level, plot)
+        place, name = find(target, config, state, Target(kubernetes, namespace, context, abmesh_namespace))
+        report = report_live(name, place, metrics[0] if metrics else None, level, plot)
         _print(report, style, as_json=as_json)
         return
     from abmesh.analysis.mapping import Asked

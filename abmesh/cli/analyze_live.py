@@ -14,25 +14,21 @@ if TYPE_CHECKING:
     from abmesh.experiment.metrics import Metric
     from abmesh.experiment.model import Experiment
     from controller.evidence.strata import Stratum
+    from controller.rollout.place import Place
 
 _MOST_MOMENTS = 120
 
 
-def report_live(
-    name: str, config: Path, state: Path | None, metric: str | None, alpha: float | None, plot: Path | None
-) -> AnalysisReport:
+def report_live(name: str, place: Place, metric: str | None, alpha: float | None, plot: Path | None) -> AnalysisReport:
     """Analyse what the controller has counted."""
     from abmesh.analysis.rollout_evidence import RolloutQuestion
     from abmesh.analysis.rollout_report import report_of_strata
     from abmesh.analysis.rollout_segments import with_segments
-    from abmesh.experiment.store import FileStore
-    from controller.settings import Settings
 
-    settings = Settings(config=config, state_dir=state)
-    experiment = FileStore(config).read().document.experiment(name)
+    experiment = place.experiment(name)
     if experiment.rollout is None:
         raise RefusedError(f"{name} has no rollout, so the controller counts nothing; analyze --from reads a CSV")
-    strata = _strata(settings.state_folder, experiment)
+    strata = _strata(place, experiment)
     if not strata:
         raise RefusedError(f"nothing was counted for {name} yet; `abmesh status` shows whether a controller runs")
     question = RolloutQuestion.of(experiment, alpha)
@@ -43,7 +39,7 @@ def report_live(
     if experiment.segments is not None:
         report = with_segments(report, strata, question, measured, experiment.segments.values)
     if plot is not None:
-        _draw_live(report, question, _moments(settings.state_folder, name), measured, plot)
+        _draw_live(report, question, _moments(place, name), measured, plot)
     return report
 
 
@@ -84,21 +80,19 @@ def _draw_live(
     draw_series(series, plot)
 
 
-def _moments(folder: Path, name: str) -> list[tuple[float, list[Stratum]]]:
+def _moments(place: Place, name: str) -> list[tuple[float, list[Stratum]]]:
     """Evidence at recorded moments of the current rollout, evenly thinned out to at most 120, by the journal."""
     from controller.codec.inputs import load_inputs
     from controller.decision.decide import past_strata
     from controller.evidence.strata import Stratum
-    from controller.settings import JOURNAL_FILE
-    from controller.state.evidence import EvidenceStore
     from controller.state.lookup import packed_in, recorded_moments
 
-    live = EvidenceStore(folder).read(name)
+    live = place.evidence.read(name)
     if live is None:
         return []
     packed = packed_in(live.history)
     found = []
-    for entry in recorded_moments(folder / JOURNAL_FILE, name, live.stage, packed.keys(), _MOST_MOMENTS):
+    for entry in recorded_moments(place.journal(name), name, live.stage, packed.keys(), _MOST_MOMENTS):
         try:
             inputs = load_inputs(entry, packed)
         except StateError:
@@ -108,16 +102,14 @@ def _moments(folder: Path, name: str) -> list[tuple[float, list[Stratum]]]:
     return found
 
 
-def _strata(folder: Path, experiment: Experiment) -> list[Stratum]:
+def _strata(place: Place, experiment: Experiment) -> list[Stratum]:
     """Everything that was counted since the rollout began, one stratum a stage."""
     from controller.decision.decide import past_strata
     from controller.evidence.strata import Stratum
     from controller.rollout.collect import evidence_of
-    from controller.state.evidence import EvidenceStore
-    from controller.state.states import StateStore
 
-    known = StateStore(folder).read().experiments.get(experiment.name)
-    live = EvidenceStore(folder).read(experiment.name)
+    known = place.states().experiments.get(experiment.name)
+    live = place.evidence.read(experiment.name)
     if live is None:
         return []
     strata = past_strata(live.history, experiment.prices)

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from abmesh.cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOption, print_json
+from abmesh.cli.options import (
+    CONFIG,
+    OWN_NAMESPACE,
+    ConfigOption,
+    ContextOption,
+    ExperimentArgument,
+    JsonOption,
+    KubernetesOption,
+    NamespaceOption,
+    OwnNamespaceOption,
+    print_json,
+)
+from abmesh.cli.places import Target, find
 from abmesh.experiment.errors import StartError
 
 _BLANKS = b" \t\r\n"
@@ -29,20 +41,22 @@ def assign(
     ] = None,
     config: ConfigOption = CONFIG,
     as_json: JsonOption = False,
+    kubernetes: KubernetesOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    abmesh_namespace: OwnNamespaceOption = OWN_NAMESPACE,
 ) -> None:
     """Show which variant a unit gets, and why. Ignores overrides."""
     from abmesh.experiment.bucketing import bucket_of
     from abmesh.experiment.quantities import format_weight
-    from abmesh.experiment.secrets import read_salts
-    from abmesh.experiment.store import FileStore
 
     if bool(unit) == (units_from is not None):
         raise typer.BadParameter("give either --unit or --units-from")
     given = [text.encode(errors="surrogateescape").strip(_BLANKS) for text in unit or ()]
     if not all(given):
         raise typer.BadParameter("--unit is empty; a request without an identity gets no assignment")
-    store = FileStore(config, secrets=lambda document: read_salts(document, lambda item: item.name == experiment))
-    found = store.read().document.experiment(experiment)
+    place, name = find(experiment, config, None, Target(kubernetes, namespace, context, abmesh_namespace))
+    found = place.experiment(name, salt=True)
     salt = f'"{found.public_salt}:' if found.secret_salt is None else f'the salt in {found.secret_salt.label} + ":'
     units = given or _lines(units_from or "-")
     for identity in units:

@@ -12,33 +12,40 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from abmesh.experiment.errors import RefusedError
+from abmesh.experiment.errors import AbmeshError, RefusedError
 from abmesh.experiment.quantities import format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from controller.rollout.place import Place
     from controller.rollout.preview import Confirm, Preview
-    from controller.settings import Settings
 
 
 def confirmation(
-    command: str, settings: Settings, warmups: Sequence[str], *, yes: bool, despite_probe: bool
+    command: str, place: Place, warmups: Sequence[str], *, inside: bool = False, yes: bool, despite: bool
 ) -> Confirm:
     """What looks at a command before it acts.
 
     Args:
         command: its name.
-        settings: document and state folder.
+        place: has the rollout.
         warmups: base addresses of warm-up listeners to probe through; where the document says that the cluster is, if
             there are none.
+        inside: whether candidates can only be reached inside a cluster: then only warm-up listeners are asked.
         yes: whether to go on without asking.
-        despite_probe: whether to go on although the probe failed.
+        despite: whether to go on although the probe failed.
     """
 
     def confirm(preview: Preview) -> None:
-        _show(settings, preview)
-        _probe(preview, warmups, despite_probe=despite_probe)
+        _show(place, preview)
+        if inside and not warmups:
+            _say(
+                "  probe: none, because the candidate's pods are reached inside the cluster only; --warmup names an "
+                "Envoy's warm-up listener to ask through"
+            )
+        else:
+            _probe(preview, warmups, despite_probe=despite)
         if yes:
             return
         if not sys.stdin.isatty():
@@ -51,9 +58,9 @@ def confirmation(
     return confirm
 
 
-def _show(settings: Settings, preview: Preview) -> None:
+def _show(place: Place, preview: Preview) -> None:
     from controller.rollout.review import verdicts
-    from controller.rollout.status import read_status
+    from controller.rollout.status import status_of
     from controller.wording.values import show_age
 
     now, state, experiment = datetime.now(UTC), preview.state, preview.experiment
@@ -61,13 +68,16 @@ def _show(settings: Settings, preview: Preview) -> None:
     candidate = experiment.rollout.candidate
     weight = format_percent(experiment.weights[candidate])
     _say(f"{experiment.name}: {state.phase.replace('_', ' ')}, {candidate} at {weight}")
-    found = next((item for item in read_status(settings, now=now) if item.experiment == experiment.name), None)
+    found = next((item for item in status_of(place, now=now) if item.experiment == experiment.name), None)
     if found is not None and found.decision is not None:
         made = found.decision
         _say(f"  last decision, {show_age(max(now - made.at, now - now))} ago: {made.kind}: {made.reason}")
     else:
         _say("  last decision: none is known")
-    lines = verdicts(settings, experiment, state, now)
+    try:
+        lines = verdicts(place.evidence, experiment, state, now)
+    except AbmeshError as error:  # a right is missing; whoever decides may know enough without
+        lines = [f"no verdicts: {error}"]
     for line in lines:
         _say(f"  {line}")
     if not lines:

@@ -9,8 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abmesh.cli.kubernetes_objects import read_text, validate_manifest
-from abmesh.cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOption, print_json
+from abmesh.cli.kubernetes_objects import read_text, validate_cluster, validate_manifest
+from abmesh.cli.options import (
+    CONFIG,
+    OWN_NAMESPACE,
+    ConfigOption,
+    ContextOption,
+    ExperimentArgument,
+    JsonOption,
+    KubernetesOption,
+    NamespaceOption,
+    OwnNamespaceOption,
+    print_json,
+)
+from abmesh.cli.places import Target, find, was_given
+from abmesh.cli.rollout import user
+from abmesh.experiment.names import ENV_KUBERNETES
 
 if TYPE_CHECKING:
     from abmesh.experiment.model import Document
@@ -34,16 +48,28 @@ def validate(
             help="The Envoy to ask; implies --envoy.", show_default="the one beside this Python, else on the PATH"
         ),
     ] = None,
+    kubernetes: KubernetesOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    everywhere: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="The Experiments of all namespaces; with --kubernetes.")
+    ] = False,
 ) -> None:
     """Check the document, or Experiments of Kubernetes, and report every problem with its line.
 
     With `--envoy`, files that the document names, such as certificates, must exist here as they do beside Envoy.
+    With `--kubernetes`, the Experiments that are in the cluster; a file that `--config` names goes first.
     """
     from abmesh.experiment.store import FileStore, format_generation
     from abmesh.kube.objects import is_manifest
     from abmesh.mesh.identity_notes import identity_notes
     from abmesh.mesh.lane import notes
 
+    if kubernetes and not was_given("config"):
+        if envoy or envoy_path is not None:
+            raise typer.BadParameter("--envoy is for a document, and --kubernetes for the Experiments of a cluster")
+        validate_cluster(Target(kubernetes, namespace, context, OWN_NAMESPACE), everywhere=everywhere)
+        return
     text = _manifest_text(config)
     if is_manifest(text):
         if envoy or envoy_path is not None:
@@ -93,7 +119,10 @@ def _ask_envoy(config: Path, document: Document, program: Path | None) -> None:
 
 def schema(
     kubernetes: Annotated[
-        bool, typer.Option("--kubernetes", help="The CustomResourceDefinition of Experiments instead.")
+        bool,
+        typer.Option(
+            "--kubernetes", envvar=ENV_KUBERNETES, help="The CustomResourceDefinition of Experiments instead."
+        ),
     ] = False,
 ) -> None:
     """Print the document's JSON Schema, for editors."""
@@ -118,47 +147,33 @@ def weights(
         typer.Option("--based-on", help="Refuse unless the document still has this generation.", metavar="GENERATION"),
     ] = None,
     as_json: JsonOption = False,
+    kubernetes: KubernetesOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    abmesh_namespace: OwnNamespaceOption = OWN_NAMESPACE,
 ) -> None:
-    """Set an experiment's weights in the document.
+    """Set an experiment's weights in the document, or those in force in a cluster.
 
     If you leave out one variant, it takes the rest; if several, the control does.
     The experiment's rollout, if any, turns manual and waits for `abmesh resume`.
     """
     from abmesh.experiment.quantities import WEIGHT_FORM, format_weight, parse_weight
-    from abmesh.experiment.store import FileStore, Snapshot, format_generation
-    from abmesh.experiment.weights import complete
 
     named: dict[str, int] = {}
     for assignment in assignments:
-        name, separator, percent = assignment.partition("=")
+        variant, separator, percent = assignment.partition("=")
         points = parse_weight(percent.removesuffix("%"))
         if not separator or points is None:
             raise typer.BadParameter(f"{assignment!r} is not VARIANT=PERCENT; a weight is {WEIGHT_FORM}")
-        if name in named:
-            raise typer.BadParameter(f"{name!r} is given twice")
-        named[name] = points
-    before: dict[str, int] = {}
-
-    def change(snapshot: Snapshot) -> dict[str, int]:
-        found = snapshot.document.experiment(experiment)
-        before.update(found.weights)
-        return complete(found.weights, found.control.name, named)
-
-    store = FileStore(config)
-    if based_on is None:
-        written = store.update_weights(experiment, change)
-    else:
-        snapshot = store.read()
-        try:
-            generation = int(based_on, 16)
-        except ValueError:
-            raise typer.BadParameter(f"{based_on!r} is not a generation; see `abmesh validate`") from None
-        written = store.write_weights(experiment, change(snapshot), based_on=generation)
-    after = written.document.experiment(experiment).weights
-    generation_text = format_generation(written.generation)
+        if variant in named:
+            raise typer.BadParameter(f"{variant!r} is given twice")
+        named[variant] = points
+    place, name = find(experiment, config, None, Target(kubernetes, namespace, context, abmesh_namespace))
+    done = place.set_weights(name, named, by=user(), based_on=based_on)
+    before, after = done.before, done.after
     if as_json:
-        shown = {name: float(format_weight(points)) for name, points in after.items()}
-        print_json({"experiment": experiment, "weights": shown, "generation": generation_text})
+        shown = {each: float(format_weight(points)) for each, points in after.items()}
+        print_json({"experiment": name, "weights": shown, "generation": done.generation})
         return
-    moves = ", ".join(f"{name} {format_weight(before[name])} -> {format_weight(after[name])}" for name in after)
-    typer.echo(f"{experiment}: {moves} (generation {generation_text})")
+    moves = ", ".join(f"{each} {format_weight(before[each])} -> {format_weight(after[each])}" for each in after)
+    typer.echo(f"{name}: {moves} (generation {done.generation})")

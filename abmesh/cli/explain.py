@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from abmesh.cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOption, StateOption, print_json
+from abmesh.cli.options import (
+    CONFIG,
+    OWN_NAMESPACE,
+    ConfigOption,
+    ContextOption,
+    ExperimentArgument,
+    JsonOption,
+    KubernetesOption,
+    NamespaceOption,
+    OwnNamespaceOption,
+    StateOption,
+    print_json,
+)
+from abmesh.cli.places import Target, find
 from abmesh.experiment.errors import StateError
 
 if TYPE_CHECKING:
@@ -31,23 +44,25 @@ def explain(
     config: ConfigOption = CONFIG,
     state: StateOption = None,
     as_json: JsonOption = False,
+    kubernetes: KubernetesOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    abmesh_namespace: OwnNamespaceOption = OWN_NAMESPACE,
 ) -> None:
     """Explain the last decision: every guardrail with its numbers, limits and formula."""
     from abmesh.analysis.explanation import explain as explain_inputs
-    from abmesh.experiment.store import FileStore
     from controller.codec.inputs import load_inputs
-    from controller.settings import Settings
     from controller.state.lookup import decision_to_explain, kept_evidence
     from controller.state.pace import HOLD_EVERY
 
-    settings = Settings(config=config, state_dir=state)
-    path = settings.journal_path
-    found = decision_to_explain(path, experiment, entry_id, kept_evidence(settings.state_folder, experiment))
-    if found is None and entry_id is not None and decision_to_explain(path, experiment, None, {}) is not None:
-        raise StateError(f"{path}: no entry {entry_id} about {experiment}; abmesh journal --json lists them")
+    place, name = find(experiment, config, state, Target(kubernetes, namespace, context, abmesh_namespace))
+    journal, called = place.journal(name), place.journal_name(name)
+    found = decision_to_explain(journal, name, entry_id, kept_evidence(place.evidence, [name]))
+    if found is None and entry_id is not None and decision_to_explain(journal, name, None, {}) is not None:
+        raise StateError(f"{called}: no entry {entry_id} about {name}; abmesh journal --json lists them")
     if found is None:
-        FileStore(config).read().document.experiment(experiment)  # raises UnknownName for a name that nothing knows
-        raise StateError(f"{path}: no decision about {experiment} has been recorded yet; is a controller running?")
+        place.experiment(name)  # raises UnknownName for a name that nothing knows
+        raise StateError(f"{called}: no decision about {name} has been recorded yet; is a controller running?")
     entry = found.entry
     if entry.inputs is None:
         _print_without_inputs(entry, as_json=as_json)
@@ -57,9 +72,7 @@ def explain(
     except StateError as error:
         if found.complete:
             raise
-        raise StateError(
-            f"{error}; older files of the journal were removed: `journal: {{keep: N}}` keeps more"
-        ) from None
+        raise StateError(f"{error}; {place.shortened}") from None
     if as_json:
         print_json(_as_json(entry, explanation))
     else:

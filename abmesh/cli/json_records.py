@@ -75,6 +75,8 @@ def status_json(found: ExperimentStatus) -> dict[str, Any]:
         "state_error": found.state_error,
         "envoys_to_render": {envoy: list(names) for envoy, names in found.stale.items()},
         "envoys_rendering_unknown": list(found.unknown),
+        "notes": list(found.notes),
+        "unseen": list(found.unseen),
     }
 
 

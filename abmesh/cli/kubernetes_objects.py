@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from abmesh.experiment.errors import RefusedError
+
 if TYPE_CHECKING:
+    from abmesh.cli.places import Target
+    from abmesh.experiment.model import Experiment
     from abmesh.kube.spec_parts import Backend, RouteRef
 
 _ROUTE_FORM: Final = "KIND/NAME or KIND/NAME/RULE, such as HTTPRoute/chat/v1"
@@ -117,13 +121,44 @@ def validate_manifest(text: str, source: str) -> None:
         DocumentError: one of them is refused; names every problem with its line.
     """
     from abmesh.kube.objects import parse_manifest
-    from abmesh.mesh.identity_notes import identity_notes
 
     found = parse_manifest(text, source)
     noun = "Experiment" if len(found) == 1 else "Experiments"
     names = ", ".join(f"{item.namespace}/{item.name}" for item in found)
     typer.echo(f"{source}: valid, {len(found)} {noun}: {names}")
     for item in found:
-        for note in identity_notes(item.experiment):
-            said = note.replace("secret_salt:", "saltFile:").replace("issue_cookie.keys:", "issueCookie.keyFiles:")
-            typer.echo(f"{source}: note: {item.namespace}/{item.name}: {said}")
+        for note in _notes(item.experiment):
+            typer.echo(f"{source}: note: {item.namespace}/{item.name}: {note}")
+
+
+def validate_cluster(target: Target, *, everywhere: bool) -> None:
+    """Check the Experiments of a cluster, and say what is worth knowing about them.
+
+    Raises:
+        RefusedError: one of them is refused; names every problem with its field.
+        KubeError: they cannot be read.
+    """
+    from abmesh.cli.places import cluster_of
+    from abmesh.experiment.store import format_generation
+
+    place = cluster_of(target, everywhere=everywhere)
+    snapshot = place.snapshot()
+    good, refused = snapshot.document.experiments, snapshot.refused
+    noun = "Experiment" if len(good) == 1 else "Experiments"
+    names = f": {', '.join(item.name for item in good)}" if good else ""
+    typer.echo(f"{place}: {len(good)} valid {noun}{names}; generation {format_generation(snapshot.generation)}")
+    for item in good:
+        for note in _notes(item):
+            typer.echo(f"{item.name}: note: {note}")
+    if refused:
+        raise RefusedError("\n".join(f"{name} is not accepted: {why}" for name, why in refused.items()))
+
+
+def _notes(experiment: Experiment) -> list[str]:
+    """What is worth knowing, in an object's words."""
+    from abmesh.mesh.identity_notes import identity_notes
+
+    return [
+        note.replace("secret_salt:", "saltFile:").replace("issue_cookie.keys:", "issueCookie.keyFiles:")
+        for note in identity_notes(experiment)
+    ]

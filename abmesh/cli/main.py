@@ -29,8 +29,10 @@ from abmesh.cli import (
     servers,
     simulate,
     status,
+    uninstall,
 )
 from abmesh.experiment.errors import AbmeshError, SettingsError
+from abmesh.experiment.names import ENV_KUBERNETES
 
 app = typer.Typer(
     name="abmesh",
@@ -62,7 +64,7 @@ def _options(
 
 
 _PANELS = {
-    "Run": (demo_command, servers),
+    "Run": (demo_command, servers, uninstall),
     "The experiments document": (document, assign, render, routes, kubernetes_objects),
     "Rollouts": (status, rollout, explain, replay),
     "Experiments": (plan, analyze, simulate),
@@ -80,10 +82,20 @@ for panel, modules in _PANELS.items():
 _command = typer.main.get_command(app)  # built once, not at each call: that takes longer than many commands
 
 
-def run() -> None:
-    """Entry point of the console script."""
+def run_as_plugin() -> None:
+    """Entry point of ``kubectl-abmesh``, which kubectl calls for ``kubectl abmesh``: the same on a cluster."""
+    os.environ[ENV_KUBERNETES] = "1"
+    run("kubectl abmesh")
+
+
+def run(name: str | None = None) -> None:
+    """Entry point of the console script.
+
+    Args:
+        name: what usage messages call it; None for the program's own name.
+    """
     try:
-        _command()
+        _command(prog_name=name)
     except AbmeshError as error:
         typer.echo(f"abmesh: {error}", err=True)
         sys.exit(2 if isinstance(error, SettingsError) else 1)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from abmesh.experiment.names import DEFAULT_CONFIG, ENV_CONFIG, ENV_KUBERNETES, ENV_STATE
+from abmesh.experiment.names import DEFAULT_CONFIG, ENV_CONFIG, ENV_KUBERNETES, ENV_NAMESPACE, ENV_STATE
 from abmesh.experiment.quantities import DURATION_FORM, parse_duration
 
 ConfigOption = Annotated[
@@ -35,10 +35,17 @@ ContextOption = Annotated[
     str | None,
     typer.Option("--context", help="Context of the kubeconfig; with --kubernetes.", show_default="the current one"),
 ]
+OwnNamespaceOption = Annotated[
+    str,
+    typer.Option("--abmesh-namespace", envvar=ENV_NAMESPACE, help="Namespace where abmesh runs; with --kubernetes."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line, for programs.")]
-ExperimentArgument = Annotated[str, typer.Argument(help="Name of the experiment.", show_default=False)]
+ExperimentArgument = Annotated[
+    str, typer.Argument(help="Name of the experiment; in a cluster also NAMESPACE/NAME.", show_default=False)
+]
 
 CONFIG = Path(DEFAULT_CONFIG)
+OWN_NAMESPACE = "abmesh"
 
 
 def duration(text: str) -> timedelta:

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abmesh.cli.options import CONFIG, ConfigOption, ExperimentArgument, JsonOption, StateOption, print_json
+from abmesh.cli.options import (
+    CONFIG,
+    OWN_NAMESPACE,
+    ConfigOption,
+    ContextOption,
+    ExperimentArgument,
+    JsonOption,
+    KubernetesOption,
+    NamespaceOption,
+    OwnNamespaceOption,
+    StateOption,
+    print_json,
+)
+from abmesh.cli.places import Target, find, place_of
 from abmesh.experiment.errors import StateError
 from abmesh.experiment.quantities import format_weight
 
 if TYPE_CHECKING:
     from controller.records import JournalEntry
+    from controller.rollout.place import Done
 
 
 ReasonOption = Annotated[
@@ -21,6 +37,9 @@ ReasonOption = Annotated[
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; for scripts. A failing probe still refuses.")]
 DespiteProbeOption = Annotated[
     bool, typer.Option("--despite-probe", help="Go on although the candidate does not answer, or cannot be asked.")
+]
+LongNamespaceOption = Annotated[
+    str | None, typer.Option("--namespace", help="Namespace of the Experiments; with --kubernetes.")
 ]
 WarmupOption = Annotated[
     list[str] | None,
@@ -40,13 +59,20 @@ def register(app: typer.Typer) -> None:
 
 
 def pause(
-    experiment: ExperimentArgument, reason: ReasonOption = "", config: ConfigOption = CONFIG, state: StateOption = None
+    experiment: ExperimentArgument,
+    reason: ReasonOption = "",
+    config: ConfigOption = CONFIG,
+    state: StateOption = None,
+    kubernetes: KubernetesOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    abmesh_namespace: OwnNamespaceOption = OWN_NAMESPACE,
 ) -> None:
     """Keep the candidate at its weight until `abmesh resume`. Harm still rolls it back."""
-    from controller.rollout import commands
-    from controller.settings import Settings
+    from controller.rollout.place import Ask
 
-    _print(commands.pause(Settings(config=config, state_dir=state), experiment, by=_user(), note=reason))
+    place, name = find(experiment, config, state, Target(kubernetes, namespace, context, abmesh_namespace))
+    _print_done(place.carry_out(Ask("pause", name, user(), reason)))
 
 
 def resume(
@@ -57,18 +83,21 @@ def resume(
     warmup: WarmupOption = None,
     config: ConfigOption = CONFIG,
     state: StateOption = None,
+    kubernetes: KubernetesOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    abmesh_namespace: OwnNamespaceOption = OWN_NAMESPACE,
 ) -> None:
     """Continue from the current weights after a pause, an edit, or the end of a rollout.
 
     First it shows the last decision and every guardrail's verdict, asks the candidate with a request, and asks you.
     """
     from abmesh.cli.confirmation import confirmation
-    from controller.rollout import commands
-    from controller.settings import Settings
+    from controller.rollout.place import Ask
 
-    settings = Settings(config=config, state_dir=state, warmups=tuple(warmup or ()))
-    confirm = confirmation("resume", settings, settings.warmups, yes=yes, despite_probe=despite_probe)
-    _print(commands.resume(settings, experiment, by=_user(), note=reason, confirm=confirm))
+    place, name = find(experiment, config, state, Target(kubernetes, namespace, context, abmesh_namespace))
+    confirm = confirmation("resume", place, _warmups(config, warmup), inside=kubernetes, yes=yes, despite=despite_probe)
+    _print_done(place.carry_out(Ask("resume", name, user(), reason, confirm)))
 
 
 def promote(
@@ -80,28 +109,40 @@ def promote(
     warmup: WarmupOption = None,
     config: ConfigOption = CONFIG,
     state: StateOption = None,
+    kubernetes: KubernetesOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    abmesh_namespace: OwnNamespaceOption = OWN_NAMESPACE,
 ) -> None:
     """Give the candidate all users now, whatever the guardrails say.
 
     First it shows the last decision and every guardrail's verdict, asks the candidate with a request, and asks you.
     """
     from abmesh.cli.confirmation import confirmation
-    from controller.rollout import commands
-    from controller.settings import Settings
+    from controller.rollout.place import Ask
 
-    settings = Settings(config=config, state_dir=state, warmups=tuple(warmup or ()))
-    confirm = confirmation("promote", settings, settings.warmups, yes=yes, despite_probe=despite_probe)
-    _print(commands.promote(settings, experiment, full=not step, by=_user(), note=reason, confirm=confirm))
+    place, name = find(experiment, config, state, Target(kubernetes, namespace, context, abmesh_namespace))
+    confirm = confirmation(
+        "promote", place, _warmups(config, warmup), inside=kubernetes, yes=yes, despite=despite_probe
+    )
+    _print_done(place.carry_out(Ask("promote", name, user(), reason, confirm, step)))
 
 
 def rollback(
-    experiment: ExperimentArgument, reason: ReasonOption = "", config: ConfigOption = CONFIG, state: StateOption = None
+    experiment: ExperimentArgument,
+    reason: ReasonOption = "",
+    config: ConfigOption = CONFIG,
+    state: StateOption = None,
+    kubernetes: KubernetesOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    abmesh_namespace: OwnNamespaceOption = OWN_NAMESPACE,
 ) -> None:
     """Give all of the candidate's users back to the control now."""
-    from controller.rollout import commands
-    from controller.settings import Settings
+    from controller.rollout.place import Ask
 
-    _print(commands.rollback(Settings(config=config, state_dir=state), experiment, by=_user(), note=reason))
+    place, name = find(experiment, config, state, Target(kubernetes, namespace, context, abmesh_namespace))
+    _print_done(place.carry_out(Ask("rollback", name, user(), reason)))
 
 
 def journal(
@@ -114,15 +155,21 @@ def journal(
     config: ConfigOption = CONFIG,
     state: StateOption = None,
     as_json: JsonOption = False,
+    kubernetes: KubernetesOption = False,
+    namespace: LongNamespaceOption = None,
+    context: ContextOption = None,
+    abmesh_namespace: OwnNamespaceOption = OWN_NAMESPACE,
 ) -> None:
     """Print the recorded decisions with their reasons, oldest first."""
     from abmesh.cli.json_records import journal_json
-    from abmesh.experiment.store import FileStore
-    from controller.settings import Settings
     from controller.state.journal_reader import MOST_DAMAGED, Reader
 
-    path = Settings(config=config, state_dir=state).journal_path
-    with Reader(path, experiment) as reader:
+    target = Target(kubernetes, namespace, context, abmesh_namespace)
+    if experiment is None:
+        place, name = place_of(config, state, target), None
+    else:
+        place, name = find(experiment, config, state, target)
+    with Reader(place.journal(name), name) as reader:
         nothing = True
         for entry in reader.oldest_first(limit):
             nothing = False
@@ -133,24 +180,44 @@ def journal(
         if reader.damaged:
             more = f" and {reader.damaged - MOST_DAMAGED} more" if reader.damaged > MOST_DAMAGED else ""
             raise StateError(f"skipped damaged lines: {', '.join(reader.damaged_places())}{more}")
-    if experiment is not None and nothing:
-        FileStore(config).read().document.experiment(experiment)  # raises UnknownName if the document lacks it, too
+    if name is not None and nothing:
+        place.experiment(name)  # raises UnknownName if there is none of that name, too
         typer.echo(
-            f"abmesh: {path}: no decision about {experiment} has been recorded yet; is a controller running?", err=True
+            f"abmesh: {place.journal_name(name)}: no decision about {name} has been recorded yet; is a controller "
+            f"running?",
+            err=True,
         )
 
 
-def _print(entry: JournalEntry, start: str = "") -> None:
+def _print(entry: JournalEntry, start: str) -> None:
+    typer.echo(f"{start}{entry.reason}{_moves(entry.weights_before, entry.weights_after)}")
+
+
+def _print_done(done: Done) -> None:
+    typer.echo(f"{done.experiment}: {done.reason}{_moves(done.before, done.after)}")
+
+
+def _moves(before: Mapping[str, int], after: Mapping[str, int]) -> str:
     moves = [
-        f"{name} {format_weight(entry.weights_before.get(name, 0))} -> {format_weight(points)}"
-        for name, points in entry.weights_after.items()
-        if points != entry.weights_before.get(name)
+        f"{name} {format_weight(before.get(name, 0))} -> {format_weight(points)}"
+        for name, points in after.items()
+        if points != before.get(name)
     ]
-    end = f" ({', '.join(moves)})" if moves else ""
-    typer.echo(f"{start or entry.experiment + ': '}{entry.reason}{end}")
+    return f" ({', '.join(moves)})" if moves else ""
 
 
-def _user() -> str:
+def _warmups(config: Path, given: list[str] | None) -> tuple[str, ...]:
+    """Warm-up listeners, checked.
+
+    Raises:
+        SettingsError: one of them is no address.
+    """
+    from controller.settings import Settings
+
+    return Settings(config=config, warmups=tuple(given or ())).warmups
+
+
+def user() -> str:
     """The operator's name, for the journal; empty if the user has none, as in some containers."""
     try:
         return getpass.getuser()

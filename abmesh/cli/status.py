@@ -13,13 +13,25 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from abmesh.cli.options import CONFIG, ConfigOption, JsonOption, StateOption, print_json
+from abmesh.cli.options import (
+    CONFIG,
+    OWN_NAMESPACE,
+    ConfigOption,
+    ContextOption,
+    JsonOption,
+    KubernetesOption,
+    NamespaceOption,
+    OwnNamespaceOption,
+    StateOption,
+    print_json,
+)
+from abmesh.cli.places import Target, place_of
 from abmesh.experiment.quantities import format_duration, format_percent
 
 if TYPE_CHECKING:
     from controller.records import Remark
+    from controller.rollout.place import Place
     from controller.rollout.status import ExperimentStatus
-    from controller.settings import Settings
 
 _REFRESH_SECONDS = 1.0
 
@@ -34,34 +46,41 @@ def status(
     state: StateOption = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh every second until Ctrl-C.")] = False,
     as_json: JsonOption = False,
+    kubernetes: KubernetesOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    abmesh_namespace: OwnNamespaceOption = OWN_NAMESPACE,
+    everywhere: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="The Experiments of all namespaces; with --kubernetes.")
+    ] = False,
 ) -> None:
     """Show each rollout's stage, weights, state and last decision."""
     from abmesh.cli.json_records import status_json
-    from controller.rollout.status import read_status
-    from controller.settings import Settings
+    from controller.rollout.status import status_of
 
-    settings = Settings(config=config, state_dir=state)
+    target = Target(kubernetes, namespace, context, abmesh_namespace)
+    place = place_of(config, state, target, everywhere=everywhere)
     if as_json:
         while True:
-            for found in read_status(settings):
+            for found in status_of(place):
                 print_json(status_json(found))
             if not watch:
                 return
             time.sleep(_REFRESH_SECONDS)
     console = Console()
     if not watch:
-        console.print(_picture(settings))
+        console.print(_picture(place))
         return
-    with Live(_picture(settings), console=console, auto_refresh=False) as live:
+    with Live(_picture(place), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(_REFRESH_SECONDS)
-            live.update(_picture(settings), refresh=True)
+            live.update(_picture(place), refresh=True)
 
 
-def _picture(settings: Settings) -> Group:
-    from controller.rollout.status import read_status
+def _picture(place: Place) -> Group:
+    from controller.rollout.status import status_of
 
-    found = read_status(settings)
+    found = status_of(place)
     table = Table()
     for name in ("experiment", "state", "step", "for", "weights", "requests"):
         table.add_column(name, overflow="fold", no_wrap=name == "state")
@@ -69,6 +88,7 @@ def _picture(settings: Settings) -> Group:
         table.add_row(*_row(item))
     notes = [Text(f"{item.experiment}: {_why(item)}") for item in found if item.decision]
     notes += [_remark(item.experiment, remark) for item in found for remark in item.remarks]
+    notes += [Text(f"{item.experiment}: {note}") for item in found for note in item.notes]
     generation = next((item.generation for item in found if item.generation), None)
     notes.append(Text(f"controller: {_leader(found)}; generation: {generation or 'none, the document is refused'}"))
     notes += [Text(text, "bold red") for text in _to_render(found)]
@@ -76,6 +96,7 @@ def _picture(settings: Settings) -> Group:
     if unknown:
         notes.append(Text(f"not known whether these Envoys must be rendered again: {', '.join(unknown)}"))
     errors = {text for item in found for text in (item.config_error, item.state_error, item.leader_error) if text}
+    errors |= {f"not seen: {text}" for item in found for text in item.unseen}
     errors |= {f"{item.experiment}: {item.failure}" for item in found if item.failure and not item.state_error}
     return Group(table, *notes, *(Text(text, "bold red") for text in sorted(errors)))
 
@@ -98,7 +119,7 @@ def _since(moment: datetime) -> timedelta:
 def _leader(found: list[ExperimentStatus]) -> str:
     item = next((item for item in found if item.leader), None)
     if item is None or item.leader_seconds is None:
-        return "none running"
+        return "not known" if any(item.unseen for item in found) else "none running"
     return f"{item.leader}, last tick {format_duration(timedelta(seconds=int(item.leader_seconds)))} ago"
 
 

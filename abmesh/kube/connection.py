@@ -58,11 +58,19 @@ def connect(context: str | None = None, namespace: str | None = None) -> Connect
     Raises:
         NotConfigured: there is none, or what is there cannot be used.
     """
-    host = os.environ.get("KUBERNETES_SERVICE_HOST")
-    if context is None and not os.environ.get("KUBECONFIG") and host:
-        port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if in_pod(context):
+        host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ.get("KUBERNETES_SERVICE_PORT", "443")
         return from_service_account(SERVICE_ACCOUNT, host, port, namespace)
     return _from_kubeconfig(context, namespace)
+
+
+def in_pod(context: str | None = None) -> bool:
+    """Whether :func:`connect` uses a pod's service account.
+
+    Args:
+        context: of the kubeconfig, which asks for that.
+    """
+    return context is None and not os.environ.get("KUBECONFIG") and bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
 
 
 def from_service_account(folder: Path, host: str, port: str, namespace: str | None = None) -> Connection:

@@ -110,10 +110,7 @@ class ClusterDocuments:
         if self._last is None or self._last[0] != key:
             made = {name: self._one(name, thing) for name, thing in things.items()}
             self._made = {name: known for name, known in self._made.items() if name in things}
-            good = {name: item for name, item in made.items() if isinstance(item, Experiment)}
-            refused = {name: item for name, item in made.items() if isinstance(item, Refusal)}
-            document, clashes = _together(good)
-            self._last = key, (Snapshot(document, "", generation(document, things)), {**refused, **clashes})
+            self._last = key, _sorted_out(made, things)
         return self._last[1]
 
     def _one(self, name: str, thing: Thing) -> Experiment | Refusal:
@@ -122,6 +119,15 @@ class ClusterDocuments:
         if known is None or known[0] != key:
             known = self._made[name] = (key, _made(thing))
         return known[1]
+
+
+def document_of(things: Mapping[str, Thing]) -> tuple[Snapshot, dict[str, Refusal]]:
+    """The Experiments that can be served, as a document, and why the others cannot.
+
+    Args:
+        things: by name, in the order of their creation.
+    """
+    return _sorted_out({name: _made(thing) for name, thing in things.items()}, things)
 
 
 def generation(document: Document, things: Mapping[str, Thing]) -> int:
@@ -143,6 +149,15 @@ def with_weights(experiment: Experiment, weights: Mapping[str, int]) -> Experime
 def seen(thing: Thing) -> dict[str, float]:
     """The spec's weights as ``lastSeenSpecWeights`` keeps them."""
     return percentages(spec_weights(thing))
+
+
+def _sorted_out(
+    made: Mapping[str, Experiment | Refusal], things: Mapping[str, Thing]
+) -> tuple[Snapshot, dict[str, Refusal]]:
+    good = {name: item for name, item in made.items() if isinstance(item, Experiment)}
+    refused = {name: item for name, item in made.items() if isinstance(item, Refusal)}
+    document, clashes = _together(good)
+    return Snapshot(document, "", generation(document, things)), {**refused, **clashes}
 
 
 def _made(thing: Thing) -> Experiment | Refusal:

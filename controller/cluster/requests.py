@@ -109,7 +109,7 @@ def carry_out(name: str, thing: Thing, transitions: ClusterTransitions, now: dat
         return
     request = found
     try:
-        note, decide = check_note(request.reason), _decide(request)
+        note, decide = check_note(request.reason), decision_of(request)
 
         def plan(snapshot: Snapshot, state: ExperimentState | None) -> Change:
             experiment = with_rollout(snapshot, name)
@@ -134,7 +134,12 @@ def _refuse(name: str, action: str, request: str, message: str, transitions: Clu
     transitions.answer(name, {**answer, "at": now.isoformat().replace("+00:00", "Z")})
 
 
-def _decide(request: Request) -> Decide:
+def decision_of(request: Request) -> Decide:
+    """What a request does to a rollout.
+
+    Raises:
+        RefusedError, WeightsError: its arguments are not those of its action.
+    """
     by, arguments = request.by, request.arguments
     if request.action == "weights":
         named = {}

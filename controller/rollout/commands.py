@@ -15,7 +15,6 @@ from controller.records import ExperimentState, JournalEntry, Phase, adopt
 from controller.rollout.commit import Committer
 from controller.rollout.operations import (
     Decide,
-    candidate_of,
     change_of,
     pausing,
     promoting,
@@ -23,7 +22,7 @@ from controller.rollout.operations import (
     rolling_back,
     with_rollout,
 )
-from controller.rollout.preview import Confirm, Preview, outline
+from controller.rollout.preview import Confirm, look, outline
 from controller.settings import Settings, check_note
 from controller.state.journal import Journal
 from controller.state.states import StateStore
@@ -112,7 +111,7 @@ def _run(
     states, documents = StateStore(folder), FileStore(settings.config)
     committer = Committer(states, Journal(folder), documents)
     made: list[JournalEntry] = []
-    seen = _look(documents.read(), states.read().get(name), name, decide, confirm, now) if confirm else None
+    seen = look(documents.read(), states.read().get(name), name, decide, confirm, now) if confirm else None
 
     def plan(snapshot: Snapshot, state: ExperimentState | None) -> Change:
         experiment = with_rollout(snapshot, name)
@@ -138,23 +137,6 @@ def _run(
             f"try again"
         )
     return made[0]
-
-
-def _look(
-    snapshot: Snapshot,
-    state: ExperimentState | None,
-    name: str,
-    decide: Decide,
-    confirm: Confirm,
-    now: datetime,
-) -> tuple[object, ...]:
-    """Have a command confirmed; what the rollout was like then."""
-    experiment = with_rollout(snapshot, name)
-    before = state or adopt(experiment, Phase.PROGRESSING, "", now)
-    target = decide(experiment, before).target
-    after = experiment.weights[candidate_of(experiment)] if target is None else target
-    confirm(Preview(experiment, snapshot.document.clusters, before, after))
-    return outline(experiment, state)
 
 
 def _pending_change(settings: Settings, name: str) -> str | None:

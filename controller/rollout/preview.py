@@ -1,16 +1,19 @@
 """What an operator's command is about to do, for whoever confirms it. Pure.
 
-:mod:`controller.rollout.commands` shows it; the command line asks.
+:mod:`controller.rollout.commands` and :mod:`controller.cluster.asking` show it; the command line asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.parts import Cluster
-from controller.records import ExperimentState
+from abmesh.experiment.store import Snapshot
+from controller.records import ExperimentState, Phase, adopt
+from controller.rollout.operations import Decide, candidate_of, with_rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +40,25 @@ Confirm = Callable[[Preview], None]
 def outline(experiment: Experiment, state: ExperimentState | None) -> tuple[object, ...]:
     """What must stay as it was shown."""
     return experiment.weights, experiment.rollout, state and state.phase, state and state.stage.id
+
+
+def look(
+    snapshot: Snapshot,
+    state: ExperimentState | None,
+    name: str,
+    decide: Decide,
+    confirm: Confirm,
+    now: datetime,
+) -> tuple[object, ...]:
+    """Have a command confirmed; what the rollout was like then.
+
+    Raises:
+        UnknownName: the document does not have the experiment.
+        RefusedError: its state does not allow the command, or it was not confirmed.
+    """
+    experiment = with_rollout(snapshot, name)
+    before = state or adopt(experiment, Phase.PROGRESSING, "", now)
+    target = decide(experiment, before).target
+    after = experiment.weights[candidate_of(experiment)] if target is None else target
+    confirm(Preview(experiment, snapshot.document.clusters, before, after))
+    return outline(experiment, state)

@@ -9,25 +9,24 @@ from controller.decision.decide import Inputs, judge
 from controller.evidence.coverage import Coverage
 from controller.records import ExperimentState, Phase
 from controller.rollout.collect import evidence_of
-from controller.settings import Settings
-from controller.state.evidence import EvidenceStore
+from controller.state.ports import EvidenceReader
 from controller.wording.control import broken_text
 from controller.wording.verdicts import goal_text, judgement_text, sample_ratio_text
 
 
-def verdicts(settings: Settings, experiment: Experiment, state: ExperimentState, now: datetime) -> list[str]:
+def verdicts(store: EvidenceReader, experiment: Experiment, state: ExperimentState, now: datetime) -> list[str]:
     """One line for the emergency stop if it acts, for every guardrail in force, the goal, and a sample-ratio alarm.
 
     They are of the last evidence that a controller collected, whose time the first line says: where a rollout is
     finished or manual, that of before. Empty if there is none for this stage.
 
     Args:
-        settings: document and state folder.
+        store: has the evidence.
         experiment: as the document has it; it has a rollout.
         state: of the rollout.
         now: the time.
     """
-    kept = EvidenceStore(settings.state_folder).read(experiment.name)
+    kept = store.read(experiment.name)
     if kept is None or kept.stage != state.stage.id or kept.window is None or not kept.window.seen:
         return []
     until = max(reading.at for reading in kept.window.seen.values())

@@ -1,4 +1,4 @@
-"""The status of every rollout, read from the state folder without taking a lock. Called by the command line."""
+"""The status of every rollout, read without taking a lock. Called by the command line."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from abmesh.experiment.errors import DocumentError, StateError, StoreError
+from abmesh.experiment.errors import AbmeshError, DocumentError, StateError, StoreError
 from abmesh.experiment.model import Experiment
-from abmesh.experiment.store import FileStore, format_generation
+from abmesh.experiment.store import format_generation
 from abmesh.mesh import parts
 from controller.records import Cause, DecisionRecord, ExperimentState, Remark
+from controller.rollout.files import Files
+from controller.rollout.place import Place, Unseen
 from controller.settings import Settings
-from controller.state.evidence import EvidenceStore
-from controller.state.lease import Leader, leader
-from controller.state.renderings import read_renderings
-from controller.state.states import States, StateStore
+from controller.state.evidence import StageEvidence
+from controller.state.lease import Leader
+from controller.state.states import States
 from controller.wording.leader import leader_stalled
 
 
@@ -47,6 +48,8 @@ class ExperimentStatus:
         stale: Envoys that must be rendered again, with the parts of the document that have changed since.
         unknown: Envoys that do not say what they were rendered from.
         remarks: what the last tick found beside its decision: a broken control, guardrails that only watch.
+        notes: what else there is to say, in a cluster.
+        unseen: what of all this could not be read, and why; in a cluster, which right is missing.
     """
 
     experiment: str
@@ -71,6 +74,8 @@ class ExperimentStatus:
     stale: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
     remarks: tuple[Remark, ...] = ()
+    notes: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,37 +85,60 @@ class _Context:
     states: States
     state_error: str
     leader: Leader | None
-    live: EvidenceStore
+    place: Place
     now: datetime
+    unseen: dict[str, None] = field(default_factory=dict)
+
+    def live(self, name: str) -> StageEvidence | None:
+        """What was counted; None also where it cannot be read, which is noted."""
+        try:
+            return self.place.evidence.read(name)
+        except AbmeshError as error:
+            self.unseen[f"what was counted: {error}"] = None
+            return None
 
 
 def read_status(settings: Settings, *, now: datetime | None = None) -> list[ExperimentStatus]:
+    """The status of every experiment of a document; see :func:`status_of`."""
+    return status_of(Files(settings), now=now)
+
+
+def status_of(place: Place, *, now: datetime | None = None) -> list[ExperimentStatus]:
     """Read the status of every experiment, in the document's order; if that is refused, of every one with a state.
+
+    In a cluster, Experiments that are not accepted come last.
 
     Raises:
         DocumentError: the document is refused and there is no state to show instead.
         StoreError: the document cannot be read and there is no state to show instead.
+        KubeError: the Experiments of a cluster cannot be read.
     """
-    folder = settings.state_folder
     states, state_error, who = States(), "", None
+    unseen: dict[str, None] = {}
     try:
-        states = StateStore(folder).read()
-        who = leader(folder)
+        states = place.states()
+        who = place.leader()
     except StateError as error:
         state_error = str(error)
+    except Unseen as error:
+        unseen[str(error)] = None
     moment = now or datetime.now(UTC)
     try:
-        snapshot = FileStore(settings.config).read()
+        snapshot = place.snapshot()
     except (DocumentError, StoreError) as error:
         if not states.experiments:
             raise
-        context = _Context(None, str(error), states, state_error, who, EvidenceStore(folder), moment)
+        context = _Context(None, str(error), states, state_error, who, place, moment, unseen)
         return [_status(name, None, state, context) for name, state in states.experiments.items()]
     generation = format_generation(snapshot.generation)
-    context = _Context(generation, "", states, state_error, who, EvidenceStore(folder), moment)
+    context = _Context(generation, "", states, state_error, who, place, moment, unseen)
     every = snapshot.document.experiments
     made = [_status(item.name, item, states.experiments.get(item.name), context) for item in every]
-    envoys = read_renderings(folder)
+    for name, why in snapshot.refused.items():
+        found = _status(name, None, states.experiments.get(name), context)
+        made.append(replace(found, config_error=f"{name} is not accepted: {why}"))
+    made = [replace(item, unseen=tuple(context.unseen)) for item in made]
+    envoys = place.renderings()
     if not envoys:
         return made
     today = parts.digests(snapshot.document)
@@ -138,7 +166,7 @@ def _status(
     candidate = rollout.candidate if rollout else state.candidate if state else None
     steps = rollout.steps if rollout else state.steps if state else ()
     weight = weights.get(candidate, 0) if candidate else 0
-    live = context.live.read(name) if state else None
+    live = context.live(name) if state else None
     if live is not None and state is not None and live.stage != state.stage.id:
         live = None
     damage = "" if candidate is None else context.state_error or context.states.damage(name)
@@ -164,7 +192,8 @@ def _status(
         leader_seconds=context.leader.age(context.now) if context.leader else None,
         leader_error=_leader_error(context.leader, context.now),
         remarks=live.remarks if live and state and not state.phase.finished else (),
-        failure=heartbeat.failures.get(name, "") if heartbeat else "",
+        failure=heartbeat.failures.get(name, "") if heartbeat else context.place.failure(name),
+        notes=context.place.notes(name),
     )
 
 

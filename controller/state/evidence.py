@@ -94,6 +94,10 @@ class EvidenceStore:
         except (OSError, StateError):
             return None
 
+    def names(self) -> list[str]:
+        """The experiments of which anything was kept."""
+        return [path.stem for path in sorted(self._folder.glob("*.bin"))]
+
     def write(self, experiment: str, live: StageEvidence) -> None:
         """Keep what is known of an experiment.
 

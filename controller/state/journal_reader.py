@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from abmesh.experiment.errors import StateError
 from controller.records import JournalEntry
 from controller.state.journal_files import Line, OpenJournal
+from controller.state.journal_lines import JournalLines
 
 MOST_DAMAGED: Final = 20
 """Unreadable lines that are named; of others only the number is kept."""
@@ -31,11 +32,11 @@ class Reader:
         complete: whether no older file was removed.
     """
 
-    def __init__(self, path: Path, experiment: str | None = None) -> None:
+    def __init__(self, journal: Path | JournalLines, experiment: str | None = None) -> None:
         """Open a journal, which need not exist.
 
         Args:
-            path: of the file that is written to; those that were put aside lie beside it.
+            journal: its lines, or the path of the file that is written to; those that were put aside lie beside it.
             experiment: only entries of this one.
 
         Raises:
@@ -44,7 +45,7 @@ class Reader:
         self.damaged = 0
         self._damaged: list[tuple[int, int]] = []
         self._experiment = experiment
-        self._files = OpenJournal(path)
+        self._files = OpenJournal(journal) if isinstance(journal, Path) else journal
         self.complete = self._files.complete
 
     def __enter__(self) -> Reader:

@@ -8,7 +8,7 @@ be wanted are parsed. Called by ``abmesh explain``,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +19,9 @@ from controller.codec.evidence import pack
 from controller.codec.inputs import earlier_stages, evidence_text
 from controller.decision.history import History
 from controller.records import JournalEntry
-from controller.state.evidence import FOLDER, EvidenceStore
+from controller.state.journal_lines import JournalLines
 from controller.state.journal_reader import Reader, has_id
+from controller.state.ports import EvidenceReader
 
 _UNJUDGED: Final = b'"judgements":[],"goal":null'
 """In the line of an entry that judged nothing; never within a string, where quotes have a backslash."""
@@ -46,13 +47,15 @@ class Found:
     complete: bool = True
 
 
-def decision_to_explain(path: Path, experiment: str, entry_id: str | None, kept: Mapping[str, str]) -> Found | None:
+def decision_to_explain(
+    source: Path | JournalLines, experiment: str, entry_id: str | None, kept: Mapping[str, str]
+) -> Found | None:
     """The entry with an id, or else the last one that judged anything, or else the last one.
 
     A finished or waiting rollout repeats its last cause; the decision behind it is what needs explaining.
 
     Args:
-        path: of the journal.
+        source: the journal, or its path.
         experiment: its name.
         entry_id: of the entry; None for the last that judged.
         kept: packed evidence that is known already, such as the current rollout's, which is kept apart.
@@ -63,7 +66,7 @@ def decision_to_explain(path: Path, experiment: str, entry_id: str | None, kept:
     Raises:
         StateError: the journal cannot be read.
     """
-    with Reader(path, experiment) as journal:
+    with Reader(source, experiment) as journal:
         newest = next(journal.newest_first(), None)
         if newest is None:
             return None
@@ -83,15 +86,13 @@ def packed_in(history: History) -> dict[str, str]:
     return {stage.id: pack(stage.evidence) for stage in history.past}
 
 
-def kept_evidence(folder: Path, *experiments: str) -> dict[str, str]:
-    """The same of every current rollout, or of some, as the state folder has it beside the journal.
+def kept_evidence(store: EvidenceReader, experiments: Iterable[str]) -> dict[str, str]:
+    """The same of some current rollouts, as it is kept beside the journal.
 
-    Files that are missing or damaged have none.
+    What is missing or damaged has none.
     """
-    store = EvidenceStore(folder)
-    names = experiments or tuple(path.stem for path in sorted((folder / FOLDER).glob("*.bin")))
     kept: dict[str, str] = {}
-    for name in names:
+    for name in experiments:
         with suppress(StateError):
             live = store.read(name)
             kept |= {} if live is None else packed_in(live.history)
@@ -99,12 +100,12 @@ def kept_evidence(folder: Path, *experiments: str) -> dict[str, str]:
 
 
 def recorded_moments(
-    path: Path, experiment: str, stage: str, ended_by: Collection[str], most: int
+    source: Path | JournalLines, experiment: str, stage: str, ended_by: Collection[str], most: int
 ) -> Iterator[JournalEntry]:
     """A rollout's entries that have evidence, oldest first, evenly thinned out; the last one is among them.
 
     Args:
-        path: of the journal.
+        source: the journal, or its path.
         experiment: its name.
         stage: the id of the rollout's present stage.
         ended_by: the ids of the entries that ended its earlier ones.
@@ -113,7 +114,7 @@ def recorded_moments(
     Raises:
         StateError: the journal cannot be read.
     """
-    with Reader(path, experiment) as journal:
+    with Reader(source, experiment) as journal:
         ends = journal.newest_first(has_id(*ended_by)) if ended_by else iter(())
         stages = {stage, *(entry.stage.id for entry in ends if entry.id in ended_by)}
         places = list(journal.places(_in_stages(stages)))

@@ -43,11 +43,15 @@ class StateReader(Protocol):
         """Where an experiment's state is kept, for messages."""
 
 
-class Evidence(Protocol):
-    """Keeps the evidence of each rollout's stage. Losing it loses evidence, never a step."""
+class EvidenceReader(Protocol):
+    """Reads the evidence of each rollout's stage."""
 
     def read(self, experiment: str) -> StageEvidence | None:
         """What was kept of an experiment; None if there is nothing, or nothing that makes sense."""
+
+
+class Evidence(EvidenceReader, Protocol):
+    """Keeps the evidence of each rollout's stage. Losing it loses evidence, never a step."""
 
     def write(self, experiment: str, live: StageEvidence) -> None:
         """Keep what is known of an experiment.

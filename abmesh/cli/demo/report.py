@@ -12,6 +12,7 @@ from abmesh.analysis.render import as_text
 from abmesh.cli.analyze_live import report_live
 from abmesh.cli.demo.scenarios import Scenario
 from abmesh.experiment.errors import AbmeshError
+from controller.rollout.files import Files
 from controller.settings import Settings
 
 
@@ -24,7 +25,7 @@ def make_report(scenario: Scenario, experiment: str, settings: Settings) -> tupl
     if not scenario.reported:
         return None, ""
     try:
-        report = report_live(experiment, settings.config, settings.state_dir, None, None, None)
+        report = report_live(experiment, Files(settings), None, None, None)
     except AbmeshError as error:
         return None, f"there is no report: {error}"
     return report, mismatch(report, scenario)
