@@ -7,6 +7,7 @@ are asked of the leader (:mod:`controller.cluster.asking`). Nothing is kept betw
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -55,6 +56,8 @@ class Cluster:
         own: abmesh's namespace.
         everywhere: whether the Experiments of all namespaces are meant.
         tell: says what is waited for.
+        sleep: waits.
+        monotonic: a clock.
     """
 
     shortened = (
@@ -69,12 +72,14 @@ class Cluster:
         *,
         everywhere: bool = False,
         tell: Callable[[str], None] = _say,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._namespace = namespace
         self._everywhere = everywhere
-        self._lookout = Lookout(client, own)
-        self._asker = Asker(client, self._lookout, tell)
+        self._lookout = Lookout(client, own, sleep=sleep)
+        self._asker = Asker(client, self._lookout, tell, sleep, monotonic)
         self._last: Mapping[str, Thing] = {}
         self.evidence = self._reading = Reading(client, own)
 
