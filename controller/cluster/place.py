@@ -200,7 +200,7 @@ class Cluster:
             return self._client.get(EXPERIMENTS, namespace, bare)
         except Missing as error:
             known = tuple(self._things())  # raises if there is no such kind of objects
-            raise UnknownName("Experiment", name, known) from error
+            raise UnknownName("experiment", name, known) from error
 
     def _things(self) -> Mapping[str, Thing]:
         listed = self._client.list(EXPERIMENTS, None if self._everywhere else self._namespace)

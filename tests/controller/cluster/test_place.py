@@ -148,7 +148,7 @@ class TestReading:
 
     def test_an_unknown_name_lists_those_that_there_are(self, person: Person) -> None:
         for ask in (lambda: person.place.experiment("llm/none"), lambda: pause(person, "llm/none")):
-            with pytest.raises(UnknownName, match=r"no .xperiment named 'llm/none'; there is: llm/chat"):
+            with pytest.raises(UnknownName, match="no experiment named 'llm/none'; there is: llm/chat"):
                 ask()
 
     def test_names_have_the_namespace_of_the_context(self, person: Person) -> None:
