@@ -22,7 +22,7 @@ from abmesh.cli.options import (
     OwnNamespaceOption,
     print_json,
 )
-from abmesh.cli.places import Target, find, was_given
+from abmesh.cli.places import Target, find
 from abmesh.cli.rollout import user
 from abmesh.experiment.names import ENV_KUBERNETES
 
@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
 
 
 def validate(
+    running: typer.Context,
     config: ConfigOption = CONFIG,
     envoy: Annotated[
         bool, typer.Option("--envoy", help="Also render the document and let the real Envoy check the result.")
@@ -65,7 +66,8 @@ def validate(
     from abmesh.mesh.identity_notes import identity_notes
     from abmesh.mesh.lane import notes
 
-    if kubernetes and not was_given("config"):
+    source = running.get_parameter_source("config")
+    if kubernetes and (source is None or source.name != "COMMANDLINE"):
         if envoy or envoy_path is not None:
             raise typer.BadParameter("--envoy is for a document, and --kubernetes for the Experiments of a cluster")
         validate_cluster(Target(kubernetes, namespace, context, OWN_NAMESPACE), everywhere=everywhere)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import click
-from click.core import ParameterSource
-
+from abmesh.cli.options import CONFIG
 from abmesh.experiment.errors import SettingsError
+from abmesh.experiment.names import ENV_CONFIG, ENV_STATE
 
 if TYPE_CHECKING:
     from controller.cluster.place import Cluster
@@ -54,9 +54,13 @@ def place_of(config: Path, state: Path | None, target: Target, *, everywhere: bo
         from controller.settings import Settings
 
         return Files(Settings(config=config, state_dir=state))
-    for option in ("config", "state"):
-        if was_given(option):
-            raise SettingsError(f"--{option} is for files; with --kubernetes, the cluster keeps everything")
+    # The environment may name files for other commands; the option --kubernetes says more.
+    for option, given, usual in (
+        ("--config", config, (CONFIG, _environment(ENV_CONFIG))),
+        ("--state", state, (None, _environment(ENV_STATE))),
+    ):
+        if given not in usual:
+            raise SettingsError(f"{option} is for files; with --kubernetes, the cluster keeps everything")
     return cluster_of(target, everywhere=everywhere)
 
 
@@ -90,7 +94,6 @@ def cluster_of(target: Target, *, everywhere: bool = False) -> Cluster:
     return Cluster(Client(connection), connection.namespace, target.abmesh, everywhere=everywhere)
 
 
-def was_given(option: str) -> bool:
-    """Whether an option of the running command stands on the command line, and not only in the environment."""
-    context = click.get_current_context(silent=True)
-    return context is not None and context.get_parameter_source(option) is ParameterSource.COMMANDLINE
+def _environment(name: str) -> Path | None:
+    value = os.environ.get(name)
+    return Path(value) if value else None

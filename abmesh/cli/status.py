@@ -56,6 +56,7 @@ def status(
 ) -> None:
     """Show each rollout's stage, weights, state and last decision."""
     from abmesh.cli.json_records import status_json
+    from abmesh.kube.errors import Unreachable
     from controller.rollout.status import status_of
 
     target = Target(kubernetes, namespace, context, abmesh_namespace)
@@ -71,10 +72,15 @@ def status(
     if not watch:
         console.print(_picture(place))
         return
-    with Live(_picture(place), console=console, auto_refresh=False) as live:
+    picture = _picture(place)
+    with Live(picture, console=console, auto_refresh=False) as live:
         while True:
             time.sleep(_REFRESH_SECONDS)
-            live.update(_picture(place), refresh=True)
+            try:
+                picture = shown = _picture(place)
+            except Unreachable as error:  # the last picture stays until the API server answers again
+                shown = Group(picture, Text(str(error), "bold red"))
+            live.update(shown, refresh=True)
 
 
 def _picture(place: Place) -> Group:

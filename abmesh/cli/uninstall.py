@@ -40,7 +40,8 @@ def uninstall(
 ) -> None:
     """Take abmesh out of the gateways and sidecars of a cluster: traffic is as it was without it.
 
-    It takes the controller's Lease, so that nothing is made anew, and deletes the EnvoyFilters that are abmesh's.
+    It takes the controller's Lease, so that nothing is made anew, and deletes the EnvoyFilters that are abmesh's in the
+    namespaces that are named.
     Experiments, and what was counted for them, stay. It may be run again. `helm uninstall` runs it.
     """
     from abmesh.kube.client import Client
@@ -50,8 +51,6 @@ def uninstall(
     if not kubernetes:
         raise SettingsError("uninstall is for a cluster; add --kubernetes")
     namespaces = list(dict.fromkeys([*(gateway_namespace or ()), *(caller_namespace or ())]))
-    if not namespaces:
-        raise SettingsError("name the namespaces of the EnvoyFilters with --gateway-namespace and --caller-namespace")
     connection = connect(context)
     own = abmesh_namespace or (connection.namespace if in_pod(context) else OWN_NAMESPACE)
     remove(Client(connection), own, owner, namespaces, typer.echo)

@@ -114,9 +114,14 @@ class Asker:
         raise StateError(f"{name} was changed {_ATTEMPTS} times while trying to ask, so nothing was done; try again")
 
     def _answer(self, name: str, request: Request) -> tuple[Thing, str]:
-        began, looked, gone = self._monotonic(), 0.0, False
+        began, looked, gone, trouble = self._monotonic(), 0.0, False, ""
         while (waited := self._monotonic() - began) < PATIENCE:
-            thing = self._read(name)
+            try:
+                thing, trouble = self._read(name), ""
+            except Unreachable as error:
+                trouble = str(error)
+                self._sleep(_EVERY)
+                continue
             found = status_of(thing).get("lastRequest") or {}
             if found.get("id") == request.id:
                 message = str(found.get("message", ""))
@@ -133,11 +138,13 @@ class Asker:
                 if gone and looked > TAKING_OVER:
                     break
             self._sleep(_EVERY)
-        raise StateError(self._unanswered(name, request, gone=gone))
+        raise StateError(self._unanswered(name, request, trouble, gone=gone))
 
-    def _unanswered(self, name: str, request: Request, *, gone: bool) -> str:
+    def _unanswered(self, name: str, request: Request, trouble: str, *, gone: bool) -> str:
         namespace, bare = split(name)
-        if gone:
+        if trouble:
+            why = f"the answer cannot be read ({trouble})"
+        elif gone:
             why = f"no controller leads ({self._lookout.last}), so nobody has done this yet"
         else:
             why = f"the controller has not answered within {PATIENCE:.0f} s"

@@ -166,8 +166,15 @@ def test_namespaces_and_contexts(world: ClusterWorld) -> None:
     assert "llm/chat" in call("status", ON, "-n", "web", "--all-namespaces", "--json").out
     refused(call("status", "-n", "llm"), 2, "--namespace goes with --kubernetes")
     refused(call("status", ON, "--state", "state"), 2, "--state is for files")
-    refused(call("pause", "chat", ON, "--config", "experiments.yaml"), 2, "--config is for files")
+    refused(call("pause", "chat", ON, "--config", "other.yaml"), 2, "--config is for files")
     refused(call("status", ON, "--context", "none"), 1, "kubeconfig")
+
+
+def test_validate_reads_the_file_that_is_named(world: ClusterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABMESH_KUBERNETES", "1")
+    Path("experiments.yaml").write_text(json.dumps(manifest("llm", "other", spec(5))))
+    assert call("validate", "-c", "experiments.yaml").out == "experiments.yaml: valid, 1 Experiment: llm/other\n"
+    assert call("validate").out.startswith("namespace llm: 1 valid Experiment: llm/chat; ")
 
 
 def test_the_environment_stands_in_for_the_option(world: ClusterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +202,6 @@ def test_uninstall(world: ClusterWorld) -> None:
     refused(
         call("uninstall", "--gateway-namespace", "istio-ingress"), 2, "uninstall is for a cluster; add --kubernetes"
     )
-    refused(call("uninstall", ON), 2, "name the namespaces")
     world.close()
     done = call("uninstall", ON, "--gateway-namespace", "istio-ingress", "--caller-namespace", "web", "--owner", "x")
     assert done.code == 0, done

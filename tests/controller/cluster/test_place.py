@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from abmesh.experiment.errors import RefusedError, SettingsError, StateError, UnknownName
-from abmesh.kube.errors import Forbidden, Missing
+from abmesh.kube.errors import Forbidden, Missing, Unreachable
 from abmesh.kube.resources import CONFIG_MAPS, EXPERIMENTS, LEASES
 from controller.cluster.journal import KEY
 from controller.cluster.lookout import Lookout
@@ -269,6 +269,22 @@ class TestWithoutALeader:
         with pytest.raises(StateError, match="the controller has not answered within 30 s; the request stays"):
             pause(person)
         assert 30 <= person.now < 35
+
+    def test_an_api_server_that_fails_meanwhile_is_asked_again(self, api: FakeApi, person: Person) -> None:
+        api.fail(503, "GET /apis/abmesh.dev/v1alpha1/namespaces/llm/experiments/chat ", times=1)
+        with pytest.raises(Unreachable):
+            pause(person)  # nothing was asked yet
+        place, failed = person.place, []
+
+        def told(_: str) -> None:
+            failed.append(True)
+            api.fail(503, "GET /apis/abmesh.dev/v1alpha1/namespaces/llm/experiments/chat ", times=3)
+            person.alive = True
+
+        person.alive = False
+        place._asker._tell = told
+        assert place.carry_out(Ask("pause", NAME, "ada")).reason == "paused at 10% by ada"
+        assert failed == [True]
 
     def test_an_emergency_takes_the_place_of_a_request_that_nobody_answers(self, person: Person) -> None:
         self._gone(person)
