@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.abmesh.kube.fake_api import FakeApi
+from tests.controller.cluster.people import Person
 from tests.controller.cluster.support import ClusterWorld
+from tests.controller.support import serve_and_tick
 
 
 @pytest.fixture
@@ -21,3 +23,14 @@ def world(api: FakeApi) -> Iterator[ClusterWorld]:
         yield found
     finally:
         found.close()
+
+
+@pytest.fixture
+def person(world: ClusterWorld) -> Person:
+    """A rollout at its first step, judged."""
+    for _ in range(100):
+        if world.weight() == 1000:
+            break
+        serve_and_tick(world, 1)
+    serve_and_tick(world, 8, good=40)
+    return Person(world)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from controller.cluster.place import Cluster
+from tests.abmesh.kube.fake_api import FakeApi
 from tests.controller.cluster.support import ClusterWorld
 
 
@@ -39,3 +40,8 @@ class Person:
         self.waits += 1
         if self.alive:
             self.world.tick(0.01)
+
+
+def forbid(api: FakeApi, where: str) -> None:
+    """Refuse requests with ``where`` in their method and path, as a missing right does."""
+    api.fail(403, where, times=1000, reason="Forbidden", message="user ada cannot do that")
