@@ -16,6 +16,7 @@ from abmesh import serving
 from abmesh.experiment.store import format_generation
 from controller.loop import Controller
 from controller.metrics.telemetry import Telemetry
+from controller.routes.filters_status import FiltersStatus
 from controller.routes.publisher import RoutesStatus
 from controller.settings import listen_address
 from controller.sources.renderings import Renderings
@@ -45,6 +46,7 @@ class HttpServer:
         telemetry: the metrics that it serves.
         routes: the state of the routes file; None if the controller keeps none.
         renderings: what Envoys were rendered from.
+        filters: the state of EnvoyFilters; None if the controller keeps none.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class HttpServer:
         telemetry: Telemetry,
         routes: RoutesStatus | None = None,
         renderings: Renderings | None = None,
+        filters: FiltersStatus | None = None,
     ) -> None:
         self._listen = listen
         self._controller = controller
         self._telemetry = telemetry
         self._routes = routes
         self._renderings = renderings or Renderings()
+        self._filters = filters
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._server = serving.HttpServer(
             {"/metrics": self._metrics, "/healthz": self._healthz},
@@ -117,4 +121,9 @@ class HttpServer:
             body["routes_generation"] = None if written is None else format_generation(written)
             body["routes_error"] = self._routes.error
             body["routes_behind"] = dict(self._routes.behind)
+        if self._filters is not None and self._filters.managing:
+            body["filters_kept"] = self._filters.kept
+            body["filters_held"] = dict(self._filters.held)
+            body["filters_error"] = self._filters.trouble
+            body["not_programmed"] = dict(self._filters.refusals)
         return web.json_response(body, status=503 if stalled else 200)

@@ -10,7 +10,9 @@ from typing import Any
 from controller.rollout.attendance import Attendance
 from controller.rollout.guard import Guard
 from controller.rollout.reconcile import Reconciler
+from controller.routes.filters_status import FiltersStatus
 from controller.routes.publisher import Publisher
+from controller.sources.base import Source
 from controller.sources.renderings import Renderings, RenderingsReader
 from controller.state.ports import Leadership, StateReader
 
@@ -32,6 +34,8 @@ class Keeping:
         wake: set by whoever wants a tick now.
         beside: what runs beside the ticks until it is cancelled.
         close: what to do at the end, before the lease is released; may take as long as a request.
+        source: of statistics, where Envoys come and go; None where the settings name them.
+        filters: the state of EnvoyFilters; None where there are none.
     """
 
     experiments: str
@@ -46,3 +50,5 @@ class Keeping:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     beside: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()
     close: Callable[[], None] = lambda: None
+    source: Source | None = None
+    filters: FiltersStatus | None = None

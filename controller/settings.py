@@ -26,6 +26,7 @@ LONGEST_NOTE = 500
 _LONGEST_QUOTE = 200
 _ADMIN = ("an Envoy's admin address", "http://127.0.0.1:9901")
 _SERVER = ("a Prometheus server's address", "http://127.0.0.1:9090")
+_ISTIOD = ("the address of istiod's monitoring endpoint", "http://istiod.istio-system.svc:15014")
 _WARMUP = ("the address of an Envoy's warm-up listener", "http://127.0.0.1:9902")
 """What error messages call an address, and an example."""
 
@@ -42,6 +43,37 @@ _SELECTOR = re.compile(rf"\s*{_MATCHER}\s*(?:,\s*{_MATCHER}\s*)*")
 
 
 @dataclass(frozen=True, slots=True)
+class Filters:
+    """Which EnvoyFilters a controller in a cluster keeps.
+
+    Attributes:
+        server: the server as proxies reach it: ``NAME.NAMESPACE.svc.DOMAIN:PORT``, or ``unix:PATH`` in their own pods.
+        cluster_domain: the end of Services' names.
+        istiod: base address of istiod's monitoring endpoint.
+        root_namespace: Istio's own.
+        owner: name of the ClusterRole that owns the filters; empty: none.
+        gateway_namespaces: where gateways may be changed.
+        caller_namespaces: whose sidecars may be changed.
+        manage: whether filters are written at all.
+        listener_updates: whether filters that drain connections may be changed once they are there.
+    """
+
+    server: str = "abmesh-ext-proc.abmesh.svc.cluster.local:50051"
+    cluster_domain: str = "cluster.local"
+    istiod: str = "http://istiod.istio-system.svc:15014"
+    root_namespace: str = "istio-system"
+    owner: str = ""
+    gateway_namespaces: tuple[str, ...] = ()
+    caller_namespaces: tuple[str, ...] = ()
+    manage: bool = True
+    listener_updates: bool = True
+
+    def __post_init__(self) -> None:
+        """Validate; raises SettingsError for a value that is not allowed."""
+        object.__setattr__(self, "istiod", _address(self.istiod, *_ISTIOD))
+
+
+@dataclass(frozen=True, slots=True)
 class Kubernetes:
     """Which cluster keeps everything, in the place of files.
 
@@ -49,10 +81,12 @@ class Kubernetes:
         namespace: of the Experiments; None for all namespaces. The controller's own objects are in the pod's, or in
             that of the kubeconfig's context.
         context: of the kubeconfig; None for the pod's service account, or the kubeconfig's current one.
+        filters: which EnvoyFilters are kept.
     """
 
     namespace: str | None = None
     context: str | None = None
+    filters: Filters = Filters()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +189,16 @@ class Settings:
         return self.state_folder / JOURNAL_FILE
 
 
-def parse_kubernetes(wanted: bool, namespace: str | None, context: str | None) -> Kubernetes | None:
+def parse_kubernetes(
+    wanted: bool, namespace: str | None, context: str | None, filters: Filters | None = None
+) -> Kubernetes | None:
     """The cluster from its flags; None for none.
 
     Raises:
         SettingsError: flags that only count with ``--kubernetes``.
     """
     if wanted:
-        return Kubernetes(namespace or None, context or None)
+        return Kubernetes(namespace or None, context or None, filters or Filters())
     alone = [flag for flag, value in (("--namespace", namespace), ("--context", context)) if value]
     if alone:
         raise SettingsError(f"{', '.join(alone)}: only with --kubernetes")

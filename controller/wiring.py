@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -41,11 +41,12 @@ from controller.watchdog import READY, STOPPING, notify, too_short
 log = logging.getLogger("abmesh.controller")
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, trial: Callable[[Sequence[Any]], str] | None = None) -> int:
     """Run a controller until SIGTERM or SIGINT; a tick in progress finishes first.
 
     Args:
-        settings: with at least one Envoy, or a Prometheus server.
+        settings: with at least one Envoy, a Prometheus server, or a cluster whose Envoys are found.
+        trial: lets a real Envoy read EnvoyFilters, and says why it refuses them; None where there is no Envoy.
 
     Returns:
         The exit code, 0.
@@ -56,7 +57,7 @@ def run(settings: Settings) -> int:
         StateError: the state folder cannot be created, or belongs to somebody else.
         KubeError: there is no way to the cluster's API server.
     """
-    if settings.source == ENVOY and not settings.envoys:
+    if settings.source == ENVOY and not settings.envoys and settings.kubernetes is None:
         raise SettingsError("no Envoy to read statistics from; add one, such as --envoy http://127.0.0.1:9901")
     # Does nothing if logging is already configured.
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -64,7 +65,7 @@ def run(settings: Settings) -> int:
         _prepare_files(settings)
     if warning := too_short((settings.interval + settings.timeout).total_seconds()):
         log.warning("%s", warning)
-    asyncio.run(_serve(settings))
+    asyncio.run(_serve(settings, trial))
     return 0
 
 
@@ -156,19 +157,19 @@ def in_files(settings: Settings) -> Keeping:
     )
 
 
-def _keeping(settings: Settings) -> Keeping:
+def _keeping(settings: Settings, trial: Callable[[Sequence[Any]], str] | None) -> Keeping:
     if settings.kubernetes is None:
         return in_files(settings)
     # Imported here, because a controller with files needs no HTTP client for the API server.
     from controller.wiring_cluster import in_cluster
 
-    return in_cluster(settings)
+    return in_cluster(settings, trial)
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, trial: Callable[[Sequence[Any]], str] | None) -> None:
     telemetry = Telemetry()
-    source: Source = _source(settings)
-    keeping = _keeping(settings)
+    keeping = _keeping(settings, trial)
+    source: Source = keeping.source or _source(settings)
     telemetry.add_renderings(keeping.renderings)
     if keeping.reader is not None:
         source = NotingSource(source, keeping.reader.note)
@@ -196,12 +197,15 @@ async def _serve(settings: Settings) -> None:
     routes = keeping.publisher.status if keeping.publisher else None
     if routes is not None:
         telemetry.add_routes(routes)
+    if keeping.filters is not None:
+        telemetry.add_filters(keeping.filters)
     listen = settings.http_listen
-    http = HttpServer(listen, controller, telemetry, routes, keeping.renderings) if listen else None
+    http = HttpServer(listen, controller, telemetry, routes, keeping.renderings, keeping.filters) if listen else None
     beside = [asyncio.create_task(each()) for each in keeping.beside]
     try:
         address = await http.start() if http else "none"
-        where = f"envoys={len(settings.envoys)}" if settings.url is None else f"prometheus={settings.url}"
+        found = "pods" if keeping.source is not None else len(settings.envoys)
+        where = f"envoys={found}" if settings.url is None else f"prometheus={settings.url}"
         sys.stderr.write(f"abmesh controller ready: {keeping.experiments} {where} http={address} {keeping.place}\n")
         sys.stderr.flush()
         notify(READY)

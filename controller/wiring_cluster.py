@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
 
-from abmesh.experiment.errors import StateError
+from abmesh.experiment.errors import SettingsError, StateError
 from abmesh.kube.client import Client
 from abmesh.kube.connection import connect
 from abmesh.kube.resources import EXPERIMENTS
 from abmesh.kube.watching import follow
+from abmesh.mesh.addresses import parse_ip_endpoint
+from abmesh.mesh.istio.wanted import Settings as FilterSettings
+from abmesh.text import quoted
+from controller.cluster.filters.checking import Checks, Trial
+from controller.cluster.filters.keeper import Keeper
+from controller.cluster.filters.pods import PodFleet, statistics_query
+from controller.cluster.filters.reading import Reading
+from controller.cluster.filters.rejects import Rejects
+from controller.cluster.filters.writing import Writer
 from controller.cluster.stores import stores
 from controller.keeping import Keeping
-from controller.settings import Settings
+from controller.settings import Filters, Settings
+from controller.sources.base import Source
+from controller.sources.envoy_admin import EnvoyAdminSource
 from controller.sources.renderings import Renderings
 
 log = logging.getLogger("abmesh.controller")
@@ -22,11 +37,23 @@ REQUEST_SECONDS = 2.0
 """Time limit of one request; three renewals of the Lease may fail before its holder stops acting."""
 
 
-def in_cluster(settings: Settings) -> Keeping:
+AGAIN_SECONDS = 1.0
+
+_SERVER: Final = re.compile(
+    r"(?P<name>[a-z0-9-]+)\.(?P<namespace>[a-z0-9-]+)\.(?P<rest>[a-z0-9.-]+):(?P<port>[0-9]{1,5})"
+)
+
+
+def in_cluster(settings: Settings, trial: Trial | None = None) -> Keeping:
     """Build what a controller in a cluster is built on. Called from the event loop.
+
+    Args:
+        settings: with a cluster.
+        trial: lets a real Envoy read EnvoyFilters; None where there is no Envoy.
 
     Raises:
         NotConfigured: there is no way to an API server.
+        SettingsError: the server's address is none.
     """
     assert settings.kubernetes is not None
     connection = connect(settings.kubernetes.context)
@@ -35,8 +62,36 @@ def in_cluster(settings: Settings) -> Keeping:
     watched = settings.kubernetes.namespace
     kept = stores(client, connection.namespace, watched=watched, settle=settings.settle, on_change=wake.set)
 
+    gateways = settings.kubernetes.filters
+    placing = filter_settings(gateways)
+    namespaces = (*gateways.gateway_namespaces, *gateways.caller_namespaces)
+    reading = Reading(connection, namespaces, gateways.cluster_domain, lambda: keeper.wake())
+    rejects = Rejects(gateways.istiod)
+    fleet = PodFleet(reading.pods, parse_ip_endpoint(placing.statistics, "statistics").port)
+    keeper = Keeper(
+        kept.lease,
+        kept.experiments,
+        kept.documents,
+        reading,
+        Writer(client, connection.namespace, kept.lease, gateways.owner),
+        rejects,
+        placing,
+        fleet,
+        Checks(trial, namespaces),
+        manage=gateways.manage,
+        listener_updates=gateways.listener_updates,
+        on_change=wake.set,
+    )
+    kept.attendant.filters = keeper
+
     async def watch() -> None:
         await kept.experiments.follow(follow(connection, EXPERIMENTS, watched))
+
+    async def keep() -> None:
+        try:
+            await keeper.run()
+        finally:
+            await rejects.close()
 
     def close() -> None:
         if kept.lease.held:
@@ -51,6 +106,49 @@ def in_cluster(settings: Settings) -> Keeping:
         renderings=Renderings("not known in a cluster: the controller writes Istio's configuration"),
         attendant=kept.attendant,
         wake=wake,
-        beside=(watch,),
+        beside=(watch, lambda: forever(reading.run), keep),
         close=close,
+        source=_source(settings, fleet),
+        filters=keeper.status,
     )
+
+
+async def forever(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do something that never ends, again if a bug ends it."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("cannot follow the cluster; this is a bug in abmesh; trying again")
+        await asyncio.sleep(AGAIN_SECONDS)
+
+
+def filter_settings(filters: Filters) -> FilterSettings:
+    """What the renderer of EnvoyFilters has to know of the installation.
+
+    Raises:
+        SettingsError: the server's address is none.
+    """
+    common = FilterSettings(
+        gateway_namespaces=filters.gateway_namespaces,
+        root_namespace=filters.root_namespace,
+        cluster_domain=filters.cluster_domain,
+    )
+    kind, _, path = filters.server.partition(":")
+    if kind == "unix" and path.startswith("/"):
+        return replace(common, server_socket=path)
+    found = _SERVER.fullmatch(filters.server.removesuffix("."))
+    if found is None or found["rest"] != f"svc.{filters.cluster_domain}":
+        raise SettingsError(
+            f"{quoted(filters.server)} is not where proxies reach the server; write "
+            f"NAME.NAMESPACE.svc.{filters.cluster_domain}:PORT, or unix:/PATH for a server in their own pods"
+        )
+    port = int(found["port"])
+    return replace(common, server_service=found["name"], server_namespace=found["namespace"], server_port=port)
+
+
+def _source(settings: Settings, fleet: PodFleet) -> Source | None:
+    """Pods, unless the settings name Envoys, or a Prometheus server."""
+    if settings.url is not None or settings.envoys:
+        return None
+    return EnvoyAdminSource(fleet, timeout=settings.timeout.total_seconds(), query=statistics_query)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from abmesh.cli import filter_options as options
 from abmesh.cli.options import (
     CONFIG,
     ConfigOption,
@@ -17,6 +19,11 @@ from abmesh.cli.options import (
     duration,
 )
 from abmesh.experiment.names import ENV_TRANSPORT
+
+if TYPE_CHECKING:
+    from abmesh.mesh.istio.envoy_filters import EnvoyFilter
+
+DEFAULT_ENVOY = "http://127.0.0.1:9901"
 
 
 def register(app: typer.Typer) -> None:
@@ -92,7 +99,10 @@ def controller(
     config: ConfigOption = CONFIG,
     envoy: Annotated[
         list[str] | None,
-        typer.Option(help="Admin endpoint of an Envoy; repeatable.", show_default="http://127.0.0.1:9901"),
+        typer.Option(
+            help="Admin endpoint of an Envoy; repeatable.",
+            show_default=f"{DEFAULT_ENVOY}; the pods of the gateways with --kubernetes",
+        ),
     ] = None,
     warmup: Annotated[
         list[str] | None, typer.Option(help="Warm-up listener of an Envoy; repeatable.", show_default="none")
@@ -129,16 +139,37 @@ def controller(
     kubernetes: KubernetesOption = False,
     namespace: NamespaceOption = None,
     context: ContextOption = None,
+    server: options.ServerOption = options.SERVER,
+    cluster_domain: options.DomainOption = options.DOMAIN,
+    istiod: options.IstiodOption = options.ISTIOD,
+    root_namespace: options.RootOption = options.ROOT,
+    owner: options.OwnerOption = "",
+    gateway_namespace: options.GatewaysOption = None,
+    caller_namespace: options.CallersOption = None,
+    manage_filters: options.ManageOption = True,
+    listener_updates: options.ListenersOption = True,
 ) -> None:
     """Run the controller, which moves weights on evidence from Envoy."""
-    from controller.settings import Settings, parse_kubernetes
+    from controller.settings import Filters, Settings, parse_kubernetes
     from controller.wiring import run
 
+    filters = Filters(
+        server=server,
+        cluster_domain=cluster_domain,
+        istiod=istiod,
+        root_namespace=root_namespace,
+        owner=owner,
+        gateway_namespaces=tuple(gateway_namespace or ()),
+        caller_namespaces=tuple(caller_namespace or ()),
+        manage=manage_filters,
+        listener_updates=listener_updates,
+    )
+    default = (DEFAULT_ENVOY,) if source == "envoy" and not kubernetes else ()
     settings = Settings(
         config=config,
         state_dir=Path(state) if state else None,
         state_group=state_group,
-        envoys=tuple(envoy or (("http://127.0.0.1:9901",) if source == "envoy" else ())),
+        envoys=tuple(envoy or default),
         warmups=tuple(warmup or ()),
         interval=duration(interval),
         settle=duration(settle),
@@ -149,6 +180,18 @@ def controller(
         selector=selector,
         max_age=duration(max_age),
         routes_file=routes_file.absolute() if routes_file else None,
-        kubernetes=parse_kubernetes(kubernetes, namespace, context),
+        kubernetes=parse_kubernetes(kubernetes, namespace, context, filters),
     )
-    raise typer.Exit(run(settings))
+    raise typer.Exit(run(settings, _trial() if kubernetes else None))
+
+
+def _trial() -> Callable[[Sequence[EnvoyFilter]], str] | None:
+    """Lets the Envoy beside this Python, or on the PATH, read EnvoyFilters before they are applied."""
+    from abmesh.local.istio_check import reason_of
+    from abmesh.local.processes import ProcessError, find_envoy
+
+    try:
+        program = find_envoy()
+    except ProcessError:
+        return None
+    return lambda filters: reason_of(filters, program)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
-_BUILT_IN: Final = frozenset({"", "apps", "autoscaling", "coordination.k8s.io", "discovery.k8s.io", "events.k8s.io"})
+_BUILT_IN: Final = frozenset(
+    {"", "apps", "autoscaling", "coordination.k8s.io", "discovery.k8s.io", "events.k8s.io", "rbac.authorization.k8s.io"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +78,4 @@ DESTINATION_RULES: Final = Resource("networking.istio.io", "v1", "destinationrul
 ISTIO_GATEWAYS: Final = Resource("networking.istio.io", "v1", "gateways", "Gateway")
 HTTP_ROUTES: Final = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 GATEWAYS: Final = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
+CLUSTER_ROLES: Final = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)

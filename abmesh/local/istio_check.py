@@ -21,6 +21,22 @@ def check_filters(filters: Sequence[EnvoyFilter], program: str) -> None:
         RenderError: Envoy refuses them, with its reason.
         ProcessError: the program cannot be run, or is not an Envoy.
     """
+    if reason := reason_of(filters, program):
+        raise RenderError(reason)
+
+
+def reason_of(filters: Sequence[EnvoyFilter], program: str) -> str:
+    """Why Envoy refuses somebody's routes with these EnvoyFilters applied; empty if it does not.
+
+    Args:
+        filters: all of an installation, or of some proxies.
+        program: the Envoy to ask.
+
+    Raises:
+        RenderError: a value is not of its Envoy type.
+        ProcessError: the program cannot be run, or is not an Envoy.
+    """
     for scope, bootstrap in trials(filters):
         if reason := refusal(bootstrap, program):
-            raise RenderError(f"Envoy refuses what is rendered for {scope}: {reason}")
+            return f"Envoy refuses what is rendered for {scope}: {reason}"
+    return ""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Protocol
 from uuid import uuid4
 
 from abmesh.experiment.errors import AbmeshError, StoreError, UnknownName
 from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.store import Snapshot
 from controller.cluster import requests
-from controller.cluster.conditions import Found, restored, view, worth_writing
+from controller.cluster.conditions import Found, Programming, restored, view, worth_writing
 from controller.cluster.documents import ClusterDocuments, Refusal
 from controller.cluster.events import Events
 from controller.cluster.kept import Kept
@@ -32,6 +33,16 @@ from controller.state.transition import Change, SupersededError
 log = logging.getLogger("abmesh.controller")
 
 
+class Filters(Protocol):
+    """Who keeps the filters of gateways, as far as an attendant asks."""
+
+    def programming(self, name: str) -> Programming | None:
+        """Whether an Experiment's routes are split; None if that is not known."""
+
+    def revive(self, name: str) -> str:
+        """What ``resume`` brings back of an Experiment's filters, in a sentence; empty if nothing."""
+
+
 class Attendant:
     """Attends to Experiments around a tick.
 
@@ -43,6 +54,9 @@ class Attendant:
         events: tells people.
         fence: this process's right to write.
         forget: what to do when this process begins to lead: another may have written since it last did.
+
+    Attributes:
+        filters: says what became of the filters of gateways; None if nobody keeps any.
     """
 
     def __init__(
@@ -62,6 +76,7 @@ class Attendant:
         self._events = events
         self._fence = fence
         self._forget = forget
+        self.filters: Filters | None = None
         self._epoch = 0
         self._written: dict[str, datetime] = {}
         self._refused: dict[str, str] = {}
@@ -109,7 +124,8 @@ class Attendant:
         for name, thing in things.items():
             experiment = _of(snapshot.document, name)
             failure = report.failures.get(name) or self._troubles.get(name, "")
-            found = Found(thing, experiment, refusals.get(name), outcomes.get(name), failure)
+            programming = None if self.filters is None else self.filters.programming(name)
+            found = Found(thing, experiment, refusals.get(name), outcomes.get(name), failure, programming)
             try:
                 self._publish(name, found, now)
                 if experiment is not None:
@@ -144,7 +160,8 @@ class Attendant:
             elif edited_in_place(thing):
                 self._transitions.change(name, lambda snapshot, state: _by_hand(snapshot, state, name, now), now)
         if requests.pending(thing):
-            requests.carry_out(name, thing, self._transitions, now)
+            revive = self.filters.revive if self.filters is not None else (lambda _: "")
+            requests.carry_out(name, thing, self._transitions, now, revive)
 
     def _restore(self, name: str, thing: Thing, experiment: Experiment, now: datetime) -> None:
         """Go on where an Experiment was that somebody deleted and applied again."""

@@ -5,8 +5,8 @@
     Progressing   the controller moves the weights
     Ready         accepted, handled without a failure, and programmed as far as that is known
 
-``Programmed`` is others' to set. The numbers in a sentence change at every tick: a status is written on a change of
-anything else, and for numbers once a minute.
+``Programmed`` says what became of the filters of gateways (:mod:`controller.cluster.filters`). The numbers in a
+sentence change at every tick: a status is written on a change of anything else, and for numbers once a minute.
 """
 
 from __future__ import annotations
@@ -50,6 +50,21 @@ _NO_ROLLOUT: Final = "it has no rollout, so its weights are the spec's"
 
 
 @dataclass(frozen=True, slots=True)
+class Programming:
+    """Whether gateways or sidecars split an Experiment's routes.
+
+    Attributes:
+        truth: the condition's status.
+        reason: why, in one CamelCase word.
+        message: why, in a sentence.
+    """
+
+    truth: Truth
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What is known of one Experiment after a tick.
 
@@ -59,6 +74,7 @@ class Found:
         refusal: why it is not.
         outcome: what the tick did about its rollout, if anything.
         failure: why the tick could not handle it; empty if it could.
+        programming: whether its routes are split; None if that is not known, or was not looked at.
     """
 
     thing: Thing
@@ -66,6 +82,7 @@ class Found:
     refusal: Refusal | None = None
     outcome: Outcome | None = None
     failure: str = ""
+    programming: Programming | None = None
 
 
 def view(found: Found, now: datetime) -> Fields:
@@ -131,6 +148,8 @@ def _conditions(found: Found, now: datetime) -> tuple[Condition, ...]:
         nonlocal conditions
         conditions = with_condition(conditions, kind, truth, reason, message, now=now, generation=generation)
 
+    if (split := found.programming) is not None:
+        put(PROGRAMMED, split.truth, split.reason, split.message)
     if found.experiment is None:
         message = found.refusal.message if found.refusal else "not accepted"
         put(ACCEPTED, "False", "Invalid", message)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -89,7 +90,13 @@ def waiting(thing: Thing) -> Request | str | None:
     return None if answered == _id(found, text) else found
 
 
-def carry_out(name: str, thing: Thing, transitions: ClusterTransitions, now: datetime) -> None:
+def carry_out(
+    name: str,
+    thing: Thing,
+    transitions: ClusterTransitions,
+    now: datetime,
+    revive: Callable[[str], str] = lambda _: "",
+) -> None:
     """Carry out the request that waits, if one does, and answer it.
 
     Args:
@@ -97,6 +104,7 @@ def carry_out(name: str, thing: Thing, transitions: ClusterTransitions, now: dat
         thing: the Experiment.
         transitions: carries out changes.
         now: the time.
+        revive: what ``resume`` brings back besides, of an experiment by its name, in a sentence; empty if nothing.
 
     Raises:
         StateError: the API server did not take it; it waits still.
@@ -122,9 +130,18 @@ def carry_out(name: str, thing: Thing, transitions: ClusterTransitions, now: dat
         transitions.change(name, plan, now)
         log.info("%s: %s, as %s asked", name, request.action, request.by or "somebody")
     except (RefusedError, UnknownName, WeightsError, SettingsError) as error:
+        if request.action == "resume" and isinstance(error, RefusedError) and (told := revive(name)):
+            _answer(name, request, told, transitions, now)
+            return
         _refuse(name, request.action, request.id, str(error), transitions, now)
     except SupersededError as error:
         log.info("%s: %s; its request waits", name, error)
+
+
+def _answer(name: str, request: Request, told: str, transitions: ClusterTransitions, now: datetime) -> None:
+    log.info("%s: %s, as %s asked: %s", name, request.action, request.by or "somebody", told)
+    answer = {"id": request.id, "action": request.action, "outcome": "done", "message": told[:LONGEST_REASON]}
+    transitions.answer(name, {**answer, "at": now.isoformat().replace("+00:00", "Z")})
 
 
 def _refuse(name: str, action: str, request: str, message: str, transitions: ClusterTransitions, now: datetime) -> None:

@@ -5,7 +5,7 @@ one. The rules:
 
 - An Envoy that answers when the window opens starts from that reading.
 - An Envoy that first answers later may have counted before the window opened, so its first reading adds nothing. If its
-  process started after the window opened, all of the reading is added.
+  process started after the window opened, by its uptime or by what started it, all of the reading is added.
 - A restarted process counts from 0, so all of its reading is added. A restart shows as an uptime or a counter that went
   down.
 - After a hot restart the new process keeps the old one's uptime. It begins with what the old one counted since its last
@@ -22,7 +22,7 @@ Called by :mod:`controller.rollout.collect` for evidence and by :mod:`controller
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -46,12 +46,14 @@ class Reading:
         uptime: seconds since its process started; None if unknown.
         counts: what it counted since its process started.
         epoch: how many hot restarts led to its process; None if unknown.
+        started: when its process started, as whoever started it says; None if nobody does.
     """
 
     at: datetime
     uptime: float | None
     counts: Counts
     epoch: int | None = None
+    started: datetime | None = None
 
     @property
     def complete(self) -> bool:
@@ -66,7 +68,7 @@ class Window:
     Attributes:
         since: when the window opened.
         totals: the sum over all Envoys, including those that are gone.
-        seen: each Envoy's last reading, by its address.
+        seen: each Envoy's last reading, by what identifies it.
     """
 
     since: datetime
@@ -94,6 +96,18 @@ def extend(window: Window, readings: Mapping[str, Reading]) -> Window:
     return replace(window, totals=add([window.totals, *gained]), seen={**window.seen, **readings})
 
 
+def forget(window: Window, present: Collection[str] | None) -> Window:
+    """The window without Envoys that are gone for good; what they counted stays.
+
+    Args:
+        window: already extended by what those that are there say.
+        present: what identifies those that are there; None if nobody can say who is gone.
+    """
+    if present is None or all(envoy in present for envoy in window.seen):
+        return window
+    return replace(window, seen={envoy: reading for envoy, reading in window.seen.items() if envoy in present})
+
+
 def _complete(readings: Mapping[str, Reading]) -> dict[str, Reading]:
     return {envoy: reading for envoy, reading in readings.items() if reading.complete}
 
@@ -107,6 +121,8 @@ def _gain(window: Window, envoy: str, reading: Reading) -> Counts:
 
 def _started_after(reading: Reading, moment: datetime) -> bool:
     """Whether a reading's process certainly started after a moment; its uptime may be too low by ``SLACK``."""
+    if reading.started is not None and reading.started > moment and not reading.epoch:
+        return True
     # In seconds, because a timedelta would overflow: an Envoy whose clock was set back behind its start says 2^64 - x.
     return reading.uptime is not None and _seconds(reading.at - moment) > reading.uptime + _seconds(SLACK)
 

@@ -5,11 +5,13 @@ Registered by :mod:`controller.metrics.telemetry`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from controller.routes.filters_status import FiltersStatus
 from controller.routes.publisher import RoutesStatus
 from controller.sources.renderings import Renderings
 
@@ -50,6 +52,36 @@ class RoutesMetrics(Collector):
         yield GaugeMetricFamily("abmesh_routes_envoys_behind", text, len(status.behind))
         text = "Failures to write the routes file or to watch the document."
         yield CounterMetricFamily("abmesh_routes_failures", text, status.failures)
+
+
+class FiltersMetrics(Collector):
+    """The metrics of EnvoyFilters, read when they are scraped; a standby has none to tell of."""
+
+    def __init__(self, status: FiltersStatus) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, for one scrape."""
+        status = self._status
+        text = "EnvoyFilters by whether they are as they should be; those that are not are held back for a reason."
+        filters = GaugeMetricFamily("abmesh_filters", text, labels=("state",))
+        filters.add_metric(("kept",), status.kept)
+        filters.add_metric(("held",), len(status.held))
+        yield filters
+        text = "Experiments whose routes are not split as they should be, by the reason of their condition Programmed."
+        refused = GaugeMetricFamily("abmesh_filters_experiments_refused", text, labels=("reason",))
+        for reason, count in sorted(Counter(status.refusals.values()).items()):
+            refused.add_metric((reason,), count)
+        yield refused
+        text = "EnvoyFilters applied, pruned, and taken back because proxies refused something."
+        writes = CounterMetricFamily("abmesh_filters_writes", text, labels=("action",))
+        for action in ("apply", "prune", "take_back"):
+            writes.add_metric((action,), status.writes[action])
+        yield writes
+        text = "How often proxies refused something right after an EnvoyFilter was written."
+        yield CounterMetricFamily("abmesh_filters_rejects", text, status.rejects)
+        text = "0 while something keeps EnvoyFilters from being brought up to date, else 1."
+        yield GaugeMetricFamily("abmesh_filters_current", text, not status.trouble)
 
 
 class RenderingsMetrics(Collector):

@@ -15,10 +15,11 @@ from abmesh.experiment.names import BUCKETS
 from controller.decision.checks import CheckVerdict
 from controller.decision.verdicts import Judgement, OnHarm
 from controller.decision.warmup import Target
-from controller.metrics.collectors import HttpMetrics, RenderingsMetrics, RoutesMetrics
+from controller.metrics.collectors import FiltersMetrics, HttpMetrics, RenderingsMetrics, RoutesMetrics
 from controller.metrics.variants import VariantMetrics
 from controller.records import Cause, Kind, Phase
 from controller.rollout.tick import Outcome, TickReport
+from controller.routes.filters_status import FiltersStatus
 from controller.routes.publisher import RoutesStatus
 from controller.sources.base import Observation
 from controller.sources.renderings import Renderings
@@ -95,6 +96,10 @@ class Telemetry:
         """Export the metrics of a routes file. Call this at most once."""
         self._registry.register(RoutesMetrics(status))
 
+    def add_filters(self, status: FiltersStatus) -> None:
+        """Export the metrics of EnvoyFilters. Call this at most once."""
+        self._registry.register(FiltersMetrics(status))
+
     def add_http(self, refused: Mapping[str, int]) -> None:
         """Export how many connections the HTTP server refused, by cause. Call this at most once."""
         self._registry.register(HttpMetrics(refused))
@@ -116,9 +121,9 @@ class Telemetry:
 
     def record_observations(self, observations: Sequence[Observation]) -> None:
         """Record which Envoys answered."""
-        absent = sum(item.sample is None for item in observations)
+        absent = sum(item.absent for item in observations)
         self._source_errors.inc(absent)
-        self._sources.labels("answering").set(len(observations) - absent)
+        self._sources.labels("answering").set(sum(item.sample is not None for item in observations))
         self._sources.labels("absent").set(absent)
 
     def record_counts(self, report: TickReport, observations: Sequence[Observation], at: datetime) -> None:

@@ -13,9 +13,9 @@ from abmesh.experiment.model import Experiment
 from controller.decision.history import History, PastStage
 from controller.evidence.summary import VariantEvidence
 from controller.evidence.summing import summarize
-from controller.evidence.window import extend, open_window
+from controller.evidence.window import extend, forget, open_window
 from controller.records import ExperimentState, Phase
-from controller.sources.base import Observation, readings_of
+from controller.sources.base import Observation, present, readings_of
 from controller.state.evidence import StageEvidence
 from controller.state.ports import Evidence
 
@@ -65,7 +65,7 @@ class Collector:
         readings = readings_of(observations, name, at)
         window = kept.window
         if window is not None:
-            window = extend(window, readings)
+            window = forget(extend(window, readings), present(observations))
         elif readings and min(item.at for item in readings.values()) >= state.stage.started_at + self._settle:
             # Readings may be older than this tick; none may hold requests from before the new weights.
             window = open_window(readings, at)

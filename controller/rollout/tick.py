@@ -127,8 +127,8 @@ class Tick:
     @property
     def coverage(self) -> Coverage:
         """Which Envoys answered."""
-        absent = tuple((item.envoy, item.error) for item in self.observations if item.sample is None)
-        return Coverage(len(self.observations), absent)
+        absent = tuple((item.name or item.envoy, item.error) for item in self.observations if item.absent)
+        return Coverage(sum(item.counts for item in self.observations), absent)
 
 
 def inputs_of(experiment: Experiment, state: ExperimentState, kept: StageEvidence, tick: Tick) -> Inputs:

@@ -16,20 +16,38 @@ class Observation:
     """One Envoy's answer, or why there is none.
 
     Attributes:
-        envoy: its address, which identifies it from tick to tick.
+        envoy: what identifies it from tick to tick: its address, or its process.
         sample: its cumulative values; None if it gave none.
         error: why there is no sample; empty if there is one.
         age: how old the sample was when it was read.
+        name: what people call it; empty for what identifies it.
+        missed: whether it should have answered, so that its silence is missing data.
+        listed: whether its source lists every process that lives, so that one without an observation is gone.
+        started: when its process started; None if only its uptime says it.
     """
 
     envoy: str
     sample: Sample | None
     error: str = ""
     age: timedelta = timedelta()
+    name: str = ""
+    missed: bool = True
+    listed: bool = False
+    started: datetime | None = None
+
+    @property
+    def absent(self) -> bool:
+        """Whether it did not answer, and should have."""
+        return self.sample is None and self.missed
+
+    @property
+    def counts(self) -> bool:
+        """Whether it answered, or should have."""
+        return self.sample is not None or self.missed
 
 
 def readings_of(observations: Iterable[Observation], experiment: str, at: datetime) -> dict[str, Reading]:
-    """Each Envoy's reading of one experiment, by its address; Envoys without a sample are left out.
+    """Each Envoy's reading of one experiment, by what identifies it; Envoys without a sample are left out.
 
     Args:
         observations: one for each Envoy.
@@ -37,10 +55,18 @@ def readings_of(observations: Iterable[Observation], experiment: str, at: dateti
         at: when the Envoys were queried.
     """
     return {
-        item.envoy: Reading(at - item.age, item.sample.uptime, item.sample.counts(experiment), item.sample.epoch)
+        item.envoy: Reading(
+            at - item.age, item.sample.uptime, item.sample.counts(experiment), item.sample.epoch, item.started
+        )
         for item in observations
         if item.sample is not None
     }
+
+
+def present(observations: Iterable[Observation]) -> frozenset[str] | None:
+    """What identifies the Envoys that live; None if nobody can say who is gone, or there is none."""
+    found = list(observations)
+    return frozenset(item.envoy for item in found) if found and all(item.listed for item in found) else None
 
 
 class Source(Protocol):

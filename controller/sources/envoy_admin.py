@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import aiohttp
+from yarl import URL
 
 from abmesh.experiment.errors import SourceError
 from abmesh.experiment.names import STATS_SCOPE
@@ -16,6 +17,10 @@ from controller.evidence.columns import Parser
 from controller.evidence.parse import EPOCH, UPTIME, Sample
 from controller.sources.base import Observation
 from controller.sources.fetching import Connections, describe_failure, read_parts
+from controller.sources.members import Fleet, Member, StaticFleet
+
+Query = Callable[[str], URL]
+"""The address of an Envoy's statistics, from its base address."""
 
 QUERY = {
     # Plain text: its histogram bins take a quarter of the space that JSON takes.
@@ -25,6 +30,9 @@ QUERY = {
     "filter": f"^({STATS_SCOPE}\\.|{re.escape(UPTIME)}$|{re.escape(EPOCH)}$)",
     "histogram_buckets": "detailed",
 }
+
+_PREFIX = re.compile(rf"^(?:[a-z_]+\.)(?={STATS_SCOPE}\.)".encode(), re.MULTILINE)
+"""What stands before our scope in a proxy that only keeps statistics with some prefixes."""
 
 MAX_BYTES = 64 * 1024 * 1024
 """Longest answer accepted, decompressed: enough for more than a hundred experiments with twenty variants each."""
@@ -43,20 +51,33 @@ LARGE_READERS = 2
 """Most such answers read at the same time."""
 
 
+def admin_query(address: str) -> URL:
+    """Where an admin endpoint has our statistics."""
+    return URL(f"{address}/stats").with_query(QUERY)
+
+
 class EnvoyAdminSource:
     """Queries all Envoys concurrently, each with its own time limit.
 
     Args:
-        envoys: base addresses of admin endpoints, such as ``http://127.0.0.1:9901``.
+        envoys: base addresses of admin endpoints, such as ``http://127.0.0.1:9901``, or who says which there are.
         timeout: seconds for one Envoy's whole answer.
         max_bytes: longest answer accepted.
         parser: parses answers; a new one if None.
+        query: where the statistics are.
     """
 
     def __init__(
-        self, envoys: Sequence[str], *, timeout: float, max_bytes: int = MAX_BYTES, parser: Parser | None = None
+        self,
+        envoys: Sequence[str] | Fleet,
+        *,
+        timeout: float,
+        max_bytes: int = MAX_BYTES,
+        parser: Parser | None = None,
+        query: Query = admin_query,
     ) -> None:
-        self._envoys = tuple(envoys)
+        self._fleet = StaticFleet(envoys) if isinstance(envoys, Sequence) else envoys
+        self._query = query
         self._timeout = timeout
         self._max_bytes = max_bytes
         self._parser = parser or Parser()
@@ -65,24 +86,34 @@ class EnvoyAdminSource:
     async def observe(self) -> list[Observation]:
         """Return one observation for each Envoy, in the order given."""
         turns = _Turns()
-        return list(await asyncio.gather(*(self._observe_one(envoy, turns) for envoy in self._envoys)))
+        return list(await asyncio.gather(*(self._observe_one(each, turns) for each in self._fleet.members())))
 
     async def close(self) -> None:
         """Close connections and stop the parser's thread."""
         await self._connections.close()
 
-    async def _observe_one(self, envoy: str, turns: _Turns) -> Observation:
+    async def _observe_one(self, member: Member, turns: _Turns) -> Observation:
+        sample, why = None, ""
         try:
             async with turns.asking:
-                return Observation(envoy, await self._fetch(envoy, turns))
+                sample = await self._fetch(member.address, turns)
         except SourceError as error:
-            return Observation(envoy, None, str(error))
+            why = str(error)
+        return Observation(
+            member.key,
+            sample,
+            why,
+            name=member.name,
+            missed=member.ready and not member.leaving,
+            listed=self._fleet.complete,
+            started=member.started_at,
+        )
 
     async def _fetch(self, envoy: str, turns: _Turns) -> Sample:
         try:
             async with (
                 asyncio.timeout(self._timeout) as limit,
-                self._connections.session.get(f"{envoy}/stats", params=QUERY, allow_redirects=False) as response,
+                self._connections.session.get(self._query(envoy), allow_redirects=False) as response,
                 AsyncExitStack() as taken,
             ):
                 if response.status != 200:
@@ -96,12 +127,15 @@ class EnvoyAdminSource:
                         large = True
                         await _wait(taken, turns.large, limit)
                 limit.reschedule(None)
-                return await self._connections.in_thread(self._parser.parse, b"".join(parts))
+                return await self._connections.in_thread(self._parse, b"".join(parts))
         except TimeoutError:
             raise SourceError(f"no answer within {self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # A host name that cannot be encoded raises ValueError.
             raise SourceError(describe_failure(error)) from error
+
+    def _parse(self, text: bytes) -> Sample:
+        return self._parser.parse(_PREFIX.sub(b"", text))
 
 
 class _Turns:
