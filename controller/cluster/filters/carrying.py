@@ -47,6 +47,7 @@ class Carrier:
         memory: what is remembered of filters.
         status: for health and metrics.
         probation: the filters that are watched.
+        gone: uids of filters that were deleted here, which a watch may still show for a moment.
     """
 
     def __init__(self, writer: Writer, rejects: Counter, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -56,6 +57,8 @@ class Carrier:
         self.memory = Memory()
         self.status = FiltersStatus()
         self.probation = Probation()
+        self.gone: set[str] = set()
+        self._uids: dict[Key, str] = {}
 
     async def begin(self) -> Owner | None:
         """Begin to lead; who owns the filters.
@@ -79,6 +82,7 @@ class Carrier:
         todo = [write for write in todo if write not in alone] or alone[:1]
         await asyncio.to_thread(self._remember, made.memory)
         if made.prune:
+            self.gone |= {uid for _, uid in made.prune}
             count = await asyncio.to_thread(self._writer.delete, made.prune)
             self.status.writes["prune"] += count
             log.info("deleted %s", ", ".join("/".join(key) for key, _ in made.prune))
@@ -92,7 +96,7 @@ class Carrier:
                 failures[write.key] = "another EnvoyFilter for the same proxies was not taken"
                 continue
             try:
-                await asyncio.to_thread(self._writer.apply, write.key, write.body)
+                await self._apply(write.key, write.body)
             except KubeError as error:
                 failures[write.key] = str(error)
                 broken.add(write.item.scope)
@@ -130,12 +134,18 @@ class Carrier:
             await asyncio.to_thread(self._remember, self.memory.with_entries({write.key: entry}))
         if found.restore and write.before is not None:
             body = _applicable(write.before)
-            await asyncio.to_thread(self._writer.apply, write.key, body)
+            await self._apply(write.key, body)
             self.probation.wrote(replace(write, body=body, before=None), self._monotonic(), restored=True)
         else:
-            await asyncio.to_thread(self._writer.delete, [(write.key, "")])
+            uid = self._uids.pop(write.key, "")
+            self.gone.add(uid)
+            await asyncio.to_thread(self._writer.delete, [(write.key, uid)])
         self.status.writes["take_back"] += 1
         log.error("took back the EnvoyFilter %s, because proxies refused something: %s", "/".join(write.key), why)
+
+    async def _apply(self, key: Key, body: Mapping[str, Any]) -> None:
+        found = await asyncio.to_thread(self._writer.apply, key, body)
+        self._uids[key] = str(found["metadata"]["uid"])
 
     def _remember(self, memory: Memory) -> None:
         self._writer.remember(memory)

@@ -231,11 +231,13 @@ class Keeper:
         wishes = self._wishing.of(things, accepted)
         rendered = self._render(wishes.managed, view.resources, self._settings)
         everything = rendered
+        gone = self._carrier.gone
+        filters = {key: item for key, item in view.filters.items() if item["metadata"]["uid"] not in gone}
         if wishes.unmanaged:
             everything = self._render((*wishes.managed, *wishes.unmanaged), view.resources, self._settings)
         at = Situation(
             rendered=rendered,
-            existing=view.filters,
+            existing=filters,
             memory=self._carrier.memory,
             now=datetime.now(UTC),
             resumes=wishes.resumes,
@@ -247,7 +249,7 @@ class Keeper:
         )
         # A watch may be a moment behind, and what it does not show yet was not deleted by anybody.
         missed = self._writer.there(doubtful(at))
-        at = replace(at, existing={**view.filters, **missed})
+        at = replace(at, existing={**filters, **missed})
         return _Made(rendered, plan(at), wishes, replace(view, filters=at.existing), everything)
 
     def _tell(self, made: _Made, failures: Mapping[Key, str]) -> None:
