@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.evidence.counts import Counts, add
-from controller.evidence.window import Reading, Window, difference, extend, open_window
+from controller.evidence.window import Reading, Window, difference, extend, forget, open_window
 from tests.controller.support import START
 
 KEYS = [("a", 1, 200), ("a", 1, 500), ("b", 2, 200)]
@@ -222,3 +223,20 @@ def test_never_more_is_counted_than_happened_and_all_of_it_if_nothing_restarted(
     assert total <= truth
     if not restarted:
         assert total == truth
+
+
+def test_one_that_was_started_after_the_window_opened_counts_in_full_whatever_its_uptime() -> None:
+    window = open_window({"e": _reading(0, 1000, ok=500)}, START)
+    new = replace(_reading(4, 4, ok=9), started=_at(1))
+    assert _total(extend(window, {"pod": new})) == {200: 9}
+    old = replace(_reading(4, 4, ok=9), started=_at(-1))
+    assert _total(extend(window, {"pod": old})) == {}
+
+
+def test_one_that_is_gone_for_good_is_forgotten_and_what_it_counted_stays() -> None:
+    window = open_window({"a": _reading(0, 1000, ok=5), "b": _reading(0, 1000, ok=5)}, START)
+    window = extend(window, {"a": _reading(5, 1005, ok=8), "b": _reading(5, 1005, ok=6)})
+    assert forget(window, None) is window
+    assert forget(window, frozenset({"a", "b", "c"})) is window
+    after = forget(window, frozenset({"a"}))
+    assert (list(after.seen), _total(after)) == (["a"], {200: 4})
