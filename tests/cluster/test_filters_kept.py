@@ -88,6 +88,10 @@ def _released(world: World, name: str) -> bool:
     return ask(world.urls[name], USERS[0]).version == "claimed-by-upstream"
 
 
+def _same(world: World, name: str, before: list[dict[str, Any]]) -> bool:
+    return world.routes(name) == before
+
+
 def _wrong(world: World, name: str) -> Counter[str]:
     found: Counter[str] = Counter()
     for user, answer in zip(USERS, ask_all(world.urls[name], USERS), strict=True):
@@ -140,7 +144,7 @@ def test_a_controller_keeps_the_filters_of_an_experiment(cluster: Cluster, names
             assert not _wrong(world, name), name
         expected = Counter({name: counted.get(name, 0) for name in ("model-a", "model-b")})
         expected.update(world.law(user) for user in USERS for _ in world.urls)
-        wait_for(lambda: _counted(metrics) == dict(expected), f"{dict(expected)} requests to be counted", 30)
+        wait_for(lambda: _counted(metrics) == dict(expected), f"{dict(expected)} requests to be counted", 60)
         assert world.versions() == versions, "the users' objects are as they were"
 
         _rename(world, "renamed")
@@ -164,7 +168,7 @@ def test_a_controller_keeps_the_filters_of_an_experiment(cluster: Cluster, names
         plane.kubectl("delete", "experiment", "chat", namespace=namespace)
         wait_for(lambda: not _filters(world), "nothing of ours to be left", 90)
         for name in world.urls:
-            wait_for(lambda name=name: world.routes(name) == before[name], f"{name} to be as before", 30)
+            wait_for(partial(_same, world, name, before[name]), f"{name} to be as before", 60)
 
 
 def _without_weights(*args: Any) -> Rendered:
@@ -207,4 +211,4 @@ def test_what_envoys_refuse_is_taken_back_within_five_seconds(
 
     asyncio.run(main())
     for name in world.urls:
-        wait_for(partial(_released, world, name), f"{name} to serve its owner's route", 30)
+        wait_for(partial(_released, world, name), f"{name} to serve its owner's route", 60)

@@ -83,7 +83,7 @@ def test_without_anybody_that_should_answer_nothing_is_complete() -> None:
 
 def test_only_a_fleet_that_lists_every_process_says_who_is_gone() -> None:
     there = [Observation("a", None, listed=True), Observation("b", parse(REAL), listed=True)]
-    assert present(there) == {"a", "b"}
+    assert present(there) == frozenset({"a", "b"})
     assert present([]) is None
     assert present([*there, Observation("c", None)]) is None
     assert [member.key for member in StaticFleet(["http://a"]).members()] == ["http://a"]

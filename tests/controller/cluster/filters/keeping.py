@@ -24,10 +24,10 @@ from abmesh.kube.resources import (
     Resource,
 )
 from abmesh.kube.watching import follow
+from abmesh.mesh.istio.render import render as usual_render
 from abmesh.mesh.istio.wanted import Settings
 from controller.cluster.filters.checking import Checks, Trial
 from controller.cluster.filters.keeper import Keeper, Render
-from controller.cluster.filters.keeper import render_all as usual_render
 from controller.cluster.filters.pods import PodFleet
 from controller.cluster.filters.reading import Reading
 from controller.cluster.filters.writing import MAP, Writer
