@@ -243,6 +243,7 @@ class Keeper:
             resumes=wishes.resumes,
             experiments=wishes.names,
             unknown=wishes.unknown,
+            left=frozenset(item.key for item in everything.filters) - {item.key for item in rendered.filters},
             faults=self._checks.faults(rendered),
             owner=self._owner,
             listener_updates=self._listener_updates,

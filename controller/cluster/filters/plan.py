@@ -94,6 +94,7 @@ class Situation:
         resumes: when somebody last asked to go on with an Experiment.
         experiments: names of all Experiments there are, accepted or not.
         unknown: those whose wishes are not known, because they are not accepted; what they have stays.
+        left: filters that somebody else is to keep from now on; they stay as they are.
         faults: what is wrong with rendered filters, found before they were applied.
         owner: of the filters; None: nobody.
         listener_updates: whether filters that drain connections may be changed.
@@ -107,6 +108,7 @@ class Situation:
     resumes: Mapping[str, datetime] = field(default_factory=dict)
     experiments: frozenset[str] = frozenset()
     unknown: frozenset[str] = frozenset()
+    left: frozenset[Key] = frozenset()
     faults: Mapping[Key, str] = field(default_factory=dict)
     owner: Owner | None = None
     listener_updates: bool = True
@@ -222,7 +224,7 @@ class _Planner:
         wanted = {item.key for item in self.at.rendered.filters}
         for key, found in sorted(self.at.existing.items(), key=_routes_first):
             names = experiments_of(found)
-            if key in wanted or not is_ours(found) or self.at.unknown.intersection(names):
+            if key in wanted | self.at.left or not is_ours(found) or self.at.unknown.intersection(names):
                 continue
             self.delete.append((key, found["metadata"]["uid"]))
             route = (found["metadata"].get("annotations") or {}).get(ROUTE_NOTE, "")

@@ -9,7 +9,7 @@ from abmesh.mesh.istio.refusals import Reason, Refusal
 from abmesh.mesh.istio.render import Rendered
 from controller.cluster.conditions import Programming
 from controller.cluster.filters.memory import Fate, Key, Memory
-from controller.cluster.filters.plan import Held, Object, Plan, concerns, experiments_of, is_ours, same_spec
+from controller.cluster.filters.plan import Held, Object, Plan, concerns, experiments_of, same_spec
 
 VANISHED: Final = "RouteVanished"
 PROGRAMMED: Final = "Programmed"
@@ -59,7 +59,7 @@ def unmanaged(name: str, rendered: Rendered, existing: Mapping[Key, Object]) -> 
             continue
         there = existing.get(item.key)
         shown = f"the EnvoyFilter {item.key[0]}/{item.key[1]}"
-        if there is None or is_ours(there):
+        if there is None:
             return Programming("False", MISSING, f"{shown} is not there, and this controller does not apply it; {cure}")
         if not same_spec(there, item.body) or name not in experiments_of(there):
             return Programming("False", OUTDATED, f"{shown} is another one than is rendered now; {cure}")

@@ -12,7 +12,7 @@ from abmesh.experiment.errors import StateError
 from abmesh.mesh.istio.render import Rendered
 from controller.cluster.filters import verdicts
 from controller.cluster.filters.memory import Entry, Fate, Key, Memory, packed, unpacked
-from controller.cluster.filters.plan import Held, Owner, Plan, Situation, body_of, doubtful, plan
+from controller.cluster.filters.plan import Held, Owner, Plan, Situation, doubtful, plan
 from tests.abmesh.mesh.istio.worlds import SPLIT, USUAL, experiment, placed, rendered, service, to, virtual_service
 
 NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
@@ -202,9 +202,16 @@ def test_of_an_unmanaged_experiment_it_is_said_whether_git_has_what_is_rendered(
     assert verdicts.unmanaged(NAME, of, {}).reason == "FiltersMissing"
     changed = {key: {**item, "spec": {**item["spec"], "priority": 1}} for key, item in applied.items()}
     assert verdicts.unmanaged(NAME, of, changed).reason == "FiltersOutdated"
-    ours = {item.key: stored(body_of(item, None)) for item in of.filters}
-    assert verdicts.unmanaged(NAME, of, ours).reason == "FiltersMissing", "those will be pruned"
     assert verdicts.unmanaged(NAME, rendered(RENAMED), applied).reason == "RouteMissing"
+
+
+def test_what_is_left_to_git_stays_as_it_is_until_git_changes_it() -> None:
+    before = installed()
+    handed = replace(before, rendered=Rendered(), left=frozenset(before.existing))
+    after, made = carried_out(handed)
+    assert (made.apply, made.prune) == ((), ())
+    assert verdicts.unmanaged(NAME, before.rendered, after.existing).reason == "AppliedByOthers"
+    assert len(plan(replace(after, left=frozenset())).prune) == 3, "with the Experiment they go"
 
 
 def test_memory_that_makes_no_sense_is_refused_with_what_to_do() -> None:
