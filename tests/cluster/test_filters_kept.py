@@ -194,14 +194,15 @@ def test_what_envoys_refuse_is_taken_back_within_five_seconds(
     async def main() -> None:
         async with keeper_of(client, world, OWNER, _without_weights) as keeper:
             written = taken = 0.0
-            ends = time.monotonic() + 240
+            writes, ends = 0, time.monotonic() + 240
             while not taken:
                 assert time.monotonic() < ends, keeper.status
-                if not written and keeper.status.writes["apply"]:
-                    written = time.monotonic()
+                if (now := keeper.status.writes["apply"]) != writes:
+                    writes, written = now, time.monotonic()  # the routes come last
                 if keeper.status.writes["take_back"]:
                     taken = time.monotonic()
                 await asyncio.sleep(0.02)
+            print(f"taken back {taken - written:.2f} s after the write")
             assert taken - written < 5
             while (found := keeper.programming(f"{namespace}/chat")) is None or found.reason != "Rejected":
                 assert time.monotonic() < ends, (found, keeper.status)
