@@ -10,11 +10,12 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
 from abmesh.experiment import bucketing
+from abmesh.experiment.model import Experiment
 from abmesh.kube.objects import parse
 from abmesh.kube.schema import definition
 from abmesh.mesh.istio.placing import place
@@ -218,7 +219,7 @@ def experiment(namespace: str, **changes: Any) -> Json:
     return {"apiVersion": "abmesh.dev/v1alpha1", "kind": "Experiment", "metadata": metadata, "spec": spec}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class World:
     """A namespace with all of it.
 
@@ -236,10 +237,14 @@ class World:
 
     def law(self, user: str) -> str:
         """The variant of a user."""
-        item = parse(self.said).experiment
+        item = self._experiment
         bucket = bucketing.bucket_of(item.hash_salt, user.encode())
         ranges = item.effective_ranges.items()
         return next(name for name, parts in ranges if any(start <= bucket < stop for start, stop in parts))
+
+    @cached_property
+    def _experiment(self) -> Experiment:
+        return parse(self.said).experiment
 
     def read(self) -> list[Json]:
         """The users' objects."""

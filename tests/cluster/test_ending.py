@@ -26,7 +26,7 @@ PODS_AND_PROGRAMS = 10
 @pytest.fixture
 def up(built_programs: Programs, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A cluster in another process; its folder is the test's own."""
-    command = [sys.executable, "-m", "tests.cluster", "up", str(tmp_path / "cluster")]
+    command = [sys.executable, "-m", "tests.cluster", "up", "--without-istio", str(tmp_path / "cluster")]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
     try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
+
+import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.istio_world import HOST, OTHER_HOST, Json, World, ask, ask_all, make_world
@@ -32,17 +35,18 @@ def _same(world: World, name: str, before: list[Json]) -> bool:
     return world.routes(name) == before
 
 
-def _wrong(world: World, url: str) -> Counter[str]:
+def _wrong(world: World, url: str, users: Sequence[str]) -> Counter[str]:
     """How many users were not served by the variant that is theirs, or not told so, by what was wrong."""
     found: Counter[str] = Counter()
-    for user, answer in zip(USERS, ask_all(url, USERS), strict=True):
+    for user, answer in zip(users, ask_all(url, users), strict=True):
         variant = world.law(user)
         if (answer.status, answer.version, answer.upstream.get("name")) != (200, variant, variant):
             found[f"{answer.status} {answer.version} {answer.upstream.get('name')} instead of {variant}"] += 1
     return found
 
 
-def test_users_go_by_the_law_and_the_routes_stay_their_owners(cluster: Cluster, namespace: str) -> None:
+@pytest.mark.parametrize("users", [300, pytest.param(2000, marks=pytest.mark.soak)])
+def test_users_go_by_the_law_and_the_routes_stay_their_owners(cluster: Cluster, namespace: str, users: int) -> None:
     world = make_world(cluster, namespace)
     plane = cluster.plane
     versions = world.versions()
@@ -51,7 +55,7 @@ def test_users_go_by_the_law_and_the_routes_stay_their_owners(cluster: Cluster, 
     _apply(world)
     for name, url in world.urls.items():
         wait_for(partial(_assigned, world, url), f"the first assigned user at {name}")
-        assert not _wrong(world, url), name
+        assert not _wrong(world, url, USERS[:users]), name
         _check_unassigned(url)
         _check_forged(world, url)
         _check_their_settings(url, retries=name == "edge")
