@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,7 +103,7 @@ def documents() -> tuple[Planned, ...]:
                 Case("no difference", 0, _MANY, "promoted"),
                 Case("errors doubled, 0.5% to 1%", 1, replace(_MANY, error_factor=2.0), "rolled back"),
             ),
-            timedelta(minutes=1),
+            timedelta(minutes=5),
             timedelta(days=1),
         ),
         Planned(
@@ -170,7 +173,9 @@ def compare(given: Planned, runs: int, seed: int, processes: int, tell: Callable
             longest=given.longest,
             tick=given.tick,
         )
-        seen = [played(world, run, seed) for run in range(runs)]
+        # Spawned, because threads of libraries do not survive a fork.
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            seen = list(pool.map(partial(played, world, seed=seed), range(runs), chunksize=4))
         ended = [each.minutes for each in seen if _outcome(each.ending, each.cause) == case.outcome]
         says = plan["candidates"][case.candidate]["outcomes"].get(case.outcome)
         middle = None if says is None else says["seconds"]["0.5"]
