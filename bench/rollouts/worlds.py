@@ -63,6 +63,12 @@ HIDDEN: Final = replace(
     heavy=(HeavyUser(0.3, error_rate=0.0, joins=LATE),),
     most=12_000,
 )
+HIDDEN_BEHIND_LESS: Final = replace(
+    HIDDEN,
+    name="hidden-behind-less",
+    truth="everybody else fails 10% instead of 1% on the candidate; a healthy user of the control sends 20%",
+    heavy=(HeavyUser(0.2, error_rate=0.0, joins=LATE),),
+)
 HIDDEN_ON_CANDIDATE: Final = replace(
     EQUAL,
     name="hidden-on-candidate",
@@ -77,13 +83,19 @@ CONTROL_FAILS_FAST: Final = replace(
     truth="the control fails 80% of its requests at once",
     control=replace(_USUAL, outage=Outage(0.8, fast=True)),
 )
+CONTROL_FAILS_MOSTLY: Final = replace(
+    EQUAL,
+    name="control-fails-mostly",
+    truth="the control fails 60% of its requests at once",
+    control=replace(_USUAL, outage=Outage(0.6, fast=True)),
+)
 CONTROL_FAILS: Final = replace(
     EQUAL,
     name="control-fails",
     truth="the control fails 30% of its requests at normal speed",
     control=replace(_USUAL, outage=Outage(0.3)),
 )
-HARMLESS: Final = (HEAVY_ALIKE, HEAVY_ON_CONTROL, HEAVY_FAILS, HEAVY_FAILS_ON_CONTROL, PROBE)
-HARMED: Final = (HIDDEN, HIDDEN_ON_CANDIDATE)
-BROKEN_CONTROLS: Final = (CONTROL_FAILS_FAST, CONTROL_FAILS)
+HARMLESS: Final = (EQUAL, HEAVY_ALIKE, HEAVY_ON_CONTROL, HEAVY_FAILS, HEAVY_FAILS_ON_CONTROL, PROBE)
+HARMED: Final = (HIDDEN, HIDDEN_BEHIND_LESS, HIDDEN_ON_CANDIDATE)
+BROKEN_CONTROLS: Final = (CONTROL_FAILS_FAST, CONTROL_FAILS_MOSTLY, CONTROL_FAILS)
 WORLDS: Final = (*HARMLESS, *HARMED, *BROKEN_CONTROLS)
