@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo check test soak programs go lint format bench simulations worlds rollouts plans lock sbom image manifest clean
+.PHONY: help demo check test cluster soak programs go lint format bench simulations worlds rollouts plans lock sbom image manifest clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

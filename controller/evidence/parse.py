@@ -35,14 +35,13 @@ from controller.evidence.counts import NOTHING, BinKey, CounterKey, Counts, Inde
 HISTOGRAMS = (names.STAT_DURATION, names.STAT_FAILED, names.STAT_TTFT)
 """Names of the histograms that are evidence."""
 
-_LABEL = r"([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)"
-_EXPERIMENT = rf"((?:{_LABEL[1:-1]}/)?{_LABEL[1:-1]})"
-"""In a cluster, the namespace comes first: ``llm/chat``."""
-
+_LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _SMALL = r"(\d{1,4})"
 _EVENT = r"([a-z][a-z0-9_]{0,62})"
 _SEGMENT = r"([A-Za-z0-9][A-Za-z0-9_-]{0,62})"
-_WHO = rf"\.{names.TAG_EXPERIMENT}\.{_EXPERIMENT}\.{names.TAG_VARIANT}\.{_LABEL}"
+_WHO = rf"\.{names.TAG_EXPERIMENT}\.((?:{_LABEL}/)?{_LABEL})\.{names.TAG_VARIANT}\.({_LABEL})"
+"""Groups: experiment, which in a cluster has its namespace before it, and variant."""
+
 _OF_SEGMENT = rf"\.{names.TAG_SEGMENT}\.{_SEGMENT}(?:\.{names.TAG_GROUP}\.{_SMALL})?"
 """Groups: segment, and group of slices, which an Envoy rendered by an older version does not tell."""
 

@@ -7,7 +7,7 @@ request.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from abmesh.experiment.model import Document, Experiment

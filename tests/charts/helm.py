@@ -1,8 +1,7 @@
-"""Runs Helm: the one on PATH, or the one that was built for the cluster's tests."""
+"""Runs Helm: the one that was built for the cluster's tests, or the one on PATH."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Final
 import pytest
 
 from tests.charts.support import CHART, Key, Thing, by_key, documents
+from tests.cluster.programs.catalogue import programs
 
 CRD_FILE: Final = CHART / "files" / "experiments.abmesh.dev.yaml"
 
@@ -19,13 +19,8 @@ CRD_FILE: Final = CHART / "files" / "experiments.abmesh.dev.yaml"
 @cache
 def find_helm() -> str | None:
     """Path of Helm; None where there is none."""
-    built = sorted(_cache().glob("*/helm"), key=lambda path: path.stat().st_mtime)
-    return shutil.which("helm") or (str(built[-1]) if built else None)
-
-
-def _cache() -> Path:
-    """Where `make cluster` keeps the programs that it builds."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "abmesh" / "cluster"
+    built = Path(programs().path("helm"))
+    return str(built) if built.exists() else shutil.which("helm")
 
 
 def need_helm() -> str:

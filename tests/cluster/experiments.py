@@ -1,54 +1,101 @@
-"""What tests of the controller's stores need of a real API server: the CRD, two namespaces, and a way in."""
+"""Experiments on a real API server, for tests of what follows them."""
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
-import pytest
+from ruamel.yaml import YAML
 
 from abmesh.kube.client import Client
-from abmesh.kube.connection import Connection, connect
-from tests.cluster.cluster import Cluster
-from tests.cluster.plane.control_plane import ControlPlane
+from abmesh.kube.connection import Connection
+from abmesh.kube.errors import KubeError, Missing
+from abmesh.kube.resources import EXPERIMENTS, Resource
+from tests.abmesh.kube.experiments import spec
 from tests.cluster.waiting import wait_for
-from tests.controller.cluster.support import ClusterWorld
+from tests.paths import ROOT
 
-CRD = Path(__file__).parents[2] / "charts/abmesh/files/experiments.abmesh.dev.yaml"
+DEFINITION = ROOT / "charts" / "abmesh" / "files" / "experiments.abmesh.dev.yaml"
+DEFINITIONS = Resource(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+)
+NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
+ROLES = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role")
+BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
 
 
-@dataclass(frozen=True)
-class Place:
-    """Two namespaces of one test: of its Experiments, and of the controller's own objects."""
+def define(client: Client) -> None:
+    """Install the CRD, and wait until its objects can be made and listed."""
+    definition = YAML(typ="safe").load(DEFINITION.read_text())
+    client.apply(DEFINITIONS, None, EXPERIMENTS.full_name, definition)
+    wait_for(lambda: _listed(client), "Experiments that can be listed")
 
-    plane: ControlPlane
-    connection: Connection
-    namespace: str
-    own: str
 
-    @classmethod
-    def made(cls, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Self:
-        plane = cluster.plane
-        monkeypatch.setenv("KUBECONFIG", str(plane.kubeconfig))
-        plane.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(CRD))
-        plane.kubectl("wait", "--for=condition=Established", "crd/experiments.abmesh.dev", "--timeout=60s")
-        wait_for(lambda: plane.kubectl("get", "experiments", "-A", "--output=name") is not None, "the CRD", 30)
-        number = secrets.token_hex(3)
-        names = f"llm-{number}", f"abmesh-{number}"
-        for name in names:
-            plane.kubectl("create", "namespace", name)
-        return cls(plane, connect(), *names)
+def undefine(client: Client) -> None:
+    """Delete the CRD, and wait until it is gone with all its objects."""
+    client.delete(DEFINITIONS, None, EXPERIMENTS.full_name)
+    wait_for(lambda: not _defined(client), "the end of the CRD")
 
-    def client(self, timeout: float = 10.0) -> Client:
-        return Client(self.connection, timeout)
 
-    def world(self, **fields: object) -> ClusterWorld:
-        """An Experiment, Envoys, a clock, and a controller in this process."""
-        return ClusterWorld(self.client, self.namespace, self.own, **fields)  # type: ignore[arg-type]  # the caller's
+def _listed(client: Client) -> bool:
+    with contextlib.suppress(KubeError):
+        client.list(EXPERIMENTS)
+        return True
+    return False
 
-    @property
-    def connect(self) -> Callable[[], Client]:
-        return self.client
+
+def _defined(client: Client) -> bool:
+    try:
+        client.get(DEFINITIONS, None, EXPERIMENTS.full_name)
+    except Missing:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def fresh_namespace(client: Client) -> Iterator[str]:
+    """A namespace of its own; nobody waits for its end."""
+    name = f"experiments-{secrets.token_hex(4)}"
+    client.create(NAMESPACES, None, {"metadata": {"name": name}})
+    yield name
+    client.delete(NAMESPACES, None, name)
+
+
+def put(client: Client, namespace: str, name: str, **changes: Any) -> dict[str, Any]:
+    """Create or change an Experiment as a person does."""
+    body = {
+        "apiVersion": EXPERIMENTS.api_version,
+        "kind": EXPERIMENTS.kind,
+        "metadata": {"name": name},
+        "spec": spec(**changes),
+    }
+    return client.apply(EXPERIMENTS, namespace, name, body, manager="person", force=True)
+
+
+def acting_as(connection: Connection, user: str) -> Connection:
+    """The same way, with somebody else's rights."""
+
+    def headers() -> Mapping[str, str]:
+        return {**connection.headers(), "impersonate-user": user}
+
+    return replace(connection, headers=headers)
+
+
+def allow(client: Client, namespace: str, user: str, *verbs: str) -> None:
+    """Let a user do something with Experiments of a namespace; nothing, without verbs."""
+    rule = {"apiGroups": [EXPERIMENTS.group], "resources": [EXPERIMENTS.plural], "verbs": list(verbs)}
+    group = {"apiVersion": ROLES.api_version}
+    role = {**group, "kind": "Role", "metadata": {"name": user}, "rules": [rule] if verbs else []}
+    client.apply(ROLES, namespace, user, role, force=True)
+    named = "rbac.authorization.k8s.io"
+    binding = {
+        **group,
+        "kind": "RoleBinding",
+        "metadata": {"name": user},
+        "roleRef": {"apiGroup": named, "kind": "Role", "name": user},
+        "subjects": [{"apiGroup": named, "kind": "User", "name": user}],
+    }
+    client.apply(BINDINGS, namespace, user, binding, force=True)

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.experiments import Place
+from tests.cluster.places import Place
 from tests.controller.contract.subjects import ClusterSubject, Subject
 from tests.controller.contract.test_crashes import (  # noqa: F401 - run here
     test_a_plan_that_refuses_changes_nothing,
     test_a_state_is_put_only_over_the_one_that_was_seen,
-    test_every_step_is_taken_once_wherever_the_process_dies,
     test_nothing_happens_while_nothing_can_be_written,
 )
 from tests.controller.contract.test_rollouts import (  # noqa: F401 - run here
