@@ -28,6 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(FOLDER) and FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("cluster")
             item.add_marker("process")
+            if getattr(item, "originalname", item.name) in getattr(getattr(item, "module", None), "LONG", ()):
+                item.add_marker("soak")
 
 
 @pytest.fixture(scope="session")

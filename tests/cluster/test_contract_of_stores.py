@@ -30,6 +30,9 @@ from tests.controller.contract.test_stores import (  # noqa: F401 - run here
     test_weights_are_written_only_into_the_document_that_was_looked_at,
 )
 
+LONG = {"test_operators_pause_resume_promote_and_roll_back", "test_a_rollout_goes_to_the_end_step_by_step"}
+"""Left to the soak: these functions are the contract's own, so that a mark on them would be on every store's."""
+
 
 @pytest.fixture
 def new_subject(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Subject]]:
