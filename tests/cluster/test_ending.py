@@ -19,8 +19,8 @@ from tests.cluster.waiting import wait_for
 from tests.cluster.workloads import model
 from tests.paths import ROOT
 
-PODS_AND_PROGRAMS = 10
-"""At least: etcd, API server, controller manager, istiod, network, and a node with a model's pod."""
+PODS_AND_PROGRAMS = 9
+"""At least: etcd, API server, controller manager, network, and a node with a model's pod."""
 
 
 @pytest.fixture
