@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
@@ -251,10 +252,11 @@ class World:
         return [item for kind in READ for item in self.cluster.plane.read(kind, "", self.namespace)["items"]]
 
     def rendered(self) -> Rendered:
-        """Our EnvoyFilters for what is there."""
+        """Our EnvoyFilters for what is there. A server that a busy machine holds up leaves no user unassigned."""
         found = parse(self.said)
         placed = place(self.namespace, found.spec, found.experiment)
-        return render([placed], read(self.read()), Settings(server_namespace=self.namespace))
+        patient = Settings(server_namespace=self.namespace, message_timeout=timedelta(seconds=10))
+        return render([placed], read(self.read()), patient)
 
     def versions(self) -> dict[tuple[str, str], str]:
         """What the API server calls the present form of each of the users' objects."""

@@ -55,7 +55,7 @@ def test_users_go_by_the_law_and_the_routes_stay_their_owners(cluster: Cluster, 
     _apply(world)
     for name, url in world.urls.items():
         wait_for(partial(_assigned, world, url), f"the first assigned user at {name}")
-        assert not _wrong(world, url, USERS[:users]), name
+        assert not _wrong(world, url, USERS[:users]), world.admin(name, "/stats?filter=ext_proc")
         _check_unassigned(url)
         _check_forged(world, url)
         _check_their_settings(url, retries=name == "edge")
