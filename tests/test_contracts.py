@@ -30,10 +30,12 @@ PLANTS: Final = {
     "pure-decisions": ("controller/decision/new.py", "import time"),
     "inference-alone": ("abmesh/inference/new.py", "import abmesh.experiment.metrics"),
     "pure-experiment": ("abmesh/experiment/new.py", "import os"),
+    "pure-objects": ("abmesh/kube/in_force.py", "import asyncio"),
     "ext-proc-folders": ("ext_proc/core/new.py", "import ext_proc.service"),
     "pure-core": ("ext_proc/core/new.py", "import asyncio"),
     "pure-grpc": ("ext_proc/transport/grpc_protocol.py", "import socket"),
     "protobuf": ("ext_proc/service.py", "import google.protobuf.message"),
+    "official-kubernetes": ("controller/loop.py", "import kubernetes"),
     "http2": ("ext_proc/transport/new.py", "import ngh2"),
 }
 """By contract: a file, which may be new, and a line that breaks the contract there."""
