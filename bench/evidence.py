@@ -107,7 +107,7 @@ async def tick_repeatedly(base: str, envoys: int, folder: Path, ticks: int) -> l
     Raises:
         RuntimeError: an Envoy did not answer, or an experiment was not dealt with.
     """
-    plain = document(9).model_dump(mode="json", exclude_defaults=True, by_alias=True)
+    plain = document(9).model_dump(mode="json", exclude_defaults=True)
     for experiment in plain["experiments"]:
         experiment["rollout"] = _ROLLOUT
     config = folder / "experiments.yaml"
