@@ -22,6 +22,7 @@ from tests.cluster.errors import ClusterError
 from tests.cluster.plane import settings
 from tests.cluster.plane.daemon import Daemon
 from tests.cluster.plane.network import NODE, Network
+from tests.cluster.plane.reading import Reader
 from tests.cluster.plane.settings import Files
 from tests.cluster.programs.catalogue import Programs
 
@@ -44,6 +45,7 @@ class ControlPlane:
         api_server: kube-apiserver.
         controller_manager: kube-controller-manager.
         istiod: pilot-discovery.
+        reader: reads objects without kubectl.
     """
 
     programs: Programs
@@ -53,6 +55,7 @@ class ControlPlane:
     api_server: Daemon
     controller_manager: Daemon
     istiod: Daemon
+    reader: Reader
 
     @classmethod
     @contextlib.contextmanager
@@ -71,7 +74,7 @@ class ControlPlane:
         files = Files(folder.resolve())
         files.write()
         network = Network.create()
-        plane = cls(programs, files, network, **_daemons(programs, files))
+        plane = cls(programs, files, network, **_daemons(programs, files), reader=Reader(files))
         try:
             with network.entered():
                 plane._start(istio)
@@ -142,7 +145,10 @@ class ControlPlane:
         self.kubectl("apply", "--server-side", "--validate=strict", "-f", "-", namespace=namespace, given=given)
 
     def read(self, kind: str, name: str = "", namespace: str = "", *more: str) -> dict[str, Any]:
-        """An object, or a list, as kubectl gets it."""
+        """An object, or a list, as kubectl gets it; ``more`` are flags of its."""
+        selectors = [flag.removeprefix("--selector=") for flag in more if flag.startswith("--selector=")]
+        if len(selectors) == len(more) < 2 and (seen := self.reader.read(kind, name, namespace, "".join(selectors))):
+            return seen
         arguments = ["get", kind, *filter(None, [name]), "--output", "json", *more]
         found: dict[str, Any] = json.loads(self.kubectl(*arguments, namespace=namespace))
         return found
