@@ -282,7 +282,8 @@ class Controller:
 
         It is only a warning, because somebody else may keep the file, next to an Envoy on another machine.
         """
-        if self._settings.routes_file is not None or report.experiments is None:
+        settings = self._settings
+        if settings.routes_file is not None or settings.kubernetes is not None or report.experiments is None:
             return
         native = {experiment.name for experiment in report.experiments if experiment.lane == "native"}
         if fresh := sorted(native - self._stuck):

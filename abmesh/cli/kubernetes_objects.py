@@ -157,8 +157,11 @@ def validate_cluster(target: Target, *, everywhere: bool) -> None:
 def _notes(experiment: Experiment) -> list[str]:
     """What is worth knowing, in an object's words."""
     from abmesh.mesh.identity_notes import identity_notes
+    from abmesh.mesh.istio.native_lane import native_problems
 
-    return [
+    lane = native_problems(experiment) if experiment.lane == "native" else ()
+    notes = [
         note.replace("secret_salt:", "saltFile:").replace("issue_cookie.keys:", "issueCookie.keyFiles:")
         for note in identity_notes(experiment)
     ]
+    return [*(f"its routes will be left alone (LaneUnsupported): {problem}" for problem in lane), *notes]

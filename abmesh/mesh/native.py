@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -87,10 +87,13 @@ ClusterTemplates = Mapping[str, Mapping[str, _Json]]
 
 def cluster_templates(document: Document) -> ClusterTemplates:
     """What the weighted clusters of each variant have in common, whatever the weights."""
+    return {item.name: _templates(document, item) for item in document.experiments if is_native(item)}
+
+
+def _templates(document: Document, experiment: Experiment) -> dict[str, _Json]:
+    route_has_limit = common_timeout(experiment) is not None
     return {
-        item.name: {variant.name: _template(document, item, variant) for variant in item.variants}
-        for item in document.experiments
-        if is_native(item)
+        variant.name: entry_template(document, variant, limit=not route_has_limit) for variant in experiment.variants
     }
 
 
@@ -100,9 +103,7 @@ def fill_in(routes: Iterable[_Json], document: Document, templates: ClusterTempl
     There are hundreds of them, which differ in three numbers, and each takes milliseconds as typed messages.
     """
     ready = {
-        item.name: _weighted_clusters(item, templates[item.name])
-        for item in document.experiments
-        if item.name in templates
+        item.name: run_entries(item, templates[item.name]) for item in document.experiments if item.name in templates
     }
     for route in routes:
         experiment, separator, _ = str(route["name"]).rpartition(_PART)
@@ -110,8 +111,13 @@ def fill_in(routes: Iterable[_Json], document: Document, templates: ClusterTempl
             route["route"]["weighted_clusters"]["clusters"] = ready[experiment]
 
 
-def _weighted_clusters(experiment: Experiment, templates: Mapping[str, _Json]) -> list[_Json]:
-    """One for each run of buckets: its cluster, and the headers that its requests get."""
+def run_entries(experiment: Experiment, templates: Mapping[str, _Json]) -> list[_Json]:
+    """The weighted clusters, one for each run of buckets: its cluster, and the headers that its requests get.
+
+    Args:
+        experiment: with the weights in force.
+        templates: what those of a variant have in common, see :func:`entry_template`.
+    """
     made = []
     for run in bucketing.runs(experiment.effective_ranges, experiment.slices):
         entry = copy.deepcopy(templates[run.cell.variant])
@@ -125,20 +131,36 @@ def _weighted_clusters(experiment: Experiment, templates: Mapping[str, _Json]) -
     return made
 
 
-def _template(document: Document, experiment: Experiment, variant: Variant) -> _Json:
-    """What the weighted clusters of a variant have in common."""
+def entry_template(
+    document: Document,
+    variant: Variant,
+    *,
+    limit: bool,
+    version: Callable[[str, str], HeaderValueOption] = add_header,
+    marks: Sequence[HeaderValueOption] = (),
+) -> _Json:
+    """What the weighted clusters of a variant have in common.
+
+    Args:
+        document: has the clusters.
+        variant: whose requests they take.
+        limit: whether they set the variant's time limit, because the route does not.
+        version: makes the header with the variant's name, which clients may send where nothing has removed it.
+        marks: further headers of the requests.
+    """
     entry = WeightedClusterClusterWeight(
         name=variant.cluster,
         weight=1,
         request_headers_to_add=[
-            add_header(names.MODEL_VERSION, variant.name),
+            version(names.MODEL_VERSION, variant.name),
             add_header(names.SLICE, "0"),
             add_header(names.GROUP, "0"),
+            *marks,
         ],
         response_headers_to_add=[version_header(variant.name)],
         host_rewrite_literal=host_of(document, variant.cluster),
     )
-    if common_timeout(experiment) is None and variant.timeout is not None:
+    if limit and variant.timeout is not None:
         entry.typed_per_filter_config[HEADERS] = sets_headers(timeout_header(variant))
     return entry.to_dict(casing=Casing.SNAKE)
 

@@ -77,9 +77,9 @@ def _of_answers() -> Iterator[AccessLog]:
     """What is measured for every experiment. Only requests with a slice are evidence; overrides have none.
 
     An assignment by the server is not enough: it may know an experiment that this Envoy was not rendered for, so that
-    no variant served the request. Answers are read only at variants' places.
+    no variant served the request.
     """
-    sliced, requests = log_filters.header_present(names.SLICE), _counter(names.STAT_REQUESTS, _SLICE | _CODE)
+    requests = _counter(names.STAT_REQUESTS, _SLICE | _CODE)
     yield _logger(
         "requests",
         log_filters.all_of(log_filters.metadata_unset(names.METADATA_CACHED), _evidence()),
@@ -94,28 +94,28 @@ def _of_answers() -> Iterator[AccessLog]:
         _counter(metrics.FAILED_MS, _SLICE, _DURATION),
         _histogram(names.STAT_FAILED, _GROUP, _DURATION),
     )
-    cached = log_filters.all_of(log_filters.metadata_set(names.METADATA_CACHED), sliced)
+    cached = log_filters.all_of(log_filters.metadata_set(names.METADATA_CACHED), _evidence())
     yield _logger("cached", cached, requests, _counter(metrics.CACHED, _SLICE))
     yield _logger(
         "first_tokens",
-        _began(sliced),
+        _began(_evidence()),
         _counter(metrics.TTFT_MS, _SLICE, _TTFT),
         _counter(metrics.FIRST_TOKENS, _SLICE),
         _histogram(names.STAT_TTFT, _GROUP, _TTFT),
     )
     yield _logger(
-        "usage", log_filters.all_of(log_filters.metadata_set(names.METADATA_OUTPUT), sliced), *_usage("", _SLICE)
+        "usage", log_filters.all_of(log_filters.metadata_set(names.METADATA_OUTPUT), _evidence()), *_usage("", _SLICE)
     )
     yield _logger(
         "streams",
-        log_filters.all_of(log_filters.metadata_set(names.METADATA_STREAMED), sliced),
+        log_filters.all_of(log_filters.metadata_set(names.METADATA_STREAMED), _evidence()),
         _counter(metrics.STREAMED_TOKENS, _SLICE, _metadata(names.METADATA_STREAMED)),
         _counter(metrics.GENERATION_MS, _SLICE, _GENERATION),
         _counter(metrics.STREAMS, _SLICE),
     )
     yield _logger(
         "refusals",
-        log_filters.all_of(log_filters.metadata_set(names.METADATA_REFUSED), sliced),
+        log_filters.all_of(log_filters.metadata_set(names.METADATA_REFUSED), _evidence()),
         _counter(metrics.REFUSALS, _SLICE),
     )
     yield _logger("broken", _broken(), _counter(metrics.BROKEN, _SLICE))

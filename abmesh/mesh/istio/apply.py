@@ -19,6 +19,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from google.protobuf import json_format
 
 from abmesh.mesh.istio.envoy_filters import HTTP_CONNECTION_MANAGER, ROUTER
+from abmesh.mesh.istio.native_route import REPLACE
 from abmesh.mesh.istio.strict import parsed
 
 _Json = Mapping[str, Any]
@@ -91,4 +92,17 @@ def _to_routes(hosts: Sequence[VirtualHost], patch: _Json, value: Route) -> None
             continue
         for route in host.routes:
             if wanted["route"].get("name", route.name) == route.name and route.HasField("route"):
+                if patch["patch"]["operation"] == REPLACE:
+                    _clear_lists(route, value)
                 route.MergeFrom(value)
+
+
+def _clear_lists(made: Any, value: Any) -> None:
+    """Empty the lists of a message that another one has as well, at any depth."""
+    for field, found in value.ListFields():
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            continue
+        if field.is_repeated:
+            made.ClearField(field.name)
+        elif field.message_type is not None and made.HasField(field.name):
+            _clear_lists(getattr(made, field.name), found)

@@ -15,6 +15,7 @@ from abmesh.experiment.model import Experiment
 from abmesh.mesh.istio.attached import narrower
 from abmesh.mesh.istio.destinations import check_backends, hashing, parse
 from abmesh.mesh.istio.find import Found
+from abmesh.mesh.istio.native_lane import check_native
 from abmesh.mesh.istio.refusals import Reason, RefusedError
 from abmesh.mesh.istio.resources import Resources
 from abmesh.mesh.istio.wanted import Placed, Settings
@@ -27,15 +28,20 @@ _VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
 
 def check_version(settings: Settings) -> str:
     """Why this Istio cannot be used; empty if it can."""
-    found = _VERSION.match(settings.istio_version)
+    found = _version(settings)
     if found is None:
         return f"the version of Istio, {settings.istio_version!r}, is none; allowed: such as 1.31.0"
-    if (int(found[1]), int(found[2])) < OLDEST:
+    if found < OLDEST:
         return (
             f"Istio {settings.istio_version} is too old: its proxies lack the access logger that counts requests, and "
             "would refuse the whole listener; allowed: 1.30 or newer"
         )
     return ""
+
+
+def _version(settings: Settings) -> tuple[int, int] | None:
+    found = _VERSION.match(settings.istio_version)
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def check_experiment(placed: Placed, resources: Resources, settings: Settings) -> None:
@@ -44,14 +50,9 @@ def check_experiment(placed: Placed, resources: Resources, settings: Settings) -
     Raises:
         RefusedError: with the reason.
     """
-    experiment = placed.experiment
-    if experiment.lane == "native":
-        raise RefusedError(
-            Reason.LANE_UNSUPPORTED,
-            "lane native cannot be merged into a route of Istio's: every request of the route would be hashed, "
-            "whatever the Experiment's match says; allowed: lane: ext_proc",
-        )
-    check_backends(experiment, resources, settings)
+    if placed.experiment.lane == "native":
+        check_native(placed, _version(settings) or OLDEST)
+    check_backends(placed.experiment, resources, settings)
 
 
 def check_route(found: Found) -> None:

@@ -11,7 +11,8 @@ from abmesh.mesh.yaml_text import to_yaml
 _WIDTH = 118
 _HEAD = (
     "Rendered by `abmesh render istio`; render it again after a change of the Experiments or of the routes. Weights "
-    "are not in here. Apply it server-side: kubectl apply --server-side -f FILE."
+    "are not in here, but for an Experiment with lane: native. Apply it server-side: kubectl apply --server-side -f "
+    "FILE."
 )
 
 

@@ -18,6 +18,7 @@ from abmesh.mesh.istio.resources import (
     Gateway,
     Grant,
     Listener,
+    Matched,
     Parent,
     Resources,
     Route,
@@ -139,6 +140,7 @@ class _Reader:
             instead,
             ((rule.get("rewrite") or {}).get("authority") or "").lower(),
             (delegate.get("namespace") or namespace, delegate["name"]) if delegate else None,
+            tuple(map(_virtual_service_match, rule.get("match") or ())),
         )
 
     def _http_route(self, namespace: str, name: str, spec: _Json) -> Route:
@@ -165,7 +167,9 @@ class _Reader:
             share = 1 if weight is None else int(weight)
             changes = bool(ref.get("filters"))
             made.append(Destination(host.lower(), int(ref["port"]), "", share, ref["name"], changes))
-        return Rule(rule.get("name") or "", tuple(made), instead, next(iter(rewrites), "").lower())
+        authority = next(iter(rewrites), "").lower()
+        matches = tuple(map(_http_route_match, rule.get("matches") or ()))
+        return Rule(rule.get("name") or "", tuple(made), instead, authority, matches=matches)
 
     def _istio_gateway(self, namespace: str, name: str, spec: _Json) -> Gateway:
         listeners = []
@@ -188,6 +192,27 @@ class _Reader:
             frozenset(cookies),
             any(hashes),
         )
+
+
+def _virtual_service_match(match: _Json) -> Matched:
+    uri = match.get("uri") or {}
+    path = "" if match.get("ignoreUriCase") else uri.get("exact") or uri.get("prefix") or ""
+    headers = {
+        (name.lower(), value["exact"]) for name, value in (match.get("headers") or {}).items() if "exact" in value
+    }
+    return Matched(path or "/", frozenset(headers))
+
+
+def _http_route_match(match: _Json) -> Matched:
+    path = match.get("path") or {}
+    # The prefix /v1/ takes the path /v1 as well.
+    starts = {"Exact": path.get("value", "/"), "PathPrefix": path.get("value", "/").rstrip("/")}
+    headers = {
+        (item["name"].lower(), item["value"])
+        for item in match.get("headers") or ()
+        if item.get("type", "Exact") == "Exact"
+    }
+    return Matched(starts.get(path.get("type", "PathPrefix")) or "/", frozenset(headers))
 
 
 def _grants(namespace: str, spec: _Json) -> Iterator[Grant]:

@@ -15,6 +15,7 @@ from abmesh.mesh.istio.destinations import parse, shares_of
 from abmesh.mesh.istio.envoy_filters import EnvoyFilter
 from abmesh.mesh.istio.find import Found, Target, find
 from abmesh.mesh.istio.fixed import gateway_filter, statistics_filter
+from abmesh.mesh.istio.native_lane import check_native_rule
 from abmesh.mesh.istio.refusals import Note, Reason, Refusal, RefusedError
 from abmesh.mesh.istio.resources import Resources
 from abmesh.mesh.istio.routed import document_of, events_filter, route_filter
@@ -119,6 +120,9 @@ class _Renderer:
         if why := check.check_together([*before, placed.experiment]):
             raise RefusedError(Reason.COOKIE_CONFLICT, f"at {scope}: {why}")
         own = {target: shares_of(found.rule, self.resources, self.settings, target.port) for target in targets}
+        if placed.experiment.lane == "native":
+            for shares in own.values():
+                check_native_rule(placed, found, self.resources, shares)
         shared = self.routes.get((scope, found.ref)) or SharedRoute(scope, found, {})
         return shared.joined(placed, own)
 

@@ -41,6 +41,19 @@ class Destination:
 
 
 @dataclass(frozen=True, slots=True)
+class Matched:
+    """What all requests have in common that one of a rule's conditions lets through.
+
+    Attributes:
+        path: how their paths begin, as far as that can be told.
+        headers: names, in lower case, with the exact values that they have.
+    """
+
+    path: str = "/"
+    headers: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One rule of a route.
 
@@ -50,6 +63,7 @@ class Rule:
         instead: what it does instead of forwarding, in words; empty: it forwards.
         authority: the host that it rewrites to; empty: none.
         delegate: namespace and name of the VirtualService that it leaves the rest to.
+        matches: its conditions, any of which is enough; none: it takes every request.
     """
 
     name: str
@@ -57,6 +71,7 @@ class Rule:
     instead: str = ""
     authority: str = ""
     delegate: tuple[str, str] | None = None
+    matches: tuple[Matched, ...] = ()
 
     @property
     def active(self) -> tuple[Destination, ...]:

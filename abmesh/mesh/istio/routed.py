@@ -1,6 +1,7 @@
 """The EnvoyFilter of one route, which changes where it goes, and that of events. Pure.
 
-Both change routes only: connections stay, and weights never appear here, so that a rollout writes nothing.
+Both change routes only: connections stay. Weights never appear here, so that a rollout writes nothing, but for an
+Experiment in the native lane (:mod:`abmesh.mesh.istio.native_route`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from abmesh.mesh.ext_proc_filter import asks_server
 from abmesh.mesh.filters import EXT_PROC
 from abmesh.mesh.istio.envoy_filters import EnvoyFilter, FilterKind, Json, as_json, assemble, patch, typed_first
 from abmesh.mesh.istio.find import Found, Target
+from abmesh.mesh.istio.native_route import native_merge
 from abmesh.mesh.istio.scopes import Scope, object_name
 from abmesh.mesh.merge.check import Destination
 from abmesh.mesh.merge.pieces import Unassigned
@@ -46,6 +48,7 @@ def route_filter(
     label = found.ref.label
     where = "their own destination" if unassigned is Unassigned.ROUTE else "the control"
     names = [item.name for item in experiments]
+    lane = "Weights are in here, so each change of theirs changes it. " if experiments[0].lane == "native" else ""
     return assemble(
         FilterKind.ROUTE,
         scope,
@@ -53,7 +56,7 @@ def route_filter(
         patches,
         purpose=(
             f"{found.ref} at {scope}: sends users of {', '.join(names)} to their variants, all other requests to "
-            f"{where}. Deleting it gives the route back."
+            f"{where}. {lane}Deleting it gives the route back."
         ),
         experiments=names,
         route=label,
@@ -66,6 +69,8 @@ def _merges(
     """A single cluster first: it throws away a list of destinations, to which the second merge would append."""
     rule = {"action": "ROUTE"} | ({"name": found.envoy_name} if found.envoy_name else {})
     match = {"context": target.scope.context, "routeConfiguration": {"vhost": target.vhost | {"route": rule}}}
+    if experiments[0].lane == "native":
+        return [native_merge(match, experiments[0])]
     took = takeover(document_of(experiments))(found.ref.label, own, list(experiments), unassigned)
     # In the entries, not on the route: hosts of one virtual host are merged one after the other, and a list grows.
     for entry in took.weighted_clusters["clusters"]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.places import place_of
 from abmesh.mesh.istio.find import Found, Target
+from abmesh.mesh.istio.native_lane import check_alone
 from abmesh.mesh.istio.refusals import About, Note, Reason, RefusedError
 from abmesh.mesh.istio.scopes import Scope
 from abmesh.mesh.istio.wanted import Placed
@@ -39,6 +40,8 @@ class SharedRoute:
     @property
     def unassigned(self) -> Unassigned:
         """Where requests without a variant go."""
+        if any(item.lane == "native" for item in self.experiments):
+            return Unassigned.CONTROL
         chosen = [item.unassigned for item in self.placed if item.unassigned is not None]
         if chosen:
             return chosen[0]
@@ -59,6 +62,7 @@ class SharedRoute:
             RefusedError: it disagrees with one that is there.
         """
         for other in self.placed:
+            check_alone(placed.experiment, other.experiment, self.found)
             self._check_places(placed.experiment, other.experiment)
             if None not in (placed.unassigned, other.unassigned) and placed.unassigned != other.unassigned:
                 raise RefusedError(

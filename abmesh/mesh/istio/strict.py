@@ -34,7 +34,7 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import json_format
 
 from abmesh.experiment.errors import RenderError
-from abmesh.experiment.names import EXT_PROC_CLUSTER, PLACE
+from abmesh.experiment.names import BUCKETS, EXT_PROC_CLUSTER, PLACE
 from abmesh.experiment.places import POSITIONS
 from abmesh.mesh import filters
 from abmesh.mesh.istio.fixed import ADMIN
@@ -139,7 +139,10 @@ def _rules(value: Any, clusters: Collection[str]) -> Iterator[str]:
 def _split(split: Mapping[str, Any], clusters: Collection[str]) -> Iterator[str]:
     entries = split.get("clusters", ())
     total = sum(int(item.get("weight", 0)) for item in entries)
-    if split.get("header_name") != PLACE or total != POSITIONS:
+    if split.get("use_hash_policy"):
+        if total != BUCKETS:
+            yield f"weights by a hash sum to {total}; allowed: {BUCKETS}"
+    elif split.get("header_name") != PLACE or total != POSITIONS:
         yield f"weights by {split.get('header_name')} sum to {total}; allowed: {POSITIONS} by {PLACE}"
     for item in entries:
         if item.get("name") not in clusters:

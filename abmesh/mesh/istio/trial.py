@@ -94,8 +94,10 @@ def _hosts(bodies: Sequence[_Json]) -> Iterator[_Json]:
     for patch in _patches(bodies, "HTTP_ROUTE"):
         vhost = patch["match"]["routeConfiguration"]["vhost"]
         found = rules.setdefault((vhost.get("name", ""), vhost.get("domainName", "")), {})
-        if "cluster" in patch["patch"]["value"].get("route", {}):
-            found.setdefault(vhost["route"].get("name", ""), patch["patch"]["value"]["route"]["cluster"])
+        action = patch["patch"]["value"].get("route", {})
+        entries = action.get("weighted_clusters", {}).get("clusters", ())
+        if cluster := action.get("cluster") or next((item["name"] for item in entries), ""):
+            found.setdefault(vhost["route"].get("name", ""), cluster)
     for (name, domain), routes in sorted(rules.items()):
         made = [
             {"name": rule, "match": {"prefix": f"/{place}"}, "route": {"cluster": cluster, "timeout": "7s"}}

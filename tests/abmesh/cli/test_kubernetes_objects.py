@@ -89,6 +89,12 @@ class TestValidate:
         assert "note: llm/chat: saltFile: file /etc/abmesh/secrets/chat-salt is read by the server" in told.out
         assert "note: llm/chat: issueCookie.keyFiles: " in told.out
 
+    def test_says_what_no_route_can_serve_in_the_native_lane(self) -> None:
+        Path("object.yaml").write_text(json.dumps(item({**FULL, "lane": "native"})))
+        told = call("validate", "--config", "object.yaml").out
+        assert "note: llm/chat: its routes will be left alone (LaneUnsupported): unit: found " in told
+        assert "LaneUnsupported): issueCookie: only the server" in told
+
     def test_envoy_checks_documents_only(self) -> None:
         Path("object.yaml").write_text(json.dumps(item()))
         assert call("validate", "--config", "object.yaml", "--envoy").code == 2

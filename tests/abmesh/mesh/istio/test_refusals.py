@@ -124,7 +124,7 @@ CASES: dict[str, tuple[tuple[Json, ...], Placed, str, str]] = {
         "AuthorityRewritten",
         "on another",
     ),
-    "native": (USUAL, placed(experiment(lane="native")), "LaneUnsupported", "lane: ext_proc"),
+    "native": (USUAL, placed(experiment(lane="native")), "LaneUnsupported", "outside of the Experiment's match"),
     "no service": (USUAL[1:], placed(), "BackendMissing", f"no Service {HOST}"),
     "no service port": (
         USUAL,
