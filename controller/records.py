@@ -64,6 +64,7 @@ class Cause(StrEnum):
     HARM_SET_ASIDE = "harm_set_aside"
     TIMEOUT = "timeout"
     SETTLING = "settling"
+    NOT_SERVED = "not_served"
     MISSING_DATA = "missing_data"
     MIN_DURATION = "min_duration"
     MIN_REQUESTS = "min_requests"

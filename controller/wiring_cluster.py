@@ -13,7 +13,7 @@ from typing import Any, Final
 from abmesh.experiment.errors import SettingsError, StateError
 from abmesh.kube.client import Client
 from abmesh.kube.connection import connect
-from abmesh.kube.resources import EXPERIMENTS
+from abmesh.kube.resources import ENDPOINT_SLICES, EXPERIMENTS
 from abmesh.kube.watching import follow
 from abmesh.mesh.addresses import parse_ip_endpoint
 from abmesh.mesh.istio.wanted import Settings as FilterSettings
@@ -24,6 +24,7 @@ from controller.cluster.filters.pods import PodFleet, statistics_query
 from controller.cluster.filters.reading import Reading
 from controller.cluster.filters.rejects import Rejects
 from controller.cluster.filters.writing import Writer
+from controller.cluster.servers import SERVICE, ServiceServers, sidecar_servers
 from controller.cluster.stores import stores
 from controller.keeping import Keeping
 from controller.settings import Filters, Settings
@@ -60,10 +61,19 @@ def in_cluster(settings: Settings, trial: Trial | None = None) -> Keeping:
     client = Client(connection, REQUEST_SECONDS)
     wake = asyncio.Event()
     watched = settings.kubernetes.namespace
-    kept = stores(client, connection.namespace, watched=watched, settle=settings.settle, on_change=wake.set)
-
     gateways = settings.kubernetes.filters
     placing = filter_settings(gateways)
+    in_service = ServiceServers(placing.server_namespace, placing.server_service)
+    kept = stores(
+        client,
+        connection.namespace,
+        watched=watched,
+        settle=settings.settle,
+        on_change=wake.set,
+        servers=lambda: sidecar_servers(reading.pods, lambda: fleet.scopes) if placing.server_socket else in_service(),
+    )
+    serving = kept.serving
+    assert serving is not None
     namespaces = (*gateways.gateway_namespaces, *gateways.caller_namespaces)
     reading = Reading(connection, namespaces, gateways.cluster_domain, lambda: keeper.wake())
     rejects = Rejects(gateways.istiod)
@@ -82,10 +92,15 @@ def in_cluster(settings: Settings, trial: Trial | None = None) -> Keeping:
         listener_updates=gateways.listener_updates,
         on_change=wake.set,
     )
-    kept.attendant.filters = keeper
+    kept.attendant.filters = serving.filters = keeper
 
     async def watch() -> None:
         await kept.experiments.follow(follow(connection, EXPERIMENTS, watched))
+
+    async def watch_servers() -> None:
+        labels = f"{SERVICE}={placing.server_service}"
+        async for listing in follow(connection, ENDPOINT_SLICES, placing.server_namespace, labels=labels):
+            in_service.take(listing)
 
     async def keep() -> None:
         try:
@@ -106,7 +121,13 @@ def in_cluster(settings: Settings, trial: Trial | None = None) -> Keeping:
         renderings=Renderings("not known in a cluster: the controller writes Istio's configuration"),
         attendant=kept.attendant,
         wake=wake,
-        beside=(watch, lambda: forever(reading.run), keep),
+        beside=(
+            watch,
+            lambda: forever(reading.run),
+            keep,
+            lambda: forever(serving.run),
+            *(() if placing.server_socket else (lambda: forever(watch_servers),)),
+        ),
         close=close,
         source=_source(settings, fleet),
         filters=keeper.status,

@@ -22,6 +22,8 @@ from controller.cluster.kept import Kept
 from controller.cluster.lease import USUAL, ClusterLease, Times
 from controller.cluster.maps import Maps
 from controller.cluster.objects import Experiments, Thing, in_words
+from controller.cluster.servers import Servers
+from controller.cluster.serving import ClusterServing
 from controller.cluster.states import ClusterStates
 from controller.cluster.status import epoch_of, status_of
 from controller.cluster.transitions import ClusterTransitions
@@ -51,6 +53,7 @@ class Stores:
     transitions: ClusterTransitions
     reconciler: Reconciler
     attendant: Attendant
+    serving: ClusterServing | None = None
 
 
 def stores(
@@ -64,6 +67,7 @@ def stores(
     on_change: Callable[[], None] = lambda: None,
     tell: Callable[[str], None] = write_line,
     monotonic: Callable[[], float] = time.monotonic,
+    servers: Callable[[], Servers] | None = None,
 ) -> Stores:
     """Make the stores of a controller.
 
@@ -77,6 +81,7 @@ def stores(
         on_change: called when a tick is wanted before its time.
         tell: gets every journal entry as a line of JSON.
         monotonic: a clock, for how often evidence is written.
+        servers: those that have to serve a stage before its evidence begins; if None, the settle time alone counts.
     """
     experiments = Experiments(client, on_change, watched)
 
@@ -108,6 +113,7 @@ def stores(
         warning = entry.kind is Kind.ROLLBACK
         events.tell(thing, camel(entry.cause), entry.reason, action=camel(entry.kind), warning=warning)
 
+    serving = None if servers is None else ClusterServing(experiments, documents, lease, servers, settle)
     transitions = ClusterTransitions(client, experiments, documents, journal, lease, changed=changed)
     states = ClusterStates(experiments)
     reconciler = Reconciler(
@@ -119,7 +125,8 @@ def stores(
         settle=settle,
         attempts=ATTEMPTS,
         earlier=lambda name, decision: earlier_stage(journal, name, decision),
+        serving=serving,
     )
     forget = (maps.forget, journal.forget, evidence.forget, kept.forget, reconciler.forget)
     attendant = Attendant(experiments, documents, transitions, kept, events, lease, forget)
-    return Stores(experiments, lease, documents, states, evidence, journal, transitions, reconciler, attendant)
+    return Stores(experiments, lease, documents, states, evidence, journal, transitions, reconciler, attendant, serving)

@@ -39,6 +39,7 @@ class _Inputs(Record):
     probe: Probe | None = None
     rules: int = 1
     checks: tuple[CheckResult, ...] = ()
+    behind: str = ""
     at: AwareDatetime
     now: AwareDatetime
 
@@ -61,6 +62,7 @@ def dump_inputs(inputs: Inputs) -> dict[str, Any]:
         probe=inputs.probe,
         rules=RULES,
         checks=inputs.checks,
+        behind=inputs.behind,
         at=inputs.at,
         now=inputs.now,
     )
@@ -128,6 +130,7 @@ def load_inputs(entry: JournalEntry, packed: Mapping[str, str]) -> Inputs:
         warmup=record.warmup,
         probe=record.probe,
         checks=record.checks,
+        behind=record.behind,
     )
 
 

@@ -62,6 +62,7 @@ class Inputs:
         warmup: how far the candidate's warm-up is; None where it needs none.
         probe: the last one of the control; None where none was needed.
         checks: the last result of each that was asked.
+        behind: who should serve the stage's weights by now and does not, in words; empty if nobody is known.
     """
 
     experiment: Experiment
@@ -75,6 +76,7 @@ class Inputs:
     warmup: Progress | None = None
     probe: Probe | None = None
     checks: tuple[CheckResult, ...] = ()
+    behind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ def judge(inputs: Inputs) -> tuple[Situation, History]:
         warmup=_warmup(inputs),
         probe=inputs.probe,
         checks=_checks(inputs),
+        behind=inputs.behind,
     )
     if inputs.began is None or not _comparable(inputs):
         return situation, history

@@ -52,6 +52,7 @@ class Situation:
         paradoxes: what to bear in mind with these judgements.
         probe: the last one of the control; None where none was needed.
         control: whether it is fit to be compared with, and to get users back.
+        behind: who should serve these weights by now and does not, in words; empty if nobody is known.
     """
 
     experiment: Experiment
@@ -68,6 +69,7 @@ class Situation:
     control: ControlHealth = FIT
     checks: Sequence[CheckJudgement] = ()
     secondary_goals: Sequence[GoalJudgement] = ()
+    behind: str = ""
 
     @property
     def rollout(self) -> Rollout:
@@ -196,7 +198,7 @@ def _obstacle(situation: Situation, now: datetime) -> Cause | None:
             return None
         return Cause.WARMING if warmup.state is WarmupState.GOING else Cause.WARMUP_FAILED
     if not situation.collecting:
-        return Cause.SETTLING
+        return Cause.NOT_SERVED if situation.behind else Cause.SETTLING
     if situation.control.broken and (situation.rollout.on_broken_control == "hold" or both_broken(situation)):
         return Cause.CONTROL_BROKEN
     if state.stage.age(now) < stage.min_duration:

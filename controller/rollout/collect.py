@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from abmesh.experiment.model import Experiment
 from controller.decision.history import History, PastStage
@@ -15,9 +16,12 @@ from controller.evidence.summary import VariantEvidence
 from controller.evidence.summing import summarize
 from controller.evidence.window import extend, forget, open_window
 from controller.records import ExperimentState, Phase
+from controller.rollout.serving import Served
 from controller.sources.base import Observation, present, readings_of
 from controller.state.evidence import StageEvidence
 from controller.state.ports import Evidence
+
+EVERYWHERE: Final = Served()
 
 Earlier = Callable[[str, str], PastStage | None]
 """What is remembered of a stage, by the experiment's name and the id of the decision that ended it."""
@@ -52,11 +56,12 @@ class Collector:
         at: datetime,
         *,
         watched: bool = False,
+        served: Served = EVERYWHERE,
     ) -> StageEvidence:
         """What is known of an experiment's stage, the newest samples included.
 
         Nothing is collected for a candidate without users, nor for a rollout that is manual, or finished and not
-        ``watched``.
+        ``watched``. A stage's evidence begins once everybody serves it.
         """
         kept = self._of_stage(name, state)
         over = state.phase.finished and not watched
@@ -66,12 +71,20 @@ class Collector:
         window = kept.window
         if window is not None:
             window = forget(extend(window, readings), present(observations))
-        elif readings and min(item.at for item in readings.values()) >= state.stage.started_at + self._settle:
+        elif readings and not served.behind and self._from(state, served) <= min(item.at for item in readings.values()):
             # Readings may be older than this tick; none may hold requests from before the new weights.
             window = open_window(readings, at)
         else:
             return kept
         return replace(kept, window=window)
+
+    def _from(self, state: ExperimentState, served: Served) -> datetime:
+        settled = state.stage.started_at + self._settle
+        return settled if served.since is None else max(settled, served.since)
+
+    def overdue(self, state: ExperimentState, now: datetime) -> bool:
+        """Whether everybody should serve a stage by now."""
+        return state.stage.age(now) >= self._settle
 
     def keep(self, name: str, state: ExperimentState, kept: StageEvidence) -> None:
         """Keep what is known; if another stage has begun, it starts with the history so far.

@@ -33,9 +33,10 @@ from controller.records import (
     Phase,
     adopt,
 )
-from controller.rollout.collect import Collector, Earlier
+from controller.rollout.collect import EVERYWHERE, Collector, Earlier
 from controller.rollout.guard import Guard
 from controller.rollout.holds import Holds
+from controller.rollout.serving import Serving
 from controller.rollout.tick import Outcome, Tick, TickReport, inputs_of, outcome_of
 from controller.rollout.transitions import after, at_weights
 from controller.sources.base import Observation
@@ -63,6 +64,7 @@ class Reconciler:
         new_id: makes the ids of decisions.
         attempts: how often to decide in one tick, if somebody changes the experiment meanwhile.
         earlier: tells of a stage whose end was carried out although this process did not hear of it.
+        serving: says whether everybody serves an experiment as it is; if None, the settle time alone counts.
     """
 
     def __init__(
@@ -77,10 +79,12 @@ class Reconciler:
         new_id: Callable[[], str] = lambda: uuid4().hex,
         attempts: int = 1,
         earlier: Earlier | None = None,
+        serving: Serving | None = None,
     ) -> None:
         self._states = states
         self._journal = journal
         self._collector = Collector(evidence, settle, earlier)
+        self._serving = serving
         self._attempts = attempts
         self._documents = documents
         self._new_id = new_id
@@ -216,8 +220,10 @@ class Reconciler:
         state = self._correct_clock(name, state, tick.now)
         assert experiment.rollout is not None
         watching = watched(experiment.rollout, state, tick.now)
-        kept = self._collector.collect(state, name, tick.observations, tick.at, watched=watching)
-        inputs = inputs_of(experiment, state, kept, tick)
+        served = EVERYWHERE if self._serving is None else self._serving.of(experiment)
+        kept = self._collector.collect(state, name, tick.observations, tick.at, watched=watching, served=served)
+        behind = served.behind if kept.window is None and self._collector.overdue(state, tick.now) else ""
+        inputs = inputs_of(experiment, state, kept, tick, behind)
         decided = decide(inputs)
         situation, decision, history = decided.situation, decided.decision, decided.history
         if decision.kind is Kind.HOLD and decision.phase is state.phase:

@@ -131,8 +131,18 @@ class Tick:
         return Coverage(sum(item.counts for item in self.observations), absent)
 
 
-def inputs_of(experiment: Experiment, state: ExperimentState, kept: StageEvidence, tick: Tick) -> Inputs:
-    """What a decision on an experiment is made of."""
+def inputs_of(
+    experiment: Experiment, state: ExperimentState, kept: StageEvidence, tick: Tick, behind: str = ""
+) -> Inputs:
+    """What a decision on an experiment is made of.
+
+    Args:
+        experiment: as the document has it.
+        state: what is remembered.
+        kept: the stage's evidence.
+        tick: what all experiments share.
+        behind: who should serve the stage by now, and does not.
+    """
     return Inputs(
         experiment=experiment,
         state=state,
@@ -145,4 +155,5 @@ def inputs_of(experiment: Experiment, state: ExperimentState, kept: StageEvidenc
         warmup=tick.warmups.of(target_of(experiment, state)),
         probe=tick.probes.get(experiment.name),
         checks=tuple(tick.checks.get(experiment.name, {}).values()),
+        behind=behind,
     )

@@ -159,6 +159,10 @@ def _settling(case: _Case) -> str:
     return f"{_here(case.state)} waits until every server and Envoy serves its weights"
 
 
+def _not_served(case: _Case) -> str:
+    return f"{_here(case.state)} holds, because not everybody serves its weights: {case.situation.behind}"
+
+
 def _min_duration(case: _Case) -> str:
     state = case.state
     least = format_duration(case.situation.rollout.stage.min_duration)
@@ -300,6 +304,7 @@ _REASONS: dict[Cause, Callable[[_Case], str]] = {
     Cause.HARM_SET_ASIDE: _set_aside,
     Cause.TIMEOUT: _timeout,
     Cause.SETTLING: _settling,
+    Cause.NOT_SERVED: _not_served,
     Cause.MISSING_DATA: _missing_data,
     Cause.MIN_DURATION: _min_duration,
     Cause.MIN_REQUESTS: _min_requests,

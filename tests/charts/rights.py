@@ -20,7 +20,6 @@ CONTROLLER_EVERYWHERE: Final[Rules] = {
     ("gateway.networking.k8s.io", "httproutes", ()): _READ,
     ("gateway.networking.k8s.io", "gateways", ()): _READ,
     ("", "services", ()): _READ,
-    ("discovery.k8s.io", "endpointslices", ()): _READ,
     ("apps", "deployments", ()): _READ,
     ("autoscaling", "horizontalpodautoscalers", ()): _READ,
     ("events.k8s.io", "events", ()): frozenset({"create", "patch"}),
@@ -29,6 +28,7 @@ CONTROLLER_EVERYWHERE: Final[Rules] = {
 
 CONTROLLER_AT_HOME: Final[Rules] = {
     ("", "configmaps", ()): frozenset({"get", "create", "update", "delete"}),
+    ("discovery.k8s.io", "endpointslices", ()): frozenset({"list", "watch"}),
     ("coordination.k8s.io", "leases", ()): frozenset({"create"}),
     ("coordination.k8s.io", "leases", ("abmesh",)): frozenset({"get", "update"}),
 }

@@ -10,7 +10,9 @@ Envoy leaves a header out that has no value, and what has no mark is not counted
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
@@ -54,6 +56,49 @@ def native_merge(match: Mapping[str, Any], experiment: Experiment) -> Json:
     }
     settings = {name: as_json(value) for name, value in filters.items()}
     return patch("HTTP_ROUTE", match, REPLACE, typed_first({"route": action, "typed_per_filter_config": settings}))
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """An EnvoyFilter without the numbers that a change of weights changes.
+
+    Attributes:
+        rest: of it.
+        entries: the kinds of weighted clusters that a hash picks from.
+    """
+
+    rest: str
+    entries: frozenset[str]
+
+    def allows(self, other: Shape) -> bool:
+        """Whether an Envoy that took this one takes another one: it has nothing that is not in here."""
+        return self.rest == other.rest and other.entries <= self.entries
+
+
+def shape_of(body: Mapping[str, Any]) -> Shape:
+    """What stays of an EnvoyFilter, rendered or read, at all weights."""
+    entries: set[str] = set()
+    patches = [_without_numbers(item, entries) for item in body.get("spec", {}).get("configPatches", ())]
+    rest = {**body.get("spec", {}), "configPatches": patches}
+    return Shape(json.dumps(rest, sort_keys=True), frozenset(entries))
+
+
+def _without_numbers(item: Mapping[str, Any], entries: set[str]) -> Mapping[str, Any]:
+    value = item.get("patch", {}).get("value", {})
+    action = value.get("route", {})
+    if not action.get("weighted_clusters", {}).get("use_hash_policy"):
+        return item
+    for entry in action["weighted_clusters"].get("clusters", ()):
+        added = [
+            option
+            for option in entry.get("request_headers_to_add", ())
+            if option["header"]["key"] not in (names.SLICE, names.GROUP)
+        ]
+        kind = {name: part for name, part in entry.items() if name not in ("weight", "request_headers_to_add")}
+        entries.add(json.dumps({**kind, "request_headers_to_add": added}, sort_keys=True))
+    # What requests without a unit are hashed by changes with the control's buckets.
+    kept = {**action, "weighted_clusters": {"use_hash_policy": True}, "hash_policy": action.get("hash_policy", ())[:1]}
+    return {**item, "patch": {**item["patch"], "value": {**value, "route": kept}}}
 
 
 def without_unit(experiment: Experiment) -> str:

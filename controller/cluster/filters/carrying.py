@@ -102,7 +102,10 @@ class Carrier:
                 broken.add(write.item.scope)
                 log.error("cannot apply the EnvoyFilter %s: %s", "/".join(write.key), error)  # noqa: TRY400
                 continue
-            self.probation.wrote(write, self._monotonic())
+            if write.moves_weights:
+                self.probation.moved(write)
+            else:
+                self.probation.wrote(write, self._monotonic())
             self.status.writes["apply"] += 1
             log.info("applied the EnvoyFilter %s for %s", "/".join(write.key), ", ".join(write.item.experiments))
         now = datetime.now(UTC)

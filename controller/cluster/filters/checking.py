@@ -10,6 +10,7 @@ import xxhash
 
 from abmesh.experiment.errors import AbmeshError
 from abmesh.mesh.istio.envoy_filters import EnvoyFilter, FilterKind
+from abmesh.mesh.istio.native_route import Shape, shape_of
 from abmesh.mesh.istio.render import Rendered
 from abmesh.mesh.istio.scopes import Scope
 from abmesh.mesh.istio.strict import problems
@@ -19,6 +20,9 @@ log = logging.getLogger("abmesh.filters")
 
 Trial = Callable[[Sequence[EnvoyFilter]], str]
 """Lets a real Envoy read filters: why it refuses them, or nothing. Raises AbmeshError if it cannot be asked."""
+
+_REMEMBERED = 4
+"""How many shapes of a scope's filters are remembered that a real Envoy took."""
 
 _FIXED = (FilterKind.GATEWAY, FilterKind.STATISTICS)
 
@@ -35,6 +39,7 @@ class Checks:
         self._trial = trial
         self._namespaces = tuple(dict.fromkeys(namespaces))
         self._known: dict[str, Mapping[Key, str]] = {}
+        self._tried: dict[Scope, list[Shape]] = {}
         self._told = ""
 
     def faults(self, rendered: Rendered) -> dict[Key, str]:
@@ -58,9 +63,15 @@ class Checks:
         good = [item for item in items if item.key not in found]
         if self._trial is None or not good:
             return found
+        shape = _shape(good)
+        # A change of weights must not wait until an Envoy has read what it has read before.
+        if any(tried.allows(shape) for tried in self._tried.get(scope, ())):
+            return found
         try:
             if why := self._trial(good):
                 found |= self._who(self._trial, good, why)
+            else:
+                self._tried[scope] = [shape, *self._tried.get(scope, ())][:_REMEMBERED]
         except AbmeshError as error:
             if str(error) != self._told:
                 self._told = str(error)
@@ -77,6 +88,11 @@ class Checks:
             if item not in fixed and (wrong := trial([*fixed, item])):
                 found[item.key] = f"{wrong}"
         return found or {item.key: f"together with others: {why}" for item in items if item not in fixed}
+
+
+def _shape(items: Sequence[EnvoyFilter]) -> Shape:
+    shapes = [shape_of(item.body) for item in items]
+    return Shape("\n".join(item.rest for item in shapes), frozenset().union(*(item.entries for item in shapes)))
 
 
 def _digest(items: Sequence[EnvoyFilter], rendered: Rendered) -> str:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from abmesh.experiment.errors import AbmeshError
+from abmesh.experiment.model import Experiment
 from abmesh.mesh.istio.render import Rendered
 from abmesh.mesh.istio.render import render as render_all
 from abmesh.mesh.istio.resources import Resources
@@ -23,6 +24,7 @@ from abmesh.mesh.istio.wanted import Placed, Settings
 from controller.cluster.conditions import Programming
 from controller.cluster.documents import ClusterDocuments
 from controller.cluster.filters import verdicts
+from controller.cluster.filters.carried import Carried
 from controller.cluster.filters.carrying import Carrier, Counter
 from controller.cluster.filters.checking import Checks
 from controller.cluster.filters.memory import Fate, Key
@@ -33,6 +35,7 @@ from controller.cluster.filters.wishes import Wishes, Wishing, signature
 from controller.cluster.filters.writing import Writer
 from controller.cluster.lease import ClusterLease, NotLeadingError
 from controller.cluster.objects import Experiments
+from controller.rollout.serving import Served
 from controller.routes.filters_status import FiltersStatus
 
 log = logging.getLogger("abmesh.filters")
@@ -139,6 +142,7 @@ class Keeper:
         self._read = False
         self._again = 0.0
         self._said: Mapping[str, Programming] = {}
+        self._carried = Carried()
         self.status = self._carrier.status
 
     def wake(self) -> None:
@@ -149,6 +153,10 @@ class Keeper:
     def programming(self, name: str) -> Programming | None:
         """Whether an Experiment's routes are split; None if that is not known. From any thread."""
         return self._said.get(name)
+
+    def carried(self, experiment: Experiment) -> Served:
+        """Whether filters with an Experiment's buckets are applied, and since when. From any thread."""
+        return self._carried.of(experiment, self._said.get(experiment.name))
 
     def revive(self, name: str) -> str:
         """What ``resume`` brings back of an Experiment's filters; empty if nothing. From any thread."""
@@ -262,6 +270,7 @@ class Keeper:
             # Of one that is not accepted, what was said stays.
             said = {**{name: self._said[name] for name in made.wishes.unknown if name in self._said}, **said}
         self._fleet.scopes = frozenset(item.scope for item in made.everything.filters)
+        self._carried.note((*made.wishes.managed, *made.wishes.unmanaged), said, datetime.now(UTC))
         status = self.status
         status.held = {"/".join(key): message for key, (_, message, _) in made.plan.held.items()}
         status.kept = len(made.rendered.filters) - len(status.held) - len(failures)
@@ -278,6 +287,7 @@ class Keeper:
         if self._epoch:
             self._epoch = 0
             self._carrier.probation.clear()
+            self._carried.clear()
             self._said, self._versions = {}, None
             self._fleet.scopes = frozenset()
             _empty(self.status)

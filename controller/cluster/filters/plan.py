@@ -12,6 +12,7 @@ from typing import Any, Final
 import xxhash
 
 from abmesh.mesh.istio.envoy_filters import EXPERIMENTS_NOTE, ROUTE_NOTE, EnvoyFilter, FilterKind
+from abmesh.mesh.istio.native_route import REPLACE, shape_of
 from abmesh.mesh.istio.render import Rendered
 from controller.cluster.filters.memory import Entry, Fate, Key, Memory
 
@@ -77,6 +78,15 @@ class Write:
     def key(self) -> Key:
         """Namespace and name."""
         return self.item.key
+
+    @property
+    def moves_weights(self) -> bool:
+        """Whether proxies have taken all of it before, at other weights."""
+        return (
+            self.before is not None
+            and any(item["patch"]["operation"] == REPLACE for item in self.body["spec"]["configPatches"])
+            and shape_of(self.before).allows(shape_of(self.body))
+        )
 
     def entry(self, fate: Fate, now: datetime, why: str = "") -> Entry:
         """What to remember of it."""

@@ -7,7 +7,7 @@ again, one at a time, and each is watched alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from abmesh.mesh.istio.envoy_filters import FilterKind
@@ -70,6 +70,17 @@ class Probation:
         """
         self._watched = [item for item in self._watched if item[1].key != write.key]
         self._watched.append((at, write, restored))
+
+    def moved(self, write: Write) -> None:
+        """Note a filter of which nothing but weights was written anew.
+
+        It is not watched for that: proxies took all of it before, and whatever else they refuse meanwhile must not put
+        old weights back. If it is watched still, what was there before the first write is put back.
+        """
+        self._watched = [
+            (at, replace(write, before=seen.before), restored) if seen.key == write.key else (at, seen, restored)
+            for at, seen, restored in self._watched
+        ]
 
     def look(self, count: float | None, at: float) -> TakeBack | None:
         """What to take back, by the counter as it is now; and stop to watch what was watched long enough."""

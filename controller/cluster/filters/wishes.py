@@ -82,9 +82,17 @@ class Wishing:
 def signature(things: Mapping[str, Thing]) -> tuple[object, ...]:
     """Changes when a wish may have changed."""
     return tuple(
-        (name, thing["metadata"].get("uid"), thing["metadata"].get("generation"), _resumed(thing))
+        (name, thing["metadata"].get("uid"), thing["metadata"].get("generation"), _resumed(thing), _weights(thing))
         for name, thing in things.items()
     )
+
+
+def _weights(thing: Thing) -> object:
+    """What decides the weights in force, where they are part of a filter."""
+    if (thing.get("spec") or {}).get("lane") != "native":
+        return None
+    status = status_of(thing)
+    return status.get("ranges"), status.get("weights"), status.get("lastSeenSpecWeights")
 
 
 def _resumed(thing: Thing) -> datetime | None:
