@@ -114,11 +114,13 @@ def _decide(
     sample_ratio: SampleRatio = AS_PROMISED,
     goal: GoalJudgement | None = None,
     warmup: WarmupResult | None = None,
+    behind: str = "",
     **changes: Any,
 ) -> Decided:
     subject = subject or experiment()
     state = _state(subject, **changes)
     situation = Situation(subject, state, judgements, requests, collecting, coverage, sample_ratio, goal, warmup)
+    situation = replace(situation, behind=behind)
     now = START + timedelta(seconds=age)
     decision = apply_policy(situation, now)
     return Decided(decision, reason(decision, situation, now))
@@ -198,6 +200,11 @@ def test_steps_need_not_end_at_everybody() -> None:
     ("changes", "cause", "says"),
     [
         ({"collecting": False, "judgements": ()}, Cause.SETTLING, "every server and Envoy"),
+        (
+            {"collecting": False, "judgements": (), "behind": "server pod a does not answer: refused"},
+            Cause.NOT_SERVED,
+            "not everybody serves its weights: server pod a does not answer: refused",
+        ),
         ({"age": 59}, Cause.MIN_DURATION, "59s of at least 1m"),
         ({"requests": 99}, Cause.MIN_REQUESTS, "99 of at least 100 requests"),
         (

@@ -92,6 +92,7 @@ class Kept:
     fleet: PodFleet
     lease: Any
     experiments: Any
+    documents: Any
     woken: list[float] = field(default_factory=list)
 
     def put(self, item: dict[str, Any]) -> None:
@@ -164,7 +165,7 @@ async def kept(
         on_change=lambda: woken.append(time.monotonic()),
         **more,
     )
-    found = Kept(api, client, keeper, istiod, fleet, store.lease, store.experiments, woken)
+    found = Kept(api, client, keeper, istiod, fleet, store.lease, store.experiments, store.documents, woken)
     if lead:
         assert await asyncio.to_thread(store.lease.acquire)
     tasks = [

@@ -64,7 +64,7 @@ def test_it_applies_them_merges_a_change_anew_and_leaves_nothing_behind(api: Fak
         begun = asyncio.get_running_loop().time()
         found.put(virtual_service({"name": "v1", "route": [to(host="other")]}))
         await found.until(lambda: "|other." in str(found.filters()["route"]["spec"]), "the new destination")
-        assert asyncio.get_running_loop().time() - begun < 5
+        assert asyncio.get_running_loop().time() - begun < 15, "some tenths of a second, on a machine with time"
 
         api.remove(EXPERIMENTS, "llm", "chat")
         await found.until(lambda: not found.filters(), "nothing to be left")
@@ -146,7 +146,7 @@ def test_what_proxies_refuse_is_taken_back_and_the_culprit_found(api: FakeApi) -
         found.istiod.rejects = 2.0
         begun = asyncio.get_running_loop().time()
         await found.until(lambda: "route" not in found.filters(), "it to be taken back")
-        assert asyncio.get_running_loop().time() - begun < 5
+        assert asyncio.get_running_loop().time() - begun < 15, "some tenths of a second, on a machine with time"
         # Written with two others, so it is tried alone, once those were watched long enough.
         await found.until(lambda: "route" in found.filters(), "it to be tried alone")
         found.istiod.rejects = 3.0
