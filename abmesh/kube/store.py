@@ -11,15 +11,15 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, Final
 
-from abmesh.experiment.errors import SecretError
 from abmesh.experiment.model import Document, Experiment
 from abmesh.experiment.secrets import held, read_all
 from abmesh.experiment.source import State, Trouble
 from abmesh.experiment.store import Snapshot
 from abmesh.kube.accepted import Served, judge
 from abmesh.kube.connection import Connection
-from abmesh.kube.generation import generation_of, salt_digest
+from abmesh.kube.generation import generation_of
 from abmesh.kube.resources import EXPERIMENTS
+from abmesh.kube.salts import checked_digest
 from abmesh.kube.watching import Listing, follow
 
 _SECRETS_SECONDS: Final = 2.0
@@ -80,12 +80,7 @@ def _complete(experiment: Experiment, item: Mapping[str, Any]) -> Experiment:
         SecretError: one of them cannot be read, is too weak, or is a salt that would move every user.
     """
     found: Experiment = read_all(Document.model_construct(version=1, experiments=(experiment,))).experiments[0]
-    expected = (item.get("status") or {}).get("saltDigest")
-    if expected is not None and found.secret_salt is not None and salt_digest(found) != expected:
-        raise SecretError(
-            f"{found.name}: saltFile: {found.secret_salt.label} holds another salt than the one that users were "
-            "assigned with, so every user would be assigned anew; put the former salt back, or apply a new Experiment"
-        )
+    checked_digest(found, item.get("status") or {})
     return found
 
 

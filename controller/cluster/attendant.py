@@ -125,11 +125,12 @@ class Attendant:
             experiment = _of(snapshot.document, name)
             failure = report.failures.get(name) or self._troubles.get(name, "")
             programming = None if self.filters is None else self.filters.programming(name)
-            found = Found(thing, experiment, refusals.get(name), outcomes.get(name), failure, programming)
+            salt = self._documents.salt_digest(name)
+            found = Found(thing, experiment, refusals.get(name), outcomes.get(name), failure, programming, salt)
             try:
                 self._publish(name, found, now)
                 if experiment is not None:
-                    self._kept.keep(self._experiments.known(name) or thing, experiment)
+                    self._kept.keep(self._experiments.known(name) or thing, experiment, salt)
             except NotLeadingError:
                 raise
             except AbmeshError as error:
@@ -165,7 +166,7 @@ class Attendant:
 
     def _restore(self, name: str, thing: Thing, experiment: Experiment, now: datetime) -> None:
         """Go on where an Experiment was that somebody deleted and applied again."""
-        fields = self._kept.of(experiment, now)
+        fields = self._kept.of(experiment, now, self._documents.salt_digest(name))
         if fields is None or fields.get("run") != run_of(thing):
             return
         text = "applied again with the same salt and variants within seven days, so users stay where they were"

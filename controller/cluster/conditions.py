@@ -28,7 +28,7 @@ from abmesh.kube.status import (
     Truth,
     with_condition,
 )
-from controller.cluster.documents import Refusal, seen
+from controller.cluster.documents import SALT_CHANGED, Refusal, seen
 from controller.cluster.objects import Thing
 from controller.cluster.status import (
     LONGEST_REASON,
@@ -75,6 +75,7 @@ class Found:
         outcome: what the tick did about its rollout, if anything.
         failure: why the tick could not handle it; empty if it could.
         programming: whether its routes are split; None if that is not known, or was not looked at.
+        salt: the digest of its secret salt; empty if it has none.
     """
 
     thing: Thing
@@ -83,6 +84,7 @@ class Found:
     outcome: Outcome | None = None
     failure: str = ""
     programming: Programming | None = None
+    salt: str = ""
 
 
 def view(found: Found, now: datetime) -> Fields:
@@ -104,6 +106,8 @@ def view(found: Found, now: datetime) -> Fields:
         fields["reason"] = _short(found.failure)
     elif found.outcome is not None:
         fields["reason"] = _short(found.outcome.decision.reason)
+    if found.experiment is not None:
+        fields["saltDigest"] = found.salt or None
     fields["conditions"] = [
         item.model_dump(mode="json", by_alias=True, exclude_none=True) for item in _conditions(found, now)
     ]
@@ -152,8 +156,12 @@ def _conditions(found: Found, now: datetime) -> tuple[Condition, ...]:
         put(PROGRAMMED, split.truth, split.reason, split.message)
     if found.experiment is None:
         message = found.refusal.message if found.refusal else "not accepted"
-        put(ACCEPTED, "False", "Invalid", message)
-        put(READY, "False", "Invalid", message)
+        reason = found.refusal.reason if found.refusal else "Invalid"
+        put(ACCEPTED, "False", reason, message)
+        put(READY, "False", reason, message)
+        if reason == SALT_CHANGED:
+            # Whatever its guardrails say: servers that start anew would move every user.
+            put(HEALTHY, "False", reason, message)
         return conditions
     put(ACCEPTED, "True", "Valid", "the spec can be served")
     outcome = found.outcome

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from pydantic import ValidationError
 
-from abmesh.experiment.errors import AbmeshError, Conflict, DocumentError, StoreError
+from abmesh.experiment.errors import AbmeshError, Conflict, DocumentError, SecretError, StoreError
 from abmesh.experiment.model import Document, Experiment
+from abmesh.experiment.secrets import read_salts
 from abmesh.experiment.store import Snapshot
 from abmesh.kube.client import Client
 from abmesh.kube.errors import KubeError, Stale
 from abmesh.kube.generation import experiment_digest, generation_of
 from abmesh.kube.in_force import experiment_in_force
+from abmesh.kube.salts import checked_digest
 from abmesh.kube.status import percentages
 from controller.cluster.lease import Fence
 from controller.cluster.names import full_name
 from controller.cluster.objects import Experiments, Thing, in_words, patch_status
 from controller.cluster.status import difference, spec_weights, status_of, weight_fields
+
+SALT_CHANGED: Final = "SaltChanged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +37,12 @@ class Refusal:
     Attributes:
         field: the first field that is at fault; empty for the whole.
         message: all that is wrong, in words.
+        reason: the same as one word, for conditions.
     """
 
     field: str
     message: str
+    reason: str = "Invalid"
 
 
 class ClusterDocuments:
@@ -51,6 +58,7 @@ class ClusterDocuments:
         self._client = client
         self._experiments = experiments
         self._fence = fence
+        self._salts: dict[str, str | Refusal] = {}
         self._made: dict[str, tuple[object, Experiment | Refusal]] = {}
         self._last: tuple[object, tuple[Snapshot, dict[str, Refusal]]] | None = None
 
@@ -69,6 +77,11 @@ class ClusterDocuments:
             StoreError: the Experiments are not known yet.
         """
         return self._accepted()[1]
+
+    def salt_digest(self, name: str) -> str:
+        """The digest of an Experiment's secret salt, as this process read it last; empty if it has none."""
+        found = self._salts.get(name, "")
+        return found if isinstance(found, str) else ""
 
     def write_weights(
         self,
@@ -106,10 +119,14 @@ class ClusterDocuments:
 
     def _accepted(self) -> tuple[Snapshot, dict[str, Refusal]]:
         things = self._experiments.all()
-        key = tuple((name, _key(thing)) for name, thing in things.items())
+        made = {name: self._one(name, thing) for name, thing in things.items()}
+        # Mounted files change without an event.
+        salts = {name: _salt(item, things[name]) for name, item in made.items() if _is_salted(item)}
+        key = (tuple((name, _key(thing)) for name, thing in things.items()), salts)
         if self._last is None or self._last[0] != key:
-            made = {name: self._one(name, thing) for name, thing in things.items()}
             self._made = {name: known for name, known in self._made.items() if name in things}
+            made |= {name: found for name, found in salts.items() if isinstance(found, Refusal)}
+            self._salts = salts
             self._last = key, _sorted_out(made, things)
         return self._last[1]
 
@@ -169,6 +186,23 @@ def _made(thing: Thing) -> Experiment | Refusal:
         return Refusal("", str(error))
     except (KeyError, TypeError, ValueError) as error:  # what the schema of an older CRD let through
         return Refusal("", f"{full_name(thing)} cannot be read: {error!r}")
+
+
+def _is_salted(item: Experiment | Refusal) -> bool:
+    return isinstance(item, Experiment) and item.secret_salt is not None
+
+
+def _salt(item: Experiment | Refusal, thing: Thing) -> str | Refusal:
+    """The digest of an Experiment's secret salt, or why it cannot be used. The salt itself is not kept."""
+    assert isinstance(item, Experiment)
+    try:
+        (found,) = read_salts(Document.model_construct(version=1, experiments=(item,)), lambda _: True).experiments
+    except SecretError as error:
+        return Refusal("saltFile", str(error), "SaltUnreadable")
+    try:
+        return checked_digest(found, status_of(thing))
+    except SecretError as error:
+        return Refusal("saltFile", str(error), SALT_CHANGED)
 
 
 def _together(good: Mapping[str, Experiment]) -> tuple[Document, dict[str, Refusal]]:

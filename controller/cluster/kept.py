@@ -44,8 +44,13 @@ class Kept:
         self._written.clear()
         self._index = None
 
-    def keep(self, thing: Thing, experiment: Experiment) -> None:
+    def keep(self, thing: Thing, experiment: Experiment, salt: str = "") -> None:
         """Keep what is in force of an Experiment, if it has changed.
+
+        Args:
+            thing: the object.
+            experiment: what it stands for.
+            salt: the digest of its secret salt, if it has one.
 
         Raises:
             StateError: it cannot be written.
@@ -55,7 +60,7 @@ class Kept:
             return
         content = json.dumps(
             {
-                "identity": _identity(experiment),
+                "identity": _identity(experiment, salt),
                 "status": {name: status[name] for name in _FIELDS if name in status},
             },
             sort_keys=True,
@@ -65,7 +70,7 @@ class Kept:
             self._maps.write(state_map(name), name, thing["metadata"]["uid"], data={KEY: content})
             self._written[name] = content
 
-    def of(self, experiment: Experiment, now: datetime) -> Fields | None:
+    def of(self, experiment: Experiment, now: datetime, salt: str = "") -> Fields | None:
         """The status that an Experiment had before it was deleted; None if there is none, or it is another one now.
 
         Raises:
@@ -77,7 +82,7 @@ class Kept:
         present = self._maps.read(state_map(experiment.name))
         try:
             found = json.loads(((present or {}).get("data") or {}).get(KEY, "null"))
-            same = found["identity"] == _identity(experiment)
+            same = found["identity"] == _identity(experiment, salt)
             return dict(found["status"]) if same else None
         except (KeyError, TypeError, ValueError):
             return None
@@ -125,7 +130,11 @@ class Kept:
         return self._index
 
 
-def _identity(experiment: Experiment) -> dict[str, Any]:
+def _identity(experiment: Experiment, salt: str) -> dict[str, Any]:
     """What must be the same for buckets to mean the same users."""
     secret = experiment.secret_salt is not None
-    return {"salt": "" if secret else experiment.public_salt, "secret": secret, "variants": sorted(experiment.weights)}
+    return {
+        "salt": salt if secret else experiment.public_salt,
+        "secret": secret,
+        "variants": sorted(experiment.weights),
+    }
