@@ -23,6 +23,12 @@ from controller.cluster.stores import stores
 from tests.cluster.istio_world import World
 
 
+def owner(name: str) -> dict[str, Any]:
+    """What owns the filters: the chart's ClusterRole."""
+    group = "rbac.authorization.k8s.io"
+    return {"apiVersion": f"{group}/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": []}
+
+
 class _Unchecked(Checks):
     """Finds nothing wrong."""
 

@@ -25,7 +25,7 @@ from abmesh.local.processes import free_ports
 from abmesh.mesh.istio.render import Rendered
 from abmesh.mesh.istio.render import render as usual_render
 from tests.cluster.cluster import Cluster
-from tests.cluster.filters_world import keeper_of
+from tests.cluster.filters_world import keeper_of, owner
 from tests.cluster.istio_world import World, ask, ask_all, make_world
 from tests.cluster.waiting import wait_for
 from tests.paths import ROOT
@@ -110,13 +110,7 @@ def _counted(metrics: str) -> dict[str, int]:
 
 
 def _owned(cluster: Cluster) -> None:
-    role = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRole",
-        "metadata": {"name": OWNER},
-        "rules": [],
-    }
-    cluster.plane.apply(role)
+    cluster.plane.apply(owner(OWNER))
 
 
 def _rename(world: World, name: str) -> None:
