@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -235,7 +236,7 @@ def _check_their_settings(url: str, *, retries: bool) -> None:
     assert 1.5 < time.monotonic() - begun < 3.9
     assert slow.version, "Envoy's own answer to an assigned request is stamped"
     if retries:
-        again = ask(url, user, x_fail="2", x_try=f"retry-{url}")
+        again = ask(url, user, x_fail="2", x_try=secrets.token_hex(8))
         assert (again.status, again.upstream["tries"]) == (200, 3)
 
 

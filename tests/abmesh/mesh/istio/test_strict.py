@@ -160,7 +160,10 @@ def test_envoy_accepts_everything_on_every_kind_of_route() -> None:
 
 
 @pytest.mark.envoy
-@pytest.mark.parametrize("name", ["weights over uint32", "bad regular expression", "bad Lua"])
+@pytest.mark.parametrize(
+    "name",
+    ["weights of 0", "weights over uint32", "bad regular expression", "too long regular expression", "bad Lua"],
+)
 def test_envoy_refuses_what_only_it_knows(name: str) -> None:
     broken = _broken(name)
     filters = [broken if item.key == broken.key else item for item in MADE.filters]
