@@ -1,16 +1,21 @@
-"""A keeper of EnvoyFilters in this process, whose renderer a test replaces to get wrong values past all checks."""
+"""A whole controller as a process, and a keeper of EnvoyFilters in this process, whose renderer a test can replace."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from abmesh.kube.client import Client
 from abmesh.kube.resources import EXPERIMENTS
 from abmesh.kube.watching import follow
+from abmesh.local.processes import free_ports
 from abmesh.mesh.istio.render import Rendered
 from abmesh.mesh.istio.wanted import Settings
 from controller.cluster.filters.checking import Checks
@@ -21,12 +26,37 @@ from controller.cluster.filters.rejects import Rejects
 from controller.cluster.filters.writing import Writer
 from controller.cluster.stores import stores
 from tests.cluster.istio_world import World
+from tests.paths import ROOT
 
 
 def owner(name: str) -> dict[str, Any]:
     """What owns the filters: the chart's ClusterRole."""
     group = "rbac.authorization.k8s.io"
     return {"apiVersion": f"{group}/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": []}
+
+
+@contextlib.contextmanager
+def controller_of(world: World, folder: Path, owner: str) -> Iterator[str]:
+    """A controller of the namespace, with its own objects there; the address of its metrics."""
+    plane, (port,) = world.cluster.plane, free_ports(1)
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_bytes(plane.kubeconfig.read_bytes())
+    program = [plane.programs.path("kubectl"), "--kubeconfig", str(kubeconfig), "config", "set-context", "--current"]
+    subprocess.run([*program, f"--namespace={world.namespace}"], check=True, capture_output=True)
+    entry = "import sys; sys.argv[0] = 'abmesh'; from abmesh.cli.main import run; run()"
+    command = [sys.executable, "-c", entry, "controller", "--kubernetes", f"--http=127.0.0.1:{port}"]
+    command += [f"--namespace={world.namespace}", f"--gateway-namespace={world.namespace}", "--interval=1s"]
+    command += [f"--server=abmesh-ext-proc.{world.namespace}.svc.cluster.local:50051", f"--owner={owner}"]
+    command.append(f"--istiod={plane.istiod_metrics.removesuffix('/metrics')}")
+    environment = os.environ | {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(ROOT)}
+    with (folder / "controller.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(60)
+        sys.stderr.write((folder / "controller.log").read_text()[-20_000:])
 
 
 class _Unchecked(Checks):

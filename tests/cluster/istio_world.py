@@ -113,14 +113,18 @@ def api_gateway(name: str, namespace: str, xds: str) -> list[Json]:
 
 def server(namespace: str) -> list[Json]:
     """The external-processing server, which follows the Experiments of the namespace."""
+    listening = ("--listen=0.0.0.0:50051", "--metrics=0.0.0.0:9102")
     container = {
         "name": "server",
         "image": "abmesh:dev",
-        "args": ["ext-proc", "--kubernetes", "--namespace", namespace, "--listen", "0.0.0.0:50051"],
+        "args": ["ext-proc", "--kubernetes", "--namespace", namespace, *listening],
         "ports": [{"name": "grpc", "containerPort": 50051}],
         "securityContext": RESTRICTED_CONTAINER,
         "readinessProbe": {"tcpSocket": {"port": "grpc"}, "periodSeconds": 1},
     }
+    ports = service("abmesh-ext-proc", {"app": "abmesh"}, 50051, "grpc")
+    ports["spec"]["ports"][0]["name"] = "grpc"
+    ports["spec"]["ports"].append({"name": "metrics", "port": 9102, "targetPort": 9102})
     subject = {"kind": "ServiceAccount", "name": "abmesh", "namespace": namespace}
     rbac = "rbac.authorization.k8s.io"
     rule = {"apiGroups": ["abmesh.dev"], "resources": ["experiments"], "verbs": ["get", "list", "watch"]}
@@ -135,7 +139,7 @@ def server(namespace: str) -> list[Json]:
             "subjects": [subject],
         },
         deployment("abmesh", {"app": "abmesh"}, {"serviceAccountName": "abmesh", "containers": [container]}),
-        service("abmesh-ext-proc", {"app": "abmesh"}, 50051, "grpc"),
+        ports,
     ]
 
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,41 +16,15 @@ import pytest
 
 from abmesh.kube.client import Client
 from abmesh.kube.connection import connect
-from abmesh.local.processes import free_ports
 from abmesh.mesh.istio.render import Rendered
 from abmesh.mesh.istio.render import render as usual_render
 from tests.cluster.cluster import Cluster
-from tests.cluster.filters_world import keeper_of, owner
+from tests.cluster.filters_world import controller_of, keeper_of, owner
 from tests.cluster.istio_world import World, ask, ask_all, make_world
 from tests.cluster.waiting import wait_for
-from tests.paths import ROOT
 
 USERS = [f"user-{number}" for number in range(300)]
 OWNER = "abmesh-controller"
-
-
-@contextlib.contextmanager
-def _controller(world: World, folder: Path) -> Iterator[str]:
-    """A controller of the namespace, with its own objects there; the address of its metrics."""
-    plane, (port,) = world.cluster.plane, free_ports(1)
-    kubeconfig = folder / "kubeconfig"
-    kubeconfig.write_bytes(plane.kubeconfig.read_bytes())
-    program = [plane.programs.path("kubectl"), "--kubeconfig", str(kubeconfig), "config", "set-context", "--current"]
-    subprocess.run([*program, f"--namespace={world.namespace}"], check=True, capture_output=True)
-    entry = "import sys; sys.argv[0] = 'abmesh'; from abmesh.cli.main import run; run()"
-    command = [sys.executable, "-c", entry, "controller", "--kubernetes", f"--http=127.0.0.1:{port}"]
-    command += [f"--namespace={world.namespace}", f"--gateway-namespace={world.namespace}", "--interval=1s"]
-    command += [f"--server=abmesh-ext-proc.{world.namespace}.svc.cluster.local:50051", f"--owner={OWNER}"]
-    command.append(f"--istiod={plane.istiod_metrics.removesuffix('/metrics')}")
-    environment = os.environ | {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(ROOT)}
-    with (folder / "controller.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(60)
-        sys.stderr.write((folder / "controller.log").read_text()[-20_000:])
 
 
 def _get(url: str) -> str:
@@ -125,7 +94,7 @@ def test_a_controller_keeps_the_filters_of_an_experiment(cluster: Cluster, names
     _owned(cluster)
     before = {name: world.routes(name) for name in world.urls}
     versions = world.versions()
-    with _controller(world, tmp_path) as metrics:
+    with controller_of(world, tmp_path, OWNER) as metrics:
         plane.apply(world.said)
         wait_for(lambda: _reason(world) == "CandidateOnRoute", "the Experiment to be programmed", 240)
         for name in world.urls:

@@ -25,7 +25,7 @@ WORDS = {
     "bad regular expression": "the regular expression 'x-(' is none",
     "too long regular expression": "has 101 characters; allowed: 100",
     "bad Lua": "is none of ours",
-    "extension that the proxy lacks": "Can not find message descriptor by type_url: type.googleapis.com/xds.type.v3.TypedStruct",
+    "extension that the proxy lacks": "message descriptor by type_url: type.googleapis.com/xds.type.v3.TypedStruct",
     "bad duration": 'Duration must end with letter "s": soon',
     "unknown type": "a/b.C",
     "unknown field": 'no field named "tiemout"',
