@@ -19,6 +19,7 @@ from ext_proc.transport.grpc_protocol import DONE, START, Call, CallError, NotGr
 from ext_proc.transport.health import CHECK, WATCH
 from ext_proc.transport.shared import Shared
 from ext_proc.transport.streams import FinishedStreams, Stream
+from ext_proc.transport.usual import Usual
 
 PROCESS: Final = f"/{wire.SERVICE}/{wire.METHOD}".encode()
 _METHODS: Final = frozenset({PROCESS, CHECK, WATCH})
@@ -47,8 +48,7 @@ class Calls:
         checked: whether the peer has checked our health.
         closing: whether calls end as soon as they wait for nothing.
         held: bytes that the calls take, those of incomplete messages included.
-        usual_headers: the headers of the last call that asked for :data:`USUAL`. Nearly all calls repeat them, and
-            comparing them is cheaper than parsing.
+        usual: the headers of calls that asked for :data:`USUAL`, whatever their choice.
     """
 
     __slots__ = (
@@ -58,13 +58,12 @@ class Calls:
         "_shared",
         "_streams",
         "_unprompted",
-        "_usual",
         "_watches",
         "buffered",
         "checked",
         "closing",
         "held",
-        "usual_headers",
+        "usual",
     )
 
     def __init__(
@@ -79,8 +78,7 @@ class Calls:
         self.buffered = self.held = self._watches = 0
         self.checked = False
         self.closing = False
-        self.usual_headers: tuple[tuple[bytes, bytes], ...] = ()
-        self._usual = USUAL
+        self.usual = Usual(USUAL)
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -112,13 +110,13 @@ class Calls:
             loop = asyncio.get_running_loop()
             stream.timer = loop.call_later(call.timeout, self._expire, stream_id, stream)
         elif call.path == PROCESS and call.encoding == USUAL.encoding:
-            self.usual_headers, self._usual = headers, call
+            self.usual.remember(headers, call)
         if event.end_stream:
             self.receive(stream_id, b"", True)
 
     def begin_usual(self, stream_id: int) -> None:
         """Open a call that has the usual headers."""
-        self._open(stream_id, self._usual)
+        self._open(stream_id, self.usual.call)
 
     def answer_usual(self, stream_id: int, data: bytes) -> None:
         """Handle the first bytes of a call with the usual headers: mostly one message whose answer ends the call.
@@ -127,10 +125,10 @@ class Calls:
         """
         message = only_message(data)
         if message is None:
-            self._open(stream_id, self._usual)
+            self._open(stream_id, self.usual.call)
             self.receive(stream_id, data, False)
             return
-        answer = self._service.answer(message, self._usual.choice)
+        answer = self._service.answer(message, self.usual.call.choice)
         try:
             if type(answer) is Last:
                 self._shared.streams += 1
@@ -140,7 +138,7 @@ class Calls:
                 engine.send_trailers(stream_id, DONE)
                 self._finished.half_open.add(stream_id)
             else:
-                stream = self._open(stream_id, self._usual)
+                stream = self._open(stream_id, self.usual.call)
                 stream.received = True
                 self._reply(stream_id, stream, answer)
         except http2.StreamGone:

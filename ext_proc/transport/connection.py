@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
     @property
     def checks_only(self) -> bool:
         """Whether the peer uses this connection for nothing but health checks, as Envoy does."""
-        return self._calls.checked and not self._calls.usual_headers
+        return self._calls.checked and not self._calls.usual.headers
 
     # Called by asyncio.
 
@@ -169,7 +169,7 @@ class Connection(asyncio.Protocol):
     # Frames.
 
     def _dispatch(self, events: Sequence[Any]) -> None:
-        calls = self._calls
+        calls, usual = self._calls, self._calls.usual
         begun = 0  # a call with the usual headers, of which nothing else has arrived yet
         for event in events:
             kind = type(event)
@@ -180,7 +180,8 @@ class Connection(asyncio.Protocol):
                     continue
                 calls.begin_usual(stream_id)
             if kind is RequestReceived:
-                if event.headers == calls.usual_headers and not event.end_stream:
+                headers = event.headers
+                if (headers == usual.headers or usual.recall(headers)) and not event.end_stream:
                     begun = event.stream_id
                 else:
                     calls.begin(event)

@@ -19,11 +19,13 @@ pytest.importorskip("ngh2")
 
 import ngh2
 
+from ext_proc.transport import grpc_protocol
 from ext_proc.transport.calls import PROCESS, Calls
 from ext_proc.transport.connection import Connection
-from ext_proc.transport.grpc_protocol import framed
+from ext_proc.transport.grpc_protocol import CHOICE, framed
 from ext_proc.transport.health import Health
 from ext_proc.transport.shared import Limits, Shared
+from ext_proc.transport.usual import LONGEST, MOST
 
 CALL = (
     (b":method", b"POST"),
@@ -118,6 +120,41 @@ async def test_a_connection_accepted_during_shutdown_gets_a_goaway() -> None:
     stream = link.client.send_request(CALL) if link.client.can_send_request else None
     assert stream is None, "GOAWAY came with the first bytes"
     assert link.closed
+
+
+def _call(link: Link, *more: tuple[bytes, bytes]) -> list[Any]:
+    stream = link.client.send_request((*CALL, *more))
+    link.client.send_data(stream, framed(USER), end_stream=True)
+    return named(link.exchange(), "DataReceived")
+
+
+async def test_calls_of_several_routes_that_take_turns_are_parsed_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    link, parsed = Link(), list[Any]()
+    read = grpc_protocol.read_call
+
+    def counting(headers: Any) -> Any:
+        parsed.append(headers)
+        return read(headers)
+
+    monkeypatch.setattr(grpc_protocol, "read_call", counting)
+    routes = [(CHOICE, choice) for choice in (b"chat", b"another", b"")]
+    found = [[bytes(_call(link, route)[0].data) for route in routes] for _ in range(3)]
+    assert len(parsed) == len(routes)
+    assert found[0] == found[1] == found[2]
+    assert len(set(found[0])) == 2, "one route has no such experiment"
+
+
+async def test_headers_that_are_new_each_time_or_large_are_not_kept() -> None:
+    link = Link()
+    usual = link.server._calls.usual
+    for number in range(3):
+        assert _call(link, (b"x-large", b"%d" % number * LONGEST))
+    assert not usual._known
+    for number in range(MOST + 2):
+        assert len(usual._known) <= MOST
+        assert _call(link, (b"traceparent", b"%d" % number))
+    assert not usual._known
+    assert usual.headers[-1] == (b"traceparent", b"%d" % (MOST + 1)), "the last one is compared as before"
 
 
 def hpack_bomb(size: int) -> bytes:
