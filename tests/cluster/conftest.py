@@ -6,6 +6,8 @@ tests run inside the cluster's network: an address of a pod, of the API server o
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +15,8 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.errors import Unavailable
-from tests.cluster.namespaces import fresh
 from tests.cluster.programs.catalogue import Programs, programs
+from tests.cluster.waiting import wait_for
 
 FOLDER = Path(__file__).parent
 FIXTURES = {"built_programs", "cluster", "namespace"}
@@ -54,6 +56,11 @@ def cluster(built_programs: Programs, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace of the test's own, where pods may be made."""
-    with fresh(cluster, request.node.name) as name:
-        yield name
+    """A namespace of the test's own, where pods may be made. Nobody waits for its end."""
+    readable = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40].rstrip("-")
+    name = f"{readable}-{secrets.token_hex(3)}"
+    cluster.plane.kubectl("create", "namespace", name)
+    accounts = ("get", "serviceaccounts", "--output", "name")
+    wait_for(lambda: "default" in cluster.plane.kubectl(*accounts, namespace=name), "the namespace's account")
+    yield name
+    cluster.plane.kubectl("delete", "namespace", name, "--wait=false")

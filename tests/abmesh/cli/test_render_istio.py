@@ -28,6 +28,14 @@ def test_the_example_is_what_is_rendered_and_a_real_envoy_has_read_it() -> None:
     assert "no Envoy" not in called.err
 
 
+@pytest.mark.envoy
+def test_so_is_the_route_of_the_example_in_the_native_lane() -> None:
+    called = render("--experiments", str(EXAMPLE / "native-experiment.yaml"), *FILES[2:])
+    assert called.code == 0, called.err
+    (route,) = [part for part in called.out.split("---\n") if "abmesh.dev/kind: route" in part]
+    assert route == (EXAMPLE / "native-route.yaml").read_text()
+
+
 def test_the_example_says_what_each_object_is_for() -> None:
     text = (EXAMPLE / "envoyfilters.yaml").read_text()
     objects = list(YAML(typ="safe").load_all(text))
