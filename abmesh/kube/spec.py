@@ -46,8 +46,8 @@ class ExperimentSpec(Frozen):
     Attributes:
         routes: your routes whose traffic is split, in this namespace. They are merged into, never edited.
         match: which requests of the routes the experiment applies to.
-        lane: who assigns: abmesh's server (ext_proc), or Envoy itself (native) for requests whose unit it reads as
-            the server does; the server assigns the others.
+        lane: who assigns: abmesh's server (ext_proc), or the gateway itself (native), by one header; native needs Istio
+            1.31, and no overrides, segments or issued cookie.
         unit: where to look for a user's identity; the first source that is present wins.
         issue_cookie: the cookie that gives an identity to clients without one.
         unassigned: who serves requests without a user: the control, or the route's own destinations; default: the

@@ -92,6 +92,14 @@ def check_native_rule(placed: Placed, found: Found, resources: Resources, own: D
         )
 
 
+def native_note(experiment: Experiment) -> str:
+    """What a person should know of an Experiment that proxies assign themselves."""
+    return (
+        f"proxies assign by {experiment.unit[0].label} themselves: one that comes twice is hashed as both values "
+        "together, and requests without it go to the control"
+    )
+
+
 def check_alone(one: Experiment, other: Experiment, found: Found) -> None:
     """Refuse an Experiment whose rule has another one, if either of them is in the native lane.
 

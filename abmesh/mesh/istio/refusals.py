@@ -36,6 +36,7 @@ class About(StrEnum):
 
     CANDIDATE_ON_ROUTE = "CandidateOnRoute"
     CONTROL_NOT_ON_ROUTE = "ControlNotOnRoute"
+    NATIVE_LANE = "NativeLane"
 
 
 @dataclass(frozen=True, slots=True)

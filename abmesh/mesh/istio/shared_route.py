@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from abmesh.experiment.model import Experiment
 from abmesh.experiment.places import place_of
 from abmesh.mesh.istio.find import Found, Target
-from abmesh.mesh.istio.native_lane import check_alone
+from abmesh.mesh.istio.native_lane import check_alone, native_note
 from abmesh.mesh.istio.refusals import About, Note, Reason, RefusedError
 from abmesh.mesh.istio.scopes import Scope
 from abmesh.mesh.istio.wanted import Placed
@@ -118,6 +118,8 @@ class SharedRoute:
                     f"{self.found.ref} does not lead to the control, {experiment.control.name!r}, by itself",
                     label,
                 )
+            if experiment.lane == "native":
+                yield Note(experiment.name, About.NATIVE_LANE, native_note(experiment), label)
             yield from self._elsewhere(experiment, label)
 
     def _elsewhere(self, experiment: Experiment, label: str) -> Iterator[Note]:

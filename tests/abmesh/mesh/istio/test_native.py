@@ -281,9 +281,12 @@ def test_an_older_istio_has_no_way_to_replace_a_list() -> None:
     assert not rendered(USUAL, placed(), istio_version="1.30.4").refusals
 
 
-def test_the_routes_own_split_is_said_to_go_to_the_control() -> None:
-    notes = [note.message for note in rendered(USUAL, native()).notes]
-    assert any("requests without a variant go to the control instead" in note for note in notes)
+def test_what_becomes_of_other_requests_is_said() -> None:
+    notes = {str(note.reason): note.message for note in rendered(USUAL, native()).notes}
+    assert "one that comes twice is hashed as both values together" in notes["NativeLane"]
+    said = [note.message for note in rendered(USUAL, native()).notes]
+    assert any("requests without a variant go to the control instead" in message for message in said)
+    assert "NativeLane" not in {str(note.reason) for note in rendered().notes}
 
 
 @pytest.mark.envoy
