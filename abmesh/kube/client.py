@@ -223,7 +223,7 @@ class Client:
     def _exchange(
         self, attempt: Attempt, method: str, url: str, content: bytes | None, kind: str
     ) -> urllib3.BaseHTTPResponse:
-        headers = {"accept": _JSON, "user-agent": "abmesh", **self.connection.headers()}
+        headers = urllib3.HTTPHeaderDict([("accept", _JSON), ("user-agent", "abmesh"), *self.connection.headers()])
         if content is not None:
             headers["content-type"] = kind
         # A kept-alive connection that the API server closes at this moment fails before anything is answered. A read

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from abmesh.kube.errors import NotConfigured, Unauthorized
+from abmesh.kube.errors import NotConfigured, Unauthorized, cause
+from abmesh.kube.kubeconfig import NOBODY, Headers, User, user_of
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds its token, its namespace and the API server's CA."""
@@ -30,8 +31,8 @@ class Connection:
     Attributes:
         server: its URL, without a slash at the end.
         ssl_context: None for plain HTTP.
-        headers: makes the headers that authenticate a request. Called for each one, since tokens are replaced; it may
-            read a file or run a program.
+        headers: makes the headers that authenticate a request, and may say as whom to act. Called for each one, since
+            tokens are replaced; it may read a file or run a program.
         namespace: where to look if a command names none.
         server_name: the name in the API server's certificate, if it is not the URL's.
         proxy: URL of an HTTP proxy on the way; None for none.
@@ -39,7 +40,7 @@ class Connection:
 
     server: str
     ssl_context: ssl.SSLContext | None
-    headers: Callable[[], Mapping[str, str]]
+    headers: Callable[[], Headers]
     namespace: str
     server_name: str | None = None
     proxy: str | None = None
@@ -92,18 +93,13 @@ def from_service_account(folder: Path, host: str, port: str, namespace: str | No
         own = namespace or (folder / "namespace").read_text().strip()
     except (OSError, ValueError) as error:
         raise NotConfigured(
-            f"this is a pod, but its service account in {folder} cannot be read: {_cause(error)}; "
+            f"this is a pod, but its service account in {folder} cannot be read: {cause(error)}; "
             "mount it (automountServiceAccountToken: true), or set KUBECONFIG"
         ) from error
 
-    def headers() -> Mapping[str, str]:
-        try:
-            return {"authorization": f"Bearer {token.read_text().strip()}"}
-        except (OSError, ValueError) as error:
-            raise Unauthorized(f"cannot read the service account's token: {_cause(error)}") from error
-
     shown = f"[{host}]" if ":" in host else host
-    return Connection(f"https://{shown}:{port}", context, headers, own or DEFAULT_NAMESPACE)
+    headers = User((), token).headers
+    return Connection(f"https://{shown}:{port}", context, lambda: headers(None), own or DEFAULT_NAMESPACE)
 
 
 def _from_kubeconfig(context: str | None, namespace: str | None) -> Connection:
@@ -121,17 +117,18 @@ def _from_kubeconfig(context: str | None, namespace: str | None) -> Connection:
     try:
         official.load_kube_config(paths, context, found, persist_config=False)
         contexts, current = official.list_kube_config_contexts(paths)
+        chosen = current if context is None else next(each for each in contexts if each["name"] == context)
+        acting = _user(paths, chosen["context"].get("user"))
         ssl_context = _tls(found) if found.host.startswith(_PROTECTED) else None
     except Exception as error:
-        raise NotConfigured(f"the kubeconfig {paths} cannot be used: {_cause(error)}") from error
-    chosen = current if context is None else next(each for each in contexts if each["name"] == context)
+        raise NotConfigured(f"the kubeconfig {paths} cannot be used: {cause(error)}") from error
 
-    def headers() -> Mapping[str, str]:
+    def headers() -> Headers:
         try:
             value = found.get_api_key_with_prefix("BearerToken", alias="authorization")
         except Exception as error:
-            raise Unauthorized(f"the kubeconfig {paths} gives no token: {_cause(error)}") from error
-        return {} if value is None else {"authorization": value}
+            raise Unauthorized(f"the kubeconfig {paths} gives no token: {cause(error)}") from error
+        return acting.headers(value)
 
     return Connection(
         found.host.rstrip("/"),
@@ -141,6 +138,16 @@ def _from_kubeconfig(context: str | None, namespace: str | None) -> Connection:
         found.tls_server_name or None,
         found.proxy or None,
     )
+
+
+def _user(paths: str, name: str | None) -> User:
+    """The user of that name in the first of several kubeconfigs that has one."""
+    from kubernetes.config.kube_config import KubeConfigMerger
+
+    found: Any = KubeConfigMerger(paths).config["users"].get_with_name(name, safe=True) if name else None
+    if found is None:
+        return NOBODY
+    return user_of(found.value.get("user") or {}, Path(found.path or "").absolute().parent)
 
 
 def _home_kubeconfig() -> str:
@@ -164,9 +171,3 @@ def _tls(found: object) -> ssl.SSLContext:
     if certificate:
         context.load_cert_chain(certificate, getattr(found, "key_file", None))
     return context
-
-
-def _cause(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return " ".join(str(error).split())[:500] or type(error).__name__

@@ -159,3 +159,10 @@ def _status_object(body: bytes) -> dict[str, Any]:
         return found
     text = body.decode(errors="replace").strip()
     return {"message": quoted(text, 200)} if text else {}
+
+
+def cause(error: BaseException) -> str:
+    """What went wrong before there was any answer, on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split())[:500] or type(error).__name__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from abmesh.kube.client import Client
 from abmesh.kube.connection import Connection
 from abmesh.kube.errors import KubeError, Missing
+from abmesh.kube.kubeconfig import Headers
 from abmesh.kube.resources import EXPERIMENTS, Resource
 from tests.abmesh.kube.experiments import spec
 from tests.cluster.waiting import wait_for
@@ -78,8 +79,8 @@ def put(client: Client, namespace: str, name: str, **changes: Any) -> dict[str, 
 def acting_as(connection: Connection, user: str) -> Connection:
     """The same way, with somebody else's rights."""
 
-    def headers() -> Mapping[str, str]:
-        return {**connection.headers(), "impersonate-user": user}
+    def headers() -> Headers:
+        return [*connection.headers(), ("impersonate-user", user)]
 
     return replace(connection, headers=headers)
 

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from abmesh.kube.client import Client
 from abmesh.kube.connection import Connection
+from abmesh.kube.kubeconfig import Headers
 from abmesh.kube.resources import EXPERIMENTS, Resource
 from tests.abmesh.kube.fake_objects import Key, Object, Objects, Refusal, selected
 
@@ -166,8 +167,8 @@ class FakeApi:
 
         return asyncio.run_coroutine_threadsafe(on_loop(), self._loop).result(5)
 
-    def _headers(self) -> Mapping[str, str]:
-        return {"authorization": f"Bearer {self.sends}"} if self.sends else {}
+    def _headers(self) -> Headers:
+        return [("authorization", f"Bearer {self.sends}")] if self.sends else []
 
     async def _start(self, runner: web.AppRunner) -> None:
         self._news, self._thawed = asyncio.Event(), asyncio.Event()

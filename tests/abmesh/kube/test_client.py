@@ -128,7 +128,7 @@ def test_nobody_listening_is_unreachable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(Unreachable, match="Connection refused"):
-        Client(Connection(f"http://127.0.0.1:{port}", None, dict, "default")).list(EXPERIMENTS)
+        Client(Connection(f"http://127.0.0.1:{port}", None, list, "default")).list(EXPERIMENTS)
 
 
 def answering(sock: socket.socket, answers: list[bytes], got: list[bytes]) -> None:
@@ -156,7 +156,7 @@ def test_only_a_read_is_repeated_when_its_connection_breaks(ask: Callable[[Clien
     with socket.create_server(("127.0.0.1", 0)) as sock:
         thread = threading.Thread(target=answering, args=(sock, [b"", OK][:requests], got))
         thread.start()
-        client = Client(Connection(f"http://127.0.0.1:{sock.getsockname()[1]}", None, dict, "default"))
+        client = Client(Connection(f"http://127.0.0.1:{sock.getsockname()[1]}", None, list, "default"))
         if requests == 2:
             ask(client)
         else:
@@ -173,5 +173,5 @@ def test_a_redirect_is_not_followed_with_the_token() -> None:
         thread = threading.Thread(target=answering, args=(sock, [away], got))
         thread.start()
         with pytest.raises(Unreachable):
-            Client(Connection(f"http://127.0.0.1:{sock.getsockname()[1]}", None, dict, "default")).list(EXPERIMENTS)
+            Client(Connection(f"http://127.0.0.1:{sock.getsockname()[1]}", None, list, "default")).list(EXPERIMENTS)
         thread.join()

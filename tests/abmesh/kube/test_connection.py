@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -13,8 +14,12 @@ from typing import Any
 import pytest
 import trustme
 
+from abmesh.kube.client import Client
 from abmesh.kube.connection import connect, from_service_account
 from abmesh.kube.errors import NotConfigured, Unauthorized
+from abmesh.kube.resources import CONFIG_MAPS
+from abmesh.kube.watching import follow
+from tests.abmesh.kube.fake_api import FakeApi
 from tests.paths import ROOT
 
 
@@ -55,11 +60,11 @@ def kubeconfig(path: Path, user: dict[str, Any], **cluster: Any) -> str:
 def test_a_pods_token_is_read_again_for_every_request(service_account: Path) -> None:
     connection = from_service_account(service_account, "10.96.0.1", "443")
     assert (connection.server, connection.namespace) == ("https://10.96.0.1:443", "abmesh")
-    assert connection.headers() == {"authorization": "Bearer first"}
+    assert connection.headers() == [("authorization", "Bearer first")]
     (service_account / "token").write_text("second")
-    assert connection.headers() == {"authorization": "Bearer second"}
+    assert connection.headers() == [("authorization", "Bearer second")]
     (service_account / "token").unlink()
-    with pytest.raises(Unauthorized, match="cannot read the service account's token: No such file"):
+    with pytest.raises(Unauthorized, match="cannot read the token: No such file"):
         connection.headers()
 
 
@@ -92,7 +97,7 @@ def test_contexts_name_the_namespace_and_an_option_wins(monkeypatch: pytest.Monk
     assert connect().namespace == "default"
     assert connect("llm").namespace == "llm"
     assert connect("llm", "web").namespace == "web"
-    assert connect().headers() == {"authorization": "Bearer t"}
+    assert connect().headers() == [("authorization", "Bearer t")]
     with pytest.raises(NotConfigured, match="elsewhere"):
         connect("elsewhere")
 
@@ -101,7 +106,7 @@ def test_the_kubeconfig_of_the_home_folder_is_found(tmp_path: Path) -> None:
     folder = tmp_path / "home" / ".kube"
     folder.mkdir(parents=True)
     kubeconfig(folder / "config", {})
-    assert connect().headers() == {}
+    assert connect().headers() == []
 
 
 def test_client_certificates_and_the_servers_name_are_taken_over(
@@ -134,7 +139,83 @@ def test_a_plugin_gives_the_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     plugin.chmod(plugin.stat().st_mode | stat.S_IXUSR)
     user = {"exec": {"apiVersion": version, "command": str(plugin), "interactiveMode": "Never"}}
     monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "config", user))
-    assert connect().headers() == {"authorization": "Bearer from-plugin"}
+    assert connect().headers() == [("authorization", "Bearer from-plugin")]
+
+
+def test_a_token_in_a_file_is_read_again_for_every_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its path starts at the kubeconfig, and it wins over a token beside it, as with kubectl."""
+    folder = tmp_path / "kube"
+    folder.mkdir()
+    (folder / "token").write_text("first\n")
+    monkeypatch.setenv("KUBECONFIG", kubeconfig(folder / "config", {"tokenFile": "token", "token": "other"}))
+    monkeypatch.chdir(tmp_path)
+    connection = connect()
+    assert connection.headers() == [("authorization", "Bearer first")]
+    (folder / "token").write_text("second")
+    assert connection.headers() == [("authorization", "Bearer second")]
+    (folder / "token").write_text("\n")
+    with pytest.raises(Unauthorized, match=r"cannot read the token: .*token is empty"):
+        connection.headers()
+    (folder / "token").unlink()
+    with pytest.raises(Unauthorized, match=r"cannot read the token: No such file or directory: .*kube/token"):
+        connection.headers()
+
+
+def test_a_kubeconfig_says_as_whom_to_act(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, api: FakeApi) -> None:
+    user = {
+        "token": "t",
+        "as": "ada",
+        "as-uid": "7",
+        "as-groups": ["ml", "web"],
+        "as-user-extra": {"example.com/Team": ["a", "b"]},
+    }
+    monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "config", user, server=api.connection.server))
+    expected = [
+        ("authorization", "Bearer t"),
+        ("impersonate-user", "ada"),
+        ("impersonate-uid", "7"),
+        ("impersonate-group", "ml"),
+        ("impersonate-group", "web"),
+        ("impersonate-extra-example.com%2fteam", "a"),
+        ("impersonate-extra-example.com%2fteam", "b"),
+    ]
+    connection = connect()
+    assert connection.headers() == expected
+    client = Client(connection)
+    client.create(CONFIG_MAPS, "llm", {"metadata": {"name": "a"}})
+    client.close()
+
+    async def watched() -> None:
+        async for listing in follow(connection, CONFIG_MAPS, "llm"):
+            if listing.at:
+                return
+
+    asyncio.run(watched())
+    assert len(api.seen) >= 2
+    for seen in api.seen:  # by both clients, each value in a header of its own
+        sent = [(name.lower(), value) for name, value in seen.headers.items()]
+        assert [pair for pair in sent if pair[0] == "authorization" or pair[0].startswith("impersonate")] == expected
+
+
+@pytest.mark.parametrize("field", [{"as-uid": "7"}, {"as-groups": ["ml"]}, {"as-user-extra": {"team": ["a"]}}])
+def test_nobody_acts_with_anothers_groups_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, field: dict[str, Any]
+) -> None:
+    """Ignored, it would be a request with one's own, greater rights."""
+    monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "config", {"token": "t", **field}))
+    with pytest.raises(NotConfigured, match=f"{next(iter(field))} needs `as`, the user to act as"):
+        connect()
+
+
+def test_of_several_kubeconfigs_the_first_that_has_the_user_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "token").write_text(name)
+    paths = [kubeconfig(tmp_path / name / "config", {"tokenFile": "token"}) for name in ("one", "two")]
+    monkeypatch.setenv("KUBECONFIG", ":".join(paths))
+    assert connect().headers() == [("authorization", "Bearer one")]
 
 
 @pytest.mark.parametrize("content", ["", "[", "a: b", "{}", '{"clusters": [{}]}'])
