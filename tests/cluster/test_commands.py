@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,7 @@ from controller.records import Phase
 from tests.abmesh.cli.calls import call, refused
 from tests.cluster.cluster import Cluster
 from tests.cluster.places import Place
-from tests.controller.cluster.support import ClusterWorld
-from tests.controller.support import serve_and_tick
+from tests.controller.cluster.support import ClusterWorld, judge_first_step, ticking
 
 ON = "--kubernetes"
 VIEW = [{"apiGroups": ["abmesh.dev"], "resources": ["experiments"], "verbs": ["get", "list", "watch"]}]
@@ -46,11 +44,7 @@ def world(place: Place) -> Iterator[ClusterWorld]:
     """A rollout at its first step, judged."""
     found = place.world(times=Times(duration=60, deadline=50, every=5))
     try:
-        for _ in range(100):
-            if found.weight() == 1000:
-                break
-            serve_and_tick(found, 1)
-        serve_and_tick(found, 8, good=40)
+        judge_first_step(found)
         yield found
     finally:
         found.close()
@@ -59,19 +53,8 @@ def world(place: Place) -> Iterator[ClusterWorld]:
 @pytest.fixture
 def controller(world: ClusterWorld) -> Iterator[ClusterWorld]:
     """The same, and a controller that ticks."""
-    stop = threading.Event()
-
-    def tick() -> None:
-        while not stop.wait(0.1):
-            world.tick(0.01)
-
-    thread = threading.Thread(target=tick)
-    thread.start()
-    try:
+    with ticking(world, 0.1):
         yield world
-    finally:
-        stop.set()
-        thread.join()
 
 
 @pytest.fixture

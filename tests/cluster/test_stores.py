@@ -21,7 +21,7 @@ from controller.records import Phase
 from tests.cluster.cluster import Cluster
 from tests.cluster.places import Place
 from tests.cluster.waiting import wait_for
-from tests.controller.cluster.support import ClusterWorld, manifest, spec
+from tests.controller.cluster.support import ClusterWorld, manifest, serve_until, spec
 from tests.controller.support import serve_and_tick
 
 ALL = [("advance", 0, 1000), ("advance", 1000, 5000), ("advance", 5000, 10_000)]
@@ -40,14 +40,6 @@ def world(place: Place) -> Iterator[ClusterWorld]:
         yield found
     finally:
         found.close()
-
-
-def _to(world: ClusterWorld, weight: int) -> None:
-    for _ in range(200):
-        if world.weight() == weight:
-            return
-        serve_and_tick(world, 1)
-    raise AssertionError(f"the candidate stays at {world.weight()}")
 
 
 def _promoted(world: ClusterWorld) -> None:
@@ -130,7 +122,7 @@ def test_the_same_spec_applied_again_and_again_during_a_ramp_is_no_event(place: 
 def test_an_edit_with_kubectl_turns_the_rollout_manual(
     place: Place, world: ClusterWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, controller_runs: bool
 ) -> None:
-    _to(world, 1000)
+    serve_until(world, 1000)
     if not controller_runs:
         world.stores.lease.release()
     editor = tmp_path / "editor"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from abmesh.kube.resources import EXPERIMENTS
 from controller.records import Phase
 from tests.abmesh.cli.calls import call, refused
 from tests.abmesh.kube.fake_api import FakeApi
-from tests.controller.cluster.support import ClusterWorld, manifest, spec
-from tests.controller.support import serve_and_tick
+from tests.controller.cluster.support import ClusterWorld, judge_first_step, manifest, spec, ticking
 
 ON = "--kubernetes"
 
@@ -51,11 +49,7 @@ def world(api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         YAML().dump(content, file)
     found = ClusterWorld(api.client)
     try:
-        for _ in range(100):
-            if found.weight() == 1000:
-                break
-            serve_and_tick(found, 1)
-        serve_and_tick(found, 8, good=40)
+        judge_first_step(found)
         yield found
     finally:
         found.close()
@@ -64,19 +58,8 @@ def world(api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 @pytest.fixture
 def controller(world: ClusterWorld) -> Iterator[ClusterWorld]:
     """The same, and a controller that ticks."""
-    stop = threading.Event()
-
-    def tick() -> None:
-        while not stop.wait(0.05):
-            world.tick(0.01)
-
-    thread = threading.Thread(target=tick)
-    thread.start()
-    try:
+    with ticking(world, 0.05):
         yield world
-    finally:
-        stop.set()
-        thread.join()
 
 
 def test_status_journal_explain_analyze_and_replay_read_it(world: ClusterWorld) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from controller.records import JournalEntry, Phase
 from controller.rollout.tick import TickReport
 from controller.sources.base import Observation
 from controller.state.lease import Heartbeat
-from tests.controller.support import ENVOY, START, Traffic
+from tests.controller.support import ENVOY, START, Traffic, serve_and_tick
 
 OURS = "abmesh"
 """The controller's own namespace in tests with the fake API server."""
@@ -205,3 +206,36 @@ class ClusterWorld:
             for entry in self.journal()
             if entry.weights_before != entry.weights_after
         ]
+
+
+def serve_until(world: ClusterWorld, weight: int) -> None:
+    """Traffic and ticks until the candidate's weight is so many basis points."""
+    for _ in range(200):
+        if world.weight() == weight:
+            return
+        serve_and_tick(world, 1)
+    raise AssertionError(f"the candidate stays at {world.weight()}")
+
+
+def judge_first_step(world: ClusterWorld) -> None:
+    """Traffic and ticks until the first step has been judged, and goes on."""
+    serve_until(world, 1000)
+    serve_and_tick(world, 8, good=40)
+
+
+@contextlib.contextmanager
+def ticking(world: ClusterWorld, every: float) -> Iterator[ClusterWorld]:
+    """A controller that ticks in a thread, so many seconds after each tick, while the context lasts."""
+    stop = threading.Event()
+
+    def tick() -> None:
+        while not stop.wait(every):
+            world.tick(0.01)
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    try:
+        yield world
+    finally:
+        stop.set()
+        thread.join()
