@@ -9,19 +9,18 @@ from typing import Final
 
 from tests.charts.support import Rules
 
-_READ: Final = frozenset({"get", "list", "watch"})
+_FOLLOW: Final = frozenset({"list", "watch"})
+_READ: Final = _FOLLOW | {"get"}
 
 CONTROLLER_EVERYWHERE: Final[Rules] = {
     ("abmesh.dev", "experiments", ()): _READ,
     ("abmesh.dev", "experiments/status", ()): frozenset({"patch"}),
-    ("networking.istio.io", "virtualservices", ()): _READ,
-    ("networking.istio.io", "destinationrules", ()): _READ,
-    ("networking.istio.io", "gateways", ()): _READ,
-    ("gateway.networking.k8s.io", "httproutes", ()): _READ,
-    ("gateway.networking.k8s.io", "gateways", ()): _READ,
-    ("", "services", ()): _READ,
-    ("apps", "deployments", ()): _READ,
-    ("autoscaling", "horizontalpodautoscalers", ()): _READ,
+    ("networking.istio.io", "virtualservices", ()): _FOLLOW,
+    ("networking.istio.io", "destinationrules", ()): _FOLLOW,
+    ("networking.istio.io", "gateways", ()): _FOLLOW,
+    ("gateway.networking.k8s.io", "httproutes", ()): _FOLLOW,
+    ("gateway.networking.k8s.io", "gateways", ()): _FOLLOW,
+    ("", "services", ()): _FOLLOW,
     ("events.k8s.io", "events", ()): frozenset({"create", "patch"}),
     ("rbac.authorization.k8s.io", "clusterroles", ("abmesh-controller",)): frozenset({"get"}),
 }
@@ -35,10 +34,10 @@ CONTROLLER_AT_HOME: Final[Rules] = {
 
 CONTROLLER_AT_GATEWAYS: Final[Rules] = {
     ("networking.istio.io", "envoyfilters", ()): _READ | {"create", "patch", "delete"},
-    ("", "pods", ()): _READ,
+    ("", "pods", ()): _FOLLOW,
 }
 
-SERVER: Final[Rules] = {("abmesh.dev", "experiments", ()): _READ}
+SERVER: Final[Rules] = {("abmesh.dev", "experiments", ()): _FOLLOW}
 
 VIEWERS: Final[Rules] = {("abmesh.dev", "experiments", ()): _READ}
 
