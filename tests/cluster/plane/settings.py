@@ -14,6 +14,7 @@ from typing import Final
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.cluster.plane import audit
 from tests.cluster.plane.network import NODE
 
 ETCD: Final = "http://127.0.0.1:2379"
@@ -91,6 +92,16 @@ class Files:
         return self.folder / "tokens.csv"
 
     @property
+    def audit_policy(self) -> Path:
+        """Which requests the API server logs."""
+        return self.folder / "audit-policy.json"
+
+    @property
+    def audit_log(self) -> Path:
+        """Requests of service accounts; :mod:`tests.cluster.plane.audit` reads it."""
+        return self.folder / "audit.log"
+
+    @property
     def mesh_config(self) -> Path:
         """Istio's configuration of the mesh."""
         return self.folder / "mesh.yaml"
@@ -105,6 +116,7 @@ class Files:
             f'{self.admin_token},admin,admin,"system:masters"\n'
             f"{self.manager_token},system:kube-controller-manager,manager\n"
         )
+        self.audit_policy.write_text(json.dumps(audit.POLICY))
         self.mesh_config.write_text(MESH_CONFIG)
         self.kubeconfig.write_text(kubeconfig(self.authority, self.admin_token))
         self.manager_kubeconfig.write_text(kubeconfig(self.authority, self.manager_token))
@@ -152,6 +164,8 @@ def api_server_flags(files: Files) -> list[str]:
         f"--service-account-signing-key-file={files.account_key}",
         f"--token-auth-file={files.tokens}",
         "--authorization-mode=RBAC",
+        f"--audit-policy-file={files.audit_policy}",
+        f"--audit-log-path={files.audit_log}",
         "--service-cluster-ip-range=10.96.0.0/16",
         "--allow-privileged=true",
         "--profiling=false",
