@@ -8,15 +8,16 @@ from tests.charts.support import Rules
 from tests.cluster.plane.audit import Request
 
 CREATED = 201
+REFUSED = 401, 403
 
 
 def refused(requests: Iterable[Request]) -> list[Request]:
-    """Requests that a right was missing for."""
-    return [request for request in requests if request.code == 403]
+    """Requests that a right was missing for, or a token that is known."""
+    return [request for request in requests if request.code in REFUSED]
 
 
 def unused(granted: Rules, requests: Iterable[Request], namespaces: Collection[str] | None = None) -> Rules:
-    """What is left of some rights without those that were used.
+    """What is left of some rights without those that were used, be it to hear that there is no such object.
 
     Args:
         granted: the rights.
@@ -26,7 +27,7 @@ def unused(granted: Rules, requests: Iterable[Request], namespaces: Collection[s
     used = {
         (request.group, request.resource, name, verb)
         for request in requests
-        if request.code < 400 and (namespaces is None or request.namespace in namespaces)
+        if request.code not in REFUSED and (namespaces is None or request.namespace in namespaces)
         for name in ("", request.name)
         for verb in _needed(request)
     }
