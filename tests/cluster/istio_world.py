@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +17,9 @@ from abmesh.mesh.istio.placing import place
 from abmesh.mesh.istio.reading import read
 from abmesh.mesh.istio.render import Rendered, render
 from abmesh.mesh.istio.wanted import Settings
+from tests.cluster.asking import HOST, OTHER_HOST, Door, Json
 from tests.cluster.cluster import Cluster
+from tests.cluster.gateways import admin, api_gateway, route_configurations
 from tests.cluster.waiting import wait_for
 from tests.cluster.workloads import (
     GATEWAY_PORT,
@@ -35,11 +31,13 @@ from tests.cluster.workloads import (
     service,
 )
 
-Json = dict[str, Any]
 VARIANTS: Final = ("model-a", "model-b")
-HOST: Final = "chat.example.com"
-OTHER_HOST: Final = "other.example.com"
-API_NAME: Final = "gateway.networking.k8s.io/gateway-name"
+MIRROR: Final = "shadow"
+"""The Deployment and Service that the users' routes mirror to."""
+
+ORIGIN: Final = "https://chat.example.com"
+"""The web origin that the VirtualService allows."""
+
 READ: Final = (
     "services",
     "virtualservices",
@@ -48,41 +46,6 @@ READ: Final = (
     "gateways.gateway.networking.k8s.io",
     "httproutes",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a client got, and what the upstream says that it was sent."""
-
-    status: int
-    version: str
-    upstream: Json
-    headers: Mapping[str, str]
-
-
-def ask(url: str, user: str = "", host: str = HOST, path: str = "/v1/x", **headers: str) -> Answer:
-    """One request; underscores in the names of headers stand for dashes."""
-    sent = {name.replace("_", "-"): value for name, value in headers.items()} | {"host": host}
-    request = urllib.request.Request(url + path, headers=sent | ({"x-user-id": user} if user else {}))
-    try:
-        with urllib.request.urlopen(request, timeout=15) as answer:
-            return _answer(answer.status, answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            return _answer(error.code, error)
-
-
-def _answer(status: int, answer: Any) -> Answer:
-    text = answer.read().decode()
-    upstream = json.loads(text) if text.startswith("{") else {}
-    found = {name.lower(): value for name, value in answer.headers.items()}
-    return Answer(status, found.get("x-model-version", ""), upstream, found)
-
-
-def ask_all(url: str, users: Sequence[str], **more: str) -> list[Answer]:
-    """One request of each user, some at a time."""
-    with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(lambda user: ask(url, user, **more), users))
 
 
 def echo(name: str) -> Json:
@@ -99,16 +62,10 @@ def echo(name: str) -> Json:
     return deployment(name, {"app": "llm", "version": name}, {"containers": [container]})
 
 
-def api_gateway(name: str, namespace: str, xds: str) -> list[Json]:
-    """The pods of a Gateway of the Gateway API, as Istio labels them, with the Service that Istio looks for."""
-    boot, pods, _ = gateway(name, namespace, xds)
-    found = json.loads(boot["data"]["envoy.json"])
-    labels = {"app": name, API_NAME: name}
-    found["node"]["metadata"]["LABELS"] = labels
-    boot["data"]["envoy.json"] = json.dumps(found)
-    pods["spec"]["template"]["metadata"]["labels"] = labels
-    ports = service(f"{name}-istio", {API_NAME: name}, 80, GATEWAY_PORT)
-    return [boot, pods, ports]
+def models() -> list[Json]:
+    """Both versions, and what requests are mirrored to, each with a Service."""
+    names = (*VARIANTS, MIRROR)
+    return [*map(echo, names), *(service(name, {"version": name}, MODEL_PORT, "http") for name in names)]
 
 
 def server(namespace: str) -> list[Json]:
@@ -143,8 +100,40 @@ def server(namespace: str) -> list[Json]:
     ]
 
 
-def their_routes() -> list[Json]:
-    """What the users of abmesh have: both kinds of route, with settings that must stay."""
+def model_of(cluster: Cluster, namespace: str, name: str) -> Door:
+    """Where to ask a version of the model, or the mirror, without a gateway."""
+    (pod,) = cluster.plane.read("pods", "", namespace, f"--selector=version={name}")["items"]
+    return Door(f"http://{pod['status']['podIP']}:{MODEL_PORT}")
+
+
+def their_gateways() -> list[Json]:
+    """A gateway of Istio's, and one of the Gateway API."""
+    return [istio_gateway("edge"), *api_gateway_resources("inner", routes_from="Same")]
+
+
+def istio_gateway(name: str, **server: Any) -> Json:
+    """A gateway of Istio's, with one server: of plain HTTP, unless something else is said."""
+    usual = {"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}
+    return istio("Gateway", name, {"selector": {"app": name}, "servers": [usual | server]})
+
+
+def api_gateway_resources(name: str, *, routes_from: str) -> list[Json]:
+    """A gateway of the Gateway API, for the routes of its own namespace (``Same``) or of all (``All``)."""
+    allowed = {"namespaces": {"from": routes_from}}
+    listener = {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": allowed}
+    return [
+        _gateway_api("GatewayClass", "istio", {"controllerName": "istio.io/gateway-controller"}),
+        _gateway_api("Gateway", name, {"gatewayClassName": "istio", "listeners": [listener]}),
+    ]
+
+
+def their_routes(gateways: Sequence[str] = ("edge",), parent: Mapping[str, str] | None = None) -> list[Json]:
+    """What the users of abmesh have: both kinds of route, with settings that must stay.
+
+    Args:
+        gateways: of the VirtualServices, as they name them.
+        parent: of the HTTPRoute.
+    """
 
     def to(name: str, weight: int) -> Json:
         return {"destination": {"host": name, "port": {"number": MODEL_PORT}}, "weight": weight}
@@ -159,9 +148,10 @@ def their_routes() -> list[Json]:
             "retries": {"attempts": 2, "retryOn": "5xx"},
             "rewrite": {"uri": "/api/"},
             "headers": {"request": {"set": {"x-theirs": "yes"}}, "response": {"set": {"x-answered": "yes"}}},
+            "mirror": {"host": MIRROR, "port": {"number": MODEL_PORT}},
+            "corsPolicy": {"allowOrigins": [{"exact": ORIGIN}], "allowMethods": ["GET"], "maxAge": "1h"},
         },
     ]
-    servers = [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]
     changed = {"set": [{"name": "x-theirs", "value": "yes"}]}
     answered = {"set": [{"name": "x-answered", "value": "yes"}]}
     rule = {
@@ -174,22 +164,20 @@ def their_routes() -> list[Json]:
                 "type": "URLRewrite",
                 "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/api/"}},
             },
+            {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": MIRROR, "port": MODEL_PORT}}},
         ],
         "timeouts": {"request": "2s"},
         "backendRefs": [{"name": "model-a", "port": MODEL_PORT}],
     }
-    spec = {"parentRefs": [{"name": "inner"}], "hostnames": [HOST], "rules": [rule]}
-    listener = {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "Same"}}}
+    spec = {"parentRefs": [parent or {"name": "inner"}], "hostnames": [HOST], "rules": [rule]}
+    named = list(gateways)
     return [
-        istio("Gateway", "edge", {"selector": {"app": "edge"}, "servers": servers}),
-        istio("VirtualService", "chat", {"hosts": [HOST], "gateways": ["edge"], "http": rules}),
+        istio("VirtualService", "chat", {"hosts": [HOST], "gateways": named, "http": rules}),
         istio(
             "VirtualService",
             "other",
-            {"hosts": [OTHER_HOST], "gateways": ["edge"], "http": [{"name": "v1", "route": [to("model-a", 100)]}]},
+            {"hosts": [OTHER_HOST], "gateways": named, "http": [{"name": "v1", "route": [to("model-a", 100)]}]},
         ),
-        _gateway_api("GatewayClass", "istio", {"controllerName": "istio.io/gateway-controller"}),
-        _gateway_api("Gateway", "inner", {"gatewayClassName": "istio", "listeners": [listener]}),
         _gateway_api("HTTPRoute", "chat", spec),
     ]
 
@@ -224,6 +212,23 @@ def experiment(namespace: str, **changes: Any) -> Json:
     return {"apiVersion": "abmesh.dev/v1alpha1", "kind": "Experiment", "metadata": metadata, "spec": spec}
 
 
+def variant_of(item: Experiment, user: str) -> str:
+    """The variant of a user, by the weights that an experiment has."""
+    bucket = bucketing.bucket_of(item.hash_salt, user.encode())
+    ranges = item.effective_ranges.items()
+    return next(name for name, parts in ranges if any(start <= bucket < stop for start, stop in parts))
+
+
+def their_objects(cluster: Cluster, namespace: str) -> list[Json]:
+    """The users' objects in a namespace."""
+    return [item for kind in READ for item in cluster.plane.read(kind, "", namespace)["items"]]
+
+
+def versions_of(objects: Sequence[Json]) -> dict[tuple[str, str], str]:
+    """What the API server calls the present form of each object, by kind and name."""
+    return {(item["kind"], item["metadata"]["name"]): item["metadata"]["resourceVersion"] for item in objects}
+
+
 @dataclass(frozen=True)
 class World:
     """A namespace with all of it.
@@ -242,10 +247,7 @@ class World:
 
     def law(self, user: str) -> str:
         """The variant of a user."""
-        item = self._experiment
-        bucket = bucketing.bucket_of(item.hash_salt, user.encode())
-        ranges = item.effective_ranges.items()
-        return next(name for name, parts in ranges if any(start <= bucket < stop for start, stop in parts))
+        return variant_of(self._experiment, user)
 
     @cached_property
     def _experiment(self) -> Experiment:
@@ -253,7 +255,7 @@ class World:
 
     def read(self) -> list[Json]:
         """The users' objects."""
-        return [item for kind in READ for item in self.cluster.plane.read(kind, "", self.namespace)["items"]]
+        return their_objects(self.cluster, self.namespace)
 
     def rendered(self) -> Rendered:
         """Our EnvoyFilters for what is there. A server that a busy machine holds up leaves no user unassigned."""
@@ -264,21 +266,15 @@ class World:
 
     def versions(self) -> dict[tuple[str, str], str]:
         """What the API server calls the present form of each of the users' objects."""
-        return {(item["kind"], item["metadata"]["name"]): item["metadata"]["resourceVersion"] for item in self.read()}
+        return versions_of(self.read())
 
     def routes(self, name: str) -> list[Json]:
         """The route configurations that a gateway has."""
-        dump = json.loads(self.admin(name, "/config_dump?resource=dynamic_route_configs"))
-        found = [item["route_config"] for item in dump.get("configs", ())]
-        return sorted(found, key=lambda item: str(item["name"]))
+        return route_configurations(self.cluster, self.namespace, name)
 
     def admin(self, name: str, path: str) -> str:
-        """What a gateway's admin endpoint says, which only its own pod reaches."""
-        (pod,) = self.cluster.plane.read("pods", "", self.namespace, f"--selector=app={name}")["items"]
-        process = self.cluster.node.process(self.namespace, pod["metadata"]["name"], "istio-proxy")
-        code = f"import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:15000{path}').read().decode())"
-        command = ["nsenter", "-t", str(process), "-n", sys.executable, "-c", code]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        """What a gateway's admin endpoint says."""
+        return admin(self.cluster, self.namespace, name, path)
 
 
 def make_world(cluster: Cluster, namespace: str) -> World:
@@ -287,11 +283,11 @@ def make_world(cluster: Cluster, namespace: str) -> World:
     plane.apply(definition())
     plane.kubectl("wait", "--for=condition=Established", "crd/experiments.abmesh.dev", "--timeout=120s")
     plane.apply(
-        *(echo(name) for name in VARIANTS),
-        *(service(name, {"version": name}, MODEL_PORT, "http") for name in VARIANTS),
+        *models(),
         *gateway("edge", namespace, plane.xds),
         *api_gateway("inner", namespace, plane.xds),
         *server(namespace),
+        *their_gateways(),
         *their_routes(),
         namespace=namespace,
     )
@@ -300,12 +296,5 @@ def make_world(cluster: Cluster, namespace: str) -> World:
     for name in ("edge", "inner"):
         (pod,) = plane.read("pods", "", namespace, f"--selector=app={name}")["items"]
         urls[name] = f"http://{pod['status']['podIP']}:{GATEWAY_PORT}"
-        wait_for(partial(_served, urls[name]), f"the gateway {name} to serve the route")
+        wait_for(Door(urls[name]).serves, f"the gateway {name} to serve the route")
     return World(cluster, namespace, urls, experiment(namespace))
-
-
-def _served(url: str) -> bool:
-    try:
-        return ask(url).status == 200
-    except OSError:
-        return False

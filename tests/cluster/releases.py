@@ -11,6 +11,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.errors import ClusterError
 
 INSTANCE: Final = "app.kubernetes.io/instance"
+HELM_LIMIT: Final = 300.0
 
 
 class HelmError(ClusterError):
@@ -38,7 +39,7 @@ class Release:
             HelmError: it failed.
         """
         helm = self.cluster.plane.programs.path("helm")
-        done = self.cluster.plane.run(helm, *arguments, "--namespace", self.namespace)
+        done = self.cluster.plane.run(helm, *arguments, "--namespace", self.namespace, limit=HELM_LIMIT)
         if done.returncode != 0:
             raise HelmError(f"helm {' '.join(arguments)} failed:\n{done.stderr.strip()}")
         return done.stdout
@@ -47,13 +48,15 @@ class Release:
         """The chart's manifest, hooks included."""
         return self.helm("template", self.name, str(CHART), *_flags(settings))
 
-    def install(self, *settings: str) -> None:
-        """Install or upgrade it. A CRD that another test left is taken over."""
-        self.helm("upgrade", "--install", self.name, str(CHART), "--take-ownership", *_flags(settings))
+    def install(self, *settings: str, wait: bool = False) -> None:
+        """Install or upgrade it, and ``wait`` until its pods are ready. A CRD that another test left is taken over."""
+        more = ("--wait", f"--timeout={HELM_LIMIT:g}s") if wait else ()
+        self.helm("upgrade", "--install", self.name, str(CHART), "--take-ownership", *more, *_flags(settings))
 
-    def uninstall(self) -> None:
-        """Uninstall it, without the Job before, which needs a controller that runs."""
-        self.helm("uninstall", self.name, "--no-hooks", "--ignore-not-found")
+    def uninstall(self, *, hooks: bool = False) -> None:
+        """Uninstall it, with the Job before, or without it, as where no pod runs."""
+        more = ("--timeout", f"{HELM_LIMIT:g}s") if hooks else ("--no-hooks", "--ignore-not-found")
+        self.helm("uninstall", self.name, *more)
 
     def remains(self) -> set[tuple[str, str]]:
         """Kind and name of what carries the release's label, in all namespaces, of every kind that the chart makes."""

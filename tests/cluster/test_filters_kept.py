@@ -18,9 +18,10 @@ from abmesh.kube.client import Client
 from abmesh.kube.connection import connect
 from abmesh.mesh.istio.render import Rendered
 from abmesh.mesh.istio.render import render as usual_render
+from tests.cluster.asking import ask, ask_all
 from tests.cluster.cluster import Cluster
 from tests.cluster.filters_world import controller_of, keeper_of, owner
-from tests.cluster.istio_world import World, ask, ask_all, make_world
+from tests.cluster.istio_world import World, make_world
 from tests.cluster.waiting import wait_for
 
 USERS = [f"user-{number}" for number in range(300)]

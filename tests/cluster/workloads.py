@@ -60,11 +60,13 @@ def service(name: str, selector: Mapping[str, str], port: int, target: int | str
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
 
 
-def gateway(name: str, namespace: str, xds: str, replicas: int = 1) -> list[Object]:
-    """Envoy as a gateway that istiod configures over ADS: the Deployment and its bootstrap.
+def gateway(
+    name: str, namespace: str, xds: str, replicas: int = 1, *, port: int = 80, target: int = GATEWAY_PORT
+) -> list[Object]:
+    """Envoy as a gateway that istiod configures over ADS: its bootstrap, the Deployment and its Service.
 
-    Its pods are labelled ``app: NAME`` and listen on 8080 for an Istio Gateway's server of port 80, once a Service with
-    that target port selects them.
+    Its pods are labelled ``app: NAME`` and listen on ``target`` for an Istio Gateway's server of ``port``, once a
+    Service with that target port selects them.
     """
     boot = {
         "apiVersion": "v1",
@@ -81,14 +83,14 @@ def gateway(name: str, namespace: str, xds: str, replicas: int = 1) -> list[Obje
         "image": "envoy:1.40",
         "args": arguments,
         "env": [_from_field("POD_IP", "status.podIP"), _from_field("POD_NAME", "metadata.name")],
-        "ports": [{"name": "http", "containerPort": GATEWAY_PORT}],
+        "ports": [{"name": "http", "containerPort": target}],
         "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [{"name": "bootstrap", "mountPath": "/etc/envoy", "readOnly": True}],
         "readinessProbe": {"tcpSocket": {"port": "http"}, "periodSeconds": 1},
     }
     volumes = [{"name": "bootstrap", "configMap": {"name": f"{name}-bootstrap"}}]
     pods = deployment(name, {"app": name}, {"containers": [container], "volumes": volumes}, replicas)
-    return [boot, pods, service(name, {"app": name}, 80, GATEWAY_PORT)]
+    return [boot, pods, service(name, {"app": name}, port, target)]
 
 
 def gateway_bootstrap(name: str, namespace: str, xds: str) -> Object:
