@@ -17,9 +17,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pytest
 import trustme
 
 from abmesh.experiment.model import Experiment
+from abmesh.kube.connection import Connection, connect
 from abmesh.kube.in_force import experiment_in_force
 from controller.cluster.names import LEASE
 from tests.cluster import istio_world
@@ -74,6 +76,7 @@ class Shipped:
         gateways: by name; three for the VirtualServices, of which `secure` has a certificate, and `inner` for the
             HTTPRoute.
         edges: the namespaces of gateways, by name.
+        connection: to the API server, with every right.
     """
 
     cluster: Cluster
@@ -81,6 +84,7 @@ class Shipped:
     namespace: str
     gateways: Mapping[str, Edge]
     edges: Mapping[str, str]
+    connection: Connection
 
     def settings(self, *more: str) -> tuple[str, ...]:
         """What the chart is installed with."""
@@ -181,7 +185,7 @@ class Shipped:
         """Name of the pod that leads; empty if nobody does."""
         with contextlib.suppress(Exception):
             spec = self.cluster.plane.read("lease", LEASE, self.release.namespace)["spec"]
-            return str(spec.get("holderIdentity") or "")
+            return str(spec.get("holderIdentity") or "").rpartition("-")[0]
         return ""
 
     def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -258,7 +262,10 @@ def _prepared(cluster: Cluster) -> Shipped:
         door = Door(https, trust) if name == "secure" else Door(f"http://{address}:{GATEWAY_PORT}")
         wait_for(door.serves, f"the gateway {name} to serve the route", STARTING)
         gateways[name] = Edge(edges[place], name, door, route_configurations(cluster, edges[place], name))
-    return Shipped(cluster, Release(cluster, released), own, gateways, edges)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(plane.kubeconfig))
+        connection = connect()
+    return Shipped(cluster, Release(cluster, released), own, gateways, edges, connection)
 
 
 def _report(world: Shipped) -> None:
