@@ -23,7 +23,7 @@ from controller.cluster.events import Events
 from controller.cluster.kept import Kept
 from controller.cluster.lease import Fence, NotLeadingError
 from controller.cluster.objects import Experiments, Thing
-from controller.cluster.runs import edited_in_place, run_of, taken_by_hand, with_new_run
+from controller.cluster.runs import edited_again, edited_in_place, run_of, taken_by_hand, with_new_run
 from controller.cluster.status import epoch_of, spec_weights, status_of
 from controller.cluster.transitions import ClusterTransitions
 from controller.records import ExperimentState
@@ -158,7 +158,7 @@ class Attendant:
         if experiment is not None and experiment.rollout is not None:
             if status_of(thing).get("run") != run_of(thing) and "stage" in status_of(thing):
                 self._begin_run(name, now)
-            elif edited_in_place(thing):
+            elif edited_in_place(thing) or edited_again(thing):
                 self._transitions.change(name, lambda snapshot, state: _by_hand(snapshot, state, name, now), now)
         if requests.pending(thing):
             revive = self.filters.revive if self.filters is not None else (lambda _: "")

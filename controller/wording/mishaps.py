@@ -5,7 +5,10 @@ Sentences without a full stop, for the journal, logs and status.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from controller.records import Kind
+from controller.wording.values import show_weights
 
 
 def document_refused(error: str) -> str:
@@ -32,6 +35,11 @@ def abandoned(kind: Kind) -> str:
 def edited_in_place() -> str:
     """Why a rollout is manual though its weights are what they were."""
     return "someone wrote these weights into the spec by hand, so nothing moves until abmesh resume continues from them"
+
+
+def edited_again(weights: Mapping[str, int]) -> str:
+    """Why a rollout that is manual has other weights."""
+    return f"someone edited the weights again: they are now {show_weights(weights)}; abmesh resume continues from there"
 
 
 def run_begun(run: str | None) -> str:

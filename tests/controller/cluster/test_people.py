@@ -65,6 +65,24 @@ def test_weights_that_are_edited_to_those_in_force_turn_the_rollout_manual_too(w
     assert world.status()["lastSeenSpecWeights"] == {"model-a": 90, "model-b": 10}
 
 
+def test_the_status_follows_every_edit_of_a_manual_rollout(world: ClusterWorld) -> None:
+    """Also one back to the weights that were in force before it was manual, and one that is undone."""
+    _to(world, 1000)
+    for weight in (30, 40, 10, 40, 40):
+        world.edit({"variants": spec(weight)["variants"]})
+        world.tick()
+        status, written = world.status(), {"model-a": 100 - weight, "model-b": weight}
+        assert (status["phase"], status["candidateWeight"]) == ("Manual", f"{weight}%")
+        assert status["weights"] == status["lastSeenSpecWeights"] == written
+        assert (world.weight(), _cause(world)) == (100 * weight, Cause.WEIGHTS_EDITED)
+        users = status["ranges"]
+    edits = [entry.weights_after["model-b"] for entry in world.journal() if entry.cause is Cause.WEIGHTS_EDITED]
+    assert edits == [3000, 4000, 1000, 4000]
+    world.reapply(spec(40))
+    world.tick()
+    assert world.status()["ranges"] == users
+
+
 def test_resume_goes_on_from_the_weights_in_force_and_takes_the_specs_as_seen(world: ClusterWorld) -> None:
     _to(world, 1000)
     world.edit({"variants": spec(30)["variants"]})
