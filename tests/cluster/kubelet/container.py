@@ -25,6 +25,7 @@ from tests.cluster.kubelet.shared import Node
 from tests.cluster.kubelet.status import ContainerState, now, terminated
 from tests.cluster.kubelet.volumes import Volumes
 
+_LONGEST_HOSTNAME = 63
 LONGEST_BACK_OFF = 30.0
 STEADY_SECONDS = 60.0
 """After so long a run, the next restart waits as briefly as the first."""
@@ -171,7 +172,7 @@ class Container:
         argv = [expand(argument, variables) for argument in argv]
         self._root.mkdir(parents=True, exist_ok=True)
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        command = self._network.command(["unshare", "--mount", "sh", "-c", self._script(argv)])
+        command = self._network.command(["unshare", "--mount", "--uts", "sh", "-c", self._script(argv)])
         command[0] = shutil.which(command[0]) or command[0]
         with self._log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
@@ -193,7 +194,7 @@ class Container:
     def _script(self, argv: Sequence[str]) -> str:
         """Builds the root and becomes the container's program, under the same process id."""
         pod = self._volumes.pod
-        hostname = pod["metadata"]["name"]
+        hostname = pod["metadata"]["name"][:_LONGEST_HOSTNAME].rstrip("-.")
         read_only = security_context(pod, self.spec).get("readOnlyRootFilesystem", False)
         script = root_script(self._root, hostname, self._network.address, self._mounts(), read_only)
         chroot, env = (shutil.which(name, path=_SCRIPT_PATH) or name for name in ("chroot", "env"))
