@@ -243,6 +243,8 @@ class Keeper:
         filters = {key: item for key, item in view.filters.items() if item["metadata"]["uid"] not in gone}
         if wishes.unmanaged:
             everything = self._render((*wishes.managed, *wishes.unmanaged), view.resources, self._settings)
+        # Whoever begins to lead asks these proxies at once; the checks of what is to be written may take long.
+        self._fleet.scopes = self._fleet.scopes or frozenset(i.scope for i in everything.filters if i.key in filters)
         at = Situation(
             rendered=rendered,
             existing=filters,

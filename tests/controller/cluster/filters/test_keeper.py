@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -95,6 +96,26 @@ def test_one_that_a_person_deletes_stays_deleted_until_resume_whoever_leads(api:
 
     run(api, first)
     run(api, second)
+
+
+def test_who_begins_to_lead_knows_the_proxies_before_anything_is_checked(api: FakeApi) -> None:
+    checking, go_on = threading.Event(), threading.Event()
+
+    def trial(_: object) -> str:
+        checking.set()
+        assert go_on.wait(20)
+        return ""
+
+    async def second(found: Kept) -> None:
+        try:
+            await found.until(checking.is_set, "the checks to begin")
+            assert {scope.namespace for scope in found.fleet.scopes} == {"edge"}
+        finally:
+            go_on.set()
+        await _installed(found)
+
+    run(api, _installed)
+    run(api, second, trial=trial)
 
 
 def test_a_route_that_goes_leaves_its_traffic_alone_and_comes_back(api: FakeApi) -> None:
