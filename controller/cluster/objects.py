@@ -1,14 +1,14 @@
 """All Experiments as they are now: what the watch says, and what this process has written or read since.
 
 The watch runs on the event loop, ticks in a thread. An object that was written or read here counts until the watch is
-past its resourceVersion, so that nobody decides on a status from before their own write.
+past its resourceVersion, so that nobody decides on a status from before their own write. That one is gone, only the
+watch says: while the kind itself is being deleted, every read says so, and the watch knows better.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from abmesh.experiment.errors import StoreError
@@ -32,14 +32,6 @@ class Listing(Protocol):
         """Why they may be out of date; empty if they are not."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """What this process saw of an object; ``thing`` is None once it is gone."""
-
-    version: int
-    thing: Thing | None
-
-
 class Experiments:
     """The Experiments of a cluster.
 
@@ -60,7 +52,7 @@ class Experiments:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._watched: dict[str, Thing] = {}
-        self._own: dict[str, _Written] = {}
+        self._own: dict[str, Thing] = {}
         self._ready = False
         self.trouble = "the Experiments have not been listed yet"
 
@@ -80,9 +72,9 @@ class Experiments:
                 self._ready = True
             for name, own in list(self._own.items()):
                 watched = found.get(name)
-                if watched is None or own.version <= _version(watched):
+                if watched is None or _version(own) <= _version(watched):
                     # One that is gone from the list was deleted after it was written: lists are applied whole.
-                    if watched is None and own.thing is not None and name not in before:
+                    if watched is None and name not in before:
                         continue  # created so lately that the watch does not know it yet
                     del self._own[name]
         return any(_attention(found.get(name)) != _attention(before.get(name)) for name in found.keys() | before.keys())
@@ -96,14 +88,11 @@ class Experiments:
         with self._lock:
             if not self._ready:
                 raise StoreError(f"the Experiments are not known: {self.trouble}")
-            found = {**self._watched, **{name: own.thing for name, own in self._own.items() if own.thing is not None}}
-            for name, own in self._own.items():
-                if own.thing is None:
-                    found.pop(name, None)
+            found = {**self._watched, **self._own}
         return dict(sorted(found.items(), key=lambda item: (item[1]["metadata"].get("creationTimestamp", ""), item[0])))
 
     def fetch(self, name: str) -> Thing | None:
-        """An Experiment as it is at this moment; None if it was deleted.
+        """An Experiment as it is at this moment; None if there is none, of which the watch says whether it was deleted.
 
         Raises:
             KubeError: the API server does not say.
@@ -112,9 +101,6 @@ class Experiments:
         try:
             found = self._client.get(EXPERIMENTS, namespace, bare)
         except Missing:
-            with self._lock:
-                known = self._watched.get(name)
-                self._own[name] = _Written(0 if known is None else _version(known), None)
             return None
         self.note(found)
         return found
@@ -124,8 +110,8 @@ class Experiments:
         name = full_name(thing)
         with self._lock:
             known = self._own.get(name)
-            if known is None or known.thing is None or known.version <= _version(thing):
-                self._own[name] = _Written(_version(thing), thing)
+            if known is None or _version(known) <= _version(thing):
+                self._own[name] = thing
 
     def list_now(self) -> None:
         """Take in a list of this moment, for a leader that begins.

@@ -219,3 +219,16 @@ def test_evidence_waits_half_a_minute_and_is_written_when_the_process_ends(world
     world.now = START.replace(minute=1)
     store.write(world.name, StageEvidence("one", requests=3))
     assert version() != second
+
+
+def test_what_cannot_be_found_is_gone_once_the_watch_says_so(world: ClusterWorld) -> None:
+    """While the kind itself is being deleted, all that is read is gone, and no filter may go for that."""
+    world.tick()
+    world.people.delete(EXPERIMENTS, world.namespace, world.bare)
+    experiments = world.stores.experiments
+    assert experiments.fetch(world.name) is None
+    report = world.stores.reconciler.reconcile(world.observe(), world.now, world.now)
+    world.stores.attendant.after(report, world.now)
+    assert experiments.known(world.name) is not None
+    world.watch()
+    assert experiments.known(world.name) is None
