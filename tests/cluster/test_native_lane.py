@@ -18,9 +18,10 @@ from abmesh.kube.client import Client
 from abmesh.kube.connection import connect
 from abmesh.kube.objects import parse
 from abmesh.mesh.istio.render import render
+from tests.cluster.asking import Json, ask, ask_all
 from tests.cluster.cluster import Cluster
 from tests.cluster.filters_world import keeper_of, owner
-from tests.cluster.istio_world import Json, World, ask, ask_all, experiment, make_world
+from tests.cluster.istio_world import World, experiment, make_world
 from tests.cluster.waiting import wait_for
 
 OWNER = "abmesh-controller"
