@@ -152,13 +152,15 @@ class Cluster:
         decide, now = decision_of(request), datetime.now(UTC)
         first = self._get(ask.experiment)
         seen = None
-        if ask.confirm is not None:
+        if ask.confirm is not None and not _is_about_filters(ask, first):
             lenient = _lenient(decide, first) if ask.action == "resume" else decide
             snapshot = _snapshot({ask.experiment: first})
             _with_rollout(snapshot, ask.experiment)
             seen = look(snapshot, state_of(first), ask.experiment, lenient, ask.confirm, now)
 
         def check(thing: Thing) -> None:
+            if _is_about_filters(ask, thing):
+                return
             experiment = _with_rollout(_snapshot({ask.experiment: thing}), ask.experiment)
             state = state_of(thing)
             if seen is not None and outline(experiment, state) != seen:
@@ -239,11 +241,19 @@ def _with_rollout(snapshot: Snapshot, name: str) -> Experiment:
     return experiment
 
 
+def _is_unprogrammed(thing: Thing) -> bool:
+    conditions = status_of(thing).get("conditions") or ()
+    return any(item["type"] == PROGRAMMED and item["status"] == "False" for item in conditions)
+
+
+def _is_about_filters(ask: Ask, thing: Thing) -> bool:
+    """Whether nothing but filters can be meant: an Experiment without a rollout has nothing else to resume."""
+    return ask.action == "resume" and "rollout" not in thing["spec"] and _is_unprogrammed(thing)
+
+
 def _lenient(decide: Decide, thing: Thing) -> Decide:
     """What is not programmed may be resumed whatever its phase: the leader then writes its filters again."""
-    conditions = status_of(thing).get("conditions") or ()
-    removed = any(item["type"] == PROGRAMMED and item["status"] == "False" for item in conditions)
-    if not removed:
+    if not _is_unprogrammed(thing):
         return decide
 
     def decision(experiment: Experiment, state: ExperimentState) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -125,6 +126,13 @@ class History:
     def spread(self) -> list[float]:
         """How long each change took to the last server, in seconds, but for the first."""
         return sorted(max(0.0, moment.everywhere - moment.at) for moment in self.moments[1:])
+
+    def told(self) -> str:
+        """The same in words."""
+        spread = [1000 * seconds for seconds in self.spread()]
+        p99 = statistics.quantiles(spread, n=100, method="inclusive")[-1]
+        shown = f"median {statistics.median(spread):.0f} ms, p99 {p99:.0f} ms"
+        return f"from the decision to the last server: {shown}, of {len(spread)} changes"
 
     def wrong(self, sent: Iterable[Sent]) -> Counter[str]:
         """Requests that no variant of the user's could have answered at that time, by what was wrong."""

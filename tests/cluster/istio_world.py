@@ -134,16 +134,12 @@ def their_routes(gateways: Sequence[str] = ("edge",), parent: Mapping[str, str] 
         gateways: of the VirtualServices, as they name them.
         parent: of the HTTPRoute.
     """
-
-    def to(name: str, weight: int) -> Json:
-        return {"destination": {"host": name, "port": {"number": MODEL_PORT}}, "weight": weight}
-
     rules = [
-        {"match": [{"headers": {"x-user-group": {"exact": "beta"}}}], "route": [to("model-b", 100)]},
+        {"match": [{"headers": {"x-user-group": {"exact": "beta"}}}], "route": [_to("model-b", 100)]},
         {
             "name": "v1",
             "match": [{"uri": {"prefix": "/v1/"}}],
-            "route": [to("model-a", 90), to("model-b", 10)],
+            "route": [_to("model-a", 90), _to("model-b", 10)],
             "timeout": "2s",
             "retries": {"attempts": 2, "retryOn": "5xx"},
             "rewrite": {"uri": "/api/"},
@@ -170,16 +166,21 @@ def their_routes(gateways: Sequence[str] = ("edge",), parent: Mapping[str, str] 
         "backendRefs": [{"name": "model-a", "port": MODEL_PORT}],
     }
     spec = {"parentRefs": [parent or {"name": "inner"}], "hostnames": [HOST], "rules": [rule]}
-    named = list(gateways)
     return [
-        istio("VirtualService", "chat", {"hosts": [HOST], "gateways": named, "http": rules}),
-        istio(
-            "VirtualService",
-            "other",
-            {"hosts": [OTHER_HOST], "gateways": named, "http": [{"name": "v1", "route": [to("model-a", 100)]}]},
-        ),
+        istio("VirtualService", "chat", {"hosts": [HOST], "gateways": list(gateways), "http": rules}),
+        simple_route("other", OTHER_HOST, *gateways),
         _gateway_api("HTTPRoute", "chat", spec),
     ]
+
+
+def simple_route(name: str, host: str, *gateways: str) -> Json:
+    """A VirtualService with one rule, `v1`, to model-a."""
+    rules = [{"name": "v1", "route": [_to("model-a", 100)]}]
+    return istio("VirtualService", name, {"hosts": [host], "gateways": list(gateways), "http": rules})
+
+
+def _to(name: str, weight: int) -> Json:
+    return {"destination": {"host": name, "port": {"number": MODEL_PORT}}, "weight": weight}
 
 
 def _gateway_api(kind: str, name: str, spec: Mapping[str, Any]) -> Json:
@@ -220,13 +221,9 @@ def variant_of(item: Experiment, user: str) -> str:
 
 
 def their_objects(cluster: Cluster, namespace: str) -> list[Json]:
-    """The users' objects in a namespace."""
-    return [item for kind in READ for item in cluster.plane.read(kind, "", namespace)["items"]]
-
-
-def versions_of(objects: Sequence[Json]) -> dict[tuple[str, str], str]:
-    """What the API server calls the present form of each object, by kind and name."""
-    return {(item["kind"], item["metadata"]["name"]): item["metadata"]["resourceVersion"] for item in objects}
+    """The users' objects in a namespace, with who wrote what of them."""
+    more = "--show-managed-fields"
+    return [item for kind in READ for item in cluster.plane.read(kind, "", namespace, more)["items"]]
 
 
 @dataclass(frozen=True)
@@ -266,7 +263,7 @@ class World:
 
     def versions(self) -> dict[tuple[str, str], str]:
         """What the API server calls the present form of each of the users' objects."""
-        return versions_of(self.read())
+        return {(item["kind"], item["metadata"]["name"]): item["metadata"]["resourceVersion"] for item in self.read()}
 
     def routes(self, name: str) -> list[Json]:
         """The route configurations that a gateway has."""

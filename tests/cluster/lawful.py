@@ -12,10 +12,10 @@ from tests.cluster.istio_world import ORIGIN
 from tests.cluster.waiting import wait_for
 
 
-def wrong(door: Door, users: Sequence[str], law: Callable[[str], str]) -> Counter[str]:
+def wrong(door: Door, users: Sequence[str], law: Callable[[str], str], **more: str) -> Counter[str]:
     """How many users were not served by the variant that is theirs, or not told so, by what was wrong."""
     found: Counter[str] = Counter()
-    for user, answer in zip(users, door.ask_all(users), strict=True):
+    for user, answer in zip(users, door.ask_all(users, **more), strict=True):
         variant = law(user)
         if (answer.status, answer.version, answer.upstream.get("name")) != (200, variant, variant):
             found[f"{answer.status} {answer.version} {answer.upstream.get('name')} instead of {variant}"] += 1

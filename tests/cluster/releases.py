@@ -11,7 +11,9 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.errors import ClusterError
 
 INSTANCE: Final = "app.kubernetes.io/instance"
+NAME: Final = "app.kubernetes.io/name"
 HELM_LIMIT: Final = 300.0
+_OTHERS: Final = {"events", "events.events.k8s.io", "componentstatuses"}
 
 
 class HelmError(ClusterError):
@@ -70,6 +72,25 @@ class Release:
             for item in found["items"]
             if "deletionTimestamp" not in item["metadata"]
         }
+
+    def left(self) -> set[tuple[str, str, str]]:
+        """Kind, namespace and name of whatever is labelled as abmesh's, of every kind that the cluster has.
+
+        Not those that stay on purpose: the CRD, and in the release's namespace the Lease and ConfigMaps.
+        """
+        plane = self.cluster.plane
+        kinds = set(plane.kubectl("api-resources", "--verbs=list", "--output=name").split()) - _OTHERS
+        found = plane.read(",".join(sorted(kinds)), "", "", "--all-namespaces", "--selector", f"{NAME}=abmesh")
+        return {
+            (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"])
+            for item in found["items"]
+            if "deletionTimestamp" not in item["metadata"] and not self._stays(item)
+        }
+
+    def _stays(self, item: Thing) -> bool:
+        if item["kind"] in ("Lease", "ConfigMap"):
+            return bool(item["metadata"]["namespace"] == self.namespace)
+        return bool(item["kind"] == "CustomResourceDefinition")
 
     def account(self, component: str) -> str:
         """User name of a ServiceAccount of the release."""

@@ -9,31 +9,34 @@ with shipped(cluster) as world:
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-import secrets
+import re
 import subprocess
 import sys
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
-import trustme
 
 from abmesh.experiment.model import Experiment
 from abmesh.kube.connection import Connection, connect
 from abmesh.kube.in_force import experiment_in_force
 from controller.cluster.names import LEASE
 from tests.cluster import istio_world
-from tests.cluster.asking import Door, Json, Named
+from tests.cluster.asking import Json
 from tests.cluster.cluster import Cluster
-from tests.cluster.gateways import HTTPS_PORT, api_gateway, https_gateway, https_server, pod_of, route_configurations
+from tests.cluster.edges import STARTING, USERS, Edge, prepare
+from tests.cluster.gateways import route_configurations
 from tests.cluster.images import shipped as images
-from tests.cluster.istio_world import api_gateway_resources, istio_gateway, models, variant_of
+from tests.cluster.istio_world import variant_of
 from tests.cluster.releases import Release
 from tests.cluster.waiting import wait_for
-from tests.cluster.workloads import GATEWAY_PORT, gateway
 
+ISTIODS: Final = ("pilot-discovery", "status")
 SETTINGS: Final = (
     # Nothing in the rig scales pods.
     "extProc.autoscaling.enabled=false",
@@ -42,27 +45,6 @@ SETTINGS: Final = (
     "controller.interval=1s",
     "controller.settle=1s",
 )
-PLACES: Final = {"edge": "ingress", "secure": "ingress", "partner": "partners", "inner": "partners"}
-"""In which of the gateways' namespaces each gateway runs; the last is of the Gateway API."""
-
-STARTING: Final = 240.0
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """A gateway that runs.
-
-    Attributes:
-        namespace: of its pods.
-        name: of its pods' label ``app``.
-        door: where users come in.
-        before: its route configurations before abmesh was there.
-    """
-
-    namespace: str
-    name: str
-    door: Door
-    before: list[Json]
 
 
 @dataclass(frozen=True)
@@ -96,25 +78,29 @@ class Shipped:
         """Install or upgrade the chart, and wait until all of it is ready."""
         self.release.install(*self.settings(*more), wait=True)
 
-    def experiment(self, name: str, **changes: Any) -> Json:
+    def experiment(self, name: str, *weights: float, **changes: Any) -> Json:
         """An Experiment of the namespace: on both routes, 70 to 30, without a rollout, unless it is changed."""
         made = istio_world.experiment(self.namespace, **changes)
+        for variant, weight in zip(made["spec"]["variants"], weights, strict=False):
+            variant["weight"] = weight
         return made | {"metadata": made["metadata"] | {"name": name}}
 
     def apply(self, *experiments: Json) -> None:
         """Apply Experiments as a person does."""
         self.cluster.plane.apply(*experiments)
 
-    def delete(self, *names: str) -> None:
-        """Delete Experiments, and wait until the gateways are as they were before abmesh."""
-        self.cluster.plane.kubectl("delete", "experiment", *names, "--ignore-not-found", namespace=self.namespace)
+    def delete(self, *names: str, namespace: str = "") -> None:
+        """Delete Experiments, all of them if none is named, and wait until the gateways are as before abmesh."""
+        which = names or ("--all",)
+        self.cluster.plane.kubectl("delete", "experiment", *which, namespace=namespace or self.namespace)
         wait_for(lambda: not self.filters(), "no EnvoyFilter of ours to be left", STARTING)
         for name in self.gateways:
             wait_for(lambda name=name: self.as_before(name), f"the routes of {name} to be as before", STARTING)  # type: ignore[misc]
 
     def thing(self, name: str) -> Json:
-        """An Experiment as it is now."""
-        return self.cluster.plane.read("experiment", name, self.namespace)
+        """An Experiment as it is now: of the namespace, or ``NAMESPACE/NAME``."""
+        namespace, _, own = name.rpartition("/")
+        return self.cluster.plane.read("experiment", own, namespace or self.namespace)
 
     def status(self, name: str) -> Json:
         """The status of an Experiment; empty at first."""
@@ -154,21 +140,17 @@ class Shipped:
         ]
         return {(item["metadata"]["namespace"], item["metadata"]["name"]): item for item in found}
 
-    def routes(self, name: str) -> list[Json]:
-        """The route configurations of a gateway."""
-        found = self.gateways[name]
-        return route_configurations(self.cluster, found.namespace, found.name)
-
     def as_before(self, name: str) -> bool:
         """Whether a gateway's route configurations are as they were before abmesh."""
-        return self.routes(name) == self.gateways[name].before
+        found = self.gateways[name]
+        return route_configurations(self.cluster, found.namespace, found.name) == found.before
 
     def their_versions(self) -> dict[tuple[str, str, str], str]:
-        """resourceVersion of each of the users' objects, by namespace, kind and name."""
+        """A digest of each of the users' objects, by namespace, kind and name; any write but istiod's changes it."""
         return {
-            (namespace, *key): version
+            (namespace, item["kind"], item["metadata"]["name"]): _version(item)
             for namespace in (self.namespace, *self.edges.values())
-            for key, version in istio_world.versions_of(istio_world.their_objects(self.cluster, namespace)).items()
+            for item in istio_world.their_objects(self.cluster, namespace)
         }
 
     def pods(self, component: str) -> list[Json]:
@@ -188,6 +170,48 @@ class Shipped:
             return str(spec.get("holderIdentity") or "").rpartition("-")[0]
         return ""
 
+    def metrics(self) -> str:
+        """What the controller that leads says on its ``/metrics``; empty if nobody leads, or it does not answer."""
+        leader = self.leader()
+        for pod in self.pods("controller"):
+            if pod["metadata"]["name"] == leader:
+                with (
+                    contextlib.suppress(OSError),
+                    urllib.request.urlopen(f"http://{pod['status']['podIP']}:9103/metrics", timeout=5) as answer,
+                ):
+                    text: str = answer.read().decode()
+                    return text
+        return ""
+
+    def counted(self) -> Counter[str]:
+        """Requests by variant, as the metrics of the controller that leads have them."""
+        found: Counter[str] = Counter()
+        pattern = r'^llm_requests_total\{[^}]*model_version="([^"]+)"[^}]*\} ([0-9.e+]+)$'
+        for variant, value in re.findall(pattern, self.metrics(), re.MULTILINE):
+            found[variant] += int(float(value))
+        return found
+
+    def ticks(self) -> float:
+        """How often the leader has looked, if it can read all gateways; 0 if it cannot."""
+        text = self.metrics()
+        answering = rf'^abmesh_controller_sources\{{state="answering"\}} {len(self.gateways)}\.0$'
+        ticks = re.search(r"^abmesh_controller_ticks_total ([0-9.e+]+)$", text, re.MULTILINE)
+        return float(ticks[1]) if ticks and re.search(answering, text, re.MULTILINE) else 0.0
+
+    def scale(self, replicas: int) -> None:
+        """Let so many controllers run, and wait until they do."""
+        name = f"deployment/{self.release.name}-controller"
+        self.cluster.plane.kubectl("scale", name, f"--replicas={replicas}", namespace=self.release.namespace)
+        wait_for(lambda: len(self.pods("controller")) == replicas, f"{replicas} controllers", STARTING)
+        gone = "--selector=app.kubernetes.io/component=controller"
+        if not replicas:
+            wait_for(
+                lambda: not self.cluster.plane.read("pods", "", self.release.namespace, gone)["items"],
+                "the controllers to be gone",
+                STARTING,
+            )
+        self.cluster.plane.kubectl("rollout", "status", name, namespace=self.release.namespace, limit=STARTING)
+
     def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run abmesh's own command on the cluster, for this world's Experiments."""
         plane, image = self.cluster.plane, images()["abmesh"]
@@ -201,15 +225,41 @@ class Shipped:
             timeout=STARTING,
             check=False,
         )
-        assert done.returncode == 0 or not check, done
+        assert done.returncode == 0 or not check, f"{done.stdout}\n{done.stderr}"
         return done
+
+
+def rollout(*steps: float, run: str = "first") -> Json:
+    """A rollout of model-b in stages of seconds, which is rolled back if more than 5% fail."""
+    return {
+        "candidate": "model-b",
+        "steps": steps,
+        "run": run,
+        "stage": {"minDuration": "2s", "minRequests": 20},
+        "guardrails": [{"metric": "error_rate", "max": "5%"}],
+    }
+
+
+def _version(item: Json) -> str:
+    """Changes with its resourceVersion, unless istiod alone has written what its own analysis found, in the status."""
+    meta = item["metadata"]
+    fields = [each for each in meta["managedFields"] if (each["manager"], each.get("subresource")) != ISTIODS]
+    rest = {key: value for key, value in item.items() if key not in ("metadata", "status")}
+    known = {key: value for key, value in meta.items() if key not in ("resourceVersion", "managedFields")}
+    content = json.dumps([rest, known, fields], sort_keys=True)
+    return f"{len(fields)} managers, {hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 @contextlib.contextmanager
 def shipped(cluster: Cluster, *settings: str) -> Iterator[Shipped]:
     """Make all of it and install the chart; afterwards uninstall it, if that was not done, and delete the rest."""
-    world = _prepared(cluster)
-    plane = cluster.plane
+    plane, users = cluster.plane, prepare(cluster)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(plane.kubeconfig))
+        connection = connect()
+    released = users.namespace.replace(USERS, "abmesh", 1)
+    plane.kubectl("create", "namespace", released)
+    world = Shipped(cluster, Release(cluster, released), users.namespace, users.gateways, users.edges, connection)
     try:
         world.install(*settings)
         yield world
@@ -222,50 +272,6 @@ def shipped(cluster: Cluster, *settings: str) -> Iterator[Shipped]:
         for namespace in (world.namespace, world.release.namespace, *world.edges.values()):
             plane.kubectl("delete", "namespace", namespace, "--wait=false")
         plane.kubectl("delete", "crd", "experiments.abmesh.dev", "--ignore-not-found")
-
-
-def _prepared(cluster: Cluster) -> Shipped:
-    """What users have before they install the chart."""
-    plane, number = cluster.plane, secrets.token_hex(3)
-    edges = {name: f"{name}-{number}" for name in dict.fromkeys(PLACES.values())}
-    own, released = f"llm-{number}", f"abmesh-{number}"
-    for namespace in (own, released, *edges.values()):
-        plane.kubectl("create", "namespace", namespace)
-    authority = trustme.CA()
-    ingress, partners = edges.values()
-    plane.apply(
-        *gateway("edge", ingress, plane.xds),
-        *https_gateway("secure", ingress, plane.xds, authority),
-        istio_gateway("edge"),
-        istio_gateway("secure", **https_server()),
-        namespace=ingress,
-    )
-    plane.apply(
-        *gateway("partner", partners, plane.xds),
-        *api_gateway("inner", partners, plane.xds),
-        istio_gateway("partner"),
-        *api_gateway_resources("inner", routes_from="All"),
-        namespace=partners,
-    )
-    names = [f"{edges[place]}/{name}" for name, place in PLACES.items() if name != "inner"]
-    routes = istio_world.their_routes(names, {"name": "inner", "namespace": partners})
-    plane.apply(*models(), *routes, namespace=own)
-    for namespace in (own, *edges.values()):
-        plane.kubectl(
-            "rollout", "status", "deployment", f"--timeout={STARTING:g}s", namespace=namespace, limit=STARTING
-        )
-    trust = Named.trusting(authority.cert_pem.bytes().decode())
-    gateways = {}
-    for name, place in PLACES.items():
-        address = pod_of(cluster, edges[place], name)["status"]["podIP"]
-        https = f"https://{address}:{HTTPS_PORT}"
-        door = Door(https, trust) if name == "secure" else Door(f"http://{address}:{GATEWAY_PORT}")
-        wait_for(door.serves, f"the gateway {name} to serve the route", STARTING)
-        gateways[name] = Edge(edges[place], name, door, route_configurations(cluster, edges[place], name))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KUBECONFIG", str(plane.kubeconfig))
-        connection = connect()
-    return Shipped(cluster, Release(cluster, released), own, gateways, edges, connection)
 
 
 def _report(world: Shipped) -> None:

@@ -87,7 +87,7 @@ def test_a_container_is_confined_as_its_pod_says(cluster: Cluster, restricted: s
         touch /file 2>&1
         echo kept > /data/file && cat /data/file
         grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status
-        hostname
+        uname -n
         ls -A /root /home
     """
     mount: dict[str, Any] = {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}
@@ -100,7 +100,7 @@ def test_a_container_is_confined_as_its_pod_says(cluster: Cluster, restricted: s
     assert said[3] == "kept"
     assert re.fullmatch(r"CapEff:\s+0+", said[4])
     assert re.fullmatch(r"NoNewPrivs:\s+1", said[5])
-    assert said[6] == "confined"
+    assert said[6] == "confined", "its host's name is the pod's"
 
 
 def test_a_mounted_config_map_changes_under_a_running_pod(cluster: Cluster, namespace: str) -> None:

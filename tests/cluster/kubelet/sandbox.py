@@ -94,7 +94,7 @@ class PodNetwork:
 
 
 def root_script(folder: Path, hostname: str, address: str, mounts: Iterable[Mount], read_only: bool) -> str:
-    """The shell script that builds a container's root, and names it; it runs in mount and UTS namespaces of its own.
+    """The shell script that builds a container's root; it runs in mount and UTS namespaces of its own.
 
     Args:
         folder: an empty one, to mount the root on.
@@ -104,7 +104,8 @@ def root_script(folder: Path, hostname: str, address: str, mounts: Iterable[Moun
         read_only: whether the root may not be written, but for its mounts.
     """
     root = shlex.quote(str(folder))
-    lines = ["set -e", f"hostname {shlex.quote(hostname)}", f"mount -t tmpfs -o mode=755 root {root}", f"cd {root}"]
+    lines = ["set -e", f"printf %s {shlex.quote(hostname)} > /proc/sys/kernel/hostname"]
+    lines += [f"mount -t tmpfs -o mode=755 root {root}", f"cd {root}"]
     for name in _SYSTEM:
         system = Path("/", name)
         if system.is_symlink():

@@ -27,6 +27,14 @@ def pause(person: Person, name: str = NAME) -> Any:
     return person.place.carry_out(Ask("pause", name, "ada", "a look"))
 
 
+def removed(person: Person, name: str, *others: Any) -> None:
+    """Say of an Experiment that somebody removed its filters."""
+    condition = {"type": "Programmed", "status": "False", "reason": "RemovedByPerson", "message": "removed"}
+    condition["lastTransitionTime"] = AT
+    body = {"status": {"conditions": [*others, condition]}}
+    person.world.people.merge_patch(EXPERIMENTS, "llm", name, body, subresource="status")
+
+
 class TestAsking:
     def test_the_leader_carries_it_out_and_the_journal_has_who_and_why(self, person: Person) -> None:
         done = pause(person)
@@ -65,14 +73,25 @@ class TestAsking:
 
     def test_filters_that_were_removed_let_a_progressing_rollout_be_resumed(self, person: Person) -> None:
         """Whether there is anything to resume then is the leader's to say."""
-        condition = {"type": "Programmed", "status": "False", "reason": "RemovedByPerson", "message": "removed"}
-        condition["lastTransitionTime"] = AT
-        body = {"status": {"conditions": [*person.world.status()["conditions"], condition]}}
-        person.world.people.merge_patch(EXPERIMENTS, "llm", "chat", body, subresource="status")
+        removed(person, "chat", *person.world.status()["conditions"])
         person.alive = False
         with pytest.raises(StateError, match="the request stays"):
             person.place.carry_out(Ask("resume", NAME, "ada"))
         assert REQUEST in person.world.thing()["metadata"]["annotations"]
+
+    def test_filters_that_were_removed_are_resumed_without_a_rollout(self, person: Person) -> None:
+        body = spec(5)
+        del body["rollout"]
+        person.world.people.create(EXPERIMENTS, "llm", manifest("llm", "plain", body))
+        resume = Ask("resume", "llm/plain", "ada", confirm=lambda _: pytest.fail("there is no rollout to show"))
+        with pytest.raises(RefusedError, match="llm/plain has no rollout"):
+            person.place.carry_out(resume)
+        removed(person, "plain")
+        person.alive = False
+        with pytest.raises(StateError, match="the request stays"):
+            person.place.carry_out(resume)
+        with pytest.raises(RefusedError, match="llm/plain has no rollout"):
+            pause(person, "llm/plain")
 
     def test_without_a_rollout_the_spec_is_to_be_changed(self, person: Person) -> None:
         body = spec(5)
