@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from controller.cluster.filters.reading import Reading
 from controller.cluster.filters.rejects import Rejects
 from controller.cluster.filters.writing import Writer
 from controller.cluster.stores import stores
+from controller.state.lease import Heartbeat
 from tests.cluster.istio_world import World
 from tests.paths import ROOT
 
@@ -86,6 +87,8 @@ async def keeper_of(client: Client, world: World, owner: str, render: Render) ->
         render=render,
     )
     assert await asyncio.to_thread(store.lease.acquire)
+    # There are no ticks, without whose end a leader would give the Lease up.
+    store.lease.beat(Heartbeat(at=datetime.now(UTC), every=3600))
     tasks = [
         asyncio.create_task(store.experiments.follow(follow(connection, EXPERIMENTS, space))),
         asyncio.create_task(reading.run()),
