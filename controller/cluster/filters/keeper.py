@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final
 
 from abmesh.experiment.errors import AbmeshError
 from abmesh.experiment.model import Experiment
@@ -30,7 +30,7 @@ from controller.cluster.filters.checking import Checks
 from controller.cluster.filters.memory import Fate, Key
 from controller.cluster.filters.plan import Owner, Plan, Situation, doubtful, plan
 from controller.cluster.filters.pods import PodFleet
-from controller.cluster.filters.reading import View
+from controller.cluster.filters.reading import Read, View
 from controller.cluster.filters.wishes import Wishes, Wishing, signature
 from controller.cluster.filters.writing import Writer
 from controller.cluster.lease import ClusterLease, NotLeadingError
@@ -50,21 +50,6 @@ RETRY: Final = 2.0
 """Seconds after which what failed is tried again."""
 
 Render = Callable[[tuple[Placed, ...], Resources, Settings], Rendered]
-
-
-class Read(Protocol):
-    """What is known of the cluster; see :class:`controller.cluster.filters.reading.Reading`."""
-
-    @property
-    def trouble(self) -> str:
-        """Why it may be out of date; empty if it is not."""
-
-    @property
-    def waiting_for(self) -> str:
-        """What was never listed; empty if all was."""
-
-    def view(self) -> View:
-        """All of it."""
 
 
 @dataclass(frozen=True, slots=True)

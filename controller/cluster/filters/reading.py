@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from abmesh.experiment.errors import RenderError
 from abmesh.kube.connection import Connection
@@ -59,6 +59,21 @@ class View:
     resources: Resources
     filters: Mapping[Key, Mapping[str, Any]]
     versions: tuple[object, ...]
+
+
+class Read(Protocol):
+    """What is known of the cluster, as :class:`Reading` has it."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it may be out of date; empty if it is not."""
+
+    @property
+    def waiting_for(self) -> str:
+        """What was never listed; empty if all was."""
+
+    def view(self) -> View:
+        """All of it."""
 
 
 class Reading:
