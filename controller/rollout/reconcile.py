@@ -25,14 +25,12 @@ from controller.decision.probes import Probe
 from controller.decision.warmup import Warmups
 from controller.records import (
     Cause,
-    DecisionRecord,
     ExperimentState,
     Intent,
     JournalEntry,
     Kind,
-    Phase,
-    adopt,
 )
+from controller.rollout.beginning import Beginning
 from controller.rollout.collect import EVERYWHERE, Collector, Earlier
 from controller.rollout.guard import Guard
 from controller.rollout.holds import Holds
@@ -45,7 +43,6 @@ from controller.state.locks import URGENT_SECONDS, trouble
 from controller.state.ports import Evidence, Recorder, StateReader
 from controller.state.states import States
 from controller.state.transition import Change, SupersededError, Transitions
-from controller.wording.mishaps import state_lost
 from controller.wording.remarks import remarks_of
 
 log = logging.getLogger("abmesh.controller")
@@ -89,6 +86,7 @@ class Reconciler:
         self._documents = documents
         self._new_id = new_id
         self._committer = transitions
+        self._first = Beginning(states, journal, transitions, new_id)
         self._guard = Guard(journal=journal, documents=documents, settle=settle, new_id=new_id)
         self._holds = Holds(journal, new_id)
         self._failures: dict[str, str] = {}
@@ -199,7 +197,7 @@ class Reconciler:
         name = experiment.name
         if state is None:
             try:
-                state = self._first_state(experiment, tick.now)
+                state = self._first.state(experiment, tick.now)
             except SupersededError:
                 raise
             except StateError:
@@ -217,7 +215,7 @@ class Reconciler:
             experiment = snapshot.document.experiment(name)
             if experiment.rollout is None:
                 raise SupersededError("the rollout was removed from the document")
-        state = self._correct_clock(name, state, tick.now)
+        state = self._first.with_clock(name, state, tick.now)
         assert experiment.rollout is not None
         watching = watched(experiment.rollout, state, tick.now)
         served = EVERYWHERE if self._serving is None else self._serving.of(experiment)
@@ -248,32 +246,6 @@ class Reconciler:
 
     def _entry(self, snapshot: Snapshot, inputs: Inputs, decided: Decided) -> JournalEntry:
         return decision_entry(self._new_id(), format_generation(snapshot.generation), inputs, decided)
-
-    def _first_state(self, experiment: Experiment, now: datetime) -> ExperimentState:
-        """The state of a new rollout, or of one whose state was lost."""
-        name, stage_id = experiment.name, self._new_id()
-        state = adopt(experiment, Phase.PROGRESSING, stage_id, now)
-        if self._journal.knows(name):
-            text = state_lost(name, self._states.place(name))
-            lost = DecisionRecord(id=stage_id, kind=Kind.HOLD, cause=Cause.STATE_LOST, reason=text, at=now)
-            state = state.model_copy(update={"phase": Phase.MANUAL, "decision": lost})
-            log.warning("%s: %s", name, text)
-        self._committer.put(name, None, state)
-        return state
-
-    def _correct_clock(self, name: str, state: ExperimentState, now: datetime) -> ExperimentState:
-        """A stage that began in the future would never end: the clock was set back, so it starts now."""
-        if state.stage.started_at <= now:
-            return state
-        log.warning("%s: the clock was set back to before the stage began; its age counts from now", name)
-        corrected = state.model_copy(update={"stage": state.stage.model_copy(update={"started_at": now})})
-        try:
-            self._committer.put(name, state, corrected)
-        except SupersededError:
-            raise
-        except StateError as error:  # harm is judged all the same
-            log.error("%s: %s", name, error)  # noqa: TRY400 - the text says it all
-        return corrected
 
     def _apply(self, inputs: Inputs, decided: Decided, entry: JournalEntry) -> ExperimentState:
         """Carry out a decision that changes something."""
