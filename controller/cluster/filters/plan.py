@@ -82,11 +82,13 @@ class Write:
     @property
     def moves_weights(self) -> bool:
         """Whether proxies have taken all of it before, at other weights."""
-        return (
-            self.before is not None
-            and any(item["patch"]["operation"] == REPLACE for item in self.body["spec"]["configPatches"])
-            and shape_of(self.before).allows(shape_of(self.body))
-        )
+        native = any(item["patch"]["operation"] == REPLACE for item in self.body["spec"]["configPatches"])
+        if self.before is None or not native:
+            return False
+        try:
+            return shape_of(self.before).allows(shape_of(self.body))
+        except (AttributeError, KeyError, TypeError):  # whatever a person made of it
+            return False
 
     def entry(self, fate: Fate, now: datetime, why: str = "") -> Entry:
         """What to remember of it."""

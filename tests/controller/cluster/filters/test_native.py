@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -128,6 +129,8 @@ def test_a_first_write_and_other_routes_are_no_change_of_weights() -> None:
     body = body_of(places, None)
     assert not Write(places, body, digest_of(body), body).moves_weights
     native = write(3000).body
+    edited = {"spec": {"configPatches": [{"patch": {"value": {"route": "x"}}}]}}
+    assert not replace(write(3000), before=edited).moves_weights
     assert not shape_of(body).allows(shape_of(native))
 
 
