@@ -103,6 +103,9 @@ class ClusterJournal:
             StateError: it cannot be written.
         """
         self._settle(entry.experiment)
+        dropped = self._dropped.get(entry.experiment)
+        if dropped is not None and dropped.id == entry.id:  # the same change is tried again
+            del self._dropped[entry.experiment]
         self._write(entry, pending=entry.id)
 
     def done(self, entry: JournalEntry) -> None:

@@ -56,6 +56,32 @@ def test_a_change_whose_answer_is_lost_is_found_to_be_done(world: ClusterWorld) 
     assert [stage.weights["model-b"] for stage in kept.history.past] == [1000]
 
 
+def test_a_change_that_is_carried_out_at_the_second_try_is_in_the_journal_once(world: ClusterWorld) -> None:
+    """Somebody writes an annotation between the look and the patch."""
+    _ready_to_advance(world)
+    transitions = world.stores.transitions
+    client = transitions._client
+    annotated: list[Any] = []
+
+    class Late:
+        def merge_patch(self, *args: Any, **options: Any) -> Any:
+            if not annotated:
+                metadata = {"annotations": {"example.com/applied": "{}"}}
+                annotated.append(client.merge_patch(*args[:3], {"metadata": metadata}))
+            return client.merge_patch(*args, **options)
+
+    transitions._client = Late()  # type: ignore[assignment]  # the one method that is used
+    world.tick(0)
+    assert annotated
+    assert world.weight() == 5000
+    world.tick(1)
+    serve_and_tick(world, 30)
+    assert world.weight() == 10_000, "another change looks for what was left over"
+    entries = world.journal()
+    assert len({each.id for each in entries}) == len(entries)
+    assert world.moves()[: len(TWO)] == TWO
+
+
 def test_a_change_that_comes_late_is_in_the_journal_with_its_evidence(world: ClusterWorld) -> None:
     """Its patch is answered by nobody, lies on the way, and is carried out after it was given up."""
     _ready_to_advance(world)
