@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import psutil
 
 from tests.cluster import images
 from tests.cluster.errors import ClusterError
@@ -14,6 +17,7 @@ from tests.cluster.plane.control_plane import ControlPlane
 from tests.cluster.plane.daemon import Daemon
 from tests.paths import ROOT
 
+_KUBELET: Final = "tests.cluster.kubelet"
 _FIRST: Final = '"$@" & wait'
 """The first process of the namespace: a shell, which buries orphans. When it ends, the kernel ends all others."""
 
@@ -30,7 +34,7 @@ class Node:
         self._folder = plane.files.folder / "node"
         self._folder.mkdir(parents=True, exist_ok=True)
         images.save(table, self._folder / "images.json")
-        kubelet = [sys.executable, "-m", "tests.cluster.kubelet", str(plane.kubeconfig), str(self._folder)]
+        kubelet = [sys.executable, "-m", _KUBELET, str(plane.kubeconfig), str(self._folder)]
         kubelet.append(str(self._folder / "images.json"))
         namespace = ["unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--mount", "--mount-proc"]
         self.daemon = Daemon(
@@ -59,6 +63,21 @@ class Node:
                 inside = int(entry["containerID"].removeprefix("process://"))
                 return self._outside(inside)
         raise ClusterError(f"container {container} of {namespace}/{pod} does not run")
+
+    def tokens(self, pod: Mapping[str, Any]) -> list[Path]:
+        """Files with a pod's tokens for the API server, which the kubelet keeps fresh."""
+        return [*(self._folder / "pods" / pod["metadata"]["uid"] / "volumes").glob("*/token")]
+
+    @contextlib.contextmanager
+    def without_kubelet(self) -> Iterator[None]:
+        """The kubelet is frozen while the context lasts: pods run, and nobody looks after them."""
+        found = psutil.Process(self.daemon.pid).children(recursive=True)
+        (kubelet,) = (each for each in found if each.cmdline()[1:3] == ["-m", _KUBELET])
+        kubelet.suspend()
+        try:
+            yield
+        finally:
+            kubelet.resume()
 
     def _outside(self, inside: int) -> int:
         """The process id that a process of the node's namespace has out here."""

@@ -19,6 +19,7 @@ from controller.cluster.lease import Times
 from controller.cluster.status import epoch_of
 from controller.records import Phase
 from tests.cluster.cluster import Cluster
+from tests.cluster.editing import weights_editor
 from tests.cluster.places import Place
 from tests.cluster.waiting import wait_for
 from tests.controller.cluster.support import ClusterWorld, manifest, serve_until, spec
@@ -125,17 +126,7 @@ def test_an_edit_with_kubectl_turns_the_rollout_manual(
     serve_until(world, 1000)
     if not controller_runs:
         world.stores.lease.release()
-    editor = tmp_path / "editor"
-    editor.write_text(
-        f"#!{sys.executable}\n"
-        "import pathlib, re, sys\n"
-        "path = pathlib.Path(sys.argv[1])\n"
-        "spec, status, rest = path.read_text().partition('\\nstatus:')\n"
-        "spec = spec.replace('weight: 100', 'weight: 70').replace('weight: 0', 'weight: 30')\n"
-        "path.write_text(spec + status + rest)\n"
-    )
-    editor.chmod(0o755)
-    monkeypatch.setenv("KUBE_EDITOR", str(editor))
+    monkeypatch.setenv("KUBE_EDITOR", weights_editor(tmp_path, 70, 30))
     assert "edited" in place.plane.kubectl("edit", "experiment", "chat", namespace=place.namespace)
     assert world.weight() == 3000  # served at once, whoever leads
     if not controller_runs:

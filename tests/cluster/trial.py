@@ -68,18 +68,22 @@ class Trial:
         history: of what is in force of it.
         other: of the Experiment that people edit.
         load: what users send.
+        servers: ``http://HOST:PORT`` of each server's ``/healthz``.
         wanted: the candidate's weight in the last edit, in percent; None before the first.
         edited: when it was made, in seconds on the monotonic clock.
         unassigned: whether users may be left to their route's owner at a time, because there is no Experiment.
+        uncounted: whether requests of a time need not be in the evidence.
     """
 
     rollout: Rollout
     history: History
     other: History
     load: Load
+    servers: list[str]
     wanted: int | None = None
     edited: float = 0.0
     unassigned: Callable[[Sent], bool] = field(default=lambda _: False)
+    uncounted: Callable[[Sent], bool] = field(default=lambda _: False)
 
     def edit(self) -> None:
         """A person edits the weights of the other Experiment; once this returns, the API server has it."""
@@ -92,7 +96,7 @@ class Trial:
         moments = self.other.moments
         if not moments or moments[-1].experiment.weights["model-b"] != 100 * (self.wanted or 0):
             return False
-        return len(moments[-1].servers) == len(self.rollout.world.servers())
+        return set(moments[-1].servers) == set(self.servers)
 
     def taken(self) -> bool:
         """Whether the controller has taken the last edit over."""
@@ -195,7 +199,7 @@ class Rollout:
         return kept is not None and kept.window is not None and kept.stage == stage
 
     def counted(self, sent: Sequence[Sent], clock: float) -> list[Counted]:
-        """What the steps rest on that were taken since requests are sent; ``clock`` is the wall's on the monotonic."""
+        """What the steps rest on that were taken since assigned requests are sent; ``clock``: wall's less monotonic."""
         found = []
         for entry in self.journal():
             if entry.weights_before == entry.weights_after or entry.at.timestamp() < sent[0].begun + clock:
@@ -211,10 +215,10 @@ class Rollout:
         """The fault, and its end, are the block; afterwards everything must go on, and nothing may be missing."""
         history, other = History(self.world, CHAT), History(self.world, OTHER)
         load = Load({name: gateway.door for name, gateway in self.world.gateways.items()}, USERS, rate=RATE)
-        clock = time.time() - time.monotonic()
+        clock, servers = time.time() - time.monotonic(), self.world.servers()
         async with history.followed(), other.followed(), load.running():
             await until(lambda: len(load.sent) > RATE and self.has_evidence(), "evidence before the fault")
-            trial, begun = Trial(self, history, other, load), time.monotonic()
+            trial, begun = Trial(self, history, other, load, servers), time.monotonic()
             yield trial
             ended, stood = time.monotonic(), self.weight()
             if trial.wanted is None:
@@ -227,7 +231,7 @@ class Rollout:
             right = time.monotonic()
         sent = load.sent
         failed = Counter(f"{each.door}: {each.status}" for each in sent if each.status != 200)
-        counted = self.counted(sent, clock)
+        counted = self.counted([each for each in sent if not trial.uncounted(each)], clock)
         print(
             f"{what}: {len(sent)} requests, {failed.total()} failed, {trial.wrong().total()} wrong; the fault lasted "
             f"{ended - begun:.1f} s; after it the edit was served in {max(0, served - ended):.1f} s, the controller "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +45,11 @@ class Request:
     name: str
     code: int
     at: str
+
+    @property
+    def when(self) -> float:
+        """The same in seconds since 1970."""
+        return datetime.fromisoformat(self.at).timestamp()
 
 
 def requests(log: Path, user: str) -> list[Request]:
