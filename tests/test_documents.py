@@ -71,10 +71,10 @@ class TestAPage:
 
 def test_every_failure_names_a_drill_and_every_drill_is_named() -> None:
     rows = [line for line in (ROOT / "docs/operations/failures.md").read_text().splitlines() if line.startswith("| ")]
-    named = [re.findall(r"\]\(\.\./\.\./tests/drills/(test_\w+)\.py\)", row) for row in rows]
+    named = [re.findall(r"\]\(\.\./\.\./tests/(?:drills|cluster)/(test_\w+)\.py\)", row) for row in rows]
     headings = [row for row, drills in zip(rows, named, strict=True) if not drills]
     assert {row.split(" | ")[0] for row in headings} == {"| what dies or misbehaves", "| ---"}
-    there = {path.stem for path in (ROOT / "tests/drills").glob("test_*.py")}
+    there = {path.stem for path in (ROOT / "tests/drills").glob("test_*.py")} | {"test_shipped_faults"}
     assert {name for drills in named for name in drills} == there - {"test_report"}
 
 

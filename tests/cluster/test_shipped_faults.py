@@ -70,6 +70,8 @@ async def test_the_leader_is_frozen_for_longer_than_its_lease_and_wakes(world: S
             await until(trial.taken, "it to take the edit over")
         finally:
             os.kill(process, signal.SIGCONT)
+        said = (world.release.namespace, pod, "controller")
+        await until(lambda: "leading no longer" in world.cluster.node.log(*said), "the one that was frozen to give way")
 
 
 async def _back(server: Daemon) -> None:

@@ -22,8 +22,6 @@ from tests.cluster.shipped_world import Shipped, shipped
 from tests.cluster.trial import CHAT, Rollout, until
 
 BY_SERVER, BY_KUBECTL = 200, 60
-DEPLOYMENT = "deployment/abmesh-controller"
-COMPONENT = "--selector=app.kubernetes.io/component=controller"
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +86,7 @@ async def test_an_edit_with_kubectl_turns_the_ramp_manual(
         world.command("resume", CHAT, "--yes")
     await until(lambda: world.status(CHAT).get("phase") == "Progressing", "the ramp to go on")
     if controllers == "scaled to 0":
-        plane.kubectl("scale", DEPLOYMENT, "--replicas=0", namespace=home)
-        await until(lambda: not plane.read("pods", "", home, COMPONENT)["items"], "the controllers to be gone")
+        await asyncio.to_thread(world.scale, 0)
     monkeypatch.setenv("KUBE_EDITOR", weights_editor(tmp_path, 100 - weight, weight))
     history = History(world, CHAT)
     async with history.followed():
@@ -102,7 +99,7 @@ async def test_an_edit_with_kubectl_turns_the_ramp_manual(
         await until(lambda: history.moments[-1].experiment.weights["model-b"] == 100 * weight, "the edit to be seen")
     if controllers == "scaled to 0":
         assert world.status(CHAT)["phase"] == "Progressing", "nobody is there to say otherwise"
-        plane.kubectl("scale", DEPLOYMENT, "--replicas=2", namespace=home)
+        await asyncio.to_thread(world.scale, 2)
     await until(lambda: world.status(CHAT)["phase"] == "Manual", "the rollout to be manual")
     status = world.status(CHAT)
     written = {"model-a": 100 - weight, "model-b": weight}

@@ -137,13 +137,11 @@ class Rollout:
 
     def bodies(self) -> list[Json]:
         """Both Experiments as their owner has them in Git."""
-        stage = {"minDuration": "8s", "minRequests": 20}
+        stage = {"minDuration": "6s", "minRequests": 20}
         plan = {"candidate": "model-b", "steps": list(STEPS), "stage": stage}
-        chat = self.world.experiment(CHAT, rollout=plan)
-        other = self.world.experiment(OTHER, rollout=plan, match={"pathPrefix": "/v1/other/"})
-        for item, weight in ((chat, 0), (other, self._edits)):
-            for variant, share in zip(item["spec"]["variants"], (100 - weight, weight), strict=True):
-                variant["weight"] = share
+        chat = self.world.experiment(CHAT, 100, 0, rollout=plan)
+        edited, match = self._edits, {"pathPrefix": "/v1/other/"}
+        other = self.world.experiment(OTHER, 100 - edited, edited, rollout=plan, match=match)
         return [chat, other]
 
     def begin(self) -> None:

@@ -67,7 +67,7 @@ def test_a_change_that_is_carried_out_at_the_second_try_is_in_the_journal_once(w
         def merge_patch(self, *args: Any, **options: Any) -> Any:
             if not annotated:
                 metadata = {"annotations": {"example.com/applied": "{}"}}
-                annotated.append(client.merge_patch(*args[:3], {"metadata": metadata}))
+                annotated.append(client.merge_patch(EXPERIMENTS, world.namespace, world.bare, {"metadata": metadata}))
             return client.merge_patch(*args, **options)
 
     transitions._client = Late()  # type: ignore[assignment]  # the one method that is used
