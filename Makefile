@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo check test cluster soak programs go lint format bench simulations worlds rollouts plans lock sbom image manifest clean
+.PHONY: help demo demo-cluster check test cluster soak programs go lint format bench simulations worlds rollouts plans lock sbom image manifest clean
 
 help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -22,6 +22,9 @@ $(READY): requirements.lock pyproject.toml
 SCENARIO ?= good
 demo: $(READY)  ## Watch a rollout through a real Envoy; SCENARIO=good, errors, slow or finetune
 	@$(BIN)/abmesh demo $(SCENARIO) $(ARGS)
+
+demo-cluster: $(READY) programs  ## Watch the chart roll out a model in a cluster on this machine; builds it the first time, as `make cluster` does
+	@$(BIN)/python -m tests.cluster demo
 
 # One test process for each CPU; a file's tests stay together, so that they share what the file starts.
 PARALLEL ?= --numprocesses logical --maxprocesses 8 --dist loadfile

@@ -2,6 +2,7 @@
 
 python -m tests.cluster build               build its programs, once
 python -m tests.cluster test [ARGUMENT...]  build, then run the tests in tests/cluster; `make cluster` does
+python -m tests.cluster demo                build, then watch the chart roll out a model; `make demo-cluster` does
 python -m tests.cluster up FOLDER           run one until Ctrl-C or SIGTERM, for trials
 python -m tests.cluster inside FOLDER COMMAND...   run a command in the network of one that is up, such as
                                             `kubectl get pods -A` or python
@@ -10,8 +11,10 @@ python -m tests.cluster inside FOLDER COMMAND...   run a command in the network 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -35,6 +38,7 @@ def main(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build")
     commands.add_parser("test")
+    commands.add_parser("demo")
     up = commands.add_parser("up")
     up.add_argument("--without-istio", action="store_true", help="start no istiod: some seconds faster")
     up.add_argument("folder", type=Path)
@@ -51,6 +55,9 @@ def main(arguments: list[str]) -> int:
             case "test":
                 build(_say)
                 _test(others)
+            case "demo":
+                build(_say)
+                return _demo()
             case "up":
                 build(_say)
                 _up(options.folder, istio=not options.without_istio)
@@ -72,9 +79,43 @@ def _test(arguments: list[str]) -> None:
     os.execvp(*_program(as_root(command)))
 
 
-def _up(folder: Path, istio: bool) -> None:
+def _demo() -> int:
+    """Run the demo in a cluster of its own, which ends with it; the exit code."""
+    _become_root()
+    from tests.cluster.demo import run_demo  # what it imports takes a second
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+    folder = Path(tempfile.mkdtemp(prefix="abmesh-cluster-demo-"))
+    promoted = False
+    try:
+        _say("Starting etcd, kube-apiserver, kube-controller-manager and istiod ...")
+        with Cluster.started(programs(), folder) as cluster, cluster.plane.network.entered():
+            promoted = run_demo(cluster, _say)
+            _say("Ending all of it ...")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        _say("interrupted; everything is ended")
+        shutil.rmtree(folder, ignore_errors=True)
+        return 130
+    if promoted:
+        shutil.rmtree(folder, ignore_errors=True)
+        return 0
+    _say(f"The new model was not promoted. Logs are in {folder}")
+    return 1
+
+
+def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _become_root() -> None:
+    """Become a process with the rights that a network needs."""
     if os.geteuid() != 0:
         os.execvp(*_program(as_root([sys.executable, "-m", "tests.cluster", *sys.argv[1:]])))
+
+
+def _up(folder: Path, istio: bool) -> None:
+    _become_root()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     with Cluster.started(programs(), folder, istio=istio) as cluster:

@@ -20,9 +20,9 @@ CERTIFICATES: Final = "/etc/certificates"
 _SOCKET: Final = "/run/secrets-server/socket"
 
 
-def api_gateway(name: str, namespace: str, xds: str) -> list[Json]:
+def api_gateway(name: str, namespace: str, xds: str, drain: int = 1) -> list[Json]:
     """The pods of a Gateway of the Gateway API, as Istio labels them, with the Service that Istio looks for."""
-    boot, pods, _ = gateway(name, namespace, xds)
+    boot, pods, _ = gateway(name, namespace, xds, drain=drain)
     found = json.loads(boot["data"]["envoy.json"])
     labels = {"app": name, API_NAME: name}
     found["node"]["metadata"]["LABELS"] = labels

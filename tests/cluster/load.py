@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from tests.cluster.asking import HOST, Door
+from tests.cluster.asking import HOST, Door, Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class Load:
         doors: of the gateways, which take turns.
         users: who take turns too.
         rate: requests per second, all together.
+        path: of every request.
+        body: of every request, which is a POST then; None for a GET.
         most: most requests at the same time; on a machine that cannot keep up they wait, and do not pile up.
         sent: what was sent so far, in the order of the answers.
     """
@@ -53,6 +55,8 @@ class Load:
     doors: Mapping[str, Door]
     users: Sequence[str]
     rate: float = 60.0
+    path: str = "/v1/x"
+    body: Json | None = None
     most: int = 32
     sent: list[Sent] = field(default_factory=list)
 
@@ -88,10 +92,15 @@ class Load:
         status, version, text = 0, "", ""
         named = None if door.trust is None else HOST
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-            async with session.get(
-                f"{door.url}/v1/x", headers=headers, ssl=door.trust or True, server_hostname=named
+            async with session.request(
+                "GET" if self.body is None else "POST",
+                door.url + self.path,
+                json=self.body,
+                headers=headers,
+                ssl=door.trust or True,
+                server_hostname=named,
             ) as answer:
                 text = await answer.text()
                 status, version = answer.status, answer.headers.get("x-model-version", "")
-        served = str(json.loads(text)["name"]) if text.startswith("{") else ""
+        served = str(json.loads(text).get("name", "")) if text.startswith("{") else ""
         self.sent.append(Sent(begun, time.monotonic(), name, user, status, version, served))

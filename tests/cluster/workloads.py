@@ -61,12 +61,13 @@ def service(name: str, selector: Mapping[str, str], port: int, target: int | str
 
 
 def gateway(
-    name: str, namespace: str, xds: str, replicas: int = 1, *, port: int = 80, target: int = GATEWAY_PORT
+    name: str, namespace: str, xds: str, *, port: int = 80, target: int = GATEWAY_PORT, drain: int = 1
 ) -> list[Object]:
     """Envoy as a gateway that istiod configures over ADS: its bootstrap, the Deployment and its Service.
 
     Its pods are labelled ``app: NAME`` and listen on ``target`` for an Istio Gateway's server of ``port``, once a
-    Service with that target port selects them.
+    Service with that target port selects them. When a listener changes, its old connections end after ``drain``
+    seconds, with the requests on them; Istio waits 45.
     """
     boot = {
         "apiVersion": "v1",
@@ -77,7 +78,7 @@ def gateway(
     domain = f"{namespace}.svc.cluster.local"
     arguments = ["-c", "/etc/envoy/envoy.json", "--service-node", f"router~$(POD_IP)~$(POD_NAME).{namespace}~{domain}"]
     arguments += ["--service-cluster", f"{name}.{namespace}", "--concurrency", "1", "--disable-hot-restart"]
-    arguments += ["--log-level", "warning", "--drain-time-s", "1"]
+    arguments += ["--log-level", "warning", "--drain-time-s", str(drain)]
     container = {
         "name": "istio-proxy",
         "image": "envoy:1.40",
@@ -89,7 +90,7 @@ def gateway(
         "readinessProbe": {"tcpSocket": {"port": "http"}, "periodSeconds": 1},
     }
     volumes = [{"name": "bootstrap", "configMap": {"name": f"{name}-bootstrap"}}]
-    pods = deployment(name, {"app": name}, {"containers": [container], "volumes": volumes}, replicas)
+    pods = deployment(name, {"app": name}, {"containers": [container], "volumes": volumes})
     return [boot, pods, service(name, {"app": name}, port, target)]
 
 
