@@ -65,19 +65,20 @@ class History:
     def __init__(self, world: Shipped, name: str) -> None:
         self._world = world
         self._name = name
+        self._servers: list[str] = []
         self.moments: list[Moment] = []
         self.things: list[Json] = []
 
     @contextlib.asynccontextmanager
     async def followed(self) -> AsyncIterator[None]:
         """Follow while the block runs, and go on until all servers serve the last change."""
-        servers = await asyncio.to_thread(self._world.servers)
+        servers = self._servers = await asyncio.to_thread(self._world.servers)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             tasks = [asyncio.create_task(self._follow())]
             tasks += [asyncio.create_task(self._ask(session, server)) for server in servers]
             try:
                 yield
-                await asyncio.to_thread(wait_for, lambda: self._told(servers), "every server to serve the last change")
+                await asyncio.to_thread(wait_for, self.settled, "every server to serve the last change")
             finally:
                 for task in tasks:
                     task.cancel()
@@ -87,8 +88,9 @@ class History:
             # What was replaced before a server was asked again was never seen there.
             moment.servers = {server: self._seen(moment, server) for server in servers}
 
-    def _told(self, servers: Sequence[str]) -> bool:
-        return bool(self.moments) and set(servers) == set(self.moments[-1].servers)
+    def settled(self) -> bool:
+        """Whether every server serves the last change."""
+        return bool(self.moments) and set(self._servers) == set(self.moments[-1].servers)
 
     def _seen(self, moment: Moment, server: str) -> float:
         since = self.moments[self.moments.index(moment) :]

@@ -7,6 +7,7 @@ import json
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -134,6 +135,10 @@ async def test_edits_without_a_controller_are_served_within_a_second_and_manual_
     world.scale(0)
     try:
         history = History(world, "chat")
+
+        def edited(weight: int) -> bool:
+            return history.settled() and history.weights("model-b")[-1] == 100 * weight
+
         async with history.followed():
             for weight in (25, 30, 35, 40, 45, 50, 55, 60, 65, 60):
                 patch = [
@@ -142,7 +147,7 @@ async def test_edits_without_a_controller_are_served_within_a_second_and_manual_
                 ]
                 command = ("patch", "experiment", "chat", "--type=json", "--patch", json.dumps(patch))
                 await asyncio.to_thread(world.cluster.plane.kubectl, *command, namespace=world.namespace)
-                await asyncio.sleep(0.5)
+                await _until(partial(edited, weight), f"all servers to serve {weight}%")
         print(f"edits without a controller: {history.told()}")
         assert history.weights("model-b")[1:] == [2500, 3000, 3500, 4000, 4500, 5000, 5500, 6000, 6500, 6000]
         assert max(history.spread()) < 1
