@@ -30,7 +30,7 @@ from tests.cluster import istio_world
 from tests.cluster.asking import Json
 from tests.cluster.cluster import Cluster
 from tests.cluster.edges import STARTING, USERS, Edge, prepare
-from tests.cluster.gateways import route_configurations
+from tests.cluster.gateways import admin, route_configurations
 from tests.cluster.images import shipped as images
 from tests.cluster.istio_world import variant_of
 from tests.cluster.releases import Release
@@ -144,6 +144,11 @@ class Shipped:
         """Whether a gateway's route configurations are as they were before abmesh."""
         found = self.gateways[name]
         return route_configurations(self.cluster, found.namespace, found.name) == found.before
+
+    def why(self, name: str) -> str:
+        """What a gateway's Envoy counted of its calls to our servers, such as timeouts and failures."""
+        found = self.gateways[name]
+        return admin(self.cluster, found.namespace, found.name, "/stats?filter=ext_proc&usedonly")
 
     def their_versions(self) -> dict[tuple[str, str, str], str]:
         """A digest of each of the users' objects, by namespace, kind and name; any write but istiod's changes it."""

@@ -62,7 +62,7 @@ def test_users_of_four_gateways_go_by_the_law_and_the_routes_stay_their_owners(
     assert world.condition("chat", "Programmed")["reason"] == "CandidateOnRoute"
     law = _law(world, "chat")
     for name, gateway in world.gateways.items():
-        assert not wrong(gateway.door, USERS[:users], law), name
+        assert not wrong(gateway.door, USERS[:users], law), world.why(name)
         check_unassigned(gateway.door)
         check_forged(gateway.door, f"{world.namespace}/chat", USERS, law)
         check_their_settings(gateway.door, USERS[0], mirror, of_istio=name != "inner")
@@ -122,7 +122,7 @@ async def test_a_ramp_and_a_rollback_under_load_lose_no_request_and_send_none_as
         f"{len(load.sent)} requests, {promoted} until the promotion; failed: {dict(failed)}; weights "
         f"{[value / 100 for value in history.weights('model-b')]}; {history.told()}"
     )
-    assert not history.wrong(load.sent)
+    assert not history.wrong(load.sent), [world.why(name) for name in world.gateways]
     assert set(failed) <= {"503 model-b"}, "nobody fails but the model"
     assert after
     assert {(each.status, each.version) for each in after} == {(200, "model-a")}
