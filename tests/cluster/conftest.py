@@ -54,6 +54,15 @@ def cluster(built_programs: Programs, tmp_path_factory: pytest.TempPathFactory) 
         pytest.skip(f"NOT TESTED: no cluster can run on this machine. {error}")
 
 
+@pytest.fixture(autouse=True)
+def _all_programs_run(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test, what ended by itself is started again, for the next one."""
+    yield
+    if "cluster" in request.fixturenames:
+        for daemon in request.getfixturevalue("cluster").plane.ended():
+            daemon.start()
+
+
 @pytest.fixture
 def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test's own, where pods may be made. Nobody waits for its end."""

@@ -35,8 +35,8 @@ STEPS: Final = tuple(range(20, 101, 2))
 USERS: Final = tuple(f"user-{number}" for number in range(300))
 LIMIT: Final = 240.0
 RATE: Final = 30.0
-LATE: Final = timedelta(seconds=2)
-"""How old what a gateway counted may be when a decision is made of it."""
+LATE: Final = 2.0
+"""How much later than it begins a tick may have asked the last gateway."""
 
 
 async def until(condition: Callable[[], object], what: str, seconds: float = LIMIT) -> None:
@@ -190,22 +190,28 @@ class Rollout:
         epochs = [thing["status"]["leader"]["epoch"] for thing in things if "leader" in thing.get("status", {})]
         assert epochs == sorted(epochs), epochs
 
-    def has_evidence(self) -> bool:
-        """Whether the present stage of the ramp has begun to count."""
+    def counting(self) -> str:
+        """The present stage of the ramp, if it has begun to count; empty if it has not."""
         kept = self._stores().evidence.read(f"{self.world.namespace}/{CHAT}")
-        stage = self.world.status(CHAT).get("stage", {}).get("id")
-        return kept is not None and kept.window is not None and kept.stage == stage
+        stage = str(self.world.status(CHAT).get("stage", {}).get("id"))
+        return stage if kept is not None and kept.window is not None and kept.stage == stage else ""
 
-    def counted(self, sent: Sequence[Sent], clock: float) -> list[Counted]:
-        """What the steps rest on that were taken since assigned requests are sent; ``clock``: wall's less monotonic."""
-        found = []
+    def counted(self, sent: Sequence[Sent], clock: float) -> dict[str, Counted]:
+        """What the steps rest on that were taken since requests are sent, by the stage that they ended.
+
+        Args:
+            sent: what must have been counted.
+            clock: the wall's clock less the monotonic one, in seconds.
+        """
+        found = {}
         for entry in self.journal():
             if entry.weights_before == entry.weights_after or entry.at.timestamp() < sent[0].begun + clock:
                 continue
-            since = datetime.fromisoformat((entry.inputs or {})["began"]).timestamp() - clock
-            ends = (entry.at - LATE).timestamp() - clock
-            due = sum(since < each.begun and each.ended < ends for each in sent)
-            found.append(Counted(since, sum(int(each["requests"]) for each in entry.evidence.values()), due))
+            inputs = entry.inputs or {}
+            since, ends = (datetime.fromisoformat(inputs[name]).timestamp() - clock for name in ("began", "at"))
+            due = sum(since + LATE < each.begun and each.ended < ends - LATE for each in sent)
+            requests = sum(int(each["requests"]) for each in entry.evidence.values())
+            found[entry.stage.id] = Counted(since, requests, due)
         return found
 
     @contextlib.asynccontextmanager
@@ -215,9 +221,13 @@ class Rollout:
         load = Load({name: gateway.door for name, gateway in self.world.gateways.items()}, USERS, rate=RATE)
         clock, servers = time.time() - time.monotonic(), self.world.servers()
         async with history.followed(), other.followed(), load.running():
-            await until(lambda: len(load.sent) > RATE and self.has_evidence(), "evidence before the fault")
+            await until(lambda: len(load.sent) > RATE and self.counting(), "evidence before the fault")
+            stage = await asyncio.to_thread(self.counting)
             trial, begun = Trial(self, history, other, load, servers), time.monotonic()
             yield trial
+            for program in self.world.cluster.plane.ended():
+                program.launch()
+                await until(program.is_ready, f"{program.name} to be ready again")
             ended, stood = time.monotonic(), self.weight()
             if trial.wanted is None:
                 trial.edit()
@@ -234,12 +244,12 @@ class Rollout:
             f"{what}: {len(sent)} requests, {failed.total()} failed, {trial.wrong().total()} wrong; the fault lasted "
             f"{ended - begun:.1f} s; after it the edit was served in {max(0, served - ended):.1f} s, the controller "
             f"had it in {taken - ended:.1f} s, the next step came in {right - ended:.1f} s; requests in the steps' "
-            f"evidence, and sent meanwhile: {[(each.requests, each.due) for each in counted]}"
+            f"evidence, and sent meanwhile: {[(each.requests, each.due) for each in counted.values()]}"
         )
         assert not failed, failed
         assert not trial.wrong(), trial.wrong()
-        assert counted[0].since < begun, "the evidence from before the fault counts"
-        assert all(each.requests >= each.due for each in counted), counted
+        assert not stage or counted[stage].since < begun, "the evidence from before the fault counts"
+        assert all(each.requests >= each.due for each in counted.values()), counted
         await asyncio.to_thread(self.check, history.things)
 
 

@@ -165,6 +165,14 @@ class ControlPlane:
         """All four, in the order of their start."""
         return [self.etcd, self.api_server, self.controller_manager, self.istiod]
 
+    def ended(self) -> list[Daemon]:
+        """Those that ended by themselves, and that a cluster would start again.
+
+        istiod 1.31 does: it panics ("close of closed channel") when it stops leading for the second time, as when the
+        API server was away twice.
+        """
+        return [daemon for daemon in self.daemons() if daemon.ended]
+
     def _start(self, istio: bool) -> None:
         self.etcd.start()
         self.api_server.start()

@@ -56,6 +56,11 @@ class Daemon:
         """Whether it was started and has not ended; a frozen program runs."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def ended(self) -> bool:
+        """Whether it was started and ended by itself, and nobody knows yet."""
+        return self._process is not None and self._process.poll() is not None
+
     def launch(self) -> None:
         """Start it without waiting for it."""
         if self.running:
