@@ -22,21 +22,27 @@ def wrong(door: Door, users: Sequence[str], law: Callable[[str], str], **more: s
     return found
 
 
-def check_unassigned(door: Door) -> None:
-    """Requests without a user, or outside of the Experiment's match: to the control, without a stamp."""
+def check_unassigned(door: Door, stamp: str = "") -> None:
+    """Requests without a user, or outside of the Experiment's match: to the control, and not counted.
+
+    Args:
+        door: of the gateway.
+        stamp: the version that answers name: none, or in the native lane the control.
+    """
     for answer in door.ask_all([""] * 100):
-        assert (answer.status, answer.version) == (200, "")
+        assert (answer.status, answer.version) == (200, stamp)
         assert answer.upstream["name"] == "model-a"
-        assert "x-ab-slice" not in answer.upstream["headers"]
+        assert "x-ab-route" not in answer.upstream["headers"], "the mark of evidence"
+        assert stamp or "x-ab-slice" not in answer.upstream["headers"]
 
 
-def check_forged(door: Door, name: str, users: Sequence[str], law: Callable[[str], str]) -> None:
+def check_forged(door: Door, name: str, users: Sequence[str], law: Callable[[str], str], stamp: str = "") -> None:
     """Headers that only we set choose nothing and never arrive. ``name`` is the Experiment's, with its namespace."""
     known = door.ask(users[0]).upstream["headers"]["x-ab-experiment"]
     assert known == name
     forged = {"x_ab_place": "4290272513", "x_ab_slice": "7", "x_ab_route": "mine", "x_model_version": "model-b"}
     for answer in door.ask_all([""] * 50, **forged):
-        assert (answer.version, answer.upstream["name"]) == ("", "model-a")
+        assert (answer.version, answer.upstream["name"]) == (stamp, "model-a")
         assert answer.upstream["headers"].get("x-ab-route") is None
     user = next(user for user in users if law(user) == "model-a")
     assert door.ask(user, **forged).version == "model-a"

@@ -51,20 +51,20 @@ async def _until(condition: Callable[[], object], what: str) -> None:
 
 
 @pytest.mark.parametrize("users", [300, pytest.param(2000, marks=pytest.mark.soak)])
-@pytest.mark.parametrize("lane", ["ext_proc"])
+@pytest.mark.parametrize(("lane", "prefix", "stamp"), [("ext_proc", "/v1/", ""), ("native", "/v1", "model-a")])
 def test_users_of_four_gateways_go_by_the_law_and_the_routes_stay_their_owners(
-    world: Shipped, lane: str, users: int
+    world: Shipped, lane: str, prefix: str, stamp: str, users: int
 ) -> None:
     versions = world.their_versions()
     mirror = model_of(world.cluster, world.namespace, MIRROR)
-    world.apply(world.experiment("chat", lane=lane))
+    world.apply(world.experiment("chat", lane=lane, match={"pathPrefix": prefix}))
     world.wait_until_programmed("chat")
     assert world.condition("chat", "Programmed")["reason"] == "CandidateOnRoute"
     law = _law(world, "chat")
     for name, gateway in world.gateways.items():
         assert not wrong(gateway.door, USERS[:users], law), world.why(name)
-        check_unassigned(gateway.door)
-        check_forged(gateway.door, f"{world.namespace}/chat", USERS, law)
+        check_unassigned(gateway.door, stamp)
+        check_forged(gateway.door, f"{world.namespace}/chat", USERS, law, stamp)
         check_their_settings(gateway.door, USERS[0], mirror, of_istio=name != "inner")
     check_others(world.gateways["edge"].door, USERS[0])
     assert world.their_versions() == versions
