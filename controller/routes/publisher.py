@@ -129,7 +129,8 @@ class Publisher:
         while True:
             pause = self._retry_seconds if self.status.write_error else self._check_seconds
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), pause)
+                async with asyncio.timeout(pause):  # wait_for of Python 3.11 may swallow a cancellation
+                    await self._changed.wait()
             self._changed.clear()
             wanted = self._wanted
             if wanted is None:

@@ -156,7 +156,8 @@ class Keeper:
         """Keep them until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), LOOK)
+                async with asyncio.timeout(LOOK):  # wait_for of Python 3.11 may swallow a cancellation
+                    await self._woken.wait()
                 await asyncio.sleep(DEBOUNCE)
             self._woken.clear()
             try:
@@ -222,8 +223,7 @@ class Keeper:
         things = self._experiments.all()
         accepted = {item.name: item for item in self._documents.read().document.experiments}
         wishes = self._wishing.of(things, accepted)
-        rendered = self._render(wishes.managed, view.resources, self._settings)
-        everything = rendered
+        everything = rendered = self._render(wishes.managed, view.resources, self._settings)
         gone = self._carrier.gone
         filters = {key: item for key, item in view.filters.items() if item["metadata"]["uid"] not in gone}
         if wishes.unmanaged:
