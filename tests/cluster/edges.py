@@ -21,7 +21,7 @@ from tests.cluster.gateways import (
     route_configurations,
 )
 from tests.cluster.istio_world import api_gateway_resources, istio_gateway, models
-from tests.cluster.waiting import wait_for
+from tests.cluster.waiting import settled, wait_for
 from tests.cluster.workloads import GATEWAY_PORT, gateway
 
 USERS: Final = "llm"
@@ -96,11 +96,17 @@ def prepare(cluster: Cluster) -> Users:
             "rollout", "status", "deployment", f"--timeout={STARTING:g}s", namespace=namespace, limit=STARTING
         )
     trust = Named.trusting(authority.cert_pem.bytes().decode())
-    gateways = {}
+    doors = {}
     for name, place in PLACES.items():
         address = pod_of(cluster, edges[place], name)["status"]["podIP"]
         https = f"https://{address}:{HTTPS_PORT}"
         door = Door(https, trust) if name == "secure" else Door(f"http://{address}:{GATEWAY_PORT}")
         wait_for(door.serves, f"the gateway {name} to serve the route", STARTING)
-        gateways[name] = Edge(edges[place], name, door, route_configurations(cluster, edges[place], name))
+        doors[name] = door
+
+    def configurations() -> dict[str, list[Json]]:
+        return {name: route_configurations(cluster, edges[place], name) for name, place in PLACES.items()}
+
+    before = settled(configurations, "the gateways' routes")
+    gateways = {name: Edge(edges[place], name, doors[name], before[name]) for name, place in PLACES.items()}
     return Users(own, edges, gateways)

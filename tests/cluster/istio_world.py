@@ -20,7 +20,7 @@ from abmesh.mesh.istio.wanted import Settings
 from tests.cluster.asking import HOST, OTHER_HOST, Door, Json
 from tests.cluster.cluster import Cluster
 from tests.cluster.gateways import admin, api_gateway, route_configurations
-from tests.cluster.waiting import wait_for
+from tests.cluster.waiting import settled, wait_for
 from tests.cluster.workloads import (
     GATEWAY_PORT,
     MODEL_PORT,
@@ -294,4 +294,6 @@ def make_world(cluster: Cluster, namespace: str) -> World:
         (pod,) = plane.read("pods", "", namespace, f"--selector=app={name}")["items"]
         urls[name] = f"http://{pod['status']['podIP']}:{GATEWAY_PORT}"
         wait_for(Door(urls[name]).serves, f"the gateway {name} to serve the route")
-    return World(cluster, namespace, urls, experiment(namespace))
+    world = World(cluster, namespace, urls, experiment(namespace))
+    settled(lambda: [world.routes(name) for name in urls], "the gateways' routes")
+    return world

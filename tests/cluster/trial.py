@@ -208,6 +208,8 @@ class Rollout:
             if entry.weights_before == entry.weights_after or entry.at.timestamp() < sent[0].begun + clock:
                 continue
             inputs = entry.inputs or {}
+            if not inputs.get("began"):  # the first step rests on no evidence
+                continue
             since, ends = (datetime.fromisoformat(inputs[name]).timestamp() - clock for name in ("began", "at"))
             due = sum(since + LATE < each.begun and each.ended < ends - LATE for each in sent)
             requests = sum(int(each["requests"]) for each in entry.evidence.values())
