@@ -74,7 +74,9 @@ def main(arguments: list[str]) -> int:
 
 def _test(arguments: list[str]) -> None:
     """Become pytest, with the rights that a network needs."""
-    command = [sys.executable, "-m", "pytest", "-m", "cluster and not soak", "tests/cluster", *arguments]
+    # Two clusters side by side: tests wait for most of their time.
+    parallel = ["--numprocesses", "2", "--dist", "loadfile"]
+    command = [sys.executable, "-m", "pytest", "-m", "cluster and not soak", "tests/cluster", *parallel, *arguments]
     os.chdir(ROOT)
     os.execvp(*_program(as_root(command)))
 

@@ -72,4 +72,4 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     accounts = ("get", "serviceaccounts", "--output", "name")
     wait_for(lambda: "default" in cluster.plane.kubectl(*accounts, namespace=name), "the namespace's account")
     yield name
-    cluster.plane.kubectl("delete", "namespace", name, "--wait=false")
+    cluster.plane.delete_namespaces(name)

@@ -274,8 +274,7 @@ def shipped(cluster: Cluster, *settings: str) -> Iterator[Shipped]:
     finally:
         with contextlib.suppress(Exception):  # the namespaces go in any case
             world.release.uninstall()
-        for namespace in (world.namespace, world.release.namespace, *world.edges.values()):
-            plane.kubectl("delete", "namespace", namespace, "--wait=false")
+        plane.delete_namespaces(world.namespace, world.release.namespace, *world.edges.values())
         plane.kubectl("delete", "crd", "experiments.abmesh.dev", "--ignore-not-found")
 
 
