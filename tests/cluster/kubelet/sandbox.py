@@ -126,14 +126,24 @@ def root_script(folder: Path, hostname: str, address: str, mounts: Iterable[Moun
         "echo hosts: files > etc/nsswitch.conf",
         f"printf '127.0.0.1 localhost\\n%s %s\\n' {address} {shlex.quote(hostname)} > etc/hosts",
     ]
-    for needed in needed_folders():
-        place = shlex.quote(str(needed).lstrip("/"))
-        lines += [f"mkdir -p {place}", f"mount --bind {shlex.quote(str(needed))} {place}", _read_only(place)]
+    needed = needed_folders()
+    for each in needed:
+        lines += _bound(each)
     for mount in mounts:
         lines += _mounted(mount)
+        # A volume on /tmp hides a checkout that lies there.
+        for each in needed:
+            if each.is_relative_to(mount.target):
+                lines += _bound(each)
     if read_only:
         lines.append("mount -o remount,ro .")
     return "\n".join(lines)
+
+
+def _bound(folder: Path) -> list[str]:
+    """A folder of this machine at its own place."""
+    place = shlex.quote(str(folder).lstrip("/"))
+    return [f"mkdir -p {place}", f"mount --bind {shlex.quote(str(folder))} {place}", _read_only(place)]
 
 
 def _mounted(mount: Mount) -> list[str]:

@@ -106,6 +106,8 @@ class ControlPlane:
         """Environment of a program that talks to the cluster: kubeconfig, and the built programs on the PATH."""
         return os.environ | {
             "KUBECONFIG": str(self.kubeconfig),
+            # Every cluster has the same address, by which kubectl would keep what another one's API server offers.
+            "KUBECACHEDIR": str(self.files.folder / "kubectl"),
             "PATH": f"{self.programs.folder}:{os.environ['PATH']}",
         }
 
