@@ -65,7 +65,12 @@ async def test_a_cold_candidate_is_warmed_before_its_first_users_and_no_statisti
         assert not [name for name in await envoy_stats(running, "^abmesh") if ".model-b." in name]
         async with under_load(running.url, USERS) as load:
             load.path = CHAT
-            await _says(running, "the rollout of model-b starts at 50%; it warmed up with ")
+
+            async def started() -> bool:  # by the journal: the status says it for one tick only
+                text = "the rollout of model-b starts at 50%; it warmed up with "
+                return any(text in entry["reason"] for entry in await _journal(running))
+
+            await eventually(started, seconds=60)
             first = await load.more(200)
             assert load.versions(first)["model-b"] > 0
         assert not load.failures
